@@ -1,0 +1,75 @@
+"""Every error this package raises on purpose; anything else that escapes is a bug of ours.
+
+    KaggleRunnerError
+    ├── ConfigError          a hyperparameter, or a pair of them, that cannot work
+    ├── SweepError           a sweep file with problems; holds all of them
+    ├── DataError            a dataset that is missing, unreadable, unrecognised or too small
+    ├── ModelError           a base model that is missing or not a model
+    ├── StudyError           a study directory that cannot be read, written or continued
+    ├── HostError            this machine cannot do what was asked
+    │   └── MissingPackages  packages that are not installed, with the extra that has them
+    ├── BudgetError          a trial that needs more memory than there is
+    ├── SecretError          a key that is missing or malformed; never holds its value
+    └── WorkerError          the worker process died, hung or spoke nonsense
+
+Messages say what happened with the values, why it matters and what to do: lower case, no full stop.
+The command line prints them as one block, without a traceback, and exits with status 1.
+"""
+
+from collections.abc import Sequence
+
+
+class KaggleRunnerError(Exception):
+    """Base of everything raised on purpose."""
+
+
+class ConfigError(KaggleRunnerError):
+    """A hyperparameter, or a combination of them, that cannot work."""
+
+
+class SweepError(KaggleRunnerError):
+    """A sweep file with problems, all of them."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{source}: {count} problem{'s' if count != 1 else ''}\n{lines}")
+
+
+class DataError(KaggleRunnerError):
+    """A dataset that is missing, unreadable, unrecognised or too small."""
+
+
+class ModelError(KaggleRunnerError):
+    """A base model that is missing or is not a model."""
+
+
+class StudyError(KaggleRunnerError):
+    """A study directory that cannot be read, written or continued."""
+
+
+class HostError(KaggleRunnerError):
+    """This machine cannot do what was asked."""
+
+
+class MissingPackages(HostError):
+    """Packages that are not installed, with the extra that has them."""
+
+    def __init__(self, packages: Sequence[str], extra: str) -> None:
+        self.packages = tuple(packages)
+        names = ", ".join(packages)
+        super().__init__(f"{names} not installed; run: pip install 'kaggle_runner[{extra}]'")
+
+
+class BudgetError(KaggleRunnerError):
+    """A trial that needs more memory than there is."""
+
+
+class SecretError(KaggleRunnerError):
+    """A key that is missing or malformed; never holds its value."""
+
+
+class WorkerError(KaggleRunnerError):
+    """The worker process died, hung or spoke nonsense."""
