@@ -366,8 +366,7 @@ def _append_line(path: Path, row: Mapping[str, Any]) -> None:
             written = os.write(fd, line)
             if written < len(line):  # a full disk takes a part; the torn line is cut at the next start
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            with contextlib.suppress(OSError) if not path.is_file() else contextlib.nullcontext():
-                os.fsync(fd)
+            os.fsync(fd)
         finally:
             os.close(fd)
     except OSError as error:
