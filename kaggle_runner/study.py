@@ -197,15 +197,20 @@ class Study:
         self.append({"event": "baseline", "value": value})
 
     def record_start(self, trial: Trial, config: Mapping[str, Any]) -> None:
-        """Record that a trial starts, or starts again; its older history is dropped."""
-        directory = self.trial_directory(trial.id)
-        write_atomically(directory / "config.json", json.dumps(config, indent=2) + "\n")
-        (directory / "history.jsonl").unlink(missing_ok=True)
+        """Record that a trial starts, or starts again."""
+        write_atomically(self.trial_directory(trial.id) / "config.json", json.dumps(config, indent=2) + "\n")
         self.append({"event": "start", "trial": asdict(trial)})
 
     def log(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Append one row to a trial's history."""
         _append_line(self.trial_directory(trial_id) / "history.jsonl", row)
+
+    def cut_history(self, trial_id: str, step: int) -> list[dict[str, Any]]:
+        """Drop the rows of a trial's history after a step, the one it goes on from, and return those that stay."""
+        path = self.trial_directory(trial_id) / "history.jsonl"
+        kept = [row for row in _json_lines(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept
 
     def record_end(self, result: TrialResult) -> None:
         """Record a trial's result; from here on it counts."""

@@ -1,0 +1,188 @@
+"""The frozen base of a fine-tune: loaded and quantised once, kept warm for trial after trial.
+
+Nothing here trains. A base stays exactly as it was loaded, so every trial starts from the same bits.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+import transformers
+
+from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
+from kaggle_runner.errors import HostError, ModelError
+
+MINIMUM_CAPABILITY = (7, 0)
+"""Torch's CUDA 12.8 wheels have no kernels below it. Source: docker-python issue 1546."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A frozen causal language model on its device, with its tokenizer."""
+
+    key: tuple[str, bool]
+    """Model name and whether it is quantised: two trials with equal keys share the base."""
+    model: Any
+    """The transformers model; its linear layers are 4-bit when quantised."""
+    tokenizer: Any
+    device: torch.device
+    compute_dtype: torch.dtype
+    """Dtype of the matrix products: float16 on CUDA, float32 on a CPU."""
+    sha256: str
+    """Of the folder's files, or `commit:` and the hub's commit."""
+    own_head: bool
+    """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
+    seconds: float
+    """Wall time of loading and quantising."""
+
+
+def base_key(config: FinetuneConfig) -> tuple[str, bool]:
+    """Name the base that a config needs."""
+    return (config.model, config.load_in_4bit)
+
+
+def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
+    """Load the base of a config onto a device, quantised to NF4 with double quantisation if asked for.
+
+    Raises:
+        ModelError: the folder is missing, is not a causal language model, or the hub cannot be reached.
+        HostError: the GPU is too old for torch.
+    """
+    started = time.perf_counter()
+    compute_dtype = compute_dtype_of(device)
+    source = model_source(config.model)
+    model_config = _read_config(config.model, source)
+    quantised_already = getattr(model_config, "quantization_config", None) is not None
+    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)}}
+    if config.load_in_4bit and not quantised_already:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
+                         f"model with its tokenizer, as save_pretrained writes it") from error
+    _freeze(model, compute_dtype)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
+                     compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
+                     own_head=_own_head_is_exact(model, device), seconds=time.perf_counter() - started)
+
+
+def compute_dtype_of(device: torch.device) -> torch.dtype:
+    """Choose the dtype of the matrix products.
+
+    float16 on CUDA: a T4 emulates bfloat16 (facts: `is_bf16_supported()` says yes all the same). float32 on a CPU:
+    exact, and as fast as the alternatives where the processor has no bfloat16 instructions.
+
+    Raises:
+        HostError: the GPU is too old for torch.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MINIMUM_CAPABILITY:
+        raise HostError(f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, "
+                        f"torch has no kernels below 7.0; choose a T4")
+    return torch.float16
+
+
+def model_source(model: str) -> str:
+    """Turn the `model` hyperparameter into what transformers loads: a folder, or a hub id as it is.
+
+    Raises:
+        ModelError: it reads like a folder and is none.
+    """
+    if model == DEMO_MODEL:
+        return str(files("kaggle_runner") / "demo_base")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
+                             f"save_pretrained wrote, or a hub id")
+        return str(path)
+    if path.is_file():
+        raise ModelError(f"{model} is a file, not a model; give the folder with config.json, or a hub id")
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
+                         f"'owner/name'")
+    return model
+
+
+def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
+    """Yield the quantised linear layers of a model."""
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            yield module
+
+
+def _read_config(model: str, source: str) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        what = _first_line(error)
+        if source != model or Path(source).is_dir():
+            raise ModelError(f"{model} is not a model: {what}") from error
+        raise ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or "
+                         f"give a local folder") from error
+
+
+def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+    model.requires_grad_(False)
+    for name, module in model.named_modules():
+        # Norms in float32: their weights are tiny and float16 costs accuracy; embeddings and head stay as they are,
+        # float32 copies of them would take 2 GiB of an 8B model.
+        if "norm" in type(module).__name__.lower() or name.rsplit(".", 1)[-1].startswith("ln_"):
+            module.to(torch.float32)
+    for layer in linear_layers_4bit(model):
+        # A checkpoint that was quantised elsewhere brings its own compute dtype, mostly bfloat16.
+        layer.compute_dtype = compute_dtype
+        layer.compute_type_is_set = True
+        # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a path without a backward,
+        # and every later gradient is wrong (bitsandbytes 0.50, nn/modules.py).
+        layer.support_avx512bf16_for_cpu = False
+
+
+@torch.no_grad()
+def _own_head_is_exact(model: Any, device: torch.device) -> bool:
+    """Check that decoder and output matrix give the model's own logits; some families scale or cap them."""
+    model.eval()
+    head = model.get_output_embeddings()
+    decoder = getattr(model, model.base_model_prefix, None)
+    if head is None or decoder is None or decoder is model:
+        return False
+    tokens_BT = torch.arange(8, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
+        hidden_BTD = decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        own_BTV = head(hidden_BTD).float()
+        full_BTV = model(input_ids=tokens_BT, use_cache=False).logits.float()
+    return torch.allclose(own_BTV, full_BTV, atol=1e-3, rtol=1e-3)
+
+
+def _sha256_of(source: str, model_config: Any) -> str:
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"commit:{getattr(model_config, '_commit_hash', None) or 'unknown'}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"):
+            with open(path, "rb") as file:
+                digest.update(json.dumps([path.name, hashlib.file_digest(file, "sha256").hexdigest()]).encode())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

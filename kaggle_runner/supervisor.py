@@ -1,0 +1,214 @@
+"""Run one trial in the worker: watch it, log it, stop it, start it anew where that helps, record how it ended.
+
+The supervisor owns the record and never touches a GPU. Whatever happens to the worker, the journal says it.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.study import Status, Study, Trial, TrialResult
+from kaggle_runner.worker_process import WorkerDied, WorkerProcess, WorkerSettings
+
+POLL_S = 0.2
+
+Notify = Callable[[Mapping[str, Any]], None]
+"""Takes the events that a person may want to see: phases, logged numbers, evaluations, notes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long the supervisor waits for a sign of life before it ends a worker, in seconds."""
+
+    loading_s: float = 3600.0
+    """From a request to the first step: a model may have to be downloaded."""
+    step_s: float = 900.0
+    """Between two events of a running trial."""
+    stop_s: float = 120.0
+    """From a wish to stop to the end of the trial; a step on a T4 takes up to 30 s."""
+
+
+@dataclass(kw_only=True)
+class Supervisor:
+    """One worker and the trials that run on it, one at a time."""
+
+    study: Study
+    settings: WorkerSettings
+    notify: Notify = lambda event: None
+    patience: Patience = field(default_factory=Patience)
+    wish: Callable[[], str | None] = lambda: None
+    """Asked a few times a second while a trial runs: none, `stop` or `preempt`."""
+    checkpoint_steps: int | None = None
+    _worker: WorkerProcess | None = None
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker; returns when it is gone."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def start(self) -> None:
+        """Start the worker if it does not run, without waiting for it."""
+        if self._worker is None:
+            self._worker = WorkerProcess(self.settings)
+
+    def measure_baseline(self, config: FinetuneConfig) -> float:
+        """Measure the untouched base, load it if need be, and record the value in the study.
+
+        Raises:
+            WorkerError: the worker died or could not load what the config names; the message says why.
+        """
+        answer = self._converse({"type": "baseline", "config": config.as_dict()}, lambda event: None)
+        if answer["event"] == "failed":
+            raise WorkerError(answer["message"])
+        self.study.record_baseline(answer["value"])
+        return answer["value"]
+
+    def run(self, trial: Trial) -> TrialResult:
+        """Run one trial to its end and record it; never raises for what the trial does wrong.
+
+        Raises:
+            StudyError: the record cannot be written.
+        """
+        started = time.monotonic()
+        try:
+            config = FinetuneConfig.from_params(trial.params)
+        except ConfigError as error:
+            self.study.record_start(trial, dict(trial.params))
+            return self._finish(trial, _failure(trial, str(error)), started)
+        self.study.record_start(trial, config.as_dict())
+        result = self._attempt(trial, config)
+        if result.notes.get("kind") == "out_of_memory" and config.batch_size > 1 and config.batch_size % 2 == 0:
+            result = self._once_more_in_half(trial, config, result.reason)
+        return self._finish(trial, result, started)
+
+    def _finish(self, trial: Trial, result: TrialResult, started: float) -> TrialResult:
+        attempts = next(r.attempts for r in self.study.snapshot().records if r.trial.id == trial.id)
+        result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), attempts=attempts)
+        self.study.record_end(result)
+        if result.status is not Status.PREEMPTED:
+            shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
+        return result
+
+    def _once_more_in_half(self, trial: Trial, config: FinetuneConfig, reason: str) -> TrialResult:
+        """Run it again with half the micro-batch and twice the accumulation: the same effective batch and seed."""
+        smaller = dataclasses.replace(config, batch_size=config.batch_size // 2,
+                                      gradient_accumulation_steps=config.gradient_accumulation_steps * 2)
+        shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)  # of another config
+        self.notify({"event": "note", "text": f"trial {trial.id}: {reason}; once more with batch_size "
+                                              f"{smaller.batch_size}, accumulation {smaller.gradient_accumulation_steps}"})
+        result = self._attempt(trial, smaller)
+        return dataclasses.replace(result, notes=dict(result.notes) | {
+            "out_of_memory_at": config.batch_size, "micro_batch": smaller.batch_size,
+            "accumulation": smaller.gradient_accumulation_steps})
+
+    def _attempt(self, trial: Trial, config: FinetuneConfig) -> TrialResult:
+        """Run a config once in the worker and turn what became of it into a result."""
+        directory = self.study.trial_directory(trial.id)
+        request = {"type": "train", "id": trial.id, "config": config.as_dict(), "directory": str(directory.resolve()),
+                   "checkpoint_steps": self.checkpoint_steps}
+        progress = _Progress()
+
+        def follow(event: Mapping[str, Any]) -> None:
+            if event["event"] in ("attached", "resumed"):
+                for row in self.study.cut_history(trial.id, event["step"]):
+                    progress.take(row)
+            elif event["event"] == "log":
+                row = {name: value for name, value in event.items() if name != "event"}
+                self.study.log(trial.id, row)
+                progress.take(row)
+
+        try:
+            answer = self._converse(request, follow)
+        except WorkerDied as error:
+            self._drop_worker()
+            return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash")
+        except WorkerError as error:
+            return progress.failed(trial, str(error), "hung")
+        if answer["event"] == "failed":
+            if answer["kind"] not in ("refused", "not_finite"):
+                self._drop_worker()  # a fresh process beats any clean-up
+            return progress.failed(trial, answer["message"], answer["kind"])
+        return _result(answer)
+
+    def _converse(self, request: Mapping[str, Any], follow: Notify) -> dict[str, Any]:
+        """Send a request and pass on its events until the answer comes.
+
+        Raises:
+            WorkerDied: the process ended.
+            WorkerError: it gave no sign of life for too long.
+        """
+        self.start()
+        assert self._worker is not None
+        self._worker.send(request)
+        patience_s, heard, asked = self.patience.loading_s, time.monotonic(), None
+        while True:
+            event = self._worker.receive(POLL_S)
+            now = time.monotonic()
+            if event is not None:
+                heard = now
+                if event["event"] in ("result", "failed"):
+                    return event
+                if event["event"] in ("log", "attached", "resumed"):
+                    patience_s = self.patience.step_s
+                follow(event)
+                self.notify(event)
+            wish = self.wish()
+            if wish is not None and asked is None and request["type"] == "train":
+                self._worker.send({"type": wish})
+                asked = now
+            if asked is not None and now - asked > self.patience.stop_s:
+                self._drop_worker()
+                raise WorkerError(f"the worker did not stop within {self.patience.stop_s:.0f} s and was ended")
+            if now - heard > patience_s:
+                last = self._worker.last_lines()
+                self._drop_worker()
+                raise WorkerError(f"the worker gave no sign of life for {patience_s:.0f} s and was ended; "
+                                  f"it last said: {last or 'nothing'}")
+
+    def _drop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.close()
+            self._worker = None
+
+
+@dataclass
+class _Progress:
+    """What a running trial has shown so far: all that remains of it when its worker dies."""
+
+    steps: int = 0
+    tokens: int = 0
+    evaluations: tuple[tuple[int, float], ...] = ()
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        self.steps, self.tokens = row["step"], row.get("tokens", self.tokens)
+        if "eval/loss" in row:
+            self.evaluations = (*self.evaluations, (row["step"], row["eval/loss"]))
+
+    def failed(self, trial: Trial, reason: str, kind: str) -> TrialResult:
+        return dataclasses.replace(
+            _failure(trial, reason), steps=self.steps, tokens=self.tokens, evaluations=self.evaluations,
+            metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind})
+
+
+def _failure(trial: Trial, reason: str) -> TrialResult:
+    return TrialResult(id=trial.id, status=Status.FAILED, metric=None, reason=reason, notes={"kind": "refused"})
+
+
+def _result(answer: Mapping[str, Any]) -> TrialResult:
+    values = {name: value for name, value in answer.items() if name != "event"}
+    values["status"] = Status(values["status"])
+    values["evaluations"] = tuple((step, loss) for step, loss in values["evaluations"])
+    return TrialResult(**values)

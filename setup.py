@@ -1,0 +1,47 @@
+"""Package metadata; tool settings are in pyproject.toml.
+
+The base install is light: no torch. An extra holds what the modules of one subject import, see the README.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TRAIN = ["torch>=2.10", "transformers>=5.0", "peft>=0.19", "bitsandbytes>=0.49", "accelerate>=1.13", "datasets>=4.0",
+         "numpy>=2.0", "tokenizers", "safetensors"]
+SEARCH = ["optuna>=5.0", "scipy>=1.13"]
+REPORT = ["plotly>=6.0", "matplotlib>=3.10", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29",
+          "scikit-learn>=1.5"]
+WANDB = ["wandb>=0.26"]
+KAGGLE = ["kaggle>=2.2.4", "six"]  # the kaggle program imports six without declaring it
+LOCAL = [*TRAIN, *SEARCH, *REPORT]
+
+setup(
+    name="kaggle_runner",
+    version="0.1.0",
+    description="Tune language models on free GPUs: W&B and Optuna sweeps of 4-bit LoRA fine-tunes on Kaggle and Colab",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["kaggle_runner", "kaggle_runner.*"]),
+    package_data={"kaggle_runner": ["py.typed", "sweeps/*.yaml", "demo_base/*"]},
+    include_package_data=False,
+    install_requires=["click>=8.1", "PyYAML>=6.0", "rich>=13.9"],
+    extras_require={
+        "train": TRAIN,
+        "wandb": WANDB,
+        "kaggle": KAGGLE,
+        "report": REPORT,
+        "local": LOCAL,
+        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.0", "pytest-timeout", "ruff", "mypy"],
+    },
+    entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.cli:main"]},
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
+)
