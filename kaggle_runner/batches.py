@@ -1,0 +1,127 @@
+"""Which rows make a batch, in which order, and how they are padded.
+
+The order of the rows depends on their lengths and on the seed alone, so a batch can be asked for by its position, and
+the same optimizer step sees the same rows however it is cut into micro-batches.
+Shape suffixes: B rows of a batch, T tokens of its longest row.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORED = -100
+"""Label of a token that the loss leaves out. Source: torch.nn.functional.cross_entropy, ignore_index."""
+ROWS_ALIKE = 8
+"""Rows of like length that follow each other: micro-batches of 1, 2, 4 and 8 rows never mix two lots."""
+POOL_ROWS = 512
+"""Rows that are sorted by length together: more means less padding, and fewer ways for rows to meet."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedRows:
+    """Tokens of many rows, end to end."""
+
+    tokens: np.ndarray
+    """int32, all rows."""
+    starts: np.ndarray
+    """int64, where each row starts, and the end of the last."""
+    completion_starts: np.ndarray
+    """int32, for each row the position in the row of its answer's first token."""
+
+    def __len__(self) -> int:
+        return len(self.completion_starts)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens in each row."""
+        return np.diff(self.starts)
+
+    def row(self, i: int) -> np.ndarray:
+        """Return the tokens of one row."""
+        return self.tokens[self.starts[i]:self.starts[i + 1]]
+
+
+def batch_indices(rows: EncodedRows, *, batch_size: int, seed: int, position: int, accumulation: int = 1) -> np.ndarray:
+    """Return the rows of one micro-batch by its position, counted from 0 over all epochs.
+
+    `accumulation` micro-batches make one optimizer step; steps of 2 x 4 rows have the same rows as steps of 4 x 2.
+    The longest row of all is in the very first micro-batch. In each epoch every row comes once, and up to
+    `ROWS_ALIKE - 1` of them a second time to fill the last lot.
+    """
+    step, part = divmod(position, accumulation)
+    step_rows = _in_order(rows, seed, step * batch_size * accumulation, batch_size * accumulation)
+    longest_first = step_rows[np.argsort(-rows.lengths[step_rows], kind="stable")]
+    return longest_first[part * batch_size:(part + 1) * batch_size]
+
+
+def batches(rows: EncodedRows, *, batch_size: int, seed: int, position: int = 0,
+            accumulation: int = 1) -> Iterator[np.ndarray]:
+    """Yield the rows of one micro-batch after another from a position on, epoch after epoch without end."""
+    for p in itertools.count(position):
+        yield batch_indices(rows, batch_size=batch_size, seed=seed, position=p, accumulation=accumulation)
+
+
+def collate(rows: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_id: int,
+            completion_only: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pad rows on the right to the longest of them: tokens_BT, mask_BT and labels_BT, all int64.
+
+    Labels are not shifted; they are `IGNORED` on padding and, when `completion_only`, on the prompt.
+    """
+    shape = (len(indices), int(rows.lengths[indices].max()))
+    tokens_BT = np.full(shape, pad_id, dtype=np.int64)
+    mask_BT = np.zeros(shape, dtype=np.int64)
+    labels_BT = np.full(shape, IGNORED, dtype=np.int64)
+    for b, i in enumerate(indices):
+        row = rows.row(i)
+        first = rows.completion_starts[i] if completion_only else 0
+        tokens_BT[b, :len(row)] = row
+        mask_BT[b, :len(row)] = 1
+        labels_BT[b, first:len(row)] = row[first:]
+    return tokens_BT, mask_BT, labels_BT
+
+
+def padding_share(rows: EncodedRows, batches: Iterable[np.ndarray]) -> float:
+    """Return the share of padding among all tokens of some batches."""
+    lengths = [rows.lengths[batch] for batch in batches]
+    padded = sum(len(batch) * int(batch.max()) for batch in lengths)
+    return 1 - sum(int(batch.sum()) for batch in lengths) / padded
+
+
+def _in_order(rows: EncodedRows, seed: int, start: int, count: int) -> np.ndarray:
+    """Return `count` rows from a place in the endless order of all epochs."""
+    epoch_rows = _lots(rows) * ROWS_ALIKE
+    parts: list[np.ndarray] = []
+    while count > 0:
+        epoch, offset = divmod(start, epoch_rows)
+        part = _epoch_order(rows, seed, epoch)[offset:offset + count]
+        parts.append(part)
+        start, count = start + len(part), count - len(part)
+    return np.concatenate(parts)
+
+
+def _lots(rows: EncodedRows) -> int:
+    return math.ceil(len(rows) / ROWS_ALIKE)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(rows: EncodedRows, seed: int, epoch: int) -> np.ndarray:
+    """Shuffle the rows, sort pools of them by length, cut the pools into lots of `ROWS_ALIKE`, shuffle the lots."""
+    lots = _lots(rows)
+    # The bit stream is numpy's promise for all its versions; its shuffles are not.
+    stream = np.random.PCG64([seed, epoch])
+    order = np.argsort(stream.random_raw(len(rows)), kind="stable")
+    order = np.resize(order, lots * ROWS_ALIKE)
+    pools = math.ceil(lots * ROWS_ALIKE / POOL_ROWS)
+    borders = [lots * pool // pools * ROWS_ALIKE for pool in range(pools + 1)]
+    for start, stop in itertools.pairwise(borders):
+        pool = order[start:stop]
+        order[start:stop] = pool[np.argsort(-rows.lengths[pool], kind="stable")]
+    shuffled = order.reshape(lots, ROWS_ALIKE)[np.argsort(stream.random_raw(lots), kind="stable")]
+    # Longest first, so that an out-of-memory comes in the first step and not in the last hour.
+    longest = int(rows.lengths[shuffled[:, 0]].argmax())
+    shuffled[[0, longest]] = shuffled[[longest, 0]]
+    return shuffled.ravel()

@@ -1,0 +1,323 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from kaggle_runner.builtin_docs import PRETRAINING_HOLDS_OUT, held_out_fraction, rows
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.data import HELD_OUT_SHARE, load_rows
+from kaggle_runner.errors import DataError
+
+
+def alpaca(count, start=0):
+    return [{"instruction": f"What is {i}?", "input": "", "output": f"{i} is {i}"} for i in range(start, start + count)]
+
+
+def write(path, examples):
+    """Write examples as the path's suffix says and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(examples, indent=2))
+    elif path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(examples[0]))
+            writer.writeheader()
+            writer.writerows(examples)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(examples), path)
+    return path
+
+
+def load(dataset, tmp_path, **settings):
+    """Load all rows, or as many as the settings say."""
+    config = FinetuneConfig(dataset=str(dataset), **(settings or {"full_dataset": True}))
+    return load_rows(config, cache_directory=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path, suffix):
+    data = load(write(tmp_path / f"rows{suffix}", alpaca(100)), tmp_path)
+    same = load(write(tmp_path / "same.jsonl", alpaca(100)), tmp_path)
+    assert (data.train, data.validation, data.sha256) == (same.train, same.validation, same.sha256)
+    assert data.format == "alpaca: instruction, input -> output"
+    assert data.source == str(tmp_path / f"rows{suffix}")
+    assert len(data.train) + len(data.validation) == 100
+    assert {row.completion for row in data.train + data.validation} == {f"{i} is {i}" for i in range(100)}
+
+
+def test_a_csv_answer_stays_the_text_it_is(tmp_path):
+    answers = ["None", "NA", "007", "1.50", "true", 'two\n"lines"', "null"]
+    path = write(tmp_path / "rows.csv", [{"question": str(i), "answer": answer} for i, answer in enumerate(answers)])
+    data = load(path, tmp_path)
+    assert sorted(row.completion for row in data.train + data.validation) == sorted(answers)
+    assert data.without_answer == 0
+
+
+def test_a_file_with_glob_characters_in_its_name_is_read(tmp_path):
+    assert len(load(write(tmp_path / "a b" / "rows [1]*#%20.jsonl", alpaca(20)), tmp_path).train) == 19
+
+
+def test_a_folder_of_named_splits_is_read(tmp_path):
+    folder = tmp_path / "set"
+    write(folder / "data" / "train-00000-of-00002.parquet", alpaca(30))
+    write(folder / "data" / "train-00001-of-00002.parquet", alpaca(30, start=30))
+    write(folder / "data" / "validation-00000-of-00001.parquet", alpaca(9, start=60))
+    write(folder / "data" / "test-00000-of-00001.parquet", alpaca(9, start=90))
+    (folder / "dataset_infos.json").write_text("{}")
+    (folder / "README.md").write_text("# rows")
+    write(folder / ".ipynb_checkpoints" / "train.parquet", alpaca(5))
+    data = load(folder, tmp_path)
+    assert {row.completion for row in data.validation} == {f"{i} is {i}" for i in range(60, 69)}
+    assert len(data.train) == 60
+    assert data.held_out == "9 rows of its validation split"
+
+
+def test_a_test_file_is_held_out_where_there_is_no_validation_file(tmp_path):
+    write(tmp_path / "set" / "anything.jsonl", alpaca(30))
+    write(tmp_path / "set" / "test.jsonl", alpaca(9, start=60))
+    data = load(tmp_path / "set", tmp_path)
+    assert (len(data.train), len(data.validation), data.held_out) == (30, 9, "9 rows of its test split")
+
+
+def test_an_explicit_validation_split_is_cut_to_the_same_rows_every_time(tmp_path):
+    write(tmp_path / "set" / "train.jsonl", alpaca(30))
+    write(tmp_path / "set" / "valid.jsonl", alpaca(50, start=60))
+    few = load(tmp_path / "set", tmp_path, samples=10, max_eval_samples=5)
+    more = load(tmp_path / "set", tmp_path, samples=20, seed=1, max_eval_samples=9)
+    assert few.validation == more.validation[:5]
+    assert len(more.validation) == 9
+
+
+def test_the_held_out_rows_are_those_of_the_lowest_prompt_hash(tmp_path):
+    data = load(write(tmp_path / "rows.jsonl", alpaca(400)), tmp_path)
+    expected = sorted((held_out_fraction(f"What is {i}?"), i) for i in range(400))[:len(data.validation)]
+    assert [row.completion for row in data.validation] == [f"{i} is {i}" for _, i in expected]
+    assert expected[-1][0] < HELD_OUT_SHARE
+    assert 10 <= len(data.validation) <= 20
+
+
+def test_the_held_out_rows_do_not_depend_on_samples_seed_or_the_order_of_the_file(tmp_path):
+    path = write(tmp_path / "rows.jsonl", alpaca(400))
+    backwards = write(tmp_path / "backwards.jsonl", alpaca(400)[::-1])
+    validation = load(path, tmp_path).validation
+    assert load(path, tmp_path, samples=7, seed=5).validation == validation
+    assert load(path, tmp_path, samples=300).validation == validation
+    assert load(backwards, tmp_path).validation == validation
+    assert load(path, tmp_path, samples=7, max_eval_samples=4).validation == validation[:4]
+
+
+def test_the_seed_does_not_change_the_training_rows_and_fewer_are_a_subset_of_more(tmp_path):
+    path = write(tmp_path / "rows.jsonl", alpaca(400))
+    data = load(path, tmp_path, samples=100, seed=1)
+    assert load(path, tmp_path, samples=100, seed=2).sha256 == data.sha256
+    assert load(path, tmp_path, samples=200, seed=3).train[:100] == data.train
+    assert len(set(data.train)) == 100
+    assert data.train != load(path, tmp_path).train[:100]  # drawn, not the head of the file
+
+
+def test_no_training_row_is_held_out(tmp_path):
+    data = load(write(tmp_path / "rows.jsonl", alpaca(400)), tmp_path)
+    assert not set(data.train) & set(data.validation)
+    assert len(data.train) + len(data.validation) == 400
+
+
+def test_exact_duplicates_of_held_out_rows_are_removed_from_training_and_counted(tmp_path):
+    write(tmp_path / "set" / "valid.jsonl", alpaca(4))
+    duplicates = [{"instruction": " What  is 1?\n", "input": "", "output": "1 is\t1"},  # white space apart
+                  {"instruction": "What is 2?", "input": "", "output": "2 is 2"},
+                  {"instruction": "What is 2?", "input": "", "output": "2 is 2"}]
+    others = [{"instruction": "What is 3?", "input": "", "output": "another answer"},  # the same prompt is no duplicate
+              {"instruction": "What is", "input": "0?", "output": "0 is 0 again"}, *alpaca(10, start=100)]
+    write(tmp_path / "set" / "train.jsonl", [*duplicates, *others])
+    data = load(tmp_path / "set", tmp_path)
+    assert data.duplicates_removed == 3
+    assert len(data.train) == 12
+    assert load(tmp_path / "set", tmp_path, samples=12).duplicates_removed == 3
+
+
+def test_duplicates_of_rows_that_the_split_held_out_are_removed_too(tmp_path):
+    once = load(write(tmp_path / "once.jsonl", alpaca(400)), tmp_path)
+    noisy = [{**example, "output": example["output"] + "  "} for example in alpaca(400)]
+    data = load(write(tmp_path / "twice.jsonl", alpaca(400) + noisy), tmp_path)
+    held_out = {row.prompt for row in data.validation}
+    # every prompt below the threshold comes twice; both copies are held out, or the second is removed
+    assert len(data.train) == 800 - len(data.validation) - data.duplicates_removed
+    assert not held_out & {row.prompt for row in data.train}
+    assert held_out == {row.prompt for row in once.validation}
+
+
+def test_rows_without_an_answer_are_dropped_and_counted(tmp_path):
+    empty = [{"instruction": "why?", "input": "", "output": "  "}] * 3
+    data = load(write(tmp_path / "rows.jsonl", alpaca(40) + empty), tmp_path)
+    assert data.without_answer == 3
+    assert len(data.train) + len(data.validation) == 40
+
+
+def test_conversations_are_read_from_a_file(tmp_path):
+    examples = [{"conversations": [{"from": "human", "value": f"a{i}"}, {"from": "gpt", "value": "b"},
+                                   {"from": "human", "value": "c"}, {"from": "gpt", "value": f"d{i}"}]}
+                for i in range(40)]
+    for suffix in (".jsonl", ".parquet"):
+        data = load(write(tmp_path / f"rows{suffix}", examples), tmp_path)
+        assert data.format == "sharegpt: conversations -> last assistant turn"
+        assert {row.turns[0][1] for row in data.train + data.validation} == {f"a{i}" for i in range(40)}
+
+
+def test_plain_text_is_split_by_the_hash_of_the_text(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"text": f"text {i}"} for i in range(200)])
+    data = load(path, tmp_path)
+    assert data.format == "plain text: text"
+    assert [row.completion for row in data.validation] == sorted(
+        (row.completion for row in data.validation), key=held_out_fraction)
+
+
+def test_the_built_in_rows_hold_out_what_the_demo_model_never_saw(tmp_path):
+    data = load("python-docs", tmp_path, samples=1000)
+    assert len(data.validation) >= 100
+    assert max(held_out_fraction(row.prompt) for row in data.validation) < HELD_OUT_SHARE < PRETRAINING_HOLDS_OUT
+    assert {(row.prompt, row.completion) for row in data.train} <= set(rows())
+
+
+def test_the_built_in_rows_are_kept_on_disk_and_made_again_when_damaged(tmp_path):
+    first = load("python-docs", tmp_path, samples=1000)
+    cached, = (tmp_path / "cache").iterdir()
+    pairs = json.loads(cached.read_text())
+    cached.write_text(json.dumps([*pairs, ["a new question", "a new answer"]]))
+    assert load("python-docs", tmp_path).sha256 != load("python-docs", tmp_path / "elsewhere").sha256
+    cached.write_text(cached.read_text()[:1000])
+    assert load("python-docs", tmp_path, samples=1000).sha256 == first.sha256
+    assert json.loads(cached.read_text()) == pairs
+
+
+def test_the_built_in_rows_need_no_writable_cache(tmp_path):
+    (tmp_path / "cache").write_text("a file, no folder")
+    assert len(load("python-docs", tmp_path, samples=1000).train) == 1000
+
+
+def in_fresh_process(code, home, **variables):
+    """Run code with its own home; the hub's settings are read when its packages are imported."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True,
+                          check=True, timeout=120)
+
+
+LOAD = """
+import sys, time
+from pathlib import Path
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.data import load_rows
+from kaggle_runner.errors import DataError
+started = time.perf_counter()
+try:
+    data = load_rows(FinetuneConfig(dataset={dataset!r}, full_dataset=True), cache_directory=Path({cache!r}))
+    print(len(data.train), "rows")
+except DataError as error:
+    print(f"{{time.perf_counter() - started:.3f}} {{error}}")
+"""
+
+
+def test_reading_a_local_file_prints_nothing_and_leaves_nothing_behind(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    path = write(tmp_path / "rows.jsonl", alpaca(100))
+    done = in_fresh_process(LOAD.format(dataset=str(path), cache=str(tmp_path / "cache")), home)
+    assert done.stdout.endswith("rows\n")
+    assert done.stderr == ""
+    assert list(home.rglob("*")) == []
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("dataset", "message"), [
+    ("some/rows", "cannot reach the hub for the dataset 'some/rows'; check the network, or give a local json, jsonl, "
+                  "csv or parquet file or python-docs"),
+    ("python-doc", "cannot reach the hub for the dataset 'python-doc', did you mean python-docs?; check the network"),
+])
+def test_without_a_network_a_hub_id_is_refused_at_once(tmp_path, dataset, message):
+    done = in_fresh_process(LOAD.format(dataset=dataset, cache=str(tmp_path)), tmp_path, HF_HUB_OFFLINE="1")
+    seconds, text = done.stdout.split(" ", 1)
+    assert text.startswith(message)
+    assert float(seconds) < 5
+    assert done.stderr == ""
+
+
+def test_a_missing_file_is_named_with_its_neighbour(tmp_path):
+    write(tmp_path / "alpaca.jsonl", alpaca(3))
+    with pytest.raises(DataError, match=r"alpca\.jsonl does not exist, did you mean .*/alpaca\.jsonl\?; give a json, "):
+        load(tmp_path / "alpca.jsonl", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["rows.jsonl", "./rows", "/nowhere/rows", "~/no-such-rows", "a/b/c", "ROWS.CSV"])
+def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, dataset):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"the dataset {dataset} does not exist; give a json, jsonl, csv or parquet"):
+        load(dataset, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("rows.txt", b"hello", r"rows\.txt is not a json, jsonl, csv or parquet file, judging by its name; convert it"),
+    ("rows.jsonl", b"", r"rows\.jsonl is empty, so there is nothing to learn; write the rows again"),
+    ("rows.json", b"[]", r"rows\.json has no rows; give a dataset with at least 2"),
+    ("rows.csv", b"question,answer\n", r"rows\.csv has no rows; give a dataset with at least 2"),
+    ("rows.jsonl", b'{"text": "a"}\n', r"has a single row; it takes at least 2, one to train on and one to hold out"),
+    ("rows.jsonl", b'{"frage": "a", "antwort": "b"}\n', r"its columns are frage, antwort; rename them to one of these"),
+    ("rows.jsonl", b'{"question": "a", "answer": ""}\n' * 5, r"all 5 rows of .* have an empty answer \(question/answer:"
+                                                             r" question -> answer\)"),
+    ("rows.jsonl", b'{"text": "a"}\n{"text": "b\n', r"cannot read the dataset .*rows\.jsonl: JSON parse error: .*; "
+                                                    r"repair it, or give another"),
+    ("rows.csv", b"question,answer\na,b\nc,d,e,f\n", r"cannot read .*rows\.csv: .*Expected 2 fields in line 3, saw 4"),
+    ("rows.csv", b"question,answer\n\xff\xfe,b\n", r"cannot read .*rows\.csv: 'utf-8' codec can't decode byte 0xff"),
+    ("rows.parquet", b"PAR1 and no more", r"cannot read .*rows\.parquet: Parquet magic bytes not found"),
+    ("rows.jsonl", b'{"prompt": "a", "completion": ["b"]}\n' * 2,
+     r"row 1 of .*rows\.jsonl: column 'completion' holds a list, not text"),
+])
+def test_a_bad_file_is_refused_in_one_line(tmp_path, capfd, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load(tmp_path / name, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    ([], r"set holds no json, jsonl, csv or parquet file; put one there, or name another"),
+    (["a.jsonl", "b.csv"], r"set mixes csv and json files, which are read differently; keep one kind there"),
+    (["test.jsonl", "valid.jsonl"], r"set has only test and valid files, so .*; rename one to train\.jsonl"),
+])
+def test_a_bad_folder_is_refused(tmp_path, names, message):
+    (tmp_path / "set").mkdir()
+    for name in names:
+        write(tmp_path / "set" / name, alpaca(3))
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "set", tmp_path)
+
+
+def test_fewer_rows_than_asked_for_are_refused_with_both_ways_out(tmp_path):
+    path = write(tmp_path / "rows.jsonl", alpaca(500))
+    count = len(load(path, tmp_path).train)
+    assert 475 <= count < 500
+    with pytest.raises(DataError, match=rf"rows\.jsonl has {count} training rows but samples is 12000; "
+                                        rf"set samples: {count} or full_dataset: true"):
+        load(path, tmp_path, samples=12_000)
+    assert len(load(path, tmp_path, samples=count).train) == count
+
+
+def test_training_rows_that_are_all_held_out_are_refused(tmp_path):
+    for name in ("train.jsonl", "test.jsonl"):
+        write(tmp_path / "set" / name, alpaca(6))
+    with pytest.raises(DataError, match=r"all 6 training rows of .*set are validation rows too, .*; give it other"):
+        load(tmp_path / "set", tmp_path)
+
+
+def test_a_relative_path_is_read_from_the_working_directory(tmp_path, monkeypatch):
+    write(tmp_path / "rows.jsonl", alpaca(20))
+    monkeypatch.chdir(tmp_path)
+    assert load("rows.jsonl", tmp_path).source == "rows.jsonl"
+    assert Path("rows.jsonl").exists()
