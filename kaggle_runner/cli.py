@@ -45,8 +45,7 @@ def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def detect(as_json: bool) -> None:
     """Say which machine this is, what it can do, and why."""
-    from kaggle_runner.budget import budget_for
-    from kaggle_runner.environment import describe
+    from kaggle_runner.budget import budget_for, describe
 
     environment = detect_here()
     budget = budget_for(environment)

@@ -65,13 +65,13 @@ def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, 
                                                      "budget": budget_for(environment).as_dict()})
         with Supervisor(study=study, settings=settings, notify=notify,
                         wish=lambda: "preempt" if ending.is_set() else None) as supervisor:
-            search = OptunaSearch(study, spec)
+            search = OptunaSearch(study, spec, notify=notify)
             total = search.total(count)
             finished = len(study.snapshot().finished)
             notify({"event": "sweep_started", "total": total, "finished": finished, "directory": str(directory)})
             if finished < total:
                 supervisor.start()
-                warm_up(spec)  # while the worker imports torch
+                warm_up()  # while the worker imports torch
                 if study.snapshot().baseline is None:
                     value = supervisor.measure_baseline(FinetuneConfig.from_params(search.first_params()))
                     notify({"event": "baseline", "metric": spec.metric, "value": value})
@@ -83,7 +83,7 @@ def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, 
                         "reason": result.reason, "seconds": result.seconds})
                 return result
 
-            outcome = run_sweep(search, study, run_trial=run_trial, count=count,
+            outcome = run_sweep(search, run_trial=run_trial, count=count,
                                 may_start=lambda: "interrupted" if ending.is_set() else None)
         return SweepRun(snapshot=study.snapshot(), reason=outcome.reason, interrupted=ending.is_set())
 

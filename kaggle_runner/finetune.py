@@ -22,13 +22,14 @@ import torch
 import transformers
 
 from kaggle_runner.base_model import BaseModel
+from kaggle_runner.batches import batch_indices, collate
 from kaggle_runner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import EncodedData, EncodedRows, batch_indices, collate
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.loss import summed_loss
 from kaggle_runner.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.study import Status, TrialResult
+from kaggle_runner.tokens import EncodedData, EncodedRows
 
 Emit = Callable[[Mapping[str, Any]], None]
 """Takes one event of a running trial: a step's numbers, an evaluation, a checkpoint."""
@@ -50,7 +51,7 @@ class Control:
     """How a running trial hears that it should end, and where it keeps what it needs to go on."""
 
     poll: Callable[[], str | None]
-    """Asked after every optimizer step: none, `stop` (end now, with an evaluation) or `preempt` (checkpoint and end)."""
+    """Asked after every optimizer step: none, `stop` (evaluate and end) or `preempt` (checkpoint and end)."""
     emit: Emit
     directory: Path
     """The trial's directory: checkpoints and the adapter go here."""
@@ -94,7 +95,9 @@ def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, tr
             _set_checkpointing(base.model, True)
         return _train(base, adapted, data, config, trial_id, control, phases)
     finally:
-        _set_checkpointing(base.model, False)
+        if config.gradient_checkpointing:  # it survives the adapter, and so does the hook on the embedding
+            _set_checkpointing(base.model, False)
+            base.model.disable_input_require_grads()
         adapted.unload()
         base.model.eval()
         del adapted
@@ -107,8 +110,8 @@ def evaluate(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> floa
     base.model.eval()
     total, count = 0.0, 0
     for indices in _eval_batches(rows, config):
-        tokens_BT, mask_BT, labels_BT = _to_device(collate(
-            rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss), base.device)
+        batch = collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)
+        tokens_BT, mask_BT, labels_BT = _to_device(batch, base.device)
         with _autocast(base):
             loss = summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
         total += loss.item()
@@ -314,13 +317,12 @@ def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], direct
 
 
 def _set_checkpointing(model: Any, on: bool) -> None:
-    # transformers renamed it in 5.17; Kaggle's image still has the old name
-    new_name = hasattr(model, "activation_checkpointing_enable")
+    # transformers 5.17 renamed it; Kaggle's image still has the old name
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:
-        enable = model.activation_checkpointing_enable if new_name else model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    elif model.is_gradient_checkpointing:
-        (model.activation_checkpointing_disable if new_name else model.gradient_checkpointing_disable)()
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{kind}_checkpointing_disable")()
 
 
 def _autocast(base: BaseModel) -> torch.autocast:

@@ -106,8 +106,9 @@ class Supervisor:
         smaller = dataclasses.replace(config, batch_size=config.batch_size // 2,
                                       gradient_accumulation_steps=config.gradient_accumulation_steps * 2)
         shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)  # of another config
-        self.notify({"event": "note", "text": f"trial {trial.id}: {reason}; once more with batch_size "
-                                              f"{smaller.batch_size}, accumulation {smaller.gradient_accumulation_steps}"})
+        self.notify({"event": "note", "text":
+                     f"trial {trial.id}: {reason}; once more with batch_size {smaller.batch_size}, "
+                     f"gradient_accumulation_steps {smaller.gradient_accumulation_steps}"})
         result = self._attempt(trial, smaller)
         return dataclasses.replace(result, notes=dict(result.notes) | {
             "out_of_memory_at": config.batch_size, "micro_batch": smaller.batch_size,

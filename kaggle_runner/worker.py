@@ -27,10 +27,11 @@ import torch
 
 from kaggle_runner.base_model import BaseModel, base_key, load_base
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import EncodedData, encode, load_rows
+from kaggle_runner.data import load_rows
 from kaggle_runner.errors import KaggleRunnerError
 from kaggle_runner.finetune import Control, NotFinite, evaluate, train_adapter, versions
 from kaggle_runner.phases import Phases
+from kaggle_runner.tokens import EncodedData, encode
 from kaggle_runner.worker_process import speaks_of_memory
 
 Request = Mapping[str, Any]

@@ -62,8 +62,8 @@ class WorkerProcess:
         self._log_start = self._log.tell()
         self._oom_kills = system_oom_kills()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kaggle_runner.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            env=_environment(settings), text=True, encoding="utf-8",
+            [sys.executable, "-m", "kaggle_runner.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._log, env=_environment(settings), text=True, encoding="utf-8",
             start_new_session=True)  # Ctrl-C goes to the supervisor alone, which decides
         if settings.address_space_bytes is not None:
             resource.prlimit(self.pid, resource.RLIMIT_AS, (settings.address_space_bytes,) * 2)
@@ -104,7 +104,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process: by closing its input, then by force; returns when it is gone."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
@@ -174,8 +174,9 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         "KAGGLE_RUNNER_THREADS": str(settings.threads),
         "KAGGLE_RUNNER_CACHE": str(settings.cache_directory),
         "OMP_NUM_THREADS": str(settings.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from everybody else
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(p for p in (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")) if p),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).strip(":"),
         **(settings.environment or {}),
     }
     if settings.offline:

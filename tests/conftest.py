@@ -1,0 +1,57 @@
+"""Small real models and rows that several test files train on."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def alpaca_rows(count):
+    """Rows with something to learn: the answer repeats the question's word."""
+    words = ["red", "green", "blue", "amber", "violet", "white", "black", "orange", "silver", "brown"]
+    return [{"instruction": f"say {words[i % 10]} {i} times {words[(i * 7) % 10]}", "input": "",
+             "output": f"{words[i % 10]} is said {i} times, and {words[(i * 7) % 10]} after it"} for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    """A JSON-lines file of 200 Alpaca rows."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(200)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of_the_demo_base():
+    from transformers import AutoTokenizer
+
+    from kaggle_runner.base_model import model_source
+
+    return AutoTokenizer.from_pretrained(model_source("demo"))
+
+
+def save_tiny(config, folder, tokenizer):
+    """Make a model with fixed random weights and save it with a tokenizer as any model is saved."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory, tokenizer_of_the_demo_base) -> Path:
+    """A two-layer Llama with grouped-query attention."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(vocab_size=len(tokenizer_of_the_demo_base), hidden_size=64, intermediate_size=128,
+                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                         max_position_embeddings=256, tie_word_embeddings=False)
+    return save_tiny(config, tmp_path_factory.mktemp("llama"), tokenizer_of_the_demo_base)

@@ -1,0 +1,245 @@
+"""A fine-tune on the warm base: the same bits wherever it runs, and losses that torch agrees with."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kaggle_runner import loss as loss_module
+from kaggle_runner.base_model import linear_layers_4bit, load_base
+from kaggle_runner.batches import batch_indices, collate
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.data import load_rows
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.finetune import Control, NotFinite, evaluate, learning_rate_at, train_adapter
+from kaggle_runner.loss import summed_loss
+from kaggle_runner.study import Status
+from kaggle_runner.tokens import encode
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_llama, rows_file):
+    return FinetuneConfig(model=str(tiny_llama), dataset=str(rows_file), samples=100, max_eval_samples=10,
+                          max_length=48, max_steps=6, eval_steps=2, learning_rate=1e-2, warmup_ratio=0.2, lora_r=4)
+
+
+@pytest.fixture(scope="module")
+def base(config):
+    return load_base(config, CPU)
+
+
+@pytest.fixture(scope="module")
+def data(config, base, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return encode(load_rows(config, cache_directory=cache), base.tokenizer, config, cache_directory=cache)
+
+
+class Watcher:
+    """Collects the events of a trial and asks for an end after a given step."""
+
+    def __init__(self, wish=None, after=0):
+        self.events, self._wish, self._after = [], wish, after
+
+    def __call__(self, event):
+        self.events.append(event)
+
+    def poll(self):
+        steps = [event["step"] for event in self.events if event["event"] == "log"]
+        return self._wish if steps and steps[-1] >= self._after else None
+
+    @property
+    def rows(self):
+        return [{key: value for key, value in event.items() if key != "event"}
+                for event in self.events if event["event"] == "log"]
+
+
+def run(base, data, config, directory, watcher=None, checkpoint_steps=None):
+    watcher = watcher or Watcher()
+    control = Control(poll=watcher.poll, emit=watcher, directory=directory, checkpoint_steps=checkpoint_steps)
+    return train_adapter(base, data, config, "0000", control), watcher
+
+
+def the_numbers(result, watcher):
+    return result.evaluations, watcher.rows, result.hashes["adapter"]
+
+
+def test_a_trial_lowers_the_loss_of_the_untouched_base(base, data, config, tmp_path):
+    before = evaluate(base, data.validation, config)
+    result, _ = run(base, data, config, tmp_path)
+    assert result.status is Status.COMPLETE
+    assert [step for step, _ in result.evaluations] == [2, 4, 6]
+    assert result.metric < before - 0.1
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_base_is_the_same_to_the_last_bit_after_a_trial(base, data, config, tmp_path):
+    before = evaluate(base, data.validation, config)
+    run(base, data, dataclasses.replace(config, gradient_checkpointing=True), tmp_path)
+    assert evaluate(base, data.validation, config) == before
+    assert not any(p.requires_grad for p in base.model.parameters())
+    assert not base.model.get_input_embeddings()._forward_hooks
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in base.model.modules())
+
+
+def test_a_trial_gives_the_same_bits_first_later_and_after_a_crash(base, data, config, tmp_path):
+    class Crash(Exception):
+        pass
+
+    def crash():
+        raise Crash
+
+    first = the_numbers(*run(base, data, config, tmp_path / "a"))
+    other = dataclasses.replace(config, lora_r=8, lora_dropout=0.1, gradient_checkpointing=True, seed=7)
+    run(base, data, other, tmp_path / "b")
+    with pytest.raises(Crash):  # noqa: PT012 - the message is ours and empty
+        train_adapter(base, data, other, "0001", Control(poll=crash, emit=lambda event: None, directory=tmp_path / "c"))
+    assert the_numbers(*run(base, data, config, tmp_path / "d")) == first
+    fresh = load_base(config, CPU)
+    assert the_numbers(*run(fresh, data, config, tmp_path / "e")) == first
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_a_preempted_trial_goes_on_as_if_nothing_had_happened(base, data, config, tmp_path, after):
+    whole = the_numbers(*run(base, data, config, tmp_path / "whole"))
+    cut, early = run(base, data, config, tmp_path / "cut", Watcher("preempt", after))
+    assert (cut.status, cut.steps) == (Status.PREEMPTED, after)
+    torch.manual_seed(999)  # whatever the random state of the next session is
+    result, late = run(base, data, config, tmp_path / "cut")
+    assert late.events[0] == {"event": "resumed", "step": after}
+    assert (result.evaluations, early.rows + late.rows, result.hashes["adapter"]) == whole
+
+
+def test_a_trial_killed_between_an_evaluation_and_its_checkpoint_goes_back_one_checkpoint(base, data, config, tmp_path):
+    class Killed(Exception):
+        pass
+
+    whole = the_numbers(*run(base, data, config, tmp_path / "whole"))
+
+    class KillAtEval(Watcher):
+        def __call__(self, event):
+            super().__call__(event)
+            if event["step"] == 4 and "eval/loss" in event:
+                raise Killed
+
+    with pytest.raises(Killed):  # noqa: PT012 - the message is ours and empty
+        run(base, data, config, tmp_path / "cut", KillAtEval(), checkpoint_steps=1)
+    result, late = run(base, data, config, tmp_path / "cut", checkpoint_steps=1)
+    assert late.events[0] == {"event": "resumed", "step": 3}
+    assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
+    assert late.rows == [row for row in whole[1] if row["step"] > 3]
+
+
+def test_a_damaged_checkpoint_is_said_and_passed_over(base, data, config, tmp_path):
+    whole = the_numbers(*run(base, data, config, tmp_path / "whole"))
+    run(base, data, config, tmp_path / "cut", Watcher("preempt", 3), checkpoint_steps=1)
+    newest = max((tmp_path / "cut" / "checkpoint").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    result, watcher = run(base, data, config, tmp_path / "cut")
+    assert "checkpoint step-00000003.pt is damaged" in watcher.events[0]["text"]
+    assert watcher.events[1] == {"event": "resumed", "step": 2}
+    assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
+
+
+def test_at_most_two_checkpoints_are_kept(base, data, config, tmp_path):
+    run(base, data, config, tmp_path, Watcher("preempt", 5), checkpoint_steps=1)
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["step-00000004.pt", "step-00000005.pt"]
+
+
+def test_a_checkpoint_of_another_config_is_refused(base, data, config, tmp_path):
+    run(base, data, config, tmp_path, Watcher("preempt", 1))
+    with pytest.raises(ConfigError, match="was written by another config; delete the folder to start the trial over"):
+        run(base, data, dataclasses.replace(config, lora_dropout=0.2), tmp_path)
+
+
+def test_a_stopped_trial_ends_with_a_real_evaluation(base, data, config, tmp_path):
+    result, _ = run(base, data, config, tmp_path, Watcher("stop", 3))
+    assert (result.status, result.steps) == (Status.PRUNED, 3)
+    assert [step for step, _ in result.evaluations] == [2, 3]
+    assert result.reason == "stopped at step 3 of 6"
+
+
+def test_patience_ends_a_trial_that_does_not_get_better(base, data, config, tmp_path):
+    result, _ = run(base, data, dataclasses.replace(
+        config, learning_rate=1e-12, eval_steps=1, early_stopping_patience=1, lora_dropout=0.0, max_steps=20), tmp_path)
+    assert result.status is Status.COMPLETE
+    assert result.steps < 20
+    assert "no better eval/loss in 1 evaluations" in result.reason
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_with_the_step(base, data, config, tmp_path):
+    with pytest.raises(NotFinite, match=r"(train|eval)/loss became (nan|inf) at step \d") as raised:
+        run(base, data, dataclasses.replace(config, learning_rate=1e30, warmup_ratio=0.0), tmp_path)
+    assert 1 <= raised.value.step <= 6
+
+
+def test_how_a_step_is_cut_into_micro_batches_does_not_change_it(base, data, config, tmp_path):
+    config = dataclasses.replace(config, lora_dropout=0.0)
+    whole, _ = run(base, data, dataclasses.replace(config, batch_size=4, gradient_accumulation_steps=2), tmp_path / "a")
+    cut, _ = run(base, data, dataclasses.replace(config, batch_size=2, gradient_accumulation_steps=4), tmp_path / "b")
+    assert cut.metric == pytest.approx(whole.metric, abs=1e-5)
+
+
+def test_the_evaluation_is_torchs_mean_over_all_tokens_that_count(base, data, config):
+    total, count = 0.0, 0
+    for i in range(len(data.validation)):
+        tokens, mask, labels = (torch.from_numpy(a) for a in collate(
+            data.validation, np.array([i]), pad_id=0, completion_only=True))
+        with torch.no_grad():
+            logits = base.model(input_ids=tokens, attention_mask=mask).logits
+        total += F.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum").item()
+        count += int((labels[0, 1:] != -100).sum())
+    assert evaluate(base, data.validation, config) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_the_loss_in_chunks_is_the_loss_at_once_with_its_gradients(base, data, monkeypatch):
+    indices = batch_indices(data.train, batch_size=4, seed=0, position=0)
+    tokens, mask, labels = (torch.from_numpy(a) for a in collate(data.train, indices, pad_id=0, completion_only=False))
+    embeddings = base.model.get_input_embeddings().weight.requires_grad_(True)
+    results = []
+    for own_head, chunk in ((False, 2**25), (True, 2**25), (True, 20 * len(base.tokenizer))):
+        monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
+        embeddings.grad = None
+        value = summed_loss(base.model, tokens, mask, labels, own_head=own_head)
+        value.backward()
+        results.append((value.item(), embeddings.grad.clone()))
+    embeddings.requires_grad_(False).grad = None
+    for value, gradient in results[1:]:
+        assert value == pytest.approx(results[0][0], rel=1e-6)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_rate_rises_and_falls_as_the_schedules_say():
+    config = FinetuneConfig(learning_rate=1.0, max_steps=10, warmup_ratio=0.2)
+    assert [learning_rate_at(config, step) for step in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    linear = dataclasses.replace(config, lr_scheduler_type="linear")
+    assert [learning_rate_at(linear, step) for step in (2, 6, 9)] == pytest.approx([1.0, 0.5, 0.125])
+    constant = dataclasses.replace(config, lr_scheduler_type="constant")
+    assert [learning_rate_at(constant, step) for step in (0, 5, 9)] == pytest.approx([0.5, 1.0, 1.0])
+    assert learning_rate_at(config, 9) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
+def test_the_other_optimizers_learn_and_resume_too(base, data, config, tmp_path, optim):
+    config = dataclasses.replace(config, optim=optim)
+    whole, _ = run(base, data, config, tmp_path / "whole")
+    run(base, data, config, tmp_path / "cut", Watcher("preempt", 3))
+    resumed, _ = run(base, data, config, tmp_path / "cut")
+    assert resumed.evaluations == whole.evaluations
+    assert whole.metric < evaluate(base, data.validation, config)
+
+
+def test_names_of_modules_that_are_not_there_are_refused(base, data, config, tmp_path):
+    with pytest.raises(ConfigError, match=r"no adapter for target_modules \['nothing'\]"):
+        run(base, data, dataclasses.replace(config, target_modules=("nothing",)), tmp_path)
+
+
+def test_gradients_stay_right_after_an_evaluation_on_every_cpu(base):
+    """bitsandbytes repacks weights in eval mode on CPUs with AVX512-BF16, for a path without a backward."""
+    layers = list(linear_layers_4bit(base.model))
+    assert len(layers) == 14
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
