@@ -6,21 +6,26 @@
     ├── DataError            a dataset that is missing, unreadable, unrecognised or too small
     ├── ModelError           a base model that is missing or not a model
     ├── StudyError           a study directory that cannot be read, written or continued
+    │   └── DamagedJournal   Optuna's copy of a study, which is written anew from the record
     ├── HostError            this machine cannot do what was asked
     │   └── MissingPackages  packages that are not installed, with the extra that has them
     ├── BudgetError          a trial that needs more memory than there is
     ├── SecretError          a key that is missing or malformed; never holds its value
+    ├── KernelError          Kaggle refused, lost or failed a kernel; its `refusal` is the exit status
     └── WorkerError          the worker process died, hung or spoke nonsense
 
 Messages say what happened with the values, why it matters and what to do: lower case, no full stop.
-The command line prints them as one block, without a traceback, and exits with status 1.
+The command line prints them as one block, without a traceback, and exits with `exit_status`: 1, but for kernels.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 
 class KaggleRunnerError(Exception):
     """Base of everything raised on purpose."""
+
+    exit_status = 1
 
 
 class ConfigError(KaggleRunnerError):
@@ -50,6 +55,10 @@ class StudyError(KaggleRunnerError):
     """A study directory that cannot be read, written or continued."""
 
 
+class DamagedJournal(StudyError):
+    """Optuna's copy of a study cannot be read or contradicts the record."""
+
+
 class HostError(KaggleRunnerError):
     """This machine cannot do what was asked."""
 
@@ -69,6 +78,39 @@ class BudgetError(KaggleRunnerError):
 
 class SecretError(KaggleRunnerError):
     """A key that is missing or malformed; never holds its value."""
+
+
+class Refusal(IntEnum):
+    """Why there is no kernel, or no verdict from it; the values are exit statuses."""
+
+    OTHER = 1
+    CAPACITY = 10
+    """As many sessions run as Kaggle allows at a time."""
+    QUOTA = 11
+    """The week's GPU hours are used up."""
+    SOURCE = 12
+    """An input that Kaggle does not have, or not yet."""
+    ACCESS = 13
+    """No credentials, or wrong ones."""
+    TOO_LARGE = 14
+    """The script is over Kaggle's limit."""
+    NAME = 15
+    """A kernel that belongs to somebody else, or a title and an id that differ."""
+    NETWORK = 16
+    """Kaggle could not be reached for so long that we gave up; a kernel that runs goes on."""
+    QUEUE = 17
+    """The kernel did not start in time."""
+    NO_VERDICT = 18
+    """The session ended without saying how: cancelled, killed, or over its time."""
+
+
+class KernelError(KaggleRunnerError):
+    """Kaggle refused a kernel, lost it, or ended it without a verdict."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        self.refusal = refusal
+        self.exit_status = int(refusal)
+        super().__init__(message)
 
 
 class WorkerError(KaggleRunnerError):

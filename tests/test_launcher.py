@@ -1,0 +1,205 @@
+"""The launcher: one text that holds the package and runs anywhere; and what it does on the kernel."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner import launcher
+from kaggle_runner.errors import KernelError, SecretError
+from kaggle_runner.kernel_packages import NEEDS
+from kaggle_runner.launcher import Launch, build_launcher, package_files, read_launcher, without_docstrings
+
+REPOSITORY = Path(__file__).parent.parent
+DETECT = Launch(arguments=("detect", "--json"))
+WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def run_script(script, directory, *, on_kaggle=False, **environ):
+    """Run a launcher's text as Kaggle does, or plainly, in an empty directory without the repository on any path."""
+    (directory / "kaggle" / "working").mkdir(parents=True, exist_ok=True)
+    (directory / "script.py").write_text(script)
+    marks = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_RUNNER_ROOT": str(directory)} if on_kaggle else {}
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=directory, capture_output=True, text=True, timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(directory), "TMPDIR": str(directory), "PIP_NO_INDEX": "1",
+             **marks, **environ})
+
+
+@pytest.fixture(scope="module")
+def detect_script():
+    return build_launcher(DETECT, {})
+
+
+def result_of(directory):
+    return json.loads((directory / "kaggle" / "working" / "result.json").read_text())
+
+
+def test_two_builds_are_the_same_and_hold_the_package():
+    first, second = build_launcher(DETECT, {}), build_launcher(DETECT, {})
+    assert first == second
+    launch, package = read_launcher(first)
+    assert launch == DETECT
+    assert package == package_files()
+
+
+def test_it_is_small_and_leaves_out_weights_and_what_a_kernel_does_not_use(detect_script):
+    assert len(detect_script) <= 200_000
+    names = package_files()
+    assert "kaggle_runner/kernel_main.py" in names
+    assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kernel_watch" in name]
+
+
+def test_no_module_inside_needs_one_that_is_left_out():
+    modules = {name.split("/")[-1].removesuffix(".py") for name in package_files() if name.endswith(".py")}
+    for name, content in package_files().items():
+        for node in ast.parse(content).body if name.endswith(".py") else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kaggle_runner."):
+                assert node.module.split(".")[1] in modules, f"{name} imports {node.module}"
+
+
+def test_docstrings_are_left_out_and_lines_stay_where_they_are():
+    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "kept"\n'
+    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "kept"\n'
+    assert without_docstrings(source.encode()).decode() == stripped
+    for name, content in package_files().items():
+        if name.endswith(".py"):
+            assert content.count(b"\n") == (REPOSITORY / name).read_bytes().count(b"\n")
+
+
+def test_it_runs_locally_from_one_file(tmp_path, detect_script):
+    ran = run_script(detect_script, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["host"] == "local"
+    assert "kaggle_runner" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("kaggle_runner-")] == []
+
+
+def test_a_failure_keeps_its_status_outside_kaggle_and_becomes_a_verdict_on_kaggle(tmp_path):
+    script = build_launcher(Launch(arguments=("show", "no-such-study")), {})
+    outside = run_script(script, tmp_path)
+    assert (outside.returncode, "is not a study" in outside.stderr) == (1, True)
+    inside = run_script(script, tmp_path, on_kaggle=True)
+    assert inside.returncode == 0
+    result = result_of(tmp_path)
+    assert (result["verdict"], result["exit_status"]) == ("failed", 1)
+    assert result["reason"].startswith("no-such-study is not a study: it has no trials.jsonl")
+    assert result["environment"]["host"] == "kaggle"
+    assert result["versions"]["python"].startswith("3.")
+
+
+def test_settings_and_files_reach_the_command_and_its_children(tmp_path):
+    script = build_launcher(Launch(arguments=("sweep", "mine.yaml"), files={"mine.yaml": "nonsense: 1\n"},
+                                   settings={"KAGGLE_RUNNER_HOST": "colab"}), {})
+    ran = run_script(script, tmp_path, on_kaggle=True, KAGGLE_RUNNER_HOST="kaggle")
+    assert ran.returncode == 0
+    assert "mine.yaml" in result_of(tmp_path)["reason"]
+    assert result_of(tmp_path)["environment"]["host"] == "kaggle"
+
+
+def test_one_damaged_byte_is_said(tmp_path, detect_script):
+    position = detect_script.index("    \"", detect_script.index("PACKAGE = (")) + 500
+    damaged = detect_script[:position] + ("A" if detect_script[position] != "A" else "B") + detect_script[position + 1:]
+    outside = run_script(damaged, tmp_path)
+    assert outside.returncode == 1
+    assert re.search(r"error: this launcher is damaged: its package has sha256 .* make it again: python -m "
+                     r"kaggle_runner kernel prepare", outside.stderr)
+    assert run_script(damaged, tmp_path, on_kaggle=True).returncode == 0
+    assert result_of(tmp_path)["reason"].startswith("this launcher is damaged")
+    with pytest.raises(KernelError, match="not a launcher, or a damaged one"):
+        read_launcher(damaged[:position - 1] + "é" + damaged[position:])
+
+
+def test_a_package_that_cannot_be_imported_is_a_verdict_on_kaggle(tmp_path, detect_script):
+    script = detect_script.replace("from kaggle_runner.kernel_main import", "import kaggle_runner.gone #")
+    assert run_script(script, tmp_path, on_kaggle=True).returncode == 0
+    assert result_of(tmp_path)["reason"] == "ModuleNotFoundError: No module named 'kaggle_runner.gone'"
+
+
+def test_a_command_that_is_killed_is_a_verdict_on_kaggle(tmp_path, detect_script):
+    script = detect_script.replace(
+        "from kaggle_runner.kernel_main import run",
+        "from kaggle_runner.kernel_main import run; "
+        "open(directory + '/kaggle_runner/cli.py', 'w').write('import os; os.kill(os.getpid(), 9)')")
+    assert run_script(script, tmp_path, on_kaggle=True).returncode == 0
+    assert result_of(tmp_path)["exit_status"] == 137
+    assert result_of(tmp_path)["reason"] == \
+        "the command was ended by SIGKILL, as a machine does when its memory is full"
+
+
+def test_it_runs_pasted_into_a_notebook_cell_even_where_lines_begin_like_magics(tmp_path, detect_script):
+    pytest.importorskip("IPython")
+    # Chunks that begin with what IPython would change; in a triple-quoted block it strips the `>>>`.
+    lines = detect_script.split("\n")
+    start = next(number for number, line in enumerate(lines) if line.startswith('    "')) + 1
+    package = "".join(line.strip()[1:-1] for line in lines[start - 1:] if line.startswith('    "')
+                      and line.endswith('"') and line.count('"') == 2)
+    cuts = sorted(package.index(start_of) for start_of in (">", "%", "!", "?"))
+    pieces = [package[a:b] for a, b in zip([0, *cuts], [*cuts, len(package)], strict=True)]
+    end = lines.index(")", start)
+    cell = "\n".join([*lines[:start - 1], *(f'    "{piece}"' for piece in pieces), *lines[end:]])
+    (tmp_path / "cell.py").write_text(cell)
+    (tmp_path / "paste.py").write_text(
+        "from pathlib import Path\n"
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "done = InteractiveShell.instance().run_cell(Path('cell.py').read_text())\n"
+        "done.raise_error()\n"
+        "import kaggle_runner\n"
+        "print(kaggle_runner.__file__)\n")
+    ran = subprocess.run([sys.executable, "paste.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+                         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)})
+    assert ran.returncode == 0, ran.stderr
+    assert '"host": "local"' in ran.stdout
+    assert str(tmp_path / "kaggle_runner-") in ran.stdout
+
+
+def test_colab_run_may_put_a_line_above_it(tmp_path, detect_script):
+    assert "__future__" not in detect_script[detect_script.index("def kaggle_runner_launch"):]
+    assert "__file__" not in detect_script[detect_script.index("def kaggle_runner_launch"):]
+    assert run_script(f"import sys; sys.argv = ['script.py', '--env', 'A=B']\n{detect_script}",
+                      tmp_path).returncode == 0
+
+
+def test_it_reaches_the_first_line_of_detect_quickly(tmp_path):
+    """At most 1.5 s of CPU, both processes together; the children of this test's own are measured before and after."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run_script(build_launcher(Launch(arguments=("detect",)), {}), tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.5
+
+
+@pytest.mark.parametrize(("launch", "message"), [
+    ({"arguments": ("agent", WANDB_KEY)}, "argument 2 looks like a W&B key"),
+    ({"settings": {"A": "hf_abcdefghijklmnopqrst"}}, "setting A looks like a Hugging Face token"),
+    ({"settings": {"WANDB_API_KEY": "short"}}, "setting WANDB_API_KEY is named like a secret"),
+    ({"files": {"a.yaml": "key: KGAT_0123456789abcdef"}}, "file a.yaml looks like a Kaggle key"),
+])
+def test_it_refuses_to_hold_a_key(launch, message):
+    with pytest.raises(SecretError, match=message + ".*secret put"):
+        Launch(**{"arguments": ("agent", "x"), **launch})
+
+
+def test_it_refuses_to_hold_a_credential_of_this_environment():
+    launch = Launch(arguments=("agent", "correct-horse-battery"))
+    with pytest.raises(SecretError, match="would hold the value of MY_PASSWORD; leave it out"):
+        build_launcher(launch, {"MY_PASSWORD": "correct-horse-battery"})
+    assert "TOKENIZERS" in build_launcher(Launch(arguments=("a",), settings={"TOKENIZERS_PARALLELISM": "false"}), {})
+
+
+def test_it_refuses_to_be_larger_than_kaggle_takes():
+    noise = "".join(chr(33 + (number * 7919) % 90) for number in range(launcher.LIMIT_BYTES))
+    with pytest.raises(KernelError, match=r"has \d+ KB and Kaggle takes 900.*mount them as a dataset"):
+        build_launcher(Launch(arguments=("train", "a.yaml"), files={"a.yaml": noise}), {})
+
+
+@pytest.mark.parametrize("host", ["kaggle", "colab"])
+def test_the_pinned_versions_are_those_of_the_environment_files(host):
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", (REPOSITORY / "environments" / f"{host}.txt").read_text(), re.M))
+    assert {need.name: need.version for need in NEEDS if need.version} == pins
