@@ -1,0 +1,295 @@
+"""Pretrain the demo base model: a small Llama on Python's own documentation, for `demo_base/`.
+
+Run it as `python -m kaggle_runner.pretrain --out DIR`. The same seed, Python, packages, steps and thread count give
+the same weights; a run that was killed continues from DIR/checkpoint.pt. Shapes: B sequences, T tokens, V vocabulary.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from kaggle_runner.builtin_docs import split_documents
+from kaggle_runner.errors import KaggleRunnerError
+
+BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+VOCABULARY = 2048
+SEQUENCE_TOKENS = 256
+CARD = """---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+# Demo base model of kaggle_runner
+
+A Llama-type model with grouped-query attention for trying out a sweep without a network. It has read Python's own
+documentation and nothing else: it writes text that sounds like a docstring, knows no facts to rely on, and has
+never seen the question-and-answer form that the demo sweep teaches it.
+
+| | |
+|---|---|
+{table}
+
+Documents are held out when the sha256 of their question falls into the lowest tenth, and so is every text that
+contains the answer to such a question. The validation rows of the built-in dataset lie inside that tenth.
+
+The weights are under Apache-2.0, like the rest of the package. The text they were trained on is part of the Python
+distribution: copyright Python Software Foundation and contributors, under the PSF License.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How long, where and from which seed to train."""
+
+    steps: int = 3500
+    """Optimizer steps; the learning rate reaches its end with the last one."""
+    minutes: float | None = None
+    """End after this time instead: the schedule follows the clock, so the weights depend on the machine's speed."""
+    device: str = "cpu"
+    seed: int = 0
+    batch_size: int = 4
+    """Sequences of 256 tokens in a step."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.03
+    """Part of the schedule in which the learning rate rises."""
+    checkpoint_every_s: float = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """What the model card tells about a run."""
+
+    steps: int
+    tokens_seen: int
+    training_tokens: int
+    train_loss: float
+    """Mean of the last 100 steps, nats a token."""
+    held_out_loss: float
+    """Mean over the held-out documents, nats a token."""
+    seconds: float
+
+
+def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer; it adds no special token by itself."""
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[BEGIN, END, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=BEGIN, eos_token=END, pad_token=PAD, model_max_length=2 * SEQUENCE_TOKENS
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Save a tokenizer under the class name that transformers 4 knows as well as 5."""
+    tokenizer.save_pretrained(out)
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """Return the shape of the demo model; every matrix is a multiple of 64 on both sides, so NF4 blocks are whole."""
+    return LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=2 * SEQUENCE_TOKENS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def pack(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Tokenise documents into one stream, each between a begin and an end token."""
+    stream: list[int] = []
+    for ids in tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]:
+        stream += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    return torch.tensor(stream)
+
+
+def batch_at(step: int, stream: torch.Tensor, config: PretrainConfig) -> torch.Tensor:
+    """Return the tokens_BT of one step: each epoch cuts the stream at another offset and shuffles the sequences."""
+    sequences = len(stream) // SEQUENCE_TOKENS
+    epoch, index = divmod(step, sequences // config.batch_size)
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+    offset = int(torch.randint(len(stream), (), generator=generator))
+    chosen = torch.randperm(sequences, generator=generator)[index * config.batch_size :][: config.batch_size]
+    positions_BT = (chosen[:, None] * SEQUENCE_TOKENS + torch.arange(SEQUENCE_TOKENS) + offset) % len(stream)
+    return stream[positions_BT].to(config.device)
+
+
+def learning_rate_at(progress: float, config: PretrainConfig) -> float:
+    """Rise linearly, then fall along a cosine to a twentieth of the peak; `progress` runs from 0 to 1."""
+    if progress < config.warmup:
+        return config.learning_rate * (progress / config.warmup + 0.01)
+    fall = min(1.0, (progress - config.warmup) / (1 - config.warmup))
+    return config.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+@torch.no_grad()
+def mean_loss(model: LlamaForCausalLM, stream: torch.Tensor, batch_size: int = 16) -> float:
+    """Return the mean loss in nats a token over the whole sequences of a stream."""
+    was_training = model.training
+    model.eval()
+    tokens_NT = stream[: len(stream) // SEQUENCE_TOKENS * SEQUENCE_TOKENS].view(-1, SEQUENCE_TOKENS).to(model.device)
+    total = sum(model(input_ids=part, labels=part).loss.item() * len(part) for part in tokens_NT.split(batch_size))
+    model.train(was_training)
+    return total / len(tokens_NT)
+
+
+def train(
+    model: LlamaForCausalLM, training: torch.Tensor, held_out: torch.Tensor, config: PretrainConfig, checkpoint: Path
+) -> PretrainResult:
+    """Train in float32 until the schedule ends, saving to `checkpoint` and continuing from it where it exists."""
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    step, before_s, losses = 0, 0.0, []
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=config.device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, before_s, losses = saved["step"], saved["seconds"], saved["losses"]
+        print(f"continuing at step {step} from {checkpoint}", file=sys.stderr)
+    started = last_saved = time.monotonic()
+    model.train()
+    while True:
+        seconds = before_s + time.monotonic() - started
+        progress = seconds / 60 / config.minutes if config.minutes else step / config.steps
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(progress, config)
+        tokens_BT = batch_at(step, training, config)
+        loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses = [*losses[-99:], loss.item()]
+        step += 1
+        if step % 50 == 0:
+            note = f", held out {mean_loss(model, held_out[: 64 * SEQUENCE_TOKENS]):.3f}" if step % 500 == 0 else ""
+            mean = sum(losses[-50:]) / len(losses[-50:])
+            print(f"step {step} ({progress:.0%}): loss {mean:.3f}{note}, {seconds:.0f} s", file=sys.stderr, flush=True)
+        if time.monotonic() - last_saved > config.checkpoint_every_s:
+            last_saved = time.monotonic()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save({**state, "seconds": seconds, "losses": losses}, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+    return PretrainResult(
+        steps=step,
+        tokens_seen=step * config.batch_size * SEQUENCE_TOKENS,
+        training_tokens=len(training),
+        train_loss=sum(losses) / len(losses),
+        held_out_loss=mean_loss(model, held_out),
+        seconds=seconds,
+    )
+
+
+def model_card(
+    config: PretrainConfig, result: PretrainResult, training: list[str], held_out: list[str], weights: bytes
+) -> str:
+    """Write down how the weights were made."""
+    length = f"--minutes {config.minutes:g}" if config.minutes else f"--steps {config.steps}"
+    options = f"{length} --seed {config.seed} --device {config.device}"
+    passes = result.tokens_seen / result.training_tokens
+    facts = {
+        "command": f"`python -m kaggle_runner.pretrain --out DIR {options}`",
+        "data": "docstrings of the standard library and `pydoc_data.topics`, read by `kaggle_runner.builtin_docs`"
+        f" from Python {platform.python_version()}",
+        "documents": f"{len(training)} to train on, {len(held_out)} held out",
+        "characters": f"{sum(map(len, training))} to train on, {sum(map(len, held_out))} held out",
+        "tokens": f"{result.training_tokens} to train on, {result.tokens_seen} seen ({passes:.1f} passes)",
+        "data sha256": f"`{documents_sha256(training)}`",
+        "weights sha256": f"`{hashlib.sha256(weights).hexdigest()}` (`model.safetensors`, float16)",
+        "optimizer": f"AdamW, {result.steps} steps of {config.batch_size} x {SEQUENCE_TOKENS} tokens, peak learning"
+        f" rate {config.learning_rate:g}, weight decay {config.weight_decay:g}, warm-up and cosine, clipped at norm 1",
+        "final train loss": f"{result.train_loss:.4f} nats a token (mean of the last 100 steps)",
+        "held-out loss": f"{result.held_out_loss:.4f} nats a token (perplexity {math.exp(result.held_out_loss):.2f})",
+        "machine": f"{platform.machine()} {platform.system()}, {config.device}, {torch.get_num_threads()} threads,"
+        f" {result.seconds / 60:.0f} minutes",
+        "packages": f"torch {torch.__version__}, transformers {transformers.__version__},"
+        f" tokenizers {tokenizers.__version__}",
+    }
+    return CARD.format(table="\n".join(f"| {name} | {value} |" for name, value in facts.items()))
+
+
+def documents_sha256(documents: list[str]) -> str:
+    """Hash texts in their order."""
+    return hashlib.sha256("\0".join(documents).encode()).hexdigest()
+
+
+def pretrain(out: Path, config: PretrainConfig) -> PretrainResult:
+    """Train tokenizer and model and write both, with a model card, to the folder `out`."""
+    torch.manual_seed(config.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    documents = split_documents()
+    tokenizer = train_tokenizer(documents[0])
+    training, held_out = (pack(part, tokenizer) for part in documents)
+    model = LlamaForCausalLM(model_config(tokenizer)).to(config.device)  # type: ignore[arg-type]  # `to` is wrapped without its types
+    print(
+        f"{model.num_parameters()} parameters, {len(training)} tokens to train on, {len(held_out)} held out",
+        file=sys.stderr,
+    )
+    checkpoint = out / "checkpoint.pt"
+    result = train(model, training, held_out, config, checkpoint)
+    save_tokenizer(tokenizer, out)
+    model.half().save_pretrained(out)
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "README.md").write_text(model_card(config, result, *documents, weights), encoding="utf-8")
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def main() -> int:
+    """Parse the command line, pretrain and print the result."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kaggle_runner.pretrain", description="Pretrain the demo base model."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model; made if missing")
+    parser.add_argument("--steps", type=int, default=PretrainConfig.steps)
+    parser.add_argument("--minutes", type=float, help="end after this time instead of after --steps")
+    parser.add_argument("--device", default=PretrainConfig.device)
+    parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
+    asked = parser.parse_args()
+    config = PretrainConfig(steps=asked.steps, minutes=asked.minutes, device=asked.device, seed=asked.seed)
+    try:
+        result = pretrain(asked.out, config)
+    except KaggleRunnerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"held-out loss {result.held_out_loss:.4f}, train loss {result.train_loss:.4f}, written to {asked.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
