@@ -132,7 +132,7 @@ def run_spec(spec: "SweepSpec", *, count: int | None, study: Path | None, seed: 
     click.echo(f"next     {'run the same command again to continue' if run.interrupted else show_command(directory)}")
     if run.interrupted:
         sys.exit(INTERRUPTED)
-    if run.snapshot.best is None:
+    if run.gave_up or run.snapshot.best is None:
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class SweepRun:
     reason: str
     """Why the session ended, in a sentence."""
     interrupted: bool
+    gave_up: bool
+    """The same failure came again and again."""
 
 
 def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, count: int | None, seed: int | None,
@@ -49,7 +51,8 @@ def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, 
     missing = [name for name in TRAINING_PACKAGES if name in environment.missing_packages]
     if missing:
         raise MissingPackages(missing, "local")
-    gpus = () if cpu_only else environment.gpus
+    if cpu_only:
+        environment = replace(environment, gpus=())
     # From here on this process sees no GPU: the sampler imports torch, and a CUDA context here costs memory there.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the sampler's small matrices are slower with more
@@ -59,7 +62,7 @@ def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, 
                                  seed=seed) as study, _end_on_signals() as ending):
         settings = WorkerSettings(
             log=directory / "worker.log", cache_directory=environment.cache_directory, threads=environment.cpu_count,
-            gpu=str(gpus[0].index) if gpus else None, offline=_needs_no_hub(spec))
+            gpu=environment.gpus[0].uuid if environment.gpus else None, offline=_needs_no_hub(spec))
         study.start_session(environment.as_dict() | {"pid": os.getpid(), "threads": settings.threads,
                                                      "gpu": settings.gpu,
                                                      "budget": budget_for(environment).as_dict()})
@@ -85,7 +88,8 @@ def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, 
 
             outcome = run_sweep(search, run_trial=run_trial, count=count,
                                 may_start=lambda: "interrupted" if ending.is_set() else None)
-        return SweepRun(snapshot=study.snapshot(), reason=outcome.reason, interrupted=ending.is_set())
+        return SweepRun(snapshot=study.snapshot(), reason=outcome.reason, interrupted=ending.is_set(),
+                        gave_up=outcome.gave_up)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import queue
-import resource
 import signal
 import subprocess
 import sys
@@ -38,8 +37,6 @@ class WorkerSettings:
     """Forbid hub look-ups: nothing the study needs is on the hub."""
     environment: Mapping[str, str] | None = None
     """Further environment variables."""
-    address_space_bytes: int | None = None
-    """Limit of the process's address space, to find out early what does not fit a CPU; none for no limit."""
 
 
 class WorkerDied(WorkerError):
@@ -65,8 +62,6 @@ class WorkerProcess:
             [sys.executable, "-m", "kaggle_runner.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, env=_environment(settings), text=True, encoding="utf-8",
             start_new_session=True)  # Ctrl-C goes to the supervisor alone, which decides
-        if settings.address_space_bytes is not None:
-            resource.prlimit(self.pid, resource.RLIMIT_AS, (settings.address_space_bytes,) * 2)
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
 

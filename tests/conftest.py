@@ -55,3 +55,14 @@ def tiny_llama(tmp_path_factory, tokenizer_of_the_demo_base) -> Path:
                          num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                          max_position_embeddings=256, tie_word_embeddings=False)
     return save_tiny(config, tmp_path_factory.mktemp("llama"), tokenizer_of_the_demo_base)
+
+
+@pytest.fixture(scope="session")
+def wide_llama(tmp_path_factory, tokenizer_of_the_demo_base) -> Path:
+    """A Llama whose activations, not its weights, take the memory."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(vocab_size=len(tokenizer_of_the_demo_base), hidden_size=64, intermediate_size=4096,
+                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                         max_position_embeddings=512)
+    return save_tiny(config, tmp_path_factory.mktemp("wide"), tokenizer_of_the_demo_base)

@@ -1,0 +1,219 @@
+"""The supervisor and a real worker: whatever happens to the worker, the record says it and the next trial runs."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.errors import WorkerError
+from kaggle_runner.study import Status, Study, Trial, read_study
+from kaggle_runner.supervisor import Patience, Supervisor
+from kaggle_runner.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
+
+
+@pytest.fixture(scope="module")
+def params(tiny_llama, rows_file):
+    return {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 100, "max_eval_samples": 10,
+            "max_length": 48, "max_steps": 6, "eval_steps": 2, "learning_rate": 1e-2, "lora_r": 4}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def study(tmp_path):
+    with Study.open_for_writing(tmp_path / "study", name="s", sweep={}, metric="eval/loss", goal="minimize",
+                                seed=None) as study:
+        yield study
+
+
+def settings(study, cache, **more):
+    return WorkerSettings(log=study.directory / "worker.log", cache_directory=cache, threads=1, offline=True, **more)
+
+
+def trial(number, params, **more):
+    return Trial(id=f"{number:04d}", number=number, params={**params, **more})
+
+
+def children():
+    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "kaggle_runner.worker"],
+                           capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
+    """One story, because a worker takes seconds to start: baseline, good, bad, killed, stopped, good again."""
+    events, after_first_log = [], []
+
+    def notify(event):
+        events.append(event)
+        if event["event"] == "log" and after_first_log:
+            after_first_log.pop()()
+
+    with Supervisor(study=study, settings=settings(study, cache), notify=notify) as supervisor:
+        from kaggle_runner.config import FinetuneConfig
+
+        baseline = supervisor.measure_baseline(FinetuneConfig.from_params(params))
+        worker = children()
+        good = supervisor.run(trial(0, params))
+        assert good.status is Status.COMPLETE
+        assert good.metric < baseline
+        assert good.notes["attach_cpu_seconds"] > 0
+        assert set(good.hashes) == {"rows", "base", "adapter"}
+        assert good.versions["torch"]
+
+        refused = supervisor.run(trial(1, params, target_modules="nothing"))
+        assert (refused.status, refused.metric) == (Status.FAILED, None)
+        assert "no adapter for target_modules 'nothing'" in refused.reason
+
+        unknown = supervisor.run(trial(2, params, lora_rr=8))
+        assert unknown.reason == "no such hyperparameter: lora_rr"
+
+        nan = supervisor.run(trial(3, params, learning_rate=1e30, warmup_ratio=0.0))
+        assert nan.status is Status.FAILED
+        assert "loss became" in nan.reason
+        assert nan.notes["kind"] == "not_finite"
+        assert children() == worker, "none of this is a reason for a fresh process"
+
+        after_first_log.append(lambda: os.kill(worker[0], signal.SIGKILL))
+        killed = supervisor.run(trial(4, params))
+        assert killed.status is Status.FAILED
+        assert "killed by SIGKILL" in killed.reason
+        assert killed.steps >= 1
+
+        again = supervisor.run(trial(5, params))
+        assert again.status is Status.COMPLETE
+        assert again.evaluations == good.evaluations, "a fresh process gives the same losses to the last bit"
+        assert children() != worker
+    assert not children()
+    snapshot = read_study(study.directory)
+    assert [record.result.status for record in snapshot.records] == [
+        "complete", "failed", "failed", "failed", "failed", "complete"]
+    assert snapshot.baseline == baseline
+    assert [row["step"] for row in snapshot.history("0005") if "eval/loss" in row] == [2, 4, 6]
+
+
+def test_a_preempted_trial_is_resumed_by_the_next_session(study, cache, params):
+    wishes = []
+    with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[0] if wishes else None,
+                    notify=lambda event: wishes.append("preempt") if event.get("step") == 2 else None) as supervisor:
+        cut = supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
+    assert cut.status is Status.PREEMPTED
+    assert 2 <= cut.steps < 40
+    with Supervisor(study=study, settings=settings(study, cache)) as supervisor:
+        resumed = supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
+        whole = supervisor.run(trial(1, params, max_steps=40, eval_steps=20))
+    assert resumed.attempts == 2
+    assert resumed.evaluations == whole.evaluations
+    snapshot = read_study(study.directory)
+    assert snapshot.history("0000") == snapshot.history("0001")
+    assert not (study.directory / "trials" / "0000" / "checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_out_of_memory_runs_once_more_with_half_the_micro_batch(study, cache, wide_llama, tmp_path):
+    """The limit is a real one, on the worker's address space: 40 MiB more than before the first step."""
+    rows = tmp_path / "long.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"{i} the quick brown fox jumps over the lazy dog " * 60}) + "\n"
+                            for i in range(60)))
+    params = {"model": str(wide_llama), "dataset": str(rows), "samples": 32, "max_eval_samples": 2, "max_length": 512,
+              "max_steps": 2, "eval_steps": 1, "learning_rate": 1e-2, "lora_r": 4, "completion_only_loss": False}
+    limits, notes = [40 * 2**20], []
+
+    def notify(event):
+        notes.append(event.get("text", ""))
+        if event["event"] == "attached" and limits:
+            (worker,) = children()
+            used = int(Path(f"/proc/{worker}/status").read_text().split("VmSize:")[1].split()[0]) * 1024
+            resource.prlimit(worker, resource.RLIMIT_AS, (used + limits.pop(),) * 2)
+
+    with Supervisor(study=study, settings=settings(study, cache), notify=notify) as supervisor:
+        halved = supervisor.run(trial(0, {**params, "batch_size": 4, "gradient_accumulation_steps": 1}))
+        planned = supervisor.run(trial(1, {**params, "batch_size": 2, "gradient_accumulation_steps": 2}))
+    assert halved.status is Status.COMPLETE, halved.reason
+    assert any("once more with batch_size 2, gradient_accumulation_steps 2" in note for note in notes)
+    assert halved.notes["out_of_memory_at"] == 4
+    assert (halved.notes["micro_batch"], halved.notes["accumulation"]) == (2, 2)
+    assert halved.evaluations == planned.evaluations
+
+
+def test_a_worker_that_hangs_is_ended_and_its_last_words_are_kept(study, cache, params):
+    with Supervisor(study=study, settings=settings(study, cache),
+                    patience=Patience(loading_s=0.3)) as supervisor:
+        supervisor.start()
+        result = supervisor.run(trial(0, params))
+    assert result.status is Status.FAILED
+    assert "gave no sign of life for 0 s and was ended" in result.reason
+    assert not children()
+
+
+def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_path):
+    from kaggle_runner.config import FinetuneConfig
+
+    with Supervisor(study=study, settings=settings(study, cache)) as supervisor:
+        for change, message in [
+            ({"model": str(tmp_path / "nowhere")}, "the model folder .*nowhere does not exist"),
+            ({"model": str(tmp_path)}, r"is not a model: the folder has no config\.json"),
+            ({"model": "owner/no-such-model"}, "cannot get the model 'owner/no-such-model' from the hub"),
+            ({"dataset": str(tmp_path / "rows.jsonl")}, "rows.jsonl"),
+            ({"samples": 5000}, "rows"),
+        ]:
+            with pytest.raises(WorkerError, match=message) as raised:
+                supervisor.measure_baseline(FinetuneConfig.from_params({**params, **change}))
+            assert "Traceback" not in str(raised.value)
+            assert "\n" not in str(raised.value)
+
+
+def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path, cache, params):
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from kaggle_runner.study import Study, Trial
+        from kaggle_runner.supervisor import Supervisor
+        from kaggle_runner.worker_process import WorkerSettings
+        with Study.open_for_writing(Path({str(tmp_path / 's')!r}), name="s", sweep={{}}, metric="eval/loss",
+                                    goal="minimize", seed=None) as study:
+            settings = WorkerSettings(log=study.directory / "worker.log", cache_directory=Path({str(cache)!r}),
+                                      threads=1, offline=True)
+            with Supervisor(study=study, settings=settings,
+                            notify=lambda event: print(event, supervisor._worker.pid, flush=True)) as supervisor:
+                supervisor.run(Trial(id="0000", number=0, params={ {**params, 'max_steps': 10_000}!r}))
+    """)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
+        worker = next(int(line.split()[-1]) for line in supervisor.stdout if "'log'" in line)
+        assert Path(f"/proc/{worker}").exists()
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.wait()
+    assert wait_for(lambda: not Path(f"/proc/{worker}").exists(), seconds=2.0)
+
+
+def test_the_worker_never_sees_keys(study, cache, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("KAGGLE_KEY", "s" * 32)
+    worker = WorkerProcess(settings(study, cache))
+    try:
+        assert b"k" * 40 not in Path(f"/proc/{worker.pid}/environ").read_bytes()
+        assert b"s" * 32 not in Path(f"/proc/{worker.pid}/environ").read_bytes()
+    finally:
+        worker.kill()
+        worker.close()
+
+
+def test_the_system_says_how_many_processes_it_killed_for_memory():
+    count = system_oom_kills()
+    assert count is None or count >= 0
