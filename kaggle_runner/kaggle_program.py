@@ -30,6 +30,8 @@ UNREACHABLE = re.compile(r"ConnectionError|ProxyError|SSLError|RemoteDisconnecte
                          r"|Temporary failure in name|internal server error|(?:429 Client|50[0234] Server) Error",
                          re.IGNORECASE)
 NO_ACCESS = re.compile(r"Authentication required|401 Client Error|Unauthenticated|Invalid credentials", re.IGNORECASE)
+NO_ACCOUNT = ("Kaggle knows no such account: no credentials, or wrong ones; run: kaggle auth login, or set "
+              "KAGGLE_API_TOKEN to a token of your Kaggle settings page")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +115,13 @@ class Kaggle:
         return [str(self.program), "-W", *arguments]
 
 
-def find_kaggle(environ: Mapping[str, str]) -> Kaggle:
-    """Find the program: the one of this Python, else the first on PATH.
+def find_kaggle(environ: Mapping[str, str], python: Path = Path(sys.executable)) -> Kaggle:
+    """Find the program: the one installed beside this Python, else the first on PATH.
 
     Raises:
         MissingPackages: there is none.
     """
-    beside = Path(sys.executable).parent / "kaggle"
+    beside = python.parent / "kaggle"
     found = str(beside) if beside.exists() else shutil.which("kaggle", path=environ.get("PATH"))
     if found is None:
         raise MissingPackages(["kaggle", "six"], "kaggle")
@@ -184,9 +186,11 @@ def read_owner(answer: Answer) -> str:
     Raises:
         KernelError: no credentials.
     """
-    found = re.search(r"^- username: (\S+)", answer.stdout, re.MULTILINE)
-    if answer.exit_status or found is None or found[1] == "None":
+    found = re.search(r"^- username: *(\S+)", answer.stdout, re.MULTILINE)
+    if answer.exit_status:
         refuse(answer, "config view")
+    if found is None or found[1] == "None":
+        raise KernelError(Refusal.ACCESS, NO_ACCOUNT)
     return found[1]
 
 
@@ -198,8 +202,7 @@ def refuse(answer: Answer, command: str) -> NoReturn:
     """
     text, last = answer.text, _last_line(answer)
     if NO_ACCESS.search(text):
-        raise KernelError(Refusal.ACCESS, "Kaggle knows no such account: no credentials, or wrong ones; run: kaggle "
-                                          "auth login, or set KAGGLE_API_TOKEN to a token of your Kaggle settings page")
+        raise KernelError(Refusal.ACCESS, NO_ACCOUNT)
     if UNREACHABLE.search(text):
         raise KernelError(Refusal.NETWORK, f"Kaggle cannot be reached: {last[:200]}; look at the network and try again")
     if "less than 1 megabytes" in text:

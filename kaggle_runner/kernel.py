@@ -264,8 +264,10 @@ def next_session(spec: KernelSpec, number: int, previous: str) -> KernelSpec:
 
     A kernel of its own, because what becomes of a kernel that mounts itself is not documented.
     """
-    title = f"{re.sub(r' session [0-9]+$', '', spec.title)} session {number}"
-    return replace(spec, title=title, kernels=(*(ref for ref in spec.kernels if ref != previous), previous))
+    first = re.sub(r" session [0-9]+$", "", spec.title)
+    earlier = re.compile(re.escape(f"{spec.owner}/{slugify(first)}") + r"(-session-[0-9]+)?")
+    others = tuple(ref for ref in spec.kernels if not earlier.fullmatch(ref))
+    return replace(spec, title=f"{first} session {number}", kernels=(*others, previous))
 
 
 def _is_after(stamp: str, oldest: datetime) -> bool:

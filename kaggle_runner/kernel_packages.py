@@ -57,6 +57,7 @@ NEEDS = (
     Need(module="wandb", name="wandb", minimum="0.26", feature="W&B sweeps"),
     Need(module="yaml", name="PyYAML", minimum="6.0", feature="sweep files"),
     Need(module="click", name="click", minimum="8.0", feature="the command line"),
+    Need(module="rich", name="rich", minimum="13.0", feature="progress of a sweep"),
 )
 """Kaggle's image lacks bitsandbytes, Colab's bitsandbytes and optuna (October 2026); the rest is a safeguard.
 
@@ -119,10 +120,10 @@ def frozen_versions() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def find_wheels(inputs: Path) -> tuple[Path, ...]:
+def find_wheels(inputs: Path, limit_entries: int = SEARCH_LIMIT_ENTRIES) -> tuple[Path, ...]:
     """Find the folders under the inputs that hold wheels; looks at a bounded number of entries, breadth first."""
     folders, queue, seen = [], [inputs], 0
-    while queue and seen < SEARCH_LIMIT_ENTRIES:
+    while queue and seen < limit_entries:
         folder = queue.pop(0)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)

@@ -1,0 +1,270 @@
+"""Push, follow and fetch with the real `kaggle` program and a loopback Kaggle that runs what is pushed."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner import kaggle_program, kernel, kernel_secrets, kernel_sessions, kernel_watch
+from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.kaggle_program import Kaggle
+from kaggle_runner.kernel import KernelSpec
+from kaggle_runner.kernel_watch import Patience
+from kaggle_runner.launcher import Launch
+from kaggle_runner.study import Study, Trial
+from tests.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
+
+pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
+
+SPEC = KernelSpec(owner=OWNER, title="kaggle runner abc123", launch=Launch(arguments=("detect", "--json")))
+WANDB_KEY = "fedcba9876543210fedcba9876543210fedcba98"
+HURRY = Patience(queue_s=60, unreachable_s=60, poll_s=0.3, quiet_s=20, fetch_attempts=2)
+RESULT = "import json\njson.dump({'exit_status': 0, 'verdict': 'done'}, open('result.json', 'w'))\n"
+WAIT_FOR_GO = "import os, time\nwhile not os.path.exists(os.environ['HOME'] + '/go'):\n    time.sleep(0.05)\n"
+
+
+class Desk:
+    """One person's machine: the real program, a folder to push, and everything that was shown and told."""
+
+    def __init__(self, server: KaggleServer, directory: Path) -> None:
+        self.server = server
+        self.directory = directory
+        self.environ = {"PATH": os.environ["PATH"], **server.client_environment(directory / "home")}
+        self.kaggle = Kaggle(program=Path(PROGRAM), environ=self.environ)
+        self.lines: list[str] = []
+        self.told: list[str] = []
+
+    def prepare(self, spec: KernelSpec = SPEC, script: str | None = None) -> kernel.Folder:
+        """Make a folder; `script` replaces the launcher where a test needs something odd to run."""
+        folder = kernel.prepare(spec, self.directory / "folder", self.environ)
+        if script is not None:
+            (folder.path / kernel.CODE_FILE).write_text(script)
+        return folder
+
+    def wait(self, ref: str = SPEC.ref, patience: Patience = HURRY) -> kernel_watch.Verdict:
+        return kernel_watch.wait(self.kaggle, ref, self.directory / "output", self.told.append, show=self.lines.append,
+                                 patience=patience)
+
+    def everything_written(self) -> str:
+        """Return all text of the folder, the output and what was shown and told."""
+        files = [path for name in ("folder", "output") for path in (self.directory / name).rglob("*") if path.is_file()]
+        return "\n".join([*(path.read_text(errors="replace") for path in files), *self.lines, *self.told])
+
+
+@contextmanager
+def refused(refusal, match):
+    """Expect a refusal with its own exit status and this message."""
+    with pytest.raises(KernelError, match=match) as caught:
+        yield
+    assert caught.value.exit_status == refusal
+
+
+def until(condition, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    with KaggleServer(tmp_path / "server", environ={"PIP_NO_INDEX": "1"}) as server:
+        yield Desk(server, tmp_path)
+        assert server.leaks == []
+
+
+def test_push_and_wait_brings_back_the_live_log_the_files_and_the_verdict(desk):
+    desk.server.log_cuts = [(3, "reset"), (5, "silent")]
+    ref = kernel_secrets.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, poll_s=0.2)
+    assert ref == f"{OWNER}/kaggle-runner-wandb"
+    assert desk.server.datasets["kaggle-runner-wandb"].private
+    folder = desk.prepare(replace(SPEC, datasets=kernel_secrets.secret_sources(desk.kaggle, OWNER)))
+    assert folder.sources == (("dataset", ref),)
+    quota = kernel.check_before_push(desk.kaggle, folder)
+    assert (quota.remaining_h, quota.total_h) == (28.5, 30.0)
+    pushed = kernel.push(desk.kaggle, folder)
+    assert (pushed.ref, pushed.version) == (SPEC.ref, 1)
+    assert kernel.saved_differently(desk.kaggle, pushed, folder) == ()
+
+    verdict = desk.wait()
+    assert (verdict.exit_status, verdict.reason, verdict.goes_on) == (0, "", False)
+    environment = verdict.result["environment"]
+    assert (environment["host"], environment["reason"]) == ("kaggle", "KAGGLE_KERNEL_RUN_TYPE=Batch")
+    assert [gpu["name"] for gpu in environment["gpus"]] == ["Tesla T4", "Tesla T4"]
+    assert environment["api_keys"]["wandb"].endswith("datasets/tester/kaggle-runner-wandb/kaggle_runner_secret.json")
+    assert verdict.result["gpu_quota_hours"] > 0
+    shown = "\n".join(desk.lines)
+    assert shown.count('"host": "kaggle"') == 1
+    assert [line for line in desk.told if "complete" in line] == [f"{SPEC.ref} is complete"]
+    assert (desk.directory / "output" / f"{SPEC.slug}.log").exists()
+    for secret in (WANDB_KEY, KEY, TOKEN, "planted-"):
+        assert secret not in desk.everything_written()
+
+
+def test_a_bare_push_of_the_folder_does_the_same_and_a_failure_has_its_own_status(desk):
+    desk.prepare(replace(SPEC, machine_shape="", launch=Launch(arguments=("show", "no-such-study"))))
+    bare = subprocess.run([PROGRAM, "kernels", "push", "-p", "."], cwd=desk.directory / "folder", env=desk.environ,
+                          capture_output=True, text=True, timeout=60)
+    assert "successfully pushed" in bare.stdout
+    verdict = desk.wait()
+    assert desk.server.session(SPEC.slug).status == "COMPLETE"
+    assert verdict.exit_status == 1
+    assert verdict.reason.startswith("no-such-study is not a study")
+    assert verdict.result["environment"]["gpus"] == []
+
+
+def test_a_study_goes_on_from_session_to_session(desk):
+    with Study.open_for_writing(desk.directory / "study", name="a", sweep={}, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        study.record_start(Trial(id="0000", number=0, params={}), {})
+    desk.server.add_dataset("old-study", {"trials.jsonl": (study.directory / "trials.jsonl").read_bytes()})
+    launch = Launch(arguments=("sweep", "any.yaml", "--study", "study", "--help"))
+    spec = replace(SPEC, machine_shape="", launch=launch, datasets=(f"{OWNER}/old-study",))
+    verdict = kernel_sessions.push_sessions(
+        desk.kaggle, spec, desk.directory / "folder", desk.directory / "output", desk.told.append,
+        show=desk.lines.append, environ=desk.environ, sessions=2, patience=HURRY)
+    assert (verdict.exit_status, verdict.goes_on, verdict.result["unfinished_trials"]) == (0, True, 1)
+    assert list(desk.server.kernels) == [SPEC.slug, f"{SPEC.slug}-session-2"]
+    assert desk.server.kernels[f"{SPEC.slug}-session-2"].request["kernelDataSources"] == [SPEC.ref]
+    continued = [line for line in desk.lines if line.startswith("continue the study of")]
+    assert [line.split("kaggle/input/")[1] for line in continued] == [
+        "datasets/tester/old-study", "notebooks/tester/kaggle-runner-abc123/study"]
+    assert (desk.directory / "output" / "study" / "trials.jsonl").exists()
+    assert "session 1 of 2 left work: trials are unfinished" in desk.told
+    third = kernel.next_session(kernel.next_session(spec, 2, SPEC.ref), 3, f"{SPEC.ref}-session-2")
+    assert (third.title, third.kernels) == ("kaggle runner abc123 session 3", (f"{SPEC.ref}-session-2",))
+
+
+def test_the_network_may_go_and_come_back_in_the_middle_of_the_log(desk):
+    script = f"print('one')\nprint('two', flush=True)\n{WAIT_FOR_GO}print('three')\n{RESULT}"
+    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
+    errors = []
+
+    def disturb():
+        try:
+            until(lambda: desk.lines == ["one", "two"])
+            desk.server.down = True
+            until(lambda: any("trying again" in line for line in desk.told))
+            (desk.server.session(SPEC.slug).root / "home" / "go").touch()
+            desk.server.down = False
+        except BaseException as error:
+            errors.append(error)
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    assert desk.wait().exit_status == 0
+    disturber.join()
+    assert errors == []
+    assert desk.lines == ["one", "two", "three"]
+
+
+def test_a_network_that_stays_away_is_given_up_and_the_kernel_goes_on(desk):
+    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), WAIT_FOR_GO))
+    desk.server.down = True
+    with refused(Refusal.NETWORK, r"could not be reached for 0 s; the kernel goes on .* logs -f tester/"):
+        desk.wait(patience=replace(HURRY, unreachable_s=0))
+    assert desk.server.session(SPEC.slug).status == "RUNNING"
+
+
+def test_a_kernel_that_stays_queued_is_given_up_with_what_to_do(desk):
+    desk.server.queue_s = 60
+    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), RESULT))
+    with refused(Refusal.QUEUE, r"still queued after 0.0167 minutes: .* push again with another image"):
+        desk.wait(patience=replace(HURRY, queue_s=1))
+    assert desk.told == [f"{SPEC.ref} is queued"]
+
+
+def test_a_session_that_failed_or_was_cancelled_has_no_verdict_and_an_old_one_is_not_taken_for_it(desk):
+    (desk.directory / "output").mkdir()
+    (desk.directory / "output" / "result.json").write_text('{"exit_status": 0}')
+    script = f"{RESULT}print('disk on fire', flush=True)\nraise SystemExit(3)\n"
+    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
+    with refused(Refusal.NO_VERDICT, r"ended as error without result.json; the last line .* disk on fire"):
+        desk.wait()
+    cancelled = kaggle_program.State(status="CANCEL_ACKNOWLEDGED")
+    with refused(Refusal.NO_VERDICT, r"it was cancelled, on its page or at its time limit.*shorter --deadline"):
+        kernel_watch.fetch(desk.kaggle, SPEC.ref, cancelled, desk.directory / "output", patience=HURRY)
+
+
+def test_two_running_sessions_are_named_when_kaggle_refuses_a_third(desk):
+    desk.server.other_gpu_sessions = 1
+    folder = desk.prepare(script=WAIT_FOR_GO)
+    kernel.push(desk.kaggle, folder)
+    with refused(Refusal.CAPACITY, f"Maximum batch GPU session count of 2 reached.*running now: {SPEC.ref}"):
+        kernel.push(desk.kaggle, folder)
+
+
+def test_a_used_up_quota_is_seen_before_the_push_and_where_that_fails_by_the_push(desk):
+    desk.server.used_hours = 30.0
+    folder = desk.prepare(script=RESULT)
+    with refused(Refusal.QUOTA, r"30.0 of 30.0 GPU hours of this week are used; wait until 2026-10-31"):
+        kernel.check_before_push(desk.kaggle, folder)
+    desk.server.has_quota_statistics = False
+    assert kernel.check_before_push(desk.kaggle, folder) is None
+    with refused(Refusal.QUOTA, r"Maximum weekly GPU quota of 30.00 hours reached; wait for the next week"):
+        kernel.push(desk.kaggle, folder)
+
+
+def test_an_input_that_kaggle_would_drop_is_seen_before_the_push_and_after_it(desk):
+    desk.server.add_dataset("my-rows", {"rows.csv": b"1"}, ready_in_s=3600)
+    folder = desk.prepare(replace(SPEC, machine_shape="", datasets=(f"{OWNER}/my-rows",)), RESULT)
+    with refused(Refusal.SOURCE, r"dataset tester/my-rows cannot be mounted .*still being processed"):
+        kernel.check_before_push(desk.kaggle, folder)
+    with refused(Refusal.SOURCE, r"left out dataset 'tester/my-rows' and runs .* kaggle kernels delete -y tester/"):
+        kernel.push(desk.kaggle, folder)
+
+
+def test_an_account_of_somebody_else_is_refused(desk):
+    folder = desk.prepare(replace(SPEC, owner="nobody", machine_shape=""), RESULT)
+    with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner"):
+        kernel.push(desk.kaggle, folder)
+
+
+def test_missing_credentials_are_said(desk):
+    without = replace(desk.kaggle, environ=desk.environ | {"KAGGLE_USERNAME": "", "KAGGLE_KEY": ""})
+    with refused(Refusal.ACCESS, r"no credentials, or wrong ones; run: kaggle auth login"):
+        kernel.push(without, desk.prepare(script=RESULT))
+    assert kernel.find_owner(desk.kaggle) == OWNER
+    with pytest.raises(KernelError, match="no credentials"):
+        kernel.find_owner(without)
+
+
+def test_a_key_is_replaced_in_place(desk):
+    kernel_secrets.put_secret(desk.kaggle, "wandb", "a" * 40, desk.told.append, owner=OWNER, poll_s=0.2)
+    kernel_secrets.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, owner=OWNER, poll_s=0.2)
+    stored = desk.server.datasets["kaggle-runner-wandb"]
+    assert (stored.version, stored.private) == (2, True)
+    assert WANDB_KEY in (stored.directory / "kaggle_runner_secret.json").read_text()
+    assert not any(WANDB_KEY in line for line in desk.told)
+    assert list((desk.directory / "home").rglob("kaggle_runner_secret.json")) == []
+
+
+def test_a_folder_is_checked_as_the_server_will(tmp_path):
+    folder = kernel.prepare(SPEC, tmp_path, {})
+    assert (folder.ref, folder.gpu, folder.sources) == (SPEC.ref, True, ())
+    assert kernel.push_arguments(folder) == ["kernels", "push", "-p", str(tmp_path)]
+    metadata = json.loads((tmp_path / "kernel-metadata.json").read_text())
+    assert (metadata["is_private"], metadata["enable_internet"]) == (True, True)
+    assert metadata["machine_shape"] == "NvidiaTeslaT4"
+
+    def check(refusal, match, **changes):
+        (tmp_path / "kernel-metadata.json").write_text(json.dumps(metadata | changes))
+        with refused(refusal, match):
+            kernel.read_folder(tmp_path)
+
+    check(Refusal.NAME, "title 'Other' becomes 'other', but the id says 'kaggle-runner-abc123'", title="Other")
+    check(Refusal.NAME, "names no account; write your own before it", id="kaggle-runner-abc123")
+    check(Refusal.OTHER, "is not a kernel's folder: .*kernel prepare SWEEP_ID", code_file="gone.py")
+    (tmp_path / "big.py").write_text("#" * 1_000_001)
+    check(Refusal.TOO_LARGE, "has 1000 KB and Kaggle takes 900; mount large files as a dataset", code_file="big.py")
+    with pytest.raises(KernelError, match="'not me' is no Kaggle account; give yours with --owner"):
+        replace(SPEC, owner="not me")
+    with pytest.raises(KernelError, match="becomes the slug 'a' of 1 characters, and Kaggle wants 5 to 50"):
+        replace(SPEC, title="a")

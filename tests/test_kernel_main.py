@@ -1,0 +1,107 @@
+"""What runs on the kernel around the command: stops, reasons, keys, studies that go on, and result.json."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from kaggle_runner.environment import detect
+from kaggle_runner.kernel_main import Outcome, Session, continue_study, describe_session, reason_of, run_command
+from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
+
+REPOSITORY = Path(__file__).parent.parent
+KEY = "fedcba9876543210fedcba9876543210fedcba98"
+
+
+def fake_command(directory, source):
+    """Make a package whose command line is this source, and return the environment in which it is found."""
+    package = directory / "package" / "kaggle_runner"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(source)
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(package.parent)}
+
+
+def write_study(directory, *, trials=(), status=Status.COMPLETE):
+    with Study.open_for_writing(directory, name="a", sweep={"method": "bayes"}, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        for number in trials:
+            trial = Trial(id=f"{number:04}", number=number, params={})
+            study.record_start(trial, {})
+            study.record_end(TrialResult(id=trial.id, status=status, metric=2.0))
+    return directory
+
+
+def test_output_is_passed_on_and_the_values_of_keys_are_not(tmp_path, capfd):
+    environ = fake_command(tmp_path, f"import sys\nprint('key', '{KEY}')\n"
+                                     f"print('error: no', '{KEY}', file=sys.stderr)\nsys.exit(3)\n")
+    outcome = run_command([], tmp_path, environ | {"WANDB_API_KEY": KEY})
+    assert outcome == Outcome(exit_status=3, reason="no ***")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("key ***\n", "error: no ***\n")
+
+
+def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
+    environ = fake_command(tmp_path, "import signal, sys, time\n"
+                                     "signal.signal(signal.SIGTERM, lambda *_: (print('closing'), sys.exit(130)))\n"
+                                     "print('ready', flush=True)\ntime.sleep(60)\n")
+    launcher = (f"import sys\nfrom pathlib import Path\nfrom kaggle_runner.kernel_main import run_command\n"
+                f"print(run_command([], Path('.'), {environ!r}))\n")
+    process = subprocess.Popen([sys.executable, "-c", launcher], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                               env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)})
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert output.startswith("closing\nOutcome(exit_status=130")
+
+
+def test_the_reason_is_our_error_or_the_last_line():
+    assert reason_of(["step 1", "error: bad.yaml: 1 problem", "  metric.goal: must be 'minimize'", ""]) == \
+        "bad.yaml: 1 problem\n  metric.goal: must be 'minimize'"
+    assert reason_of(["Traceback (most recent call last):", "  File x", "RuntimeError: CUDA is gone", " "]) == \
+        "RuntimeError: CUDA is gone"
+    assert reason_of([]) == "it said nothing"
+
+
+def test_the_longest_mounted_study_is_continued_and_can_be_written(tmp_path):
+    inputs = tmp_path / "kaggle" / "input"
+    write_study(inputs / "notebooks" / "me" / "session-1" / "study", trials=[0])
+    longest = write_study(inputs / "notebooks" / "me" / "session-2" / "study", trials=[0, 1])
+    for path in longest.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    study = tmp_path / "working" / "study"
+    assert continue_study(inputs, study) == longest
+    assert len(read_study(study).records) == 2
+    assert os.access(study / "trials.jsonl", os.W_OK)
+    assert (study / "trials.jsonl").stat().st_mode & 0o200
+    write_study(study, trials=[2])
+    assert continue_study(inputs, study) is None
+    assert continue_study(tmp_path / "absent", tmp_path / "other") is None
+
+
+def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    write_study(tmp_path / "kaggle" / "working" / "study", trials=[0])
+    environment = detect({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "PATH": ""}, tmp_path)
+    session = Session(arguments=["agent", "x"], working=tmp_path / "kaggle" / "working", environment=environment,
+                      started=time.time() - 7)
+    with session.phase("command"):
+        pass
+    done = describe_session(session, Outcome(exit_status=0), {"reason": "the sweep is finished"})
+    assert (done["verdict"], done["continue"], done["reason"]) == ("done", False, "the sweep is finished")
+    assert done["studies"]["study"]["best"]["metric"] == 2.0
+    assert done["gpu_quota_hours"] == 0.0
+    assert 7 <= done["seconds"] < 60
+    assert list(done["seconds_by_phase"]) == ["command"]
+    assert describe_session(session, Outcome(exit_status=0), {"ended": "deadline"})["continue"]
+    write_study(tmp_path / "kaggle" / "working" / "study", trials=[1], status=Status.PREEMPTED)
+    preempted = describe_session(session, Outcome(exit_status=0), {})
+    assert (preempted["unfinished_trials"], preempted["continue"]) == (1, True)
+    (tmp_path / "kaggle" / "working" / "study" / "trials.jsonl").write_text("nonsense\n")
+    failed = describe_session(session, Outcome(exit_status=137, reason="killed"), {})
+    assert (failed["verdict"], failed["exit_status"], failed["reason"]) == ("failed", 137, "killed")
+    assert "is damaged" in failed["studies"]["study"]["error"]
+    json.dumps(failed)
