@@ -24,8 +24,9 @@ LIMIT_BYTES = 900_000
 SUFFIXES = (".py", ".yaml", ".json", ".typed")
 LEFT_OUT = ("demo_base", "__pycache__")
 """The demo model's weights would be most of the file, and a kernel has a hub or a mounted model."""
-LEFT_OUT_MODULES = ("kaggle_program", "kernel", "kernel_secrets", "kernel_watch", "launcher", "pretrain")
-"""Modules whose commands are for one's own machine."""
+LEFT_OUT_MODULES = ("kaggle_program", "kernel", "kernel_secrets", "kernel_sessions", "kernel_watch", "launcher",
+                    "pretrain")
+"""Modules whose commands are for one's own machine: a push, and the making of the demo base."""
 
 SCRIPT = '''\
 # kaggle_runner {version}, complete in this one file. Made by `python -m kaggle_runner kernel prepare`: run that again
