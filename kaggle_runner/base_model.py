@@ -141,13 +141,16 @@ def _read_config(model: str, source: str) -> Any:
 
 def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
     model.requires_grad_(False)
+    for parameter in model.parameters():
+        # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.
+        if parameter.is_floating_point() and not isinstance(parameter, bitsandbytes.nn.Params4bit):
+            parameter.data = parameter.data.to(compute_dtype)
     for name, module in model.named_modules():
         # Norms in float32: their weights are tiny and float16 costs accuracy; embeddings and head stay as they are,
         # float32 copies of them would take 2 GiB of an 8B model.
         if "norm" in type(module).__name__.lower() or name.rsplit(".", 1)[-1].startswith("ln_"):
             module.to(torch.float32)
     for layer in linear_layers_4bit(model):
-        # A checkpoint that was quantised elsewhere brings its own compute dtype, mostly bfloat16.
         layer.compute_dtype = compute_dtype
         layer.compute_type_is_set = True
         # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a path without a backward,

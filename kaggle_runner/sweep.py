@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,31 @@ def read_sweep(path: Path, config_type: type = FinetuneConfig, metrics: Sequence
     """
     path = _find(path)
     found = Findings()
-    raw = _parse(path, found)
+    return _checked(path, _parse(path, found), found, config_type, metrics)
+
+
+def read_configuration(path: Path, config_type: type = FinetuneConfig,
+                       metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
+    """Read a YAML file of hyperparameters, `learning_rate: 1.0e-4` and so on, as a sweep of that one configuration.
+
+    Raises:
+        SweepError: the file is missing or not YAML, or has problems; holds all of them.
+    """
+    path = _find(path)
+    found = Findings()
+    values = _parse(path, found)
+    if "parameters" in values:
+        raise SweepError(str(path), [f"is a sweep file; run it with: python -m kaggle_runner sweep {path}"])
+    raw = {"method": "grid", "metric": {"name": metrics[0], "goal": "minimize"},
+           "parameters": {name: {"value": value} for name, value in values.items()}}
+    try:
+        return _checked(path, raw, found, config_type, metrics)
+    except SweepError as error:  # in this file the names stand by themselves
+        raise SweepError(error.source, [re.sub(r"^parameters\.([^:]*?)(\.value)?:", r"\1:", problem)
+                                        for problem in error.problems]) from None
+
+
+def _checked(path: Path, raw: dict[str, Any], found: Findings, config_type: type, metrics: Sequence[str]) -> SweepSpec:
     for key in raw:
         check_key(found, key, raw[key], config_type)
     method = read_method(found, raw)

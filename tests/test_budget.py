@@ -2,12 +2,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_nvidia_smi import T4_X2, UNEQUAL, answering, path_with
 
 from kaggle_runner.budget import MemoryBudget, accumulation_for, budget_for, describe
 from kaggle_runner.environment import detect
 from kaggle_runner.errors import BudgetError, ConfigError
 from kaggle_runner.gpu import GIB, Gpu
+from tests.fake_nvidia_smi import T4_X2, UNEQUAL, answering, path_with
 
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
 

@@ -1,10 +1,10 @@
 import time
 
 import pytest
-from fake_nvidia_smi import HANGING, NO_DRIVER, OLD, P100, T4_X2, UNEQUAL, answering, path_with
 
 from kaggle_runner.errors import HostError
 from kaggle_runner.gpu import GIB, Gpu, in_gib, survey_gpus, visible_gpus
+from tests.fake_nvidia_smi import HANGING, NO_DRIVER, OLD, P100, T4_X2, UNEQUAL, answering, path_with
 
 
 def survey(tmp_path, script, timeout_s=10.0, **environ):

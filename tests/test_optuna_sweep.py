@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import optuna_session
 import pytest
-from optuna_session import complete, run
 
 from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep, warm_up
 from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
 from kaggle_runner.sweep import SweepSpec, read_sweep
+from tests import optuna_session
+from tests.optuna_session import complete, run
 
 LETTERS = "abcdefghijklmnop"  # a reason of its own for each trial: numbers in a reason do not count
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(

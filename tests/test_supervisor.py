@@ -166,13 +166,15 @@ def test_a_worker_that_hangs_is_ended_and_its_last_words_are_kept(study, cache, 
 def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_path):
     from kaggle_runner.config import FinetuneConfig
 
+    (tmp_path / "empty.jsonl").write_text("")
     with Supervisor(study=study, settings=settings(study, cache)) as supervisor:
         for change, message in [
             ({"model": str(tmp_path / "nowhere")}, "the model folder .*nowhere does not exist"),
             ({"model": str(tmp_path)}, r"is not a model: the folder has no config\.json"),
             ({"model": "owner/no-such-model"}, "cannot get the model 'owner/no-such-model' from the hub"),
-            ({"dataset": str(tmp_path / "rows.jsonl")}, "rows.jsonl"),
-            ({"samples": 5000}, "rows"),
+            ({"dataset": str(tmp_path / "rows.jsonl")}, r"rows\.jsonl"),
+            ({"dataset": str(tmp_path / "empty.jsonl")}, r"empty\.jsonl"),
+            ({"samples": 5000}, r"has \d+ training rows but samples is 5000; set samples: \d+ or full_dataset: true"),
         ]:
             with pytest.raises(WorkerError, match=message) as raised:
                 supervisor.measure_baseline(FinetuneConfig.from_params({**params, **change}))

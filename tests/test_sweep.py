@@ -12,7 +12,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.distributions import KEYS, Choice, Fixed, Parameter, Range
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.findings import yaml_number
-from kaggle_runner.sweep import Hyperband, SweepSpec, read_sweep, shipped_sweep
+from kaggle_runner.sweep import Hyperband, SweepSpec, read_configuration, read_sweep, shipped_sweep
 
 SHIPPED = ("demo", "lora_t4", "lora_t4_rank")
 
@@ -725,3 +725,19 @@ def test_what_may_not_be_meant_is_a_warning(tmp_path: Path, text: str, expected:
 ])
 def test_what_is_meant_gives_no_warning(tmp_path: Path, text: str) -> None:
     assert read_sweep(write(tmp_path, text)).warnings == ()
+
+
+def test_a_file_of_hyperparameters_is_a_sweep_of_one_configuration(tmp_path):
+    (tmp_path / "one.yaml").write_text("learning_rate: 1.0e-4\nlora_r: 16\n")
+    spec = read_configuration(tmp_path / "one.yaml")
+    assert (spec.name, spec.method, spec.count) == ("one", "grid", 1)
+    assert spec.grid() == [{"learning_rate": 1e-4, "lora_r": 16}]
+
+
+def test_problems_of_a_configuration_are_named_as_they_stand_in_the_file(tmp_path):
+    (tmp_path / "one.yaml").write_text("learning_rate: 1e-4\nlora_rr: 16\n")
+    with pytest.raises(SweepError, match=r"(?s)one\.yaml: 2 problems.*\n  learning_rate: .*1\.0e-4.*\n  lora_rr: "
+                                         r".*did you mean 'lora_r'"):
+        read_configuration(tmp_path / "one.yaml")
+    with pytest.raises(SweepError, match="is a sweep file; run it with: python -m kaggle_runner sweep"):
+        read_configuration(shipped_sweep("demo"))

@@ -1,0 +1,106 @@
+"""Loading a base: families, quantised checkpoints, and refusals in one line."""
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GemmaConfig, GPT2Config, Qwen2Config, Qwen3Config
+
+from kaggle_runner.base_model import linear_layers_4bit, load_base, model_source
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.data import load_rows
+from kaggle_runner.errors import ModelError
+from kaggle_runner.finetune import Control, evaluate, train_adapter
+from kaggle_runner.tokens import encode
+from tests.conftest import save_tiny
+
+CPU = torch.device("cpu")
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 256}
+
+
+def families(vocabulary):
+    return {
+        "qwen2": Qwen2Config(vocab_size=vocabulary, **SMALL),
+        "qwen3": Qwen3Config(vocab_size=vocabulary, head_dim=16, **SMALL),
+        "gpt2": GPT2Config(vocab_size=vocabulary, n_embd=64, n_layer=2, n_head=4, n_positions=256,
+                           bos_token_id=0, eos_token_id=1),
+        "gemma": GemmaConfig(vocab_size=vocabulary, head_dim=16, **SMALL),
+    }
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "gpt2", "gemma"])
+def test_other_families_train_from_a_local_folder(family, tmp_path, rows_file, tokenizer_of_the_demo_base, caplog):
+    caplog.set_level(logging.ERROR)
+    folder = save_tiny(families(len(tokenizer_of_the_demo_base))[family], tmp_path / family, tokenizer_of_the_demo_base)
+    config = FinetuneConfig(model=str(folder), dataset=str(rows_file), samples=64, max_eval_samples=8, max_length=48,
+                            max_steps=4, eval_steps=4, learning_rate=1e-2)
+    base = load_base(config, CPU)
+    assert base.own_head
+    assert len(list(linear_layers_4bit(base.model))) == (8 if family == "gpt2" else 14)
+    data = encode(load_rows(config, cache_directory=tmp_path), base.tokenizer, config, cache_directory=tmp_path)
+    before = evaluate(base, data.validation, config)
+    result = train_adapter(base, data, config, "0", Control(poll=lambda: None, emit=lambda event: None,
+                                                            directory=tmp_path / "trial"))
+    assert result.metric < before
+    assert evaluate(base, data.validation, config) == before
+
+
+def test_a_checkpoint_that_was_quantised_elsewhere_computes_in_our_dtype(tiny_llama, rows_file, tmp_path):
+    """Hub checkpoints in 4 bits mostly compute in bfloat16, which a T4 emulates."""
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                  bnb_4bit_compute_dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=settings, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "quantised")
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "quantised")
+    base = load_base(FinetuneConfig(model=str(tmp_path / "quantised")), CPU)
+    layers = list(linear_layers_4bit(base.model))
+    assert len(layers) == 14
+    assert {layer.compute_dtype for layer in layers} == {torch.float32}
+    assert base.own_head
+
+
+def test_without_quantisation_the_base_is_plain(tiny_llama):
+    base = load_base(FinetuneConfig(model=str(tiny_llama), load_in_4bit=False), CPU)
+    assert not list(linear_layers_4bit(base.model))
+    assert base.key == (str(tiny_llama), False)
+
+
+def test_the_hash_of_a_base_follows_its_files(tiny_llama, tmp_path, tokenizer_of_the_demo_base):
+    import shutil
+
+    config = FinetuneConfig(model=str(tiny_llama))
+    copy = shutil.copytree(tiny_llama, tmp_path / "copy")
+    assert load_base(dataclasses.replace(config, model=str(copy)), CPU).sha256 == load_base(config, CPU).sha256
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    assert load_base(dataclasses.replace(config, model=str(copy)), CPU).sha256 != load_base(config, CPU).sha256
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ("./nowhere", r"the model folder \./nowhere does not exist; give an existing folder, or a hub id"),
+    ("/nowhere/at/all", "the model folder /nowhere/at/all does not exist"),
+    ("justaname", "the model folder justaname does not exist"),
+])
+def test_a_folder_that_is_not_there_is_refused(model, message):
+    with pytest.raises(ModelError, match=message):
+        model_source(model)
+
+
+def test_a_folder_or_file_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"the folder has no config\.json"):
+        model_source(str(tmp_path))
+    (tmp_path / "weights.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"weights\.bin is a file, not a model"):
+        model_source(str(tmp_path / "weights.bin"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is not a model"):
+        load_base(FinetuneConfig(model=str(tmp_path)), CPU)
+
+
+def test_a_model_without_weights_is_refused(tiny_llama, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_base(FinetuneConfig(model=str(tmp_path)), CPU)

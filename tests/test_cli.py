@@ -1,0 +1,230 @@
+"""The commands as a person runs them: real processes, real exit statuses, one message and no traceback."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.study import read_study
+from kaggle_runner.sweep import shipped_sweep
+
+SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 6, "eval_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The user's environment with a cache of its own, so that rows are read once for the whole file."""
+    return {**os.environ, "KAGGLE_RUNNER_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    def run(*arguments, check=None, **more):
+        done = subprocess.run([sys.executable, "-m", "kaggle_runner", *map(str, arguments)], capture_output=True,
+                              text=True, cwd=tmp_path, env=environment | more, timeout=280)
+        assert "Traceback" not in done.stderr, done.stderr
+        if check is not None:
+            assert done.returncode == check, done.stdout + done.stderr
+        return done
+    return run
+
+
+@pytest.fixture
+def sweep_file(tmp_path, tiny_llama, rows_file):
+    """The shipped demo with two lines changed, model and dataset, and made small."""
+    def write(name="mine.yaml", **values):
+        text = shipped_sweep("demo").read_text()
+        settings = {"model": tiny_llama, "dataset": rows_file, **SMALL, **values}
+        for key, value in settings.items():
+            text, count = re.subn(rf"(  {key}:\n    value: ).*", rf"\g<1>{value}", text)
+            assert count == 1, key
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+    return write
+
+
+def table(directory):
+    """What a repeated study must repeat: everything but times and memory."""
+    return [(r.trial.id, r.trial.params, r.trial.origin, r.result.status, r.result.metric, r.result.evaluations)
+            for r in read_study(directory).records if r.result]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_path):
+    done = run("dry-run", sweep_file(), "--count", "6", "--study", "a", check=0)
+    snapshot = read_study(tmp_path / "a")
+    assert [r.trial.origin for r in snapshot.records] == ["defaults", "sobol", "sobol", "sobol", "gp", "gp"]
+    assert {r.result.status for r in snapshot.records} == {"complete"}
+    assert snapshot.best.result.metric < snapshot.baseline
+    assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
+    assert "the untouched base has" in done.stdout
+    assert "next     python -m kaggle_runner" in done.stdout
+    assert (tmp_path / "a" / "report" / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert "trial 0005  step 6/6  eval/loss" in done.stderr
+
+    run("dry-run", sweep_file(), "--count", "6", "--study", "b", check=0)
+    assert table(tmp_path / "a") == table(tmp_path / "b"), "the same seed gives the same table twice"
+
+    again = run("dry-run", sweep_file(), "--count", "6", "--study", "a", check=0)
+    assert "6 trials are finished" in again.stdout
+    assert "step 1/6" not in again.stderr
+
+    shown = json.loads(run("show", "a", "--json", check=0).stdout)
+    assert set(shown) == {"study", "metric", "goal", "baseline", "best", "trials"}
+    assert {"id", "status", "metric", "params", "steps", "seconds", "peak_device_bytes", "reason"} <= set(
+        shown["trials"][0])
+    assert shown["best"]["metric"] == min(t["metric"] for t in shown["trials"])
+
+    refused = run("dry-run", sweep_file("other.yaml", max_steps=7), "--study", "a", check=1)
+    assert "was made from another sweep file: parameters.max_steps differ" in refused.stderr
+    assert len(table(tmp_path / "a")) == 6
+
+
+@pytest.mark.slow
+def test_a_study_whose_supervisor_is_killed_goes_on_with_the_same_command(run, sweep_file, tmp_path, environment):
+    file = sweep_file()
+    run("dry-run", file, "--count", "4", "--study", "whole", check=0)
+    with started(tmp_path, environment, "dry-run", file, "--count", "4", "--study", "cut") as supervisor:
+        for line in supervisor.stderr:
+            if line.startswith("trial 0002  step"):
+                break
+        workers = worker_pids(supervisor.pid)
+        assert workers
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.wait()
+    deadline = time.monotonic() + 2
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    before = (tmp_path / "cut" / "trials.jsonl").read_bytes()
+    assert len(read_study(tmp_path / "cut").finished) == 2
+
+    run("dry-run", file, "--count", "4", "--study", "cut", check=0)
+    assert (tmp_path / "cut" / "trials.jsonl").read_bytes().startswith(before), "what was finished is untouched"
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")
+    assert [r.attempts for r in read_study(tmp_path / "cut").records] == [1, 1, 2, 1]
+
+
+@pytest.mark.slow
+def test_an_interrupt_checkpoints_the_trial_and_the_next_session_resumes_it(run, sweep_file, tmp_path, environment):
+    file = sweep_file(max_steps=30, eval_steps=10)
+    run("dry-run", file, "--count", "1", "--study", "whole", check=0)
+    with started(tmp_path, environment, "dry-run", file, "--count", "1", "--study", "cut") as supervisor:
+        for line in supervisor.stderr:
+            if line.startswith("trial 0000  step"):
+                break
+        supervisor.send_signal(signal.SIGINT)
+        output, _ = supervisor.communicate(timeout=60)
+    assert supervisor.returncode == 130
+    assert "run the same command again to continue" in output
+    assert read_study(tmp_path / "cut").records[0].result.status == "preempted"
+    done = run("dry-run", file, "--count", "1", "--study", "cut", check=0)
+    assert "trial 0000 goes on at step" in done.stderr
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_one_configuration_trains_without_a_sweep(run, tmp_path, tiny_llama, rows_file):
+    (tmp_path / "one.yaml").write_text("\n".join(
+        f"{key}: {value}" for key, value in {"model": tiny_llama, "dataset": rows_file, "learning_rate": 0.01,
+                                             **SMALL}.items()))
+    done = run("train", "one.yaml", "--cpu", check=0)
+    snapshot = read_study(tmp_path / "studies" / "one")
+    assert len(snapshot.records) == 1
+    assert snapshot.records[0].trial.params["learning_rate"] == 0.01
+    assert "best     trial 0000" in done.stdout
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": "./nowhere"}, r"error: the model folder \./nowhere does not exist; give an existing folder, or a hub id"),
+    ({"dataset": "columns.jsonl"}, r"error: .*columns.*a, b"),
+])
+def test_a_model_or_dataset_that_cannot_be_used_is_one_message(run, sweep_file, tmp_path, change, message):
+    (tmp_path / "columns.jsonl").write_text('{"a": 1, "b": 2}\n' * 100)
+    done = run("dry-run", sweep_file(**change), "--study", "s", check=1)
+    assert re.search(message, done.stderr), done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), [
+    (["dry-run", "nowhere.yaml"], 1, r"nowhere\.yaml"),
+    (["sweep"], 2, "Missing argument 'FILE'"),
+    (["sweep", "nowhere.yaml", "--count", "0"], 2, "0 is not in the range x>=1"),
+    (["show", "nowhere"], 1, r"nowhere is not a study: it has no trials\.jsonl"),
+    (["fly"], 2, "No such command 'fly'"),
+])
+def test_wrong_usage_is_one_message_with_its_exit_status(run, arguments, status, message):
+    assert re.search(message, run(*arguments, check=status).stderr)
+
+
+def test_a_study_directory_that_cannot_be_written_is_one_message(run, sweep_file, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("dry-run", sweep_file(), "--study", "file", check=1)
+    assert "error: cannot use file as a study: it is a file; choose another with --study" in done.stderr
+    done = run("dry-run", sweep_file(), "--study", "/proc/study", check=1)
+    assert "error: cannot write /proc/study" in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 32 MiB; only root may mount one."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(directory)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a file system needs root; tests/test_study.py covers the message")
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_sweep_with_one_message_and_keeps_what_is_finished(run, sweep_file, small_disk):
+    file, study = sweep_file(), small_disk / "s"
+    run("dry-run", file, "--count", "1", "--study", study, check=0)
+    before = table(study)
+    with open(small_disk / "filler", "wb") as filler, pytest.raises(OSError, match="No space left"):
+        while True:
+            filler.write(bytes(4096))
+            filler.flush()
+    done = run("dry-run", file, "--count", "2", "--study", study, check=1)
+    assert "no space left on the disk; free some and run the same command again" in done.stderr
+    assert table(study) == before
+    (small_disk / "filler").unlink()
+    run("dry-run", file, "--count", "2", "--study", study, check=0)
+    assert len(read_study(study).finished) == 2
+    assert table(study)[:1] == before
+
+
+def test_detect_prints_the_machine_and_json(run):
+    assert re.search(r"host +local +\(", run("detect", check=0).stdout)
+    facts = json.loads(run("detect", "--json", check=0).stdout)
+    assert facts["host"] == "local"
+    assert facts["budget"]["micro_batch"] == 2
+    kaggle = json.loads(run("detect", "--json", check=0, KAGGLE_RUNNER_HOST="kaggle").stdout)
+    assert (kaggle["host"], kaggle["session_limit_s"]) == ("kaggle", 12 * 3600)
+
+
+def test_the_console_script_does_the_same(environment):
+    script = shutil.which("kaggle-runner", path=str(Path(sys.executable).parent))
+    assert script, "install the package: pip install -e ."
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, env=environment)
+    assert done.stdout == "kaggle_runner, version 0.1.0\n"
+
+
+def started(directory, environment, *arguments):
+    return subprocess.Popen([sys.executable, "-m", "kaggle_runner", *map(str, arguments)], text=True, cwd=directory,
+                            stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def worker_pids(supervisor):
+    command = ["pgrep", "-P", str(supervisor), "-f", "kaggle_runner.worker"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
