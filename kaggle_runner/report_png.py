@@ -1,163 +1,247 @@
-"""Pictures of a study as PNG files, by Matplotlib's Agg canvas: no display, no global state."""
+"""The figures of a report as PNG files, by Matplotlib's Agg canvas: no display, no global state.
 
+Draws the same traces and layouts that plotly.js draws in the page, as far as this package uses them, so that every plot
+is made once and looks alike in both.
+"""
+
+import html
+import io
+import itertools
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from kaggle_runner.curves import Curve, read_curves, status_word
-from kaggle_runner.report_style import BASELINE, BEST, LOOKS, number_text
-from kaggle_runner.study import Snapshot, TrialRecord
+from kaggle_runner.analysis import analyse
+from kaggle_runner.report_figures import Figure, trial_figures
+from kaggle_runner.report_sentences import winner
+from kaggle_runner.study import Snapshot
 
-_WITHOUT_VALUE = ("failed", "infeasible", "preempted", "running")
-_INK, _GRID = "#333333", "#E4E4E4"
+_INK, _SOFT, _GRID = "#1c2430", "#5a6675", "#e4e7eb"
+_DPI = 110
+_SYMBOLS = {"circle": "o", "circle-open": "o", "diamond-open": "D", "x": "X", "square-open": "s", "star": "*",
+            "triangle-right-open": ">", "line-ns-open": "|"}
+_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_POINTS_PER_PIXEL = 0.75
 
 
 def draw_overview(snapshot: Snapshot, path: Path) -> None:
     """Draw a study in one picture: the metric of every trial over its steps, and the best so far by trial.
 
     Also works for a study without any measured value: it then shows which trials failed.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    with matplotlib.rc_context({"text.parse_math": False}):  # a name may hold dollar signs
-        _overview(snapshot).savefig(path, format="png")
+    _replace(path, overview_png(snapshot))
 
 
-def _overview(snapshot: Snapshot) -> Figure:
-    figure = Figure(figsize=(12, 4.8), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    curves_axes, values_axes = figure.subplots(1, 2)
-    curves = read_curves(snapshot)
-    _draw_curves(curves_axes, snapshot, curves)
-    _draw_values(values_axes, snapshot)
-    low, high = _limits(snapshot, curves)
-    for axes in (curves_axes, values_axes):
-        axes.set_ylim(low, high)
-        axes.set_ylabel(snapshot.info.metric)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-        _dress(axes)
-    _mark_without_value(values_axes, snapshot)
-    figure.suptitle(_headline(snapshot), fontsize=12, color=_INK, x=0.01, ha="left")
-    handles = {label: handle for axes in (curves_axes, values_axes)
-               for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7, frameon=False, fontsize=9)
-    return figure
+def overview_png(snapshot: Snapshot) -> bytes:
+    """Return the picture of `draw_overview`."""
+    analysis = analyse(snapshot, models=False)
+    chosen = [figure for figure in trial_figures(analysis) if figure.key in ("curves", "values")]
+    return _png(chosen[::-1], title=f"{analysis.name}. {winner(analysis)}")
 
 
-def _draw_curves(axes: Axes, snapshot: Snapshot, curves: tuple[Curve, ...]) -> None:
-    best_id = snapshot.best.trial.id if snapshot.best else None
-    faint = max(0.15, min(0.75, 8 / max(1, len(curves))))
-    for curve in curves:
-        look, is_best = LOOKS[curve.status], curve.trial_id == best_id
-        if not curve.steps:
-            continue
-        axes.plot(curve.steps, curve.values, color=BEST if is_best else look.color, alpha=1 if is_best else faint,
-                  linewidth=2.6 if is_best else 1.3, zorder=4 if is_best else 2, marker="o" if is_best else None,
-                  markersize=4, label=f"best: trial {curve.trial_id}" if is_best else "")
-        if curve.status != "complete":
-            axes.plot(curve.steps[-1:], curve.values[-1:], look.matplotlib, color=look.color, zorder=3,
-                      fillstyle="none" if curve.status != "failed" else "full", markersize=7)
-    if not any(curve.steps for curve in curves):
-        axes.text(0.5, 0.5, f"no {snapshot.info.metric} was measured", ha="center", color=_INK,
-                  transform=axes.transAxes)
-    _draw_baseline(axes, snapshot)
-    axes.set_xlabel("optimizer steps")
-    axes.set_title("every trial over its steps", loc="left", fontsize=10, color=_INK)
+def draw_figures(figures: Sequence[Figure], directory: Path) -> list[Path]:
+    """Write each figure as `<key>.png` and the small ones together as `slices.png`; return the paths.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    pictures = {f"{figure.key}.png": [figure] for figure in figures if not figure.is_small}
+    small = [figure for figure in figures if figure.is_small]
+    if small:
+        pictures["slices.png"] = small
+    for name, shown in pictures.items():
+        _replace(directory / name, _png(shown, columns=min(3, len(shown))))
+    return [directory / name for name in pictures]
 
 
-def _draw_values(axes: Axes, snapshot: Snapshot) -> None:
-    valued = _valued(snapshot)
-    for status, look in LOOKS.items():
-        chosen = [(number, value) for number, word, value in valued if word == status]
-        if chosen:
-            axes.plot([number for number, _ in chosen], [value for _, value in chosen], look.matplotlib,
-                      color=look.color, fillstyle="full" if status in ("complete", "failed") else "none",
-                      markersize=6 if len(valued) < 100 else 3, label=status, zorder=3)
-    best = snapshot.best
-    if best and best.result and best.result.metric is not None:
-        axes.step(*_best_so_far(snapshot), where="post", color=BEST, linewidth=2, label="best so far", zorder=2)
-        axes.plot([best.trial.number], [best.result.metric], "*", color=BEST, markeredgecolor=_INK, markersize=15,
-                  zorder=5)
-    _draw_baseline(axes, snapshot)
-    numbers = [r.trial.number for r in snapshot.records] or [0]
-    axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
-    axes.set_xlabel("trial")
-    axes.set_title("value of every trial, and the best so far", loc="left", fontsize=10, color=_INK)
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
-def _draw_baseline(axes: Axes, snapshot: Snapshot) -> None:
-    if snapshot.baseline is not None:
-        axes.axhline(snapshot.baseline, color=BASELINE, linestyle="--", linewidth=1.4, zorder=1, label="untouched base")
+def _png(figures: Sequence[Figure], *, title: str = "", columns: int | None = None) -> bytes:
+    across = columns or max(1, len(figures))
+    down = max(1, -(-len(figures) // across))
+    width = 8.2 if across == 1 else 6.2 * across if across == 2 else 4.6 * across
+    height = max((figure.height for figure in figures), default=360) / 85 + 0.5
+    with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):  # a name may hold dollar signs
+        canvas = Canvas(figsize=(width, height * down), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(canvas)
+        if title:
+            canvas.suptitle(_wrapped(title, int(width * 13)), fontsize=11, color=_INK, x=0.01, ha="left")
+        grid = list(canvas.subplots(down, across, squeeze=False).ravel())
+        for axes, figure in zip(grid, figures, strict=False):
+            _draw(axes, figure, characters=int(width / across * 11))
+        for axes in grid[len(figures):]:
+            axes.set_visible(False)
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
-def _mark_without_value(axes: Axes, snapshot: Snapshot) -> None:
-    """Mark trials that have no value along the upper edge, at their number."""
-    for status in _WITHOUT_VALUE:
-        numbers = [r.trial.number for r in snapshot.records if _has_no_value(r) and status_word(r) == status]
-        if numbers:
-            look = LOOKS[status]
-            axes.plot(numbers, [0.975] * len(numbers), look.matplotlib, color=look.color, markersize=8, clip_on=False,
-                      fillstyle="full" if status == "failed" else "none", label=f"{status}, no value", zorder=6,
-                      transform=axes.get_xaxis_transform())
+def _draw(axes: Axes, figure: Figure, *, characters: int) -> None:
+    layout = figure.layout
+    places = {side: _categories(figure, side) for side in ("x", "y")}
+    _scale(axes, layout)
+    bottoms: dict[float, float] = {}
+    for trace in figure.traces:
+        if trace["type"] == "bar":
+            _bar(axes, trace, places, bottoms)
+        elif trace["type"] in ("contour", "heatmap"):
+            _surface(axes, trace)
+        else:
+            _scatter(axes, trace, places)
+    _limits(axes, layout, places)
+    _shapes(axes, layout)
+    _decorate(axes, figure, characters)
 
 
-def _best_so_far(snapshot: Snapshot) -> tuple[list[int], list[float]]:
-    sign = -1.0 if snapshot.info.goal == "maximize" else 1.0
-    numbers, values = [], []
-    best: float | None = None
-    for number, status, value in _valued(snapshot):
-        if status == "complete" and (best is None or sign * value < sign * best):
-            best = value
-        if best is not None:
-            numbers.append(number)
-            values.append(best)
-    return numbers, values
+def _scatter(axes: Axes, trace: Mapping[str, Any], places: Mapping[str, Mapping[str, int]]) -> None:
+    on_edge = trace.get("yaxis") == "y2"
+    x = _numbers(trace["x"], places["x"])
+    y = [0.975] * len(x) if on_edge else _numbers(trace["y"], places["y"])
+    line, marker, mode = trace.get("line", {}), trace.get("marker", {}), trace["mode"]
+    style: dict[str, Any] = {"linestyle": "none", "color": line.get("color") or marker.get("color")}
+    if "lines" in mode:
+        width = line.get("width", 2) * _POINTS_PER_PIXEL
+        style |= {"linestyle": _DASHES[line.get("dash", "solid")], "linewidth": width}
+        if line.get("shape") == "hv":
+            style["drawstyle"] = "steps-post"
+    if "markers" in mode:
+        symbol = marker.get("symbol", "circle")
+        hollow = symbol.endswith("-open")
+        edge = marker.get("line", {})
+        style |= {"marker": _SYMBOLS[symbol], "markersize": marker.get("size", 6) * _POINTS_PER_PIXEL * 0.95,
+                  "fillstyle": "none" if hollow else "full", "markeredgewidth": edge.get("width", 0) * 0.7,
+                  "markeredgecolor": marker.get("color") if hollow else "#444444"}
+    shown = trace.get("showlegend", True) and not trace.get("meta", {}).get("highlight")
+    axes.plot(x, y, alpha=trace.get("opacity", 1.0), zorder=4 if on_edge else 3, clip_on=not on_edge,
+              label=_plain(trace["name"]) if shown else "_", transform=axes.get_xaxis_transform() if on_edge
+              else axes.transData, **style)
 
 
-def _limits(snapshot: Snapshot, curves: tuple[Curve, ...]) -> tuple[float, float]:
-    """Choose the y range so that one diverged trial does not press all others flat."""
-    values = sorted(value for curve in curves for value in curve.values)
-    values += [value for _, _, value in _valued(snapshot)]
-    values += [snapshot.baseline] if snapshot.baseline is not None else []
-    if not values:
-        return 0.0, 1.0
-    values.sort()
-    low, high = values[0], values[-1]
-    if snapshot.info.goal == "maximize":
-        low = max(low, high - 4 * (high - values[len(values) // 4]) or low)
+def _bar(axes: Axes, trace: Mapping[str, Any], places: Mapping[str, Mapping[str, int]],
+         bottoms: dict[float, float]) -> None:
+    label = _plain(trace["name"]) if trace.get("showlegend", True) else "_"
+    if trace.get("orientation") == "h":
+        error = trace["error_x"]
+        axes.barh(_numbers(trace["y"], places["y"]), trace["x"], color=trace["marker"]["color"], label=label,
+                  height=0.8, xerr=[error["arrayminus"], error["array"]], ecolor=error["color"], capsize=3, zorder=3)
+        return
+    x = _numbers(trace["x"], {})
+    width = 0.82 * min((b - a for a, b in itertools.pairwise(x)), default=1.0)
+    axes.bar(x, trace["y"], bottom=[bottoms.get(at, 0.0) for at in x], color=trace["marker"]["color"], label=label,
+             width=width, zorder=3)
+    for at, height in zip(x, trace["y"], strict=True):
+        bottoms[at] = bottoms.get(at, 0.0) + height
+
+
+def _surface(axes: Axes, trace: Mapping[str, Any]) -> None:
+    colors = LinearSegmentedColormap.from_list("quality", [color for _, color in trace["colorscale"]])
+    if trace["reversescale"]:
+        colors = colors.reversed()
+    if trace["type"] == "contour":
+        drawn = axes.contourf(trace["x"], trace["y"], trace["z"], levels=14, cmap=colors)
     else:
-        high = min(high, low + 4 * (values[3 * len(values) // 4] - low) or high)
-    if snapshot.baseline is not None:
-        low, high = min(low, snapshot.baseline), max(high, snapshot.baseline)
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
+        drawn = axes.pcolormesh(trace["x"], trace["y"], trace["z"], cmap=colors, shading="nearest")
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(drawn, ax=axes, label=_plain(trace["colorbar"]["title"]["text"]))
 
 
-def _headline(snapshot: Snapshot) -> str:
-    best, metric = snapshot.best, snapshot.info.metric
-    if best is None or best.result is None or best.result.metric is None:
-        return f"{snapshot.info.name}: no trial of {len(snapshot.records)} is complete"
-    text = f"{snapshot.info.name}: trial {best.trial.id} is best, {metric} {number_text(best.result.metric)}"
-    if snapshot.baseline is not None:
-        text += f"; untouched base {number_text(snapshot.baseline)}"
-    return text
+def _scale(axes: Axes, layout: Mapping[str, Any]) -> None:
+    for side, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        settings = layout.get(f"{side}axis", {})
+        if settings.get("type") == "log":
+            (axes.set_xscale if side == "x" else axes.set_yscale)("log")
+        if "tickvals" in settings:
+            axis.set_major_locator(FixedLocator(settings["tickvals"]))
+            axis.set_minor_locator(NullLocator())
+            names = [_plain(label) for label in settings["ticktext"]]
+            crowded = sum(map(len, names)) > 64
+            axis.set_ticklabels(names, **({"rotation": 18, "ha": "right"} if crowded and side == "x" else {}))
+        elif settings.get("dtick") == 1 or settings.get("tickformat") == ",d":
+            axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _valued(snapshot: Snapshot) -> list[tuple[int, str, float]]:
-    """Return number, status and value of the trials that have one."""
-    return [(r.trial.number, status_word(r), r.result.metric)
-            for r in snapshot.records if r.result and r.result.metric is not None]
+def _limits(axes: Axes, layout: Mapping[str, Any], places: Mapping[str, Mapping[str, int]]) -> None:
+    for side, axis, limit in (("x", axes.xaxis, axes.set_xlim), ("y", axes.yaxis, axes.set_ylim)):
+        settings = layout.get(f"{side}axis", {})
+        if "range" in settings:
+            low, high = settings["range"]
+            low, high = (10 ** low, 10 ** high) if settings.get("type") == "log" else (low, high)
+            # The strip for trials without a value lies inside the upper edge here.
+            room = 0.1 * (high - low) if side == "y" and "yaxis2" in layout else 0.0
+            limit(low, high + room)
+        elif settings.get("rangemode") == "tozero":
+            limit(0)
+        if places[side]:
+            axis.set_major_locator(FixedLocator(list(places[side].values())))
+            axis.set_ticklabels([_plain(name) for name in places[side]])
 
 
-def _has_no_value(record: TrialRecord) -> bool:
-    return record.result is None or record.result.metric is None
+def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
+    for shape in layout.get("shapes", ()):
+        label = _plain(shape["label"]["text"])
+        if shape["type"] == "line":
+            axes.axhline(shape["y0"], color=shape["line"]["color"], linestyle=_DASHES[shape["line"]["dash"]],
+                         linewidth=1.2, zorder=2)
+        else:
+            axes.axhspan(shape["y0"], shape["y1"], color="#E69F00", alpha=0.2, linewidth=0, zorder=1)
+        axes.annotate(label, (0.995, max(shape["y0"], shape["y1"])), xycoords=("axes fraction", "data"), fontsize=8,
+                      ha="right", va="top", xytext=(0, -2), textcoords="offset points", color=_SOFT, clip_on=True)
+    for note in layout.get("annotations", ()):
+        axes.annotate(_plain(note["text"]), (note["x"], note["y"]), ha="center", va="center", fontsize=8, color=_INK,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=6)
 
 
-def _dress(axes: Axes) -> None:
+def _decorate(axes: Axes, figure: Figure, characters: int) -> None:
+    for side, name in (("x", axes.set_xlabel), ("y", axes.set_ylabel)):
+        settings = figure.layout.get(f"{side}axis", {})
+        name(_plain(settings.get("title", {}).get("text", "")), color=_INK)
+        if settings.get("visible") is False:
+            (axes.xaxis if side == "x" else axes.yaxis).set_visible(False)
     axes.grid(True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=_INK)
+    axes.set_title(_wrapped(f"{figure.title}\n{figure.sentence}", characters), loc="left", fontsize=9, color=_INK)
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    if unique and figure.layout.get("showlegend", True):
+        axes.legend(unique.values(), unique.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False,
+                    ncols=min(6, len(unique)), fontsize=8, columnspacing=1.2, handletextpad=0.5)
+
+
+def _categories(figure: Figure, side: str) -> dict[str, int]:
+    """Return the place of each name on an axis of names; empty for an axis of numbers."""
+    if figure.layout.get(f"{side}axis", {}).get("type") != "category":
+        return {}
+    names = [name for trace in figure.traces for name in trace[side] if isinstance(name, str)]
+    return {name: i for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _numbers(values: Sequence[Any], places: Mapping[str, int]) -> list[float]:
+    return [math.nan if value is None else places[value] if isinstance(value, str) else value for value in values]
+
+
+def _plain(markup: str) -> str:
+    """Undo the escaping that plotly.js needs."""
+    return html.unescape(markup)
+
+
+def _wrapped(text: str, characters: int) -> str:
+    return "\n".join(textwrap.fill(line, characters) for line in text.split("\n"))

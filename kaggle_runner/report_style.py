@@ -1,15 +1,21 @@
-"""The look that every picture shares: colours, marks and how a number is written.
+"""The look that every picture shares: colours, marks, visible ranges, ticks, and how a number is written.
 
-The hues are those of Okabe and Ito, which any common colour blindness leaves apart; a status has its own mark too.
+The hues are those of Okabe and Ito, which any common colour blindness leaves apart; their blue is lighter here, to
+be seen on dark pages. A status has its own mark too.
 Source: https://jfly.uni-koeln.de/color/ (Okabe, Ito: Color Universal Design, 2008).
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 BEST = "#E69F00"
 BASELINE = "#8A8A8A"
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A8A8A")
+FAINT = "#9AA5B1"
+SERIES = ("#1E84C6", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A")
 """Colours of things that stand side by side: studies, phases of time."""
+SCALE = ("#E8CE58", "#A69D75", "#7B7B78", "#4D6B9C", "#1F5FA8")
+"""Five steps from worst to best: the yellow to blue of Matplotlib's cividis, its dark end lifted for dark pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,7 @@ class Look:
 
 
 LOOKS = {
-    "complete": Look(color="#0072B2", plotly="circle", matplotlib="o"),
+    "complete": Look(color="#1E84C6", plotly="circle", matplotlib="o"),
     "pruned": Look(color="#CC79A7", plotly="diamond-open", matplotlib="D"),
     "failed": Look(color="#D55E00", plotly="x", matplotlib="X"),
     "infeasible": Look(color="#D55E00", plotly="square-open", matplotlib="s"),
@@ -34,18 +40,53 @@ LOOKS = {
 """By status word, in the order of a legend."""
 
 
+def visible_range(values: Iterable[float], goal: str, always: float | None = None) -> tuple[float, float]:
+    """Choose the ends of a metric's axis so that one diverged trial does not press all others flat.
+
+    Shown is what lies within four times the distance from the best value to the worse quartile; `always` is in it too.
+    """
+    ordered = sorted(values)
+    if not ordered:
+        return (0.0, 1.0) if always is None else (always - 0.5, always + 0.5)
+    low, high = ordered[0], ordered[-1]
+    if goal == "maximize":
+        low = max(low, high - (4 * (high - ordered[len(ordered) // 4]) or math.inf))
+    else:
+        high = min(high, low + (4 * (ordered[3 * len(ordered) // 4] - low) or math.inf))
+    if always is not None:
+        low, high = min(low, always), max(high, always)
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return round values between two positive ends: decades, with 2 and 5 or 3 between them where there is room."""
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0 ** power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+                 for step in steps]
+        inside = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if 2 <= len(inside) <= most:
+            return inside
+    return inside[::-(-len(inside) // most)] if len(inside) > most else [low, high]
+
+
 def number_text(value: float | None, digits: int = 4) -> str:
-    """Write a number in at most `digits` significant digits, the way one types it: 0.0002 as 2e-04, 12000 as 12,000."""
+    """Write a number in at most `digits` significant digits, the way one types it: 2e-4, 0.05, 2.813, 12,000."""
     if value is None:
         return "–"
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
     if abs(value) < 1e-3 or abs(value) >= 1e7:
         mantissa, _, exponent = f"{value:.{max(0, digits - 2)}e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
-    if float(value).is_integer() and abs(value) >= 1000:
-        return f"{int(value):,}"
-    return f"{value:.{digits}g}" if abs(value) < 10 ** digits else f"{value:,.0f}"
+    if abs(value) >= 10 ** digits or (float(value).is_integer() and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def percent_text(share: float) -> str:
+    """Write a share as per cent: 7.1 %, 43 %."""
+    return f"{100 * share:.1f} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
 
 
 def seconds_text(seconds: float) -> str:
@@ -69,3 +110,16 @@ def value_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(value_text(item) for item in value)
     return str(value)
+
+
+def names_text(names: Iterable[str], most: int = 5) -> str:
+    """Join names with commas and a final `and`; the ones beyond `most` are counted."""
+    listed = list(names)
+    if len(listed) > most:
+        listed = [*listed[:most], f"{len(listed) - most} more"]
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}" if listed else "none"
+
+
+def count_text(count: int, noun: str) -> str:
+    """Write a count with its noun: 1 trial, 3 trials."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,266 @@
+// Draws the figures of the page, shows a trial under the pointer, and filters everything by the trials that are clicked.
+"use strict";
+(() => {
+  const report = JSON.parse(document.getElementById("report-data").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const mouse = matchMedia("(hover: hover)").matches;
+  const FADED = 0.12;
+  const escaped = (value) => String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  function numberText(value) {
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    if (size < 1e-3 || size >= 1e7) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+    if (size >= 1e4 || (size >= 1000 && Number.isInteger(value))) return Math.round(value).toLocaleString("en-US");
+    return String(Number(value.toPrecision(4)));
+  }
+  const shown = (value) => value === null ? "–" : typeof value === "number" ? numberText(value) : String(value);
+
+  function theme() {
+    const axis = { gridcolor: color("--grid"), zerolinecolor: color("--line"), linecolor: color("--line") };
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: color("--ink"), size: 12, family: getComputedStyle(document.body).fontFamily },
+      hoverlabel: { bgcolor: color("--card"), bordercolor: color("--soft"), font: { color: color("--ink") }, align: "left" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--accent") },
+      xaxis: axis, yaxis: axis, yaxis2: axis,
+    };
+  }
+
+  function layoutOf(figure) {
+    const look = theme(), given = figure.layout;
+    const layout = {
+      margin: { l: 50, r: 14, t: 12, b: 44 }, hovermode: "closest", height: figure.height,
+      dragmode: mouse ? "zoom" : false, ...look, ...given,
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", entrywidth: 86, font: { size: 11 }, ...given.legend },
+    };
+    layout.annotations = (given.annotations || []).map((label) => ({ ...label, bgcolor: color("--card") }));
+    if (given.yaxis2) layout.yaxis2 = { ...look.yaxis2, ...given.yaxis2 };
+    else delete layout.yaxis2;
+    layout.xaxis = { ...look.xaxis, zeroline: false, ...given.xaxis };
+    layout.yaxis = { ...look.yaxis, zeroline: false, ...given.yaxis };
+    return layout;
+  }
+
+  function describe(study, position) {
+    const lines = study.columns.filter((column) => column.cells[position] !== null && column.cells[position] !== "")
+      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position])).slice(0, 80)}</b>`);
+    return lines.join("<br>");
+  }
+
+  class View {
+    constructor(study, section) {
+      this.study = study;
+      this.section = section;
+      this.chosen = new Set();
+      this.statuses = new Set();
+      this.sorting = null;
+      this.all = false;
+      this.statusCells = (study.columns.find((column) => column.name === "status") || { cells: [] }).cells;
+      this.cards = study.columns.length ? this.statusCells.map((_, position) => describe(study, position)) : [];
+      this.makeTable();
+    }
+
+    get isFiltered() { return this.chosen.size + this.statuses.size > 0; }
+
+    keeps(position) {
+      if (this.chosen.size) return this.chosen.has(position);
+      return !this.statuses.size || this.statuses.has(this.statusCells[position]);
+    }
+
+    async draw(figure) {
+      const place = document.getElementById(figure.place);
+      const traces = figure.traces.map((trace) => {
+        if (!(trace.meta && trace.meta.trials)) return trace;
+        const text = trace.customdata.map((position) => position === null ? "" : this.cards[position]);
+        return { ...trace, text, textposition: "none", hovertemplate: "%{text}<extra></extra>" };
+      });
+      await Plotly.newPlot(place, traces, layoutOf(figure),
+        { responsive: true, displaylogo: false, displayModeBar: mouse ? "hover" : false,
+          modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] });
+      place.on("plotly_click", (event) => {
+        const position = event.points[0] && event.points[0].customdata;
+        if (typeof position === "number") this.toggle(position);
+      });
+      place.dataset.drawn = "yes";
+    }
+
+    toggle(position) {
+      this.chosen.has(position) ? this.chosen.delete(position) : this.chosen.add(position);
+      this.update();
+    }
+
+    clear() {
+      this.chosen.clear();
+      this.statuses.clear();
+      this.update();
+    }
+
+    update() {
+      this.fillTable();
+      for (const figure of this.study.figures) this.filterPlot(document.getElementById(figure.place));
+      showBar();
+    }
+
+    filterPlot(place) {
+      if (place.dataset.drawn !== "yes") return;
+      const lines = { x: [], y: [], customdata: [], text: [] };
+      place.data.forEach((trace, index) => {
+        const meta = trace.meta || {};
+        if (!meta.trials || meta.highlight) return;
+        if (meta.lines) {
+          if (this.isFiltered) this.collect(trace, lines);
+          Plotly.restyle(place, { opacity: this.isFiltered ? FADED : meta.opacity }, [index]);
+        } else if (trace.mode !== "lines") {
+          const kept = trace.customdata.map((_, i) => i).filter((i) => this.keeps(trace.customdata[i]));
+          Plotly.restyle(place, { selectedpoints: this.isFiltered ? [kept] : [null],
+            "unselected.marker.opacity": FADED }, [index]);
+        }
+      });
+      const highlight = place.data.findIndex((trace) => trace.meta && trace.meta.highlight);
+      if (highlight >= 0) Plotly.restyle(place, Object.fromEntries(Object.entries(lines).map(([k, v]) => [k, [v]])), [highlight]);
+    }
+
+    collect(trace, lines) {
+      trace.customdata.forEach((position, i) => {
+        const gap = position === null;
+        if (gap ? lines.x.length && lines.x[lines.x.length - 1] !== null : this.keeps(position)) {
+          lines.x.push(gap ? null : trace.x[i]);
+          lines.y.push(gap ? null : trace.y[i]);
+          lines.customdata.push(position);
+          lines.text.push(gap ? "" : this.cards[position]);
+        }
+      });
+    }
+
+    makeTable() {
+      const table = this.section.querySelector("table.trials");
+      if (!table) return;
+      const head = table.tHead.rows[0];
+      this.study.columns.forEach((column, index) => {
+        const cell = document.createElement("th");
+        cell.textContent = column.unit ? `${column.name}, ${column.unit}` : column.name;
+        cell.tabIndex = 0;
+        if (column.numeric) cell.className = "number";
+        cell.onclick = () => this.sort(index);
+        cell.onkeydown = (event) => { if (event.key === "Enter") this.sort(index); };
+        head.append(cell);
+      });
+      const filters = this.section.querySelector(".filters");
+      for (const status of [...new Set(this.statusCells)]) {
+        const button = document.createElement("button");
+        const count = this.statusCells.filter((other) => other === status).length;
+        button.textContent = `${status} ${count}`;
+        button.setAttribute("aria-pressed", "false");
+        button.onclick = () => {
+          this.statuses.has(status) ? this.statuses.delete(status) : this.statuses.add(status);
+          this.chosen.clear();
+          button.setAttribute("aria-pressed", String(this.statuses.has(status)));
+          this.update();
+        };
+        filters.append(button);
+      }
+      this.count = document.createElement("span");
+      filters.append(this.count);
+      this.fillTable();
+    }
+
+    sort(index) {
+      const descending = this.sorting && this.sorting.index === index && !this.sorting.descending;
+      this.sorting = { index, descending };
+      [...this.section.querySelectorAll("table.trials thead th")].forEach((cell, i) => {
+        if (i === index) cell.setAttribute("aria-sort", descending ? "descending" : "ascending");
+        else cell.removeAttribute("aria-sort");
+      });
+      this.fillTable();
+    }
+
+    order() {
+      const positions = this.statusCells.map((_, i) => i).filter((i) => this.keeps(i));
+      if (!this.sorting) return positions;
+      const cells = this.study.columns[this.sorting.index].cells, sign = this.sorting.descending ? -1 : 1;
+      const missing = (value) => value === null || value === "";
+      return positions.sort((a, b) => {
+        const left = cells[a], right = cells[b];
+        if (missing(left) || missing(right)) return missing(left) - missing(right);
+        if (typeof left === "number" && typeof right === "number") return sign * (left - right);
+        return sign * String(left).localeCompare(String(right), "en", { numeric: true });
+      });
+    }
+
+    fillTable() {
+      const table = this.section.querySelector("table.trials");
+      if (!table) return;
+      const order = this.order(), most = this.all ? Infinity : 100, body = document.createElement("tbody");
+      for (const position of order.slice(0, most)) {
+        const row = body.insertRow();
+        row.dataset.position = position;
+        row.tabIndex = 0;
+        if (this.chosen.has(position)) row.classList.add("chosen");
+        if (position === this.study.best) row.classList.add("best");
+        row.onclick = () => this.toggle(position);
+        row.onkeydown = (event) => { if (event.key === "Enter") this.toggle(position); };
+        for (const column of this.study.columns) {
+          const cell = row.insertCell(), value = column.cells[position];
+          cell.textContent = shown(value);
+          if (column.numeric) cell.className = "number";
+          else if (typeof value === "string" && value.length > 40) cell.className = "long";
+        }
+      }
+      table.tBodies[0].replaceWith(body);
+      this.count.textContent = `${order.length} of ${this.statusCells.length} trials`;
+      if (order.length > most) {
+        const button = document.createElement("button");
+        button.textContent = `show all ${order.length}`;
+        button.onclick = () => { this.all = true; this.fillTable(); };
+        this.count.append(" ", button);
+      }
+      for (const button of this.section.querySelectorAll(".filters button[aria-pressed]")) {
+        button.setAttribute("aria-pressed", String(this.statuses.has(button.textContent.split(" ")[0])));
+      }
+    }
+  }
+
+  const views = report.studies.map((study) => new View(study, document.getElementById(study.place)));
+  const bar = document.querySelector(".bar");
+
+  function showBar() {
+    const kept = views.filter((view) => view.isFiltered)
+      .map((view) => view.statusCells.filter((_, position) => view.keeps(position)).length);
+    bar.hidden = kept.length === 0;
+    bar.querySelector("span").textContent = `${kept.reduce((a, b) => a + b, 0)} trials chosen`;
+  }
+  bar.querySelector("button").onclick = () => views.forEach((view) => { if (view.isFiltered) view.clear(); });
+
+  function repaint() {
+    const look = theme(), change = {
+      "font.color": look.font.color, "hoverlabel.bgcolor": look.hoverlabel.bgcolor,
+      "hoverlabel.bordercolor": look.hoverlabel.bordercolor, "hoverlabel.font.color": look.font.color,
+      "modebar.color": look.modebar.color, "modebar.activecolor": look.modebar.activecolor,
+    };
+    for (const axis of ["xaxis", "yaxis"]) {
+      for (const [name, value] of Object.entries(look[axis])) change[`${axis}.${name}`] = value;
+    }
+    for (const place of document.querySelectorAll(".plot[data-drawn=yes]")) {
+      const labels = (place.layout.annotations || []).map((_, i) => [`annotations[${i}].bgcolor`, color("--card")]);
+      Plotly.relayout(place, { ...change, ...Object.fromEntries(labels) });
+    }
+  }
+  dark.addEventListener("change", repaint);
+
+  // One figure a frame, so that the page can be scrolled while a large study is drawn.
+  async function drawAll() {
+    for (const view of views) {
+      for (const figure of view.study.figures) {
+        await view.draw(figure);
+        await new Promise((done) => setTimeout(done, 0));
+      }
+    }
+    document.body.dataset.drawn = "yes";
+  }
+  drawAll();
+
+  const seconds = Number(document.body.dataset.reload);
+  if (seconds) setInterval(() => { if (!views.some((view) => view.isFiltered)) location.reload(); }, seconds * 1000);
+})();
