@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> Any:
         return cli.main(args=arguments, prog_name="python -m kaggle_runner")
     except KaggleRunnerError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_status)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kaggle_runner"):
             raise

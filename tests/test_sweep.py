@@ -736,8 +736,8 @@ def test_a_file_of_hyperparameters_is_a_sweep_of_one_configuration(tmp_path):
 
 def test_problems_of_a_configuration_are_named_as_they_stand_in_the_file(tmp_path):
     (tmp_path / "one.yaml").write_text("learning_rate: 1e-4\nlora_rr: 16\n")
-    with pytest.raises(SweepError, match=r"(?s)one\.yaml: 2 problems.*\n  learning_rate: .*1\.0e-4.*\n  lora_rr: "
-                                         r".*did you mean 'lora_r'"):
+    with pytest.raises(SweepError, match=r"(?s)one\.yaml: 2 problems.*\n  lora_rr: .*did you mean 'lora_r'"
+                                         r".*\n  learning_rate: .*1\.0e-4"):
         read_configuration(tmp_path / "one.yaml")
     with pytest.raises(SweepError, match="is a sweep file; run it with: python -m kaggle_runner sweep"):
         read_configuration(shipped_sweep("demo"))

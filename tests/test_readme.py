@@ -1,0 +1,63 @@
+"""The README tells the truth: its commands run, its modules exist, its sweep file is good."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.sweep import read_sweep
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    return [line.split(" && ")[-1] for line in lines]
+
+
+def test_the_first_screen_has_the_two_commands():
+    first_screen = README.splitlines()[:45]
+    assert 'pip install -c environments/local.txt -e ".[local]" && python -m kaggle_runner dry-run' in first_screen
+    assert 'pip install -c environments/local.txt -e ".[test]" && pytest' in first_screen
+
+
+@pytest.mark.slow
+def test_every_command_runs(tmp_path):
+    """In their order, in one empty folder, with the package installed; but for pytest, which is running."""
+    bin_directory = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for command in commands():
+        if command == "pytest":
+            continue
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_sweep_file_it_shows_has_no_problem(tmp_path):
+    (file,) = blocks("yaml")
+    (tmp_path / "readme.yaml").write_text(file)
+    assert not read_sweep(tmp_path / "readme.yaml").warnings
+
+
+def test_the_problems_it_shows_are_what_a_user_sees(tmp_path):
+    (tmp_path / "bad.yaml").write_text(
+        "method: bayes\nmetric: {name: eval/loss, goal: min}\nparameters:\n"
+        "  learning_rate: {distribution: log_uniform_values, min: 1.0e-5, max: 2e-4}\n  lora_rr: {value: 8}\n")
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", "dry-run", "bad.yaml"], capture_output=True, text=True,
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    assert done.stderr in README
+
+
+def test_the_table_of_modules_names_every_module_once():
+    table = re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)
+    modules = sorted(path.stem for path in (ROOT / "kaggle_runner").glob("*.py") if not path.stem.startswith("__"))
+    assert sorted(table) == modules
