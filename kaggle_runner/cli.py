@@ -36,6 +36,8 @@ def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--count", type=click.IntRange(min=1), help="Trials the study shall have in the end [run_cap]."),
         click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME]."),
         click.option("--seed", type=click.IntRange(min=0), help="Seed of the search [0]."),
+        click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit]."),
+        click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
     ):
         command = option(command)
     return command
@@ -59,17 +61,21 @@ def detect(as_json: bool) -> None:
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @sweep_options
-def sweep(file: Path, count: int | None, study: Path | None, seed: int | None) -> None:
+def sweep(file: Path, **options: Any) -> None:
     """Run or continue a sweep file with the embedded study."""
-    run_sweep_file(file, count=count, study=study, seed=seed, cpu_only=False)
+    from kaggle_runner.sweep import read_sweep
+
+    run_spec(read_sweep(file), cpu_only=False, **options)
 
 
 @cli.command("dry-run")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("sweeps/demo.yaml"))
 @sweep_options
-def dry_run(file: Path, count: int | None, study: Path | None, seed: int | None) -> None:
+def dry_run(file: Path, **options: Any) -> None:
     """Run a sweep file on this machine's CPU: no account, no network [sweeps/demo.yaml]."""
-    run_sweep_file(file, count=count, study=study, seed=seed, cpu_only=True)
+    from kaggle_runner.sweep import read_sweep
+
+    run_spec(read_sweep(file), cpu_only=True, **options)
 
 
 @cli.command()
@@ -80,7 +86,7 @@ def train(file: Path, study: Path | None, cpu: bool) -> None:
     """Train one configuration, a YAML file of hyperparameters, without a sweep."""
     from kaggle_runner.sweep import read_configuration
 
-    run_spec(read_configuration(file), count=1, study=study, seed=None, cpu_only=cpu)
+    run_spec(read_configuration(file), study=study, cpu_only=cpu)
 
 
 @cli.command()
@@ -100,25 +106,22 @@ def show(study: Path, as_json: bool) -> None:
     print_best(snapshot)
 
 
-def run_sweep_file(file: Path, *, count: int | None, study: Path | None, seed: int | None, cpu_only: bool) -> None:
-    """Read a sweep file and run it."""
-    from kaggle_runner.sweep import read_sweep
-
-    run_spec(read_sweep(file), count=count, study=study, seed=seed, cpu_only=cpu_only)
-
-
-def run_spec(spec: "SweepSpec", *, count: int | None, study: Path | None, seed: int | None, cpu_only: bool) -> None:
+def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
+             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False) -> None:
     """Run a sweep with the embedded study and print the table, the best trial and where everything is."""
     for warning in spec.warnings:
         click.echo(f"warning: {warning}", err=True)
-    from kaggle_runner.embedded_sweep import run_embedded
+    from kaggle_runner.embedded_sweep import SweepOrder, run_embedded
     from kaggle_runner.progress import display
+    from kaggle_runner.session import find_deadline
     from kaggle_runner.tables import trial_table
 
     environment = detect_here()
     directory = study or environment.writable_directory / "studies" / (spec.name + ("-dry-run" if cpu_only else ""))
+    order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
+                       deadline=find_deadline(deadline, environment, os.environ))
     with display() as notify:
-        run = run_embedded(spec, directory, environment, count=count, seed=seed, cpu_only=cpu_only, notify=notify)
+        run = run_embedded(spec, order, environment, notify)
     click.echo(trial_table(run.snapshot))
     print_best(run.snapshot)
     click.echo(f"study    {directory}  ({run.reason})")

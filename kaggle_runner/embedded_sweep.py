@@ -1,12 +1,15 @@
 """Run a sweep file on this machine with the embedded study: no account, no network.
 
-Puts the pieces together: environment, study, worker, search; and takes them down again, whatever happens.
+Puts the pieces together: environment, study, one supervisor and one worker for each GPU, search; and takes them down
+again, whatever happens.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +19,32 @@ from kaggle_runner.budget import budget_for
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, FinetuneConfig
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import MissingPackages
-from kaggle_runner.study import Snapshot, Study, Trial, TrialResult
+from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep, warm_up
+from kaggle_runner.rungs import extrapolated, rung_gate, stays, values_at
+from kaggle_runner.session import Deadline, refusal
+from kaggle_runner.study import Snapshot, Status, Study, Trial, TrialResult
 from kaggle_runner.supervisor import Notify, Supervisor
 from kaggle_runner.sweep import SweepSpec
 from kaggle_runner.tables import format_value
 from kaggle_runner.worker_process import WorkerSettings
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "optuna", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOrder:
+    """What a user asked for besides the sweep file."""
+
+    directory: Path
+    """Of the study."""
+    count: int | None = None
+    """Trials the study shall have in the end; none takes the file's `run_cap`."""
+    seed: int | None = None
+    """Of the search; none takes the study's own, or 0."""
+    cpu_only: bool = False
+    pruning: bool = True
+    """End trials early that are clearly worse than the others."""
+    deadline: Deadline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +55,13 @@ class SweepRun:
     reason: str
     """Why the session ended, in a sentence."""
     interrupted: bool
+    """There is more to do: the same command continues."""
     gave_up: bool
     """The same failure came again and again."""
 
 
-def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, count: int | None, seed: int | None,
-                 cpu_only: bool, notify: Notify) -> SweepRun:
-    """Run or continue a sweep in a study directory until it is done or somebody asks for an end.
-
-    `count` is how many trials the study shall have in the end; none takes the file's `run_cap`.
+def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, notify: Notify) -> SweepRun:
+    """Run or continue a sweep until it is done, the session must end, or somebody asks for an end.
 
     Raises:
         MissingPackages: what training needs is not installed.
@@ -51,52 +71,89 @@ def run_embedded(spec: SweepSpec, directory: Path, environment: Environment, *, 
     missing = [name for name in TRAINING_PACKAGES if name in environment.missing_packages]
     if missing:
         raise MissingPackages(missing, "local")
-    if cpu_only:
+    if order.cpu_only:
         environment = replace(environment, gpus=())
     # From here on this process sees no GPU: the sampler imports torch, and a CUDA context here costs memory there.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the sampler's small matrices are slower with more
-    from kaggle_runner.optuna_sweep import OptunaSearch, run_sweep, warm_up
-
-    with (Study.open_for_writing(directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
-                                 seed=seed) as study, _end_on_signals() as ending):
-        settings = WorkerSettings(
-            log=directory / "worker.log", cache_directory=environment.cache_directory, threads=environment.cpu_count,
-            gpu=environment.gpus[0].uuid if environment.gpus else None, offline=_needs_no_hub(spec))
-        study.start_session(environment.as_dict() | {"pid": os.getpid(), "threads": settings.threads,
-                                                     "gpu": settings.gpu,
-                                                     "budget": budget_for(environment).as_dict()})
-        with Supervisor(study=study, settings=settings, notify=notify,
-                        wish=lambda: "preempt" if ending.is_set() else None) as supervisor:
-            search = OptunaSearch(study, spec, notify=notify)
-            total = search.total(count)
-            finished = len(study.snapshot().finished)
-            notify({"event": "sweep_started", "total": total, "finished": finished, "directory": str(directory)})
+    with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                 seed=order.seed) as study, _end_on_signals() as ending):
+        lanes = _lanes(spec, study, environment)
+        study.start_session(environment.as_dict() | {
+            "pid": os.getpid(), "threads": lanes[0].threads, "workers": len(lanes),
+            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict()})
+        search = OptunaSearch(study, spec, notify=notify,
+                              told_value=lambda result: extrapolated(result, study.snapshot()))
+        total = search.total(order.count)
+        finished = len(study.snapshot().finished)
+        notify({"event": "sweep_started", "total": total, "finished": finished, "directory": str(order.directory)})
+        with contextlib.ExitStack() as stack:
+            supervisors = [stack.enter_context(Supervisor(
+                study=study, settings=lane, notify=notify,
+                wish=lambda: "preempt" if ending.is_set() or order.deadline.seconds_left(time.time()) <= 0 else None,
+                rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
+                judge=lambda trial, step, loss: _goes_on(spec, study, trial, step, loss))) for lane in lanes]
             if finished < total:
-                supervisor.start()
+                supervisors[0].start()
                 warm_up()  # while the worker imports torch
                 if study.snapshot().baseline is None:
-                    value = supervisor.measure_baseline(FinetuneConfig.from_params(search.first_params()))
+                    value = supervisors[0].measure_baseline(FinetuneConfig.from_params(search.first_params()))
                     notify({"event": "baseline", "metric": spec.metric, "value": value})
+            outcomes = _run_lanes(supervisors, search, order, study, spec, ending, notify)
+        snapshot = study.snapshot()
+    telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
+    return SweepRun(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up, interrupted=telling.cut_short)
 
-            def run_trial(trial: Trial) -> TrialResult:
-                notify(_started(trial, spec))
-                result = supervisor.run(trial)
-                notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
-                        "reason": result.reason, "seconds": result.seconds})
-                return result
 
-            outcome = run_sweep(search, run_trial=run_trial, count=count,
-                                may_start=lambda: "interrupted" if ending.is_set() else None)
-        return SweepRun(snapshot=study.snapshot(), reason=outcome.reason, interrupted=ending.is_set(),
-                        gave_up=outcome.gave_up)
+def _run_lanes(supervisors: list[Supervisor], search: OptunaSearch, order: SweepOrder, study: Study, spec: SweepSpec,
+               ending: threading.Event, notify: Notify) -> list[SweepOutcome]:
+    """Run trials on every worker until nothing is left to do; an error in one ends the others cleanly."""
+
+    def run(supervisor: Supervisor) -> SweepOutcome:
+        def run_trial(trial: Trial) -> TrialResult:
+            config = FinetuneConfig.from_params(trial.params)
+            done = max((row["step"] for row in study.snapshot().history(trial.id)), default=0)
+            why_not = refusal(config, study.snapshot(), order.deadline, steps_done=done)
+            if why_not is not None:
+                return TrialResult(id=trial.id, status=Status.PREEMPTED, metric=None, reason=why_not)
+            notify(_started(trial, config, spec))
+            result = supervisor.run(trial)
+            notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
+                    "reason": result.reason, "seconds": result.seconds})
+            return result
+
+        try:
+            return run_sweep(search, run_trial=run_trial, count=order.count,
+                             may_start=lambda: "interrupted" if ending.is_set() else None)
+        except BaseException:
+            ending.set()
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(len(supervisors), thread_name_prefix="lane") as pool:
+        return [future.result() for future in [pool.submit(run, supervisor) for supervisor in supervisors]]
+
+
+def _lanes(spec: SweepSpec, study: Study, environment: Environment) -> list[WorkerSettings]:
+    """Give each GPU a worker and a fair share of the cores; without a GPU one worker has them all."""
+    gpus: list[str | None] = [gpu.uuid for gpu in environment.gpus] or [None]
+    share = max(1, environment.cpu_count // len(gpus))
+    cores = sorted(os.sched_getaffinity(0))
+    return [WorkerSettings(
+        log=study.directory / ("worker.log" if len(gpus) == 1 else f"worker-{i}.log"),
+        cache_directory=environment.cache_directory, threads=share, gpu=gpu, offline=_needs_no_hub(spec),
+        cores=frozenset(cores[i * share:(i + 1) * share] or cores) if len(gpus) > 1 else None)
+        for i, gpu in enumerate(gpus)]
+
+
+def _goes_on(spec: SweepSpec, study: Study, trial: Trial, step: int, loss: float) -> bool:
+    gate = rung_gate(spec, FinetuneConfig.from_params(trial.params))
+    return stays(gate, loss, values_at(study.snapshot(), step, without=trial.id))
 
 
 @contextlib.contextmanager
 def _end_on_signals() -> Iterator[threading.Event]:
     """Turn the first SIGINT or SIGTERM into an event; the second one ends the process as usual."""
     ending = threading.Event()
-    before = {}
+    before: dict[int, Any] = {}
 
     def handle(number: int, frame: Any) -> None:
         ending.set()
@@ -112,16 +169,11 @@ def _end_on_signals() -> Iterator[threading.Event]:
 
 
 def _needs_no_hub(spec: SweepSpec) -> bool:
-    fixed = spec.fixed
-    return (fixed.get("model", DEMO_MODEL) == DEMO_MODEL and "model" not in spec.searched
-            and fixed.get("dataset", DEMO_DATASET) == DEMO_DATASET and "dataset" not in spec.searched)
+    return all(spec.fixed.get(name, ours) == ours and name not in spec.searched
+               for name, ours in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
 
 
-def _started(trial: Trial, spec: SweepSpec) -> Mapping[str, Any]:
-    config = FinetuneConfig.from_params(trial.params)
-    names = spec.searched or spec.parameters
-    settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in names)
+def _started(trial: Trial, config: FinetuneConfig, spec: SweepSpec) -> Mapping[str, Any]:
+    settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in spec.searched or spec.parameters)
     return {"event": "trial_started", "id": trial.id, "origin": trial.origin, "settings": settings,
             "max_steps": config.max_steps}
-
-

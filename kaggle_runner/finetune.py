@@ -57,6 +57,10 @@ class Control:
     """The trial's directory: checkpoints and the adapter go here."""
     checkpoint_steps: int | None = None
     """Optimizer steps between checkpoints; none: only when preempted."""
+    rung_steps: tuple[int, ...] = ()
+    """Optimizer steps at which the trial is evaluated and judged."""
+    judge: Callable[[int, float], bool] = lambda step, loss: True
+    """Says at a rung, from the step and its eval loss, whether the trial goes on."""
 
 
 @dataclass
@@ -137,7 +141,8 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
     parameters = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     optimizer = _optimizer(config, list(parameters.values()))
     scaler = torch.amp.GradScaler(device.type, enabled=base.compute_dtype is torch.float16)
-    progress, best_adapter = _Progress(), {}
+    progress = _Progress()
+    best_adapter: dict[str, torch.Tensor] = {}
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
         progress, best_adapter = _restore(checkpoint, parameters, optimizer, scaler, device)
@@ -191,12 +196,15 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
         wish = control.poll()
-        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or wish == "stop":
+        at_rung = progress.step in control.rung_steps
+        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or wish == "stop" or at_rung:
             best_adapter = _evaluate_step(base, data.validation, config, progress, parameters, best_adapter, control)
             phases.enter("eval")
         # 6. ends before the end
         if wish == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
+        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations[-1]):
+            status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
         elif _out_of_patience(config, progress) and progress.step < config.max_steps:
             reason = (f"stopped early at step {progress.step}: no better eval/loss in "
                       f"{config.early_stopping_patience} evaluations")
@@ -240,12 +248,9 @@ def _attach(base: BaseModel, config: FinetuneConfig) -> Any:
 
 
 def _optimizer(config: FinetuneConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.optim == "adamw_8bit":
-        return bitsandbytes.optim.AdamW8bit(parameters, **settings)
-    if config.optim == "paged_adamw_8bit":
-        return bitsandbytes.optim.PagedAdamW8bit(parameters, **settings)
-    return torch.optim.AdamW(parameters, **settings)
+    kinds: dict[str, Any] = {"adamw_torch": torch.optim.AdamW, "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+                             "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
+    return kinds[config.optim](parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, progress: _Progress,
@@ -269,7 +274,7 @@ def _out_of_patience(config: FinetuneConfig, progress: _Progress) -> bool:
 
 
 def _checkpoint_is_due(control: Control, step: int, config: FinetuneConfig) -> bool:
-    return bool(control.checkpoint_steps) and step % control.checkpoint_steps == 0 and step < config.max_steps
+    return control.checkpoint_steps is not None and step % control.checkpoint_steps == 0 and step < config.max_steps
 
 
 def _checkpoint_of(progress: _Progress, parameters: Mapping[str, torch.nn.Parameter],

@@ -38,6 +38,8 @@ class SweepOutcome:
     """In a sentence."""
     trials_run: int
     """Trials that this loop brought to an end."""
+    cut_short: bool = False
+    """There is more to do, in a later session."""
     gave_up: bool = False
     """The same failure came again and again: the sweep is not done."""
 
@@ -235,14 +237,15 @@ def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult]
     while not search.is_complete(total):
         refusal = may_start()
         if refusal is not None:
-            return SweepOutcome(reason=refusal, trials_run=trials_run)
+            return SweepOutcome(reason=refusal, trials_run=trials_run, cut_short=True)
         trial = search.ask(total)
         if trial is None:
             break
         result = run_trial(trial)
         search.tell(trial, result)
         if result.status is Status.PREEMPTED:
-            return SweepOutcome(reason=result.reason or f"trial {trial.id} was preempted", trials_run=trials_run)
+            return SweepOutcome(reason=result.reason or f"trial {trial.id} was preempted", trials_run=trials_run,
+                                cut_short=True)
         trials_run += 1
     return SweepOutcome(reason=search.reason, trials_run=trials_run, gave_up=search.gave_up)
 

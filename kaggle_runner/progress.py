@@ -33,8 +33,8 @@ class Lines:
     """One line for each thing worth knowing."""
 
     def __init__(self) -> None:
-        self._last_line = 0.0
-        self._trial: Mapping[str, Any] = {}
+        self._last_line: dict[str, float] = {}
+        self._trials: dict[str, Mapping[str, Any]] = {}
 
     def __enter__(self) -> "Lines":
         return self
@@ -46,12 +46,13 @@ class Lines:
     def __call__(self, event: Mapping[str, Any]) -> None:
         kind = event["event"]
         if kind == "trial_started":
-            self._trial = event
-        text = describe_event(event, self._trial)
+            self._trials[event["id"]] = event
+        trial = event.get("trial", "")
+        text = describe_event(event, self._trials.get(trial, {}))
         if text is None or (kind == "log" and "eval/loss" not in event
-                            and time.monotonic() - self._last_line < LINE_EVERY_S):
+                            and time.monotonic() - self._last_line.get(trial, 0.0) < LINE_EVERY_S):
             return
-        self._last_line = time.monotonic()
+        self._last_line[trial] = time.monotonic()
         print(text, file=sys.stderr, flush=True)
 
 
@@ -63,9 +64,9 @@ class Bars:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(), console=console or Console(stderr=True))
         self._sweep: TaskID | None = None
-        self._task: TaskID | None = None
-        self._trial: Mapping[str, Any] = {}
-        self._losses: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._trials: dict[str, Mapping[str, Any]] = {}
+        self._losses: dict[str, dict[str, float]] = {}
 
     def __enter__(self) -> "Bars":
         self._progress.start()
@@ -80,20 +81,20 @@ class Bars:
         if kind == "sweep_started":
             self._sweep = self._progress.add_task("sweep", total=event["total"], completed=event["finished"], facts="")
         elif kind == "trial_started":
-            self._trial, self._losses = event, {}
-            self._task = self._progress.add_task(f"trial {event['id']}", total=event["max_steps"], facts="starting")
-        elif kind == "log" and self._task is not None:
-            self._losses |= {name: event[name] for name in ("train/loss", "eval/loss") if name in event}
-            facts = "  ".join(f"{name.removesuffix('/loss')} {loss:.3f}" for name, loss in self._losses.items())
-            self._progress.update(self._task, completed=event["step"], facts=facts)
+            self._trials[event["id"]], self._losses[event["id"]] = event, {}
+            self._tasks[event["id"]] = self._progress.add_task(f"trial {event['id']}", total=event["max_steps"],
+                                                               facts="starting")
+        elif kind == "log" and event.get("trial") in self._tasks:
+            losses = self._losses[event["trial"]]
+            losses |= {name: event[name] for name in ("train/loss", "eval/loss") if name in event}
+            facts = "  ".join(f"{name.removesuffix('/loss')} {loss:.3f}" for name, loss in losses.items())
+            self._progress.update(self._tasks[event["trial"]], completed=event["step"], facts=facts)
             return
         elif kind == "trial_ended":
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-                self._task = None
-            if self._sweep is not None:
+            self._progress.remove_task(self._tasks.pop(event["id"]))
+            if self._sweep is not None and event["status"] != "preempted":
                 self._progress.advance(self._sweep)
-        text = describe_event(event, self._trial)
+        text = describe_event(event, self._trials.get(event.get("trial", ""), {}))
         if text is not None:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -123,10 +123,10 @@ class Snapshot:
     @property
     def best(self) -> TrialRecord | None:
         """The complete trial with the best measured metric; the earlier one of two equals."""
-        candidates = [r for r in self.records
-                      if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None]
         sign = -1.0 if self.info.goal == "maximize" else 1.0
-        return min(candidates, key=lambda r: (sign * r.result.metric, r.trial.number), default=None)
+        values = {r.trial.number: (sign * r.result.metric, r) for r in self.records
+                  if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
+        return values[min(values, key=lambda number: (values[number][0], number))][1] if values else None
 
     def history(self, trial_id: str) -> list[dict[str, Any]]:
         """Read the logged rows of one trial, in order; empty if it logged none."""

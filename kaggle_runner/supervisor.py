@@ -43,7 +43,10 @@ class Supervisor:
     patience: Patience = field(default_factory=Patience)
     wish: Callable[[], str | None] = lambda: None
     """Asked a few times a second while a trial runs: none, `stop` or `preempt`."""
-    checkpoint_steps: int | None = None
+    rungs: Callable[[FinetuneConfig], tuple[int, ...]] = lambda config: ()
+    """The steps at which a trial of this config is judged."""
+    judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
+    """Says at a rung whether a trial goes on."""
     _worker: WorkerProcess | None = None
 
     def __enter__(self) -> "Supervisor":
@@ -118,7 +121,7 @@ class Supervisor:
         """Run a config once in the worker and turn what became of it into a result."""
         directory = self.study.trial_directory(trial.id)
         request = {"type": "train", "id": trial.id, "config": config.as_dict(), "directory": str(directory.resolve()),
-                   "checkpoint_steps": self.checkpoint_steps}
+                   "checkpoint_steps": config.eval_steps, "rung_steps": list(self.rungs(config))}
         progress = _Progress()
 
         def follow(event: Mapping[str, Any]) -> None:
@@ -129,6 +132,8 @@ class Supervisor:
                 row = {name: value for name, value in event.items() if name != "event"}
                 self.study.log(trial.id, row)
                 progress.take(row)
+            elif event["event"] == "rung" and self._worker is not None:
+                self._worker.send({"type": "verdict", "go_on": self.judge(trial, event["step"], event["eval/loss"])})
 
         try:
             answer = self._converse(request, follow)
@@ -164,7 +169,7 @@ class Supervisor:
                 if event["event"] in ("log", "attached", "resumed"):
                     patience_s = self.patience.step_s
                 follow(event)
-                self.notify(event)
+                self.notify(event | {"trial": request.get("id", "")})
             wish = self.wish()
             if wish is not None and asked is None and request["type"] == "train":
                 self._worker.send({"type": wish})

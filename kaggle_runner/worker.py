@@ -6,8 +6,9 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
     {"type": "baseline", "config": {...}}                       measure the untouched base
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
+    {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
 
-Every request but the last two is answered by events and then by one `result`, or one `failed` with its kind. When
+The first three are answered by events and then by one `result`, or one `failed` with its kind. When
 stdin closes, the supervisor is gone: the process ends itself at once, in the middle of whatever it does.
 """
 
@@ -47,10 +48,15 @@ class Worker:
         self._base: BaseModel | None = None
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._wish: str | None = None
+        self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def ask(self, wish: str) -> None:
         """Have the running trial `stop` or be `preempt`ed at its next step; called from another thread."""
         self._wish = wish
+
+    def take_verdict(self, go_on: bool) -> None:
+        """Let the trial that waits at a rung go on or end; called from another thread."""
+        self._verdicts.put(go_on)
 
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
@@ -63,7 +69,8 @@ class Worker:
                 result = {"value": evaluate(base, data.validation, config)}
             else:
                 control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request["directory"]),
-                                  checkpoint_steps=request.get("checkpoint_steps"))
+                                  checkpoint_steps=request.get("checkpoint_steps"),
+                                  rung_steps=tuple(request.get("rung_steps", ())), judge=self._judge)
                 outcome = train_adapter(base, data, config, request["id"], control)
                 result = asdict(outcome) | {"seconds_by_phase": phases.seconds | dict(outcome.seconds_by_phase)}
             self._emit({"event": "result", **result})
@@ -78,6 +85,10 @@ class Worker:
             self._fail("out_of_memory" if out_of_memory else "error", text.splitlines()[0])
         finally:
             self._wish = None
+
+    def _judge(self, step: int, loss: float) -> bool:
+        self._emit({"event": "rung", "step": step, "eval/loss": loss})
+        return self._verdicts.get()
 
     def _fail(self, kind: str, message: str, **facts: Any) -> None:
         self._emit({"event": "failed", "kind": kind, "message": message, **facts})
@@ -124,12 +135,16 @@ def main() -> None:
             request = json.loads(line)
             if request["type"] in ("stop", "preempt"):
                 worker.ask(request["type"])
+            elif request["type"] == "verdict":
+                worker.take_verdict(request["go_on"])
             else:
                 requests.put(request)
         os._exit(0)
 
     threading.Thread(target=read, name="requests", daemon=True).start()
     emit({"event": "started", "pid": os.getpid(), "threads": torch.get_num_threads()})
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
+        emit({"event": "note", "text": "this torch cannot use the GPU: the worker trains on the CPU"})
     while True:
         worker.answer(requests.get())
 

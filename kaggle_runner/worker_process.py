@@ -35,8 +35,8 @@ class WorkerSettings:
     """What CUDA_VISIBLE_DEVICES is set to; none hides every GPU."""
     offline: bool = False
     """Forbid hub look-ups: nothing the study needs is on the hub."""
-    environment: Mapping[str, str] | None = None
-    """Further environment variables."""
+    cores: frozenset[int] | None = None
+    """CPU cores that the worker may use; none for all."""
 
 
 class WorkerDied(WorkerError):
@@ -62,6 +62,8 @@ class WorkerProcess:
             [sys.executable, "-m", "kaggle_runner.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._log, env=_environment(settings), text=True, encoding="utf-8",
             start_new_session=True)  # Ctrl-C goes to the supervisor alone, which decides
+        if settings.cores is not None:
+            os.sched_setaffinity(self.pid, settings.cores)
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
 
@@ -169,10 +171,10 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         "KAGGLE_RUNNER_THREADS": str(settings.threads),
         "KAGGLE_RUNNER_CACHE": str(settings.cache_directory),
         "OMP_NUM_THREADS": str(settings.threads),
+        "OPENBLAS_NUM_THREADS": str(settings.threads),  # Optuna sets it to 1 in its own process while it thinks
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from everybody else
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).strip(":"),
-        **(settings.environment or {}),
     }
     if settings.offline:
         environment["HF_HUB_OFFLINE"] = "1"

@@ -14,6 +14,7 @@ import pytest
 
 from kaggle_runner.study import read_study
 from kaggle_runner.sweep import shipped_sweep
+from tests.fake_nvidia_smi import T4_X2, answering, path_with
 
 SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 6, "eval_steps": 3}
 
@@ -144,7 +145,7 @@ def test_one_configuration_trains_without_a_sweep(run, tmp_path, tiny_llama, row
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"model": "./nowhere"}, r"error: the model folder \./nowhere does not exist; give an existing folder, or a hub id"),
+    ({"model": "./nowhere"}, r"error: the model folder \./nowhere does not exist; give an existing folder, or a hub"),
     ({"dataset": "columns.jsonl"}, r"error: .*columns.*a, b"),
 ])
 def test_a_model_or_dataset_that_cannot_be_used_is_one_message(run, sweep_file, tmp_path, change, message):
@@ -190,10 +191,7 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_keeps_what_is_finished(
     file, study = sweep_file(), small_disk / "s"
     run("dry-run", file, "--count", "1", "--study", study, check=0)
     before = table(study)
-    with open(small_disk / "filler", "wb") as filler, pytest.raises(OSError, match="No space left"):
-        while True:
-            filler.write(bytes(4096))
-            filler.flush()
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
     done = run("dry-run", file, "--count", "2", "--study", study, check=1)
     assert "no space left on the disk; free some and run the same command again" in done.stderr
     assert table(study) == before
@@ -228,3 +226,31 @@ def worker_pids(supervisor):
     command = ["pgrep", "-P", str(supervisor), "-f", "kaggle_runner.worker"]
     found = subprocess.run(command, capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.slow
+def test_two_gpus_have_a_worker_each_and_share_one_study(run, sweep_file, tmp_path):
+    """The GPUs are a fake nvidia-smi's, so each worker trains on the one core that it is pinned to."""
+    path = path_with(tmp_path / "bin", answering(T4_X2)).split(":", 1)[0]
+    done = run("sweep", sweep_file(), "--count", "6", "--study", "two", PATH=f"{path}:{os.environ['PATH']}", check=0)
+    snapshot = read_study(tmp_path / "two")
+    assert [r.trial.number for r in snapshot.records] == list(range(6))
+    assert [r.attempts for r in snapshot.records] == [1] * 6, "no trial is handed out twice"
+    assert {r.result.status for r in snapshot.records} == {"complete"}
+    assert snapshot.sessions[0]["workers"] == 2
+    assert done.stderr.count("this torch cannot use the GPU: the worker trains on the CPU") == 2
+    started = sorted(r.started for r in snapshot.records)
+    ended = [r.started + r.result.seconds for r in snapshot.records]
+    assert started[1] < min(ended), "two trials ran at once"
+
+
+@pytest.mark.slow
+def test_a_deadline_checkpoints_the_running_trial_and_the_next_session_ends_it(run, sweep_file, tmp_path):
+    file = sweep_file(max_steps=400, eval_steps=100)
+    done = run("dry-run", file, "--count", "1", "--study", "s", "--deadline", "25s")
+    assert done.returncode == 130, done.stderr
+    cut = read_study(tmp_path / "s").records[0].result
+    assert cut.status == "preempted"
+    assert 0 < cut.steps < 400
+    refused = run("dry-run", file, "--count", "1", "--study", "s", "--deadline", "2020-01-01", check=1)
+    assert "error: the deadline 2020-01-01 is in the past" in refused.stderr

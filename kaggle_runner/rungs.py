@@ -1,0 +1,81 @@
+"""The rung gate: trials that are clearly worse than the others early on end there.
+
+Always under the full-length schedule: a trial that is let on is the same as one that was never judged. Early losses
+tell bad settings from good ones but do not rank the good ones, so the gate never names a winner.
+Source: facts measured on 158 real small fine-tunes; asynchronous successive halving, arXiv:1810.05934.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.study import Snapshot, Status, TrialResult
+from kaggle_runner.sweep import SweepSpec
+
+SHARES = (0.1, 0.3)
+"""Shares of the steps at which trials are judged."""
+ETA = 3.0
+"""One in this many goes on."""
+LEAST_STEPS = 5
+"""A rung below this says nothing: the learning rate has hardly acted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungGate:
+    """Where trials are judged, and how many go on."""
+
+    steps: tuple[int, ...]
+    """Optimizer steps, ascending; empty if nothing is judged."""
+    eta: float
+    goal: str
+
+
+def rung_gate(spec: SweepSpec, config: FinetuneConfig) -> RungGate:
+    """Place the rungs of a trial: by the sweep's own `early_terminate`, else at 10 % and 30 % of its steps.
+
+    W&B's bands count evaluations; a rung of ours lies after the warm-up.
+    """
+    if spec.early_terminate is not None:
+        evaluations = math.ceil(config.max_steps / config.eval_steps)
+        bands = spec.early_terminate.bands(evaluations - 1)
+        return RungGate(steps=tuple(band * config.eval_steps for band in bands), eta=spec.early_terminate.eta,
+                        goal=spec.goal)
+    wanted = [math.ceil(share * config.max_steps) for share in SHARES]
+    return RungGate(steps=tuple(step for step in wanted if step >= LEAST_STEPS and step > config.warmup_steps),
+                    eta=ETA, goal=spec.goal)
+
+
+def stays(gate: RungGate, value: float, others: list[float]) -> bool:
+    """Say whether a trial with this value at a rung goes on: it is in the best 1/eta of those that came there.
+
+    With fewer than eta values there is nothing to be better than: it goes on.
+    """
+    count = len(others) + 1
+    if count < gate.eta:
+        return True
+    better = sum((other > value) if gate.goal == "maximize" else (other < value) for other in others)
+    return better < max(1, int(count / gate.eta))
+
+
+def values_at(snapshot: Snapshot, step: int, *, without: str) -> list[float]:
+    """Return what the other trials of a study measured at a step."""
+    return [value for record in snapshot.records
+            if record.result is not None and record.trial.id != without
+            for at, value in record.result.evaluations if at == step]
+
+
+def extrapolated(result: TrialResult, snapshot: Snapshot) -> float | None:
+    """Guess the final value of a pruned trial: its last one, and the median of what complete trials gained from there.
+
+    For the sampler only, which else would learn nothing from a pruned trial; never recorded as a loss.
+    Source: facts measured at equal cost, where this was better than leaving pruned trials out, or than no pruning.
+    """
+    if not result.evaluations:
+        return result.metric
+    step, value = result.evaluations[-1]
+    gains = [record.result.metric - at for record in snapshot.records
+             if record.result is not None and record.result.status is Status.COMPLETE
+             and record.result.metric is not None
+             for when, at in record.result.evaluations if when == step]
+    return value + statistics.median(gains) if gains else value

@@ -1,0 +1,81 @@
+"""The rung gate: who goes on, and what the sampler is told of the others."""
+
+import pytest
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.rungs import RungGate, extrapolated, rung_gate, stays, values_at
+from kaggle_runner.study import Status, Study, Trial, TrialResult
+from kaggle_runner.sweep import read_sweep
+
+GATE = RungGate(steps=(10, 30), eta=3.0, goal="minimize")
+
+
+def a_spec(tmp_path, more=""):
+    (tmp_path / "s.yaml").write_text("method: random\nmetric: {name: eval/loss, goal: minimize}\nrun_cap: 9\n"
+                                     "parameters: {learning_rate: {values: [0.1, 0.2]}}\n" + more)
+    return read_sweep(tmp_path / "s.yaml")
+
+
+def a_study(directory, *results):
+    """A study with trials of (status, metric, evaluations)."""
+    with Study.open_for_writing(directory, name="s", sweep={}, metric="eval/loss", goal="minimize", seed=0) as study:
+        for number, (status, metric, evaluations) in enumerate(results):
+            study.record_start(Trial(id=f"{number:04d}", number=number, params={}), {})
+            study.record_end(TrialResult(id=f"{number:04d}", status=status, metric=metric, evaluations=evaluations))
+        return study.snapshot()
+
+
+def test_the_rungs_lie_at_a_tenth_and_three_tenths_of_the_steps(tmp_path):
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100)).steps == (10, 30)
+
+
+def test_a_rung_in_the_warm_up_or_in_the_first_steps_is_left_out(tmp_path):
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100, warmup_ratio=0.2)).steps == (30,)
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=40)).steps == (12,)
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=12)).steps == ()
+
+
+def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):
+    spec = a_spec(tmp_path, "early_terminate: {type: hyperband, min_iter: 2, eta: 2}\n")
+    gate = rung_gate(spec, FinetuneConfig(max_steps=100, eval_steps=10))
+    assert gate.steps == (20, 40, 80)
+    assert gate.eta == 2
+
+
+@pytest.mark.parametrize(("value", "others", "goes_on"), [
+    (9.0, [], True),
+    (9.0, [1.0], True),
+    (2.0, [1.0, 3.0], False),
+    (0.5, [1.0, 3.0], True),
+    (2.0, [1.0, 3.0, 4.0, 5.0, 6.0], True),
+    (3.5, [1.0, 3.0, 4.0, 5.0, 6.0], False),
+    (1.0, [1.0, 1.0], True),
+])
+def test_the_best_third_goes_on_and_the_first_two_always(value, others, goes_on):
+    assert stays(GATE, value, others) is goes_on
+
+
+def test_the_best_of_a_maximised_metric_are_the_largest():
+    gate = RungGate(steps=(10,), eta=3.0, goal="maximize")
+    assert stays(gate, 4.0, [1.0, 3.0])
+    assert not stays(gate, 2.0, [1.0, 3.0])
+
+
+def test_values_are_compared_at_the_same_step_only(tmp_path):
+    snapshot = a_study(tmp_path, (Status.COMPLETE, 1.0, ((10, 2.0), (30, 1.0))), (Status.PRUNED, 3.0, ((10, 3.0),)),
+                       (Status.FAILED, None, ()))
+    assert values_at(snapshot, 10, without="none") == [2.0, 3.0]
+    assert values_at(snapshot, 30, without="none") == [1.0]
+    assert values_at(snapshot, 10, without="0000") == [3.0]
+
+
+def test_a_pruned_trial_is_guessed_by_the_median_gain_of_complete_ones(tmp_path):
+    snapshot = a_study(tmp_path, (Status.COMPLETE, 1.0, ((10, 2.0), (100, 1.0))),
+                       (Status.COMPLETE, 1.5, ((10, 3.5), (100, 1.5))), (Status.COMPLETE, 1.2, ((10, 2.7), (100, 1.2))))
+    pruned = TrialResult(id="9", status=Status.PRUNED, metric=4.0, evaluations=((10, 4.0),))
+    assert extrapolated(pruned, snapshot) == pytest.approx(4.0 - 1.5)
+
+
+def test_without_a_complete_trial_the_last_value_stands(tmp_path):
+    pruned = TrialResult(id="9", status=Status.PRUNED, metric=4.0, evaluations=((10, 4.0),))
+    assert extrapolated(pruned, a_study(tmp_path, (Status.FAILED, None, ()))) == 4.0
