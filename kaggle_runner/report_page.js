@@ -45,7 +45,8 @@
 
   function describe(study, position) {
     const lines = study.columns.filter((column) => column.cells[position] !== null && column.cells[position] !== "")
-      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position])).slice(0, 80)}</b>`);
+      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position]).slice(0, 80))}</b>`
+        + (column.unit ? ` ${column.unit}` : ""));
     return lines.join("<br>");
   }
 

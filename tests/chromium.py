@@ -19,7 +19,9 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-         "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND")
+         "--remote-debugging-pipe", "--host-resolver-rules=MAP * ~NOTFOUND",
+         "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4")
+"""The last one gives it a mouse: a headless browser says it has none, and pages then hide what a mouse would show."""
 _MOVED_PIPES = """
 import fcntl, os, sys
 commands, answers = (fcntl.fcntl(int(name), fcntl.F_DUPFD, 10) for name in sys.argv[1:3])  # out of the way of 3 and 4
@@ -91,6 +93,7 @@ class Chromium:
                   uploadThroughput=-1)
         self.call("Emulation.setDeviceMetricsOverride", session, width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)
+        self.call("Emulation.setTouchEmulationEnabled", session, enabled=width < 600)
         tab = Tab(self, session)
         tab.set_dark(dark)
         self.call("Page.navigate", session, url=path.as_uri())

@@ -23,7 +23,7 @@ LAYERS = [
     {"embedded_sweep"},
     {"analysis"},
     {"report_style", "report_png", "report_sentences", "report_figures", "report_maps", "report_compare", "report_page",
-     "report_notebook", "report"},
+     "report_notebook", "report_files", "report"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,133 @@
+import pytest
+
+from kaggle_runner.analysis import analyse
+from kaggle_runner.study import Status, read_study
+from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
+
+
+def analysis_of(directory):
+    return analyse(read_study(directory))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return analysis_of(write_mixed_study(tmp_path_factory.mktemp("mixed") / "study", 40))
+
+
+def test_only_complete_trials_are_ranked(mixed):
+    assert {row.status for row in mixed.rows} == {"complete", "pruned", "failed", "infeasible", "running"}
+    assert {row.status for row in mixed.ranked} == {"complete"}
+    assert mixed.best == mixed.ranked[0]
+    assert [row.value for row in mixed.ranked] == sorted(row.value for row in mixed.ranked)
+
+
+def test_the_variable_that_made_the_values_is_the_only_one_that_matters(mixed):
+    assert [share.name for share in mixed.shares if share.resolvable] == ["learning_rate"]
+
+
+def test_the_good_region_holds_the_known_optimum(mixed):
+    region = next(region for region in mixed.regions if region.name == "learning_rate")
+    assert region.low < 10**-3.5 < region.high
+    assert region.high / region.low < 20
+
+
+def test_contours_show_the_two_most_important_pairs_with_the_optimum_in_its_place(mixed):
+    assert len(mixed.contours) == 2
+    contour = mixed.contours[0]
+    assert contour.x.name == "learning_rate"
+    middle = contour.values[len(contour.values) // 2]
+    best = contour.x.value(contour.x_positions[middle.index(min(middle))])
+    assert 10**-4.1 < best < 10**-2.9
+
+
+def test_rungs_say_who_survived(mixed):
+    rung, = mixed.rungs
+    pruned = {row.id for row in mixed.rows if row.status == "pruned"}
+    assert rung.step == 20
+    assert {trial_id for trial_id, _ in rung.cut} == pruned
+    assert not pruned & {trial_id for trial_id, _ in rung.survivors}
+    assert len(rung.survivors) == sum(row.status in ("complete", "running") for row in mixed.rows)
+
+
+def test_progress_counts_the_time_of_every_trial_and_never_gets_worse(mixed):
+    ended = [row for row in mixed.rows if row.status != "running"]
+    assert mixed.progress[-1].hours == pytest.approx(sum(row.seconds for row in ended) / 3600)
+    assert mixed.progress[-1].best == mixed.best.value
+    bests = [step.best for step in mixed.progress]
+    assert bests == sorted(bests, reverse=True)
+
+
+def test_a_prediction_stands_beside_the_measured_peak(mixed):
+    row = mixed.rows[0]
+    assert row.predicted_bytes == 560 * 2**20
+    assert 500 * 2**20 <= row.peak_bytes < 600 * 2**20
+
+
+def test_noise_of_repeated_seeds_says_which_trials_are_as_good_as_the_best(tmp_path):
+    trials = [Made(params={"x": 1, "seed": seed}, value=value) for seed, value in enumerate([2.00, 2.02, 2.04])]
+    trials += [Made(params={"x": 2, "seed": 0}, value=2.09), Made(params={"x": 3, "seed": 0}, value=2.5)]
+    analysis = analysis_of(write_study(tmp_path / "s", trials))
+
+    assert analysis.noise.deviation == pytest.approx(0.02)
+    assert analysis.noise.least_difference == pytest.approx(1.4142 * 4.30 * 0.02, rel=1e-3)  # 0.1216
+    assert analysis.ties == ("0001", "0002", "0003")
+    assert analysis.repeats[0].trial_ids == ("0000", "0001", "0002")
+
+
+def test_without_repeats_the_noise_is_a_models_estimate_and_says_so(mixed):
+    assert 0.002 < mixed.noise.deviation < 0.012  # made with 0.004
+    assert "Gaussian process" in mixed.noise.source
+
+
+def test_a_few_trials_give_no_noise_and_no_importance_but_a_reason(tmp_path):
+    trials = [Made(params={"learning_rate": 10.0**-i}, value=float(i)) for i in (3, 4, 5)]
+    analysis = analysis_of(write_study(tmp_path / "s", trials, parameters={"learning_rate": LEARNING_RATE}))
+
+    assert analysis.noise is None
+    assert analysis.shares == ()
+    assert analysis.shares_problem == ("3 complete trials are too few to say which hyperparameter mattered; "
+                                       "6 are the least")
+
+
+def test_the_best_on_the_boundary_is_noted(tmp_path):
+    trials = [Made(params={"learning_rate": rate}, value=value) for rate, value in ((1e-3, 2.0), (1e-4, 2.5))]
+    analysis = analysis_of(write_study(tmp_path / "s", trials, parameters={"learning_rate": LEARNING_RATE}))
+
+    limit, = analysis.boundaries
+    assert (limit.name, limit.side, limit.limit) == ("learning_rate", "highest", 1e-3)
+
+
+def test_where_high_is_good_the_highest_is_best(tmp_path):
+    trials = [Made(params={"x": i}, value=value) for i, value in enumerate([0.5, 0.9, 0.7])]
+    analysis = analysis_of(write_study(tmp_path / "s", trials, goal="maximize", metric="accuracy"))
+
+    assert analysis.best.id == "0001"
+    assert [row.id for row in analysis.ranked] == ["0001", "0002", "0000"]
+    assert [step.best for step in analysis.progress] == [0.5, 0.9, 0.9]
+
+
+def test_a_pruned_trial_with_the_lowest_value_does_not_win(tmp_path):
+    trials = [Made(value=1.0, status=Status.PRUNED, curve=loss_curve(1.0)), Made(value=2.0, curve=loss_curve(2.0))]
+    analysis = analysis_of(write_study(tmp_path / "s", trials))
+
+    assert analysis.best.id == "0001"
+    assert [step.best for step in analysis.progress] == [2.0]
+
+
+def test_without_models_nothing_is_fitted(tmp_path):
+    analysis = analyse(read_study(write_mixed_study(tmp_path / "s", 20)), models=False)
+    assert (analysis.shares, analysis.contours, analysis.noise) == ((), (), None)
+    assert analysis.best is not None
+
+
+def test_equal_values_and_equal_parameters_say_so(tmp_path):
+    equal = analysis_of(write_study(tmp_path / "a", [Made(params={"x": i}, value=1.0) for i in range(8)]))
+    same = analysis_of(write_study(tmp_path / "b", [Made(params={"x": 1}, value=float(i)) for i in range(8)]))
+
+    assert equal.shares_problem == "all 8 complete trials have the same value, so nothing can matter"
+    assert same.shares_problem == "no hyperparameter differs between the complete trials, so none can matter"
+
+
+def test_the_same_study_gives_the_same_numbers(tmp_path):
+    directory = write_mixed_study(tmp_path / "s", 20)
+    assert analysis_of(directory) == analysis_of(directory)

@@ -1,0 +1,343 @@
+import csv
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from kaggle_runner.analysis import analyse
+from kaggle_runner.errors import StudyError
+from kaggle_runner.report import report_directory, show, watch_report, write_plots, write_report
+from kaggle_runner.report_figures import cost_figures, trial_figures
+from kaggle_runner.report_maps import map_figures
+from kaggle_runner.study import Status, Study, TrialResult, read_study
+from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
+
+FAILED = Made(params={"learning_rate": 1e-4}, status=Status.FAILED, reason="loss is nan at step 7", peak=None)
+MARKUP = '<img src=x onerror="hacked=1"> & </script><b>'
+
+
+def words_of(page):
+    """Return the page without its scripts and styles, entities resolved."""
+    text = page.read_text()
+    return html.unescape(re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL))
+
+
+def data_of(page):
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found.group(1))
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A study with every kind of trial, and its whole report."""
+    directory = write_mixed_study(tmp_path_factory.mktemp("report") / "study", 30)
+    problems = []
+    page = write_report([directory], notify=problems.append)
+    assert problems == []
+    return directory, page
+
+
+def test_the_report_lies_in_the_study_and_is_complete(mixed):
+    directory, page = mixed
+    files = {path.name for path in page.parent.iterdir()}
+
+    assert page == directory / "report" / "index.html"
+    assert files == {"index.html", "analysis.ipynb", "trials.csv", "curves.csv", "summary.md", "ranking.png",
+                     "values.png", "curves.png", "importance.png", "slices.png", "contour-0.png", "contour-1.png",
+                     "parallel.png", "hours.png", "rungs.png", "time.png", "memory.png", "predicted.png"}
+
+
+def test_the_page_answers_the_questions_in_their_order(mixed):
+    words = words_of(mixed[1])
+    questions = ["won with eval/loss", "cannot be told apart", "What won, and by how much", "What mattered",
+                 "Where to search next", "What it cost", "Every trial"]
+    places = [words.index(question) for question in questions]
+    assert places == sorted(places)
+
+
+def test_every_plot_has_a_sentence_with_a_number_and_named_axes(mixed):
+    analysis = analyse(read_study(mixed[0]))
+    figures = [*trial_figures(analysis), *map_figures(analysis), *cost_figures(analysis)]
+
+    assert len(figures) == 16
+    for figure in figures:
+        assert re.search(r"\d", figure.sentence), figure.key
+        assert figure.sentence.endswith("."), figure.key
+        if figure.key not in ("importance", "parallel"):  # whose axes are the names of hyperparameters
+            assert figure.layout["xaxis"]["title"]["text"], figure.key
+            assert figure.layout["yaxis"]["title"]["text"], figure.key
+
+
+def test_an_axis_is_logarithmic_where_the_range_is(mixed):
+    figures = {figure.key: figure for figure in map_figures(analyse(read_study(mixed[0])))}
+    assert figures["slice-learning_rate"].layout["xaxis"]["type"] == "log"
+    assert "type" not in figures["slice-weight_decay"].layout["xaxis"]
+
+
+def test_slices_mark_pruned_failed_and_infeasible_trials(mixed):
+    figures = {figure.key: figure for figure in map_figures(analyse(read_study(mixed[0])))}
+    names = {trace["name"]: trace for trace in figures["slice-learning_rate"].traces}
+
+    assert {"complete", "pruned", "failed", "infeasible", "best"} <= names.keys()
+    assert names["failed"]["yaxis"] == "y2"  # the strip for trials without a value
+    assert len({trace["marker"]["symbol"] for trace in names.values()}) == len(names)
+
+
+def test_the_table_of_trials_has_every_trial_once(mixed):
+    columns = {column["name"]: column for column in data_of(mixed[1])["studies"][0]["columns"]}
+    assert columns["trial"]["cells"] == [f"{i:04d}" for i in range(30)]
+    assert columns["learning_rate"]["numeric"]
+    assert "max_steps" not in columns  # the same in every trial
+
+
+def test_the_csv_files_hold_what_the_study_holds(mixed):
+    directory, page = mixed
+    records = {record.trial.id: record for record in read_study(directory).records}
+    trials = rows_of(page.parent / "trials.csv")
+
+    assert [row["trial"] for row in trials] == list(records)
+    for row in trials:
+        result = records[row["trial"]].result
+        assert row["status"] == (result.status if result else "running")
+        assert float(row["learning_rate"]) == records[row["trial"]].trial.params["learning_rate"]
+        if result and result.metric is not None:
+            assert float(row["eval/loss"]) == result.metric
+    curve = [(int(row["step"]), float(row["eval/loss"])) for row in rows_of(page.parent / "curves.csv")
+             if row["trial"] == "0000" and row["eval/loss"]]
+    assert curve == list(records["0000"].result.evaluations)
+
+
+def test_the_summary_says_the_same_numbers_as_the_study(mixed):
+    directory, page = mixed
+    best = read_study(directory).best
+    summary = (page.parent / "summary.md").read_text()
+
+    assert f"Trial {best.trial.id} won with eval/loss {best.result.metric:.4g}" in summary
+    assert "learning_rate explains" in summary
+    assert "[curves.png](curves.png)" in summary
+
+
+def test_the_notebook_is_delivered_executed_without_a_complaint(mixed):
+    notebook = nbformat.read(mixed[1].parent / "analysis.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    assert not [output for output in outputs if output.output_type in ("error", "stream")]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 9
+
+
+def test_the_notebook_runs_again_in_a_fresh_kernel_with_only_the_csv_files(mixed, tmp_path):
+    for name in ("analysis.ipynb", "trials.csv", "curves.csv"):
+        (tmp_path / name).write_bytes((mixed[1].parent / name).read_bytes())
+    script = ("import asyncio, sys, nbformat\nfrom nbclient import NotebookClient\n"
+              "notebook = nbformat.read('analysis.ipynb', as_version=4)\n"
+              "for cell in notebook.cells:\n    cell.pop('outputs', None) and cell.update(outputs=[])\n"
+              "asyncio.run(NotebookClient(notebook, kernel_name='python3').async_execute())\n")
+    assert NotebookClient  # the same package, in a process of its own
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_notebook_without_a_kernel_is_delivered_with_the_reason(tmp_path, monkeypatch):
+    """A kernel folder of the environment that names a program that is not there stands before the real one."""
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["/no/such/python", "{connection_file}"],
+                                                    "display_name": "gone", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    problems = []
+
+    page = write_report([write_study(tmp_path / "study", [FAILED])], notify=problems.append)
+
+    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
+    assert "no kernel could be started" in notebook.cells[1].source
+    assert "/no/such/python" in problems[0]
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def numbers(count):
+    return [Made(params={"learning_rate": 10 ** -(3 + i / count)}, value=2 + i / 10, curve=loss_curve(2 + i / 10))
+            for i in range(count)]
+
+
+EDGE_CASES = {
+    "no trial yet": [],
+    "one trial": numbers(1),
+    "one trial that still runs": [Made(params={"learning_rate": 1e-4}, status=None)],
+    "only failed trials": [FAILED] * 3,
+    "three trials": numbers(3),
+    "one hyperparameter": numbers(12),
+    "only categorical ones": [
+        Made(params={"a": "xyz"[i % 3], "b": i < 6, "c": None if i % 4 else ["q", "k"]}, value=2.0 + i % 3)
+        for i in range(12)],
+    "missing peaks, times and curves": [Made(params={"x": i}, value=float(i), peak=None, seconds=0.0) for i in range(9)],
+    "equal values": [Made(params={"x": i}, value=1.0) for i in range(9)],
+    "values of zero": [Made(params={"x": i}, value=0.0 if i else 1.0) for i in range(9)],
+    "one diverged": [Made(params={"x": float(i)}, value=1e30 if i == 3 else 2.0 + i) for i in range(9)],
+    "a hyperparameter that only some have": [Made(params={"x": i} | ({"y": i / 2} if i % 2 else {}), value=2.0 + i)
+                                             for i in range(14)],
+}
+
+
+@pytest.mark.parametrize("name", EDGE_CASES)
+def test_there_is_a_report_of(name, tmp_path):
+    directory = write_study(tmp_path / "study", EDGE_CASES[name], parameters={"learning_rate": LEARNING_RATE},
+                            baseline=0.0 if name == "values of zero" else None)
+
+    page = write_report([directory], notebook=False)
+
+    assert len(data_of(page)["studies"][0]["figures"]) >= 1
+    assert (page.parent / "values.png").exists()
+
+
+@pytest.mark.parametrize("name", ["only failed trials", "only categorical ones", "one trial",
+                                  "a hyperparameter that only some have"])
+def test_the_notebook_can_be_executed_for(name, tmp_path):
+    problems = []
+    write_report([write_study(tmp_path / "study", EDGE_CASES[name])], notify=problems.append)
+    assert problems == []
+
+
+def test_three_trials_are_said_to_be_too_few(tmp_path):
+    page = write_report([write_study(tmp_path / "study", numbers(3))], notebook=False)
+    assert "3 complete trials are too few to say which hyperparameter mattered" in words_of(page)
+
+
+def test_ten_thousand_points_a_trial_stay_a_small_page(tmp_path):
+    curve = [(step, 3 - step / 10_000) for step in range(1, 10_001)]
+    directory = write_study(tmp_path / "study", [Made(params={"x": i}, value=2.0 + i, curve=curve) for i in range(3)])
+
+    page = write_report([directory], notebook=False)
+
+    assert page.stat().st_size < 5_200_000
+    assert len(rows_of(page.parent / "curves.csv")) < 3 * 410
+
+
+def test_names_with_markup_are_shown_and_not_obeyed(tmp_path):
+    trials = [Made(params={MARKUP: ["<i>a</i>", "b"][i % 2], "x": i}, value=2.0 + i, reason=MARKUP, curve=[(1, 2.0)])
+              for i in range(8)]
+    directory = write_study(tmp_path / "study", trials, name=MARKUP, metric="eval/<loss>",
+                            parameters={MARKUP: {"values": ["<i>a</i>", "b"]}})
+
+    page = write_report([directory])
+
+    text = page.read_text()
+    assert "<img" not in text[: text.index("<script")]
+    assert text.count("</script>") == text.count("<script")
+    assert MARKUP in words_of(page)
+    assert "<img" not in (page.parent / "summary.md").read_text()
+    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
+    assert not [cell for cell in notebook.cells if cell.cell_type == "markdown" and "<img" in cell.source]
+    assert "<img" not in show(directory)._repr_html_().replace('<img alt="learning', "")
+
+
+def test_several_studies_are_compared_on_one_page(tmp_path):
+    first = write_mixed_study(tmp_path / "a" / "optuna", 16, name="same", seed=1)
+    second = write_mixed_study(tmp_path / "b" / "wandb", 16, name="same", seed=2)
+
+    page = write_report([first, second], notebook=False)
+
+    words = words_of(page)
+    assert page == tmp_path / "report" / "index.html"
+    assert "2 studies side by side" in words
+    assert re.search(r"same \((optuna|wandb)\) found the best eval/loss", words)
+    assert [study["place"] for study in data_of(page)["studies"]] == ["comparison", "study-1", "study-2"]
+    assert (page.parent / "1_same__optuna_" / "trials.csv").exists()
+    assert (page.parent / "by-trial.png").exists()
+
+
+def test_studies_of_different_metrics_are_not_compared(tmp_path):
+    first = write_study(tmp_path / "a", numbers(2))
+    second = write_study(tmp_path / "b", numbers(2), metric="accuracy", goal="maximize")
+
+    page = write_report([first, second], notebook=False)
+
+    assert "measure different things (accuracy and eval/loss)" in words_of(page)
+
+
+def test_a_watched_page_is_drawn_again_when_a_trial_ends(tmp_path):
+    directory = write_study(tmp_path / "study", [*numbers(2), Made(params={"learning_rate": 1e-4}, status=None)])
+    pages = watch_report([directory], poll_s=0.01)
+    page = next(pages)
+    assert "2 of 3" in words_of(page)
+
+    sweep = dict(read_study(directory).info.sweep)
+    with Study.open_for_writing(directory, name="made", sweep=sweep, metric="eval/loss", goal="minimize",
+                                seed=None) as study:
+        study.record_end(TrialResult(id="0002", status=Status.COMPLETE, metric=1.5))
+
+    assert next(pages) == page
+    assert "Trial 0002 won" in words_of(page)
+    assert 'data-reload="20"' in page.read_text()
+
+
+def test_a_report_of_a_finished_study_does_not_reload_itself(mixed):
+    assert 'data-reload=""' in mixed[1].read_text()
+
+
+def test_plots_alone_go_into_the_folder_plots(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(3))
+    paths = write_plots(directory)
+    assert directory / "plots" / "curves.png" in paths
+    assert all(path.exists() for path in paths)
+
+
+def test_a_notebook_shows_a_study_as_a_table_and_a_picture(mixed):
+    view = show(str(mixed[0]))
+
+    shown = view._repr_html_()
+
+    assert shown.count("<tr>") == 21  # the header and twenty trials
+    assert "and 10 more" in shown
+    assert 'src="data:image/png;base64,' in shown
+    assert f"Trial {read_study(mixed[0]).best.trial.id} won" in repr(view)
+
+
+def test_the_report_of_no_study_is_refused(tmp_path):
+    with pytest.raises(StudyError, match=r"is not a study: it has no trials\.jsonl"):
+        write_report([tmp_path])
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(1))
+    (directory / "report").write_text("mine")
+    with pytest.raises(StudyError, match=r"cannot write the report to .*report: it is a file"):
+        write_report([directory])
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(1))
+    with pytest.raises(StudyError, match=r"cannot write /sys/report: .*(not permitted|denied|Read-only)"):
+        write_report([directory], out=Path("/sys/report"))  # where not even root makes a folder
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(1))
+    (directory / "report").mkdir()
+    (directory / "report" / f".index.html.{os.getpid()}").symlink_to("/dev/full")  # the name it is first written under
+    with pytest.raises(StudyError, match="no space left on the disk; free some"):
+        write_report([directory])
+
+
+def test_nothing_of_the_study_is_changed(tmp_path):
+    directory = write_mixed_study(tmp_path / "study", 10)
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+    write_report([directory], notebook=False)
+
+    assert {path: path.read_bytes() for path in before} == before
+    assert report_directory([directory]) == directory / "report"

@@ -1,0 +1,169 @@
+"""The page in a real browser: opened from a file with the network off."""
+
+import os
+
+import pytest
+
+from kaggle_runner.report import write_report
+from tests.chromium import Chromium, find_chromium
+from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
+
+MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
+DRAWN = "document.body && document.body.dataset.drawn === 'yes'"
+VIEWS = [(width, dark) for width in (390, 1440) for dark in (False, True)]
+
+pytestmark = pytest.mark.skipif(find_chromium() is None and not os.environ.get("CI"),
+                                reason="no Chromium on PATH: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with Chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    directory = write_mixed_study(tmp_path_factory.mktemp("page") / "study", 30)
+    return write_report([directory], notebook=False)
+
+
+def place_of_trial(tab, plot, trial):
+    """Scroll a plot into view and return where in the window the mark of a trial is, by its number."""
+    tab.evaluate(f"document.getElementById('{plot}').scrollIntoView({{block: 'center'}})")
+    return tab.evaluate(f"""(() => {{
+        const place = document.getElementById('{plot}'), box = place.getBoundingClientRect();
+        const layout = place._fullLayout;
+        for (const trace of place.data) {{
+            const i = trace.mode === 'markers' ? trace.customdata.indexOf({trial}) : -1;
+            if (i >= 0) return [box.left + layout.xaxis._offset + layout.xaxis.d2p(trace.x[i]),
+                                box.top + layout.yaxis._offset + layout.yaxis.d2p(trace.y[i])];
+        }}
+    }})()""")
+
+
+@pytest.mark.parametrize(("width", "dark"), VIEWS, ids=lambda value: str(value))
+def test_every_plot_is_drawn_without_a_complaint_and_without_a_network(chromium, page, width, dark):
+    tab = chromium.open(page, width=width, dark=dark)
+    tab.wait_for(DRAWN)
+
+    assert tab.problems() == []
+    assert {url.split(":")[0] for url in tab.requests()} <= {"file", "data", "blob"}
+    marks = ".trace, .contourlayer path, .heatmaplayer image"
+    plots = tab.evaluate(f"[...document.querySelectorAll('.plot')].map((p) => [p.id, p.dataset.drawn, "
+                         f"p.querySelectorAll('{marks}').length])")
+    assert len(plots) == 16
+    assert not [plot for plot, drawn, marks in plots if drawn != "yes" or marks == 0]
+    assert tab.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+    ends = tab.evaluate("[...document.querySelectorAll('.plot svg')].map((svg) => svg.getBoundingClientRect().right)")
+    assert max(ends) <= width
+
+
+def test_the_page_and_its_plots_follow_the_colour_scheme(chromium, page):
+    def colors():
+        return tab.evaluate("[getComputedStyle(document.body).backgroundColor, "
+                            "document.getElementById('study-1-curves')._fullLayout.font.color]")
+
+    tab = chromium.open(page, width=1000, dark=False)
+    tab.wait_for(DRAWN)
+    light = colors()
+    tab.set_dark(True)
+    tab.wait_for("document.getElementById('study-1-curves')._fullLayout.font.color === '#e6e9ee'")
+
+    assert light == ["rgb(246, 247, 249)", "#1c2430"]
+    assert colors() == ["rgb(18, 22, 28)", "#e6e9ee"]
+    assert tab.problems() == []
+
+
+def test_hovering_over_a_mark_shows_its_trial(chromium, page):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for(DRAWN)
+
+    tab.move_to(*place_of_trial(tab, "study-1-values", 4))
+    tab.wait_for("document.querySelector('.hoverlayer .hovertext') !== null")
+
+    shown = tab.evaluate("document.querySelector('.hoverlayer .hovertext').textContent")
+    assert "trial 0004" in shown
+    assert "learning_rate" in shown
+
+
+def test_a_click_filters_the_table_and_every_plot(chromium, page):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for(DRAWN)
+
+    tab.click(*place_of_trial(tab, "study-1-values", 4))
+    tab.wait_for("!document.querySelector('.bar').hidden")
+
+    rows = "[...document.querySelectorAll('table.trials tbody tr')].map((row) => row.cells[0].textContent)"
+    assert tab.evaluate(rows) == ["0004"]
+    assert "1 of 30 trials" in tab.evaluate("document.querySelector('.filters').textContent")
+    kept = tab.evaluate("document.getElementById('study-1-slice_2d_learning_5f_rate').data.filter((t) => t.mode === "
+                        "'markers').flatMap((t) => (t.selectedpoints || []).map((i) => t.customdata[i]))")
+    assert set(kept) == {4}
+    lines = tab.evaluate("document.getElementById('study-1-curves').data.find((t) => t.meta && t.meta.highlight)"
+                         ".customdata.filter((at) => at !== null)")
+    assert set(lines) == {4}
+
+    tab.evaluate("document.querySelector('.bar button').click()")
+    assert len(tab.evaluate(rows)) == 30
+    assert tab.evaluate("document.querySelector('.bar').hidden")
+    assert tab.problems() == []
+
+
+def test_a_status_filters_and_a_column_sorts(chromium, page):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for(DRAWN)
+    cells = "[...document.querySelectorAll('table.trials tbody tr')].map((row) => row.cells[{}].textContent)"
+
+    pruned = "[...document.querySelectorAll('.filters button')].find((b) => b.textContent.startsWith('pruned'))"
+
+    tab.evaluate(f"{pruned}.click()")
+    assert set(tab.evaluate(cells.format(1))) == {"pruned"}
+    assert tab.evaluate(f"{pruned}.getAttribute('aria-pressed')") == "true"
+    tab.evaluate(f"{pruned}.click()")
+
+    tab.evaluate("document.querySelectorAll('table.trials th')[2].click()")
+    values = [float(cell) for cell in tab.evaluate(cells.format(2)) if cell != "–"]
+    assert values == sorted(values)
+    assert len(values) < 30  # those without a value stand at the end
+    assert tab.evaluate(cells.format(2))[-1] == "–"
+
+
+def test_several_studies_are_drawn_on_one_page(chromium, tmp_path):
+    studies = [write_mixed_study(tmp_path / name, 12, name=name, seed=i) for i, name in enumerate(("first", "second"))]
+    tab = chromium.open(write_report(studies, notebook=False), width=1440)
+    tab.wait_for(DRAWN)
+
+    assert tab.problems() == []
+    assert tab.evaluate("document.querySelectorAll('.plot[data-drawn=yes]').length === "
+                        "document.querySelectorAll('.plot').length")
+    assert tab.evaluate("document.querySelectorAll('#comparison .plot').length") == 2
+
+
+def test_names_with_markup_stay_text_in_the_page_the_plots_and_the_hover(chromium, tmp_path):
+    trials = [Made(params={MARKUP: [MARKUP, "b"][i % 2], "x": float(i)}, value=2.0 + i, reason=MARKUP,
+                   curve=loss_curve(2.0 + i)) for i in range(8)]
+    directory = write_study(tmp_path / "study", trials, name=MARKUP, metric=MARKUP,
+                            parameters={MARKUP: {"values": [MARKUP, "b"]}})
+    tab = chromium.open(write_report([directory], notebook=False), width=1440)
+    tab.wait_for(DRAWN)
+    tab.move_to(*place_of_trial(tab, "study-1-values", 4))
+    tab.wait_for("document.querySelector('.hoverlayer .hovertext') !== null")
+
+    assert tab.evaluate("document.querySelector('h1').textContent") == MARKUP
+    assert tab.evaluate("document.querySelectorAll('main b b, main img, .plot image[href=x]').length") == 0
+    assert tab.evaluate("window.hacked") is None
+    assert MARKUP[:20] in tab.evaluate("document.querySelector('.hoverlayer .hovertext').textContent")
+    assert tab.problems() == []
+
+
+@pytest.mark.slow
+def test_a_page_of_many_trials_is_drawn_and_filtered(chromium, tmp_path):
+    tab = chromium.open(write_report([write_mixed_study(tmp_path / "study", 400)], notebook=False), width=1440)
+    tab.wait_for(DRAWN)
+
+    assert "400 of 400 trials" in tab.evaluate("document.querySelector('.filters').textContent")
+    assert tab.evaluate("document.querySelectorAll('table.trials tbody tr').length") == 100  # the rest on demand
+    tab.click(*place_of_trial(tab, "study-1-values", 4))
+    tab.wait_for("!document.querySelector('.bar').hidden")
+    assert tab.problems() == []

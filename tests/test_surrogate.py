@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from kaggle_runner.surrogate import fit
+
+
+def made(count, noise, seed):
+    generator = np.random.default_rng(seed)
+    points = generator.uniform(size=(count, 3))
+    return points, 2 * (points[:, 0] - 0.3) ** 2 + noise * generator.normal(size=count)
+
+
+def test_the_surface_has_its_minimum_where_the_function_has_it():
+    points, values = made(40, 0.02, seed=0)
+    grid = np.array([[x, 0.5, 0.5] for x in np.linspace(0, 1, 101)])
+
+    predicted = fit(points, values).predict(grid)
+
+    assert grid[predicted.argmin(), 0] == pytest.approx(0.3, abs=0.08)
+    assert predicted[100] == pytest.approx(2 * 0.7**2, abs=0.15)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_the_noise_is_estimated_within_a_factor_of_two(noise):
+    estimates = [fit(*made(40, noise, seed)).noise for seed in range(5)]
+    assert noise / 2 < np.median(estimates) < noise * 2
+
+
+def test_the_same_trials_give_the_same_surface():
+    points, values = made(12, 0.1, seed=1)
+    assert fit(points, values).noise == fit(points, values).noise
+
+
+def test_trials_at_the_same_point_do_not_break_the_fit():
+    points = np.repeat([[0.5, 0.5], [0.1, 0.9]], 4, axis=0)
+    values = np.array([1.0, 1.1, 0.9, 1.0, 2.0, 2.1, 1.9, 2.0])
+    assert 0.03 < fit(points, values).noise < 0.3
