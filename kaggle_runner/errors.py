@@ -11,6 +11,7 @@
     │   └── MissingPackages  packages that are not installed, with the extra that has them
     ├── BudgetError          a trial that needs more memory than there is
     ├── SecretError          a key that is missing or malformed; never holds its value
+    ├── WandbError           W&B refused, lost or does not know what was asked for, or cannot be reached
     ├── KernelError          Kaggle refused, lost or failed a kernel; its `refusal` is the exit status
     └── WorkerError          the worker process died, hung or spoke nonsense
 
@@ -78,6 +79,10 @@ class BudgetError(KaggleRunnerError):
 
 class SecretError(KaggleRunnerError):
     """A key that is missing or malformed; never holds its value."""
+
+
+class WandbError(KaggleRunnerError):
+    """W&B refused, lost or does not know what was asked for, or cannot be reached."""
 
 
 class Refusal(IntEnum):

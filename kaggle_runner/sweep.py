@@ -32,7 +32,8 @@ from kaggle_runner.sweep_sections import (
     read_whole_number,
 )
 
-__all__ = ["Choice", "Fixed", "Hyperband", "Parameter", "Range", "SweepSpec", "read_sweep", "shipped_sweep"]
+__all__ = ["Choice", "Fixed", "Hyperband", "Parameter", "Range", "SweepSpec", "check_config", "read_sweep",
+           "shipped_sweep"]
 
 SHIPPED = "sweeps"
 """Folder of the sweep files in the package, and how a user names them: `sweeps/demo.yaml`."""
@@ -138,6 +139,18 @@ def read_configuration(path: Path, config_type: type = FinetuneConfig,
     except SweepError as error:  # in this file the names stand by themselves
         raise SweepError(error.source, [re.sub(r"^parameters\.([^:]*?)(\.value)?:", r"\1:", problem)
                                         for problem in error.problems]) from None
+
+
+def check_config(raw: Mapping[str, Any], source: str, config_type: type = FinetuneConfig,
+                 metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
+    """Check a sweep that did not come from a file: what W&B's server holds under the name `source`.
+
+    Raises:
+        SweepError: it has problems; holds all of them.
+    """
+    found = Findings()
+    _check_plain(found, "", raw)
+    return _checked(Path(source), dict(raw), found, config_type, metrics)
 
 
 def _checked(path: Path, raw: dict[str, Any], found: Findings, config_type: type, metrics: Sequence[str]) -> SweepSpec:
