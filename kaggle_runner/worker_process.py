@@ -172,7 +172,9 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         "KAGGLE_RUNNER_CACHE": str(settings.cache_directory),
         "OMP_NUM_THREADS": str(settings.threads),
         "OPENBLAS_NUM_THREADS": str(settings.threads),  # Optuna sets it to 1 in its own process while it thinks
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait take the cores from everybody else
+        # threads that spin while they wait take the cores from everybody else
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).strip(":"),
     }
