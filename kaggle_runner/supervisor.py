@@ -139,7 +139,8 @@ class Supervisor:
             answer = self._converse(request, follow)
         except WorkerDied as error:
             self._drop_worker()
-            return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash")
+            return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
+                                   exit_status=error.exit_status)
         except WorkerError as error:
             return progress.failed(trial, str(error), "hung")
         if answer["event"] == "failed":
@@ -203,10 +204,10 @@ class _Progress:
         if "eval/loss" in row:
             self.evaluations = (*self.evaluations, (row["step"], row["eval/loss"]))
 
-    def failed(self, trial: Trial, reason: str, kind: str) -> TrialResult:
+    def failed(self, trial: Trial, reason: str, kind: str, **notes: Any) -> TrialResult:
         return dataclasses.replace(
             _failure(trial, reason), steps=self.steps, tokens=self.tokens, evaluations=self.evaluations,
-            metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind})
+            metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind, **notes})
 
 
 def _failure(trial: Trial, reason: str) -> TrialResult:

@@ -95,6 +95,7 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         killed = supervisor.run(trial(4, params))
         assert killed.status is Status.FAILED
         assert "killed by SIGKILL" in killed.reason
+        assert killed.notes == {"kind": "crash", "exit_status": -signal.SIGKILL}
         assert killed.steps >= 1
 
         again = supervisor.run(trial(5, params))
