@@ -143,7 +143,8 @@ def analyse(snapshot: Snapshot, *, seed: int = 0, models: bool = True) -> Analys
     Without `models` nothing is fitted: no importances, no contours, noise from repeats only.
     """
     rows = tuple(_row(record) for record in snapshot.records)
-    best = next((row for row in rows if snapshot.best and row.id == snapshot.best.trial.id), None)
+    best_record = snapshot.best
+    best = next((row for row in rows if best_record and row.id == best_record.trial.id), None)
     axes, goal = read_axes(snapshot), snapshot.info.goal
     complete = [row for row in rows if row.status == "complete" and row.value is not None]
     varied = _varied(axes, complete)

@@ -17,7 +17,7 @@ _MAX_BINS = 24
 _MAX_ROWS = 300
 """Rows that one tree sees, in and out of the bag, so that the cost does not grow with the study."""
 _DEPTH = 5
-_REPEATS = 50
+_REPEATS = 40
 _TINY = 1e-12
 
 
@@ -64,7 +64,7 @@ def importances(factors: Sequence[Factor], values: Sequence[float], *, seed: int
     trees = max(12, min(48, 1600 // len(targets)))
     forest = _Forest(columns, owners, len(factors), generator, trees)
     even = np.ones((1, len(targets)))
-    share = np.mean([forest.shares(targets[None, :], even)[0] for _ in range(8)], axis=0)
+    share = np.mean([forest.shares(targets[None, :], even)[0] for _ in range(6)], axis=0)
     repeated = forest.shares(np.repeat(targets[None, :], _REPEATS, axis=0),
                              generator.exponential(size=(_REPEATS, len(targets))))
     shuffled = forest.shares(generator.permuted(np.repeat(targets[None, :], _REPEATS, axis=0), axis=1),

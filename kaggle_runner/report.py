@@ -53,6 +53,15 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     return directory / PAGE
 
 
+def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: int | None = None) -> Path:
+    """Write the page alone and return it; with `reload_s` it loads itself again after so many seconds.
+
+    Raises:
+        StudyError: as `write_report`.
+    """
+    return _write_page([analyse(read_study(study)) for study in studies], out or report_directory(studies), reload_s)
+
+
 def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0) -> Iterator[Path]:
     """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
 
@@ -61,14 +70,12 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
     Raises:
         StudyError: as `write_report`.
     """
-    directory = out or report_directory(studies)
     seen: tuple[tuple[str, int], ...] | None = None
     while True:
         now = _sizes(studies)
         if now != seen:
             seen = now
-            _write_page([analyse(read_study(study)) for study in studies], directory, reload_s=RELOAD_S)
-            yield directory / PAGE
+            yield write_page(studies, out=out, reload_s=RELOAD_S)
         time.sleep(poll_s)
 
 
@@ -134,9 +141,10 @@ def _figures(analysis: Analysis) -> list[Figure]:
     return [*trial_figures(analysis), *map_figures(analysis), *cost_figures(analysis)]
 
 
-def _write_page(analyses: Sequence[Analysis], directory: Path, *, reload_s: int | None = None) -> None:
+def _write_page(analyses: Sequence[Analysis], directory: Path, reload_s: int | None = None) -> Path:
     _make(directory)
     write_atomically(directory / PAGE, page(analyses, reload_s=reload_s))
+    return directory / PAGE
 
 
 def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify: Callable[[str], None]) -> None:

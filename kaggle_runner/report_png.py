@@ -79,7 +79,7 @@ def _png(figures: Sequence[Figure], *, title: str = "", columns: int | None = No
     height = max((figure.height for figure in figures), default=360) / 85 + 0.5
     with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):  # a name may hold dollar signs
         canvas = Canvas(figsize=(width, height * down), dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(canvas)
+        paper = FigureCanvasAgg(canvas)
         if title:
             canvas.suptitle(_wrapped(title, int(width * 13)), fontsize=11, color=_INK, x=0.01, ha="left")
         grid = list(canvas.subplots(down, across, squeeze=False).ravel())
@@ -88,7 +88,7 @@ def _png(figures: Sequence[Figure], *, title: str = "", columns: int | None = No
         for axes in grid[len(figures):]:
             axes.set_visible(False)
         buffer = io.BytesIO()
-        canvas.savefig(buffer, format="png")
+        paper.print_png(buffer)  # draws once; `savefig` draws twice
     return buffer.getvalue()
 
 

@@ -46,9 +46,10 @@ def winner(analysis: Analysis) -> str:
 
 def ranking(analysis: Analysis) -> str:
     """Say how far the complete trials lie behind the best."""
-    behind = [abs((row.value or 0.0) - (analysis.ranked[0].value or 0.0)) for row in analysis.ranked]
-    if len(behind) < 2:
+    values = [row.value for row in analysis.ranked if row.value is not None]
+    if len(values) < 2:
         return "There are no two complete trials to compare."
+    behind = [abs(value - values[0]) for value in values]
     middle = number_text(statistics.median(behind), 2)
     return (f"Half of {count_text(len(behind), 'complete trial')} lie within {middle} of the best; "
             f"the worst is {number_text(behind[-1], 2)} behind.")
