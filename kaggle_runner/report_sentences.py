@@ -7,7 +7,7 @@ from typing import Any
 
 from kaggle_runner.analysis import Analysis, Contour, Region, Row
 from kaggle_runner.axes import Axis, Boundary
-from kaggle_runner.importance import Share
+from kaggle_runner.importance import MIN_TRIALS, Share
 from kaggle_runner.report_style import (
     bytes_text,
     count_text,
@@ -170,7 +170,7 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
     """Say where to search next, one advice each, from boundaries, regions, importance and noise."""
     advice = [f"Widen {found.name}: the best value {value_text(found.value)} is at the {found.side} end of its range "
               f"({value_text(found.limit)}); try {value_text(found.suggestion)} as the new end."
-              for found in pressing(analysis)]
+              for found in pressing(analysis) if len(analysis.complete) >= MIN_TRIALS]
     bounded = {found.name for found in analysis.boundaries}
     by_name: dict[str, Share] = {share.name: share for share in analysis.shares}
     for region in analysis.regions:
