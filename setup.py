@@ -8,10 +8,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 TRAIN = ["torch>=2.10", "transformers>=5.0", "peft>=0.19", "bitsandbytes>=0.49", "accelerate>=1.13", "datasets>=4.0",
-         "numpy>=2.0", "tokenizers", "safetensors"]
+         "numpy>=2.0", "tokenizers", "safetensors", "jinja2"]
 SEARCH = ["optuna>=5.0", "scipy>=1.13"]
 REPORT = ["plotly>=6.0", "matplotlib>=3.10", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29",
-          "scikit-learn>=1.5"]
+          "numpy>=2.0", "pandas>=2.2"]
 WANDB = ["wandb>=0.26"]
 KAGGLE = ["kaggle>=2.2.4", "six"]  # the kaggle program imports six without declaring it
 LOCAL = [*TRAIN, *SEARCH, *REPORT]
@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kaggle_runner", "kaggle_runner.*"]),
-    package_data={"kaggle_runner": ["py.typed", "sweeps/*.yaml", "demo_base/*"]},
+    package_data={"kaggle_runner": ["py.typed", "sweeps/*.yaml", "demo_base/*", "*.json", "*.css", "*.js"]},
     include_package_data=False,
     install_requires=["click>=8.1", "PyYAML>=6.0", "rich>=13.9"],
     extras_require={
@@ -34,7 +34,7 @@ setup(
         "kaggle": KAGGLE,
         "report": REPORT,
         "local": LOCAL,
-        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.0", "pytest-timeout", "ruff", "mypy"],
+        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.0", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
     },
     entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.cli:main"]},
     classifiers=[

@@ -104,6 +104,28 @@ def show(study: Path, as_json: bool) -> None:
 
     click.echo(trial_table(snapshot))
     print_best(snapshot)
+    page = study / "report" / "index.html"
+    click.echo(f"next     {page if page.exists() else f'python -m kaggle_runner report {study}'}")
+
+
+@cli.command()
+@click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report [STUDY/report].")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
+@click.option("--watch", is_flag=True, help="Write the page anew while the sweep runs.")
+def report(studies: tuple[Path, ...], out: Path | None, open_page: bool, watch: bool) -> None:
+    """Write a study's page, pictures, tables and notebook; several studies stand side by side."""
+    from kaggle_runner.report import watch_report, write_report
+
+    pages = watch_report(studies, out=out) if watch else iter(
+        [write_report(studies, out=out, notify=lambda text: click.echo(text, err=True))])
+    try:
+        for number, page in enumerate(pages):
+            click.echo(f"page     {page}")
+            if open_page and number == 0:
+                click.launch(str(page))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
@@ -126,13 +148,15 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     print_best(run.snapshot)
     click.echo(f"study    {directory}  ({run.reason})")
     if run.snapshot.finished:
+        from kaggle_runner.report import write_page
         from kaggle_runner.report_png import draw_overview
 
-        picture = directory / "report" / "overview.png"
-        picture.parent.mkdir(exist_ok=True)
+        page = write_page([directory])
+        picture = page.with_name("overview.png")
         draw_overview(run.snapshot, picture)
-        click.echo(f"picture  {picture}")
-    click.echo(f"next     {'run the same command again to continue' if run.interrupted else show_command(directory)}")
+        click.echo(f"picture  {picture}\npage     {page}")
+    click.echo("next     " + ("run the same command again to continue" if run.interrupted else
+                              f"python -m kaggle_runner report {directory}"))
     if run.interrupted:
         sys.exit(INTERRUPTED)
     if run.gave_up or run.snapshot.best is None:
@@ -152,11 +176,6 @@ def detect_here() -> "Environment":
     from kaggle_runner.environment import detect as detect_environment
 
     return detect_environment(os.environ, Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/")))
-
-
-def show_command(directory: Path) -> str:
-    """Write the command that shows a study."""
-    return f"python -m kaggle_runner show {directory}"
 
 
 def main(arguments: list[str] | None = None) -> Any:

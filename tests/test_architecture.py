@@ -12,29 +12,33 @@ PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 LAYERS = [
     {"errors"},
     {"config", "study", "distributions", "beta", "builtin_docs", "formats", "batches", "credentials", "gpu", "findings",
-     "phases", "loss", "surrogate", "importance", "axes", "curves", "noise", "tables", "progress"},
-    {"secrets", "machine", "environment", "budget"},
-    {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "worker_process", "checkpoint", "base_model", "data",
-     "tokens"},
+     "phases", "loss", "live_bytes", "timeline", "fake_kernels", "surrogate", "importance", "axes", "curves", "noise",
+     "tables", "progress", "failures", "gpu_lock"},
+    {"secrets", "machine", "environment", "budget", "session"},
+    {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "rungs", "worker_process", "checkpoint", "base_model",
+     "data", "tokens", "model_shapes"},
     {"launcher", "kernel_packages", "kaggle_program", "kernel_watch", "kernel_sessions", "kernel_secrets", "kernel",
      "kernel_main"},
     {"supervisor", "finetune", "pretrain"},
-    {"optuna_search", "optuna_journal", "optuna_sweep", "worker"},
-    {"embedded_sweep"},
+    {"memory_trace", "memory", "worker"},
+    {"optuna_search", "optuna_journal", "optuna_sweep"},
+    {"embedded_sweep", "wandb_jobs", "wandb_run", "wandb_offline", "wandb_sweep", "wandb_agent"},
     {"analysis"},
-    {"report_style", "report_png", "report_sentences", "report_figures", "report_maps", "report_compare", "report_page",
-     "report_notebook", "report_files", "report"},
+    {"report_style", "report_png", "report_sentences", "report_figures", "report_maps", "report_compare", "report_files",
+     "report_page", "report_notebook", "report"},
     {"cli"},
     {"__main__"},
 ]
 """From the bottom up; modules of one layer may import each other as long as there is no circle."""
 
 OWNERS = {
-    "torch": {"base_model", "loss", "finetune", "worker", "phases", "checkpoint", "pretrain"},
-    "transformers": {"base_model", "finetune", "pretrain"},
-    "peft": {"finetune"},
-    "bitsandbytes": {"base_model", "finetune"},
+    "torch": {"base_model", "loss", "finetune", "worker", "phases", "checkpoint", "pretrain", "memory", "memory_trace",
+              "live_bytes", "fake_kernels", "timeline"},
+    "transformers": {"base_model", "finetune", "pretrain", "memory", "memory_trace"},
+    "peft": {"finetune", "memory_trace"},
+    "bitsandbytes": {"base_model", "finetune", "fake_kernels", "memory_trace"},
     "accelerate": {"finetune"},
+    "wandb": {"wandb_sweep", "wandb_run", "wandb_agent", "wandb_jobs", "wandb_offline"},
     "datasets": {"data"},
     "optuna": {"optuna_journal", "optuna_search"},
     "yaml": {"sweep"},
@@ -77,6 +81,7 @@ def test_every_module_has_its_layer():
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_imports_only_go_down(name):
     height = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    assert name in height, f"give {name} a layer"
     above = {other for other in own_imports(modules()[name]) if height[other] > height[name]}
     assert not above, f"{name} imports {sorted(above)} from above"
 

@@ -184,7 +184,7 @@ EDGE_CASES = {
     "only categorical ones": [
         Made(params={"a": "xyz"[i % 3], "b": i < 6, "c": None if i % 4 else ["q", "k"]}, value=2.0 + i % 3)
         for i in range(12)],
-    "missing peaks, times and curves": [Made(params={"x": i}, value=float(i), peak=None, seconds=0.0) for i in range(9)],
+    "missing peaks, times and curves": [Made(params={"x": i}, value=i + 0.5, peak=None, seconds=0) for i in range(9)],
     "equal values": [Made(params={"x": i}, value=1.0) for i in range(9)],
     "values of zero": [Made(params={"x": i}, value=0.0 if i else 1.0) for i in range(9)],
     "one diverged": [Made(params={"x": float(i)}, value=1e30 if i == 3 else 2.0 + i) for i in range(9)],
