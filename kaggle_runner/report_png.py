@@ -153,6 +153,7 @@ def _surface(axes: Axes, trace: Mapping[str, Any]) -> None:
     colors = LinearSegmentedColormap.from_list("quality", [color for _, color in trace["colorscale"]])
     if trace["reversescale"]:
         colors = colors.reversed()
+    drawn: Any
     if trace["type"] == "contour":
         drawn = axes.contourf(trace["x"], trace["y"], trace["z"], levels=14, cmap=colors)
     else:
@@ -171,10 +172,17 @@ def _scale(axes: Axes, layout: Mapping[str, Any]) -> None:
             axis.set_major_locator(FixedLocator(settings["tickvals"]))
             axis.set_minor_locator(NullLocator())
             names = [_plain(label) for label in settings["ticktext"]]
-            crowded = sum(map(len, names)) > 64
-            axis.set_ticklabels(names, **({"rotation": 18, "ha": "right"} if crowded and side == "x" else {}))
+            axis.set_ticklabels(names)
+            if side == "x" and _is_crowded(layout):
+                for label in axis.get_ticklabels():
+                    label.set(rotation=18, ha="right")
         elif settings.get("dtick") == 1 or settings.get("tickformat") == ",d":
             axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _is_crowded(layout: Mapping[str, Any]) -> bool:
+    """Say whether the names along the x axis would run into each other."""
+    return sum(len(name) for name in layout.get("xaxis", {}).get("ticktext", ())) > 64
 
 
 def _limits(axes: Axes, layout: Mapping[str, Any], places: Mapping[str, Mapping[str, int]]) -> None:
@@ -222,7 +230,8 @@ def _decorate(axes: Axes, figure: Figure, characters: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if unique and figure.layout.get("showlegend", True):
-        axes.legend(unique.values(), unique.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.13), frameon=False,
+        below = -0.25 if _is_crowded(figure.layout) else -0.13
+        axes.legend(unique.values(), unique.keys(), loc="upper center", bbox_to_anchor=(0.5, below), frameon=False,
                     ncols=min(6, len(unique)), fontsize=8, columnspacing=1.2, handletextpad=0.5)
 
 
