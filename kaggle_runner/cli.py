@@ -75,7 +75,7 @@ def dry_run(file: Path, **options: Any) -> None:
     """Run a sweep file on this machine's CPU: no account, no network [sweeps/demo.yaml]."""
     from kaggle_runner.sweep import read_sweep
 
-    run_spec(read_sweep(file), cpu_only=True, **options)
+    run_spec(read_sweep(file), cpu_only=True, suffix="-dry-run", **options)
 
 
 @cli.command()
@@ -129,7 +129,7 @@ def report(studies: tuple[Path, ...], out: Path | None, open_page: bool, watch: 
 
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
-             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False) -> None:
+             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False, suffix: str = "") -> None:
     """Run a sweep with the embedded study and print the table, the best trial and where everything is."""
     for warning in spec.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -139,7 +139,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     from kaggle_runner.tables import trial_table
 
     environment = detect_here()
-    directory = study or environment.writable_directory / "studies" / (spec.name + ("-dry-run" if cpu_only else ""))
+    directory = study or environment.writable_directory / "studies" / f"{spec.name}{suffix}"
     order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ))
     with display() as notify:

@@ -413,7 +413,7 @@ class TestKilledAndContinued:
         sweep, directory = write_sweep(tmp_path, method="random"), tmp_path / "study"
         outcome = run(sweep, directory, 3, train=lambda trial: (
             complete(trial) if trial.number < 1 else ended(trial, Status.PREEMPTED, reason="the session ends")))
-        assert outcome == SweepOutcome(reason="the session ends", trials_run=1)
+        assert outcome == SweepOutcome(reason="the session ends", trials_run=1, cut_short=True)
         before = table(directory)[1][1]
         run(sweep, directory, 3)
         assert table(directory)[1][1] == before
@@ -456,7 +456,7 @@ class TestHowItEnds:
         with opened(write_sweep(tmp_path), tmp_path / "study") as (study, spec):
             outcome = run_sweep(OptunaSearch(study, spec), run_trial=complete, count=3,
                                 may_start=lambda: "the session ends in 4 min")
-        assert outcome == SweepOutcome(reason="the session ends in 4 min", trials_run=0)
+        assert outcome == SweepOutcome(reason="the session ends in 4 min", trials_run=0, cut_short=True)
         assert table(tmp_path / "study") == []
 
     def test_two_loops_share_a_search_and_never_a_trial(self, tmp_path: Path) -> None:
