@@ -13,6 +13,8 @@ stdin closes, the supervisor is gone: the process ends itself at once, in the mi
 """
 
 import contextlib
+import gc
+import hashlib
 import json
 import os
 import queue
@@ -27,11 +29,14 @@ from typing import Any
 import torch
 
 from kaggle_runner.base_model import BaseModel, base_key, load_base
+from kaggle_runner.batches import batch_indices, collate
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
 from kaggle_runner.errors import KaggleRunnerError
 from kaggle_runner.finetune import Control, NotFinite, evaluate, train_adapter, versions
+from kaggle_runner.loss import summed_loss
 from kaggle_runner.phases import Phases
+from kaggle_runner.threads import choose_threads
 from kaggle_runner.tokens import EncodedData, encode
 from kaggle_runner.worker_process import speaks_of_memory
 
@@ -47,6 +52,7 @@ class Worker:
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self._base: BaseModel | None = None
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
+        self._most_threads = self._threads = torch.get_num_threads()
         self._wish: str | None = None
         self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
@@ -72,7 +78,8 @@ class Worker:
                                   checkpoint_steps=request.get("checkpoint_steps"),
                                   rung_steps=tuple(request.get("rung_steps", ())), judge=self._judge)
                 outcome = train_adapter(base, data, config, request["id"], control)
-                result = asdict(outcome) | {"seconds_by_phase": phases.seconds | dict(outcome.seconds_by_phase)}
+                result = asdict(outcome) | {"seconds_by_phase": phases.seconds | dict(outcome.seconds_by_phase),
+                                            "notes": dict(outcome.notes) | {"threads": self._threads}}
             self._emit({"event": "result", **result})
         except NotFinite as error:
             self._fail("not_finite", str(error), step=error.step)
@@ -86,6 +93,22 @@ class Worker:
         finally:
             self._wish = None
 
+    def _choose_threads(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> int:
+        """Measure on the longest batch, forward only: how threads compare is the same in both directions."""
+        indices = batch_indices(data.train, batch_size=config.batch_size, seed=0, position=0)
+        arrays = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
+        tokens_BT, mask_BT, labels_BT = (torch.from_numpy(array) for array in arrays)
+
+        @torch.no_grad()
+        def batch() -> torch.Tensor:
+            return summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
+
+        facts = [base.sha256, base.key, tuple(tokens_BT.shape), torch.__version__, os.cpu_count(), self._most_threads]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        threads, reason = choose_threads(batch, most=self._most_threads, cache_directory=self._cache_directory, key=key)
+        self._emit({"event": "note", "text": reason})
+        return threads
+
     def _judge(self, step: int, loss: float) -> bool:
         self._emit({"event": "rung", "step": step, "eval/loss": loss})
         return self._verdicts.get()
@@ -98,6 +121,7 @@ class Worker:
         phases = Phases()
         if self._base is None or self._base.key != base_key(config):
             self._base = self._data = None  # two bases do not fit
+            gc.unfreeze()
             self._emit({"event": "phase", "phase": "load", "text": f"loading {config.model}"})
             self._base = load_base(config, self._device)
             phases.enter("load")
@@ -111,6 +135,11 @@ class Worker:
             self._emit({"event": "phase", "phase": "ready", "text": f"{rows.format}; {len(encoded.train)} training and "
                                                                    f"{len(encoded.validation)} held-out rows"})
             phases.enter("data")
+            # What is loaded stays: the collections between trials need not look at it again.
+            gc.collect()
+            gc.freeze()
+            if self._device.type == "cpu":
+                self._threads = self._choose_threads(self._base, encoded, config)
         return self._base, self._data[1], phases
 
 

@@ -16,7 +16,7 @@ LAYERS = [
      "tables", "progress", "failures", "gpu_lock"},
     {"secrets", "machine", "environment", "budget", "session"},
     {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "rungs", "worker_process", "checkpoint", "base_model",
-     "data", "tokens", "model_shapes"},
+     "data", "tokens", "model_shapes", "threads"},
     {"launcher", "kernel_packages", "kaggle_program", "kernel_watch", "kernel_sessions", "kernel_secrets", "kernel",
      "kernel_main"},
     {"supervisor", "finetune", "pretrain"},
@@ -33,7 +33,7 @@ LAYERS = [
 
 OWNERS = {
     "torch": {"base_model", "loss", "finetune", "worker", "phases", "checkpoint", "pretrain", "memory", "memory_trace",
-              "live_bytes", "fake_kernels", "timeline"},
+              "live_bytes", "fake_kernels", "timeline", "threads"},
     "transformers": {"base_model", "finetune", "pretrain", "memory", "memory_trace"},
     "peft": {"finetune", "memory_trace"},
     "bitsandbytes": {"base_model", "finetune", "fake_kernels", "memory_trace"},
