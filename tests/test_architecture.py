@@ -24,8 +24,8 @@ LAYERS = [
     {"optuna_search", "optuna_journal", "optuna_sweep"},
     {"embedded_sweep", "wandb_jobs", "wandb_run", "wandb_offline", "wandb_sweep", "wandb_agent"},
     {"analysis"},
-    {"report_style", "report_png", "report_sentences", "report_figures", "report_maps", "report_compare", "report_files",
-     "report_page", "report_notebook", "report"},
+    {"report_style", "report_png", "report_sentences", "report_figures", "report_maps", "report_compare",
+     "report_files", "report_page", "report_notebook", "report"},
     {"cli"},
     {"__main__"},
 ]

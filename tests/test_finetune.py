@@ -91,12 +91,12 @@ def test_a_trial_gives_the_same_bits_first_later_and_after_a_crash(base, data, c
         pass
 
     def crash():
-        raise Crash
+        raise Crash("in mid-trial")
 
     first = the_numbers(*run(base, data, config, tmp_path / "a"))
     other = dataclasses.replace(config, lora_r=8, lora_dropout=0.1, gradient_checkpointing=True, seed=7)
     run(base, data, other, tmp_path / "b")
-    with pytest.raises(Crash):  # noqa: PT012 - the message is ours and empty
+    with pytest.raises(Crash, match="in mid-trial"):
         train_adapter(base, data, other, "0001", Control(poll=crash, emit=lambda event: None, directory=tmp_path / "c"))
     assert the_numbers(*run(base, data, config, tmp_path / "d")) == first
     fresh = load_base(config, CPU)
@@ -124,9 +124,9 @@ def test_a_trial_killed_between_an_evaluation_and_its_checkpoint_goes_back_one_c
         def __call__(self, event):
             super().__call__(event)
             if event["step"] == 4 and "eval/loss" in event:
-                raise Killed
+                raise Killed("at step 4")
 
-    with pytest.raises(Killed):  # noqa: PT012 - the message is ours and empty
+    with pytest.raises(Killed, match="at step 4"):
         run(base, data, config, tmp_path / "cut", KillAtEval(), checkpoint_steps=1)
     result, late = run(base, data, config, tmp_path / "cut", checkpoint_steps=1)
     assert late.events[0] == {"event": "resumed", "step": 3}
