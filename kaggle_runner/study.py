@@ -1,14 +1,12 @@
 """The study: the trials of one sweep, their journal `trials.jsonl` and their directory.
 
 The journal is append-only, one flushed and fsynced JSON line per event; a torn last line is dropped.
-One process writes at a time (a lock that dies with its holder); anyone may read meanwhile.
+One process writes at a time, or the agents of one sweep together (a lock that dies with its holder); anyone may read
+meanwhile.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -17,6 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError
+from kaggle_runner.study_files import (
+    StudyLock,
+    alone_with,
+    append_line,
+    cannot_write,
+    drop_torn_line,
+    json_lines,
+    make_directory,
+    write_atomically,
+)
+
+__all__ = ["JOURNAL", "Snapshot", "Status", "Study", "StudyInfo", "Trial", "TrialRecord", "TrialResult", "cannot_write",
+           "read_study", "write_atomically"]
 
 JOURNAL = "trials.jsonl"
 
@@ -130,7 +141,7 @@ class Snapshot:
 
     def history(self, trial_id: str) -> list[dict[str, Any]]:
         """Read the logged rows of one trial, in order; empty if it logged none."""
-        return list(_json_lines(self.directory / "trials" / trial_id / "history.jsonl"))
+        return list(json_lines(self.directory / "trials" / trial_id / "history.jsonl"))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the study as the JSON that `show --json` prints."""
@@ -145,15 +156,14 @@ class Snapshot:
 class Study:
     """Write access to a study directory; hold it with `with Study.open_for_writing(...)`."""
 
-    def __init__(self, directory: Path, lock_fd: int) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._lock_fd = lock_fd
 
     @classmethod
     @contextlib.contextmanager
     def open_for_writing(cls, directory: Path, *, name: str, sweep: Mapping[str, Any], metric: str, goal: str,
-                         seed: int | None) -> Iterator["Study"]:
-        """Make the study, or continue it if it is there; only one process at a time.
+                         seed: int | None, shared: bool = False) -> Iterator["Study"]:
+        """Make the study, or continue it if it is there; only one process at a time, unless all of them share it.
 
         A `seed` of none takes the study's own seed, or 0 for a new study.
 
@@ -161,21 +171,22 @@ class Study:
             StudyError: the directory cannot be written, another process holds it, or it was made from another
                 sweep file or seed.
         """
-        _make_directory(directory)
-        lock_fd = _lock(directory)
+        make_directory(directory)
+        lock = StudyLock(directory, shared=shared)
         try:
-            study = cls(directory, lock_fd)
+            study = cls(directory)
             journal = directory / JOURNAL
-            if journal.exists():
-                _drop_torn_line(journal)
+            if lock.is_alone and journal.exists():
+                drop_torn_line(journal)
             if not journal.exists() or journal.stat().st_size == 0:
                 study.append({"event": "study", "name": name, "metric": metric, "goal": goal,
                               "seed": seed or 0, "sweep": sweep})
             else:
                 _refuse_other_sweep(read_study(directory), sweep, seed)
+            lock.settle()
             yield study
         finally:
-            os.close(lock_fd)
+            lock.close()
 
     def snapshot(self) -> Snapshot:
         """Read the study as it stands."""
@@ -184,7 +195,7 @@ class Study:
     def trial_directory(self, trial_id: str) -> Path:
         """Make and return the directory of one trial."""
         directory = self.directory / "trials" / trial_id
-        _make_directory(directory)
+        make_directory(directory)
         return directory
 
     def start_session(self, facts: Mapping[str, Any]) -> None:
@@ -196,6 +207,20 @@ class Study:
         """Record the metric of the untouched base model."""
         self.append({"event": "baseline", "value": value})
 
+    def claim_number(self, trial_id: str) -> int:
+        """Return a trial's number: the one it has, else the next one, which nobody who shares the study gets too."""
+        with alone_with(self.directory / JOURNAL):
+            numbers: dict[str, int] = {}
+            for event in json_lines(self.directory / JOURNAL):
+                if event["event"] == "claim":
+                    numbers[event["trial"]] = event["number"]
+                elif event["event"] == "start":
+                    numbers[event["trial"]["id"]] = event["trial"]["number"]
+            if trial_id not in numbers:
+                numbers[trial_id] = max(numbers.values(), default=-1) + 1
+                self.append({"event": "claim", "trial": trial_id, "number": numbers[trial_id]})
+            return numbers[trial_id]
+
     def record_start(self, trial: Trial, config: Mapping[str, Any]) -> None:
         """Record that a trial starts, or starts again."""
         write_atomically(self.trial_directory(trial.id) / "config.json", json.dumps(config, indent=2) + "\n")
@@ -203,12 +228,12 @@ class Study:
 
     def log(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Append one row to a trial's history."""
-        _append_line(self.trial_directory(trial_id) / "history.jsonl", row)
+        append_line(self.trial_directory(trial_id) / "history.jsonl", row)
 
     def cut_history(self, trial_id: str, step: int) -> list[dict[str, Any]]:
         """Drop the rows of a trial's history after a step, the one it goes on from, and return those that stay."""
         path = self.trial_directory(trial_id) / "history.jsonl"
-        kept = [row for row in _json_lines(path) if row["step"] <= step]
+        kept = [row for row in json_lines(path) if row["step"] <= step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
         return kept
 
@@ -218,7 +243,7 @@ class Study:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Append one event to the journal with the time, flushed and fsynced."""
-        _append_line(self.directory / JOURNAL, {**event, "time": round(time.time(), 3)})
+        append_line(self.directory / JOURNAL, {**event, "time": round(time.time(), 3)})
 
 
 def read_study(directory: Path) -> Snapshot:
@@ -235,7 +260,7 @@ def read_study(directory: Path) -> Snapshot:
     sessions: list[dict[str, Any]] = []
     starts: dict[str, tuple[Trial, int, float]] = {}
     results: dict[str, TrialResult] = {}
-    for event in _json_lines(journal):
+    for event in json_lines(journal):
         kind = event.pop("event", None)
         when = event.pop("time", 0.0)
         if kind == "study":
@@ -259,35 +284,6 @@ def read_study(directory: Path) -> Snapshot:
                     records=tuple(sorted(records, key=lambda r: r.trial.number)))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a temporary name and move it into place.
-
-    Raises:
-        StudyError: the disk is full or the directory cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> StudyError:
-    """Say in one line why a file cannot be written and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StudyError(f"cannot write {path}: no space left on the disk; free some and run the same command "
-                          f"again, finished trials are kept")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StudyError(f"cannot write {path}: {error.strerror}; choose another directory with --study")
-    return StudyError(f"cannot write {path}: {error.strerror or error}; finished trials are kept")
-
-
 def _row(record: TrialRecord) -> dict[str, Any]:
     result = record.result
     return {
@@ -307,48 +303,6 @@ def _result(values: dict[str, Any]) -> TrialResult:
     return TrialResult(**kept)
 
 
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StudyError(f"cannot use {directory} as a study: it is a file; choose another with --study") from error
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-
-
-def _lock(directory: Path) -> int:
-    """Take the study's lock; the kernel releases it when the holder ends, however it ends."""
-    path = directory / "study.lock"
-    try:
-        # Not inherited by the worker, so a worker never keeps a dead supervisor's lock.
-        lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(lock_fd, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(lock_fd)
-        raise StudyError(f"{directory} is in use by process {holder}; wait for it, stop it, or choose another "
-                         f"directory with --study") from error
-    with contextlib.suppress(OSError):  # the number is for the message only
-        os.ftruncate(lock_fd, 0)
-        os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
-    return lock_fd
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut what follows the last newline: a line that was being written when the power or the process went."""
-    try:
-        with open(journal, "r+b") as file:
-            content = file.read()
-            keep = content.rfind(b"\n") + 1
-            if keep < len(content):
-                file.truncate(keep)
-    except OSError as error:
-        raise cannot_write(journal, error) from error
-
-
 def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:
     old, new = snapshot.info.sweep, json.loads(json.dumps(sweep))
     changed = [key for key in ("method", "metric", "early_terminate") if old.get(key) != new.get(key)]
@@ -361,32 +315,3 @@ def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int 
     if seed is not None and seed != snapshot.info.seed:
         raise StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
                          f"choose another directory with --study, or leave --seed out")
-
-
-def _append_line(path: Path, row: Mapping[str, Any]) -> None:
-    line = (json.dumps(row, allow_nan=False) + "\n").encode()
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(fd, line)
-            if written < len(line):  # a full disk takes a part; the torn line is cut at the next start
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file, leaving out a last line that is not ended."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise StudyError(f"{path}, line {number}, is damaged; restore the file from a copy, or delete that line "
-                             f"to lose only that event") from error
