@@ -12,6 +12,7 @@
     ├── BudgetError          a trial that needs more memory than there is
     ├── SecretError          a key that is missing or malformed; never holds its value
     ├── WandbError           W&B refused, lost or does not know what was asked for, or cannot be reached
+    │   └── SweepOver        a sweep that is finished or cancelled and gives no trials
     ├── KernelError          Kaggle refused, lost or failed a kernel; its `refusal` is the exit status
     └── WorkerError          the worker process died, hung or spoke nonsense
 
@@ -83,6 +84,10 @@ class SecretError(KaggleRunnerError):
 
 class WandbError(KaggleRunnerError):
     """W&B refused, lost or does not know what was asked for, or cannot be reached."""
+
+
+class SweepOver(WandbError):
+    """A sweep that is finished or cancelled and gives no trials."""
 
 
 class Refusal(IntEnum):

@@ -1,0 +1,448 @@
+"""Agents of W&B sweeps as processes: the real wandb client, the loopback server, real workers on tiny models.
+
+`wandb_client` says how to choose the client's version.
+"""
+
+import json
+import os
+import signal
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaggle_runner.study import Status, read_study
+from tests.fake_nvidia_smi import T4_X2, answering, path_with
+from tests.wandb_client import MISSING, Client, Start, clients
+from tests.wandb_records import Run, Sweep
+from tests.wandb_server import WandbServer
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
+
+AGENT = """
+from pathlib import Path
+from kaggle_runner.environment import detect
+from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.session import Deadline
+from kaggle_runner.wandb_agent import AgentOrder
+from kaggle_runner.wandb_agents import run_agents
+from kaggle_runner.wandb_jobs import AgentPatience
+
+def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reason="none"), pruning=True,
+          max_concurrency=1, notify=lambda event: None, **patience):
+    began = time.monotonic()
+    try:
+        order = AgentOrder(address=address, count=count, deadline=deadline, study=Path(study), pruning=pruning,
+                           patience=AgentPatience(**{"queued_s": 1.0, **patience}))
+        outcome = run_agents(order, detect(), notify, max_concurrency=max_concurrency)
+        say(exit_status=outcome.exit_status, reason=outcome.reason)
+    except KaggleRunnerError as error:
+        say(exit_status=error.exit_status, reason=str(error))
+    say(seconds=time.monotonic() - began)
+"""
+
+
+@pytest.fixture(scope="module")
+def parameters(tiny_llama: Path, rows_file: Path) -> dict[str, Any]:
+    """The fixed settings of a sweep whose trials take a second."""
+    values = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 100, "max_eval_samples": 10,
+              "max_length": 48, "max_steps": 6, "eval_steps": 2, "lora_r": 4}
+    return {name: {"value": value} for name, value in values.items()}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+Begin = Callable[..., Client]
+
+
+@pytest.fixture
+def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
+    """Start agents: `begin(server, body, *arguments)`."""
+    with clients(tmp_path) as start:
+        yield starter(start, cache)
+
+
+def starter(start: Start, cache: Path) -> Begin:
+    def begin(server: WandbServer, body: str, *arguments: str, **changes: str) -> Client:
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
+        return start(server, AGENT + textwrap.dedent(body), *arguments, PYTHONPATH=path, OMP_NUM_THREADS="1",
+                     KAGGLE_RUNNER_CACHE=str(cache), **changes)
+
+    return begin
+
+
+def row_of(server: WandbServer, client: Client, *, run: int, row: int = 0) -> Run:
+    """Wait until a run has a row on the server, and return the run."""
+    def look(state: Any) -> Run | None:
+        assert client.process.poll() is None, client.process.stdout and client.process.stdout.read()
+        return next((found for found in list(state.runs.values())[run:] if len(found.history) > row), None)
+
+    return server.wait_for(look, timeout_s=200)
+
+
+def path_of(sweep: Sweep) -> str:
+    return f"{sweep.entity}/{sweep.project}/{sweep.name}"
+
+
+def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: dict[str, Any], tmp_path: Path) -> None:
+    sweep_file = {
+        "method": "bayes", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
+        "parameters": {**parameters, "model": {"value": "demo"},
+                       "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
+    body = """
+    from kaggle_runner.sweep import read_sweep
+    from kaggle_runner.wandb_sweep import create_sweep
+    made = create_sweep(read_sweep(Path("mine.yaml")), detect(), project="demo")
+    say(path=made.path, url=made.url)
+    agent(made.url)
+    os.environ.pop("CUDA_VISIBLE_DEVICES")
+    best = wandb.Api().sweep(made.path).best_run()
+    say(best=best.id, loss=best.summary["eval/loss"])
+    """
+    with WandbServer(seed=3) as server:
+        client = begin(server, body).finish(200)
+    snapshot, runs = read_study(tmp_path / "study"), list(server.state.runs.values())
+    print(client.text)
+    assert server.state.unknown == []
+    assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert client.facts["exit_status"] == [0]
+    assert client.facts["path"] == [path_of(server.sweep)]
+    assert [(run.states, run.exitcode, run.starts) for run in runs] == [(["pending", "running", "finished"], 0, 1)] * 4
+    assert [record.trial.id for record in snapshot.records] == [run.name for run in runs]
+    for run, record in zip(runs, snapshot.records, strict=True):
+        assert record.trial.params == run.args
+        assert tuple((row["train/global_step"], row["eval/loss"]) for row in run.history if "eval/loss" in row) \
+            == record.result.evaluations
+        assert run.summary["eval/loss"] == record.result.metric
+        assert run.summary["tokens"] == record.result.tokens
+        assert run.summary["peak_device_bytes"] == record.result.peak_device_bytes
+        assert run.summary["outcome"] == "complete"
+        assert len(run.column("train/loss")) == len(run.column("train/learning_rate")) == 6
+        assert run.params["lora_alpha"] == 16
+    assert client.facts["best"] == [snapshot.best.trial.id]
+    assert client.facts["loss"] == [snapshot.best.result.metric]
+    assert snapshot.baseline > snapshot.best.result.metric
+
+
+def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
+    begin: Begin, parameters: dict[str, Any], wide_llama: Path, tmp_path: Path
+) -> None:
+    """Six trials: good, pruned, out of memory, not a number, killed, stopped by the server."""
+    long_rows = tmp_path / "long.jsonl"
+    long_rows.write_text("".join(json.dumps({"text": f"{i} the quick brown fox jumps over the lazy dog " * 60}) + "\n"
+                                 for i in range(60)))
+    sweep_file = {
+        "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1.5},  # the best so far at the first evaluation
+        "parameters": {**parameters, "learning_rate": {"min": 1.0e-6, "max": 1.0e18},
+                       **{name: {"values": values} for name, values in {
+                           "model": [*parameters["model"].values(), str(wide_llama)], "max_length": [48, 512],
+                           "dataset": [*parameters["dataset"].values(), str(long_rows)], "samples": [32, 100],
+                           "batch_size": [1, 2], "eval_steps": [2, 3], "max_steps": [6, 2000]}.items()}}}
+    good = {name: entry["value"] for name, entry in parameters.items()} | {"learning_rate": 1.0e-2, "batch_size": 2}
+    other = good | {"eval_steps": 3}  # judged at a step where nobody else was
+    huge = other | {"model": str(wide_llama), "dataset": str(long_rows), "samples": 32, "max_length": 512,
+                    "batch_size": 1}
+    body = """
+    import resource
+    worker = trials = 0
+    def notify(event):
+        global worker, trials
+        if event["event"] == "started":
+            worker = event["pid"]
+        elif event["event"] == "trial_started":
+            trials += 1
+        elif event["event"] == "attached" and trials == 3:
+            used = int(Path(f"/proc/{worker}/status").read_text().split("VmSize:")[1].split()[0]) * 1024
+            resource.prlimit(worker, resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
+        elif event["event"] == "log" and trials == 5:
+            os.kill(worker, 9)
+    agent(sys.argv[1], count=6, notify=notify)
+    """
+    with WandbServer() as server:
+        server.state.script([good, good | {"learning_rate": 1.0e-6}, huge, other | {"learning_rate": 1.0e18}, other,
+                             other | {"max_steps": 2000}])
+        client = begin(server, body, path_of(server.create_sweep(sweep_file)))
+        server.state.stop_run(row_of(server, client, run=5).name)
+        client.finish(100)
+    runs, snapshot = list(server.state.runs.values()), read_study(tmp_path / "study")
+    endings = [(run.state, run.exitcode, run.summary.get("outcome")) for run in runs[:6]]
+    assert endings == [("finished", 0, "complete"), ("finished", 0, "pruned"), ("failed", 3, "out_of_memory"),
+                       ("failed", 4, "not_finite"), ("failed", 137, "crash"), ("killed", 143, "stopped")]
+    assert [record.result.status for record in snapshot.records] == [
+        "complete", "pruned", "failed", "failed", "failed", "pruned"]
+    assert [run.summary.get("eval/loss") for run in runs[:6]] == [record.result.metric for record in snapshot.records]
+    pruned, stopped = snapshot.records[1].result, snapshot.records[5].result
+    assert (pruned.steps, runs[1].column("eval/loss")) == (2, [pruned.metric])
+    assert 0 < stopped.steps < 2000
+    assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
+    assert "SIGKILL" in runs[4].summary["reason"]
+    assert all(run.summary["outcome"] == "preempted" for run in runs[6:]), "a job that W&B handed out early goes back"
+    assert [run.state for run in runs[6:]] == ["preempted"] * len(runs[6:])
+    assert client.facts["reason"] == ["6 trials are done, as asked"]
+    assert client.facts["exit_status"] == [0]
+    assert processes_in(tmp_path) == []
+    assert server.state.unknown == []
+
+
+def test_a_deadline_hands_the_trial_on_and_the_next_agent_resumes_it_at_its_step(
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also a repeated configuration, and a deadline that is over before the first trial."""
+    steps = {"max_steps": {"values": [6, 40]}, "eval_steps": {"values": [3, 10]}}
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
+        **parameters, **steps, "learning_rate": {"min": 1.0e-4, "max": 1.0e-1},
+        "early_stopping_patience": {"values": [50, 60]}}}
+    short = {"max_steps": 6, "eval_steps": 3, "learning_rate": 1.0e-2, "early_stopping_patience": 50}
+    long = short | {"max_steps": 40, "eval_steps": 10}
+    cut_in_the_second = """
+    class Cut(Deadline):
+        def seconds_left(self, now):
+            return 0.0 if trials == 2 and step >= 15 else 3600.0
+    trials = step = 0
+    def notify(event):
+        global trials, step
+        trials += event["event"] == "trial_started"
+        step = event["step"] if event["event"] == "log" else step
+    agent(sys.argv[1], count=3, notify=notify, deadline=Cut(at=None, reason="the host's"), pruning=False)
+    """
+    too_late = "agent(sys.argv[1], deadline=Deadline(at=time.time(), reason='a moment ago'))"
+    twin = long | {"early_stopping_patience": 60}  # another configuration with the same losses
+    with WandbServer() as server:
+        server.state.script([short, long, twin, short])
+        address = path_of(server.create_sweep(sweep_file))
+        first = begin(server, cut_in_the_second, address).finish(200)
+        run = server.run(1)
+        assert (run.state, run.exitcode, run.starts, server.sweep.queue) == ("preempted", 75, 1, [run.name])
+        before = len(run.history)
+        late = begin(server, too_late, address).finish()
+        assert (run.state, run.exitcode, run.starts, server.sweep.queue) == ("preempted", 75, 2, [run.name])
+        assert len(run.history) == before
+        second = begin(server, "agent(sys.argv[1], count=3, pruning=False)", address).finish(200)
+    snapshot, runs = read_study(tmp_path / "study"), list(server.state.runs.values())
+    assert first.facts["reason"] == ["the session is at its deadline (the host's)"]
+    assert late.facts["reason"] == ["the session is at its deadline (a moment ago)"]
+    assert first.facts["exit_status"] == late.facts["exit_status"] == [130]
+    assert second.facts["reason"] == ["3 trials are done, as asked"]
+    assert [(each.state, each.exitcode) for each in runs] == [("finished", 0)] * 4
+    resumed, whole = snapshot.records[1], snapshot.records[2]
+    assert (resumed.trial.id, resumed.attempts, resumed.result.steps) == (run.name, 2, 40)
+    assert 15 <= before < 40
+    assert resumed.result.evaluations == whole.result.evaluations
+    assert [row["_step"] for row in run.history] == list(range(44))
+    assert [{**row, "_step": 0, "_runtime": 0, "_timestamp": 0} for row in run.history] \
+        == [{**row, "_step": 0, "_runtime": 0, "_timestamp": 0} for row in runs[2].history]
+    repeat = snapshot.records[3]
+    assert repeat.result.metric == snapshot.records[0].result.metric == runs[3].summary["eval/loss"]
+    assert (repeat.result.notes, repeat.result.seconds) == ({"repeat_of": runs[0].name}, 0.0)
+    assert runs[3].about["tags"] == ["duplicate"]
+    assert runs[3].column("eval/loss") == runs[0].column("eval/loss")
+    assert runs[3].summary["repeat_of"] == runs[0].name
+    assert processes_in(tmp_path) == []
+    assert server.state.unknown == []
+
+
+def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_trial(
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    """The worker is halted in mid-trial, so that the outage falls there; it goes on while the server is still down."""
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
+        **parameters, "max_steps": {"value": 60}, "eval_steps": {"value": 20},
+        "gradient_accumulation_steps": {"value": 1}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    body = """
+    def notify(event):
+        global worker
+        if event["event"] == "started":
+            worker = event["pid"]
+        elif event["event"] == "log" and event["step"] == 10:
+            os.kill(worker, 19)
+            Path(f"halted-{event['trial']}").write_text(str(worker))
+    agent(sys.argv[1], notify=notify, upload_s=15.0)
+    """
+
+    def worker_of(run: Run) -> int:
+        while not (tmp_path / f"halted-{run.name}").exists():
+            time.sleep(0.05)
+        return int((tmp_path / f"halted-{run.name}").read_text())
+
+    with WandbServer() as server:
+        client = begin(server, body, path_of(server.create_sweep(sweep_file)),
+                       WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS="3")
+        run = row_of(server, client, run=0)
+        worker = worker_of(run)
+        with server.outage():
+            time.sleep(18.0)
+            before = len(run.history)
+            os.kill(worker, signal.SIGCONT)
+            time.sleep(2.0)
+            assert len(run.history) == before
+            assert run.state == "running"
+        second = row_of(server, client, run=1)
+        server.down()
+        os.kill(worker_of(second), signal.SIGCONT)
+        client.finish(100)
+    snapshot = read_study(tmp_path / "study")
+    assert (run.states, run.exitcode) == (["pending", "running", "finished"], 0)
+    assert [row["train/global_step"] for row in run.history] == [row["step"] for row in snapshot.history(run.name)]
+    assert before < 60 < len(run.history)
+    assert [record.result.status for record in snapshot.records] == ["complete", "complete"]
+    assert second.state == "running"
+    assert client.facts["exit_status"] == [1]
+    assert f"W&B did not take the end of run {second.name}: no answer in time" in client.facts["reason"][0]
+    assert processes_in(tmp_path) == []
+
+
+def test_sigterm_in_mid_trial_hands_the_run_back_and_a_second_agent_finds_the_gpu_held(
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
+        **parameters, "max_steps": {"value": 5000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    one_gpu = path_with(tmp_path / "bin", answering(T4_X2.splitlines()[0] + "\n"))
+    with WandbServer() as server:
+        address = path_of(server.create_sweep(sweep_file))
+        client = begin(server, "agent(sys.argv[1])", address, PATH=one_gpu, TMPDIR=str(tmp_path))
+        run = row_of(server, client, run=0, row=2)
+        other = begin(server, "agent(sys.argv[1], study='other')", address, PATH=one_gpu, TMPDIR=str(tmp_path)).finish()
+        began = time.monotonic()
+        client.process.send_signal(signal.SIGTERM)
+        client.finish(20)
+        seconds = time.monotonic() - began
+        left = processes_in(tmp_path)
+    record = read_study(tmp_path / "study").records[0]
+    assert (run.state, run.exitcode, run.summary["outcome"]) == ("preempted", 75, "preempted")
+    assert (record.trial.id, record.result.status) == (run.name, Status.PREEMPTED)
+    assert (tmp_path / "study/trials" / run.name / "checkpoint").exists()
+    assert (client.facts["exit_status"], client.facts["reason"]) == ([130], ["interrupted by SIGTERM"])
+    assert left == []
+    assert seconds < 20
+    assert other.facts["exit_status"] == [1]
+    assert other.facts["reason"] == [f"held by another agent: gpu 0 (Tesla T4) by process {client.process.pid}; two "
+                                     f"trials on one GPU run out of memory, so wait for that agent or stop it"]
+    assert not (tmp_path / "other").exists()
+    assert server.state.unknown == []
+
+
+def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_back(
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    """A worker that is stopped stands for a step that takes minutes."""
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
+        **parameters, "max_steps": {"value": 5000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    body = """
+    def notify(event):
+        if event["event"] == "started":
+            Path("worker").write_text(str(event["pid"]))
+    agent(sys.argv[1], notify=notify, hurry_s=2.0)
+    """
+    with WandbServer() as server:
+        client = begin(server, body, path_of(server.create_sweep(sweep_file)))
+        run = row_of(server, client, run=0, row=2)
+        os.kill(int((tmp_path / "worker").read_text()), signal.SIGSTOP)
+        client.process.send_signal(signal.SIGINT)
+        client.finish(20)
+    record = read_study(tmp_path / "study").records[0]
+    assert (run.state, run.exitcode) == ("preempted", 75)
+    assert record.result.status is Status.PREEMPTED
+    assert record.result.reason.startswith("there was no time for a checkpoint")
+    assert record.result.steps == len(read_study(tmp_path / "study").history(run.name)) - len(record.result.evaluations)
+    assert processes_in(tmp_path) == []
+
+
+def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    """Agents side by side, because they only wait; none of them ever needs a worker."""
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+                  "parameters": {**parameters, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    with WandbServer() as server:
+        sweeps = {name: server.create_sweep(sweep_file) for name in ("paused", "deleted", "cancelled", "interrupted")}
+        for sweep in sweeps.values():
+            server.state.set_sweep_state(sweep.name, "PAUSED")
+        started = {
+            name: begin(server, f"agent(sys.argv[1], study={name!r}, no_job_s={4.0 if name == 'paused' else 600.0})",
+                        path_of(sweep)) for name, sweep in sweeps.items()}
+        server.wait_for(lambda state: len(state.agents) == 4 and all(agent.beats for agent in state.agents.values()),
+                        timeout_s=60)
+        server.state.delete_sweep(sweeps["deleted"].name)
+        server.state.set_sweep_state(sweeps["cancelled"].name, "CANCELED")
+        started["interrupted"].process.send_signal(signal.SIGINT)
+        facts = {name: client.finish().facts for name, client in started.items()}
+        left = processes_in(tmp_path)
+    paused = path_of(sweeps["paused"])
+    assert {name: (said["exit_status"], said["reason"]) for name, said in facts.items()} == {
+        "paused": ([1], [f"the sweep has been paused for 4 s; run: wandb sweep --resume {paused}, then this again"]),
+        "deleted": ([1], ["the sweep was deleted on W&B; the study keeps its trials"]),
+        "cancelled": ([0], ["the sweep was cancelled on W&B"]),
+        "interrupted": ([130], ["interrupted by SIGINT"]),
+    }
+    assert 4.0 < facts["paused"]["seconds"][0] < 20.0
+    assert left == []
+    assert server.state.runs == {}
+    assert server.state.unknown == []
+
+
+def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+                  "parameters": {**parameters, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    foreign = {"num_layers": {"values": [1, 2]}, "learning_rate": {"min": 0.1, "max": 0.2}}
+    body = """
+    agent(sys.argv[1], max_concurrency=2)
+    for address in sys.argv[2:]:
+        agent(address)
+    os.environ["WANDB_API_KEY"] = "abc"
+    agent(sys.argv[1])
+    del os.environ["WANDB_API_KEY"]
+    agent(sys.argv[1])
+    os.environ["WANDB_API_KEY"] = "k" * 40
+    os.environ["WANDB_MODE"] = "offline"
+    agent(sys.argv[1])
+    del os.environ["WANDB_MODE"]
+    os.environ["WANDB_BASE_URL"] = "http://127.0.0.1:9"
+    agent(sys.argv[1])
+    """
+    with WandbServer() as server:
+        good, over = server.create_sweep(sweep_file), server.create_sweep({**sweep_file, "run_cap": 1})
+        server.state.set_sweep_state(over.name, "FINISHED")
+        metric = server.create_sweep({**sweep_file, "metric": {"name": "val_acc", "goal": "maximize"}})
+        strange = server.create_sweep({**sweep_file, "parameters": foreign})
+        client = begin(server, body, path_of(good), path_of(over), "tester/demo/unknown0", path_of(metric),
+                       path_of(strange), "two words", HOME=str(tmp_path)).finish()
+    patterns = [
+        "--max-concurrency is 1 for each GPU, not 2: two trials on one GPU run out of memory; with several",
+        f"the sweep {path_of(over)} is finished, so it gives no trials; to go on with it: wandb sweep --resume",
+        "W&B does not show us the sweep tester/demo/unknown0; copy its id or URL from its page",
+        f"{path_of(metric)}: 1 problem\n  metric.name: must be what the trainer reports, eval/loss, got 'val_acc'",
+        f"{path_of(strange)}: 1 problem\n  parameters.num_layers: no such hyperparameter",
+        "'two words' is no address of a sweep",
+        "the W&B key in WANDB_API_KEY in the environment has 3 characters, and a W&B key has 40 or more",
+        "no W&B key found on this host (local); export WANDB_API_KEY=",
+        "WANDB_MODE is offline, but it is W&B's server that chooses a sweep's trials; unset it, or search here",
+        "W&B cannot be reached at http://127.0.0.1:9: "]
+    reasons = client.facts["reason"]
+    assert [reason[:len(pattern)] for reason, pattern in zip(reasons, patterns, strict=True)] == patterns
+    assert client.facts["exit_status"] == [1] * len(patterns)
+    assert max(client.facts["seconds"][6:]) < 1.0
+    assert server.state.agents == {}
+    assert not (tmp_path / "study").exists()
+
+
+def processes_in(directory: Path) -> list[str]:
+    """Return the command lines of the processes that work in a directory: agents, their workers, wandb-core."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")) == directory:
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
