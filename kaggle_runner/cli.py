@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 import kaggle_runner
+from kaggle_runner import cli_agent
 from kaggle_runner.cli_run import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
 from kaggle_runner.errors import KaggleRunnerError
 
@@ -20,6 +21,10 @@ from kaggle_runner.errors import KaggleRunnerError
 @click.version_option(kaggle_runner.__version__, prog_name="kaggle_runner")
 def cli() -> None:
     """Tune language models on free GPUs."""
+
+
+cli.add_command(cli_agent.sweep)
+cli.add_command(cli_agent.agent)
 
 
 @cli.command()
@@ -35,16 +40,6 @@ def detect(as_json: bool) -> None:
         return
     for label, text in describe(environment, budget):
         click.echo(f"{label:<9} {text}")
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@sweep_options
-def sweep(file: Path, **options: Any) -> None:
-    """Run or continue a sweep file with the embedded study."""
-    from kaggle_runner.sweep import read_sweep
-
-    run_spec(read_sweep(file), cpu_only=False, **options)
 
 
 @cli.command("dry-run")

@@ -1,5 +1,6 @@
 """What the commands that run trials share: their options, the machine they run on, and how an ending is printed."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -30,14 +31,17 @@ def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
-             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False, suffix: str = "") -> None:
-    """Run a sweep with the embedded study and print the table, the best trial and where everything is."""
+             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False, suffix: str = "",
+             keep: "Callable[[Snapshot], None]" = lambda snapshot: None) -> None:
+    """Run a sweep with the embedded study and print the table, the best trial and where everything is.
+
+    `keep` gets the study when the session is over, whatever the exit status will be.
+    """
     for warning in spec.warnings:
         click.echo(f"warning: {warning}", err=True)
     from kaggle_runner.embedded_sweep import SweepOrder, run_embedded
     from kaggle_runner.progress import display
     from kaggle_runner.session import find_deadline
-    from kaggle_runner.tables import trial_table
 
     environment = detect_here()
     directory = study or environment.writable_directory / "studies" / f"{spec.name}{suffix}"
@@ -45,23 +49,43 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
                        deadline=find_deadline(deadline, environment, os.environ))
     with display() as notify:
         run = run_embedded(spec, order, environment, notify)
-    click.echo(trial_table(run.snapshot))
-    print_best(run.snapshot)
-    click.echo(f"study    {directory}  ({run.reason})")
-    if run.snapshot.finished:
-        from kaggle_runner.report import write_page
-        from kaggle_runner.report_png import draw_overview
-
-        page = write_page([directory])
-        picture = page.with_name("overview.png")
-        draw_overview(run.snapshot, picture)
-        click.echo(f"picture  {picture}\npage     {page}")
+    print_study(run.snapshot, run.reason)
+    keep(run.snapshot)
+    exit_status = INTERRUPTED if run.interrupted else int(run.gave_up or run.snapshot.best is None)
     click.echo("next     " + ("run the same command again to continue" if run.interrupted else
                               f"python -m kaggle_runner report {directory}"))
-    if run.interrupted:
-        sys.exit(INTERRUPTED)
-    if run.gave_up or run.snapshot.best is None:
-        sys.exit(1)
+    tell_launcher(run.reason, exit_status)
+    if exit_status:
+        sys.exit(exit_status)
+
+
+def print_study(snapshot: "Snapshot", reason: str) -> None:
+    """Print the table, the best trial and why the session ended; draw the picture and write the page."""
+    from kaggle_runner.tables import trial_table
+
+    click.echo(trial_table(snapshot))
+    print_best(snapshot)
+    click.echo(f"study    {snapshot.directory}  ({reason})")
+    if not snapshot.finished:
+        return
+    try:
+        from kaggle_runner.report import write_page
+        from kaggle_runner.report_png import draw_overview
+    except ModuleNotFoundError as error:  # what was asked for is done and recorded
+        click.echo(f"no page was written: {error.name} is not installed", err=True)
+        return
+    page = write_page([snapshot.directory])
+    picture = page.with_name("overview.png")
+    draw_overview(snapshot, picture)
+    click.echo(f"picture  {picture}\npage     {page}")
+
+
+def tell_launcher(reason: str, exit_status: int) -> None:
+    """Tell a launcher, where one started this process, why the session ended: into the file that it named."""
+    path = os.environ.get("KAGGLE_RUNNER_FACTS")
+    if path:
+        ended = {0: "done", INTERRUPTED: "unfinished"}.get(exit_status, "gave up")
+        Path(path).write_text(json.dumps({"reason": reason, "ended": ended}) + "\n")
 
 
 def print_best(snapshot: "Snapshot") -> None:
