@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 import kaggle_runner
-from kaggle_runner import cli_agent
+from kaggle_runner import cli_agent, cli_kernel
 from kaggle_runner.cli_run import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
 from kaggle_runner.errors import KaggleRunnerError
 
@@ -23,8 +23,9 @@ def cli() -> None:
     """Tune language models on free GPUs."""
 
 
-cli.add_command(cli_agent.sweep)
-cli.add_command(cli_agent.agent)
+for command in (cli_agent.sweep, cli_agent.agent, cli_kernel.kernel, cli_kernel.push, cli_kernel.status,
+                cli_kernel.logs, cli_kernel.pull, cli_kernel.secret):
+    cli.add_command(command)
 
 
 @cli.command()

@@ -67,6 +67,11 @@ class State:
     failure: str = ""
 
     @property
+    def text(self) -> str:
+        """The status in words."""
+        return self.status.lower().replace("_", " ")
+
+    @property
     def has_ended(self) -> bool:
         """It will not change any more."""
         return self.status in ENDED_STATES
@@ -116,13 +121,14 @@ class Kaggle:
 
 
 def find_kaggle(environ: Mapping[str, str], python: Path = Path(sys.executable)) -> Kaggle:
-    """Find the program: the one installed beside this Python, else the first on PATH.
+    """Find the program: the one KAGGLE_RUNNER_KAGGLE names, else the one beside this Python, else the first on PATH.
 
     Raises:
         MissingPackages: there is none.
     """
     beside = python.parent / "kaggle"
-    found = str(beside) if beside.exists() else shutil.which("kaggle", path=environ.get("PATH"))
+    found = environ.get("KAGGLE_RUNNER_KAGGLE") or (str(beside) if beside.exists() else None) or shutil.which(
+        "kaggle", path=environ.get("PATH"))
     if found is None:
         raise MissingPackages(["kaggle", "six"], "kaggle")
     return Kaggle(program=Path(found), environ=environ)

@@ -27,7 +27,7 @@ from kaggle_runner.kaggle_program import (
     read_state,
     refuse,
 )
-from kaggle_runner.launcher import LIMIT_BYTES, Launch, build_launcher
+from kaggle_runner.launcher import EMPTY_SCRIPT, LIMIT_BYTES, Launch, build_launcher
 
 METADATA = "kernel-metadata.json"
 CODE_FILE = "kernel_launcher.py"
@@ -114,15 +114,30 @@ def prepare(spec: KernelSpec, folder: Path, environ: Mapping[str, str]) -> Folde
         KernelError: the launcher is too large, or the folder cannot be written.
         SecretError: a credential of `environ` would be in it.
     """
-    script = build_launcher(spec.launch, environ)
+    _write(folder, build_launcher(spec.launch, environ), spec.metadata())
+    return read_folder(folder)
+
+
+def prepare_empty(folder: Path) -> None:
+    """Write the launcher and the metadata that the repository holds: they run nothing, and say how to prepare a sweep.
+
+    Without an account in the id, and without a GPU, whose hours a push by mistake would take.
+
+    Raises:
+        KernelError: the folder cannot be written.
+    """
+    spec = KernelSpec(owner="nobody", title="kaggle runner", launch=Launch(arguments=()), machine_shape="")
+    _write(folder, EMPTY_SCRIPT, spec.metadata() | {"id": spec.slug})
+
+
+def _write(folder: Path, script: str, metadata: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CODE_FILE).write_text(script, encoding="utf-8")
-        (folder / METADATA).write_text(json.dumps(spec.metadata(), indent=2) + "\n", encoding="utf-8")
+        (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise KernelError(Refusal.OTHER, f"cannot write the kernel into {folder}: {error.strerror}; choose another "
                                          f"folder") from error
-    return read_folder(folder)
 
 
 def read_folder(path: Path) -> Folder:

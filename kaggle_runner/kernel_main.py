@@ -1,69 +1,32 @@
 """What a launcher runs on the kernel: install, continue, run the command, and write the truth into result.json.
 
-The command is a child process, so whatever becomes of it, an exception, a signal or no memory, this one is there to
-say so. On Kaggle the exit status is always 0, because Kaggle keeps no file of a script that fails: read result.json.
+On Kaggle the exit status is always 0, because Kaggle keeps no file of a script that fails: read result.json.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import kaggle_runner
-from kaggle_runner.credentials import credentials_of
-from kaggle_runner.environment import Environment, detect
+from kaggle_runner.environment import detect
 from kaggle_runner.errors import KaggleRunnerError, SecretError
-from kaggle_runner.kernel_packages import NEEDS, Installed, frozen_versions, install_missing
-from kaggle_runner.secrets import VARIABLES, find_key, redact
-from kaggle_runner.study import JOURNAL, Status, read_study
+from kaggle_runner.kernel_commands import Command, Outcome, combine, run_commands
+from kaggle_runner.kernel_packages import NEEDS, install_missing
+from kaggle_runner.kernel_result import RESULT, Session, describe_session, find_journals
+from kaggle_runner.secrets import VARIABLES, find_key, secret_values
+from kaggle_runner.session import STARTED_VARIABLE, find_deadline
+from kaggle_runner.study import JOURNAL
 
-RESULT = "result.json"
-INTERRUPTED = 130
-GRACE_S = 120.0
-"""Time to checkpoint and close after a request to stop."""
-REASON_LINES = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How the command ended."""
-
-    exit_status: int
-    reason: str = ""
-
-
-@dataclass
-class Session:
-    """This session's facts, gathered as it goes, so that result.json can be written at any moment."""
-
-    arguments: Sequence[str]
-    working: Path
-    environment: Environment
-    started: float
-    seconds_by_phase: dict[str, float] = field(default_factory=dict)
-    packages: Installed = field(default_factory=Installed)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure a phase."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds_by_phase[name] = round(time.monotonic() - began, 3)
+FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
+"""Names the file into which a command writes why it ended."""
+OVERTIME_S = 600.0
+"""After its deadline a command is ended by us: it should have ended by itself, and its files must still be kept."""
 
 
 def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[str, str]) -> int:
@@ -82,25 +45,23 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
                       working=environment.writable_directory if on_host else Path.cwd())
     _say(f"kaggle_runner {kaggle_runner.__version__} on {environment.host} ({environment.reason}): "
          f"{' '.join(arguments)}")
+    for problem in environment.problems if on_host else ():
+        _say(f"warning: {problem}")
     inputs = root / "kaggle" / "input"
     try:
+        session.working.mkdir(parents=True, exist_ok=True)
         if on_host:
             with session.phase("install"):
                 session.packages = install_missing(NEEDS, inputs, os.environ, _say)
         with session.phase("continue"):
-            study = session.working / _option(session.arguments, "--study", "")
-            if study != session.working and (found := continue_study(inputs, study)):
-                _say(f"continue the study of {found}")
+            for source in continue_studies(inputs, session.working, arguments):
+                _say(f"continue the study of {source}")
         with session.phase("command"), tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
-            facts = Path(directory) / "facts.json"
-            outcome = run_command(_with_files(arguments, files, Path(directory)), session.working, {
-                **os.environ, **(_keys(root) if on_host else {}), "PYTHONUNBUFFERED": "1",
-                "KAGGLE_RUNNER_FACTS": str(facts), "KAGGLE_RUNNER_SESSION_STARTED": f"{started:.3f}"})
-            said = _read_json(facts)
-        result = describe_session(session, outcome, said)
+            outcome, facts = _run(session, files, Path(directory), root)
+        result = describe_session(session, outcome, facts)
     except (KaggleRunnerError, OSError) as error:
         _say(f"error: {error}")
-        result = describe_session(session, Outcome(exit_status=1, reason=str(error)), {})
+        result = describe_session(session, Outcome(exit_status=1, reason=str(error)), [])
     if on_host:
         path = session.working / RESULT
         path.write_text(json.dumps(result, indent=2) + "\n")
@@ -108,92 +69,62 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     return 0 if environment.host == "kaggle" else result["exit_status"]
 
 
-def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, str]) -> Outcome:
-    """Run the command to its end, passing its output on line by line, without the values of keys.
+def continue_studies(inputs: Path, working: Path, arguments: Sequence[str]) -> list[Path]:
+    """Copy the studies of an earlier session, mounted as an input, to where this session's will be.
 
-    SIGTERM and an interrupt are handed to it, with time to close.
+    A command with `--study` continues the one with the longest journal; an agent those of its own sweep, one for each
+    GPU. What is there already is left alone. Returns what was copied.
     """
-    process = subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=working, env=dict(environ),
-                               text=True, errors="replace", stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    last_lines: deque[str] = deque(maxlen=200)
-    secrets = tuple(credentials_of(environ).values())
-    readers = [threading.Thread(target=_pass_on, args=(stream, sink, secrets, kept), daemon=True)
-               for stream, sink, kept in ((process.stdout, sys.stdout, None), (process.stderr, sys.stderr, last_lines))]
-    for reader in readers:
-        reader.start()
-    with _handing_on_stops(process):
-        while True:
-            try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:
-                _stop(process, signal.SIGINT)
-    for reader in readers:
-        reader.join(timeout=10)
-    if status < 0:
-        name = signal.Signals(-status).name
-        killed = ", as a machine does when its memory is full" if name == "SIGKILL" else ""
-        return Outcome(exit_status=128 - status, reason=f"the command was ended by {name}{killed}")
-    return Outcome(exit_status=status, reason=reason_of(last_lines) if status else "")
+    if not inputs.is_dir():
+        return []
+    found = sorted(find_journals(inputs, depth=7), key=lambda path: (path.stat().st_size, str(path)))
+    longest: dict[Path, Path] = {}
+    name = option(arguments, "--study")
+    for journal in found:
+        if name:
+            longest[working / name] = journal.parent
+        elif arguments and arguments[0] == "agent" and journal.parent.name.startswith(sweep_name(arguments[1])):
+            longest[working / "studies" / journal.parent.name] = journal.parent
+    copied = {source: study for study, source in longest.items() if not (study / JOURNAL).exists()}
+    for source, study in copied.items():
+        _copy(source, study)
+    return list(copied)
 
 
-def reason_of(lines: Sequence[str]) -> str:
-    """Take the reason of a failure from the last lines of stderr: our own error block, else the last line."""
-    kept = [line for line in lines if line.strip()]
-    ours = [number for number, line in enumerate(kept) if line.startswith("error: ")]
-    if ours:
-        return "\n".join(kept[ours[-1]:][:REASON_LINES]).removeprefix("error: ")
-    return kept[-1] if kept else "it said nothing"
+def option(arguments: Sequence[str], name: str) -> str:
+    """Return the value of a command's option, empty if it is not given."""
+    values = list(arguments)
+    return values[values.index(name) + 1] if name in values[:-1] else ""
 
 
-def continue_study(inputs: Path, study: Path) -> Path | None:
-    """Copy the study of an earlier session, mounted as an input, to where this session's will be.
+def sweep_name(address: str) -> str:
+    """Return the last part of a W&B sweep's address: its id."""
+    return address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
-    Of several the one with the longest journal is taken. Does nothing where there is a study already; returns what was
-    copied.
-    """
-    if (study / JOURNAL).exists() or not inputs.is_dir():
+
+def _run(session: Session, files: Mapping[str, str], directory: Path,
+         root: Path) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Run the command, an agent once for each GPU; return how it ended and what it said of that itself."""
+    environment, arguments = session.environment, _with_files(session.arguments, files, directory)
+    on_host = environment.host in ("kaggle", "colab")
+    count = max(1, len(environment.gpus)) if on_host and arguments[:1] == ["agent"] else 1
+    facts = [directory / f"facts-{number}.json" for number in range(count)]
+    environ = {**os.environ, **(_keys(root) if on_host else {}), "PYTHONUNBUFFERED": "1",
+               STARTED_VARIABLE: f"{session.started:.3f}"}
+    commands = [Command(arguments=arguments, environ={**environ, FACTS_VARIABLE: str(path)},
+                        label=f"agent {number}: " if count > 1 else "") for number, path in enumerate(facts, start=1)]
+    outcomes = run_commands(commands, session.working, secret_values(environ, root),
+                            stop_at=_overtime(session, environ) if on_host else None)
+    return combine(outcomes), [content for path in facts if (content := _read_json(path))]
+
+
+def _overtime(session: Session, environ: Mapping[str, str]) -> float | None:
+    """Return the Unix time at which a command that is still there must go."""
+    try:
+        deadline = find_deadline(option(session.arguments, "--deadline") or None, session.environment, environ)
+    except KaggleRunnerError:  # the command says it
         return None
-    found = sorted(_journals(inputs, depth=7), key=lambda path: (path.stat().st_size, str(path)))
-    if not found:
-        return None
-    source = found[-1].parent
-    for path in sorted(source.rglob("*")):
-        target = study / path.relative_to(source)
-        if path.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)  # not its mode: inputs are read-only
-    return source
-
-
-def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather what result.json says; `facts` is what the command itself wrote about this session."""
-    studies, unfinished = {}, 0
-    for journal in _journals(session.working, depth=3):
-        try:
-            snapshot = read_study(journal.parent)
-        except KaggleRunnerError as error:
-            studies[journal.parent.name] = {"error": str(error)}
-            continue
-        studies[str(journal.parent.relative_to(session.working))] = snapshot.as_dict()
-        unfinished += sum(record.result is None or record.result.status is Status.PREEMPTED
-                          for record in snapshot.records)
-    seconds = time.time() - session.started
-    return {
-        "verdict": "failed" if outcome.exit_status else "done", "exit_status": outcome.exit_status,
-        "reason": outcome.reason or facts.get("reason", ""),
-        "continue": bool(unfinished or facts.get("ended") == "deadline" or outcome.exit_status == INTERRUPTED),
-        "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__,
-        "environment": session.environment.as_dict(), "versions": _versions(),
-        "installed": list(session.packages.installed), "lost": list(session.packages.lost),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)),
-        "seconds": round(seconds, 1), "seconds_by_phase": session.seconds_by_phase,
-        "gpu_quota_hours": round(seconds / 3600, 4) if session.environment.gpus else 0.0,
-        "unfinished_trials": unfinished, "studies": studies, "facts": dict(facts),
-    }
+    return None if deadline.at is None else deadline.at + OVERTIME_S
 
 
 def _with_files(arguments: Sequence[str], files: Mapping[str, str], directory: Path) -> list[str]:
@@ -201,11 +132,6 @@ def _with_files(arguments: Sequence[str], files: Mapping[str, str], directory: P
     for name, text in files.items():
         (directory / Path(name).name).write_text(text, encoding="utf-8")
     return [str(directory / Path(argument).name) if argument in files else argument for argument in arguments]
-
-
-def _option(arguments: Sequence[str], name: str, default: str) -> str:
-    values = list(arguments)
-    return values[values.index(name) + 1] if name in values[:-1] else default
 
 
 def _keys(root: Path) -> dict[str, str]:
@@ -225,62 +151,14 @@ def _keys(root: Path) -> dict[str, str]:
     return found
 
 
-def _pass_on(stream: IO[str], sink: IO[str], secrets: Sequence[str], kept: deque[str] | None) -> None:
-    with stream:
-        for line in stream:
-            clean = redact(line, secrets)
-            if kept is not None:
-                kept.append(clean.rstrip("\n"))
-            print(clean, end="", file=sink, flush=True)
-
-
-@contextmanager
-def _handing_on_stops(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Hand SIGTERM on to the command while it runs; only a main thread may have a handler."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGTERM, lambda *_: _stop(process, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
-
-
-def _stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    process.send_signal(number)
-    timer = threading.Timer(GRACE_S, process.kill)
-    timer.daemon = True
-    timer.start()
-
-
-def _journals(directory: Path, depth: int) -> list[Path]:
-    """Find journals at most `depth` folders down; bounded, because an input may hold millions of files."""
-    found: list[Path] = []
-    level = [directory]
-    for _ in range(depth + 1):
-        deeper = []
-        for folder in level[:1000]:
-            if (folder / JOURNAL).is_file():
-                found.append(folder / JOURNAL)
-                continue
-            try:
-                deeper += sorted(Path(entry.path) for entry in os.scandir(folder)
-                                 if entry.is_dir(follow_symlinks=False))
-            except OSError:
-                continue
-        level = deeper
-    return found
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), **frozen_versions()}
-    for need in NEEDS:
-        try:
-            versions.setdefault(need.name.lower(), importlib.metadata.version(need.name))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def _copy(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)  # not its mode: inputs are read-only
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,13 +7,14 @@ and is found on the kernel by the name of its file. Its owner and Kaggle can rea
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kaggle_runner.errors import KernelError, Refusal
-from kaggle_runner.kaggle_program import Answer, Kaggle, refuse
+from kaggle_runner.environment import Environment
+from kaggle_runner.errors import KernelError, MissingPackages, Refusal
+from kaggle_runner.kaggle_program import Answer, Kaggle, find_kaggle, refuse
 from kaggle_runner.kernel import find_owner
-from kaggle_runner.secrets import SECRET_FILE, secret_file_text
+from kaggle_runner.secrets import SECRET_FILE, advice, secret_file_text
 
 SERVICES = ("wandb", "huggingface")
 READY_LIMIT_S = 900.0
@@ -63,6 +64,28 @@ def secret_sources(kaggle: Kaggle, owner: str) -> tuple[str, ...]:
     """Name the datasets with keys that a push should attach: those that are there and ready."""
     refs = (secret_dataset(owner, service) for service in SERVICES)
     return tuple(ref for ref in refs if is_ready(kaggle, ref))
+
+
+def describe_keys(environment: Environment, environ: Mapping[str, str], *, owner: str = "") -> list[tuple[str, str]]:
+    """Say which keys this machine, a pushed kernel and Colab would find, as (host, text) rows; never their values."""
+    here = environment.api_keys
+    rows = [("here", f"{environment.host}, {service}: "
+                     f"{here[service] if service in here else f'none; {advice(service, environment.host)}'}")
+            for service in (*SERVICES, "kaggle")]
+    try:
+        kaggle = find_kaggle(environ)
+        owner = owner or find_owner(kaggle)
+        stored = secret_sources(kaggle, owner)
+    except (KernelError, MissingPackages) as error:
+        rows.append(("kaggle", f"not known: {error}"))
+    else:
+        for service in SERVICES:
+            ref = secret_dataset(owner, service)
+            rows.append(("kaggle", f"{service}: a pushed kernel finds it in the private dataset {ref}" if ref in stored
+                         else f"{service}: a pushed kernel would find none; {advice(service, 'kaggle')}"))
+    rows += [("colab", f"{service}: only a notebook's own kernel can see it there; {advice(service, 'colab')}")
+             for service in SERVICES]
+    return [*rows, *(("problem", problem) for problem in environment.problems if "key" in problem)]
 
 
 def is_ready(kaggle: Kaggle, ref: str) -> bool:

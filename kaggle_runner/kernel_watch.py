@@ -19,8 +19,8 @@ from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle_program import WARNING, Answer, Kaggle, State, read_state, refuse
 
 RESULT = "result.json"
-OUTPUTS = r"^(result\.json$|study/(?!trials/[^/]+/checkpoint/))"
-"""The files that are fetched: the verdict and the study, without the checkpoints."""
+OUTPUTS = r"^(result\.json$|(study|studies/[^/]+)/(?!wandb/|trials/[^/]+/checkpoint/))"
+"""The files that are fetched: the verdict and the studies, without the checkpoints and W&B's own copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def follow(kaggle: Kaggle, ref: str, tell: Callable[[str], None], *, show: Calla
             time.sleep(patience.poll_s)
             continue
         if state.status != last_status:
-            tell(f"{ref} is {state.status.lower().replace('_', ' ')}")
+            tell(f"{ref} is {state.text}")
             last_status = state.status
         if state.is_waiting:
             if time.monotonic() - began > patience.queue_s:
@@ -106,6 +106,22 @@ def follow(kaggle: Kaggle, ref: str, tell: Callable[[str], None], *, show: Calla
             return state
         time.sleep(min(1.0, patience.poll_s) if shown > seen else patience.poll_s)
         seen = shown
+
+
+def print_log(kaggle: Kaggle, ref: str, *, show: Callable[[str], None]) -> None:
+    """Show the log of an ended kernel; of a running one there is only the live log.
+
+    Raises:
+        KernelError: no such kernel, it runs, or Kaggle cannot be reached.
+    """
+    state = read_state(kaggle.run("kernels", "status", ref))
+    if not state.has_ended:
+        raise KernelError(Refusal.OTHER, f"{ref} is {state.text}, and until it ends there is only the live log; see it "
+                                         f"with: python -m kaggle_runner logs -f {ref}")
+    answer = kaggle.run("kernels", "logs", ref)
+    if answer.exit_status:
+        refuse(answer, "logs")
+    show(answer.stdout.rstrip("\n"))
 
 
 def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Patience | None = None,
@@ -134,7 +150,7 @@ def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Patie
     if answer.exit_status:
         refuse(answer, "output")
     log = into / f"{ref.split('/')[1]}.log"
-    raise KernelError(Refusal.NO_VERDICT, f"{ref} ended as {state.status.lower().replace('_', ' ')} without "
+    raise KernelError(Refusal.NO_VERDICT, f"{ref} ended as {state.text} without "
                                           f"{RESULT}{_explain(state, log)}")
 
 

@@ -21,11 +21,11 @@ from kaggle_runner.errors import KernelError, Refusal, SecretError
 
 LIMIT_BYTES = 900_000
 """Kaggle refuses a source over 1 MB, without saying whether that is 10**6 or 2**20 bytes."""
-SUFFIXES = (".py", ".yaml", ".json", ".typed")
+SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__")
 """The demo model's weights would be most of the file, and a kernel has a hub or a mounted model."""
-LEFT_OUT_MODULES = ("kaggle_program", "kernel", "kernel_secrets", "kernel_sessions", "kernel_watch", "launcher",
-                    "pretrain")
+LEFT_OUT_MODULES = ("kaggle_program", "kernel", "kernel_order", "kernel_secrets", "kernel_sessions",
+                    "kernel_watch", "launcher", "pretrain")
 """Modules whose commands are for one's own machine: a push, and the making of the demo base."""
 
 SCRIPT = '''\
@@ -79,6 +79,25 @@ if __name__ == "__main__":
     if kaggle_runner_status:
         raise SystemExit(kaggle_runner_status)
 '''
+
+EMPTY_SCRIPT = """\
+# The code file of kernel-metadata.json as the repository has it: without package and sweep. To put both into it:
+#
+#     python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p .
+import json
+import os
+import sys
+
+reason = ("this kernel has no sweep to run; on your own machine, in the repository, run: "
+          "python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p .")
+print(f"error: {reason}", file=sys.stderr)
+if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
+    sys.exit(2)
+working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working")
+with open(os.path.join(working, "result.json"), "w") as file:
+    json.dump({"verdict": "failed", "exit_status": 2, "reason": reason}, file)
+"""
+"""What a launcher is before it is prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)

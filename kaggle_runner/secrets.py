@@ -86,7 +86,7 @@ def require_key(service: str, host: str, environ: Mapping[str, str] = os.environ
     """
     found = find_key(service, environ, root)
     if found is None:
-        raise SecretError(f"no {_LABELS[service]} key found on this host ({host}); {_advice(service, host)}")
+        raise SecretError(f"no {_LABELS[service]} key found on this host ({host}); {advice(service, host)}")
     return found
 
 
@@ -272,7 +272,8 @@ def _in_huggingface_files(environ: Mapping[str, str], home: Path | None) -> Iter
         yield str(path), _read(path)
 
 
-def _advice(service: str, host: str) -> str:
+def advice(service: str, host: str) -> str:
+    """Say what to do about a missing key on a host: `kaggle`, `colab` or `local`."""
     variable = VARIABLES[service][0]
     if host == "kaggle" and service == "kaggle":
         return "a kernel needs none: push, logs and secret are for your own machine"

@@ -53,6 +53,9 @@ def test_it_is_small_and_leaves_out_weights_and_what_a_kernel_does_not_use(detec
     names = package_files()
     assert "kaggle_runner/kernel_main.py" in names
     assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kernel_watch" in name]
+    files = [path for path in (REPOSITORY / "kaggle_runner").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    missing = {path.relative_to(REPOSITORY).as_posix() for path in files} - names.keys()
+    assert not [name for name in missing if not name.endswith(".py") and "demo_base" not in name], "reports need theirs"
 
 
 def test_no_module_inside_needs_one_that_is_left_out():

@@ -1,0 +1,220 @@
+"""The commands of kernels as a person runs them, with the real `kaggle` program and the loopback Kaggle."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.sweep import shipped_sweep
+from tests.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
+
+pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
+
+REPOSITORY = Path(__file__).parent.parent
+WANDB_KEY = "fedcba9876543210fedcba9876543210fedcba98"
+HF_TOKEN = "hf_plantedplantedplanted"
+SLUG = "kaggle-runner-mine"
+SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 4, "eval_steps": 2}
+
+
+class Person:
+    """A person at a terminal: an empty folder, an account, keys in the environment."""
+
+    def __init__(self, server: KaggleServer, directory: Path) -> None:
+        self.server = server
+        self.directory = directory / "desk"
+        self.directory.mkdir()
+        self.environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200",
+                        "KAGGLE_RUNNER_KAGGLE": PROGRAM, "WANDB_API_KEY": WANDB_KEY, "HF_TOKEN": HF_TOKEN,
+                        "OMP_NUM_THREADS": "1", **server.client_environment(directory / "home")}
+        self.said = ""
+
+    def start(self, *arguments: str, **changes: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=self.directory, text=True,
+                                env=self.environ | changes, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *arguments: str, check: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **changes)
+        output, errors = process.communicate(timeout=200)
+        self.said += output + errors
+        assert process.returncode == check, output + errors
+        assert "Traceback" not in errors
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def everything_written(self) -> str:
+        """All text of the folder, the kernels' files and what was printed."""
+        roots = [self.directory, *(session.root / "kaggle" for kernel in self.server.kernels.values()
+                                   for session in kernel.sessions if session)]
+        files = [path for root in roots for path in root.rglob("*") if path.is_file() and "input" not in path.parts]
+        return "\n".join([*(path.read_text(errors="replace") for path in files), self.said])
+
+
+@pytest.fixture
+def person(tmp_path):
+    with KaggleServer(tmp_path / "server", environ={
+            "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}) as server:
+        yield Person(server, tmp_path)
+        assert server.leaks == []
+
+
+@pytest.fixture
+def sweep_file(person, tiny_llama, rows_file):
+    """The shipped demo with another model and other rows, and small."""
+    def write(**values):
+        text = shipped_sweep("demo").read_text()
+        for key, value in {"model": tiny_llama, "dataset": rows_file, **SMALL, **values}.items():
+            text, count = re.subn(rf"(  {key}:\n    value: ).*", rf"\g<1>{value}", text)
+            assert count == 1, key
+        (person.directory / "mine.yaml").write_text(text.replace("name: demo", "name: mine"))
+        return "mine.yaml"
+    return write
+
+
+def commit_of(name):
+    return (REPOSITORY / name).read_text()
+
+
+def test_the_committed_kernel_is_what_prepare_writes_and_says_what_to_do(person, tmp_path):
+    person.run("kernel", "prepare", "--folder", "repository")
+    for name in ("kernel-metadata.json", "kernel_launcher.py"):
+        assert (person.directory / "repository" / name).read_text() == commit_of(name)
+    bare = subprocess.run([PROGRAM, "kernels", "push", "-p", str(REPOSITORY)], env=person.environ, capture_output=True,
+                          text=True, timeout=60)
+    assert "successfully pushed" in bare.stdout, bare.stdout + bare.stderr
+    session = person.server.wait("kaggle-runner")
+    assert (session.status, session.order.gpus) == ("COMPLETE", 0)
+    result = json.loads((session.working / "result.json").read_text())
+    assert result["exit_status"] == 2
+    assert "run: python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p ." in result["reason"]
+    here = subprocess.run([sys.executable, "kernel_launcher.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (here.returncode, here.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_push_and_wait_shows_the_log_live_and_ends_with_the_kernels_verdict(person, sweep_file):
+    process = person.start("push", sweep_file(), "--wait", "--count", "2", "--dataset", f"{OWNER}/some-rows")
+    person.said += process.communicate(timeout=60)[1]
+    assert process.returncode == 12
+    assert re.search(r"dataset tester/some-rows cannot be mounted .*correct the name, or wait for it", person.said)
+    process = person.start("push", sweep_file(), "--wait", "--count", "2")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("trial 0000  "):
+            assert person.server.session(SLUG).status == "RUNNING"
+            break
+    output, errors = process.communicate(timeout=200)
+    output = "".join(lines) + output
+    person.said += output + errors
+    assert process.returncode == 0, output + errors
+    assert re.search(r"^verdict  done: 2 trials are finished$", output, re.M)
+    assert re.search(r"^trials   2 complete\nbest     trial 000\d, \d\.\d{4}\ngpus     Tesla T4.*; Tesla T4", output, re.M)
+    assert re.search(r"^time     \d+ s, 0\.\d\d GPU hours of the quota$", output, re.M)
+    assert "next     python -m kaggle_runner report kernels/kaggle-runner-mine/output/study\n" in output
+    assert output.count("best     trial") == 2, "the kernel's own line, and ours"
+    into = person.directory / "kernels" / SLUG / "output"
+    result = json.loads((into / "result.json").read_text())
+    assert {"train", "eval"} <= {name.removeprefix("trials/") for name in result["seconds_by_phase"]}
+    assert (into / "study" / "trials.jsonl").read_text().count('"event": "end"') == 2
+    assert list(into.glob("study/trials/*/adapter/adapter_model.safetensors"))
+    assert "2 trials are finished" in person.run("logs").stdout
+    assert "is complete" in person.run("status").stdout
+    for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):
+        assert secret not in person.everything_written()
+
+
+@pytest.mark.slow
+def test_a_bare_push_after_prepare_does_the_same_and_a_failure_has_its_own_status(person, sweep_file):
+    done = person.run("kernel", "prepare", sweep_file(model="./no-such-model"), "--cpu", "--count", "1")
+    assert "next     kaggle kernels push -p .\n" in done.stdout
+    bare = subprocess.run([PROGRAM, "kernels", "push", "-p", "."], cwd=person.directory, env=person.environ,
+                          capture_output=True, text=True, timeout=60)
+    assert "successfully pushed" in bare.stdout
+    ref = f"{OWNER}/{SLUG}"
+    person.run("logs", "-f", ref)
+    pulled = person.run("pull", ref, check=1)
+    assert re.search(r"^verdict  failed: .*no-such-model does not exist; give an existing folder", pulled.stdout, re.M)
+    assert person.server.session(SLUG).status == "COMPLETE"
+
+
+def test_a_dry_run_shows_folder_and_command_and_pushes_nothing(person, sweep_file):
+    done = person.run("push", sweep_file(model="HuggingFaceTB/SmolLM2-135M", dataset="python-docs"), "--dry-run",
+                      "--image", "gcr.io/kaggle-gpu-images/python:v1")
+    assert re.fullmatch(rf"folder   kernels/{SLUG}/push  \(\d+ KB\)\n"
+                        rf"command  kaggle kernels push -p kernels/{SLUG}/push\n", done.stdout)
+    assert done.stderr == ""
+    metadata = json.loads((person.directory / "kernels" / SLUG / "push" / "kernel-metadata.json").read_text())
+    assert (metadata["id"], metadata["docker_image"]) == (f"{OWNER}/{SLUG}", "gcr.io/kaggle-gpu-images/python:v1")
+    assert person.server.kernels == {}
+    assert f"kernel   {OWNER}/{SLUG}" not in done.stdout
+    person.run("status", check=15)
+
+
+def test_what_a_kernel_does_not_have_is_said_before_the_push(person, sweep_file):
+    done = person.run("push", sweep_file(model="demo"), "--dry-run")
+    assert "warning: the demo base stays on this machine" in done.stderr
+    assert re.search(r"warning: dataset /.* is a path of this machine: a kernel has the hub", done.stderr)
+
+
+def test_keys_are_stored_attached_and_accounted_for(person):
+    refused = person.run("push", "abcd1234", check=1)
+    assert "no W&B key on the kernel" in refused.stderr
+    assert "push again: python -m kaggle_runner secret put wandb" in person.run("secret", "check").stdout
+    stored = person.run("secret", "put", "wandb")
+    assert f"W&B key in WANDB_API_KEY in the environment in the private dataset {OWNER}/kaggle-runner-wandb" in \
+        stored.stdout
+    assert person.server.datasets["kaggle-runner-wandb"].private
+    check = person.run("secret", "check").stdout
+    assert re.search(rf"^kaggle   wandb: a pushed kernel finds it in the private dataset {OWNER}/kaggle-runner-wandb$",
+                     check, re.M)
+    assert re.search(r"^here     local, wandb: WANDB_API_KEY in the environment$", check, re.M)
+    assert re.search(r"^colab    wandb: .*os\.environ\['WANDB_API_KEY'\] = userdata\.get", check, re.M)
+    done = person.run("push", "https://wandb.example/me/project/sweeps/abcd1234?nw=x", "--dry-run", "--deadline", "8h",
+                      WANDB_PROJECT="project")
+    folder = person.directory / "kernels" / "kaggle-runner-abcd1234" / "push"
+    assert json.loads((folder / "kernel-metadata.json").read_text())["dataset_sources"] == \
+        [f"{OWNER}/kaggle-runner-wandb"]
+    script = (folder / "kernel_launcher.py").read_text()
+    assert '["agent", "https://wandb.example/me/project/sweeps/abcd1234?nw=x", "--deadline", "8h"]' in script
+    assert '{"WANDB_PROJECT": "project"}' in script
+    assert "folder" in done.stdout
+    for secret in (WANDB_KEY, KEY, HF_TOKEN):
+        assert secret not in person.everything_written()
+
+
+def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
+    person.server.down = True
+    done = person.run("kernel", "prepare", "me/project/abcd1234", "--owner", OWNER)
+    assert f"{OWNER}/kaggle-runner-wandb is attached unseen" in done.stderr
+    assert json.loads((person.directory / "kernel-metadata.json").read_text())["dataset_sources"] == \
+        [f"{OWNER}/kaggle-runner-wandb"]
+    person.run("push", "me/project/abcd1234", "--owner", OWNER, check=16)
+
+
+@pytest.mark.parametrize(("change", "arguments", "status", "message"), [
+    ({"other_gpu_sessions": 2}, ["push", "mine.yaml"], 10, "session count of 2 reached. Wait for one to end"),
+    ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a' of 1 characters.*choose another title"),
+    ({}, ["status", "tester/nothing-here"], 15, "no such kernel, or not one that this account may see"),
+    ({}, ["pull"], 2, "no kernel was pushed from this directory; name one: OWNER/KERNEL"),
+    ({}, ["push", "abcd1234", "--no-internet"], 1, "no W&B key on the kernel"),
+    ({}, ["secret", "put", "openai"], 2, "'openai' is not one of 'wandb', 'huggingface'"),
+])
+def test_a_refusal_is_one_line_with_what_to_do_and_its_own_status(person, sweep_file, change, arguments, status, message):
+    sweep_file(model="HuggingFaceTB/SmolLM2-135M", dataset="python-docs")
+    for name, value in change.items():
+        setattr(person.server, name, value)
+    errors = person.run(*arguments, check=status).stderr
+    assert re.search(message, errors), errors
+    assert len([line for line in errors.splitlines() if line.lower().startswith("error: ")]) == 1
+
+
+def test_without_credentials_every_command_says_so(person, sweep_file):
+    done = person.run("push", sweep_file(), check=13, KAGGLE_USERNAME="", KAGGLE_KEY="")
+    assert "no credentials, or wrong ones; run: kaggle auth login" in done.stderr
+    checked = person.run("secret", "check", KAGGLE_USERNAME="", KAGGLE_KEY="", WANDB_API_KEY="").stdout
+    assert "kaggle   not known: Kaggle knows no such account" in checked
+    assert "here     local, wandb: none; export WANDB_API_KEY=... " in checked
