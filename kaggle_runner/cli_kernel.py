@@ -24,7 +24,7 @@ def order_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed((
         click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to]."),
         click.option("--title", default="", help="Title of the kernel [kaggle runner SWEEP]."),
-        click.option("--count", type=click.IntRange(min=1), help="Trials: of each agent, or of a file's study."),
+        click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
         click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
         click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
@@ -71,7 +71,7 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
 @click.option("--wait", "waits", is_flag=True, help="Follow the log, fetch the files, exit with the kernel's verdict.")
 @click.option("--sessions", type=click.IntRange(min=1), default=1, help="Go on in further kernels while work is left.")
 @click.option("--dry-run", is_flag=True, help="Make the folder, show the command, push nothing.")
-@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and studies, no checkpoints].")
+@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
 @click.option("--queue", "queue_minutes", type=float, default=15.0, show_default=True, help="Minutes to stay queued.")
 def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queue_minutes: float,
          **options: Any) -> None:
@@ -138,7 +138,7 @@ def logs(ref: str, follows: bool) -> None:
 @click.command()
 @click.argument("ref", metavar="[KERNEL]", default="")
 @click.option("--into", type=click.Path(path_type=Path), help="Folder for the files [kernels/SLUG/output].")
-@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and studies, no checkpoints].")
+@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
 def pull(ref: str, into: Path | None, files: str) -> None:
     """Fetch an ended kernel's files [of the one pushed last], and exit with its verdict."""
     from kaggle_runner.errors import KernelError, Refusal

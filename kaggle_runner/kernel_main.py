@@ -16,7 +16,7 @@ from typing import Any
 import kaggle_runner
 from kaggle_runner.environment import detect
 from kaggle_runner.errors import KaggleRunnerError, SecretError
-from kaggle_runner.kernel_commands import Command, Outcome, combine, run_commands
+from kaggle_runner.kernel_command import Outcome, run_command
 from kaggle_runner.kernel_packages import NEEDS, install_missing
 from kaggle_runner.kernel_result import RESULT, Session, describe_session, find_journals
 from kaggle_runner.secrets import VARIABLES, find_key, secret_values
@@ -54,14 +54,15 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
             with session.phase("install"):
                 session.packages = install_missing(NEEDS, inputs, os.environ, _say)
         with session.phase("continue"):
-            for source in continue_studies(inputs, session.working, arguments):
+            study = option(session.arguments, "--study")
+            if study and (source := continue_study(inputs, session.working / study)):
                 _say(f"continue the study of {source}")
         with session.phase("command"), tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
             outcome, facts = _run(session, files, Path(directory), root)
         result = describe_session(session, outcome, facts)
     except (KaggleRunnerError, OSError) as error:
         _say(f"error: {error}")
-        result = describe_session(session, Outcome(exit_status=1, reason=str(error)), [])
+        result = describe_session(session, Outcome(exit_status=1, reason=str(error)), {})
     if on_host:
         path = session.working / RESULT
         path.write_text(json.dumps(result, indent=2) + "\n")
@@ -69,26 +70,26 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     return 0 if environment.host == "kaggle" else result["exit_status"]
 
 
-def continue_studies(inputs: Path, working: Path, arguments: Sequence[str]) -> list[Path]:
-    """Copy the studies of an earlier session, mounted as an input, to where this session's will be.
+def continue_study(inputs: Path, study: Path) -> Path | None:
+    """Copy the study of an earlier session, mounted as an input, to where this session's will be.
 
-    A command with `--study` continues the one with the longest journal; an agent those of its own sweep, one for each
-    GPU. What is there already is left alone. Returns what was copied.
+    Of several the one with the longest journal is taken. Does nothing where there is a study already; returns what was
+    copied.
     """
-    if not inputs.is_dir():
-        return []
+    if (study / JOURNAL).exists() or not inputs.is_dir():
+        return None
     found = sorted(find_journals(inputs, depth=7), key=lambda path: (path.stat().st_size, str(path)))
-    longest: dict[Path, Path] = {}
-    name = option(arguments, "--study")
-    for journal in found:
-        if name:
-            longest[working / name] = journal.parent
-        elif arguments and arguments[0] == "agent" and journal.parent.name.startswith(sweep_name(arguments[1])):
-            longest[working / "studies" / journal.parent.name] = journal.parent
-    copied = {source: study for study, source in longest.items() if not (study / JOURNAL).exists()}
-    for source, study in copied.items():
-        _copy(source, study)
-    return list(copied)
+    if not found:
+        return None
+    source = found[-1].parent
+    for path in sorted(source.rglob("*")):
+        target = study / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)  # not its mode: inputs are read-only
+    return source
 
 
 def option(arguments: Sequence[str], name: str) -> str:
@@ -97,25 +98,15 @@ def option(arguments: Sequence[str], name: str) -> str:
     return values[values.index(name) + 1] if name in values[:-1] else ""
 
 
-def sweep_name(address: str) -> str:
-    """Return the last part of a W&B sweep's address: its id."""
-    return address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-
-
-def _run(session: Session, files: Mapping[str, str], directory: Path,
-         root: Path) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Run the command, an agent once for each GPU; return how it ended and what it said of that itself."""
-    environment, arguments = session.environment, _with_files(session.arguments, files, directory)
-    on_host = environment.host in ("kaggle", "colab")
-    count = max(1, len(environment.gpus)) if on_host and arguments[:1] == ["agent"] else 1
-    facts = [directory / f"facts-{number}.json" for number in range(count)]
-    environ = {**os.environ, **(_keys(root) if on_host else {}), "PYTHONUNBUFFERED": "1",
+def _run(session: Session, files: Mapping[str, str], directory: Path, root: Path) -> tuple[Outcome, dict[str, Any]]:
+    """Run the command; return how it ended, and what it said of that itself."""
+    on_host = session.environment.host in ("kaggle", "colab")
+    facts = directory / "facts.json"
+    environ = {**os.environ, **(_keys(root) if on_host else {}), "PYTHONUNBUFFERED": "1", FACTS_VARIABLE: str(facts),
                STARTED_VARIABLE: f"{session.started:.3f}"}
-    commands = [Command(arguments=arguments, environ={**environ, FACTS_VARIABLE: str(path)},
-                        label=f"agent {number}: " if count > 1 else "") for number, path in enumerate(facts, start=1)]
-    outcomes = run_commands(commands, session.working, secret_values(environ, root),
-                            stop_at=_overtime(session, environ) if on_host else None)
-    return combine(outcomes), [content for path in facts if (content := _read_json(path))]
+    outcome = run_command(_with_files(session.arguments, files, directory), session.working, environ,
+                          secret_values(environ, root), stop_at=_overtime(session, environ) if on_host else None)
+    return outcome, _read_json(facts)
 
 
 def _overtime(session: Session, environ: Mapping[str, str]) -> float | None:
@@ -149,16 +140,6 @@ def _keys(root: Path) -> dict[str, str]:
         if key:
             found[VARIABLES[service][0]] = key.value
     return found
-
-
-def _copy(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(parents=True, exist_ok=True)
-        else:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)  # not its mode: inputs are read-only
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kaggle_runner.launcher import Launch
 from kaggle_runner.sweep import read_sweep
 
 STUDY = "study"
-"""Directory of a sweep file's study on the kernel; agents name theirs after the sweep, one for each GPU."""
+"""Directory of the study on the kernel."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
 
@@ -83,7 +83,7 @@ def _launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str]
     if not order.is_file:
         address = order.sweep.strip()
         title = _title(address.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
-        return Launch(arguments=("agent", address, *order.options), settings=settings), title
+        return Launch(arguments=("agent", address, "--study", STUDY, *order.options), settings=settings), title
     spec = read_sweep(Path(order.sweep))
     for warning in (*spec.warnings, *_only_here(spec.fixed)):
         tell(f"warning: {warning}")

@@ -14,7 +14,7 @@ from typing import Any
 import kaggle_runner
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import KaggleRunnerError
-from kaggle_runner.kernel_commands import INTERRUPTED, Outcome
+from kaggle_runner.kernel_command import INTERRUPTED, Outcome
 from kaggle_runner.kernel_packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.study import JOURNAL, Snapshot, Status, read_study
 
@@ -44,8 +44,8 @@ class Session:
             self.seconds_by_phase[name] = round(time.monotonic() - began, 3)
 
 
-def describe_session(session: Session, outcome: Outcome, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Gather what result.json says; `facts` is what the commands themselves wrote about this session."""
+def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what result.json says; `facts` is what the command itself wrote about this session."""
     studies: dict[str, Any] = {}
     snapshots: list[Snapshot] = []
     for journal in find_journals(session.working, depth=3):
@@ -55,7 +55,8 @@ def describe_session(session: Session, outcome: Outcome, facts: Sequence[Mapping
             studies[name] = snapshots[-1].as_dict()
         except KaggleRunnerError as error:
             studies[name] = {"error": str(error)}
-    statuses = _count_trials(snapshots)
+    statuses = Counter(record.result.status.value if record.result else "running"
+                       for snapshot in snapshots for record in snapshot.records)
     unfinished = statuses["running"] + statuses[Status.PREEMPTED.value]
     phases = Counter(session.seconds_by_phase)
     for snapshot in snapshots:
@@ -65,7 +66,7 @@ def describe_session(session: Session, outcome: Outcome, facts: Sequence[Mapping
     seconds = time.time() - session.started
     return {
         "verdict": VERDICTS.get(outcome.exit_status, "failed"), "exit_status": outcome.exit_status,
-        "reason": outcome.reason if outcome.exit_status not in VERDICTS else _reason(outcome, facts),
+        "reason": facts.get("reason") or outcome.reason,
         "continue": bool(unfinished or outcome.exit_status == INTERRUPTED),
         "trials": dict(statuses), "unfinished_trials": unfinished, "best": _best(snapshots),
         "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__, "versions": _versions(),
@@ -74,7 +75,7 @@ def describe_session(session: Session, outcome: Outcome, facts: Sequence[Mapping
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 1),
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
         "gpu_quota_hours": round(seconds / 3600, 4) if session.environment.gpus else 0.0,
-        "studies": studies, "facts": [dict(said) for said in facts],
+        "studies": studies, "facts": dict(facts),
     }
 
 
@@ -95,25 +96,6 @@ def find_journals(directory: Path, depth: int) -> list[Path]:
                 continue
         level = deeper
     return found
-
-
-def _count_trials(snapshots: Sequence[Snapshot]) -> Counter[str]:
-    """Count trials by status; one that moved from GPU to GPU is in the studies of both, and counts as its end says."""
-    by_trial: dict[tuple[str, str], str] = {}
-    for snapshot in snapshots:
-        for record in snapshot.records:
-            key = (snapshot.info.name, record.trial.id)
-            status = record.result.status.value if record.result else "running"
-            if by_trial.get(key, "running") in ("running", Status.PREEMPTED.value):
-                by_trial[key] = status
-    return Counter(by_trial.values())
-
-
-def _reason(outcome: Outcome, facts: Sequence[Mapping[str, Any]]) -> str:
-    """Say why it ended in the commands' own words, each once; an interrupted one's words come first."""
-    said = sorted(facts, key=lambda fact: fact.get("ended") == "done")
-    reasons = dict.fromkeys(str(fact["reason"]) for fact in said if fact.get("reason"))
-    return "; ".join(reasons) or outcome.reason
 
 
 def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:

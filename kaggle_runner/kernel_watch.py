@@ -19,8 +19,8 @@ from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle_program import WARNING, Answer, Kaggle, State, read_state, refuse
 
 RESULT = "result.json"
-OUTPUTS = r"^(result\.json$|(study|studies/[^/]+)/(?!wandb/|trials/[^/]+/checkpoint/))"
-"""The files that are fetched: the verdict and the studies, without the checkpoints and W&B's own copies."""
+OUTPUTS = r"^(result\.json$|study/(?!wandb/|trials/[^/]+/checkpoint/))"
+"""The files that are fetched: the verdict and the study, without the checkpoints and W&B's own copies."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ LAYERS = [
     {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "rungs", "worker_process", "checkpoint", "base_model",
      "data", "tokens", "model_shapes", "threads"},
     {"launcher", "kernel_packages", "kaggle_program", "kernel_watch", "kernel_sessions", "kernel_secrets", "kernel",
-     "kernel_order", "kernel_commands", "kernel_result", "kernel_main"},
+     "kernel_order", "kernel_command", "kernel_result", "kernel_main"},
     {"supervisor", "finetune", "pretrain"},
     {"memory_trace", "memory", "worker"},
     {"optuna_search", "optuna_journal", "optuna_sweep"},

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from kaggle_runner.environment import detect
-from kaggle_runner.kernel_commands import Command, Outcome, combine, reason_of, run_commands
-from kaggle_runner.kernel_main import continue_studies
+from kaggle_runner.kernel_command import Outcome, reason_of, run_command
+from kaggle_runner.kernel_main import continue_study
 from kaggle_runner.kernel_result import Session, describe_session
 from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
 
@@ -40,7 +40,7 @@ def write_study(directory, *, trials=(), status=Status.COMPLETE):
 def test_output_is_passed_on_and_the_values_of_keys_are_not(tmp_path, capfd):
     environ = fake_command(tmp_path, f"import sys\nprint('key', '{KEY}')\n"
                                      f"print('error: no', '{KEY}', file=sys.stderr)\nsys.exit(3)\n")
-    (outcome,) = run_commands([Command(arguments=[], environ=environ)], tmp_path, [KEY])
+    outcome = run_command([], tmp_path, environ, [KEY])
     assert outcome == Outcome(exit_status=3, reason="no ***")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("key ***\n", "error: no ***\n")
@@ -50,8 +50,8 @@ def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
     environ = fake_command(tmp_path, "import signal, sys, time\n"
                                      "signal.signal(signal.SIGTERM, lambda *_: (print('closing'), sys.exit(130)))\n"
                                      "print('ready', flush=True)\ntime.sleep(60)\n")
-    launcher = (f"import sys\nfrom pathlib import Path\nfrom kaggle_runner.kernel_commands import *\n"
-                f"print(*run_commands([Command(arguments=[], environ={environ!r})], Path('.')))\n")
+    launcher = (f"import sys\nfrom pathlib import Path\nfrom kaggle_runner.kernel_command import run_command\n"
+                f"print(run_command([], Path('.'), {environ!r}))\n")
     process = subprocess.Popen([sys.executable, "-c", launcher], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
                                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)})
     assert process.stdout.readline() == "ready\n"
@@ -60,21 +60,10 @@ def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
     assert output.startswith("closing\nOutcome(exit_status=130")
 
 
-def test_commands_side_by_side_are_labelled_and_the_worst_decides(tmp_path, capfd):
-    environ = fake_command(tmp_path, "import os, sys\nprint('status', sys.argv[1])\nsys.exit(int(sys.argv[1]))\n")
-    outcomes = run_commands([Command(arguments=[status], environ=environ, label=f"agent {number}: ")
-                             for number, status in enumerate(("0", "130"), start=1)], tmp_path)
-    assert [outcome.exit_status for outcome in outcomes] == [0, 130]
-    assert sorted(capfd.readouterr().out.splitlines()) == ["agent 1: status 0", "agent 2: status 130"]
-    assert combine(outcomes).exit_status == 130
-    assert combine([*outcomes, Outcome(exit_status=1, reason="a bug")]).reason == "a bug"
-
-
 def test_a_command_that_does_not_keep_its_deadline_is_asked_to_end(tmp_path, capfd):
     environ = fake_command(tmp_path, "import signal, sys, time\n"
                                      "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\ntime.sleep(60)\n")
-    (outcome,) = run_commands([Command(arguments=[], environ=environ)], tmp_path, stop_at=time.time() + 1.5)
-    assert outcome.exit_status == 130
+    assert run_command([], tmp_path, environ, stop_at=time.time() + 1.5).exit_status == 130
     assert "the session is nearly over" in capfd.readouterr().err
 
 
@@ -92,25 +81,14 @@ def test_the_longest_mounted_study_is_continued_and_can_be_written(tmp_path):
     longest = write_study(inputs / "notebooks" / "me" / "session-2" / "study", trials=[0, 1])
     for path in longest.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    working, command = tmp_path / "working", ["sweep", "a.yaml", "--study", "study"]
-    study = working / "study"
-    assert continue_studies(inputs, working, command) == [longest]
+    study = tmp_path / "working" / "study"
+    assert continue_study(inputs, study) == longest
     assert len(read_study(study).records) == 2
     assert os.access(study / "trials.jsonl", os.W_OK)
     assert (study / "trials.jsonl").stat().st_mode & 0o200
     write_study(study, trials=[2])
-    assert continue_studies(inputs, working, command) == []
-    assert continue_studies(tmp_path / "absent", tmp_path / "other", command) == []
-    assert continue_studies(inputs, working, ["detect"]) == []
-
-
-def test_agents_continue_the_studies_of_their_own_sweep(tmp_path):
-    earlier = tmp_path / "kaggle" / "input" / "notebooks" / "me" / "session-1" / "studies"
-    for name in ("abcd1234", "abcd1234-gpu1", "other567"):
-        write_study(earlier / name, trials=[0])
-    continued = continue_studies(tmp_path / "kaggle" / "input", tmp_path / "working", ["agent", "me/project/abcd1234"])
-    assert sorted(path.name for path in continued) == ["abcd1234", "abcd1234-gpu1"]
-    assert (tmp_path / "working" / "studies" / "abcd1234-gpu1" / "trials.jsonl").exists()
+    assert continue_study(inputs, study) is None
+    assert continue_study(tmp_path / "absent", tmp_path / "other") is None
 
 
 def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):
@@ -121,24 +99,20 @@ def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):
                       started=time.time() - 7)
     with session.phase("command"):
         pass
-    done = describe_session(session, Outcome(exit_status=0), [{"reason": "the sweep is finished", "ended": "done"}])
+    done = describe_session(session, Outcome(exit_status=0), {"reason": "the sweep is finished", "ended": "done"})
     assert (done["verdict"], done["continue"], done["reason"]) == ("done", False, "the sweep is finished")
     assert done["best"]["metric"] == done["studies"]["study"]["best"]["metric"] == 2.0
     assert (done["trials"], done["gpus"], done["gpu_quota_hours"]) == ({"complete": 1}, [], 0.0)
     assert 7 <= done["seconds"] < 60
     assert list(done["seconds_by_phase"]) == ["command"]
-    said = [{"reason": "all trials are done", "ended": "done"}, {"reason": "at its deadline", "ended": "unfinished"}]
-    cut = describe_session(session, Outcome(exit_status=130, reason="Aborted"), said)
-    assert (cut["verdict"], cut["continue"]) == ("unfinished", True)
-    assert cut["reason"] == "at its deadline; all trials are done"
-    write_study(session.working / "studies" / "gpu1", trials=[1], status=Status.PREEMPTED)
-    preempted = describe_session(session, Outcome(exit_status=0), [])
+    cut = describe_session(session, Outcome(exit_status=130, reason="Aborted"), {"reason": "at its deadline"})
+    assert (cut["verdict"], cut["continue"], cut["reason"]) == ("unfinished", True, "at its deadline")
+    write_study(session.working / "study", trials=[1], status=Status.PREEMPTED)
+    preempted = describe_session(session, Outcome(exit_status=0), {})
     assert (preempted["unfinished_trials"], preempted["continue"]) == (1, True)
-    write_study(session.working / "studies" / "gpu2", trials=[1])
-    moved = describe_session(session, Outcome(exit_status=0), [])
-    assert (moved["trials"], moved["continue"]) == ({"complete": 2}, False), "the other GPU ended it"
+    assert preempted["trials"] == {"complete": 1, "preempted": 1}
     (session.working / "study" / "trials.jsonl").write_text("nonsense\n")
-    failed = describe_session(session, Outcome(exit_status=137, reason="killed"), [])
+    failed = describe_session(session, Outcome(exit_status=137, reason="killed"), {})
     assert (failed["verdict"], failed["exit_status"], failed["reason"]) == ("failed", 137, "killed")
     assert "is damaged" in failed["studies"]["study"]["error"]
     json.dumps(failed)
