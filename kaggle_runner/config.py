@@ -5,16 +5,20 @@ The defaults here are the only defaults there are.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from kaggle_runner.config_fields import field_types, plain_fields, type_problems
 from kaggle_runner.errors import ConfigError
+
+__all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "OPTIMIZERS", "SCHEDULES", "TRAINERS", "CharLMConfig",
+           "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
+CHARLM_OPTIMIZERS = ("muon", "adamw_torch")
 DEMO_MODEL = "demo"
 """`model: demo` is the small base that ships with the package."""
 DEMO_DATASET = "python-docs"
@@ -29,6 +33,8 @@ class FinetuneConfig:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
 
+    trainer: str = "finetune"
+    """What trains this config; a sweep file that says nothing means this one."""
     model: str = DEMO_MODEL
     """Hub id, local folder, or `demo` for the small base that ships with the package."""
     dataset: str = DEMO_DATASET
@@ -111,10 +117,7 @@ class FinetuneConfig:
         Raises:
             ConfigError: a name that is no hyperparameter, or a value that cannot work.
         """
-        unknown = sorted(set(params) - set(field_types(cls)))
-        if unknown:
-            raise ConfigError(f"no such hyperparameter: {', '.join(unknown)}")
-        return cls(**{name: _plain(value, field_types(cls)[name]) for name, value in params.items()})
+        return cls(**plain_fields(cls, params))
 
     def _range_problems(self) -> list[str]:
         problems = []
@@ -127,20 +130,11 @@ class FinetuneConfig:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             problems.append(f"early_stopping_patience must be at least 1, or null for never, "
                             f"got {self.early_stopping_patience}")
-        if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
-            problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not self.max_grad_norm > 0:
-            problems.append(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
-        if self.weight_decay < 0:
-            problems.append(f"weight_decay must not be negative, got {self.weight_decay}")
-        if not 0 <= self.warmup_ratio < 1:
-            problems.append(f"warmup_ratio is a share of the steps, 0 to below 1, got {self.warmup_ratio}")
+        problems += _shared_problems(self)
         if not 0 <= self.lora_dropout < 1:
             problems.append(f"lora_dropout must be 0 to below 1, got {self.lora_dropout}")
-        if not 0 <= self.seed < 2**32:
-            problems.append(f"seed must be 0 to 2**32 - 1, got {self.seed}")
-        if self.lr_scheduler_type not in SCHEDULES:
-            problems.append(f"lr_scheduler_type must be one of {', '.join(SCHEDULES)}, got {self.lr_scheduler_type!r}")
+        if self.trainer != "finetune":
+            problems.append(f"trainer must be one of {', '.join(TRAINERS)}, got {self.trainer!r}")
         if self.optim not in OPTIMIZERS:
             problems.append(f"optim must be one of {', '.join(OPTIMIZERS)}, got {self.optim!r}")
         for name in ("model", "dataset", "target_modules"):
@@ -149,55 +143,190 @@ class FinetuneConfig:
         return problems
 
 
-def field_types(config_type: Any) -> dict[str, Any]:
-    """Return the fields of a config type with their types, in their order."""
-    return _type_hints(config_type)
+@dataclass(frozen=True, kw_only=True)
+class CharLMConfig:
+    """One character-level language model, trained from nothing; a token is a character.
+
+    Trials are compared at equal tokens: the number of steps follows from `max_tokens` and the size of a step.
+
+    Raises:
+        ConfigError: any field outside its range, or of the wrong type; all of them in one message.
+    """
+
+    trainer: str = "charlm"
+    """What trains this config; a sweep file says `trainer: {value: charlm}`."""
+    dataset: str = DEMO_DATASET
+    """Text file, `text8`, or `python-docs` for the built-in text; split 90/5/5 by position."""
+    symbols: str = "own"
+    """`own`: the characters of the text; `text8`: a to z and the blank, every other character made one of them."""
+    max_length: int = 256
+    """Characters in a training window."""
+    max_tokens: int = 50_000_000
+    """Characters to train on in all; the last step is the last that fits."""
+    max_eval_tokens: int = 65_536
+    """Validation characters that are scored, the same ones for every trial."""
+    evaluations: int = 10
+    """Evaluations of a trial, the last one at its end."""
+    hidden_size: int = 384
+    """Width of the model."""
+    num_hidden_layers: int = 6
+    """Blocks of attention and network."""
+    num_attention_heads: int = 6
+    """Heads of each attention."""
+    position_embedding: str = "rope"
+    """How a position is known: `rope` turns queries and keys, `learned` adds a vector for each position."""
+    norm: str = "rmsnorm"
+    """`rmsnorm`, without weights, or `layernorm`, with weights where there are biases."""
+    hidden_act: str = "relu2"
+    """Between the layers of a block's network: `relu2`, the square of ReLU, or `gelu`."""
+    qk_norm: bool = False
+    """Normalise queries and keys."""
+    use_bias: bool = False
+    """Biases in the linear layers, and weights in LayerNorm."""
+    zero_init: bool = True
+    """Start with blocks that do nothing."""
+    tie_word_embeddings: bool = False
+    """Use the embedding as the output matrix too."""
+    dropout: float = 0.0
+    """On the embedding, on attention, and on what a block adds."""
+    label_smoothing_factor: float = 0.0
+    """Share of the target spread over all symbols, in training only: eval/loss is always the plain one."""
+    batch_size: int = 64
+    """Windows in one forward pass on one device."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes for one optimizer step."""
+    optim: str = "muon"
+    """`muon` for the matrices of the blocks with AdamW for the rest, or `adamw_torch` for all."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of both optimizers, reached at the end of the warm-up."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, on matrices."""
+    adam_beta2: float = 0.95
+    """How slowly AdamW's second moment follows."""
+    warmup_ratio: float = 0.03
+    """Share of the steps in which the learning rate rises from zero."""
+    lr_scheduler_type: str = "cosine"
+    """Shape of the learning rate after the warm-up: cosine, linear or constant."""
+    min_lr_rate: float = 0.1
+    """Where cosine and linear end, as a share of the peak."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+    save_model: bool = False
+    """Keep the weights of the end as `model.pt` in the trial's directory."""
+    seed: int = 42
+    """Seed of the weights, dropout, and the order of the windows."""
+
+    def __post_init__(self) -> None:
+        problems = type_problems(self) or self._range_problems()
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Windows that contribute to one optimizer step."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def step_tokens(self) -> int:
+        """Characters of one optimizer step."""
+        return self.effective_batch_size * self.max_length
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps that fit into `max_tokens`, at least one."""
+        return max(1, self.max_tokens // self.step_tokens)
+
+    @property
+    def eval_steps(self) -> int:
+        """Optimizer steps between two evaluations; the last step is always evaluated."""
+        return math.ceil(self.max_steps / self.evaluations)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimizer steps of the warm-up, rounded up."""
+        return math.ceil(self.warmup_ratio * self.max_steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "CharLMConfig":
+        """Build a config from a sweep's parameters; fields that are not named keep their defaults.
+
+        Raises:
+            ConfigError: a name that is no hyperparameter, or a value that cannot work.
+        """
+        return cls(**plain_fields(cls, params))
+
+    def _range_problems(self) -> list[str]:
+        whole = ("max_eval_tokens", "evaluations", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                 "batch_size", "gradient_accumulation_steps")
+        problems = [f"{name} must be at least 1, got {value}" for name in whole if (value := getattr(self, name)) < 1]
+        problems += _shared_problems(self)
+        for name in ("dropout", "label_smoothing_factor", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                problems.append(f"{name} must be 0 to below 1, got {getattr(self, name)}")
+        if not 0 <= self.min_lr_rate <= 1:
+            problems.append(f"min_lr_rate is a share of the peak, 0 to 1, got {self.min_lr_rate}")
+        if self.max_length < 8:
+            problems.append(f"max_length must be at least 8 characters, got {self.max_length}")
+        if not problems and self.max_tokens < self.step_tokens:
+            problems.append(f"max_tokens must be at least the {self.step_tokens} of one step "
+                            f"(batch_size {self.batch_size} x max_length {self.max_length}), got {self.max_tokens}")
+        if not problems and self.hidden_size % (2 * self.num_attention_heads):
+            problems.append(f"hidden_size must be a multiple of twice num_attention_heads "
+                            f"{self.num_attention_heads}, got {self.hidden_size}")
+        choices = {"trainer": ("charlm",), "symbols": ("own", "text8"), "position_embedding": ("rope", "learned"),
+                   "norm": ("rmsnorm", "layernorm"), "hidden_act": ("relu2", "gelu"), "optim": CHARLM_OPTIMIZERS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                problems.append(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not self.dataset:
+            problems.append("dataset must not be empty")
+        return problems
 
 
-def type_problems(config: Any) -> list[str]:
-    """Say which fields of a config hold a value of the wrong type, in the order of the fields."""
+Config = FinetuneConfig | CharLMConfig
+"""The hyperparameters of a trial of either trainer."""
+TRAINERS: dict[str, type[FinetuneConfig] | type[CharLMConfig]] = {"finetune": FinetuneConfig, "charlm": CharLMConfig}
+"""The config of each trainer, by what a sweep file's `trainer` says."""
+
+
+def trainer_of(params: Mapping[str, Any]) -> str:
+    """Name the trainer of a trial; a fine-tune where nothing is said.
+
+    Raises:
+        ConfigError: there is no such trainer.
+    """
+    trainer = params.get("trainer", "finetune")
+    if trainer not in TRAINERS:
+        raise ConfigError(f"trainer must be one of {', '.join(TRAINERS)}, got {trainer!r}")
+    return trainer
+
+
+def config_from_params(params: Mapping[str, Any]) -> Config:
+    """Build the config of a trial, of the trainer that its parameters name.
+
+    Raises:
+        ConfigError: an unknown trainer, a name that is no hyperparameter of it, or a value that cannot work.
+    """
+    return TRAINERS[trainer_of(params)].from_params(params)
+
+
+def _shared_problems(config: Any) -> list[str]:
+    """Check the fields that both configs have."""
     problems = []
-    for name, expected in field_types(type(config)).items():
-        value = getattr(config, name)
-        if not fits_type(value, expected):
-            problems.append(f"{name} must be {describe_type(expected)}, got {value!r}")
+    if not config.learning_rate > 0 or not math.isfinite(config.learning_rate):
+        problems.append(f"learning_rate must be above 0, got {config.learning_rate}")
+    if not config.max_grad_norm > 0:
+        problems.append(f"max_grad_norm must be above 0, got {config.max_grad_norm}")
+    if config.weight_decay < 0:
+        problems.append(f"weight_decay must not be negative, got {config.weight_decay}")
+    if not 0 <= config.warmup_ratio < 1:
+        problems.append(f"warmup_ratio is a share of the steps, 0 to below 1, got {config.warmup_ratio}")
+    if not 0 <= config.seed < 2**32:
+        problems.append(f"seed must be 0 to 2**32 - 1, got {config.seed}")
+    if config.lr_scheduler_type not in SCHEDULES:
+        problems.append(f"lr_scheduler_type must be one of {', '.join(SCHEDULES)}, got {config.lr_scheduler_type!r}")
     return problems
-
-
-def fits_type(value: Any, expected: Any) -> bool:
-    """Say whether a value can stand in a field of this type; a whole number fits where a number is wanted."""
-    options = get_args(expected) if get_origin(expected) not in (None, tuple) else (expected,)
-    return any(_fits_one(value, option) for option in options)
-
-
-def describe_type(expected: Any) -> str:
-    """Name a field's type in a user's words."""
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
-    options = get_args(expected) if get_origin(expected) not in (None, tuple) else (expected,)
-    return " or ".join(words.get(option, "a list of names") for option in options)
-
-
-def _fits_one(value: Any, expected: Any) -> bool:
-    if get_origin(expected) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if expected is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, expected)
-
-
-def _plain(value: Any, expected: Any) -> Any:
-    """Turn what YAML, JSON and W&B's server make of a value into the field's own type: lists to tuples, 8.0 to 8."""
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, float) and value.is_integer() and not fits_type(value, expected):
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and expected is float:
-        return float(value)
-    return value
-
-
-@functools.cache  # 0.4 ms each time, and checking a sweep file builds a hundred configs
-def _type_hints(config_type: Any) -> dict[str, Any]:
-    return get_type_hints(config_type)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.budget import budget_for
-from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, FinetuneConfig
+from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, Config, config_from_params
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import MissingPackages
 from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep, warm_up
@@ -96,7 +96,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                 supervisors[0].start()
                 warm_up()  # while the worker imports torch
                 if study.snapshot().baseline is None:
-                    value = supervisors[0].measure_baseline(FinetuneConfig.from_params(search.first_params()))
+                    value = supervisors[0].measure_baseline(config_from_params(search.first_params()))
                     notify({"event": "baseline", "metric": spec.metric, "value": value})
             outcomes = _run_lanes(supervisors, search, order, study, spec, ending, notify)
         snapshot = study.snapshot()
@@ -110,7 +110,7 @@ def _run_lanes(supervisors: list[Supervisor], search: OptunaSearch, order: Sweep
 
     def run(supervisor: Supervisor) -> SweepOutcome:
         def run_trial(trial: Trial) -> TrialResult:
-            config = FinetuneConfig.from_params(trial.params)
+            config = config_from_params(trial.params)
             done = max((row["step"] for row in study.snapshot().history(trial.id)), default=0)
             why_not = refusal(config, study.snapshot(), order.deadline, steps_done=done)
             if why_not is not None:
@@ -145,7 +145,7 @@ def _lanes(spec: SweepSpec, study: Study, environment: Environment) -> list[Work
 
 
 def _goes_on(spec: SweepSpec, study: Study, trial: Trial, step: int, loss: float) -> bool:
-    gate = rung_gate(spec, FinetuneConfig.from_params(trial.params))
+    gate = rung_gate(spec, config_from_params(trial.params))
     return stays(gate, loss, values_at(study.snapshot(), step, without=trial.id))
 
 
@@ -173,7 +173,7 @@ def _needs_no_hub(spec: SweepSpec) -> bool:
                for name, ours in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
 
 
-def _started(trial: Trial, config: FinetuneConfig, spec: SweepSpec) -> Mapping[str, Any]:
+def _started(trial: Trial, config: Config, spec: SweepSpec) -> Mapping[str, Any]:
     settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in spec.searched or spec.parameters)
     return {"event": "trial_started", "id": trial.id, "origin": trial.origin, "settings": settings,
             "max_steps": config.max_steps}

@@ -9,7 +9,7 @@ import gc
 import hashlib
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,39 +28,15 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.loss import summed_loss
 from kaggle_runner.phases import Phases, peak_bytes, reset_peak_bytes
+from kaggle_runner.schedule import learning_rate_at
 from kaggle_runner.study import Status, TrialResult
 from kaggle_runner.tokens import EncodedData, EncodedRows
+from kaggle_runner.trial_control import Control, NotFinite
 
-Emit = Callable[[Mapping[str, Any]], None]
-"""Takes one event of a running trial: a step's numbers, an evaluation, a checkpoint."""
+__all__ = ["Control", "NotFinite", "evaluate", "learning_rate_at", "train_adapter", "versions"]
 
 EVAL_TOKENS = 1024
 """Least tokens in an evaluation batch, padding included; small rows are slow one by one."""
-
-
-class NotFinite(Exception):
-    """The loss stopped being a number."""
-
-    def __init__(self, what: str, value: float, step: int) -> None:
-        self.step = step
-        super().__init__(f"{what} became {value} at step {step}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """How a running trial hears that it should end, and where it keeps what it needs to go on."""
-
-    poll: Callable[[], str | None]
-    """Asked after every optimizer step: none, `stop` (evaluate and end) or `preempt` (checkpoint and end)."""
-    emit: Emit
-    directory: Path
-    """The trial's directory: checkpoints and the adapter go here."""
-    checkpoint_steps: int | None = None
-    """Optimizer steps between checkpoints; none: only when preempted."""
-    rung_steps: tuple[int, ...] = ()
-    """Optimizer steps at which the trial is evaluated and judged."""
-    judge: Callable[[int, float], bool] = lambda step, loss: True
-    """Says at a rung, from the step and its eval loss, whether the trial goes on."""
 
 
 @dataclass
@@ -121,18 +97,6 @@ def evaluate(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> floa
         total += loss.item()
         count += int((labels_BT[:, 1:] != -100).sum())
     return total / count
-
-
-def learning_rate_at(config: FinetuneConfig, step: int) -> float:
-    """Return the learning rate of an optimizer step, counted from 0: up during the warm-up, then the schedule."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.lr_scheduler_type == "constant":
-        return config.learning_rate
-    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
-    if config.lr_scheduler_type == "linear":
-        return config.learning_rate * (1 - done)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneConfig, trial_id: str, control: Control,
@@ -210,7 +174,7 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
                       f"{config.early_stopping_patience} evaluations")
         elif wish == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
-        if status is Status.PREEMPTED or _checkpoint_is_due(control, progress.step, config):
+        if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             save_checkpoint(control.directory, config,
                             _checkpoint_of(progress, parameters, best_adapter, optimizer, scaler, device))
             control.emit({"event": "checkpoint", "step": progress.step})
@@ -271,10 +235,6 @@ def _out_of_patience(config: FinetuneConfig, progress: _Progress) -> bool:
         return False
     losses = [loss for _, loss in progress.evaluations]
     return len(losses) - 1 - losses.index(min(losses)) >= config.early_stopping_patience
-
-
-def _checkpoint_is_due(control: Control, step: int, config: FinetuneConfig) -> bool:
-    return control.checkpoint_steps is not None and step % control.checkpoint_steps == 0 and step < config.max_steps
 
 
 def _checkpoint_of(progress: _Progress, parameters: Mapping[str, torch.nn.Parameter],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import TRAINERS
 from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
 from kaggle_runner.optuna_journal import OptunaJournal, put_aside
 from kaggle_runner.optuna_search import Lesson, Observation, propose, warm_up
@@ -52,7 +52,7 @@ class OptunaSearch:
                  notify: Notify = lambda event: None) -> None:
         """Open the study's search and bring Optuna's copy in line with the record.
 
-        `defaults` is the configuration that trial 0 is made of, `FinetuneConfig`'s own if none is given; `told_value`
+        `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
         is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known.
 
         Raises:
@@ -60,7 +60,7 @@ class OptunaSearch:
         """
         self._spec = spec
         self._points = None if spec.method == "random" else spec.count
-        self._defaults = FinetuneConfig().as_dict() if defaults is None else defaults
+        self._defaults = TRAINERS[spec.trainer]().as_dict() if defaults is None else defaults
         self._told_value = told_value
         self._lock = threading.Lock()
         self._trials: dict[int, Trial] = {}

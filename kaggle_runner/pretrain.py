@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kaggle_runner.builtin_docs import split_documents
 from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.windows import window_starts
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 VOCABULARY = 2048
@@ -136,12 +137,9 @@ def pack(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tens
 
 def batch_at(step: int, stream: torch.Tensor, config: PretrainConfig) -> torch.Tensor:
     """Return the tokens_BT of one step: each epoch cuts the stream at another offset and shuffles the sequences."""
-    sequences = len(stream) // SEQUENCE_TOKENS
-    epoch, index = divmod(step, sequences // config.batch_size)
-    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-    offset = int(torch.randint(len(stream), (), generator=generator))
-    chosen = torch.randperm(sequences, generator=generator)[index * config.batch_size :][: config.batch_size]
-    positions_BT = (chosen[:, None] * SEQUENCE_TOKENS + torch.arange(SEQUENCE_TOKENS) + offset) % len(stream)
+    starts_B = window_starts(step, length=len(stream), window=SEQUENCE_TOKENS, batch=config.batch_size,
+                             seed=config.seed)
+    positions_BT = (starts_B[:, None] + torch.arange(SEQUENCE_TOKENS)) % len(stream)
     return stream[positions_BT].to(config.device)
 
 

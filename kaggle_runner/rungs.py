@@ -9,7 +9,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import Config
 from kaggle_runner.study import Snapshot, Status, TrialResult
 from kaggle_runner.sweep import SweepSpec
 
@@ -31,7 +31,7 @@ class RungGate:
     goal: str
 
 
-def rung_gate(spec: SweepSpec, config: FinetuneConfig) -> RungGate:
+def rung_gate(spec: SweepSpec, config: Config) -> RungGate:
     """Place the rungs of a trial: by the sweep's own `early_terminate`, else at 10 % and 30 % of its steps.
 
     W&B's bands count evaluations; a rung of ours lies after the warm-up.

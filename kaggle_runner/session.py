@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.study import Snapshot, Status
@@ -64,7 +64,7 @@ def find_deadline(text: str | None, environment: Environment, environ: Mapping[s
                            f"{SAVING_S / 60:.0f} min are left for its outputs")
 
 
-def forecast_s(config: FinetuneConfig, snapshot: Snapshot, *, steps_done: int = 0) -> float | None:
+def forecast_s(config: Config, snapshot: Snapshot, *, steps_done: int = 0) -> float | None:
     """Forecast the seconds that a trial will take, from the complete trials of its study; none without any.
 
     The median of their seconds by training row and step, times what this trial has left of both.
@@ -73,14 +73,14 @@ def forecast_s(config: FinetuneConfig, snapshot: Snapshot, *, steps_done: int = 
     for record in snapshot.records:
         result = record.result
         if result is not None and result.status is Status.COMPLETE and result.steps:
-            rows = FinetuneConfig.from_params(record.trial.params).effective_batch_size * result.steps
+            rows = config_from_params(record.trial.params).effective_batch_size * result.steps
             rates.append(result.seconds / rows)
     if not rates:
         return None
     return statistics.median(rates) * config.effective_batch_size * (config.max_steps - steps_done)
 
 
-def refusal(config: FinetuneConfig, snapshot: Snapshot, deadline: Deadline, *, steps_done: int = 0,
+def refusal(config: Config, snapshot: Snapshot, deadline: Deadline, *, steps_done: int = 0,
             now: float | None = None) -> str | None:
     """Say why a trial should not be started in this session; none if it may."""
     left = deadline.seconds_left(time.time() if now is None else now)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.study import Status, Study, Trial, TrialResult
 from kaggle_runner.worker_process import WorkerDied, WorkerProcess, WorkerSettings
@@ -43,7 +43,7 @@ class Supervisor:
     patience: Patience = field(default_factory=Patience)
     wish: Callable[[], str | None] = lambda: None
     """Asked a few times a second while a trial runs: none, `stop` or `preempt`."""
-    rungs: Callable[[FinetuneConfig], tuple[int, ...]] = lambda config: ()
+    rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
     """The steps at which a trial of this config is judged."""
     judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
     """Says at a rung whether a trial goes on."""
@@ -66,7 +66,7 @@ class Supervisor:
         if self._worker is None:
             self._worker = WorkerProcess(self.settings)
 
-    def measure_baseline(self, config: FinetuneConfig) -> float:
+    def measure_baseline(self, config: Config) -> float:
         """Measure the untouched base, load it if need be, and record the value in the study.
 
         Raises:
@@ -86,7 +86,7 @@ class Supervisor:
         """
         started = time.monotonic()
         try:
-            config = FinetuneConfig.from_params(trial.params)
+            config = config_from_params(trial.params)
         except ConfigError as error:
             self.study.record_start(trial, dict(trial.params))
             return self._finish(trial, _failure(trial, str(error)), started)
@@ -104,7 +104,7 @@ class Supervisor:
             shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
         return result
 
-    def _once_more_in_half(self, trial: Trial, config: FinetuneConfig, reason: str) -> TrialResult:
+    def _once_more_in_half(self, trial: Trial, config: Config, reason: str) -> TrialResult:
         """Run it again with half the micro-batch and twice the accumulation: the same effective batch and seed."""
         smaller = dataclasses.replace(config, batch_size=config.batch_size // 2,
                                       gradient_accumulation_steps=config.gradient_accumulation_steps * 2)
@@ -117,7 +117,7 @@ class Supervisor:
             "out_of_memory_at": config.batch_size, "micro_batch": smaller.batch_size,
             "accumulation": smaller.gradient_accumulation_steps})
 
-    def _attempt(self, trial: Trial, config: FinetuneConfig) -> TrialResult:
+    def _attempt(self, trial: Trial, config: Config) -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""
         directory = self.study.trial_directory(trial.id)
         request = {"type": "train", "id": trial.id, "config": config.as_dict(), "directory": str(directory.resolve()),

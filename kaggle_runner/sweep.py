@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from kaggle_runner.config import FinetuneConfig, field_types
+from kaggle_runner.config import TRAINERS, FinetuneConfig, field_types
 from kaggle_runner.distributions import Choice, Fixed, Parameter, Range
 from kaggle_runner.errors import SweepError
 from kaggle_runner.findings import Findings, spelled, suggestion
@@ -64,6 +64,11 @@ class SweepSpec:
     """What will work, but perhaps not as meant."""
 
     @property
+    def trainer(self) -> str:
+        """What trains its trials: `finetune` or `charlm`."""
+        return str(self.fixed.get("trainer", "finetune"))
+
+    @property
     def fixed(self) -> dict[str, Any]:
         """The settings that every trial shares."""
         return {name: parameter.value for name, parameter in self.parameters.items() if isinstance(parameter, Fixed)}
@@ -107,10 +112,11 @@ class SweepSpec:
             parameter.contains(params[name]) for name, parameter in self.parameters.items())
 
 
-def read_sweep(path: Path, config_type: type = FinetuneConfig, metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
+def read_sweep(path: Path, config_type: type | None = None, metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
     """Read a sweep file and check all of it; `sweeps/demo.yaml` and its like are found in the package too.
 
-    Its parameters are checked against `config_type`; `metrics` are what the trainer of that config reports.
+    Its parameters are checked against `config_type`, by default the config of the trainer that its `trainer` names, a
+    fine-tune where it names none; `metrics` are what that trainer reports.
 
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
@@ -120,7 +126,7 @@ def read_sweep(path: Path, config_type: type = FinetuneConfig, metrics: Sequence
     return _checked(path, _parse(path, found), found, config_type, metrics)
 
 
-def read_configuration(path: Path, config_type: type = FinetuneConfig,
+def read_configuration(path: Path, config_type: type | None = None,
                        metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
     """Read a YAML file of hyperparameters, `learning_rate: 1.0e-4` and so on, as a sweep of that one configuration.
 
@@ -141,7 +147,7 @@ def read_configuration(path: Path, config_type: type = FinetuneConfig,
                                         for problem in error.problems]) from None
 
 
-def check_config(raw: Mapping[str, Any], source: str, config_type: type = FinetuneConfig,
+def check_config(raw: Mapping[str, Any], source: str, config_type: type | None = None,
                  metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
     """Check a sweep that did not come from a file: what W&B's server holds under the name `source`.
 
@@ -153,7 +159,9 @@ def check_config(raw: Mapping[str, Any], source: str, config_type: type = Finetu
     return _checked(Path(source), dict(raw), found, config_type, metrics)
 
 
-def _checked(path: Path, raw: dict[str, Any], found: Findings, config_type: type, metrics: Sequence[str]) -> SweepSpec:
+def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type | None,
+             metrics: Sequence[str]) -> SweepSpec:
+    config_type = wanted_type or _config_type(found, raw.get("parameters"))
     for key in raw:
         check_key(found, key, raw[key], config_type)
     method = read_method(found, raw)
@@ -170,6 +178,15 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, config_type: type
                      target=target, parameters=parameters, early_terminate=early_terminate, run_cap=run_cap, raw=raw)
     _warn_about_trials(found, spec, config_type)
     return dataclasses.replace(spec, warnings=tuple(found.warnings))
+
+
+def _config_type(found: Findings, parameters: Any) -> type:
+    """Return the config of the trainer that a file names; what is wrong with the name is found with the others."""
+    entry = parameters.get("trainer") if isinstance(parameters, dict) else None
+    if isinstance(entry, dict) and "value" not in entry:
+        found.problem("parameters.trainer", "must have one value, a sweep has one trainer; write value: "
+                                            + " or value: ".join(TRAINERS))
+    return TRAINERS.get(str(entry.get("value")), FinetuneConfig) if isinstance(entry, dict) else FinetuneConfig
 
 
 def shipped_sweep(name: str) -> Path:

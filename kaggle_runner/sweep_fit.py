@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.config import describe_type, field_types, fits_type
+from kaggle_runner.config_fields import describe_type, field_types, fits_type
 from kaggle_runner.distributions import Choice, Fixed, Parameter, Range
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.findings import Findings, spelled

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.failures import FailureBudget
 from kaggle_runner.rungs import rung_gate, stays, values_at
@@ -118,7 +118,7 @@ class JobRunner:
     def _serve(self, log: RunLog, stop_asked: Callable[[], bool]) -> None:
         params = {name: value for name, value in log.params.items() if name in self._spec.parameters}
         try:
-            config = FinetuneConfig.from_params(params)
+            config = config_from_params(params)
         except ConfigError:  # the supervisor says it
             config = None
         self.check_deadline()
@@ -146,17 +146,17 @@ class JobRunner:
                       "reason": result.reason, "seconds": result.seconds})
         self._draw_conclusions(result, config, stopped=stopped)
 
-    def _refusal(self, trial_id: str, config: FinetuneConfig) -> str | None:
+    def _refusal(self, trial_id: str, config: Config) -> str | None:
         """Say why a trial should not start in what is left of the session; its first one always starts."""
         snapshot = self._study.snapshot()
         done = max((row["step"] for row in snapshot.history(trial_id)), default=0)
         return refusal(config, snapshot, self._deadline, steps_done=done)
 
-    def _earlier(self, trial: Trial, config: FinetuneConfig) -> TrialRecord | None:
+    def _earlier(self, trial: Trial, config: Config) -> TrialRecord | None:
         """Find a complete trial with the same configuration, seed included: it would give the same losses again."""
         for record in self._study.snapshot().records:
             if record.result is not None and record.result.status is Status.COMPLETE and (
-                    record.trial.id == trial.id or FinetuneConfig.from_params(record.trial.params) == config):
+                    record.trial.id == trial.id or config_from_params(record.trial.params) == config):
                 return record
         return None
 
@@ -169,7 +169,7 @@ class JobRunner:
             return earlier.result
         reason = f"the same configuration as trial {earlier.trial.id}, answered from the journal"
         self._notify(_note(f"trial {trial.id}: {reason}"))
-        self._study.record_start(trial, FinetuneConfig.from_params(trial.params).as_dict())
+        self._study.record_start(trial, config_from_params(trial.params).as_dict())
         rows = [row for row in history if "eval/loss" in row]
         for row in rows:
             self._study.log(trial.id, row)
@@ -224,7 +224,7 @@ class JobRunner:
         return "stop" if self._stop_asked() else "preempt"
 
     def _goes_on(self, trial: Trial, step: int, loss: float) -> bool:
-        gate = rung_gate(self._spec, FinetuneConfig.from_params(trial.params))
+        gate = rung_gate(self._spec, config_from_params(trial.params))
         return stays(gate, loss, values_at(self._study.snapshot(), step, without=trial.id))
 
     def _finish(self, log: RunLog, code: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -243,7 +243,7 @@ class JobRunner:
         self._notify(_note(reason))
         self.ending.ask(reason, 1)
 
-    def _draw_conclusions(self, result: TrialResult, config: FinetuneConfig | None, *, stopped: bool) -> None:
+    def _draw_conclusions(self, result: TrialResult, config: Config | None, *, stopped: bool) -> None:
         """Decide whether the agent goes on, and measure the untouched base once, while it is warm."""
         if result.status is Status.PREEMPTED:
             return self.ending.ask(result.reason, CONTINUES)
@@ -255,7 +255,7 @@ class JobRunner:
         if config and result.status is Status.COMPLETE and not result.notes.get("repeat_of"):
             self._measure_baseline(config)
 
-    def _measure_baseline(self, config: FinetuneConfig) -> None:
+    def _measure_baseline(self, config: Config) -> None:
         if self._study.snapshot().baseline is not None:
             return
         try:

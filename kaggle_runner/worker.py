@@ -1,9 +1,9 @@
-"""The process that owns the GPU: keeps the base model warm and trains trial after trial.
+"""The process that owns the GPU: keeps a trainer's model and data warm and trains trial after trial.
 
 Speaks JSON lines, requests on stdin and events on the stdout it was started with, so it can be driven by hand:
 
-    {"type": "prepare", "config": {...}}                        load base and rows
-    {"type": "baseline", "config": {...}}                       measure the untouched base
+    {"type": "prepare", "config": {...}}                        load what the config names
+    {"type": "baseline", "config": {...}}                       measure it before any training
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
     {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
@@ -13,8 +13,7 @@ stdin closes, the supervisor is gone: the process ends itself at once, in the mi
 """
 
 import contextlib
-import gc
-import hashlib
+import importlib
 import json
 import os
 import queue
@@ -28,17 +27,14 @@ from typing import Any
 
 import torch
 
-from kaggle_runner.base_model import BaseModel, base_key, load_base
-from kaggle_runner.batches import batch_indices, collate
-from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import load_rows
+from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import KaggleRunnerError
-from kaggle_runner.finetune import Control, NotFinite, evaluate, train_adapter, versions
-from kaggle_runner.loss import summed_loss
-from kaggle_runner.phases import Phases
-from kaggle_runner.threads import choose_threads
-from kaggle_runner.tokens import EncodedData, encode
+from kaggle_runner.trial_control import Control, NotFinite
 from kaggle_runner.worker_process import speaks_of_memory
+
+WORK = {"finetune": ("kaggle_runner.finetune_work", "FinetuneWork"),
+        "charlm": ("kaggle_runner.charlm_work", "CharLMWork")}
+"""What trains the configs of each trainer; imported when the first one comes, because transformers takes seconds."""
 
 Request = Mapping[str, Any]
 
@@ -50,9 +46,8 @@ class Worker:
         self._emit = emit
         self._cache_directory = cache_directory
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        self._base: BaseModel | None = None
-        self._data: tuple[tuple[Any, ...], EncodedData] | None = None
-        self._most_threads = self._threads = torch.get_num_threads()
+        self._work: Any = None
+        self._trainer: str | None = None
         self._wish: str | None = None
         self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
@@ -67,19 +62,20 @@ class Worker:
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
         try:
-            config = FinetuneConfig.from_params(request["config"])
-            base, data, phases = self._prepared(config)
+            config = config_from_params(request["config"])
+            work = self.work(config.trainer)
+            phases, facts = work.prepare(config)
             if request["type"] == "prepare":
-                result: Mapping[str, Any] = {"device": str(self._device), "versions": versions(), "notes": data.notes}
+                result: Mapping[str, Any] = {"device": str(self._device), **facts}
             elif request["type"] == "baseline":
-                result = {"value": evaluate(base, data.validation, config)}
+                result = {"value": work.baseline(config)}
             else:
                 control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request["directory"]),
                                   checkpoint_steps=request.get("checkpoint_steps"),
                                   rung_steps=tuple(request.get("rung_steps", ())), judge=self._judge)
-                outcome = train_adapter(base, data, config, request["id"], control)
+                outcome = work.train(config, request["id"], control)
                 result = asdict(outcome) | {"seconds_by_phase": phases.seconds | dict(outcome.seconds_by_phase),
-                                            "notes": dict(outcome.notes) | {"threads": self._threads}}
+                                            "notes": dict(outcome.notes) | {"threads": work.threads}}
             self._emit({"event": "result", **result})
         except NotFinite as error:
             self._fail("not_finite", str(error), step=error.step)
@@ -93,21 +89,14 @@ class Worker:
         finally:
             self._wish = None
 
-    def _choose_threads(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> int:
-        """Measure on the longest batch, forward only: how threads compare is the same in both directions."""
-        indices = batch_indices(data.train, batch_size=config.batch_size, seed=0, position=0)
-        arrays = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
-        tokens_BT, mask_BT, labels_BT = (torch.from_numpy(array) for array in arrays)
-
-        @torch.no_grad()
-        def batch() -> torch.Tensor:
-            return summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
-
-        facts = [base.sha256, base.key, tuple(tokens_BT.shape), torch.__version__, os.cpu_count(), self._most_threads]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        threads, reason = choose_threads(batch, most=self._most_threads, cache_directory=self._cache_directory, key=key)
-        self._emit({"event": "note", "text": reason})
-        return threads
+    def work(self, trainer: str) -> Any:
+        """Return what trains such configs, warm from the last request if it was for the same trainer."""
+        if self._trainer != trainer:
+            self._work = self._trainer = None  # two do not fit on a GPU
+            module, name = WORK[trainer]
+            self._work = getattr(importlib.import_module(module), name)(self._emit, self._cache_directory, self._device)
+            self._trainer = trainer
+        return self._work
 
     def _judge(self, step: int, loss: float) -> bool:
         self._emit({"event": "rung", "step": step, "eval/loss": loss})
@@ -115,32 +104,6 @@ class Worker:
 
     def _fail(self, kind: str, message: str, **facts: Any) -> None:
         self._emit({"event": "failed", "kind": kind, "message": message, **facts})
-
-    def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
-        """Return the base and the rows of a config, from the warm ones where they are the same."""
-        phases = Phases()
-        if self._base is None or self._base.key != base_key(config):
-            self._base = self._data = None  # two bases do not fit
-            gc.unfreeze()
-            self._emit({"event": "phase", "phase": "load", "text": f"loading {config.model}"})
-            self._base = load_base(config, self._device)
-            phases.enter("load")
-        key = (config.dataset, config.samples, config.full_dataset, config.max_eval_samples, config.max_length,
-               config.completion_only_loss, config.model)
-        if self._data is None or self._data[0] != key:
-            self._emit({"event": "phase", "phase": "data", "text": f"reading {config.dataset}"})
-            rows = load_rows(config, cache_directory=self._cache_directory)
-            encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
-            self._data = (key, encoded)
-            self._emit({"event": "phase", "phase": "ready", "text": f"{rows.format}; {len(encoded.train)} training and "
-                                                                   f"{len(encoded.validation)} held-out rows"})
-            phases.enter("data")
-            # What is loaded stays: the collections between trials need not look at it again.
-            gc.collect()
-            gc.freeze()
-            if self._device.type == "cpu":
-                self._threads = self._choose_threads(self._base, encoded, config)
-        return self._base, self._data[1], phases
 
 
 def main() -> None:
@@ -171,6 +134,7 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=read, name="requests", daemon=True).start()
+    worker.work(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
     emit({"event": "started", "pid": os.getpid(), "threads": torch.get_num_threads()})
     if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
         emit({"event": "note", "text": "this torch cannot use the GPU: the worker trains on the CPU"})

@@ -31,6 +31,8 @@ class WorkerSettings:
     log: Path
     cache_directory: Path
     threads: int
+    trainer: str = "finetune"
+    """What to import at the start; any other is imported when its first trial comes."""
     gpu: str | None = None
     """What CUDA_VISIBLE_DEVICES is set to; none hides every GPU."""
     offline: bool = False
@@ -170,6 +172,7 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "KAGGLE_RUNNER_THREADS": str(settings.threads),
+        "KAGGLE_RUNNER_TRAINER": settings.trainer,
         "KAGGLE_RUNNER_CACHE": str(settings.cache_directory),
         "OMP_NUM_THREADS": str(settings.threads),
         "OPENBLAS_NUM_THREADS": str(settings.threads),  # Optuna sets it to 1 in its own process while it thinks

@@ -11,15 +11,18 @@ PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 
 LAYERS = [
     {"errors"},
+    {"config_fields", "schedule", "windows"},
     {"config", "study", "distributions", "beta", "builtin_docs", "formats", "batches", "credentials", "gpu", "findings",
      "phases", "loss", "live_bytes", "timeline", "fake_kernels", "surrogate", "importance", "axes", "curves", "noise",
-     "tables", "progress", "failures", "gpu_lock", "study_files"},
+     "tables", "progress", "failures", "gpu_lock", "study_files",
+     "trial_control"},
     {"secrets", "machine", "environment", "budget", "session"},
     {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "rungs", "worker_process", "checkpoint", "base_model",
-     "data", "tokens", "model_shapes", "threads"},
+     "data", "tokens", "model_shapes", "threads",
+     "char_data", "char_model", "muon"},
     {"launcher", "kernel_packages", "kaggle_program", "kernel_watch", "kernel_sessions", "kernel_secrets", "kernel",
      "kernel_order", "kernel_command", "kernel_result", "kernel_main"},
-    {"supervisor", "finetune", "pretrain"},
+    {"supervisor", "finetune", "charlm", "finetune_work", "charlm_work", "pretrain"},
     {"memory_trace", "memory", "worker"},
     {"optuna_search", "optuna_journal", "optuna_sweep"},
     {"embedded_sweep", "wandb_jobs", "wandb_run", "wandb_offline", "wandb_sweep", "wandb_agent",
@@ -36,7 +39,8 @@ LAYERS = [
 
 OWNERS = {
     "torch": {"base_model", "loss", "finetune", "worker", "phases", "checkpoint", "pretrain", "memory", "memory_trace",
-              "live_bytes", "fake_kernels", "timeline", "threads"},
+              "live_bytes", "fake_kernels", "timeline", "threads",
+              "finetune_work", "charlm", "charlm_work", "char_model", "muon", "windows"},
     "transformers": {"base_model", "finetune", "pretrain", "memory", "memory_trace"},
     "peft": {"finetune", "memory_trace"},
     "bitsandbytes": {"base_model", "finetune", "fake_kernels", "memory_trace"},

@@ -1,0 +1,90 @@
+"""What a worker keeps warm for fine-tunes: the quantised base and the encoded rows."""
+
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kaggle_runner.base_model import BaseModel, base_key, load_base
+from kaggle_runner.batches import batch_indices, collate
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.data import load_rows
+from kaggle_runner.finetune import evaluate, train_adapter, versions
+from kaggle_runner.loss import summed_loss
+from kaggle_runner.phases import Phases
+from kaggle_runner.study import TrialResult
+from kaggle_runner.threads import choose_threads
+from kaggle_runner.tokens import EncodedData, encode
+from kaggle_runner.trial_control import Control, Emit
+
+
+class FinetuneWork:
+    """The base and the rows of the last config, and what is done with them."""
+
+    def __init__(self, emit: Emit, cache_directory: Path, device: torch.device) -> None:
+        self._emit, self._cache_directory, self._device = emit, cache_directory, device
+        self._base: BaseModel | None = None
+        self._data: tuple[tuple[Any, ...], EncodedData] | None = None
+        self._most_threads = self.threads = torch.get_num_threads()
+
+    def prepare(self, config: FinetuneConfig) -> tuple[Phases, Mapping[str, Any]]:
+        """Load base and rows if they are not warm; return what that took, and what there is to know of them."""
+        _, data, phases = self._prepared(config)
+        return phases, {"versions": versions(), "notes": data.notes}
+
+    def baseline(self, config: FinetuneConfig) -> float:
+        """Measure the untouched base."""
+        base, data, _ = self._prepared(config)
+        return evaluate(base, data.validation, config)
+
+    def train(self, config: FinetuneConfig, trial_id: str, control: Control) -> TrialResult:
+        """Train one adapter."""
+        base, data, _ = self._prepared(config)
+        return train_adapter(base, data, config, trial_id, control)
+
+    def _choose_threads(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> int:
+        """Measure on the longest batch, forward only: how threads compare is the same in both directions."""
+        indices = batch_indices(data.train, batch_size=config.batch_size, seed=0, position=0)
+        arrays = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
+        tokens_BT, mask_BT, labels_BT = (torch.from_numpy(array) for array in arrays)
+
+        @torch.no_grad()
+        def batch() -> torch.Tensor:
+            return summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
+
+        facts = [base.sha256, base.key, tuple(tokens_BT.shape), torch.__version__, os.cpu_count(), self._most_threads]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        threads, reason = choose_threads(batch, most=self._most_threads, cache_directory=self._cache_directory, key=key)
+        self._emit({"event": "note", "text": reason})
+        return threads
+
+    def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
+        """Return the base and the rows of a config, from the warm ones where they are the same."""
+        phases = Phases()
+        if self._base is None or self._base.key != base_key(config):
+            self._base = self._data = None  # two bases do not fit
+            gc.unfreeze()
+            self._emit({"event": "phase", "phase": "load", "text": f"loading {config.model}"})
+            self._base = load_base(config, self._device)
+            phases.enter("load")
+        key = (config.dataset, config.samples, config.full_dataset, config.max_eval_samples, config.max_length,
+               config.completion_only_loss, config.model)
+        if self._data is None or self._data[0] != key:
+            self._emit({"event": "phase", "phase": "data", "text": f"reading {config.dataset}"})
+            rows = load_rows(config, cache_directory=self._cache_directory)
+            encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
+            self._data = (key, encoded)
+            self._emit({"event": "phase", "phase": "ready", "text": f"{rows.format}; {len(encoded.train)} training and "
+                                                                   f"{len(encoded.validation)} held-out rows"})
+            phases.enter("data")
+            # What is loaded stays: the collections between trials need not look at it again.
+            gc.collect()
+            gc.freeze()
+            if self._device.type == "cpu":
+                self.threads = self._choose_threads(self._base, encoded, config)
+        return self._base, self._data[1], phases

@@ -1,0 +1,32 @@
+"""The learning rate of an optimizer step: up during the warm-up, then along the schedule."""
+
+import math
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """What the configs of both trainers say about it."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def lr_scheduler_type(self) -> str: ...
+
+    @property
+    def warmup_steps(self) -> int: ...
+
+    @property
+    def max_steps(self) -> int: ...
+
+
+def learning_rate_at(config: Schedule, step: int) -> float:
+    """Return the learning rate of an optimizer step, counted from 0; it ends at the config's `min_lr_rate`, or zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.lr_scheduler_type == "constant":
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    left = 1 - done if config.lr_scheduler_type == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    floor = getattr(config, "min_lr_rate", 0.0)
+    return config.learning_rate * (floor + (1 - floor) * left)

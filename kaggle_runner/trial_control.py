@@ -1,0 +1,38 @@
+"""How a running trial talks to whoever runs it: its events, the wishes it is asked, and why it may give up."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Emit = Callable[[Mapping[str, Any]], None]
+"""Takes one event of a running trial: a step's numbers, an evaluation, a checkpoint."""
+
+
+class NotFinite(Exception):
+    """The loss stopped being a number."""
+
+    def __init__(self, what: str, value: float, step: int) -> None:
+        self.step = step
+        super().__init__(f"{what} became {value} at step {step}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """How a running trial hears that it should end, and where it keeps what it needs to go on."""
+
+    poll: Callable[[], str | None]
+    """Asked after every optimizer step: none, `stop` (evaluate and end) or `preempt` (checkpoint and end)."""
+    emit: Emit
+    directory: Path
+    """The trial's directory: checkpoints and what was trained go here."""
+    checkpoint_steps: int | None = None
+    """Optimizer steps between checkpoints; none: only when preempted."""
+    rung_steps: tuple[int, ...] = ()
+    """Optimizer steps at which the trial is evaluated and judged."""
+    judge: Callable[[int, float], bool] = lambda step, loss: True
+    """Says at a rung, from the step and its eval loss, whether the trial goes on."""
+
+    def checkpoint_is_due(self, step: int, max_steps: int) -> bool:
+        """Say whether a checkpoint belongs after this step; the last one needs none."""
+        return self.checkpoint_steps is not None and step % self.checkpoint_steps == 0 and step < max_steps
