@@ -16,6 +16,7 @@ import bitsandbytes
 import torch
 import transformers
 
+from kaggle_runner.attention import expand_grouped_queries
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 
@@ -74,6 +75,8 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     _freeze(model, compute_dtype)
+    if device.type == "cuda":
+        expand_grouped_queries(model, torch.cuda.get_device_capability(device))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,

@@ -19,6 +19,7 @@ from kaggle_runner.budget import budget_for
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, Config, config_from_params
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import MissingPackages
+from kaggle_runner.fit import room_of
 from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep, warm_up
 from kaggle_runner.rungs import extrapolated, rung_gate, stays, values_at
 from kaggle_runner.session import Deadline, refusal
@@ -91,13 +92,15 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                 study=study, settings=lane, notify=notify,
                 wish=lambda: "preempt" if ending.is_set() or order.deadline.seconds_left(time.time()) <= 0 else None,
                 rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
-                judge=lambda trial, step, loss: _goes_on(spec, study, trial, step, loss))) for lane in lanes]
+                judge=lambda trial, step, loss: _goes_on(spec, study, trial, step, loss),
+                room=room_of(environment))) for lane in lanes]
             if finished < total:
                 supervisors[0].start()
                 warm_up()  # while the worker imports torch
-                if study.snapshot().baseline is None:
-                    value = supervisors[0].measure_baseline(config_from_params(search.first_params()))
-                    notify({"event": "baseline", "metric": spec.metric, "value": value})
+                first = search.first_params()
+                forecast = supervisors[0].forecast(first)
+                if forecast is None or forecast.fits:
+                    _measure_baseline(supervisors[0], study, first, notify)
             outcomes = _run_lanes(supervisors, search, order, study, spec, ending, notify)
         snapshot = study.snapshot()
     telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
@@ -117,6 +120,8 @@ def _run_lanes(supervisors: list[Supervisor], search: OptunaSearch, order: Sweep
                 return TrialResult(id=trial.id, status=Status.PREEMPTED, metric=None, reason=why_not)
             notify(_started(trial, config, spec))
             result = supervisor.run(trial)
+            if result.status is Status.COMPLETE:  # where the first point of all did not fit
+                _measure_baseline(supervisor, study, trial.params, notify)
             notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
                     "reason": result.reason, "seconds": result.seconds})
             return result
@@ -130,6 +135,14 @@ def _run_lanes(supervisors: list[Supervisor], search: OptunaSearch, order: Sweep
 
     with concurrent.futures.ThreadPoolExecutor(len(supervisors), thread_name_prefix="lane") as pool:
         return [future.result() for future in [pool.submit(run, supervisor) for supervisor in supervisors]]
+
+
+def _measure_baseline(supervisor: Supervisor, study: Study, params: Mapping[str, Any], notify: Notify) -> None:
+    """Measure the untouched base once for a study."""
+    snapshot = study.snapshot()
+    if snapshot.baseline is None:
+        value = supervisor.measure_baseline(config_from_params(params))
+        notify({"event": "baseline", "metric": snapshot.info.metric, "value": value})
 
 
 def _lanes(spec: SweepSpec, study: Study, environment: Environment) -> list[WorkerSettings]:

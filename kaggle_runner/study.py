@@ -223,8 +223,12 @@ class Study:
 
     def record_start(self, trial: Trial, config: Mapping[str, Any]) -> None:
         """Record that a trial starts, or starts again."""
-        write_atomically(self.trial_directory(trial.id) / "config.json", json.dumps(config, indent=2) + "\n")
+        self.record_config(trial.id, config)
         self.append({"event": "start", "trial": asdict(trial)})
+
+    def record_config(self, trial_id: str, config: Mapping[str, Any]) -> None:
+        """Write what a trial is trained with, in place of what was there."""
+        write_atomically(self.trial_directory(trial_id) / "config.json", json.dumps(config, indent=2) + "\n")
 
     def log(self, trial_id: str, row: Mapping[str, Any]) -> None:
         """Append one row to a trial's history."""

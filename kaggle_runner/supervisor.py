@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaggle_runner.config import Config, config_from_params
+from kaggle_runner.config import Config, FinetuneConfig, config_from_params, trainer_of
 from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.fit import Room
 from kaggle_runner.study import Status, Study, Trial, TrialResult
 from kaggle_runner.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 
@@ -33,6 +34,16 @@ class Patience:
     """From a wish to stop to the end of the trial; a step on a T4 takes up to 30 s."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the worker predicts of a trial's memory."""
+
+    fits: bool
+    reason: str
+    notes: Mapping[str, Any]
+    """The predicted peak and its parts, for the record; and whether activations are computed twice."""
+
+
 @dataclass(kw_only=True)
 class Supervisor:
     """One worker and the trials that run on it, one at a time."""
@@ -47,6 +58,8 @@ class Supervisor:
     """The steps at which a trial of this config is judged."""
     judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
     """Says at a rung whether a trial goes on."""
+    room: Room | None = None
+    """The memory that a trial may take; none: whether one fits is found out by running it."""
     _worker: WorkerProcess | None = None
 
     def __enter__(self) -> "Supervisor":
@@ -78,8 +91,26 @@ class Supervisor:
         self.study.record_baseline(answer["value"])
         return answer["value"]
 
+    def forecast(self, params: Mapping[str, Any]) -> Forecast | None:
+        """Have the worker predict a trial's memory; none where that cannot be done, which is said.
+
+        Raises:
+            WorkerError: the worker died or hung over it.
+        """
+        if self.room is None or trainer_of(params) != FinetuneConfig.trainer:
+            return None
+        answer = self._converse({"type": "forecast", "config": dict(params), "room": self.room.as_dict()},
+                                lambda event: None)
+        if answer["event"] == "failed":
+            self.notify({"event": "note", "text": f"no memory forecast: {answer['message']}"})
+            return None
+        return Forecast(fits=answer["fits"], reason=answer["reason"], notes=answer["notes"])
+
     def run(self, trial: Trial) -> TrialResult:
         """Run one trial to its end and record it; never raises for what the trial does wrong.
+
+        A trial that is predicted not to fit is not run, and one that says nothing of `gradient_checkpointing` gets it
+        where it would not fit without.
 
         Raises:
             StudyError: the record cannot be written.
@@ -91,7 +122,7 @@ class Supervisor:
             self.study.record_start(trial, dict(trial.params))
             return self._finish(trial, _failure(trial, str(error)), started)
         self.study.record_start(trial, config.as_dict())
-        result = self._attempt(trial, config)
+        result = self._attempt_if_it_fits(trial, config)
         if result.notes.get("kind") == "out_of_memory" and config.batch_size > 1 and config.batch_size % 2 == 0:
             result = self._once_more_in_half(trial, config, result.reason)
         return self._finish(trial, result, started)
@@ -112,10 +143,31 @@ class Supervisor:
         self.notify({"event": "note", "text":
                      f"trial {trial.id}: {reason}; once more with batch_size {smaller.batch_size}, "
                      f"gradient_accumulation_steps {smaller.gradient_accumulation_steps}"})
-        result = self._attempt(trial, smaller)
+        result = self._attempt_if_it_fits(trial, smaller)
         return dataclasses.replace(result, notes=dict(result.notes) | {
             "out_of_memory_at": config.batch_size, "micro_batch": smaller.batch_size,
             "accumulation": smaller.gradient_accumulation_steps})
+
+    def _attempt_if_it_fits(self, trial: Trial, config: Config) -> TrialResult:
+        """Run a config, a variant of the trial's own, as the forecast of its memory advises."""
+        if not isinstance(config, FinetuneConfig):
+            return self._attempt(trial, config)
+        changed = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
+        try:
+            forecast = self.forecast({**trial.params, **changed})
+        except WorkerError as error:
+            self._drop_worker()
+            self.notify({"event": "note", "text": f"no memory forecast: {error}"})
+            forecast = None
+        if forecast is None:
+            return self._attempt(trial, config)
+        if not forecast.fits:
+            return TrialResult(id=trial.id, status=Status.INFEASIBLE, metric=None, reason=forecast.reason,
+                               notes=forecast.notes)
+        config = dataclasses.replace(config, gradient_checkpointing=forecast.notes["gradient_checkpointing"])
+        self.study.record_config(trial.id, config.as_dict())
+        result = self._attempt(trial, config)
+        return dataclasses.replace(result, notes={**forecast.notes, **result.notes})
 
     def _attempt(self, trial: Trial, config: Config) -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""

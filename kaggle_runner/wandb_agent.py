@@ -23,6 +23,7 @@ from kaggle_runner.budget import budget_for
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import HostError, MissingPackages
+from kaggle_runner.fit import room_of
 from kaggle_runner.gpu import Gpu
 from kaggle_runner.gpu_lock import hold_gpu
 from kaggle_runner.secrets import FoundKey
@@ -102,8 +103,9 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             "budget": budget_for(environment).as_dict(), "sweep": sweep.path, "wandb": wandb.__version__})
         where = f"gpu {gpu.index} ({gpu.name})" if gpu else "the CPU"
         notify({"event": "note", "text": f"agent of sweep {sweep.path} ({sweep.url}) on {where}, study {directory}"})
-        runner = JobRunner(sweep=sweep, study=record, settings=settings, deadline=order.deadline, count=order.count,
-                           patience=order.patience, pruning=order.pruning, notify=notify)
+        runner = JobRunner(sweep=sweep, study=record, settings=settings, room=room_of(environment),
+                           deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
+                           notify=notify)
         stack.callback(runner.close)
         try:
             _Agent(runner, order.patience).run(sweep.path)

@@ -9,6 +9,7 @@ from typing import Any
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.failures import FailureBudget
+from kaggle_runner.fit import Room
 from kaggle_runner.rungs import rung_gate, stays, values_at
 from kaggle_runner.session import Deadline, refusal
 from kaggle_runner.study import Status, Study, Trial, TrialRecord, TrialResult
@@ -71,8 +72,9 @@ class _OutOfTime(Exception):
 class JobRunner:
     """One worker, and the jobs that run on it; one thread runs them all."""
 
-    def __init__(self, *, sweep: RemoteSweep, study: Study, settings: WorkerSettings, deadline: Deadline,
-                 count: int | None, patience: AgentPatience, pruning: bool, notify: Notify) -> None:
+    def __init__(self, *, sweep: RemoteSweep, study: Study, settings: WorkerSettings, room: Room,
+                 deadline: Deadline, count: int | None, patience: AgentPatience, pruning: bool,
+                 notify: Notify) -> None:
         """Prepare; the worker starts with the first trial."""
         self.ending = Ending()
         self.lost = False
@@ -84,7 +86,7 @@ class JobRunner:
         self._stop_asked: Callable[[], bool] = lambda: False
         self._trials_run = 0
         self._supervisor = Supervisor(
-            study=study, settings=settings, notify=self._follow, wish=self._wish,
+            study=study, settings=settings, room=room, notify=self._follow, wish=self._wish,
             rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (), judge=self._goes_on)
 
     def close(self) -> None:

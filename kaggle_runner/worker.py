@@ -4,11 +4,12 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
 
     {"type": "prepare", "config": {...}}                        load what the config names
     {"type": "baseline", "config": {...}}                       measure it before any training
+    {"type": "forecast", "config": {...}, "room": {...}}        predict a fine-tune's memory, without loading anything
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
     {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
 
-The first three are answered by events and then by one `result`, or one `failed` with its kind. When
+The first four are answered by events and then by one `result`, or one `failed` with its kind. When
 stdin closes, the supervisor is gone: the process ends itself at once, in the middle of whatever it does.
 """
 
@@ -21,7 +22,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.fit import Room, fit_trial
 from kaggle_runner.trial_control import Control, NotFinite
 from kaggle_runner.worker_process import speaks_of_memory
 
@@ -63,6 +65,8 @@ class Worker:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
         try:
             config = config_from_params(request["config"])
+            if request["type"] == "forecast":
+                return self._forecast(request)
             work = self.work(config.trainer)
             phases, facts = work.prepare(config)
             if request["type"] == "prepare":
@@ -97,6 +101,11 @@ class Worker:
             self._work = getattr(importlib.import_module(module), name)(self._emit, self._cache_directory, self._device)
             self._trainer = trainer
         return self._work
+
+    def _forecast(self, request: Request) -> None:
+        room = replace(Room.from_dict(request["room"]), cache_directory=self._cache_directory)
+        fit = fit_trial(request["config"], room)
+        self._emit({"event": "result", "fits": fit.fits, "reason": fit.reason, "notes": fit.as_notes()})
 
     def _judge(self, step: int, loss: float) -> bool:
         self._emit({"event": "rung", "step": step, "eval/loss": loss})

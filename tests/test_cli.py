@@ -254,3 +254,21 @@ def test_a_deadline_checkpoints_the_running_trial_and_the_next_session_ends_it(r
     assert 0 < cut.steps < 400
     refused = run("dry-run", file, "--count", "1", "--study", "s", "--deadline", "2020-01-01", check=1)
     assert "error: the deadline 2020-01-01 is in the past" in refused.stderr
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_recorded_and_never_run(run, tmp_path, tiny_llama, rows_file):
+    small = "".join(f"  {name}: {{value: {value}}}\n" for name, value in {
+        "model": tiny_llama, "dataset": rows_file, **SMALL}.items())
+    (tmp_path / "huge.yaml").write_text("method: grid\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+                                        f"  batch_size: {{values: [65536, 2]}}\n{small}")
+    done = run("dry-run", "huge.yaml", "--study", "huge", check=0)
+    snapshot = read_study(tmp_path / "huge")
+    infeasible, complete = (record.result for record in snapshot.records)
+    assert (infeasible.status, complete.status) == ("infeasible", "complete")
+    assert re.match(r"the trial needs \d+\.\d\d GiB but the budget is .* lower batch_size from 65536 to 32768",
+                    infeasible.reason)
+    assert infeasible.reason in done.stdout
+    assert infeasible.steps == 0
+    assert snapshot.baseline is not None, "measured with the first configuration that fits"
+    assert complete.notes["predicted_peak_bytes"] > 0

@@ -1,5 +1,6 @@
 """The supervisor and a real worker: whatever happens to the worker, the record says it and the next trial runs."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import WorkerError
+from kaggle_runner.fit import Room
+from kaggle_runner.gpu import GIB
+from kaggle_runner.memory import CPU
 from kaggle_runner.study import Status, Study, Trial, read_study
 from kaggle_runner.supervisor import Patience, Supervisor
 from kaggle_runner.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
@@ -108,6 +112,33 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         "complete", "failed", "failed", "failed", "failed", "complete"]
     assert snapshot.baseline == baseline
     assert [row["step"] for row in snapshot.history("0005") if "eval/loss" in row] == [2, 4, 6]
+
+
+def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, params, wide_llama):
+    """One worker: a trial that fits, one that must compute activations twice, one that cannot fit, one not known."""
+    events, params = [], {**params, "model": str(wide_llama), "batch_size": 16, "max_steps": 2}
+    with Supervisor(study=study, settings=settings(study, cache), notify=events.append) as supervisor:
+        supervisor.room = Room(budget_bytes=GIB, target=CPU, device="the CPU", reason="", cache_directory=None)
+        fits = supervisor.run(trial(0, params))
+        tensors = fits.notes["predicted_peak_bytes"] - fits.notes["predicted_parts"]["libraries"]
+        supervisor.room = dataclasses.replace(supervisor.room, budget_bytes=tensors - 1)
+        twice = supervisor.run(trial(1, params))
+        supervisor.room = dataclasses.replace(supervisor.room, budget_bytes=2**16)
+        events.clear()
+        infeasible = supervisor.run(trial(2, params))
+        assert not [event for event in events if event["event"] in ("phase", "attached", "log")]
+        unknown = supervisor.run(trial(3, params, model="nobody/nothing-7b"))
+    assert (fits.status, twice.status, infeasible.status) == ("complete", "complete", "infeasible")
+    assert (fits.notes["gradient_checkpointing"], twice.notes["gradient_checkpointing"]) == (False, True)
+    assert json.loads((study.directory / "trials/0001/config.json").read_text())["gradient_checkpointing"] is True
+    assert twice.evaluations == fits.evaluations, "computing activations twice changes no bit"
+    assert twice.notes["predicted_peak_bytes"] < fits.notes["predicted_peak_bytes"]
+    assert fits.notes["predicted_peak_bytes"] == sum(fits.notes["predicted_parts"].values())
+    assert 0.5 < fits.peak_device_bytes / fits.notes["predicted_peak_bytes"] < 2
+    assert "the trial needs 0.08 GiB but the budget is 0.00 GiB on the CPU; choose a smaller" in infeasible.reason
+    assert "the model 'nobody/nothing-7b'" in unknown.reason
+    assert [event["text"] for event in events if event["event"] == "note"][-1].startswith(
+        "no memory forecast: the shape of 'nobody/nothing-7b' is not known here")
 
 
 def test_a_preempted_trial_is_resumed_by_the_next_session(study, cache, params):

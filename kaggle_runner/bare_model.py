@@ -1,0 +1,91 @@
+"""A model without weights, from its `config.json` alone: its layers, its dtypes, what its head does.
+
+Everything is on torch's `meta` device, which knows shapes and holds no data.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import ModelError
+
+_NOT_THE_SHAPE = ("model_type", "quantization_config", "torch_dtype", "dtype", "architectures", "transformers_version")
+
+
+def bare_model(model_config: Mapping[str, Any], half: bool) -> Any:
+    """Build transformers' model on the device that holds no data.
+
+    Raises:
+        ModelError: this is no config of a causal language model.
+    """
+    values = {name: copy.deepcopy(value) for name, value in model_config.items() if name not in _NOT_THE_SHAPE}
+    try:
+        shape = transformers.AutoConfig.for_model(model_config["model_type"], **values)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(shape, dtype=torch.float16 if half else torch.float32)
+        layers_of(model)
+        return model
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, StopIteration) as error:
+        what = str(error).splitlines()[0] if str(error) else "it has no list of layers"
+        raise ModelError(f"cannot build a causal language model from this config.json (model_type "
+                         f"{model_config.get('model_type')!r}): {what}; check it, or update transformers") from error
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """Return the decoder's layers: the list of as many modules as the config says."""
+    count = model.config.get_text_config().num_hidden_layers
+    return next(module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+
+
+def keep_layers(model: Any, count: int) -> None:
+    """Drop all layers of a model but the first `count`."""
+    layers = layers_of(model)
+    del layers[count:]
+    model.config.get_text_config().num_hidden_layers = count
+
+
+def outline(layer: nn.Module) -> tuple[tuple[Any, ...], ...]:
+    """Return what tells a layer from others: its parameters' shapes and its modules' settings, but not its number."""
+    shapes = [(name, parameter.shape) for name, parameter in layer.named_parameters()]
+    settings = [(name, setting, value) for name, module in layer.named_modules()
+                for setting, value in vars(module).items()
+                if isinstance(value, bool | int | float | str | None) and setting != "layer_idx"]
+    return (*shapes, *settings)
+
+
+def own_head(shape: Any) -> bool:
+    """Say whether the output matrix alone gives the logits, as `base_model` finds out by trying it.
+
+    Source: the attributes by which the families in transformers 5.23 scale or cap their logits.
+    """
+    scales = (getattr(shape.get_text_config(), name, None) for name in ("logit_scale", "logits_scaling"))
+    return (getattr(shape.get_text_config(), "final_logit_softcapping", None) is None
+            and all(scale in (None, 1, 1.0) for scale in scales))
+
+
+def quantization_of(config: FinetuneConfig, model_config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how the base is quantised: as its checkpoint is, or as the trainer does it; none if it is not.
+
+    Raises:
+        ModelError: the checkpoint is quantised in a way whose memory is not known here.
+    """
+    if "quantization_config" not in model_config:
+        return {"bnb_4bit_use_double_quant": True} if config.load_in_4bit else None
+    found = model_config["quantization_config"]
+    if found.get("quant_method") != "bitsandbytes" or not found.get("load_in_4bit"):
+        raise ModelError(f"cannot forecast the memory of a model that is quantised by {found.get('quant_method')!r}; "
+                         f"choose one in 16 bits, or one that bitsandbytes has quantised to 4 bits")
+    return found
+
+
+def stored_dtype(model_config: Mapping[str, Any], computed: torch.dtype) -> torch.dtype:
+    """Return the dtype that 4-bit weights become numbers in: that of the checkpoint where it is 4-bit already."""
+    if "quantization_config" not in model_config:
+        return computed
+    name = model_config.get("torch_dtype", model_config.get("dtype"))
+    return getattr(torch, str(name), torch.bfloat16)

@@ -1,0 +1,170 @@
+"""What stands in for bitsandbytes' 4-bit weights and for a GPU's kernels while a step is traced on fake tensors.
+
+Fake tensors say they are on the CPU: a CPU build of torch has no backward pass for any other device. So the ways in
+which a GPU takes other memory than a CPU are written down here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import bitsandbytes
+import torch
+import torch.nn.functional as F
+from bitsandbytes.functional import QuantState
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+QUANT_BLOCK, SCALE_BLOCK = 64, 256
+"""Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
+_STATE_TENSORS = ("absmax", "code", "offset")
+_FLOAT32_UNDER_AUTOCAST = (torch.layer_norm, F.layer_norm, F.softmax, F.log_softmax, torch.pow, torch.Tensor.pow,
+                           torch.rsqrt, torch.Tensor.rsqrt, torch.exp, torch.sum, torch.Tensor.sum)
+
+# Shapes: B rows, H heads, T positions, D numbers of a head
+
+
+class GpuKernels(TorchFunctionMode):
+    """Gives fake tensors on the CPU the memory of CUDA's dropout, attention and automatic casts."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
+                           kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func in _FLOAT32_UNDER_AUTOCAST and torch.is_autocast_enabled("cpu"):
+            args = [argument.float() if _is_half(argument) else argument for argument in args]
+        return func(*args, **kwargs)
+
+
+def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dtype,
+             compute_dtype: torch.dtype) -> None:
+    """Put NF4 layers without data in the place of the linear layers of a model that has none; all but its head.
+
+    `quantization` is a checkpoint's `quantization_config`; `stored_as` is the dtype that its weights become numbers in
+    for the backward pass.
+    """
+    head = model.get_output_embeddings()
+    kept = quantization.get("llm_int8_skip_modules") or ()
+    nested = bool(quantization.get("bnb_4bit_use_double_quant", False))
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and module is not head and not any(part in name.split(".") for part in kept):
+            with torch.device("meta"):
+                layer = bitsandbytes.nn.Linear4bit(module.in_features, module.out_features, module.bias is not None,
+                                                   compute_dtype, compress_statistics=nested, quant_type="nf4")
+                layer._parameters["weight"] = _packed(module, stored_as, nested)
+            if module.bias is not None:
+                layer.bias = module.bias
+            model.set_submodule(name, layer)
+    model.is_loaded_in_4bit = True
+
+
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Return every tensor that a module keeps on its device, each once: parameters, buffers, 4-bit weights' scales."""
+    found: dict[int, torch.Tensor] = {}
+    for owner in module.modules():
+        for tensor in (*owner._parameters.values(), *owner._buffers.values()):
+            if tensor is not None:
+                found[id(tensor)] = tensor
+                found |= {id(part): part for part in _scales_of(tensor)}
+    return list(found.values())
+
+
+def materialise(module: nn.Module) -> None:
+    """Turn tensors without a device into fake ones, in the fake mode that is active; tied ones stay tied."""
+    made: dict[int, Any] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        return made[id(tensor)]
+
+    def fake_parameter(parameter: nn.Parameter) -> nn.Parameter:
+        if id(parameter) not in made:
+            new = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu"),
+                               requires_grad=parameter.requires_grad)
+            for state in _states_of(parameter):
+                for name in _STATE_TENSORS:
+                    if isinstance(getattr(state, name), torch.Tensor):
+                        setattr(state, name, fake(getattr(state, name)))
+            new.__dict__.update({name: value for name, value in vars(parameter).items() if name == "quant_state"})
+            made[id(parameter)] = new
+        return made[id(parameter)]
+
+    keep = tensors_of(module)  # ids stay unique while their tensors live
+    for owner in module.modules():
+        places: tuple[tuple[dict[str, Any], Any], ...] = (
+            (owner._parameters, fake_parameter), (owner._buffers, fake), (vars(owner), fake))
+        for slots, make in places:
+            for name, value in list(slots.items()):
+                if isinstance(value, torch.Tensor) and value.device.type == "meta":
+                    keep.append(value)
+                    slots[name] = make(value)
+
+
+def _packed(linear: nn.Linear, stored_as: torch.dtype, nested: bool) -> nn.Parameter:
+    """Return a 4-bit weight with the memory of one that bitsandbytes has quantised; `nested` quantises its scales too.
+
+    bitsandbytes keeps `nested` weights' scales as bytes, with scales of their own.
+    """
+    elements = linear.in_features * linear.out_features
+    scales = -(-elements // QUANT_BLOCK)
+    weight: Any = nn.Parameter(torch.empty(-(-elements // 2), 1, dtype=torch.uint8), requires_grad=False)
+    second = QuantState(absmax=torch.empty(-(-scales // SCALE_BLOCK)), code=torch.empty(256), blocksize=SCALE_BLOCK,
+                        dtype=torch.float32)
+    weight.quant_state = QuantState(
+        absmax=torch.empty(scales, dtype=torch.uint8 if nested else torch.float32),
+        shape=torch.Size((linear.out_features, linear.in_features)), code=torch.empty(16), blocksize=QUANT_BLOCK,
+        quant_type="nf4", dtype=stored_as, offset=torch.empty(()) if nested else None,
+        state2=second if nested else None)
+    weight.compress_statistics, weight.quant_type = nested, "nf4"
+    return weight
+
+
+def _states_of(tensor: torch.Tensor) -> Iterator[QuantState]:
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        yield from (state, *([state.state2] if state.nested else []))
+
+
+def _scales_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    for state in _states_of(tensor):
+        for name in _STATE_TENSORS:
+            if isinstance(getattr(state, name), torch.Tensor):
+                yield getattr(state, name)
+
+
+def _dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    """One kernel, and a mask of one byte a number. Source: ATen/native/Dropout.cpp, is_fused_kernel_acceptable."""
+    return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+               dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+               enable_gqa: bool = False) -> torch.Tensor:
+    """The memory-efficient kernel: no T x T scores, but the mask as numbers, and keys for every query head.
+
+    Source: ATen/native/transformers/attention.cpp, scaled_dot_product_attention, convert_boolean_attn_mask, pad_bias.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        query, key, value = (tensor.to(half) for tensor in (query, key, value))
+    if enable_gqa:
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (key, value))
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            zero = torch.zeros((), dtype=query.dtype)
+            attn_mask = torch.where(attn_mask, zero, zero)
+        attn_mask = attn_mask.to(query.dtype)
+        columns = attn_mask.shape[-1]
+        if columns % 16:
+            attn_mask = F.pad(attn_mask, (0, 16 - columns % 16))[..., :columns]
+        attn_mask = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], columns)
+    keeps_statistics = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, keeps_statistics, dropout_p, is_causal, scale=scale)[0]
+
+
+def _is_half(argument: Any) -> bool:
+    return isinstance(argument, torch.Tensor) and argument.dtype == torch.float16

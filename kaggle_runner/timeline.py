@@ -1,0 +1,104 @@
+"""From what a few traced layers allocate and free to the peak of all layers, exactly or not at all.
+
+The layers of a decoder are alike, so what the second and the third of four do is what every one between the first and
+the last does. That is checked event by event; where it does not hold, nothing is said and all layers must be traced.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+TRACED_LAYERS = 4
+"""The first, two alike, the last."""
+
+Segment = tuple[str, int]
+"""A part of a step and its layer, counted from 1; layer 0 is outside the layers."""
+
+
+class Event(NamedTuple):
+    """Memory that is taken, or given back where the size is negative."""
+
+    segment: Segment
+    label: str
+    size_bytes: int
+    born: Segment
+    """Where it was taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The most that is alive at once."""
+
+    total_bytes: int
+    parts: Mapping[str, int]
+    """By label, at that moment."""
+
+
+def peak_of(events: Sequence[Event], start: Mapping[str, int]) -> Peak:
+    """Return the peak of events as they happened, on top of what is there from the start."""
+    return _peak(((event.label, event.size_bytes) for event in events), start)
+
+
+def peak_of_layers(events: Sequence[Event], start: Mapping[str, int], layers: int) -> Peak | None:
+    """Return the peak with `layers` layers from events of `TRACED_LAYERS`; none if the inner two are not alike."""
+    segments: dict[Segment, list[Event]] = defaultdict(list)
+    for event in events:
+        segments[event.segment].append(event)
+    order = list(dict.fromkeys(event.segment for event in events))
+    inner = range(2, TRACED_LAYERS)
+    for name in dict.fromkeys(name for name, layer in order if layer):
+        if len({tuple(_relative(segments[name, layer])) for layer in inner}) != 1:
+            return None
+        if any(event.size_bytes < 0 and not event.born[1] for event in segments[name, 2]):
+            return None  # made once, so it cannot be given back by every layer
+    copies = layers - 2
+    if not all(_scales(segments[segment]) for segment in order if segment[1] not in inner):
+        return None
+    return _peak(_unrolled(segments, order, copies), start)
+
+
+def _unrolled(segments: Mapping[Segment, Sequence[Event]], order: Sequence[Segment],
+              copies: int) -> Iterator[tuple[str, int]]:
+    """Yield label and size of every event of the deeper model, in its order."""
+    for name, layer in order:
+        if layer == 3:  # stands for itself in the copies of layer 2
+            continue
+        for event in segments[name, layer]:
+            times = copies - 1 if layer == 0 and event.born[1] == 2 else 1
+            yield event.label, event.size_bytes * times
+        if layer == 2:
+            for _ in range(copies - 1):
+                yield from ((event.label, event.size_bytes) for event in segments[name, 3])
+
+
+def _relative(events: Sequence[Event]) -> Iterator[tuple[str, int, str, int]]:
+    """Write a layer's events without the number of the layer."""
+    for event in events:
+        distance = event.segment[1] - event.born[1] if event.born[1] else TRACED_LAYERS
+        yield event.label, event.size_bytes, event.born[0], distance
+
+
+def _scales(events: Sequence[Event]) -> bool:
+    """Say whether a segment outside the inner layers treats them alike, so that more of them can stand in.
+
+    Outside the layers, the third may be given back more than the second: it hands over to the last.
+    """
+    layer = events[0].segment[1]
+    freed = {inner: Counter((event.label, event.size_bytes) for event in events if event.born[1] == inner)
+             for inner in (2, 3)}
+    if layer == 0:
+        return freed[2] <= freed[3]
+    return not freed[2 if layer == TRACED_LAYERS else 3]  # an outer layer may free only its neighbour's
+
+
+def _peak(changes: Iterator[tuple[str, int]], start: Mapping[str, int]) -> Peak:
+    alive = Counter(start)
+    total = most = sum(start.values())
+    parts = dict(alive)
+    for label, size_bytes in changes:
+        alive[label] += size_bytes
+        total += size_bytes
+        if total > most:
+            most, parts = total, dict(alive)
+    return Peak(total_bytes=most, parts=parts)

@@ -1,0 +1,179 @@
+"""What a sweep is told to need: the memory of its configurations and the time of its trials."""
+
+import json
+import re
+
+import pytest
+
+from kaggle_runner.cli import main
+from kaggle_runner.errors import HostError
+from kaggle_runner.fit import Room, room_of, room_of_gpu
+from kaggle_runner.gpu import GIB
+from kaggle_runner.known_gpus import known_gpu
+from kaggle_runner.memory import CPU, GPU
+from kaggle_runner.plan import plan
+from kaggle_runner.study import Status, Study, Trial, TrialResult
+from kaggle_runner.sweep import read_sweep, shipped_sweep
+
+HEAD = "method: random\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small_sweep(tiny_llama, tmp_path):
+    """A sweep on a tiny model, with one range and one list that memory depends on and two that it does not."""
+    path = tmp_path / "small.yaml"
+    path.write_text(f"{HEAD}"
+                    f"  model: {{value: {tiny_llama}}}\n"
+                    "  max_length: {value: 64}\n"
+                    "  max_steps: {value: 100}\n"
+                    "  eval_steps: {value: 50}\n"
+                    "  max_eval_samples: {value: 80}\n"
+                    "  learning_rate: {min: 1.0e-4, max: 1.0e-2}\n"
+                    "  gradient_accumulation_steps: {values: [4, 8]}\n"
+                    "  lora_r: {distribution: int_uniform, min: 4, max: 32}\n"
+                    "  batch_size: {values: [2, 4]}\n"
+                    "  lora_dropout: {values: [0.05, 0.1]}\n"
+                    "run_cap: 10\n")
+    return read_sweep(path)
+
+
+@pytest.fixture(scope="module")
+def t4(cache):
+    return room_of_gpu(known_gpu("t4"), cache)
+
+
+@pytest.fixture(scope="module")
+def shipped(t4):
+    return plan(read_sweep(shipped_sweep("lora_t4")), t4, seconds_per_step=10.0)
+
+
+def text_of(found):
+    return "\n".join(f"{label:<9} {text}" for label, text in found.as_lines())
+
+
+def test_the_shipped_sweep_fits_a_t4_because_it_computes_activations_again(shipped):
+    forecast, = shipped.forecasts  # nothing that it searches changes the memory
+    assert forecast.fit.fits
+    assert forecast.fit.config.gradient_checkpointing
+    assert 4.5 * GIB < forecast.fit.prediction.peak_bytes < 6.0 * GIB
+    assert forecast.fit.without_bytes > shipped.room.budget_bytes
+    assert f"{forecast.fit.prediction.parts['base'] / GIB:.2f}" == "3.85"
+
+
+def test_a_plan_reads_as_lines_and_as_json(shipped):
+    text = text_of(shipped)
+    assert "device    Tesla T4, 14.06 GiB a trial" in text
+    assert re.search(r"memory +peak +fits +checkpointing +made of\n +5\.\d\d GiB  yes   on +base 3\.85", text)
+    values = json.loads(json.dumps(shipped.as_dict()))
+    assert values["forecasts"][0]["peak_bytes"] == shipped.forecasts[0].fit.prediction.peak_bytes
+    assert (values["fitting"], values["forecasts"][0]["fits"]) == (1, True)
+
+
+def test_only_what_decides_memory_is_forecast_and_ranges_by_their_ends(small_sweep, cache):
+    found = plan(small_sweep, Room(budget_bytes=GIB, target=GPU, device="a GPU", reason="", cache_directory=cache))
+    settings = [(forecast.settings["batch_size"], forecast.settings["lora_r"]) for forecast in found.forecasts]
+    assert sorted(settings) == [(2, 4), (2, 32), (4, 4), (4, 32)]
+    peaks = [forecast.fit.prediction.peak_bytes for forecast in found.forecasts]
+    assert peaks == sorted(peaks)
+    assert found.times is None
+    assert "time      unknown until a trial has finished" in text_of(found)
+
+
+def test_what_does_not_fit_is_said_to_be_left_out(small_sweep, cache):
+    room = Room(budget_bytes=2**20, target=GPU, device="a GPU", reason="", cache_directory=cache)
+    found = plan(small_sweep, room)
+    assert found.fitting == 0
+    assert re.search(r"too large the trial needs .* GiB but the budget is 0\.00 GiB on a GPU; .*recorded as infeasible",
+                     text_of(found))
+
+
+def test_stated_seconds_are_those_of_the_smallest_effective_batch(small_sweep, cache):
+    room = Room(budget_bytes=GIB, target=GPU, device="a GPU", reason="", cache_directory=cache)
+    times = plan(small_sweep, room, seconds_per_step=8.0, session_s=3600.0, workers=2).times
+    # 8 rows a step, so 1 s a row: 100 steps of 8 or 32 rows, two evaluations of 80 rows at half the cost
+    assert (times.shortest_s, times.longest_s) == (880.0, 3280.0)
+    assert times.session_trials == int(3600 / times.mean_s) * 2
+    assert times.week_trials == int(30 * 3600 / times.mean_s) * 2
+
+
+def test_a_study_tells_how_long_its_trials_take(small_sweep, cache, tmp_path):
+    with Study.open_for_writing(tmp_path / "study", name="small", sweep=small_sweep.raw, metric="eval/loss",
+                                goal="minimize", seed=0) as study:
+        params = small_sweep.sample(0) | {"batch_size": 2, "gradient_accumulation_steps": 4}
+        study.record_start(Trial(id="0000", number=0, params=params), params)
+        study.record_end(TrialResult(id="0000", status=Status.COMPLETE, metric=1.0, steps=100, seconds=400.0))
+        snapshot = study.snapshot()
+    room = Room(budget_bytes=GIB, target=GPU, device="a GPU", reason="", cache_directory=cache)
+    found = plan(small_sweep, room, snapshot=snapshot)
+    assert (found.times.shortest_s, found.times.longest_s) == (400.0, 1600.0)  # half a second a row
+    assert "from the complete trials of the study" in text_of(found)
+    assert "10 trials take" in text_of(found)
+
+
+def test_a_cpu_is_planned_for_in_its_own_numbers(small_sweep, tmp_path, environment_without_gpu):
+    room = room_of(environment_without_gpu)
+    assert room.target == CPU
+    assert room.budget_bytes < environment_without_gpu.ram_available_bytes - GIB
+    assert "worker's libraries" in room.reason
+
+
+def test_a_gpu_that_is_not_known_or_not_supported_is_refused():
+    with pytest.raises(HostError, match=r"no GPU 't5' is known here; did you mean t4\? choose one of t4, p100"):
+        known_gpu("t5")
+    with pytest.raises(HostError, match=r"P100.*compute capability 6\.0 and torch has no kernels for it"):
+        known_gpu("P100")
+
+
+class TestTheCommand:
+    def test_it_plans_for_a_gpu_that_is_not_here(self, plan_command, shipped):
+        status, output = plan_command("sweeps/lora_t4.yaml", "--gpu", "t4", "--seconds-per-step", "10")
+        assert status == 0
+        assert output.out.splitlines() == text_of(shipped).splitlines()
+
+    def test_it_plans_for_this_machine_and_prints_json(self, plan_command, small_sweep, tmp_path):
+        status, output = plan_command(small_sweep.source, "--json")
+        assert status == 0
+        values = json.loads(output.out)
+        assert (values["device"], values["fitting"], len(values["forecasts"])) == ("the CPU", 4, 4)
+        assert {"base", "adapter", "optimizer"} <= values["forecasts"][0]["parts"].keys()
+
+    @pytest.mark.parametrize(("arguments", "message"), [
+        (["sweeps/lora_t4.yaml", "--gpu", "t5"], "error: no GPU 't5' is known here; did you mean t4?"),
+        (["sweeps/lora_t4.yaml", "--gpu", "t4", "--study", "nowhere"], "error: nowhere is not a study"),
+        (["unknown.yaml", "--gpu", "t4"], "error: the shape of 'nobody/nothing-7b' is not known here; put its "
+                                          "config.json into a folder and give that folder as model")])
+    def test_what_it_cannot_plan_is_one_message(self, plan_command, tmp_path, arguments, message):
+        (tmp_path / "unknown.yaml").write_text(f"{HEAD}  model: {{value: nobody/nothing-7b}}\n")
+        status, output = plan_command(*arguments)
+        assert status == 1
+        assert output.err.startswith(message)
+        assert len(output.err.splitlines()) == 1
+
+
+@pytest.fixture
+def plan_command(monkeypatch, tmp_path, capsys, cache):
+    """Run the command on a machine without GPUs, with the predictions of this file; returns exit status and output."""
+    monkeypatch.setenv("KAGGLE_RUNNER_CACHE", str(cache))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["plan", *map(str, arguments)])
+        return ended.value.code, capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture
+def environment_without_gpu(tmp_path):
+    from kaggle_runner.environment import detect
+
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n")
+    return detect({"HOME": str(tmp_path), "PATH": ""}, tmp_path)
