@@ -24,12 +24,13 @@ import torch
 from kaggle_runner.base_model import load_base
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
-from kaggle_runner.finetune import Control, train_adapter
+from kaggle_runner.finetune import train_adapter
 from kaggle_runner.optuna_sweep import OptunaSearch, run_sweep
 from kaggle_runner.rungs import RungGate, extrapolated, rung_gate, stays, values_at
 from kaggle_runner.study import Status, Study, Trial, TrialResult
 from kaggle_runner.sweep import read_sweep, shipped_sweep
 from kaggle_runner.tokens import encode
+from kaggle_runner.trial_control import Control
 
 STEPS = 50
 MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"

@@ -1,0 +1,226 @@
+"""Does an 8B and a 3B model train on a 15 GB GPU, as predicted, and how fast: ours, HF Trainer + peft, and Unsloth.
+
+    python benchmarks/gpu.py [--out gpu.json]              on a machine with a CUDA GPU; about half an hour on a T4
+    python benchmarks/gpu.py --device cpu --tiny           the same steps on a CPU, to try the benchmark itself
+
+Never run on a GPU yet: only the CPU form has been. Needs no network and no account: the models have the shapes of
+Llama 3 8B and Llama 3.2 3B and random 4-bit weights, made here, and every row is exactly as long as the case says.
+Each run has a process of its own, in which torch may take 14.5 GiB of the GPU: what a T4 has. A stack that is not
+installed is left out and named. Prints a line for RESULTS.md and writes everything as JSON.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stacks import Outcome, Run, run_apart
+
+from kaggle_runner import builtin_docs
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.memory import CPU, GPU, predict
+
+GIB = 2**30
+CAP_BYTES = int(14.5 * GIB)
+"""What a T4 leaves to torch. Source: facts, `T4 shows 14.56-14.75 GiB`."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False},
+    "3B": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+           "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
+}
+"""Source: config.json of meta-llama/Meta-Llama-3-8B and meta-llama/Llama-3.2-3B."""
+TINY_SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 4096, "tie_word_embeddings": False}}
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ROWS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One shape at one length, by one stack."""
+
+    shape: str
+    stack: str
+    config: FinetuneConfig
+    outcome: Outcome
+    predicted_bytes: int | None
+    """Of our run by the memory planner, tensors alone; none for other stacks."""
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens of text per second after the first optimizer step."""
+        return self.outcome.steady_tokens / self.outcome.steady_seconds if self.outcome.steady_seconds else None
+
+
+def main() -> None:
+    """Run every case and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a model of a few thousand weights, short rows")
+    parser.add_argument("--stacks", default="ours,hf,unsloth", help="of ours, hf, trl, unsloth")
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a run; the first is not timed")
+    parser.add_argument("--out", default="gpu.json")
+    arguments = parser.parse_args()
+    gpu = None if arguments.device == "cpu" else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    machine = f"{platform.machine()} CPU" if gpu is None else gpu_name(gpu)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context of this process would take memory from the runs
+    shapes, lengths, modes = (TINY_SHAPES, (32,), (True,)) if arguments.tiny else (SHAPES, (512, 2048), (True, False))
+    cases: list[Case] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, shape in shapes.items():
+            model = write_random_base(shape, Path(folder) / name)
+            for length in lengths:
+                dataset = write_rows(Path(folder) / f"rows-{length}.jsonl", length)
+                for checkpointing in modes:
+                    config = FinetuneConfig(
+                        model=str(model), dataset=str(dataset), full_dataset=True, max_eval_samples=2, lora_r=16,
+                        max_length=length, completion_only_loss=False, max_steps=arguments.steps,
+                        eval_steps=arguments.steps, gradient_checkpointing=checkpointing, target_modules=LINEAR)
+                    for stack in arguments.stacks.split(","):
+                        cases.append(measure(name, stack, config, gpu, Path(folder)))
+                        print(line(cases[-1]), flush=True)
+            shutil.rmtree(model)
+    content = {"machine": machine, "cap_bytes": CAP_BYTES, "cases": [
+        dataclasses.asdict(case) | {"tokens_per_s": case.tokens_per_s} for case in cases]}
+    Path(arguments.out).write_text(json.dumps(content, indent=1))
+    print(f"written to {arguments.out}")
+    print(summary(cases, machine))
+    broken = [case for case in cases if case.outcome.status == "failed"]
+    if broken:
+        sys.exit(f"{len(broken)} runs failed, the first: {broken[0].stack}: {broken[0].outcome.detail}")
+
+
+def gpu_name(gpu: str) -> str:
+    """Return the name of the GPU that the runs will use; ends the program where there is none."""
+    program = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
+    asked = subprocess.run([sys.executable, "-c", program], env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+                           capture_output=True, text=True)
+    if asked.returncode:
+        reason = (asked.stderr.strip().splitlines() or [f"exit status {asked.returncode}"])[-1]
+        sys.exit(f"cannot ask torch for a GPU, nothing was measured: {reason}")
+    if not asked.stdout.strip():
+        sys.exit("no CUDA GPU here, nothing was measured; run this on a machine that has one, or try the benchmark "
+                 "itself with --device cpu --tiny")
+    return asked.stdout.strip()
+
+
+def measure(shape: str, stack: str, config: FinetuneConfig, gpu: str | None, folder: Path) -> Case:
+    """Carry out one run, and predict its peak where it is ours."""
+    directory = folder / f"{shape}-{config.max_length}-{config.gradient_checkpointing}-{stack}"
+    outcome = run_apart(Run(
+        stack=stack, config=config.as_dict(), directory=str(directory), cache=str(folder / "cache"), threads=2,
+        gpu=gpu, cap_bytes=None if gpu is None else CAP_BYTES))
+    predicted_bytes = None
+    if stack == "ours":
+        model_config = json.loads((Path(config.model) / "config.json").read_text())
+        predicted_bytes = predict(config, model_config, target=CPU if gpu is None else GPU).peak_bytes
+    return Case(shape=shape, stack=stack, config=config, outcome=outcome, predicted_bytes=predicted_bytes)
+
+
+def write_random_base(shape: dict[str, Any], folder: Path) -> Path:
+    """Write a Llama of this shape with random 4-bit weights, as save_pretrained writes a quantised model.
+
+    Matrices of one size have the same values in all layers: neither memory nor speed depends on them, and an 8B model
+    is written in the time it takes to write its file.
+    """
+    import bitsandbytes
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    from kaggle_runner.base_model import model_source
+
+    torch.manual_seed(0)
+    settings = transformers.LlamaConfig(**shape, max_position_embeddings=4096, dtype=torch.float16,
+                                        architectures=["LlamaForCausalLM"])
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(settings)
+    matrices: dict[torch.Size, dict[str, torch.Tensor]] = {}
+    shards: dict[str, dict[str, torch.Tensor]] = {}
+    for name, weight in model.named_parameters():
+        # a file for each layer: safetensors refuses equal tensors in one file
+        tensors = shards.setdefault(name.split(".")[2] if ".layers." in name else name, {})
+        if ".layers." not in name or weight.dim() == 1:
+            tensors[name] = (torch.ones if weight.dim() == 1 else torch.randn)(weight.shape, dtype=torch.float16)
+            if weight.dim() == 2:
+                tensors[name] *= 0.02
+            continue
+        if weight.shape not in matrices:
+            layer = bitsandbytes.nn.Linear4bit(weight.shape[1], weight.shape[0], bias=False, quant_type="nf4",
+                                               compute_dtype=torch.float16)
+            layer.weight = bitsandbytes.nn.Params4bit(torch.randn(weight.shape, dtype=torch.float16) * 0.02,
+                                                      requires_grad=False, quant_type="nf4").to("cpu")
+            matrices[weight.shape] = layer.state_dict()
+        # two matrices of a layer may have one size
+        tensors |= {name.removesuffix("weight") + key: value.clone() for key, value in matrices[weight.shape].items()}
+    folder.mkdir(parents=True)
+    files = {key: f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i, key in enumerate(shards, start=1)}
+    for key, tensors in shards.items():
+        save_file(tensors, folder / files[key], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({
+        "metadata": {}, "weight_map": {name: files[key] for key, tensors in shards.items() for name in tensors}}))
+    quantization = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float16)
+    (folder / "config.json").write_text(json.dumps(settings.to_dict() | {
+        "quantization_config": quantization.to_dict()}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(model_source("demo")) / name, folder)
+    return folder
+
+
+def write_rows(path: Path, length: int) -> Path:
+    """Write rows of at least this many tokens, from the documentation of the running Python."""
+    text = "\n".join(answer for _, answer in builtin_docs.rows())
+    step = len(text) // (ROWS + 8)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(ROWS):
+            # a token of the demo base's tokenizer has about three characters, eight are enough everywhere
+            answer = text[i * step:i * step + 8 * length]
+            file.write(json.dumps({"instruction": f"Text {i}", "input": "", "output": answer}) + "\n")
+    return path
+
+
+def line(case: Case) -> str:
+    """Say what one case measured; on a CPU the peak has the libraries in it too, which the prediction has not."""
+    o, config = case.outcome, case.config
+    start = (f"{case.shape:4} {config.batch_size} x {config.max_length:<5} "
+             f"{'checkpointing' if config.gradient_checkpointing else 'no checkpointing':16} {case.stack:8}")
+    if o.status != "trained":
+        words = {"out_of_memory": "does not fit", "missing": "left out", "failed": "FAILED"}
+        return f"{start} {words[o.status]}: {o.detail}"
+    predicted = f", predicted {case.predicted_bytes / GIB:.2f} GiB" if case.predicted_bytes else ""
+    speed = f"{case.tokens_per_s:,.0f} tokens/s" if case.tokens_per_s else "not timed, one step only"
+    return f"{start} fits: peak {o.peak_bytes / GIB:.2f} GiB{predicted}; {speed}"
+
+
+def summary(cases: Sequence[Case], machine: str) -> str:
+    """Return the line for RESULTS.md."""
+    parts = []
+    for case in cases:
+        if case.outcome.status == "missing":
+            continue
+        o, config = case.outcome, case.config
+        name = (f"{case.stack} {case.shape} {config.batch_size} x {config.max_length}"
+                f"{' checkpointing' if config.gradient_checkpointing else ''}")
+        if o.status == "trained":
+            off = f" (predicted {case.predicted_bytes / GIB:.2f})" if case.predicted_bytes else ""
+            parts.append(f"{name}: {o.peak_bytes / GIB:.2f} GiB{off}, {case.tokens_per_s or 0:,.0f} tokens/s")
+        else:
+            parts.append(f"{name}: {'does not fit' if o.status == 'out_of_memory' else 'failed'}")
+    return f"gpu | {machine}, cap {CAP_BYTES / GIB:.1f} GiB | {'; '.join(parts)}"
+
+
+if __name__ == "__main__":
+    main()

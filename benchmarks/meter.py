@@ -1,0 +1,57 @@
+"""Clock and memory at the borders of a training run, read the same way for every stack."""
+
+import importlib
+import time
+from pathlib import Path
+
+import torch
+from stacks import STACKS, Outcome
+
+from kaggle_runner.phases import peak_bytes, reset_peak_bytes
+
+
+class Meter:
+    """Measures one run: `begin` before the adapter is attached, `step` around the optimizer steps, `end` after."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._times: dict[int, tuple[float, float]] = {}
+        self._start_bytes = self._peak_bytes = 0
+
+    def begin(self) -> None:
+        """Start counting the peak."""
+        reset_peak_bytes(self._device)
+        self._start_bytes = torch.cuda.memory_allocated() if self._device.type == "cuda" else _resident_bytes()
+
+    def step(self, done: int) -> None:
+        """Note the wall and CPU time at which so many optimizer steps are done, 0 when training begins."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        self._times[done] = (time.perf_counter(), time.process_time())
+
+    def end(self) -> None:
+        """Read the peak."""
+        self._peak_bytes = peak_bytes(self._device)
+
+    def outcome(self, stack: str, micro_batches: list[tuple[int, int]], accumulation: int) -> Outcome:
+        """Put together what was measured; `micro_batches` has the real and the padded tokens of each."""
+        real, padded = (sum(column) for column in zip(*micro_batches, strict=True))
+        (first, first_cpu), (last, last_cpu) = self._times[0], self._times[max(self._times)]
+        return Outcome(
+            stack=stack, status="trained", tokens=real, padding_share=1 - real / padded, seconds=last - first,
+            cpu_seconds=last_cpu - first_cpu, steady_tokens=sum(tokens for tokens, _ in micro_batches[accumulation:]),
+            steady_seconds=last - self._times[1][0], start_bytes=self._start_bytes, peak_bytes=self._peak_bytes,
+            packages=_versions(stack))
+
+
+def _resident_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _versions(stack: str) -> dict[str, str]:
+    modules = {name: importlib.import_module(name) for name in
+               ("torch", "transformers", "peft", "bitsandbytes", STACKS[stack])}
+    return {name: str(getattr(module, "__version__", "")) for name, module in modules.items()}

@@ -1,0 +1,100 @@
+"""Carry out one run of a benchmark in this process.
+
+    python benchmarks/train_once.py RUN.json        the fields of stacks.Run
+
+The outcome goes to `outcome.json` in the run's directory. A run that does not end as it should leaves its reason as the
+last line of the output, and an exit status.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stacks import STACKS, Outcome, Run
+
+from kaggle_runner.config import FinetuneConfig
+
+
+def main() -> None:
+    """Carry out the run of a file."""
+    run = Run(**json.loads(Path(sys.argv[1]).read_text()))
+    if importlib.util.find_spec(STACKS[run.stack]) is None:
+        outcome = Outcome(stack=run.stack, status="missing", detail=f"{STACKS[run.stack]} is not installed")
+    else:
+        outcome = train(run, FinetuneConfig.from_params(run.config))
+    (Path(run.directory) / "outcome.json").write_text(json.dumps(dataclasses.asdict(outcome)))
+
+
+def train(run: Run, config: FinetuneConfig) -> Outcome:
+    """Train with the stack of the run."""
+    if run.stack == "unsloth":
+        import unsloth  # noqa: F401 - patches transformers, so it must come before it
+    import torch
+    from meter import Meter
+
+    torch.set_num_threads(run.threads)
+    if run.cap_bytes is not None:
+        total_bytes = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, run.cap_bytes / total_bytes))
+    meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+    if run.stack == "ours":
+        return train_ours(run, config, meter)
+    import trainers
+
+    other = {"hf": trainers.train_hf, "trl": trainers.train_trl, "unsloth": trainers.train_unsloth}[run.stack]
+    return other(run, config, encoded_rows(run, config), meter)
+
+
+def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
+    """Train as the worker does, by its own code."""
+    from kaggle_runner.batches import batch_indices
+    from kaggle_runner.worker import Worker
+
+    failures: list[str] = []
+
+    def emit(event: Mapping[str, Any]) -> None:
+        if event["event"] == "attached":
+            meter.step(0)
+        elif "train/loss" in event:
+            meter.step(event["step"])
+        elif event["event"] == "failed":
+            failures.append(f"{event['kind'].replace('_', ' ')}: {event['message']}")
+
+    worker = Worker(emit, Path(run.cache))
+    worker.answer({"type": "prepare", "config": run.config})
+    if not failures:
+        meter.begin()
+        worker.answer({"type": "train", "id": "0000", "config": run.config, "directory": run.directory})
+        meter.end()
+    if failures:
+        sys.exit(failures[0])
+    rows = encoded_rows(run, config)
+    micro_batches = [rows.lengths[batch_indices(
+        rows, batch_size=config.batch_size, seed=config.seed, position=position,
+        accumulation=config.gradient_accumulation_steps)]
+        for position in range(config.max_steps * config.gradient_accumulation_steps)]
+    return meter.outcome("ours", [(int(batch.sum()), int(batch.max()) * len(batch)) for batch in micro_batches],
+                         config.gradient_accumulation_steps)
+
+
+def encoded_rows(run: Run, config: FinetuneConfig) -> Any:
+    """Return the training rows, the same for every stack."""
+    import transformers
+
+    from kaggle_runner.base_model import model_source
+    from kaggle_runner.data import load_rows
+    from kaggle_runner.tokens import encode
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_source(config.model))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    cache = Path(run.cache)
+    return encode(load_rows(config, cache_directory=cache), tokenizer, config, cache_directory=cache).train
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The benchmarks that train run to their end with tiny settings, and judge what they measured."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(name, *arguments, **environment):
+    """Run a benchmark as its docstring says, without a network."""
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={
+        **os.environ, "PYTHONPATH": str(BENCHMARKS.parent), "HF_HUB_OFFLINE": "1", **environment})
+
+
+@pytest.fixture
+def throughput(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("throughput")
+
+
+@pytest.fixture
+def measured(throughput):
+    """Make a finished run of a stack that took a time for 1,000 tokens."""
+    from stacks import Outcome, Run
+
+    def make(stack, seed, seconds, eval_loss):
+        return throughput.Measured(
+            run=Run(stack=stack, config={"seed": seed}, directory="", cache="", threads=1), load=0.0,
+            outcome=Outcome(stack=stack, status="trained", tokens=1000, seconds=seconds, cpu_seconds=seconds),
+            eval_loss=eval_loss)
+
+    return make
+
+
+@pytest.mark.slow
+def test_throughput_measures_both_stacks_on_the_same_tokens(tmp_path, tiny_llama, rows_file):
+    out = tmp_path / "out.json"
+    done = run("throughput.py", "--stacks", "ours,hf", "--seeds", 1, "--model", tiny_llama, "--dataset", rows_file,
+               "--samples", 16, "--max-length", 48, "--accumulation", 2, "--threads", 1, "--least-ratio", 0,
+               "--json", out)
+    ours, theirs = json.loads(out.read_text()) if out.exists() else pytest.fail(done.stderr)
+    assert (ours["outcome"]["status"], theirs["outcome"]["status"]) == ("trained", "trained")
+    assert ours["outcome"]["tokens"] == theirs["outcome"]["tokens"] > 0
+    assert ours["outcome"]["padding_share"] < theirs["outcome"]["padding_share"]
+    # a few steps on a random base: both adapters are about as good, whichever library trained them
+    assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=0.02)
+    assert "throughput | " in done.stdout
+    assert "eval/loss" in done.stdout
+
+
+@pytest.mark.slow
+def test_gpu_runs_every_step_of_it_on_a_cpu(tmp_path):
+    out = tmp_path / "gpu.json"
+    done = run("gpu.py", "--device", "cpu", "--tiny", "--steps", 2, "--stacks", "ours,unsloth", "--out", out)
+    assert done.returncode == 0, done.stderr
+    ours, unsloth = json.loads(out.read_text())["cases"]
+    assert ours["outcome"]["status"] == "trained"
+    assert ours["outcome"]["steady_tokens"] == 4 * 2 * 32  # the second step: 4 micro-batches of 2 full rows
+    assert 0 < ours["predicted_bytes"] < ours["outcome"]["peak_bytes"]
+    assert unsloth["outcome"]["status"] == "missing"
+    assert "unsloth  left out: unsloth is not installed" in done.stdout
+
+
+def test_gpu_says_that_there_is_no_gpu(tmp_path):
+    done = run("gpu.py", "--out", tmp_path / "gpu.json", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == [
+        "no CUDA GPU here, nothing was measured; run this on a machine that has one, or try the benchmark itself with "
+        "--device cpu --tiny"]
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_start_up_measures_both_commands():
+    done = run("start_up.py", "--runs", 1)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines()] == ["start_up --help", "start_up detect"]
+
+
+def test_the_stacks_take_turns_and_another_one_begins_with_every_seed(throughput, tmp_path):
+    runs = throughput.plan(throughput.parse(["--seeds", "3", "--samples", "80"]), tmp_path)
+    assert [run.stack for run in runs] == ["ours", "hf", "trl", "hf", "trl", "ours", "trl", "ours", "hf"]
+    assert {run.config["max_steps"] for run in runs} == {10}  # every row once
+
+
+def test_faster_and_as_good_within_noise_is_no_problem(throughput, measured):
+    runs = [measured("ours", 0, 1.0, 2.00), measured("hf", 0, 1.4, 1.98),
+            measured("ours", 1, 1.0, 2.10), measured("hf", 1, 1.4, 2.08)]
+    assert throughput.problems(runs, 1.3) == []
+
+
+def test_slower_than_wanted_is_a_problem(throughput, measured):
+    runs = [measured("ours", 0, 1.0, 2.0), measured("hf", 0, 1.2, 2.0)]
+    assert throughput.problems(runs, 1.3) == ["ours is 1.20 times HF Trainer + peft, it should be 1.3"]
+
+
+def test_speed_bought_with_quality_is_a_problem(throughput, measured):
+    runs = [measured("ours", 0, 1.0, 2.30), measured("hf", 0, 1.4, 2.00),
+            measured("ours", 1, 1.0, 2.32), measured("hf", 1, 1.4, 2.02)]
+    assert throughput.problems(runs, 1.3) == [
+        "eval/loss is worse than HF Trainer + peft's by 0.3000, seed noise is 0.0141"]
