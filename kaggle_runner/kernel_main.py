@@ -35,7 +35,7 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     Settings the environment already has are left as they are. `files` are written beside the package, and an argument
     that names one of them becomes its path.
     """
-    started = time.time()
+    started = float(os.environ.get(STARTED_VARIABLE, time.time()))
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     root = Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/"))

@@ -33,10 +33,19 @@ class Person:
                         "KAGGLE_RUNNER_KAGGLE": PROGRAM, "WANDB_API_KEY": WANDB_KEY, "HF_TOKEN": HF_TOKEN,
                         "OMP_NUM_THREADS": "1", **server.client_environment(directory / "home")}
         self.said = ""
+        self._processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, **changes: str) -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=self.directory, text=True,
-                                env=self.environ | changes, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._processes.append(subprocess.Popen(
+            [sys.executable, "-m", "kaggle_runner", *arguments], cwd=self.directory, text=True,
+            env=self.environ | changes, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return self._processes[-1]
+
+    def leave(self) -> None:
+        """End what a failed test left running."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
 
     def run(self, *arguments: str, check: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **changes)
@@ -58,7 +67,9 @@ class Person:
 def person(tmp_path):
     with KaggleServer(tmp_path / "server", environ={
             "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}) as server:
-        yield Person(server, tmp_path)
+        person = Person(server, tmp_path)
+        yield person
+        person.leave()
         assert server.leaks == []
 
 

@@ -1,0 +1,161 @@
+"""A pushed kernel as the agents of a W&B sweep: the real `kaggle` program, the real W&B client, both servers loopback.
+
+The kernel's two GPUs are a fake nvidia-smi's, so each agent trains on the CPU.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.session import MARGIN_S, SAVING_S, STARTED_VARIABLE
+from kaggle_runner.study import Status, read_study
+from tests.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
+from tests.test_cli_kernel import HF_TOKEN, SMALL, Person
+from tests.wandb_client import MISSING
+from tests.wandb_server import WandbServer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MISSING or not Path(PROGRAM).exists(), reason="wandb or the kaggle program is not installed"),
+]
+
+WANDB_KEY = "k" * 40
+QUIET = {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
+         "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+class Site:
+    """A W&B server, a Kaggle server, and a person with accounts on both."""
+
+    def __init__(self, kaggle: KaggleServer, wandb: WandbServer, person: Person) -> None:
+        self.kaggle, self.wandb, self.person = kaggle, wandb, person
+
+    def sweep(self, model: Path, rows: Path, *, run_cap: int, **values: object) -> str:
+        """Make a sweep of the demo's kind and return its address."""
+        fixed = {"model": str(model), "dataset": str(rows), **SMALL, **values}
+        made = self.wandb.create_sweep({
+            "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": run_cap,
+            "parameters": {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-3, "max": 1.0e-2},
+                           **{name: {"value": value} for name, value in fixed.items()}}})
+        return f"tester/demo/{made.name}"
+
+    def result(self, address: str, session: int = 1) -> dict:
+        """Return the verdict that a person got."""
+        name = f"kaggle-runner-{address.rsplit('/', 1)[1]}"
+        return json.loads((self.person.directory / "kernels" / name / "output" / "result.json").read_text())
+
+
+@pytest.fixture
+def site(tmp_path):
+    with WandbServer(key=WANDB_KEY, use_engine=False) as wandb, KaggleServer(tmp_path / "server",
+                                                                            environ=QUIET) as kaggle:
+        person = Person(kaggle, tmp_path)
+        person.environ |= {"WANDB_API_KEY": WANDB_KEY, "WANDB_BASE_URL": wandb.url}
+        person.run("secret", "put", "wandb")
+        yield Site(kaggle, wandb, person)
+        person.leave()
+        assert kaggle.leaks == []
+        assert wandb.state.unknown == []
+
+
+def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(site, tiny_llama, rows_file):
+    address = site.sweep(tiny_llama, rows_file, run_cap=4)
+    slug = f"kaggle-runner-{address.rsplit('/', 1)[1]}"
+    process = site.person.start("push", address, "--wait")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "  step " in line:
+            assert site.kaggle.session(slug).status == "RUNNING"
+            break
+    output, errors = process.communicate(timeout=250)
+    output = "".join(lines) + output
+    site.person.said += output + errors
+    assert process.returncode == 0, output + errors
+
+    runs = list(site.wandb.state.runs.values())
+    assert [(run.state, run.exitcode, run.starts) for run in runs] == [("finished", 0, 1)] * 4
+    result = site.result(address)
+    assert (result["verdict"], result["exit_status"], result["trials"]) == ("done", 0, {"complete": 4})
+    assert result["reason"] in output
+    assert result["best"]["metric"] == min(run.summary["eval/loss"] for run in runs)
+    assert {trial["id"] for trial in result["studies"]["study"]["trials"]} == {run.name for run in runs}
+    assert [gpu.split(",")[0] for gpu in result["gpus"]] == ["Tesla T4", "Tesla T4"]
+    assert result["gpu_quota_hours"] == pytest.approx(result["seconds"] / 3600, abs=0.001)
+    assert {"python", "torch", "peft", "wandb"} <= result["versions"].keys()
+    assert {"install", "command", "trials/train", "trials/eval"} <= result["seconds_by_phase"].keys()
+    assert not result["continue"]
+    study = site.person.directory / "kernels" / slug / "output" / "study"
+    snapshot = read_study(study)
+    assert {record.result.status for record in snapshot.records} == {Status.COMPLETE}
+    assert all((study / "trials" / run.name / "adapter").is_dir() for run in runs)
+    assert {session.get("gpu") for session in snapshot.sessions} >= {"GPU-00000000", "GPU-00000001"}
+    assert "trials   4 complete\n" in output
+    assert f"next     python -m kaggle_runner report kernels/{slug}/output/study\n" in output
+    for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):
+        assert secret not in site.person.everything_written()
+
+
+def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny_llama, rows_file):
+    address = site.sweep(tiny_llama, rows_file, run_cap=1, max_steps=200, eval_steps=50)
+    slug = f"kaggle-runner-{address.rsplit('/', 1)[1]}"
+    # The first session began so long ago that its trials must end soon; the second has its 12 hours.
+    limit_s = 12 * 3600 - SAVING_S - MARGIN_S
+    site.kaggle.environ[STARTED_VARIABLE] = str(time.time() + 3 * seconds_to_import() + 15 - limit_s)
+    process = site.person.start("push", address, "--cpu", "--sessions", "2")
+    while slug not in site.kaggle.kernels:
+        time.sleep(0.1)
+    del site.kaggle.environ[STARTED_VARIABLE]
+    # In the middle of its first trial the worker stands still until the deadline is there, on any machine.
+    working = site.kaggle.session(slug).working
+    site.wandb.wait_for(lambda state: any(working.glob("study/trials/*/history.jsonl")), 200)
+    worker = worker_of(site.kaggle.session(slug))
+    os.kill(worker, signal.SIGSTOP)
+    site.wandb.wait_for(lambda state: any("preempting" in run.states for run in state.runs.values()), 200)
+    os.kill(worker, signal.SIGCONT)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, output + errors
+
+    (run,) = site.wandb.state.runs.values()
+    assert (run.states, run.starts) == (["pending", "running", "preempting", "preempted", "pending", "running",
+                                         "finished"], 2)
+    first = json.loads((site.kaggle.kernels[slug].sessions[0].working / "result.json").read_text())
+    assert (first["verdict"], first["exit_status"], first["continue"]) == ("unfinished", 130, True)
+    assert "kaggle ends a session after 12 h" in first["reason"]
+    (cut,) = first["studies"]["study"]["trials"]
+    assert (cut["status"], 0 < cut["steps"] < 200) == ("preempted", True)
+    assert f"session 1 of 2 left work: {first['reason']}" in errors
+    assert f"trial {run.name} goes on at step {cut['steps']}" in output
+    second = site.kaggle.session(f"{slug}-session-2")
+    assert [mount.slug for mount in second.order.mounts if mount.kind == "notebooks"] == [slug]
+    assert "continue the study of" in output
+    result = site.result(address)
+    assert (result["verdict"], result["trials"]) == ("done", {"complete": 1})
+    rows = [row["train/global_step"] for row in map(json.loads, run.lines["wandb-history.jsonl"])]
+    study = site.person.directory / "kernels" / slug / "output" / "study"
+    assert rows == [row["step"] for row in read_study(study).history(run.name)]
+    assert sorted(set(rows)) == list(range(1, 201))
+
+
+def seconds_to_import():
+    """How long it takes here and now to import what a trial needs: half of a session's start."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import torch, transformers, peft, bitsandbytes, wandb"], check=True)
+    return time.monotonic() - began
+
+
+def worker_of(session):
+    """Find the process that trains, among those of a session."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"kaggle_runner.worker\0" in (path / "cmdline").read_bytes() and \
+                    str(session.root).encode() in (path / "environ").read_bytes():
+                return int(path.name)
+    raise LookupError("no worker runs")
