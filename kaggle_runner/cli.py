@@ -24,7 +24,7 @@ def cli() -> None:
 
 
 for command in (cli_agent.sweep, cli_agent.agent, cli_kernel.kernel, cli_kernel.push, cli_kernel.status,
-                cli_kernel.logs, cli_kernel.pull, cli_kernel.secret, cli_plan.plan):
+                cli_kernel.logs, cli_kernel.pull, cli_kernel.stop, cli_kernel.secret, cli_plan.plan):
     cli.add_command(command)
 
 

@@ -153,6 +153,23 @@ def pull(ref: str, into: Path | None, files: str) -> None:
     _end(fetch(kaggle, ref, state, into or KERNELS / ref.split("/")[-1] / "output", outputs=files or OUTPUTS))
 
 
+@click.command()
+@click.argument("sweep")
+@click.option("--now", is_flag=True, help="Do not wait for the running trials: W&B calls them killed.")
+def stop(sweep: str, now: bool) -> None:
+    """End a W&B sweep, and with it the agents of it on every kernel: Kaggle itself cannot be told to stop one."""
+    from kaggle_runner.secrets import require_key
+
+    environment = detect_here()
+    require_key("wandb", environment.host)
+    from kaggle_runner.wandb_sweep import end_sweep
+
+    ended = end_sweep(sweep, environment, cancel=now)
+    click.echo(f"sweep    {ended.path} is {ended.state.lower()}: its agents end "
+               f"{'at once' if now else 'when their trials do'}\npage     {ended.url}")
+    click.echo("next     python -m kaggle_runner logs -f")
+
+
 @click.group()
 def secret() -> None:
     """Store the keys that kernels need, and say what each host would find."""

@@ -6,11 +6,13 @@ The key is found by us and handed to W&B's client in the environment; the client
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import wandb
@@ -133,6 +135,31 @@ def state_of(sweep: RemoteSweep) -> str:
         return wandb.Api().sweep(sweep.path).state
     except (wandb.Error, ValueError) as error:
         return "DELETED" if "could not find" in str(error).lower() else "UNREACHABLE"
+
+
+def end_sweep(address: str, environment: Environment, *, cancel: bool = False) -> RemoteSweep:
+    """Have W&B give no more trials of a sweep: its agents end when their trials do, or with `cancel` at once.
+
+    Raises:
+        SecretError: no key, or a malformed one.
+        SweepOver: it is finished or cancelled already.
+        WandbError: there is no such sweep, or the server refuses.
+        SweepError: it is not a sweep of ours.
+    """
+    key = connect(environment)
+    try:
+        sweep = find_sweep(address, key)
+        # The client's public functions cannot do it; its program can.
+        command = [sys.executable, "-m", "wandb", "sweep", "--cancel" if cancel else "--stop", sweep.path]
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        state = state_of(sweep)
+    finally:
+        leave()
+    if state not in OVER_STATES:
+        said = " ".join(redact(f"{ran.stdout} {ran.stderr}", [key]).split())
+        raise WandbError(f"the sweep {sweep.path} is still {state.lower()}; end it on its page {sweep.url}; W&B's "
+                         f"program said: {said[-300:] or 'nothing'}")
+    return replace(sweep, state=state)
 
 
 def sweep_path(address: str, default_entity: Any) -> str:
