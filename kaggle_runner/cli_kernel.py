@@ -27,6 +27,8 @@ def order_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
         click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
+        click.option("--upload-every", type=float, metavar="MINUTES",
+                     help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
         click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
         click.option("--cpu", is_flag=True, help="No GPU."),
         click.option("--image", default="", help="Docker image to pin, where kernels stay queued."),
@@ -200,14 +202,15 @@ def secret_check(owner: str) -> None:
         click.echo(f"{label:<8} {text}")
 
 
-def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, machine: str, cpu: bool,
-           image: str, no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...], model: tuple[str, ...],
-           owner: str, title: str) -> "KernelOrder":
+def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, upload_every: float | None,
+           machine: str, cpu: bool, image: str, no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...],
+           model: tuple[str, ...], owner: str, title: str) -> "KernelOrder":
     from kaggle_runner.kernel_order import KernelOrder
 
     options = [*(("--count", str(count)) if count else ()), *(("--deadline", deadline) if deadline else ()),
                *(("--no-pruning",) if no_pruning else ())]
-    return KernelOrder(sweep=sweep, options=tuple(options), owner=owner, title=title,
+    upload_s = upload_every * 60 if upload_every is not None else None
+    return KernelOrder(sweep=sweep, options=tuple(options), upload_every_s=upload_s, owner=owner, title=title,
                        machine_shape="" if cpu else machine, internet=not no_internet, datasets=dataset, kernels=kernel,
                        models=model, docker_image=image)
 

@@ -13,6 +13,8 @@ from kaggle_runner.sweep import read_sweep
 
 STUDY = "study"
 """Directory of the study on the kernel."""
+UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
+"""Read by `wandb_checkpoints` on the kernel."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
 
@@ -25,6 +27,8 @@ class KernelOrder:
     """A W&B sweep by its id, path or URL; or a sweep file to run without W&B."""
     options: tuple[str, ...] = ()
     """Further arguments of the command, such as `--count 8`."""
+    upload_every_s: float | None = None
+    """Seconds between two uploads of a running trial's checkpoint to its W&B run; none: it stays on the kernel."""
     owner: str = ""
     """Kaggle account; empty: the one that the `kaggle` program is logged in to."""
     title: str = ""
@@ -80,6 +84,8 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
 def _launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None]) -> tuple[Launch, str]:
     """Return the command of an order, and the title that a kernel has by default."""
     settings = {name: environ[name] for name in PASSED_ON if environ.get(name)}
+    if order.upload_every_s is not None:
+        settings[UPLOAD_VARIABLE] = f"{order.upload_every_s:g}"
     if not order.is_file:
         address = order.sweep.strip()
         title = _title(address.split("?")[0].rstrip("/").rsplit("/", 1)[-1])

@@ -21,6 +21,8 @@ from kaggle_runner.errors import KernelError, Refusal, SecretError
 
 LIMIT_BYTES = 900_000
 """Kaggle refuses a source over 1 MB, without saying whether that is 10**6 or 2**20 bytes."""
+CHUNK = 1000
+"""Characters of the package in a line."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__")
 """The demo model's weights would be most of the file, and a kernel has a hub or a mounted model."""
@@ -146,7 +148,7 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
             raise SecretError(f"the launcher would hold the value of {name}; leave it out of arguments and settings")
     package = base64.b85encode(lzma.compress(_archive(package_files()), preset=9)).decode()
     # One quoted chunk a line: in a triple-quoted block IPython 9 strips a `>>>` that begins a line, and base85 has `>`.
-    chunks = "\n".join(f'    "{package[start:start + 112]}"' for start in range(0, len(package), 112))
+    chunks = "\n".join(f'    "{package[start:start + CHUNK]}"' for start in range(0, len(package), CHUNK))
     script = SCRIPT.format(version=kaggle_runner.__version__, arguments=json.dumps(list(launch.arguments)),
                            settings=json.dumps(dict(launch.settings), sort_keys=True),
                            files=json.dumps(dict(launch.files), sort_keys=True),

@@ -1,6 +1,7 @@
 """The jobs of a W&B agent, one at a time: open the run, train, record, log, and close the run with the truth."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from kaggle_runner.session import Deadline, refusal
 from kaggle_runner.study import Status, Study, Trial, TrialRecord, TrialResult
 from kaggle_runner.supervisor import Notify, Supervisor
 from kaggle_runner.tables import format_value
+from kaggle_runner.wandb_checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb_run import PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb_sweep import RemoteSweep
 from kaggle_runner.worker_process import WorkerSettings
@@ -85,6 +87,7 @@ class JobRunner:
         self._log: RunLog | None = None
         self._stop_asked: Callable[[], bool] = lambda: False
         self._trials_run = 0
+        self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(_note(text)))
         self._supervisor = Supervisor(
             study=study, settings=settings, room=room, notify=self._follow, wish=self._wish,
             rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (), judge=self._goes_on)
@@ -137,12 +140,15 @@ class JobRunner:
         self._notify({"event": "trial_started", "id": trial.id, "origin": trial.origin,
                       "settings": self._settings(trial), "max_steps": config.max_steps if config else 0})
         earlier = self._earlier(trial, config) if config else None
+        fetch_checkpoint(log, self._study, lambda text: self._notify(_note(text)))
         result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked)
         stopped = stop_asked() and not earlier
         log.describe(result, stopped=stopped)
         code = exit_code(result, stopped=stopped)
         if code == PREEMPTED:
             log.mark_preempting()
+        else:
+            self._uploads.end(log)
         self._finish(log, code, self._study.snapshot().history(trial.id))
         self._notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
                       "reason": result.reason, "seconds": result.seconds})
@@ -212,6 +218,8 @@ class JobRunner:
             self._log.log(event)
         elif self._log is not None and event["event"] in ("attached", "resumed"):
             self._log.catch_up(self._study.snapshot().history(event["trial"]))
+        elif self._log is not None and event["event"] == "checkpoint" and not self.ending.reason:  # no time for it then
+            self._uploads.take(self._log)
         self._notify(event)
 
     def _wish(self) -> str | None:

@@ -84,6 +84,16 @@ class RunLog:
         return self._run.id
 
     @property
+    def path(self) -> str:
+        """`entity/project/id`."""
+        return self._run.path
+
+    @property
+    def was_resumed(self) -> bool:
+        """Whether W&B knew the run already."""
+        return self._run.resumed
+
+    @property
     def params(self) -> dict[str, Any]:
         """What the sweep chose, and whatever else the run's config holds."""
         return dict(self._run.config)
@@ -106,6 +116,10 @@ class RunLog:
         """Log those of a trial's rows, all of them from its start, that W&B does not have."""
         for row in rows[self._rows:]:
             self.log(row)
+
+    def upload(self, folder: Path, *, base: Path) -> None:
+        """Send the files of a folder now, in the background, under their names below `base`; over what is there."""
+        self._try(lambda: self._run.save(str(folder / "*"), base_path=str(base), policy="now"))
 
     def mark_preempting(self) -> None:
         """Tell W&B that the run is about to be cut off: a run that is marked comes back, even if this process dies."""

@@ -105,20 +105,22 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
 
 
 def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny_llama, rows_file):
-    address = site.sweep(tiny_llama, rows_file, run_cap=1, max_steps=200, eval_steps=50)
+    address = site.sweep(tiny_llama, rows_file, run_cap=1, max_steps=200, eval_steps=20)
     slug = f"kaggle-runner-{address.rsplit('/', 1)[1]}"
     # The first session began so long ago that its trials must end soon; the second has its 12 hours.
     limit_s = 12 * 3600 - SAVING_S - MARGIN_S
     site.kaggle.environ[STARTED_VARIABLE] = str(time.time() + 8 * seconds_to_import() + 15 - limit_s)
-    process = site.person.start("push", address, "--cpu", "--sessions", "2")
+    process = site.person.start("push", address, "--cpu", "--sessions", "2", "--upload-every", "0")
     while slug not in site.kaggle.kernels:
         time.sleep(0.1)
     del site.kaggle.environ[STARTED_VARIABLE]
     # In the middle of its first trial the worker stands still until the deadline is there, on any machine.
     working = site.kaggle.session(slug).working
-    site.wandb.wait_for(lambda state: any(working.glob("study/trials/*/history.jsonl")), 200)
+    site.wandb.wait_for(lambda state: any(working.glob("study/trials/*/kept/trials.jsonl")), 200)
     worker = worker_of(site.kaggle.session(slug))
     os.kill(worker, signal.SIGSTOP)
+    site.wandb.wait_for(lambda state: {"kept/checkpoint.pt", "kept/trials.jsonl"} <= site.wandb.run(0).files.keys(), 60,
+                        why="a checkpoint and the journal are off the machine while it runs")
     site.wandb.wait_for(lambda state: any("preempting" in run.states for run in state.runs.values()), 200)
     os.kill(worker, signal.SIGCONT)
     output, errors = process.communicate(timeout=200)

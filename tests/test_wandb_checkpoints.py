@@ -1,0 +1,117 @@
+"""Checkpoints off the machine: sent while a trial runs, fetched where its run comes back; with the real W&B client."""
+
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.wandb_client import MISSING, PYTHON
+from tests.wandb_server import WandbServer
+
+pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
+
+AGENT = """
+import os, sys, time
+from pathlib import Path
+import wandb
+from kaggle_runner.study import Study, Trial
+from kaggle_runner.wandb_checkpoints import CheckpointUploads, fetch_checkpoint
+from kaggle_runner.wandb_run import RunLog
+
+log = RunLog.open(lambda: False)
+with Study.open_for_writing(Path(sys.argv[1]), name="a", sweep={}, metric="eval/loss", goal="minimize",
+                            seed=0) as study:
+    fetch_checkpoint(log, study, print)
+    study.record_start(Trial(id=log.id, number=0, params={}), {})
+    uploads = CheckpointUploads(study, os.environ, print)
+    folder = study.trial_directory(log.id) / "checkpoint"
+    for step in map(int, sys.argv[3:]):
+        log.log({"step": step, "train/loss": 1.0})
+        study.log(log.id, {"step": step, "train/loss": 1.0})
+        folder.mkdir(exist_ok=True)
+        (folder / f"step-{step:08d}.pt").write_text(f"checkpoint of step {step}")
+        uploads.take(log)
+        while not Path(f"go-{step}").exists():
+            time.sleep(0.05)
+    if sys.argv[2] == "ended":
+        uploads.end(log)
+    else:
+        log.mark_preempting()
+    log.finish(0 if sys.argv[2] == "ended" else 75, (), lambda: False)
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    (tmp_path / "agent.py").write_text(AGENT)
+    with WandbServer() as server:
+        sites = Site(server, tmp_path)
+        yield sites
+        sites.leave()
+        assert server.state.unknown == []
+
+
+class Site:
+    """Processes that open the same run, each with a study of its own, as on machines of their own."""
+
+    def __init__(self, server: WandbServer, directory: Path) -> None:
+        self.server, self.directory = server, directory
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def start(self, study: str, ending: str, *steps: int, every_s: str = "0") -> subprocess.Popen[str]:
+        environ = {**self.server.environment(self.directory), "WANDB_RUN_ID": "abcd1234", "WANDB_PROJECT": "demo",
+                   "PYTHONPATH": str(Path(__file__).parent.parent), "WANDB_SILENT": "true",
+                   "KAGGLE_RUNNER_UPLOAD_EVERY_S": every_s}
+        self._processes.append(subprocess.Popen(
+            [PYTHON, "agent.py", study, ending, *map(str, steps)], cwd=self.directory, env=environ, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        return self._processes[-1]
+
+    def finish(self, process: subprocess.Popen[str]) -> str:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+        return output
+
+    def wait_for_file(self, name: str, content: str) -> None:
+        self.server.wait_for(lambda state: state.runs and content.encode() in self.server.run(0).files.get(name, b""),
+                             60, why=name)
+
+    def go(self, step: int) -> None:
+        (self.directory / f"go-{step}").touch()
+
+    def leave(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_run_that_comes_back_on_another_machine_finds_the_checkpoint_that_was_sent_while_it_ran(site):
+    first = site.start("one", "preempted", 10, 20)
+    site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 10")
+    site.wait_for_file("kept/trials.jsonl", '"event": "start"')
+    site.go(10)
+    site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 20")
+    site.go(20)
+    site.finish(first)
+    kept = {name for name in site.server.run(0).files if name.startswith("kept/")}
+    assert kept == {"kept/checkpoint.pt", "kept/history.jsonl", "kept/trials.jsonl"}, "written over, not added to"
+
+    site.go(30)
+    output = site.finish(site.start("two", "ended", 30))
+    assert "fetched the checkpoint of trial abcd1234 from W&B\n" in output
+    trial = site.directory / "two" / "trials" / "abcd1234"
+    assert (trial / "checkpoint" / "step-00000000.pt").read_text() == "checkpoint of step 20"
+    assert [line.count('"step": ') for line in (trial / "history.jsonl").read_text().splitlines()] == [1, 1, 1]
+    assert b"the trial has ended" in site.server.run(0).files["kept/checkpoint.pt"], "frees the space"
+
+
+def test_nothing_is_sent_where_nobody_asked_for_it_and_a_run_without_starts_over(site):
+    for step in (10, 20):
+        site.go(step)
+    site.finish(site.start("one", "preempted", 10, every_s=""))
+    assert not [name for name in site.server.run(0).files if name.startswith("kept/")]
+    output = site.finish(site.start("two", "ended", 20, every_s="3600"))
+    assert "no checkpoint of it could be fetched from W&B" in output
+    assert "it starts over" in output
+    assert not list((site.directory / "two" / "trials" / "abcd1234" / "checkpoint").glob("step-00000000.pt"))
