@@ -23,6 +23,7 @@ from tests.wandb_server import WandbServer
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(MISSING or not Path(PROGRAM).exists(), reason="wandb or the kaggle program is not installed"),
 ]
 
