@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 import kaggle_runner
-from kaggle_runner import cli_agent, cli_kernel, cli_plan
+from kaggle_runner import cli_agent, cli_kernel, cli_lab, cli_plan
 from kaggle_runner.cli_run import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
 from kaggle_runner.errors import KaggleRunnerError
 
@@ -24,7 +24,7 @@ def cli() -> None:
 
 
 for command in (cli_agent.sweep, cli_agent.agent, cli_kernel.kernel, cli_kernel.push, cli_kernel.status,
-                cli_kernel.logs, cli_kernel.pull, cli_kernel.stop, cli_kernel.secret, cli_plan.plan):
+                cli_kernel.logs, cli_kernel.pull, cli_kernel.stop, cli_kernel.secret, cli_plan.plan, *cli_lab.COMMANDS):
     cli.add_command(command)
 
 

@@ -7,10 +7,9 @@ again, whatever happens.
 import concurrent.futures
 import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 from kaggle_runner.budget import budget_for
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, Config, config_from_params
 from kaggle_runner.environment import Environment
-from kaggle_runner.errors import MissingPackages
 from kaggle_runner.fit import room_of
+from kaggle_runner.lanes import end_on_signals, lanes, prepare_session
 from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep, warm_up
 from kaggle_runner.rungs import extrapolated, rung_gate, stays, values_at
 from kaggle_runner.session import Deadline, refusal
@@ -27,9 +26,6 @@ from kaggle_runner.study import Snapshot, Status, Study, Trial, TrialResult
 from kaggle_runner.supervisor import Notify, Supervisor
 from kaggle_runner.sweep import SweepSpec
 from kaggle_runner.tables import format_value
-from kaggle_runner.worker_process import WorkerSettings
-
-TRAINING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "optuna", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +41,10 @@ class SweepOrder:
     cpu_only: bool = False
     pruning: bool = True
     """End trials early that are clearly worse than the others."""
+    defaults: Mapping[str, Any] | None = None
+    """Configuration that trial 0 is made of; none takes the trainer's own defaults."""
+    one_thread: bool = False
+    """Train on one CPU thread: the same losses on a machine with other cores."""
     deadline: Deadline
 
 
@@ -69,20 +69,16 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         StudyError: the directory cannot be used, or is of another sweep file or seed.
         WorkerError: the base or the data cannot be loaded; says why.
     """
-    missing = [name for name in TRAINING_PACKAGES if name in environment.missing_packages]
-    if missing:
-        raise MissingPackages(missing, "local")
-    if order.cpu_only:
-        environment = replace(environment, gpus=())
-    # From here on this process sees no GPU: the sampler imports torch, and a CUDA context here costs memory there.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
-                                 seed=order.seed) as study, _end_on_signals() as ending):
-        lanes = _lanes(spec, study, environment)
+                                 seed=order.seed) as study, end_on_signals() as ending):
+        workers = lanes(study.directory, environment, trainer=spec.trainer, offline=_needs_no_hub(spec))
+        if order.one_thread:
+            workers = [replace(worker, threads=1) for worker in workers]
         study.start_session(environment.as_dict() | {
-            "pid": os.getpid(), "threads": lanes[0].threads, "workers": len(lanes),
+            "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers),
             "deadline": order.deadline.at, "budget": budget_for(environment).as_dict()})
-        search = OptunaSearch(study, spec, notify=notify,
+        search = OptunaSearch(study, spec, notify=notify, defaults=order.defaults,
                               told_value=lambda result: extrapolated(result, study.snapshot()))
         total = search.total(order.count)
         finished = len(study.snapshot().finished)
@@ -93,7 +89,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                 wish=lambda: "preempt" if ending.is_set() or order.deadline.seconds_left(time.time()) <= 0 else None,
                 rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
                 judge=lambda trial, step, loss: _goes_on(spec, study, trial, step, loss),
-                room=room_of(environment))) for lane in lanes]
+                room=room_of(environment))) for lane in workers]
             if finished < total:
                 supervisors[0].start()
                 warm_up()  # while the worker imports torch
@@ -145,40 +141,9 @@ def _measure_baseline(supervisor: Supervisor, study: Study, params: Mapping[str,
         notify({"event": "baseline", "metric": snapshot.info.metric, "value": value})
 
 
-def _lanes(spec: SweepSpec, study: Study, environment: Environment) -> list[WorkerSettings]:
-    """Give each GPU a worker and a fair share of the cores; without a GPU one worker has them all."""
-    gpus: list[str | None] = [gpu.uuid for gpu in environment.gpus] or [None]
-    share = max(1, environment.cpu_count // len(gpus))
-    cores = sorted(os.sched_getaffinity(0))
-    return [WorkerSettings(
-        log=study.directory / ("worker.log" if len(gpus) == 1 else f"worker-{i}.log"),
-        cache_directory=environment.cache_directory, threads=share, gpu=gpu, offline=_needs_no_hub(spec),
-        cores=frozenset(cores[i * share:(i + 1) * share] or cores) if len(gpus) > 1 else None)
-        for i, gpu in enumerate(gpus)]
-
-
 def _goes_on(spec: SweepSpec, study: Study, trial: Trial, step: int, loss: float) -> bool:
     gate = rung_gate(spec, config_from_params(trial.params))
     return stays(gate, loss, values_at(study.snapshot(), step, without=trial.id))
-
-
-@contextlib.contextmanager
-def _end_on_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; the second one ends the process as usual."""
-    ending = threading.Event()
-    before: dict[int, Any] = {}
-
-    def handle(number: int, frame: Any) -> None:
-        ending.set()
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ending
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _needs_no_hub(spec: SweepSpec) -> bool:

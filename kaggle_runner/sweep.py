@@ -121,9 +121,9 @@ def read_sweep(path: Path, config_type: type | None = None, metrics: Sequence[st
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
-    path = _find(path)
+    path = find_file(path)
     found = Findings()
-    return _checked(path, _parse(path, found), found, config_type, metrics)
+    return _checked(path, parse_mapping(path, found), found, config_type, metrics)
 
 
 def read_configuration(path: Path, config_type: type | None = None,
@@ -133,9 +133,9 @@ def read_configuration(path: Path, config_type: type | None = None,
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
-    path = _find(path)
+    path = find_file(path)
     found = Findings()
-    values = _parse(path, found)
+    values = parse_mapping(path, found)
     if "parameters" in values:
         raise SweepError(str(path), [f"is a sweep file; run it with: python -m kaggle_runner sweep {path}"])
     raw = {"method": "grid", "metric": {"name": metrics[0], "goal": "minimize"},
@@ -223,7 +223,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _find(path: Path) -> Path:
+def find_file(path: Path) -> Path:
     packaged = Path(str(importlib.resources.files("kaggle_runner") / SHIPPED))
     try:
         if path.is_file():
@@ -247,7 +247,7 @@ def _sweep_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.y*ml")) if folder.is_dir() else []
 
 
-def _parse(path: Path, found: Findings) -> dict[str, Any]:
+def parse_mapping(path: Path, found: Findings) -> dict[str, Any]:
     """Return the file's mapping, with a problem for everything that JSON could not say."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8-sig"))

@@ -1,0 +1,82 @@
+"""A tiny plan and what runs it in a process of its own, so that it can be killed."""
+
+import os
+import random
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BASELINE = """\
+  trainer: charlm
+  dataset: {corpus}
+  symbols: text8
+  max_length: 16
+  batch_size: 8
+  max_tokens: 1536
+  max_eval_tokens: 512
+  evaluations: 3
+  hidden_size: 16
+  num_hidden_layers: 1
+  num_attention_heads: 2
+  learning_rate: 1.0e-3
+"""
+PLAN = """\
+name: tiny
+seeds: [1, 2, 3]
+baseline:
+{baseline}
+studies:
+  - vary: learning_rate
+    note: Order matters most.
+    values: [1.0e-3, 2.0e-2]
+  - vary: dropout
+    values: [0.0, 0.2]
+final:
+  method: random
+  run_cap: 3
+  parameters:
+    learning_rate: {{distribution: log_uniform_values, min: 1.0e-3, max: 4.0e-2}}
+    lr_scheduler_type: {{values: [cosine, linear, constant]}}
+"""
+RUN = """\
+import sys
+from pathlib import Path
+from kaggle_runner.one_at_a_time import LabOrder
+from kaggle_runner.environment import detect
+from kaggle_runner.session import Deadline
+from kaggle_runner.tuning_plan import read_plan
+from kaggle_runner.tuning_run import run_plan
+from dataclasses import replace
+environment = replace(detect({}), gpus=(), cache_directory=Path(sys.argv[3]), cpu_count=int(sys.argv[4]))
+order = LabOrder(directory=Path(sys.argv[2]), cpu_only=True, deadline=Deadline(at=None, reason="none"))
+run = run_plan(read_plan(Path(sys.argv[1])), order, environment, lambda event: None, lambda stage: None)
+print("ENDED", run.reason or "done")
+"""
+
+
+def write_corpus(folder: Path) -> Path:
+    """Write sentences of a small grammar: enough to learn, not enough to know by heart."""
+    draw = random.Random(0)
+    nouns = ["cat", "dog", "bird", "house", "tree", "river", "stone"]
+    verbs = ["sees", "likes", "finds", "leaves"]
+    sentences = [f"the {draw.choice(nouns)} {draw.choice(verbs)} the {draw.choice(nouns)}." for _ in range(1500)]
+    path = folder / "corpus.txt"
+    path.write_text("\n".join([string.ascii_lowercase, *sentences]))
+    return path
+
+
+def write_plan(folder: Path) -> Path:
+    """Write the tiny plan and its corpus."""
+    path = folder / "tiny.yaml"
+    path.write_text(PLAN.format(baseline=BASELINE.format(corpus=write_corpus(folder))))
+    return path
+
+
+def start_plan(plan: Path, directory: Path, *, workers: int) -> subprocess.Popen[str]:
+    """Run a plan on the CPU without drawing anything."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", RUN, str(plan), str(directory),
+                             str(directory.parent / "cache"), str(workers)],
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,152 @@
+"""A one-at-a-time study: its file, what may differ between two of its runs, and what a journal decides."""
+
+import dataclasses
+
+import pytest
+
+from kaggle_runner.config import CharLMConfig
+from kaggle_runner.decision import Verdict
+from kaggle_runner.errors import StudyError, SweepError
+from kaggle_runner.one_at_a_time import check_one_variable, finished
+from kaggle_runner.plan_summary import study_summary
+from kaggle_runner.study import Status, Study, TrialResult, read_study
+from kaggle_runner.vary_spec import read_vary
+
+FILE = """\
+vary: dropout
+values: [0.1, 0.2]
+seeds: [1, 2, 3]
+note: Small models need little.
+baseline:
+  trainer: charlm
+  dataset: corpus.txt
+  dropout: 0.0
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "dropout_study.yaml"
+    path.write_text(FILE)
+    return read_vary(path)
+
+
+def journal(spec, directory, losses, *, changed=None, hashes=None):
+    """Write the journal of a study whose trials ended with these losses, by (value, seed); none is a failure."""
+    with Study.open_for_writing(directory, name=spec.name, sweep=spec.sweep(), metric="eval/loss", goal="minimize",
+                                seed=None) as study:
+        trials = spec.first_trials() + spec.further_trials(spec.values[1])
+        for trial in trials:
+            key = (trial.params["dropout"], trial.params["seed"])
+            if key not in losses:
+                continue
+            if changed and trial.id in changed:
+                trial = dataclasses.replace(trial, params={**trial.params, **changed[trial.id]})
+            study.record_start(trial, trial.params)
+            failed = losses[key] is None
+            study.record_end(TrialResult(
+                id=trial.id, status=Status.FAILED if failed else Status.COMPLETE, metric=losses[key], tokens=100,
+                reason="the loss became nan" if failed else "", hashes={"text": (hashes or {}).get(trial.id, "a")}))
+    return read_study(directory)
+
+
+def grid(**rows):
+    """Losses for the seeds 1, 2, 3 and so on of each value, named like v0_1 for 0.1."""
+    return {(float(name[1:].replace("_", ".")), seed): loss
+            for name, losses in rows.items() for seed, loss in enumerate(losses, start=1)}
+
+
+def test_the_default_leads_the_values_where_the_file_left_it_out(spec):
+    assert spec.values == (0.0, 0.1, 0.2)
+    assert (spec.variable, spec.default, spec.seeds, spec.extra_seeds) == ("dropout", 0.0, (1, 2, 3), (4, 5))
+    assert spec.baseline == {name: value for name, value in CharLMConfig(dataset="corpus.txt").as_dict().items()
+                             if name != "seed"}
+
+
+def test_every_value_runs_on_the_same_seeds_one_seed_after_the_other(spec):
+    points = [(trial.params["dropout"], trial.params["seed"]) for trial in spec.first_trials()]
+    assert points == [(value, seed) for seed in (1, 2, 3) for value in (0.0, 0.1, 0.2)]
+    assert [(t.id, t.params["dropout"], t.params["seed"]) for t in spec.further_trials(0.2)] == [
+        ("0009", 0.0, 4), ("0010", 0.2, 4), ("0011", 0.0, 5), ("0012", 0.2, 5)]
+
+
+def test_the_file_that_a_study_keeps_is_the_study(spec, tmp_path):
+    copy = tmp_path / "study.yaml"
+    copy.write_text(spec.as_yaml())
+    again = read_vary(copy)
+    assert (again.sweep()["parameters"], again.seeds) == (spec.sweep()["parameters"], spec.seeds)
+
+
+def test_a_journal_decides_and_its_summary_says_why(spec, tmp_path):
+    clear = journal(spec, tmp_path / "clear", grid(v0_0=[2.0, 2.1, 2.2], v0_1=[1.5, 1.61, 1.69], v0_2=[2.4, 2.5, 2.6]))
+    decision = finished(spec, clear)
+    assert (decision.verdict, decision.winner) == (Verdict.ADOPT, 0.1)
+    text = study_summary(spec, clear, decision)
+    assert "**Adopted: dropout 0.1.** 0.1 is better than 0.0 by 0.5" in text
+    assert "| 0 (default) | 3 | 2.10000 | 3.02966 |" in text
+    assert "Small models need little." in text
+
+
+def test_a_lean_needs_two_more_seeds_of_both_contenders(spec, tmp_path):
+    lean = grid(v0_0=[1.00, 1.10, 1.20], v0_1=[0.96, 1.10, 1.13], v0_2=[1.05, 1.11, 1.27])
+    assert finished(spec, journal(spec, tmp_path / "three", lean)) is None
+    five = {**lean, (0.0, 4): 1.0, (0.1, 4): 0.95, (0.0, 5): 1.1, (0.1, 5): 1.04}
+    decision = finished(spec, journal(spec, tmp_path / "five", five))
+    assert (decision.verdict, decision.winner) == (Verdict.ADOPT, 0.1)
+    failed = finished(spec, journal(spec, tmp_path / "failed", {**five, (0.1, 5): None}))
+    assert (failed.verdict, failed.winner) == (Verdict.KEEP, 0.0)
+    assert "trials with the further seeds failed, so the default stays" in failed.reason
+
+
+def test_a_study_with_a_trial_to_run_is_not_decided(spec, tmp_path):
+    assert finished(spec, journal(spec, tmp_path / "s", grid(v0_0=[1.0, 1.1], v0_1=[0.5, 0.6], v0_2=[1, 1]))) is None
+
+
+def test_one_seed_is_a_screening(tmp_path):
+    path = tmp_path / "quick.yaml"
+    path.write_text(FILE.replace("[1, 2, 3]", "[7]"))
+    spec = read_vary(path)
+    snapshot = journal(spec, tmp_path / "s", {(0.0, 7): 2.0, (0.1, 7): 1.0, (0.2, 7): 3.0})
+    decision = finished(spec, snapshot)
+    assert (decision.verdict, decision.winner) == (Verdict.SCREENING, 0.0)
+    assert "Screening, no decision: dropout stays 0." in study_summary(spec, snapshot, decision)
+
+
+def test_two_runs_that_differ_in_more_than_the_variable_are_refused_with_the_difference(spec, tmp_path):
+    losses = grid(v0_0=[2.0, 2.1, 2.2], v0_1=[1.5, 1.6, 1.7], v0_2=[2.4, 2.5, 2.6])
+    snapshot = journal(spec, tmp_path / "s", losses, changed={"0004": {"batch_size": 32}})
+    with pytest.raises(StudyError, match=r"trials 0000 and 0004 differ in batch_size \(64, 32\) besides dropout"):
+        finished(spec, snapshot)
+    with pytest.raises(StudyError, match="trials 0002 and 0003 differ in the text they were trained on"):
+        check_one_variable(journal(spec, tmp_path / "t", losses, hashes={"0003": "b"}), spec.varied)
+
+
+def test_a_baseline_that_failed_leaves_nothing_to_compare(spec, tmp_path):
+    snapshot = journal(spec, tmp_path / "s", grid(v0_0=[2.0, None, 2.2], v0_1=[1.5, 1.6, 1.7], v0_2=[2.4, 2.5, 2.6]))
+    with pytest.raises(StudyError, match=r"the baseline, dropout 0\.0, failed \(the loss became nan\), so nothing can"):
+        finished(spec, snapshot)
+
+
+def test_a_value_that_failed_is_listed_and_never_adopted(spec, tmp_path):
+    snapshot = journal(spec, tmp_path / "s", grid(v0_0=[2.0, 2.1, 2.2], v0_1=[1.5, None, 1.7], v0_2=[2.4, 2.5, 2.6]))
+    decision = finished(spec, snapshot)
+    assert (decision.verdict, decision.winner) == (Verdict.KEEP, 0.0)
+    assert "- trial 0004 failed: the loss became nan" in study_summary(spec, snapshot, decision)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("values: [0.1, 0.2]", "values: [0.1]", r"values: got \[0\.1\], and one value compares nothing; list two or more"),
+    ("values: [0.1, 0.2]", "values: [0.1, 0.1]", r"values\[1\]: 0\.1 is there twice; remove one"),
+    ("values: [0.1, 0.2]", "values: [0.1, 2e-1]", r"values\[1\]: '2e-1' is text to YAML; write 2\.0e-1"),
+    ("vary: dropout", "vary: symbols", "vary: symbols is no hyperparameter: losses over two sets of symbols"),
+    ("vary: dropout", "vary: max_tokens", "vary: max_tokens is no hyperparameter: values are compared at equal tokens"),
+    ("vary: dropout", "vary: lora_r", "vary: 'lora_r' is no hyperparameter; known are trainer, dataset"),
+    ("  dropout: 0.0", "  dropout: 0.0\n  seed: 3", r"baseline\.seed: a study has several; write seeds: \[1, 2, 3\]"),
+    ("  trainer: charlm", "  trainer: charml", "trainer must be one of finetune, charlm, got 'charml'|no such hyper"),
+    ("baseline:", "base:", "base: no such key; did you mean 'baseline'"),
+])
+def test_a_file_that_cannot_work_is_refused_with_the_key(tmp_path, old, new, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(FILE.replace(old, new, 1))
+    with pytest.raises(SweepError, match=message):
+        read_vary(path)

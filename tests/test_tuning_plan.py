@@ -1,0 +1,247 @@
+"""A whole plan on a tiny model: killed and continued it ends alike, and what it writes is what its journals say."""
+
+import json
+import math
+import random
+import re
+import shutil
+import statistics
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kaggle_runner.archive import archive_study, archived_studies, restore_study
+from kaggle_runner.config import config_from_params
+from kaggle_runner.errors import StudyError, SweepError
+from kaggle_runner.study import StudyInfo, read_study
+from kaggle_runner.tuning_plan import check_edits, read_plan, stages
+from tests.lab_plans import start_plan, write_plan
+
+STUDIES = ("0_learning_rate", "1_dropout", "2_bayesian_optimization", "2_bayesian_optimization/confirmation")
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    return write_plan(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture(scope="module")
+def done(plan_file):
+    """The folder of the plan, killed with SIGKILL at three random moments and continued, with two workers."""
+    directory = plan_file.parent / "killed"
+    draw = random.Random(5)
+    kills = sorted(draw.sample(range(5, 75), 3))
+    for rows in kills:
+        process = start_plan(plan_file, directory, workers=2)
+        deadline = time.monotonic() + 200
+        while written_rows(directory) < rows and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    assert finish(plan_file, directory, workers=2) == "ENDED done"
+    return directory
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plan_file):
+    """The folder of the same plan, run at once by one worker."""
+    directory = plan_file.parent / "undisturbed"
+    assert finish(plan_file, directory, workers=1) == "ENDED done"
+    return directory
+
+
+def written_rows(directory):
+    """Count the rows of all trials' histories: how far the plan has come."""
+    total = 0
+    for path in directory.glob("**/history.jsonl"):
+        total += path.read_bytes().count(b"\n")
+    return total
+
+
+def finish(plan_file, directory, *, workers):
+    output, errors = start_plan(plan_file, directory, workers=workers).communicate(timeout=280)
+    assert output.strip(), errors
+    return output.strip()
+
+
+def losses(directory):
+    return {study: {record.trial.id: (record.trial.params, record.result.evaluations, record.result.hashes)
+                    for record in read_study(directory / study).finished} for study in STUDIES}
+
+
+@pytest.mark.slow
+def test_killed_at_three_moments_it_ends_with_the_same_losses_and_decisions(done, undisturbed):
+    assert losses(done) == losses(undisturbed)
+    for study in STUDIES[:3]:
+        assert (done / study / "decision.json").read_text() == (undisturbed / study / "decision.json").read_text()
+    assert (done / "defaults.yaml").read_text() == (undisturbed / "defaults.yaml").read_text()
+    attempts = [record.attempts for study in STUDIES for record in read_study(done / study).records]
+    assert max(attempts) > 1, "no kill has met a running trial"
+
+
+@pytest.mark.slow
+def test_the_numbers_of_a_summary_are_those_of_the_journal(done):
+    for study, variable in (("0_learning_rate", "learning_rate"), ("1_dropout", "dropout")):
+        by_value = {}
+        for line in (done / study / "trials.jsonl").read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "start":
+                key = event["trial"]["params"][variable], event["trial"]["params"]["seed"]
+            elif event["event"] == "end" and event["result"]["status"] == "complete":
+                trial = json.loads((done / study / "trials" / event["result"]["id"] / "config.json").read_text())
+                key = trial[variable], trial["seed"]
+                by_value.setdefault(key[0], {})[key[1]] = event["result"]["metric"]
+        text = (done / study / "summary.md").read_text()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+                if re.match(r"\| [\d.]+", line)]
+        assert len(rows) == len(by_value) == 2
+        (base_row,) = [row for row in rows if "(default)" in row[0]]
+        base = by_value[float(base_row[0].split()[0])]
+        differences = {}
+        for row in rows:
+            own = by_value[float(row[0].split()[0])]
+            assert int(row[1]) == len(own)
+            assert float(row[2]) == pytest.approx(statistics.fmean(own.values()), abs=6e-6)
+            assert float(row[3]) == pytest.approx(statistics.fmean(own.values()) / math.log(2), abs=1.1e-5)
+            if row is not base_row:
+                differences = {seed: base[seed] - own[seed] for seed in own}
+                assert float(row[4]) == pytest.approx(statistics.fmean(differences.values()), abs=6e-6)
+        # of two values the noise is that of their differences, over the square root of 2
+        noise = statistics.stdev(differences.values()) / math.sqrt(2)
+        assert f"Noise: {noise:.5f}" in text
+        errors = statistics.fmean(differences.values()) / (noise * math.sqrt(2 / len(differences)))
+        if errors > 0:
+            assert f"{errors:.1f} standard errors with {len(differences)} seeds" in text
+
+
+@pytest.mark.slow
+def test_the_folders_are_as_a_researcher_knows_them(done, plan_file):
+    for study in STUDIES[:2]:
+        there = {path.name for path in (done / study).iterdir()}
+        assert {"study.yaml", "configs", "summary.md", "decision.json", "trials.jsonl"} <= there
+    config = yaml.safe_load((done / "1_dropout" / "configs" / "0001.yaml").read_text())
+    assert config_from_params(config).as_dict() == config
+    assert config["dropout"] == 0.2
+    assert "plan.yaml" in {path.name for path in done.iterdir()}
+    assert (done / "plan.yaml").read_text() == plan_file.read_text()
+
+
+@pytest.mark.slow
+def test_the_defaults_name_the_study_behind_each_value_and_can_be_trained(done, plan_file):
+    text = (done / "defaults.yaml").read_text()
+    values = yaml.safe_load(text)
+    *_, last = stages(read_plan(plan_file), done)
+    assert values == {**last.baseline, **last.adopted}
+    assert config_from_params({**values, "seed": 1}).as_dict() == {**values, "seed": 1}
+    assert re.search(r"^learning_rate: .* # (0_learning_rate|2_bayesian_optimization), was [\d.]+", text, re.MULTILINE)
+    assert re.search(r"^dropout: .* # 1_dropout, (kept|was 0)", text, re.MULTILINE)
+    assert re.search(r"^hidden_size: 16 +# the plan$", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_plan_that_was_edited_says_which_studies_no_longer_match(done, plan_file, tmp_path):
+    text = plan_file.read_text()
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(text.replace("values: [1.0e-3, 2.0e-2]", "values: [1.0e-3, 2.0e-2, 3.0e-2]"))
+    with pytest.raises(StudyError, match=(
+            r"was edited after it began, and what was run no longer matches: 0_learning_rate \(learning_rate "
+            r"\[0.001, 0.02\] then, \[0.001, 0.02, 0.03\] now\); built on them: 1_dropout, 2_bayesian_optimization; "
+            r"restore the plan as .*plan.yaml has it, or set aside what does not match: python -m kaggle_runner "
+            r"archive .*0_learning_rate --reason")):
+        check_edits(read_plan(edited), done)
+    edited.write_text(text.replace("hidden_size: 16", "hidden_size: 32"))
+    with pytest.raises(StudyError, match=r"0_learning_rate \(hidden_size 16 then, 32 now\)"):
+        check_edits(read_plan(edited), done)
+    edited.write_text(text.replace("vary: dropout\n    values: [0.0, 0.2]",
+                                   "vary: max_grad_norm\n    values: [1.0, 9.0]"))
+    with pytest.raises(StudyError, match=r"1_dropout \(no study of the plan\)"):
+        check_edits(read_plan(edited), done)
+    check_edits(read_plan(plan_file), done)
+
+
+@pytest.mark.slow
+def test_a_study_that_others_depend_on_is_archived_with_force_and_restored(done, plan_file, tmp_path):
+    directory = tmp_path / "copy"
+    shutil.copytree(done, directory)
+    study = directory / "0_learning_rate"
+    defaults = (directory / "defaults.yaml").read_text()
+    with pytest.raises(StudyError, match=(r"others depend on it: defaults.yaml has its learning_rate 0.02; 1_dropout "
+                                          r"started from it; 2_bayesian_optimization started from it; .*--force")):
+        archive_study(study, "wrong text")
+    moved = archive_study(study, "wrong text", force=True, now=datetime(2026, 1, 31, 23, 30))
+    assert moved.directory == directory / "archive_runs" / "2026-01-31_0_learning_rate"
+    assert (moved.reason, moved.date) == ("wrong text", "2026-01-31T23:30:00")
+    assert not study.exists()
+    assert len(read_study(moved.directory).finished) == 6, "it is moved whole"
+    assert archived_studies(directory) == (moved,)
+    counted = list(stages(read_plan(plan_file), directory))
+    assert [stage.decision for stage in counted] == [None], "it is never counted again"
+    assert "learning_rate: 0.001 " in (directory / "defaults.yaml").read_text()
+    assert restore_study(moved.directory) == study
+    assert (directory / "defaults.yaml").read_text() == defaults
+    assert archived_studies(directory) == ()
+
+
+def made_study(directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    info = StudyInfo(name="s", metric="eval/loss", goal="minimize", seed=0, sweep={"parameters": {}}, created=0.0)
+    event = {"event": "study", "name": info.name, "metric": info.metric, "goal": info.goal, "seed": 0, "sweep": {}}
+    (directory / "trials.jsonl").write_text(json.dumps(event) + "\n")
+    return directory
+
+
+def test_studies_of_one_name_archived_on_one_day_have_folders_of_their_own(tmp_path):
+    day = datetime(2026, 1, 31)
+    first = archive_study(made_study(tmp_path / "s"), "a", now=day)
+    second = archive_study(made_study(tmp_path / "s"), "b", now=day)
+    assert [path.name for path in (first.directory, second.directory)] == ["2026-01-31_s", "2026-01-31_s-2"]
+    made_study(tmp_path / "s")
+    with pytest.raises(StudyError, match=r"/s is there already; archive that one first"):
+        restore_study(first.directory)
+
+
+def test_what_cannot_be_archived_is_said_with_the_way_out(tmp_path):
+    with pytest.raises(StudyError, match=r"is not a study: it has no trials\.jsonl"):
+        archive_study(tmp_path, "reason")
+    study = made_study(tmp_path / "s")
+    with pytest.raises(StudyError, match="a study is archived with a reason"):
+        archive_study(study, "  ")
+    moved = archive_study(study, "reason")
+    with pytest.raises(StudyError, match=r"is archived already; restore it with: python -m kaggle_runner restore"):
+        archive_study(moved.directory, "again")
+    with pytest.raises(StudyError, match=r"is not an archived study: it has no archived\.json"):
+        restore_study(tmp_path)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("values: [0.0, 0.2]", "values: [0.2]", r"studies\[1\]\.values: got \[0\.2\], and one value compares nothing"),
+    ("vary: dropout", "vary: dropuot", r"studies\[1\]\.vary: 'dropuot' is no hyperparameter; did you mean 'dropout'"),
+    ("vary: dropout", "vary: seed", r"studies\[1\]\.vary: seed is no hyperparameter: a study repeats it"),
+    ("values: [0.0, 0.2]", "values: [0.0, 1.5]", r"studies\[1\]\.values\[1\]: 1\.5: dropout must be 0 to below 1"),
+    ("values: [0.0, 0.2]", "values: [0.0, {dropout: 0.1, batch_size: 4}]",
+     r"studies\[1\]\.values\[1\]: sets batch_size besides dropout; two runs of a study may differ in one"),
+    ("hidden_size: 16", "hidden_sizes: 16", r"baseline\.hidden_sizes: no such hyperparameter"),
+    ("seeds: [1, 2, 3]", "seeds: [1, 1]", r"seeds: must be a list of different whole numbers, got \[1, 1\]"),
+    ("run_cap: 3", "run_capp: 3", r"final\.run_capp: no such key; did you mean 'run_cap'"),
+    ("max: 4.0e-2", "max: 4.0e-4", r"final\.parameters\.learning_rate\.min: must be below max"),
+    ("studies:", "study:", r"studies: must be a list of studies, got null"),
+    ("note: Order", "nots: Order", r"studies\[0\]\.nots: no such key"),
+])
+def test_a_plan_that_cannot_work_is_refused_with_the_key(plan_file, tmp_path, old, new, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(plan_file.read_text().replace(old, new, 1))
+    with pytest.raises(SweepError, match=message):
+        read_plan(path)
+
+
+@pytest.mark.parametrize("name", ["charlm_plan", "charlm_plan_small"])
+def test_the_plans_that_ship_have_the_studies_of_the_lab(name):
+    plan = read_plan(Path(f"sweeps/{name}.yaml"))
+    assert [study.name for study in plan.studies] == ["learning_rate", "batch_size", "dropout", "label_smoothing",
+                                                      "gradient_clipping"]
+    assert set(plan.final["parameters"]) == {"learning_rate", "warmup_ratio", "lr_scheduler_type", "min_lr_rate",
+                                             "weight_decay"}
+    assert plan.seeds == (1, 2, 3)
