@@ -136,8 +136,7 @@ def read_configuration(path: Path, config_type: type | None = None,
     path = find_file(path)
     found = Findings()
     values = parse_mapping(path, found)
-    if "parameters" in values:
-        raise SweepError(str(path), [f"is a sweep file; run it with: python -m kaggle_runner sweep {path}"])
+    refuse_other_file(path, values, "train")
     raw = {"method": "grid", "metric": {"name": metrics[0], "goal": "minimize"},
            "parameters": {name: {"value": value} for name, value in values.items()}}
     try:
@@ -161,6 +160,7 @@ def check_config(raw: Mapping[str, Any], source: str, config_type: type | None =
 
 def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type | None,
              metrics: Sequence[str]) -> SweepSpec:
+    refuse_other_file(path, raw, "sweep")
     config_type = wanted_type or _config_type(found, raw.get("parameters"))
     for key in raw:
         check_key(found, key, raw[key], config_type)
@@ -178,6 +178,20 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
                      target=target, parameters=parameters, early_terminate=early_terminate, run_cap=run_cap, raw=raw)
     _warn_about_trials(found, spec, config_type)
     return dataclasses.replace(spec, warnings=tuple(found.warnings))
+
+
+def refuse_other_file(path: Path, raw: Mapping[str, Any], command: str) -> None:
+    """Refuse a file that is for another command than this one.
+
+    Raises:
+        SweepError: names the command it is for.
+    """
+    for mark, kind, its in (("studies", "a tuning plan", "tune"), ("vary", "a one-at-a-time study", "vary"),
+                            ("parameters", "a sweep file", "sweep")):
+        if mark in raw and its != command:
+            raise SweepError(str(path), [f"is {kind}; run it with: python -m kaggle_runner {its} {path}"])
+        if mark in raw:
+            return
 
 
 def _config_type(found: Findings, parameters: Any) -> type:
@@ -223,7 +237,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def find_file(path: Path) -> Path:
+def find_file(path: Path, mark: str = "parameters") -> Path:
+    """Return where a file is, of the package's own those with `mark` as a key: a sweep, a plan, a study.
+
+    Raises:
+        SweepError: there is none; names those that were probably meant.
+    """
     packaged = Path(str(importlib.resources.files("kaggle_runner") / SHIPPED))
     try:
         if path.is_file():
@@ -236,10 +255,12 @@ def find_file(path: Path) -> Path:
         near = {Path(name).stem: path.parent / name for name in _sweep_files(path.parent)}
     except OSError as error:
         raise SweepError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    known = {Path(name).stem: Path(SHIPPED, name) for name in _sweep_files(packaged)} | near
+    ours = [name for name in _sweep_files(packaged) if f"\n{mark}:" in (packaged / name).read_text(encoding="utf-8")]
+    known = {Path(name).stem: Path(SHIPPED, name) for name in ours} | near
     close = difflib.get_close_matches(path.stem, known, n=1)
+    kind = "sweep " if mark == "parameters" else ""
     way_out = (f"did you mean {known[close[0]]}?" if close else
-               f"give your own sweep file, or one that ships: {', '.join(map(str, known.values()))}")
+               f"give your own {kind}file, or one that ships: {', '.join(map(str, known.values()))}")
     raise SweepError(str(path), [f"no such file; {way_out}"])
 
 

@@ -16,7 +16,7 @@ from kaggle_runner.final_sweep import Confirmation, confirm_directory, confirmat
 from kaggle_runner.findings import Findings, spelled
 from kaggle_runner.one_at_a_time import finished
 from kaggle_runner.study import JOURNAL, Snapshot, read_study
-from kaggle_runner.sweep import SweepSpec, check_config, find_file, parse_mapping
+from kaggle_runner.sweep import SweepSpec, check_config, find_file, parse_mapping, refuse_other_file
 from kaggle_runner.vary_spec import (
     METRIC,
     SEEDS,
@@ -99,8 +99,9 @@ def read_plan(path: Path) -> TuningPlan:
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
-    path, found = find_file(path), Findings()
+    path, found = find_file(path, "studies"), Findings()
     raw = parse_mapping(path, found)
+    refuse_other_file(path, raw, "tune")
     check_keys(found, "", raw, ("name", "note", "seeds", "baseline", "studies", "final"))
     baseline = check_baseline(found, str(path), raw.get("baseline"))
     seeds = check_seeds(found, "seeds", raw["seeds"]) if "seeds" in raw else SEEDS

@@ -15,7 +15,7 @@ from kaggle_runner.decision import EXTRA_SEEDS, same
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.findings import Findings, spelled, suggestion, yaml_number
 from kaggle_runner.study import Trial
-from kaggle_runner.sweep import check_config, find_file, parse_mapping
+from kaggle_runner.sweep import check_config, find_file, parse_mapping, refuse_other_file
 
 METRIC = "eval/loss"
 SEEDS = (1, 2, 3)
@@ -104,8 +104,9 @@ def read_vary(path: Path) -> VarySpec:
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
-    path, found = find_file(path), Findings()
+    path, found = find_file(path, "vary"), Findings()
     raw = parse_mapping(path, found)
+    refuse_other_file(path, raw, "vary")
     check_keys(found, "", raw, ("vary", "values", "seeds", "baseline", "name", "note"))
     baseline = check_baseline(found, str(path), raw.get("baseline"))
     study = check_study(found, "", raw, baseline)

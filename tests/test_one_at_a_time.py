@@ -1,6 +1,7 @@
 """A one-at-a-time study: its file, what may differ between two of its runs, and what a journal decides."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.one_at_a_time import check_one_variable, finished
 from kaggle_runner.plan_summary import study_summary
 from kaggle_runner.study import Status, Study, TrialResult, read_study
+from kaggle_runner.sweep import read_sweep
+from kaggle_runner.tuning_plan import read_plan
 from kaggle_runner.vary_spec import read_vary
 
 FILE = """\
@@ -150,3 +153,21 @@ def test_a_file_that_cannot_work_is_refused_with_the_key(tmp_path, old, new, mes
     path.write_text(FILE.replace(old, new, 1))
     with pytest.raises(SweepError, match=message):
         read_vary(path)
+
+
+@pytest.mark.parametrize(("read", "name", "way_out"), [
+    (read_vary, "demo", "is a sweep file; run it with: python -m kaggle_runner sweep"),
+    (read_vary, "charlm_plan", "is a tuning plan; run it with: python -m kaggle_runner tune"),
+    (read_plan, "charlm_vary", "is a one-at-a-time study; run it with: python -m kaggle_runner vary"),
+    (read_sweep, "charlm_plan_small", "is a tuning plan; run it with: python -m kaggle_runner tune"),
+])
+def test_a_file_of_another_command_is_sent_there(read, name, way_out):
+    with pytest.raises(SweepError, match=way_out):
+        read(Path(f"sweeps/{name}.yaml"))
+
+
+def test_a_file_that_is_not_there_lists_those_of_its_kind_that_ship():
+    with pytest.raises(SweepError, match=r"one that ships: sweeps/charlm_vary\.yaml$"):
+        read_vary(Path("nowhere/x.yaml"))
+    with pytest.raises(SweepError, match=r"did you mean sweeps/charlm_plan_small\.yaml"):
+        read_plan(Path("charlm_plan_smal.yaml"))

@@ -28,29 +28,31 @@ def plan_file(tmp_path_factory):
     return write_plan(tmp_path_factory.mktemp("plan"))
 
 
-@pytest.fixture(scope="module")
-def done(plan_file):
-    """The folder of the plan, killed with SIGKILL at three random moments and continued, with two workers."""
-    directory = plan_file.parent / "killed"
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_plan_killed_at_three_moments_is_the_plan_and_all_that_it_writes_is_true(plan_file, tmp_path):
+    """One story, because a plan takes a minute: run it killed and undisturbed, then look at everything it left."""
+    killed, undisturbed = plan_file.parent / "killed", plan_file.parent / "undisturbed"
+    kill_at_three_random_moments(plan_file, killed)
+    assert finish(plan_file, killed, workers=2) == "ENDED done"
+    assert finish(plan_file, undisturbed, workers=1) == "ENDED done"
+    killed_at_three_moments_it_ends_with_the_same_losses_and_decisions(killed, undisturbed)
+    the_numbers_of_a_summary_are_those_of_the_journal(killed)
+    the_folders_are_as_a_researcher_knows_them(killed, plan_file)
+    the_defaults_name_the_study_behind_each_value_and_can_be_trained(killed, plan_file)
+    a_plan_that_was_edited_says_which_studies_no_longer_match(killed, plan_file, tmp_path)
+    a_study_that_others_depend_on_is_archived_with_force_and_restored(killed, plan_file, tmp_path)
+
+
+def kill_at_three_random_moments(plan_file, directory):
     draw = random.Random(5)
-    kills = sorted(draw.sample(range(5, 75), 3))
-    for rows in kills:
+    for rows in sorted(draw.sample(range(5, 75), 3)):
         process = start_plan(plan_file, directory, workers=2)
         deadline = time.monotonic() + 200
         while written_rows(directory) < rows and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.kill()
         process.communicate()
-    assert finish(plan_file, directory, workers=2) == "ENDED done"
-    return directory
-
-
-@pytest.fixture(scope="module")
-def undisturbed(plan_file):
-    """The folder of the same plan, run at once by one worker."""
-    directory = plan_file.parent / "undisturbed"
-    assert finish(plan_file, directory, workers=1) == "ENDED done"
-    return directory
 
 
 def written_rows(directory):
@@ -72,8 +74,7 @@ def losses(directory):
                     for record in read_study(directory / study).finished} for study in STUDIES}
 
 
-@pytest.mark.slow
-def test_killed_at_three_moments_it_ends_with_the_same_losses_and_decisions(done, undisturbed):
+def killed_at_three_moments_it_ends_with_the_same_losses_and_decisions(done, undisturbed):
     assert losses(done) == losses(undisturbed)
     for study in STUDIES[:3]:
         assert (done / study / "decision.json").read_text() == (undisturbed / study / "decision.json").read_text()
@@ -82,8 +83,7 @@ def test_killed_at_three_moments_it_ends_with_the_same_losses_and_decisions(done
     assert max(attempts) > 1, "no kill has met a running trial"
 
 
-@pytest.mark.slow
-def test_the_numbers_of_a_summary_are_those_of_the_journal(done):
+def the_numbers_of_a_summary_are_those_of_the_journal(done):
     for study, variable in (("0_learning_rate", "learning_rate"), ("1_dropout", "dropout")):
         by_value = {}
         for line in (done / study / "trials.jsonl").read_text().splitlines():
@@ -117,8 +117,7 @@ def test_the_numbers_of_a_summary_are_those_of_the_journal(done):
             assert f"{errors:.1f} standard errors with {len(differences)} seeds" in text
 
 
-@pytest.mark.slow
-def test_the_folders_are_as_a_researcher_knows_them(done, plan_file):
+def the_folders_are_as_a_researcher_knows_them(done, plan_file):
     for study in STUDIES[:2]:
         there = {path.name for path in (done / study).iterdir()}
         assert {"study.yaml", "configs", "summary.md", "decision.json", "trials.jsonl"} <= there
@@ -129,8 +128,7 @@ def test_the_folders_are_as_a_researcher_knows_them(done, plan_file):
     assert (done / "plan.yaml").read_text() == plan_file.read_text()
 
 
-@pytest.mark.slow
-def test_the_defaults_name_the_study_behind_each_value_and_can_be_trained(done, plan_file):
+def the_defaults_name_the_study_behind_each_value_and_can_be_trained(done, plan_file):
     text = (done / "defaults.yaml").read_text()
     values = yaml.safe_load(text)
     *_, last = stages(read_plan(plan_file), done)
@@ -141,8 +139,7 @@ def test_the_defaults_name_the_study_behind_each_value_and_can_be_trained(done, 
     assert re.search(r"^hidden_size: 16 +# the plan$", text, re.MULTILINE)
 
 
-@pytest.mark.slow
-def test_a_plan_that_was_edited_says_which_studies_no_longer_match(done, plan_file, tmp_path):
+def a_plan_that_was_edited_says_which_studies_no_longer_match(done, plan_file, tmp_path):
     text = plan_file.read_text()
     edited = tmp_path / "edited.yaml"
     edited.write_text(text.replace("values: [1.0e-3, 2.0e-2]", "values: [1.0e-3, 2.0e-2, 3.0e-2]"))
@@ -162,8 +159,7 @@ def test_a_plan_that_was_edited_says_which_studies_no_longer_match(done, plan_fi
     check_edits(read_plan(plan_file), done)
 
 
-@pytest.mark.slow
-def test_a_study_that_others_depend_on_is_archived_with_force_and_restored(done, plan_file, tmp_path):
+def a_study_that_others_depend_on_is_archived_with_force_and_restored(done, plan_file, tmp_path):
     directory = tmp_path / "copy"
     shutil.copytree(done, directory)
     study = directory / "0_learning_rate"
