@@ -37,6 +37,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.fake_kernels import tensors_of
 from kaggle_runner.finetune import train_adapter
 from kaggle_runner.memory import CPU, GPU, Target, predict
+from kaggle_runner.memory_trace import fullest_evaluation
 from kaggle_runner.model_shapes import known_models
 from kaggle_runner.tokens import EncodedData
 from kaggle_runner.trial_control import Control
@@ -140,9 +141,9 @@ def real_peak_bytes(base: BaseModel, config: FinetuneConfig, folder: Path) -> in
     """Train and evaluate, and return the most bytes that torch's allocator had given out at once."""
     gc.collect()  # what loading left behind must not be given back while the profiler counts
     held_bytes = sum(tensor.nbytes for tensor in tensors_of(base.model))
-    limit = max(config.batch_size * config.max_length, 1024)
+    count, length = fullest_evaluation(config)
     data = EncodedData(train=rows([config.max_length] * 6 + [config.max_length - 1] * 2),
-                       validation=rows([config.max_length] * (limit // config.max_length)), sha256="", notes={})
+                       validation=rows([length] * count), sha256="", notes={})
     control = Control(poll=lambda: None, emit=lambda event: None, directory=folder)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         train_adapter(base, data, config, "0", control)

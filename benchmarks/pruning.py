@@ -1,6 +1,6 @@
 """Measure what the rung gate saves and whether it loses the winner.
 
-    python benchmarks/pruning.py [--configurations 20] [--seeds 3] [--surface-seeds 10]
+    python benchmarks/pruning.py [--configurations 20] [--seeds 3] [--surface-seeds 10] [--out curves.json]
 
 Part 1: fixed configurations of the demo model, trained to their end with an evaluation at every rung. A trial that
 the gate lets on is the same as one that was never judged, so the gate is replayed exactly on the recorded losses,
@@ -10,6 +10,7 @@ equal cost, counted in steps. Prints two lines for RESULTS.md.
 """
 
 import argparse
+import json
 import math
 import os
 import platform
@@ -33,6 +34,8 @@ from kaggle_runner.tokens import encode
 from kaggle_runner.trial_control import Control
 
 STEPS = 50
+SHORT = {"gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 64, "max_eval_samples": 24}
+"""Settings of the demo sweep that keep a trial at five seconds; the first rung must lie after the warm-up."""
 MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"
 
 
@@ -42,21 +45,23 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--surface-seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, help="write the recorded losses of part 1 as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        demo_model(Path(folder), arguments.configurations, arguments.seeds)
+        recorded = demo_model(Path(folder), arguments.configurations, arguments.seeds)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(recorded))
         surface(Path(folder), arguments.surface_seeds)
 
 
-def demo_model(folder: Path, configurations: int, seeds: int) -> None:
-    """Part 1."""
+def demo_model(folder: Path, configurations: int, seeds: int) -> list[list[dict[int, float]]]:
+    """Part 1; returns the losses by step of every trial of every seed."""
     spec = read_sweep(shipped_sweep("demo"))
-    base_config = FinetuneConfig.from_params({**spec.fixed, "max_steps": STEPS, "eval_steps": STEPS,
-                                              "gradient_accumulation_steps": 1})
+    base_config = FinetuneConfig.from_params({**spec.fixed, **SHORT, "max_steps": STEPS, "eval_steps": STEPS})
     gate = rung_gate(spec, base_config)
     base = load_base(base_config, torch.device("cpu"))
     data = encode(load_rows(base_config, cache_directory=folder), base.tokenizer, base_config, cache_directory=folder)
-    shares, kept = [], 0
+    shares, kept, recorded = [], 0, []
     for seed in range(seeds):
         draw = random.Random(seed)
         curves = []
@@ -67,6 +72,7 @@ def demo_model(folder: Path, configurations: int, seeds: int) -> None:
             result = train_adapter(base, data, config, str(number), Control(
                 poll=lambda: None, emit=lambda event: None, directory=folder / "trial", rung_steps=gate.steps))
             curves.append(dict(result.evaluations))
+        recorded.append(curves)
         ended = replayed(gate, curves)
         winner = min(range(configurations), key=lambda n: curves[n][STEPS])
         survivors = [n for n in range(configurations) if ended[n] == STEPS]
@@ -77,6 +83,7 @@ def demo_model(folder: Path, configurations: int, seeds: int) -> None:
               f"{len(survivors)} trained to the end, {shares[-1]:.0%} of the steps", flush=True)
     print(f"pruning, demo model | {MACHINE} | {configurations} configurations, {seeds} seeds: the same best trial in "
           f"{kept} of {seeds}, {max(shares):.0%} of the steps at most")
+    return recorded
 
 
 def replayed(gate: RungGate, curves: list[dict[int, float]]) -> list[int]:

@@ -4,7 +4,7 @@ Only complete trials are compared; what was pruned, failed or still runs is carr
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Row:
     peak_bytes: int | None = None
     predicted_bytes: int | None = None
     """Peak that was predicted before the trial ran, none if none was."""
+    predicted_parts: Mapping[str, int] = field(default_factory=dict)
+    """What the predicted peak is made of, in bytes."""
     phases: Mapping[str, float]
     """Seconds by phase."""
 
@@ -174,7 +176,7 @@ def _row(record: TrialRecord) -> Row:
                origin=trial.origin, reason=result.reason, steps=result.steps, seconds=result.seconds,
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,
-               phases=dict(result.seconds_by_phase))
+               predicted_parts=dict(result.notes.get("predicted_parts", {})), phases=dict(result.seconds_by_phase))
 
 
 def _varied(axes: Sequence[Axis], complete: Sequence[Row]) -> tuple[Axis, ...]:

@@ -59,13 +59,12 @@ def outline(layer: nn.Module) -> tuple[tuple[Any, ...], ...]:
 
 
 def own_head(shape: Any) -> bool:
-    """Say whether the output matrix alone gives the logits, as `base_model` finds out by trying it.
+    """Say whether the output matrix gives the logits, capped or not, by a model's config.
 
-    Source: the attributes by which the families in transformers 5.23 scale or cap their logits.
+    Source: the attributes by which the families in transformers 5.23 scale their logits.
     """
     scales = (getattr(shape.get_text_config(), name, None) for name in ("logit_scale", "logits_scaling"))
-    return (getattr(shape.get_text_config(), "final_logit_softcapping", None) is None
-            and all(scale in (None, 1, 1.0) for scale in scales))
+    return all(scale in (None, 1, 1.0) for scale in scales)
 
 
 def quantization_of(config: FinetuneConfig, model_config: Mapping[str, Any]) -> Mapping[str, Any] | None:

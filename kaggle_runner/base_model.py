@@ -4,6 +4,7 @@ Nothing here trains. A base stays exactly as it was loaded, so every trial start
 """
 
 import hashlib
+import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ from typing import Any
 import bitsandbytes
 import torch
 import transformers
+from transformers.integrations.liger import apply_liger_kernel
 
 from kaggle_runner.attention import expand_grouped_queries
+from kaggle_runner.bare_model import own_head
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.loss import logit_cap, logits_of
+from kaggle_runner.model_shapes import OVERFLOWING, require_bfloat16
 
 MINIMUM_CAPABILITY = (7, 0)
 """Torch's CUDA 12.8 wheels have no kernels below it. Source: docker-python issue 1546."""
@@ -28,14 +33,14 @@ MINIMUM_CAPABILITY = (7, 0)
 class BaseModel:
     """A frozen causal language model on its device, with its tokenizer."""
 
-    key: tuple[str, bool]
-    """Model name and whether it is quantised: two trials with equal keys share the base."""
+    key: tuple[str, bool, bool]
+    """Model name, whether it is quantised, and whether Liger's kernels are in it: trials with equal keys share it."""
     model: Any
     """The transformers model; its linear layers are 4-bit when quantised."""
     tokenizer: Any
     device: torch.device
     compute_dtype: torch.dtype
-    """Dtype of the matrix products: float16 on CUDA, float32 on a CPU."""
+    """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU."""
     sha256: str
     """Of the folder's files, or `commit:` and the hub's commit."""
     own_head: bool
@@ -44,22 +49,25 @@ class BaseModel:
     """Wall time of loading and quantising."""
 
 
-def base_key(config: FinetuneConfig) -> tuple[str, bool]:
+def base_key(config: FinetuneConfig) -> tuple[str, bool, bool]:
     """Name the base that a config needs."""
-    return (config.model, config.load_in_4bit)
+    return (config.model, config.load_in_4bit, config.use_liger_kernel)
 
 
 def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     """Load the base of a config onto a device, quantised to NF4 with double quantisation if asked for.
 
     Raises:
-        ModelError: the folder is missing, is not a causal language model, or the hub cannot be reached.
-        HostError: the GPU is too old for torch.
+        ModelError: the folder is missing, is not a causal language model, or the hub cannot be reached; or the family
+            overflows in float16, and the GPU has nothing else.
+        HostError: the GPU is too old for torch, or Liger's kernels are wanted and cannot run here.
     """
     started = time.perf_counter()
-    compute_dtype = compute_dtype_of(device)
+    if config.use_liger_kernel:
+        _require_liger(device)
     source = model_source(config.model)
     model_config = _read_config(config.model, source)
+    compute_dtype = compute_dtype_of(device, model_config.model_type)
     quantised_already = getattr(model_config, "quantization_config", None) is not None
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)}}
     if config.load_in_4bit and not quantised_already:
@@ -77,21 +85,24 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     _freeze(model, compute_dtype)
     if device.type == "cuda":
         expand_grouped_queries(model, torch.cuda.get_device_capability(device))
+    if config.use_liger_kernel:
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})  # the loss is ours
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
-                     own_head=_own_head_is_exact(model, device), seconds=time.perf_counter() - started)
+                     own_head=own_head(model.config) and _own_head_is_exact(model, device),
+                     seconds=time.perf_counter() - started)
 
 
-def compute_dtype_of(device: torch.device) -> torch.dtype:
-    """Choose the dtype of the matrix products.
+def compute_dtype_of(device: torch.device, model_type: str = "") -> torch.dtype:
+    """Choose the dtype of the matrix products of a family of models on a device of this machine.
 
-    float16 on CUDA: a T4 emulates bfloat16 (facts: `is_bf16_supported()` says yes all the same). float32 on a CPU:
-    exact, and as fast as the alternatives where the processor has no bfloat16 instructions.
+    float32 on a CPU: exact, and as fast as the alternatives where the processor has no bfloat16 instructions.
 
     Raises:
         HostError: the GPU is too old for torch.
+        ModelError: the family needs bfloat16, and the GPU has none.
     """
     if device.type != "cuda":
         return torch.float32
@@ -99,7 +110,19 @@ def compute_dtype_of(device: torch.device) -> torch.dtype:
     if capability < MINIMUM_CAPABILITY:
         raise HostError(f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, "
                         f"torch has no kernels below 7.0; choose a T4")
-    return torch.float16
+    return half_dtype(capability, model_type)
+
+
+def half_dtype(capability: tuple[int, int], model_type: str) -> torch.dtype:
+    """Choose the 16 bits that a family computes in on a GPU: float16, or bfloat16 where float16 would overflow.
+
+    Raises:
+        ModelError: the family needs bfloat16, and below compute capability 8.0 it is only emulated.
+    """
+    if model_type not in OVERFLOWING:
+        return torch.float16
+    require_bfloat16(model_type, capability >= (8, 0))
+    return torch.bfloat16
 
 
 def model_source(model: str) -> str:
@@ -129,6 +152,14 @@ def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             yield module
+
+
+def _require_liger(device: torch.device) -> None:
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise HostError("use_liger_kernel is true, but liger-kernel is not installed; run: pip install liger-kernel, "
+                        "or set it to false")
+    if device.type != "cuda":
+        raise HostError("use_liger_kernel is true, but Liger's kernels run on GPUs only; set it to false")
 
 
 def _read_config(model: str, source: str) -> Any:
@@ -163,16 +194,17 @@ def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def _own_head_is_exact(model: Any, device: torch.device) -> bool:
-    """Check that decoder and output matrix give the model's own logits; some families scale or cap them."""
+    """Check that decoder, output matrix and cap give the model's own logits; some families scale them."""
     model.eval()
     head = model.get_output_embeddings()
     decoder = getattr(model, model.base_model_prefix, None)
     if head is None or decoder is None or decoder is model:
         return False
     tokens_BT = torch.arange(8, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
-    with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
+    dtype = head.weight.dtype
+    with torch.autocast(device.type, dtype=dtype, enabled=device.type == "cuda"):
         hidden_BTD = decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        own_BTV = head(hidden_BTD).float()
+        own_BTV = logits_of(head, logit_cap(model), hidden_BTD)
         full_BTV = model(input_ids=tokens_BT, use_cache=False).logits.float()
     return torch.allclose(own_BTV, full_BTV, atol=1e-3, rtol=1e-3)
 

@@ -81,6 +81,8 @@ class FinetuneConfig:
     """Quantise the base to NF4 with double quantisation; false keeps it in 16 or 32 bits."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: about half the memory for a fifth of the speed."""
+    use_liger_kernel: bool = False
+    """Use Liger's fused norms, rotations and activations, where liger-kernel is installed; GPUs only."""
     optim: str = "adamw_torch"
     """Optimizer: `adamw_torch`, or bitsandbytes' `adamw_8bit` and `paged_adamw_8bit`."""
     seed: int = 42

@@ -291,7 +291,7 @@ def _set_checkpointing(model: Any, on: bool) -> None:
 
 
 def _autocast(base: BaseModel) -> torch.autocast:
-    return torch.autocast(base.device.type, dtype=torch.float16, enabled=base.compute_dtype is torch.float16)
+    return torch.autocast(base.device.type, dtype=base.compute_dtype, enabled=base.compute_dtype is not torch.float32)
 
 
 def _eval_batches(rows: EncodedRows, config: FinetuneConfig) -> list[np.ndarray]:

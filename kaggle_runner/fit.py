@@ -15,6 +15,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.environment import Environment
 from kaggle_runner.gpu import GIB, Gpu, in_gib
 from kaggle_runner.memory import CPU, GPU, Prediction, Target, predict
+from kaggle_runner.model_shapes import read_model_config, require_bfloat16
 
 LIBRARIES_BYTES = int(0.55 * GIB)
 """RAM of a worker before it trains: Python, torch, transformers, peft and bitsandbytes.
@@ -35,6 +36,8 @@ class Room:
     """Why so many bytes and no more."""
     cache_directory: Path | None
     """Where predictions are kept; none: nowhere."""
+    has_bfloat16: bool = True
+    """Whether families that overflow in float16 can be trained here."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the room as plain JSON values."""
@@ -77,7 +80,7 @@ def room_of_gpu(gpu: Gpu, cache_directory: Path | None = None) -> Room:
     reason = (f"{in_gib(gpu.usable_bytes)} usable, less {in_gib(DEVICE_MARGIN_BYTES)} for the CUDA context and "
               f"fragmentation")
     return Room(budget_bytes=gpu.usable_bytes - DEVICE_MARGIN_BYTES, target=GPU, device=gpu.name, reason=reason,
-                cache_directory=cache_directory)
+                cache_directory=cache_directory, has_bfloat16=gpu.supports_bfloat16)
 
 
 def room_of(environment: Environment) -> Room:
@@ -89,7 +92,8 @@ def room_of(environment: Environment) -> Room:
     budget, cache = budget_for(environment), environment.cache_directory
     if budget.device_bytes is not None:
         return Room(budget_bytes=budget.device_bytes, target=GPU, device=environment.gpus[0].name,
-                    reason=budget.reasons["device_bytes"], cache_directory=cache)
+                    reason=budget.reasons["device_bytes"], cache_directory=cache,
+                    has_bfloat16=all(gpu.supports_bfloat16 for gpu in environment.gpus))
     reason = f"{budget.reasons['host_bytes']}, less {in_gib(LIBRARIES_BYTES)} for the worker's libraries"
     return Room(budget_bytes=budget.host_bytes - LIBRARIES_BYTES, target=CPU, device="the CPU", reason=reason,
                 cache_directory=cache)
@@ -102,11 +106,13 @@ def fit_trial(params: Mapping[str, Any], room: Room, model_config: Mapping[str, 
 
     Raises:
         ConfigError: a parameter that cannot work.
-        ModelError: the model is not known, or cannot be built or traced from its config.
+        ModelError: the model is not known, cannot be built or traced from its config, or overflows on this device.
         MissingPackages: it is not in the cache, and what a trace needs is not installed.
     """
     config = FinetuneConfig.from_params(params)
     stated = "gradient_checkpointing" in params
+    model_config = read_model_config(config.model) if model_config is None else model_config
+    require_bfloat16(model_config["model_type"], room.has_bfloat16)
     prediction = predict(config, model_config, target=room.target, cache_directory=room.cache_directory)
     without_bytes = None if config.gradient_checkpointing else prediction.peak_bytes
     reason = "as the sweep says" if stated else "it fits without computing activations again"

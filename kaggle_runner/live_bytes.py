@@ -68,6 +68,10 @@ class LiveBytes(TorchDispatchMode):
             positions = torch.empty(self.rows, args[1][0].ndim, dtype=torch.int64)
             self._hold(positions, self._label)
             args = (args[0], list(positions.unbind(1)))
+        if name == "aten::index_put":
+            # the gradient of an index: written in place but for fake tensors.
+            # Source: PyTorch, FunctionsManual.cpp, index_backward
+            return torch.ops.aten.index_put_.default(*args, **kwargs)
         if name == "bitsandbytes::gemm_4bit":
             self._dequantise(args[0], args[2], kwargs.get("absmax_8bit"))
         out = func(*args, **kwargs)

@@ -86,6 +86,13 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
     return Trace(peaks=peaks, layers=layers, layers_traced=traced)
 
 
+def fullest_evaluation(config: FinetuneConfig) -> tuple[int, int]:
+    """Return rows and length of the evaluation batch that has the most tokens."""
+    limit = max(config.batch_size * config.max_length, finetune.EVAL_TOKENS)
+    return max(((limit // length, length) for length in range(8, config.max_length + 1)),
+               key=lambda shape: (shape[0] * shape[1], shape[1]))
+
+
 def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
            layers: int) -> Mapping[str, Peak] | None:
     """Return the peaks with `layers` layers from a bare model that may have fewer; none if these are not alike."""
@@ -151,9 +158,7 @@ def _micro_batch(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> No
 
 def _evaluate(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
     """Evaluate one batch of the shape that has the most tokens."""
-    limit = max(config.batch_size * config.max_length, finetune.EVAL_TOKENS)
-    count, length = max(((limit // length, length) for length in range(8, config.max_length + 1)),
-                        key=lambda shape: (shape[0] * shape[1], shape[1]))
+    count, length = fullest_evaluation(config)
     live.rows = count * (length - 1)
     rows = EncodedRows(tokens=np.zeros(count * length, dtype=np.int32), starts=np.arange(count + 1) * length,
                        completion_starts=np.ones(count, dtype=np.int32))

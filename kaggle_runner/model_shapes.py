@@ -18,6 +18,13 @@ from kaggle_runner.errors import ModelError
 
 PREQUANTISED = "-bnb-4bit"
 """Ending of the hub names of checkpoints that bitsandbytes has quantised: NF4, twice, stored for bfloat16."""
+OVERFLOWING = frozenset({
+    "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "glm4_moe", "glm4_moe_lite", "gpt_oss",
+    "qwen3_5", "qwen3_5_text", "qwen3_moe"})
+"""Families whose activations grow beyond float16's 65,504: the loss scaler would skip their steps, silently.
+
+Source: unslothai/unsloth-zoo, model_lists.py, FORCE_FLOAT32.
+"""
 _NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": True}
 
@@ -61,6 +68,17 @@ def read_model_config(model: str, environ: Mapping[str, str] = os.environ) -> di
     meant = f"did you mean {close[0]}? else " if close else ""
     raise ModelError(f"the shape of {model!r} is not known here; {meant}put its config.json into a folder and give "
                      f"that folder as model")
+
+
+def require_bfloat16(model_type: str, has_bfloat16: bool) -> None:
+    """Refuse a family that overflows in float16 on a GPU that has nothing better.
+
+    Raises:
+        ModelError: it would.
+    """
+    if model_type in OVERFLOWING and not has_bfloat16:
+        raise ModelError(f"{model_type} models overflow in float16, and a GPU below compute capability 8.0 has no "
+                         f"bfloat16; choose a Llama, Qwen2.5, Qwen3, Mistral or Phi model, or a GPU such as an L4")
 
 
 @functools.cache

@@ -267,11 +267,9 @@ def _time(analysis: Analysis) -> Figure | None:
     whole = [sum(row.seconds for row in some) / len(some) for some in groups]
     parts["other"] = [max(0.0, whole[i] - sum(parts[phase][i] for phase in phases)) for i in range(len(groups))]
     place = {row.id: i for i, row in enumerate(analysis.rows)}
-    traces = [{
-        "type": "bar", "name": text(phase), "x": [some[0].number + (len(some) - 1) / 2 for some in groups],
-        "y": short(seconds * per_hour / 3600 for seconds in spent), "marker": {"color": color},
-        "meta": {"trials": group == 1}, "customdata": [place[some[0].id] for some in groups]}
-        for (phase, spent), color in zip(parts.items(), [*SERIES[:len(phases)], FAINT], strict=True)]
+    traces = _stack({phase: [seconds * per_hour / 3600 for seconds in spent] for phase, spent in parts.items()},
+                    x=[some[0].number + (len(some) - 1) / 2 for some in groups],
+                    places=[place[some[0].id] for some in groups], of_trials=group == 1)
     each = "in a trial" if group == 1 else f"in a trial, mean of {group}"
     return Figure(key="time", title="Time by trial, and what it went into", sentence=say.time(analysis),
                   traces=tuple(traces), layout={
@@ -280,17 +278,40 @@ def _time(analysis: Analysis) -> Figure | None:
                       "legend": {"traceorder": "normal"}})
 
 
+def _stack(parts: Mapping[str, Sequence[float]], *, x: Sequence[float], places: Sequence[int],
+           of_trials: bool) -> list[dict[str, Any]]:
+    """Return bars that stand on each other; a part called `other` is grey."""
+    return [{"type": "bar", "name": text(name), "x": list(x), "y": short(values),
+             "marker": {"color": FAINT if name == "other" else color},
+             "meta": {"trials": of_trials}, "customdata": list(places)}
+            for (name, values), color in zip(parts.items(), SERIES, strict=False)]
+
+
 def _memory(analysis: Analysis) -> Figure | None:
+    """Dots for what was measured, on bars of what the prediction is made of."""
     rows = [row for row in analysis.rows if row.peak_bytes]
     if not rows:
         return None
     scale, unit = _byte_unit(rows)
     traces = dots(analysis, rows, {row.id: row.number for row in rows},
                   {row.id: round((row.peak_bytes or 0) / scale, 3) for row in rows})
-    return Figure(key="memory", title="Peak memory by trial", sentence=say.memory(analysis), traces=tuple(traces),
-                  is_half=True, layout={
-                      "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))),
-                      "yaxis": axis_layout(f"peak memory, {unit}", rangemode="tozero"), "showlegend": False})
+    split = [row for row in rows if row.predicted_parts]
+    if split:
+        place = {row.id: i for i, row in enumerate(analysis.rows)}
+        names = sorted({name for row in split for name in row.predicted_parts},
+                       key=lambda name: -sum(row.predicted_parts.get(name, 0) for row in split))[:len(SERIES) - 1]
+        parts = {name: [row.predicted_parts.get(name, 0) / scale for row in split] for name in names}
+        rest = [sum(row.predicted_parts.values()) / scale - sum(parts[name][i] for name in names)
+                for i, row in enumerate(split)]
+        parts |= {"other": rest} if max(rest) > 0.005 else {}
+        traces = [*_stack(parts, x=[row.number for row in split], places=[place[row.id] for row in split],
+                          of_trials=True), *traces]
+    title = "Peak memory by trial" + (", and what it was predicted to go into" if split else "")
+    return Figure(key="memory", title=title,
+                  sentence=say.memory(analysis), traces=tuple(traces), is_half=True, layout={
+                      "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))), "barmode": "stack",
+                      "yaxis": axis_layout(f"peak memory, {unit}", rangemode="tozero"), "showlegend": bool(split),
+                      "bargap": 0.3, "legend": {"traceorder": "normal"}})
 
 
 def _predicted(analysis: Analysis) -> Figure | None:

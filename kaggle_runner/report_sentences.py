@@ -229,7 +229,10 @@ def memory(analysis: Analysis) -> str:
     if len(measured) > 1:
         text += f" to {bytes_text(highest.peak_bytes or 0)}, the most in trial {highest.id}"
     missing = sum(row.status != "running" and not row.peak_bytes for row in analysis.rows)
-    return text + (f"; {count_text(missing, 'trial')} recorded none." if missing else ".")
+    text += f"; {count_text(missing, 'trial')} recorded none." if missing else "."
+    parts = sorted(highest.predicted_parts.items(), key=lambda part: -part[1])
+    spent = names_text([f"{name} {bytes_text(size)}" for name, size in parts[:4]])
+    return text + (f" Predicted for trial {highest.id}: {spent}." if parts else "")
 
 
 def predicted(analysis: Analysis) -> str:

@@ -76,7 +76,8 @@ def write_mixed_study(directory: Path, count: int = 30, *, name: str = "mixed", 
         final = 2.7 + 0.15 * (math.log10(params["learning_rate"]) + 3.5) ** 2 + generator.gauss(0, 0.004)
         made = Made(params=params, value=final, curve=loss_curve(final), seconds=20.0,
                     phases={"attach": 0.4, "train": 14.0, "eval": 4.0}, peak=int(generator.uniform(500, 600) * 2**20),
-                    notes={"predicted_peak_bytes": 560 * 2**20})
+                    notes={"predicted_peak_bytes": 560 * 2**20,
+                           "predicted_parts": {"activations": 360 * 2**20, "base": 200 * 2**20}})
         if number == count - 1:
             made = dataclasses.replace(made, status=None, curve=made.curve[:3])
         elif number % 8 == 3:

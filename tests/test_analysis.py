@@ -59,7 +59,7 @@ def test_progress_counts_the_time_of_every_trial_and_never_gets_worse(mixed):
 
 def test_a_prediction_stands_beside_the_measured_peak(mixed):
     row = mixed.rows[0]
-    assert row.predicted_bytes == 560 * 2**20
+    assert row.predicted_bytes == 560 * 2**20 == sum(row.predicted_parts.values())
     assert 500 * 2**20 <= row.peak_bytes < 600 * 2**20
 
 

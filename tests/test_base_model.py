@@ -1,17 +1,28 @@
 """Loading a base: families, quantised checkpoints, and refusals in one line."""
 
 import dataclasses
+import importlib.util
 import logging
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GemmaConfig, GPT2Config, Qwen2Config, Qwen3Config
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
-from kaggle_runner.base_model import linear_layers_4bit, load_base, model_source
+from kaggle_runner.base_model import half_dtype, linear_layers_4bit, load_base, model_source
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
-from kaggle_runner.errors import ModelError
+from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.finetune import Control, evaluate, train_adapter
+from kaggle_runner.loss import summed_loss
 from kaggle_runner.tokens import encode
 from tests.conftest import save_tiny
 
@@ -47,6 +58,22 @@ def test_other_families_train_from_a_local_folder(family, tmp_path, rows_file, t
     assert evaluate(base, data.validation, config) == before
 
 
+def test_capped_logits_are_capped_in_the_loss_too(tmp_path, tokenizer_of_the_demo_base):
+    """A random model's logits are too small to tell, so its output matrix is made a hundred times larger."""
+    settings = Gemma2Config(vocab_size=len(tokenizer_of_the_demo_base), head_dim=16, final_logit_softcapping=5.0,
+                            tie_word_embeddings=False, **SMALL)
+    base = load_base(FinetuneConfig(model=str(save_tiny(settings, tmp_path / "gemma2", tokenizer_of_the_demo_base)),
+                                    load_in_4bit=False), CPU)
+    base.model.get_output_embeddings().weight.mul_(100)
+    tokens_BT = torch.arange(24).reshape(2, 12)
+    logits_BTV = base.model(input_ids=tokens_BT).logits
+    assert logits_BTV.abs().max() > 4
+    expected = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum")
+    assert base.own_head
+    loss = summed_loss(base.model, tokens_BT, torch.ones_like(tokens_BT), tokens_BT, own_head=True)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_a_checkpoint_that_was_quantised_elsewhere_computes_in_our_dtype(tiny_llama, rows_file, tmp_path):
     """Hub checkpoints in 4 bits mostly compute in bfloat16, which a T4 emulates."""
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
@@ -66,7 +93,7 @@ def test_a_checkpoint_that_was_quantised_elsewhere_computes_in_our_dtype(tiny_ll
 def test_without_quantisation_the_base_is_plain(tiny_llama):
     base = load_base(FinetuneConfig(model=str(tiny_llama), load_in_4bit=False), CPU)
     assert not list(linear_layers_4bit(base.model))
-    assert base.key == (str(tiny_llama), False)
+    assert base.key == (str(tiny_llama), False, False)
 
 
 def test_the_hash_of_a_base_follows_its_files(tiny_llama, tmp_path, tokenizer_of_the_demo_base):
@@ -104,3 +131,17 @@ def test_a_model_without_weights_is_refused(tiny_llama, tmp_path):
     (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
     with pytest.raises(ModelError, match="cannot load the model"):
         load_base(FinetuneConfig(model=str(tmp_path)), CPU)
+
+
+def test_a_family_that_overflows_in_float16_gets_bfloat16_or_is_refused():
+    assert half_dtype((7, 5), "llama") is torch.float16
+    assert half_dtype((8, 9), "gemma3_text") is torch.bfloat16
+    with pytest.raises(ModelError, match=r"gemma3_text models overflow in float16, and a GPU below compute capability "
+                                         r"8\.0 has no bfloat16; choose a Llama"):
+        half_dtype((7, 5), "gemma3_text")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is not None, reason="liger-kernel is installed")
+def test_liger_kernels_that_are_not_installed_are_refused(tiny_llama):
+    with pytest.raises(HostError, match="liger-kernel is not installed; run: pip install liger-kernel, or set it to"):
+        load_base(FinetuneConfig(model=str(tiny_llama), use_liger_kernel=True), CPU)

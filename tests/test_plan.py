@@ -6,7 +6,7 @@ import re
 import pytest
 
 from kaggle_runner.cli import main
-from kaggle_runner.errors import HostError
+from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.fit import Room, room_of, room_of_gpu
 from kaggle_runner.gpu import GIB
 from kaggle_runner.known_gpus import known_gpu
@@ -120,6 +120,13 @@ def test_a_cpu_is_planned_for_in_its_own_numbers(small_sweep, tmp_path, environm
     assert room.target == CPU
     assert room.budget_bytes < environment_without_gpu.ram_available_bytes - GIB
     assert "worker's libraries" in room.reason
+
+
+def test_a_family_that_overflows_on_a_t4_is_refused_there(tmp_path, t4):
+    (tmp_path / "gemma.yaml").write_text(f"{HEAD}  model: {{value: {tmp_path}}}\n")
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
+    with pytest.raises(ModelError, match=r"gemma3_text models overflow in float16.*or a GPU such as an L4"):
+        plan(read_sweep(tmp_path / "gemma.yaml"), t4)
 
 
 def test_a_gpu_that_is_not_known_or_not_supported_is_refused():
