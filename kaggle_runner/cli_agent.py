@@ -88,10 +88,8 @@ def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_ru
     made = create_sweep(spec, environment, entity=entity, project=project, prior_runs=prior_runs)
     click.echo(f"sweep    {made.path}\npage     {made.url}")
     click.echo(f"here     python -m kaggle_runner agent {made.path}")
-    commands = click.get_current_context().find_root().command
-    if isinstance(commands, click.Group) and "push" in commands.commands:
-        click.echo(f"kaggle   python -m kaggle_runner push {made.path}")
-    click.echo(f"colab    !python -m kaggle_runner agent {made.path}  (in a cell, after installing the package there)")
+    click.echo(f"kaggle   python -m kaggle_runner push {made.path}")
+    click.echo(f"colab    python -m kaggle_runner kernel launcher {made.path}")
 
 
 def _write_offline(snapshot: "Snapshot", project: str | None) -> None:

@@ -67,6 +67,24 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
     click.echo(f"next     kaggle kernels push -p {folder}")
 
 
+@kernel.command("launcher")
+@click.argument("sweep")
+@click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end.")
+@click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("kernel_launcher.py"), show_default=True)
+def kernel_launcher(sweep: str, count: int | None, deadline: str | None, out: Path) -> None:
+    """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
+    from kaggle_runner.kernel_order import KernelOrder, make_launch
+    from kaggle_runner.launcher import build_launcher
+    from kaggle_runner.study import write_atomically
+
+    order = KernelOrder(sweep=sweep, options=_options(count, deadline))
+    launch, _ = make_launch(order, os.environ, _tell)
+    write_atomically(out, build_launcher(launch, os.environ))
+    click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
+    click.echo(f"next     colab.ipynb, or: colab run --gpu T4 --timeout 39600 {out}")
+
+
 @click.command()
 @click.argument("sweep")
 @order_options
@@ -207,12 +225,15 @@ def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: b
            model: tuple[str, ...], owner: str, title: str) -> "KernelOrder":
     from kaggle_runner.kernel_order import KernelOrder
 
-    options = [*(("--count", str(count)) if count else ()), *(("--deadline", deadline) if deadline else ()),
-               *(("--no-pruning",) if no_pruning else ())]
+    options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()))
     upload_s = upload_every * 60 if upload_every is not None else None
-    return KernelOrder(sweep=sweep, options=tuple(options), upload_every_s=upload_s, owner=owner, title=title,
+    return KernelOrder(sweep=sweep, options=options, upload_every_s=upload_s, owner=owner, title=title,
                        machine_shape="" if cpu else machine, internet=not no_internet, datasets=dataset, kernels=kernel,
                        models=model, docker_image=image)
+
+
+def _options(count: int | None, deadline: str | None) -> tuple[str, ...]:
+    return (*(("--count", str(count)) if count else ()), *(("--deadline", deadline) if deadline else ()))
 
 
 def _kaggle() -> "Kaggle":

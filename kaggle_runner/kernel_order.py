@@ -11,8 +11,6 @@ from kaggle_runner.kernel_secrets import secret_dataset, secret_sources
 from kaggle_runner.launcher import Launch
 from kaggle_runner.sweep import read_sweep
 
-STUDY = "study"
-"""Directory of the study on the kernel."""
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 """Read by `wandb_checkpoints` on the kernel."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
@@ -58,7 +56,7 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
         SecretError: agents, and no key for them is stored on Kaggle; or a key in the order itself.
         SweepError: the sweep file has problems.
     """
-    launch, title = _launch(order, environ, tell)
+    launch, name = make_launch(order, environ, tell)
     owner = order.owner
     try:
         kaggle = find_kaggle(environ)
@@ -76,28 +74,33 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     if not order.internet and not order.is_file:
         raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
                                          "sweep file, which is searched on the kernel")
-    return KernelSpec(owner=owner, title=order.title or title, launch=launch, machine_shape=order.machine_shape,
+    return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
                       internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
 
 
-def _launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None]) -> tuple[Launch, str]:
-    """Return the command of an order, and the title that a kernel has by default."""
+def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None]) -> tuple[Launch, str]:
+    """Return the command of an order with its settings, and the name of its study; no account is needed for it.
+
+    Raises:
+        SecretError: a key in the order.
+        SweepError: the sweep file has problems.
+    """
     settings = {name: environ[name] for name in PASSED_ON if environ.get(name)}
     if order.upload_every_s is not None:
         settings[UPLOAD_VARIABLE] = f"{order.upload_every_s:g}"
     if not order.is_file:
         address = order.sweep.strip()
-        title = _title(address.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
-        return Launch(arguments=("agent", address, "--study", STUDY, *order.options), settings=settings), title
+        name = address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        return Launch(arguments=("agent", address, "--study", f"studies/{name}", *order.options),
+                      settings=settings), name
     spec = read_sweep(Path(order.sweep))
     for warning in (*spec.warnings, *_only_here(spec.fixed)):
         tell(f"warning: {warning}")
     file = Path(spec.source)
-    text = file.read_text(encoding="utf-8")
-    launch = Launch(arguments=("sweep", file.name, "--study", STUDY, *order.options), settings=settings,
-                    files={file.name: text})
-    return launch, _title(spec.name)
+    name = slugify(spec.name) or "sweep"
+    return Launch(arguments=("sweep", file.name, "--study", f"studies/{name}", *order.options), settings=settings,
+                  files={file.name: file.read_text(encoding="utf-8")}), name
 
 
 def _title(name: str) -> str:

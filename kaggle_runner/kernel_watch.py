@@ -19,7 +19,7 @@ from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle_program import WARNING, Answer, Kaggle, State, read_state, refuse
 
 RESULT = "result.json"
-OUTPUTS = r"^(result\.json$|study/(?!wandb/|trials/[^/]+/checkpoint/))"
+OUTPUTS = r"^(result\.json$|studies/[^/]+/(?!wandb/|trials/[^/]+/(checkpoint|kept)/))"
 """The files that are fetched: the verdict and the study, without the checkpoints and W&B's own copies."""
 
 

@@ -74,8 +74,8 @@ def test_two_gpus_have_an_agent_each_and_share_one_study(
     assert made.splitlines() == [
         f"sweep    {address}", f"page     {server.url}/tester/demo/sweeps/{server.sweep.name}",
         f"here     python -m kaggle_runner agent {address}",
-        *[line for line in made.splitlines() if line.startswith("kaggle")],
-        f"colab    !python -m kaggle_runner agent {address}  (in a cell, after installing the package there)"]
+        f"kaggle   python -m kaggle_runner push {address}",
+        f"colab    python -m kaggle_runner kernel launcher {address}"]
     gpus = path_with(tmp_path / "bin", answering(T4_X2)).split(":", 1)[0]
     with watching_processes(KEY) as seen:
         done = run("agent", server.sweep.name, WANDB_PROJECT="demo", PATH=f"{gpus}:{os.environ['PATH']}",

@@ -159,8 +159,8 @@ def test_keys_are_stored_attached_and_accounted_for(person):
         [f"{OWNER}/kaggle-runner-wandb"]
     script = (folder / "kernel_launcher.py").read_text()
     launch, _ = read_launcher(script)
-    assert launch.arguments == ("agent", "https://wandb.example/me/project/sweeps/abcd1234?nw=x", "--study", "study",
-                                "--deadline", "8h")
+    assert launch.arguments == ("agent", "https://wandb.example/me/project/sweeps/abcd1234?nw=x", "--study",
+                                "studies/abcd1234", "--deadline", "8h")
     assert launch.settings == {"WANDB_PROJECT": "project"}
     assert "folder" in done.stdout
     for secret in (WANDB_KEY, KEY, HF_TOKEN):

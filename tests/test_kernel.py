@@ -125,7 +125,7 @@ def test_a_study_goes_on_from_session_to_session(desk):
                                 seed=0) as study:
         study.record_start(Trial(id="0000", number=0, params={}), {})
     desk.server.add_dataset("old-study", {"trials.jsonl": (study.directory / "trials.jsonl").read_bytes()})
-    launch = Launch(arguments=("sweep", "any.yaml", "--study", "study", "--help"))
+    launch = Launch(arguments=("sweep", "any.yaml", "--study", "studies/any", "--help"))
     spec = replace(SPEC, machine_shape="", launch=launch, datasets=(f"{OWNER}/old-study",))
     verdict = kernel_sessions.push_sessions(
         desk.kaggle, spec, desk.directory / "folder", desk.directory / "output", desk.told.append,
@@ -135,8 +135,8 @@ def test_a_study_goes_on_from_session_to_session(desk):
     assert desk.server.kernels[f"{SPEC.slug}-session-2"].request["kernelDataSources"] == [SPEC.ref]
     continued = [line for line in desk.lines if line.startswith("continue the study of")]
     assert [line.split("kaggle/input/")[1] for line in continued] == [
-        "datasets/tester/old-study", "notebooks/tester/kaggle-runner-abc123/study"]
-    assert (desk.directory / "output" / "study" / "trials.jsonl").exists()
+        "datasets/tester/old-study", "notebooks/tester/kaggle-runner-abc123/studies/any"]
+    assert (desk.directory / "output" / "studies" / "any" / "trials.jsonl").exists()
     assert "session 1 of 2 left work: trials are unfinished" in desk.told
     third = kernel.next_session(kernel.next_session(spec, 2, SPEC.ref), 3, f"{SPEC.ref}-session-2")
     assert (third.title, third.kernels) == ("kaggle runner abc123 session 3", (f"{SPEC.ref}-session-2",))

@@ -88,19 +88,19 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
     assert (result["verdict"], result["exit_status"], result["trials"]) == ("done", 0, {"complete": 4})
     assert result["reason"] in output
     assert result["best"]["metric"] == min(run.summary["eval/loss"] for run in runs)
-    assert {trial["id"] for trial in result["studies"]["study"]["trials"]} == {run.name for run in runs}
+    assert {trial["id"] for trial in next(iter(result["studies"].values()))["trials"]} == {run.name for run in runs}
     assert [gpu.split(",")[0] for gpu in result["gpus"]] == ["Tesla T4", "Tesla T4"]
     assert result["gpu_quota_hours"] == pytest.approx(result["seconds"] / 3600, abs=0.001)
     assert {"python", "torch", "peft", "wandb"} <= result["versions"].keys()
     assert {"install", "command", "trials/train", "trials/eval"} <= result["seconds_by_phase"].keys()
     assert not result["continue"]
-    study = site.person.directory / "kernels" / slug / "output" / "study"
+    study = site.person.directory / "kernels" / slug / "output" / "studies" / address.rsplit("/", 1)[1]
     snapshot = read_study(study)
     assert {record.result.status for record in snapshot.records} == {Status.COMPLETE}
     assert all((study / "trials" / run.name / "adapter").is_dir() for run in runs)
     assert {session.get("gpu") for session in snapshot.sessions} >= {"GPU-00000000", "GPU-00000001"}
     assert "trials   4 complete\n" in output
-    assert f"next     python -m kaggle_runner report kernels/{slug}/output/study\n" in output
+    assert f"next     python -m kaggle_runner report {study.relative_to(site.person.directory)}\n" in output
     for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):
         assert secret not in site.person.everything_written()
 
@@ -117,7 +117,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     del site.kaggle.environ[STARTED_VARIABLE]
     # In the middle of its first trial the worker stands still until the deadline is there, on any machine.
     working = site.kaggle.session(slug).working
-    site.wandb.wait_for(lambda state: any(working.glob("study/trials/*/kept/trials.jsonl")), 200)
+    site.wandb.wait_for(lambda state: any(working.glob("studies/*/trials/*/kept/trials.jsonl")), 200)
     worker = worker_of(site.kaggle.session(slug))
     os.kill(worker, signal.SIGSTOP)
     site.wandb.wait_for(lambda state: {"kept/checkpoint.pt", "kept/trials.jsonl"} <= site.wandb.run(0).files.keys(), 60,
@@ -133,7 +133,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     first = json.loads((site.kaggle.kernels[slug].sessions[0].working / "result.json").read_text())
     assert (first["verdict"], first["exit_status"], first["continue"]) == ("unfinished", 130, True)
     assert "kaggle ends a session after 12 h" in first["reason"]
-    (cut,) = first["studies"]["study"]["trials"]
+    (cut,) = next(iter(first["studies"].values()))["trials"]
     assert (cut["status"], 0 < cut["steps"] < 200) == ("preempted", True)
     assert f"session 1 of 2 left work: {first['reason']}" in errors
     assert f"trial {run.name} goes on at step {cut['steps']}" in output
@@ -143,7 +143,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     result = site.result(address)
     assert (result["verdict"], result["trials"]) == ("done", {"complete": 1})
     rows = [row["train/global_step"] for row in map(json.loads, run.lines["wandb-history.jsonl"])]
-    study = site.person.directory / "kernels" / slug / "output" / "study"
+    study = site.person.directory / "kernels" / slug / "output" / "studies" / address.rsplit("/", 1)[1]
     assert rows == [row["step"] for row in read_study(study).history(run.name)]
     assert sorted(set(rows)) == list(range(1, 201))
 
