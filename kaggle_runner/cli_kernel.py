@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,8 +262,9 @@ def _end(verdict: "Verdict") -> None:
         click.echo(f"trials   {trials}")
     if best := result.get("best"):
         click.echo(f"best     trial {best['id']}, {best['metric']:.4f}")
-    if result.get("gpus"):
-        click.echo(f"gpus     {'; '.join(result['gpus'])}")
+    gpus = Counter(result.get("gpus", ()))
+    for gpu, count in gpus.items():
+        click.echo(f"gpus     {f'{count} x ' if count > 1 else ''}{gpu}")
     hours = result.get("gpu_quota_hours")
     click.echo(f"time     {result.get('seconds', 0):.0f} s{f', {hours:.2f} GPU hours of the quota' if hours else ''}")
     for lost in result.get("lost", ()):

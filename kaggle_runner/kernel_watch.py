@@ -4,6 +4,7 @@ COMPLETE does not mean success, since a launcher always exits 0; what counts is 
 beginning after every cut, so the lines that were shown already are skipped by their number.
 """
 
+import contextlib
 import json
 import queue
 import re
@@ -121,7 +122,8 @@ def print_log(kaggle: Kaggle, ref: str, *, show: Callable[[str], None]) -> None:
     answer = kaggle.run("kernels", "logs", ref)
     if answer.exit_status:
         refuse(answer, "logs")
-    show(answer.stdout.rstrip("\n"))
+    for line in _log_lines(answer.stdout):
+        show(line)
 
 
 def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Patience | None = None,
@@ -170,11 +172,18 @@ def _explain(state: State, log: Path) -> str:
         return (": it was cancelled, on its page or at its time limit, and Kaggle keeps nothing of that; push again, "
                 "with a shorter --deadline if it was the limit")
     try:
-        lines = "".join(event.get("data", "") for event in json.loads(log.read_text(encoding="utf-8"))).splitlines()
-    except (OSError, ValueError, AttributeError, TypeError):
+        lines = _log_lines(log.read_text(encoding="utf-8"))
+    except OSError:
         lines = []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
     return f"{f' ({state.failure})' if state.failure else ''}; the last line of its log is: {last[:300]}"
+
+
+def _log_lines(text: str) -> list[str]:
+    """Read a log as Kaggle stores it, a JSON list of pieces, or as plain text."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = "".join(event["data"] for event in json.loads(text))
+    return text.splitlines()
 
 
 def _show_log(kaggle: Kaggle, ref: str, seen: int, show: Callable[[str], None], quiet_s: float) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import lzma
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -163,7 +164,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files() -> dict[str, bytes]:
     """Read what of this package goes into a launcher: name in the archive -> content, in order of the names.
 
-    Docstrings are left out, a quarter of the whole; line numbers stay, so that tracebacks point at the right line.
+    Docstrings and comments are left out, a quarter of the whole; line numbers stay, so that tracebacks point at the
+    right line.
     """
     root = Path(kaggle_runner.__file__).parent
     files = {}
@@ -172,13 +174,17 @@ def package_files() -> dict[str, bytes]:
         if path.is_file() and path.suffix in SUFFIXES and not set(inside.parts) & set(LEFT_OUT) \
                 and inside.as_posix().removesuffix(".py") not in LEFT_OUT_MODULES:
             content = path.read_bytes()
-            files[f"{root.name}/{inside.as_posix()}"] = without_docstrings(content) if path.suffix == ".py" else content
+            files[f"{root.name}/{inside.as_posix()}"] = without_words(content) if path.suffix == ".py" else content
     return files
 
 
-def without_docstrings(source: bytes) -> bytes:
-    """Empty every string that stands alone in Python source; all else stays where it is."""
+def without_words(source: bytes) -> bytes:
+    """Empty every string that stands alone in Python source, and drop the comments; all else stays where it is."""
     lines = source.split(b"\n")
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start[0] - 1, token.start[1]
+            lines[line] = lines[line].decode()[:column].rstrip().encode()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1

@@ -106,20 +106,6 @@ def test_the_committed_kernel_is_what_prepare_writes_and_says_what_to_do(person,
     assert (here.returncode, here.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.slow
-def test_a_bare_push_after_prepare_does_the_same_and_a_failure_has_its_own_status(person, sweep_file):
-    done = person.run("kernel", "prepare", sweep_file(model="./no-such-model"), "--cpu", "--count", "1")
-    assert "next     kaggle kernels push -p .\n" in done.stdout
-    bare = subprocess.run([PROGRAM, "kernels", "push", "-p", "."], cwd=person.directory, env=person.environ,
-                          capture_output=True, text=True, timeout=60)
-    assert "successfully pushed" in bare.stdout
-    ref = f"{OWNER}/{SLUG}"
-    person.run("logs", "-f", ref)
-    pulled = person.run("pull", ref, check=1)
-    assert re.search(r"^verdict  failed: .*no-such-model does not exist; give an existing folder", pulled.stdout, re.M)
-    assert person.server.session(SLUG).status == "COMPLETE"
-
-
 def test_a_dry_run_shows_folder_and_command_and_pushes_nothing(person, sweep_file):
     done = person.run("push", sweep_file(model="HuggingFaceTB/SmolLM2-135M", dataset="python-docs"), "--dry-run",
                       "--image", "gcr.io/kaggle-gpu-images/python:v1")

@@ -6,6 +6,7 @@ The kernel's two GPUs are a fake nvidia-smi's, so each agent trains on the CPU.
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from kaggle_runner.session import MARGIN_S, SAVING_S, STARTED_VARIABLE
 from kaggle_runner.study import Status, read_study
-from tests.kaggle_server import KEY, PROGRAM, KaggleServer
+from tests.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 from tests.test_cli_kernel import HF_TOKEN, SMALL, Person
 from tests.wandb_client import MISSING
 from tests.wandb_server import WandbServer
@@ -100,6 +101,7 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
     assert all((study / "trials" / run.name / "adapter").is_dir() for run in runs)
     assert {session.get("gpu") for session in snapshot.sessions} >= {"GPU-00000000", "GPU-00000001"}
     assert "trials   4 complete\n" in output
+    assert "gpus     2 x Tesla T4, 14.56 GiB usable" in output
     assert f"next     python -m kaggle_runner report {study.relative_to(site.person.directory)}\n" in output
     for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):
         assert secret not in site.person.everything_written()
@@ -146,6 +148,26 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     study = site.person.directory / "kernels" / slug / "output" / "studies" / address.rsplit("/", 1)[1]
     assert rows == [row["step"] for row in read_study(study).history(run.name)]
     assert sorted(set(rows)) == list(range(1, 201))
+
+
+def test_a_bare_push_after_prepare_runs_an_agent_whose_failure_has_its_own_status_and_reason(site, rows_file):
+    address = site.sweep(Path("no-such-model"), rows_file, run_cap=8)
+    done = site.person.run("kernel", "prepare", address, "--cpu")
+    assert "next     kaggle kernels push -p .\n" in done.stdout
+    bare = subprocess.run([PROGRAM, "kernels", "push", "-p", "."], cwd=site.person.directory, env=site.person.environ,
+                          capture_output=True, text=True, timeout=60)
+    assert "successfully pushed" in bare.stdout
+    slug = f"kaggle-runner-{address.rsplit('/', 1)[1]}"
+    followed = site.person.run("logs", "-f", f"{OWNER}/{slug}")
+    assert f"agent of sweep {address}" in followed.stdout
+    pulled = site.person.run("pull", f"{OWNER}/{slug}", check=1)
+    assert re.search("^verdict  failed: 3 trials in a row failed alike, the last one with: the model folder "
+                     "no-such-model does not exist; give an existing folder", pulled.stdout, re.M)
+    assert "trials   3 failed\n" in pulled.stdout
+    assert site.kaggle.session(slug).status == "COMPLETE", "so that its files are kept"
+    assert [run.state for run in site.wandb.state.runs.values()] == ["failed"] * 3
+    assert site.person.run("logs", f"{OWNER}/{slug}").stdout.splitlines() == followed.stdout.splitlines()
+    assert f"kernel   {OWNER}/{slug} is complete\n" in site.person.run("status", f"{OWNER}/{slug}").stdout
 
 
 def test_stop_ends_a_sweep_on_wandb_where_its_agents_see_it(site, tiny_llama, rows_file):

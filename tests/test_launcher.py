@@ -13,7 +13,7 @@ import pytest
 from kaggle_runner import launcher
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kernel_packages import NEEDS
-from kaggle_runner.launcher import Launch, build_launcher, package_files, read_launcher, without_docstrings
+from kaggle_runner.launcher import Launch, build_launcher, package_files, read_launcher, without_words
 
 REPOSITORY = Path(__file__).parent.parent
 DETECT = Launch(arguments=("detect", "--json"))
@@ -67,10 +67,10 @@ def test_no_module_inside_needs_one_that_is_left_out():
                 assert set(needed) <= modules | {"__version__"}, f"{name} imports {needed}"
 
 
-def test_docstrings_are_left_out_and_lines_stay_where_they_are():
-    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "kept"\n'
-    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "kept"\n'
-    assert without_docstrings(source.encode()).decode() == stripped
+def test_docstrings_and_comments_are_left_out_and_lines_stay_where_they_are():
+    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "#kept"  # Ä\n'
+    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "#kept"\n'
+    assert without_words(source.encode()).decode() == stripped
     for name, content in package_files().items():
         if name.endswith(".py"):
             assert content.count(b"\n") == (REPOSITORY / name).read_bytes().count(b"\n")
