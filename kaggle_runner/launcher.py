@@ -27,9 +27,11 @@ CHUNK = 1000
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__")
 """The demo model's weights would be most of the file, and a kernel has a hub or a mounted model."""
-LEFT_OUT_MODULES = ("kaggle_program", "kernel", "kernel_order", "kernel_secrets", "kernel_sessions",
-                    "kernel_watch", "launcher", "pretrain")
-"""Modules whose commands are for one's own machine: a push, and the making of the demo base."""
+LEFT_OUT_MODULES = (
+    "archive", "decision", "final_sweep", "kaggle_program", "kernel", "kernel_order", "kernel_secrets",
+    "kernel_sessions", "kernel_watch", "known_gpus", "launcher", "one_at_a_time", "plan", "plan_summary", "pretrain",
+    "report_lab", "tuning_plan", "tuning_run", "vary_spec")
+"""Modules whose commands are for one's own machine: pushes, plans, one-at-a-time studies, the making of the base."""
 
 SCRIPT = '''\
 # kaggle_runner {version}, complete in this one file. Made by `python -m kaggle_runner kernel prepare`: run that again
