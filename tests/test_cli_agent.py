@@ -2,116 +2,234 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kaggle_runner.study import read_study
+from kaggle_runner.study import Snapshot, read_study
 from tests.fake_nvidia_smi import T4_X2, answering, path_with
 from tests.wandb_client import MISSING, PYTHON
+from tests.wandb_records import Sweep
 from tests.wandb_server import KEY, WandbServer
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(kw_only=True)
+class Person:
+    """Somebody with a folder, a key and a terminal."""
+
+    folder: Path
+    server: WandbServer
+    said: list[str] = field(default_factory=list)
+    """Everything that any command printed."""
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
+        found = {**self.server.environment(self.folder / "home"), "PYTHONPATH": path, "OMP_NUM_THREADS": "1",
+                 "KAGGLE_RUNNER_CACHE": str(self.folder / "cache"), "TMPDIR": str(self.folder),
+                 "HOME": str(self.folder), **changes}
+        del found["WANDB_DIR"]
+        return {name: value for name, value in found.items() if value}
+
+    def start(self, *arguments: str, **changes: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen([PYTHON, "-m", "kaggle_runner", *arguments], cwd=self.folder, text=True,
+                                env=self.environment(**changes), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE)
+
+    def end(self, process: "subprocess.Popen[str]", status: int) -> tuple[str, str]:
+        """Wait for its end and return what it printed on stdout and stderr."""
+        stdout, stderr = process.communicate(timeout=280)
+        self.said += [stdout, stderr]
+        assert "Traceback" not in stderr, stderr
+        assert process.returncode == status, stdout + stderr
+        return stdout, stderr
+
+    def run(self, *arguments: str, status: int = 0, **changes: str) -> tuple[str, str]:
+        return self.end(self.start(*arguments, **changes), status)
 
 
 @pytest.fixture
-def sweep_file(tiny_llama: Path, rows_file: Path, tmp_path: Path) -> Path:
-    """A sweep whose trials take a second or two."""
+def person(tmp_path: Path) -> Iterator[Person]:
+    with WandbServer() as server:
+        yield Person(folder=tmp_path, server=server)
+
+
+@dataclass(kw_only=True)
+class Story:
+    """What happened to a sweep of four trials on a machine with two GPUs: SIGTERM, and the same command again."""
+
+    person: Person
+    made: str
+    sweep: Sweep
+    states: list[list[str]] = field(default_factory=list)
+    """Of the runs, when a session was over."""
+    left: list[list[str]] = field(default_factory=list)
+    """Command lines of processes that outlived a session."""
+    told: list[dict[str, str]] = field(default_factory=list)
+    """What a launcher was told of a session."""
+    seconds_to_end: float = 0.0
+    """From the signal."""
+    ending: str = ""
+    in_commands: list[str] = field(default_factory=list)
+    """Command lines that held the key, and workers whose environment did."""
+
+    def take(self, left: list[str]) -> None:
+        """Take down what a session leaves behind."""
+        self.states.append([run.state for run in self.person.server.state.runs.values()])
+        self.left.append(left)
+        self.told.append(json.loads((self.person.folder / "facts.json").read_text()))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return read_study(self.person.folder / "studies" / self.sweep.name)
+
+
+@pytest.fixture(scope="module")
+def story(tiny_llama: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """The GPUs are a fake nvidia-smi's, so each worker trains on the one core that it is pinned to."""
+    folder = tmp_path_factory.mktemp("person")
     fixed = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 100, "max_eval_samples": 10,
-             "max_length": 48, "max_steps": 6, "eval_steps": 3, "lora_r": 4}
-    path = tmp_path / "mine.yaml"
-    path.write_text(json.dumps({
+             "max_length": 48, "max_steps": 80, "eval_steps": 40, "lora_r": 4, "gradient_accumulation_steps": 1}
+    (folder / "mine.yaml").write_text(json.dumps({
         "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
         "parameters": {**{name: {"value": value} for name, value in fixed.items()},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}))
-    return path
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
+    gpus = path_with(folder / "bin", answering(T4_X2)).split(":", 1)[0]
+    settings = {"PATH": f"{gpus}:{os.environ['PATH']}", "WANDB_PROJECT": "demo",
+                "KAGGLE_RUNNER_FACTS": str(folder / "facts.json")}
     with WandbServer(seed=5) as server:
-        yield server
-
-
-@pytest.fixture
-def run(server: WandbServer, tmp_path: Path) -> Run:
-    """Run a command of the package to its end."""
-    def run(*arguments: str, check: int | None = 0, timeout_s: float = 250.0,
-            **changes: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run([PYTHON, "-m", "kaggle_runner", *arguments], env=environment(server, tmp_path, changes),
-                              cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
-        assert "Traceback" not in done.stderr, done.stderr
-        assert check is None or done.returncode == check, done.stdout + done.stderr
-        return done
-    return run
-
-
-def environment(server: WandbServer, directory: Path, changes: Mapping[str, str]) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
-    found = {**server.environment(directory / "wandb-home"), "PYTHONPATH": path, "OMP_NUM_THREADS": "1",
-             "KAGGLE_RUNNER_CACHE": str(directory / "cache"), "TMPDIR": str(directory), **changes}
-    del found["WANDB_DIR"]
-    return {name: value for name, value in found.items() if value}
+        person = Person(folder=folder, server=server)
+        made, _ = person.run("sweep", "mine.yaml", "--backend", "wandb", "--project", "demo")
+        story = Story(person=person, made=made, sweep=server.sweep)
+        command = (story.sweep.name, "--no-pruning")
+        with watching(KEY, story.in_commands):
+            agents = person.start("agent", *command, **settings)
+            server.wait_for(lambda state: sum(len(run.history) > 3 for run in state.runs.values()) >= 2, timeout_s=250)
+            began = time.monotonic()
+            agents.send_signal(signal.SIGTERM)
+            person.end(agents, 130)
+            story.seconds_to_end = time.monotonic() - began
+            story.take(processes_in(folder))
+            story.ending, _ = person.run("agent", *command, **settings)
+            story.take(processes_in(folder))
+        yield story
 
 
 @pytest.mark.slow
-def test_two_gpus_have_an_agent_each_and_share_one_study(
-    run: Run, server: WandbServer, sweep_file: Path, tmp_path: Path
-) -> None:
-    """The GPUs are a fake nvidia-smi's, so each worker trains on the one core that it is pinned to.
+def test_two_gpus_have_an_agent_each_and_share_one_study(story: Story) -> None:
+    snapshot, runs = story.snapshot, list(story.person.server.state.runs.values())
+    assert [(each.state, each.exitcode) for each in runs] == [("finished", 0)] * 4
+    assert [record.trial.number for record in snapshot.records] == [0, 1, 2, 3]
+    assert {record.trial.id for record in snapshot.records} == {each.name for each in runs}
+    assert [record.result.status for record in snapshot.records] == ["complete"] * 4
+    for each in runs:
+        record = next(record for record in snapshot.records if record.trial.id == each.name)
+        rows = snapshot.history(each.name)
+        assert record.trial.params == each.args
+        assert [row["step"] for row in rows] == each.column("train/global_step")
+        assert sorted({row["step"] for row in rows}) == list(range(1, 81))
+        assert each.summary["eval/loss"] == record.result.metric
+    uuids = [line.split(", ")[-1] for line in T4_X2.splitlines()]
+    assert sorted(session["gpu"] for session in snapshot.sessions) == sorted(uuids * 2)
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert [session["threads"] for session in snapshot.sessions] == [share] * 4
 
-    Also: what the commands print, what a launcher is told, and that the key is nowhere.
-    """
-    made = run("sweep", "mine.yaml", "--backend", "wandb", "--project", "demo").stdout
-    address = f"tester/demo/{server.sweep.name}"
-    assert made.splitlines() == [
-        f"sweep    {address}", f"page     {server.url}/tester/demo/sweeps/{server.sweep.name}",
-        f"here     python -m kaggle_runner agent {address}",
+
+@pytest.mark.slow
+def test_a_signal_to_the_command_reaches_every_agent_and_their_trials_resume(story: Story) -> None:
+    terminated, done = story.states
+    assert set(terminated) <= {"finished", "preempted"}
+    assert story.seconds_to_end < 20
+    preempted = terminated.count("preempted")
+    assert 1 <= preempted <= 2, "the other one may have ended just then"
+    assert done == ["finished"] * 4
+    assert story.left == [[], []]
+    assert story.told == [{"reason": "interrupted by SIGTERM", "ended": "unfinished"},
+                          {"reason": "the sweep is finished: it has all its trials", "ended": "done"}]
+    assert sorted(record.attempts for record in story.snapshot.records) == [1] * (4 - preempted) + [2] * preempted
+    for each, state in zip(story.person.server.state.runs.values(), terminated, strict=False):
+        assert each.starts == (2 if state == "preempted" else 1)
+        assert len(each.history) == len(story.snapshot.history(each.name)), "no row twice"
+
+
+def test_gpus_are_held_until_the_command_that_started_their_agents_is_gone(person: Person) -> None:
+    """It is killed, and its agents end by themselves; the sweep is paused, so nobody needs a worker."""
+    sweep = person.server.create_sweep({
+        "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+        "parameters": {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}})
+    person.server.state.set_sweep_state(sweep.name, "PAUSED")
+    programs = path_with(person.folder / "bin", answering(T4_X2)).split(":", 1)[0]
+    path = f"{programs}:{os.environ['PATH']}"
+    command = person.start("agent", f"demo/{sweep.name}", PATH=path)
+    person.server.wait_for(lambda state: len(state.agents) == 2, timeout_s=100)
+    _, refusal = person.run("agent", f"demo/{sweep.name}", "--study", "other", PATH=path, status=1)
+    assert re.search(r"error: held by another agent: gpu 0 \(Tesla T4\) by process \d+, gpu 1 \(Tesla T4\) by process "
+                     r"\d+; two trials on one GPU run out of memory, so wait for that agent or stop it", refusal)
+    assert not (person.folder / "other").exists()
+    command.kill()
+    command.communicate()
+    until = time.monotonic() + 60
+    while processes_in(person.folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert processes_in(person.folder) == []
+    assert person.server.state.runs == {}
+
+
+@pytest.mark.slow
+def test_the_commands_print_what_a_person_needs_next(story: Story) -> None:
+    address = f"tester/demo/{story.sweep.name}"
+    page = f"{story.person.server.url}/tester/demo/sweeps/{story.sweep.name}"
+    assert story.made.splitlines() == [
+        f"sweep    {address}", f"page     {page}", f"here     python -m kaggle_runner agent {address}",
         f"kaggle   python -m kaggle_runner push {address}",
         f"colab    python -m kaggle_runner kernel launcher {address}"]
-    gpus = path_with(tmp_path / "bin", answering(T4_X2)).split(":", 1)[0]
-    with watching_processes(KEY) as seen:
-        done = run("agent", server.sweep.name, WANDB_PROJECT="demo", PATH=f"{gpus}:{os.environ['PATH']}",
-                   KAGGLE_RUNNER_FACTS=str(tmp_path / "facts.json"))
-    study = tmp_path / "studies" / server.sweep.name
-    snapshot, runs = read_study(study), list(server.state.runs.values())
-    assert [(each.state, each.exitcode, each.starts) for each in runs] == [("finished", 0, 1)] * 4
-    assert sorted(record.trial.id for record in snapshot.records) == sorted(each.name for each in runs)
-    assert [record.trial.number for record in snapshot.records] == [0, 1, 2, 3]
-    assert [record.attempts for record in snapshot.records] == [1] * 4
-    assert len({agent for each in runs for agent in each.agents}) == len(snapshot.sessions) == 2
-    assert sorted(session["gpu"] for session in snapshot.sessions) == [
-        line.split(", ")[-1] for line in T4_X2.splitlines()]
-    assert [session["threads"] for session in snapshot.sessions] == [max(1, len(os.sched_getaffinity(0)) // 2)] * 2
-    ended = [record.started + record.result.seconds for record in snapshot.records]
-    assert sorted(record.started for record in snapshot.records)[1] < min(ended), "two trials ran at once"
-
-    assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
-    assert f"study    {study}  (the sweep is finished: it has all its trials)" in done.stdout
-    assert f"sweep    {server.url}/tester/demo/sweeps/{server.sweep.name}" in done.stdout
+    best, study = story.snapshot.best, story.person.folder / "studies" / story.sweep.name
+    assert f"best     trial {best.trial.id}, eval/loss {best.result.metric:.4f}" in story.ending
+    assert f"study    {study}  (the sweep is finished: it has all its trials)" in story.ending
+    assert f"sweep    {page}\nnext     python -m kaggle_runner report {study}" in story.ending
     assert (study / "report" / "index.html").exists()
-    assert json.loads((tmp_path / "facts.json").read_text()) == {
-        "reason": "the sweep is finished: it has all its trials", "ended": "done"}
-    assert KEY not in made + done.stdout + done.stderr
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()] == []
-    assert seen == {"commands": [], "workers": []}
 
 
-def test_a_study_is_logged_as_offline_runs_on_request(run: Run, server: WandbServer, sweep_file: Path,
-                                                      tmp_path: Path) -> None:
-    """Without a key and without a server: nobody is asked for anything."""
-    done = run("sweep", "mine.yaml", "--count", "1", "--study", "s", "--log", "wandb-offline", "--project", "p",
-               WANDB_API_KEY="", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_MODE="offline")
-    assert "W&B      1 offline runs; upload them with: wandb sync s/wandb/offline-run-*" in done.stdout
-    assert len(list((tmp_path / "s/wandb").glob("offline-run-*/run-*.wandb"))) == 1
-    assert server.state.ops == []
+@pytest.mark.slow
+def test_the_key_is_nowhere(story: Story) -> None:
+    """Not in what was printed, in no file, in no command line, and not in a worker's environment."""
+    assert KEY not in "".join(story.person.said)
+    assert len(list(story.person.folder.rglob("wandb/run-*/*.wandb"))) >= 4
+    files = [path for path in story.person.folder.rglob("*") if path.is_file()]
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+    assert story.in_commands == []
+
+
+@pytest.mark.slow
+def test_finished_runs_are_taken_into_the_search_of_a_new_sweep(story: Story) -> None:
+    person, (first, second, *_) = story.person, story.person.server.state.runs
+    create = ("sweep", "mine.yaml", "--backend", "wandb", "--project", "demo", "--prior-runs")
+    _, stderr = person.run(*create, f"{first},nowhere0", status=1)
+    assert stderr.endswith("error: no sweep was created: there is no run tester/demo/nowhere0\n")
+    stdout, _ = person.run(*create, f"{first},{second}")
+    name = stdout.splitlines()[0].rsplit("/", 1)[1]
+    assert [run.name for run in person.server.state.runs.values() if run.prior and run.sweep == name] == [first, second]
+
+
+@pytest.mark.slow
+def test_a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story: Story) -> None:
+    """Without a key and without a server; nothing is left to train."""
+    person, study = story.person, story.person.folder / "studies" / story.sweep.name
+    asked = len(person.server.state.ops)
+    stdout, _ = person.run("sweep", "mine.yaml", "--study", str(study), "--log", "wandb-offline", "--project", "p",
+                           WANDB_API_KEY="", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_MODE="offline")
+    assert f"W&B      4 offline runs; upload them with: wandb sync {study}/wandb/offline-run-*" in stdout
+    assert len(list((study / "wandb").glob("offline-run-*/run-*.wandb"))) == 4
+    assert len(person.server.state.ops) == asked
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), [
@@ -123,56 +241,62 @@ def test_a_study_is_logged_as_offline_runs_on_request(run: Run, server: WandbSer
     (["sweep", "mine.yaml", "--project", "p"], 2, "--project is W&B's; give it with --backend wandb or --log"),
 ])
 def test_wrong_usage_is_one_message_with_its_exit_status(
-    run: Run, sweep_file: Path, arguments: list[str], status: int, message: str
+    person: Person, arguments: list[str], status: int, message: str
 ) -> None:
-    assert message in run(*arguments, check=status).stderr
+    assert message in person.run(*arguments, status=status)[1]
 
 
 @pytest.mark.parametrize(("key", "message"), [
     ("", "error: no W&B key found on this host (local); export WANDB_API_KEY=... with the key of your W&B settings"),
     ("abc", "error: the W&B key in WANDB_API_KEY in the environment has 3 characters"),
 ])
-def test_a_key_that_cannot_work_is_said_within_a_second(
-    server: WandbServer, tmp_path: Path, key: str, message: str
-) -> None:
+def test_a_key_that_cannot_work_is_said_within_a_second(person: Person, key: str, message: str) -> None:
     """CPU time, because the machine may be busy with other tests."""
     script = ("import resource, runpy, sys\nsys.argv = ['kaggle_runner', 'agent', 'a/b/c']\n"
               "try:\n    runpy.run_module('kaggle_runner', run_name='__main__')\n"
               "finally:\n    print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))")
-    done = subprocess.run([PYTHON, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env=environment(server, tmp_path, {"WANDB_API_KEY": key, "HOME": str(tmp_path)}))
+    done = subprocess.run([PYTHON, "-c", script], cwd=person.folder, capture_output=True, text=True, timeout=60,
+                          env=person.environment(WANDB_API_KEY=key))
     assert done.returncode == 1
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
     assert float(done.stdout) < 1.0
-    assert server.state.ops == []
+    assert person.server.state.ops == []
 
 
-class watching_processes:
+class watching:
     """Look for a text in the command lines of all processes, and in the environments of our workers."""
 
-    def __init__(self, text: str) -> None:
-        self._text, self._over = text.encode(), threading.Event()
-        self.seen: dict[str, list[Any]] = {"commands": [], "workers": []}
+    def __init__(self, text: str, found: list[str]) -> None:
+        self._text, self._found, self._over = text.encode(), found, threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> dict[str, list[Any]]:
+    def __enter__(self) -> None:
         self._thread.start()
-        return self.seen
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.is_set():
+        while not self._over.wait(0.5):
             for process in Path("/proc").glob("[0-9]*"):
                 try:
                     command = (process / "cmdline").read_bytes()
-                    if self._text in command:
-                        self.seen["commands"].append(command)
-                    if b"kaggle_runner.worker" in command and self._text in (process / "environ").read_bytes():
-                        self.seen["workers"].append(command)
+                    worker = b"kaggle_runner.worker" in command
+                    if self._text in command or (worker and self._text in (process / "environ").read_bytes()):
+                        self._found.append(command.decode())
                 except OSError:
                     continue
-            time.sleep(0.5)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return the command lines of the processes that work in a folder: agents, their workers, wandb-core."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")) == folder:
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from kaggle_runner.study import Status, read_study
-from tests.fake_nvidia_smi import T4_X2, answering, path_with
 from tests.wandb_client import MISSING, Client, Start, clients
 from tests.wandb_records import Run, Sweep
 from tests.wandb_server import WandbServer
@@ -50,7 +49,7 @@ def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reas
 def parameters(tiny_llama: Path, rows_file: Path) -> dict[str, Any]:
     """The fixed settings of a sweep whose trials take a second."""
     values = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 100, "max_eval_samples": 10,
-              "max_length": 48, "max_steps": 6, "eval_steps": 2, "lora_r": 4}
+              "max_length": 48, "max_steps": 6, "eval_steps": 2, "lora_r": 4, "gradient_accumulation_steps": 1}
     return {name: {"value": value} for name, value in values.items()}
 
 
@@ -256,7 +255,7 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     """The worker is halted in mid-trial, so that the outage falls there; it goes on while the server is still down."""
     sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
         **parameters, "max_steps": {"value": 60}, "eval_steps": {"value": 20},
-        "gradient_accumulation_steps": {"value": 1}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+        "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
     body = """
     def notify(event):
         global worker
@@ -298,36 +297,6 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     assert client.facts["exit_status"] == [1]
     assert f"W&B did not take the end of run {second.name}: no answer in time" in client.facts["reason"][0]
     assert processes_in(tmp_path) == []
-
-
-def test_sigterm_in_mid_trial_hands_the_run_back_and_a_second_agent_finds_the_gpu_held(
-    begin: Begin, parameters: dict[str, Any], tmp_path: Path
-) -> None:
-    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
-        **parameters, "max_steps": {"value": 5000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
-    one_gpu = path_with(tmp_path / "bin", answering(T4_X2.splitlines()[0] + "\n"))
-    with WandbServer() as server:
-        address = path_of(server.create_sweep(sweep_file))
-        client = begin(server, "agent(sys.argv[1])", address, PATH=one_gpu, TMPDIR=str(tmp_path))
-        run = row_of(server, client, run=0, row=2)
-        other = begin(server, "agent(sys.argv[1], study='other')", address, PATH=one_gpu, TMPDIR=str(tmp_path)).finish()
-        began = time.monotonic()
-        client.process.send_signal(signal.SIGTERM)
-        client.finish(20)
-        seconds = time.monotonic() - began
-        left = processes_in(tmp_path)
-    record = read_study(tmp_path / "study").records[0]
-    assert (run.state, run.exitcode, run.summary["outcome"]) == ("preempted", 75, "preempted")
-    assert (record.trial.id, record.result.status) == (run.name, Status.PREEMPTED)
-    assert (tmp_path / "study/trials" / run.name / "checkpoint").exists()
-    assert (client.facts["exit_status"], client.facts["reason"]) == ([130], ["interrupted by SIGTERM"])
-    assert left == []
-    assert seconds < 20
-    assert other.facts["exit_status"] == [1]
-    assert other.facts["reason"] == [f"held by another agent: gpu 0 (Tesla T4) by process {client.process.pid}; two "
-                                     f"trials on one GPU run out of memory, so wait for that agent or stop it"]
-    assert not (tmp_path / "other").exists()
-    assert server.state.unknown == []
 
 
 def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_back(
