@@ -69,8 +69,10 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
         outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
     print_study(outcome.snapshot, outcome.reason)
     click.echo(f"sweep    {outcome.sweep.url}")
-    click.echo("next     " + ("run the same command again to continue" if outcome.exit_status == INTERRUPTED else
-                              f"python -m kaggle_runner report {outcome.snapshot.directory}"))
+    if outcome.exit_status == INTERRUPTED:
+        click.echo("next     run the same command again to continue")
+    elif outcome.snapshot.finished:
+        click.echo(f"next     python -m kaggle_runner report {outcome.snapshot.directory}")
     tell_launcher(outcome.reason, outcome.exit_status)
     sys.exit(outcome.exit_status)
 

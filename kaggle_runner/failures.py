@@ -20,9 +20,9 @@ class FailureBudget:
 
     def take(self, result: TrialResult) -> str | None:
         """Take in how a trial ended; say why the sweep should end, none if it may go on."""
-        if result.status is not Status.FAILED:
+        if result.status in (Status.COMPLETE, Status.PRUNED):
             self._reasons.clear()
-        elif result.notes.get("kind") not in NOT_A_BUG:
+        elif result.status is Status.FAILED and result.notes.get("kind") not in NOT_A_BUG:
             self._reasons.append(re.sub(r"0x[0-9a-f]+|\d+", "#", result.reason))  # numbers make no other bug of it
         last = self._reasons[-SAME_FAILURES:]
         if len(last) == SAME_FAILURES and len(set(last)) == 1:

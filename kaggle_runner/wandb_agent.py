@@ -298,8 +298,8 @@ def _worker_settings(directory: Path, environment: Environment, gpu: Gpu | None,
                for name, own in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
     return WorkerSettings(
         log=directory / (f"worker-{gpu.index}.log" if gpu and gpu.index else "worker.log"),
-        cache_directory=environment.cache_directory, threads=environment.cpu_count, gpu=gpu.uuid if gpu else None,
-        offline=ours)
+        cache_directory=environment.cache_directory, threads=environment.cpu_count, trainer=spec.trainer,
+        gpu=gpu.uuid if gpu else None, offline=ours)
 
 
 def _minutes(seconds: float) -> str:

@@ -18,10 +18,13 @@ import wandb
 from kaggle_runner.study import Status, TrialResult
 
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
-NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of")
+NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
+         "gradient_checkpointing")
 """Of a trial's notes, those that go into the run's summary."""
 STOPPED, PREEMPTED = 143, 75
 """Ended by W&B's stop button, as by SIGTERM; handed back to the sweep's queue, as EX_TEMPFAIL."""
+INFEASIBLE = 5
+"""Not run, because it is predicted not to fit into the memory."""
 FAILURE_CODES: Mapping[str, int] = {"out_of_memory": 3, "not_finite": 4}
 """By the kind of failure; any other kind is 1, and a worker that a signal killed 128 and the signal's number."""
 _FLUSH_S = 3.0
@@ -45,6 +48,8 @@ def exit_code(result: TrialResult, *, stopped: bool) -> int:
         return 0
     if result.status is Status.PREEMPTED:
         return PREEMPTED
+    if result.status is Status.INFEASIBLE:
+        return INFEASIBLE
     kind, exit_status = result.notes.get("kind", ""), result.notes.get("exit_status", 0)
     return 128 - exit_status if kind == "crash" and exit_status < 0 else FAILURE_CODES.get(kind, 1)
 
@@ -169,7 +174,6 @@ class RunLog:
         self._run.summary.update(self._summary)
         if self._marked:
             self._run.mark_preempting()
-
 
     def _take(self, run: Any) -> None:
         run.define_metric("train/global_step")

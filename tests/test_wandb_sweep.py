@@ -145,9 +145,11 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
                        **{name: {"values": values} for name, values in {
                            "model": [*parameters["model"].values(), str(wide_llama)], "max_length": [48, 512],
                            "dataset": [*parameters["dataset"].values(), str(long_rows)], "samples": [32, 100],
-                           "batch_size": [1, 2], "eval_steps": [2, 3], "max_steps": [6, 2000]}.items()}}}
+                           "batch_size": [1, 2], "eval_steps": [2, 3, 7, 500], "max_steps": [6, 2000]}.items()}}}
     good = {name: entry["value"] for name, entry in parameters.items()} | {"learning_rate": 1.0e-2, "batch_size": 2}
     other = good | {"eval_steps": 3}  # judged at a step where nobody else was
+    stopped_by_hand = good | {"eval_steps": 7, "max_steps": 2000}  # the same
+    killed = good | {"eval_steps": 500, "max_steps": 2000}  # never judged, and never at its end
     huge = other | {"model": str(wide_llama), "dataset": str(long_rows), "samples": 32, "max_length": 512,
                     "batch_size": 1}
     body = """
@@ -167,8 +169,8 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     agent(sys.argv[1], count=6, notify=notify)
     """
     with WandbServer() as server:
-        server.state.script([good, good | {"learning_rate": 1.0e-6}, huge, other | {"learning_rate": 1.0e18}, other,
-                             other | {"max_steps": 2000}])
+        server.state.script([good, good | {"learning_rate": 1.0e-6}, huge, other | {"learning_rate": 1.0e18}, killed,
+                             stopped_by_hand])
         client = begin(server, body, path_of(server.create_sweep(sweep_file)))
         server.state.stop_run(row_of(server, client, run=5).name)
         client.finish(100)
