@@ -20,7 +20,7 @@ from tests.wandb_records import Sweep
 from tests.wandb_server import KEY, WandbServer
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 
 
 @dataclass(kw_only=True)
@@ -98,15 +98,18 @@ def story(tiny_llama: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFa
     """The GPUs are a fake nvidia-smi's, so each worker trains on the one core that it is pinned to."""
     folder = tmp_path_factory.mktemp("person")
     fixed = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 100, "max_eval_samples": 10,
-             "max_length": 48, "max_steps": 80, "eval_steps": 40, "lora_r": 4, "gradient_accumulation_steps": 1}
+             "max_length": 48, "eval_steps": 40, "lora_r": 4, "gradient_accumulation_steps": 1}
     (folder / "mine.yaml").write_text(json.dumps({
         "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
-        "parameters": {**{name: {"value": value} for name, value in fixed.items()},
+        "parameters": {**{name: {"value": value} for name, value in fixed.items()}, "max_steps": {"values": [5, 80]},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}))
+    points = [{"max_steps": steps, "learning_rate": rate} for steps, rate in
+              ((80, 1.0e-3), (80, 2.0e-3), (5, 3.0e-3), (5, 4.0e-3))]
     gpus = path_with(folder / "bin", answering(T4_X2)).split(":", 1)[0]
     settings = {"PATH": f"{gpus}:{os.environ['PATH']}", "WANDB_PROJECT": "demo",
                 "KAGGLE_RUNNER_FACTS": str(folder / "facts.json")}
     with WandbServer(seed=5) as server:
+        server.state.script(points)
         person = Person(folder=folder, server=server)
         made, _ = person.run("sweep", "mine.yaml", "--backend", "wandb", "--project", "demo")
         story = Story(person=person, made=made, sweep=server.sweep)
@@ -136,7 +139,7 @@ def test_two_gpus_have_an_agent_each_and_share_one_study(story: Story) -> None:
         rows = snapshot.history(each.name)
         assert record.trial.params == each.args
         assert [row["step"] for row in rows] == each.column("train/global_step")
-        assert sorted({row["step"] for row in rows}) == list(range(1, 81))
+        assert sorted({row["step"] for row in rows}) == list(range(1, each.args["max_steps"] + 1))
         assert each.summary["eval/loss"] == record.result.metric
     uuids = [line.split(", ")[-1] for line in T4_X2.splitlines()]
     assert sorted(session["gpu"] for session in snapshot.sessions) == sorted(uuids * 2)

@@ -20,7 +20,7 @@ from tests.wandb_records import Run, Sweep
 from tests.wandb_server import WandbServer
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 
 AGENT = """
 from pathlib import Path
@@ -173,7 +173,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
                              stopped_by_hand])
         client = begin(server, body, path_of(server.create_sweep(sweep_file)))
         server.state.stop_run(row_of(server, client, run=5).name)
-        client.finish(100)
+        client.finish(200)
     runs, snapshot = list(server.state.runs.values()), read_study(tmp_path / "study")
     endings = [(run.state, run.exitcode, run.summary.get("outcome")) for run in runs[:6]]
     assert endings == [("finished", 0, "complete"), ("finished", 0, "pruned"), ("failed", 3, "out_of_memory"),
@@ -289,7 +289,7 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
         second = row_of(server, client, run=1)
         server.down()
         os.kill(worker_of(second), signal.SIGCONT)
-        client.finish(100)
+        client.finish(200)
     snapshot = read_study(tmp_path / "study")
     assert (run.states, run.exitcode) == (["pending", "running", "finished"], 0)
     assert [row["train/global_step"] for row in run.history] == [row["step"] for row in snapshot.history(run.name)]
@@ -318,7 +318,7 @@ def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_bac
         run = row_of(server, client, run=0, row=2)
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGSTOP)
         client.process.send_signal(signal.SIGINT)
-        client.finish(20)
+        client.finish(60)
     record = read_study(tmp_path / "study").records[0]
     assert (run.state, run.exitcode) == ("preempted", 75)
     assert record.result.status is Status.PREEMPTED
