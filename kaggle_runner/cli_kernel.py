@@ -3,13 +3,14 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli_run import detect_here
+from kaggle_runner.cli_run import INTERRUPTED, detect_here
 
 if TYPE_CHECKING:
     from kaggle_runner.kaggle_program import Kaggle
@@ -120,8 +121,10 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
         click.echo(f"next     python -m kaggle_runner logs -f {pushed.ref}")
         return
     into = KERNELS / spec.slug / "output"
-    verdict = push_sessions(kaggle, spec, folder, into, _tell, show=click.echo, environ=os.environ, sessions=sessions,
-                            patience=Patience(queue_s=queue_minutes * 60), outputs=files or OUTPUTS)
+    with _leaving_it_alone():
+        verdict = push_sessions(kaggle, spec, folder, into, _tell, show=click.echo, environ=os.environ,
+                                sessions=sessions, patience=Patience(queue_s=queue_minutes * 60),
+                                outputs=files or OUTPUTS)
     _end(verdict)
 
 
@@ -152,7 +155,8 @@ def logs(ref: str, follows: bool) -> None:
     if not follows:
         print_log(kaggle, ref, show=click.echo)
         return
-    follow(kaggle, ref, _tell, show=click.echo)
+    with _leaving_it_alone():
+        follow(kaggle, ref, _tell, show=click.echo)
     click.echo(f"next     python -m kaggle_runner pull {ref}", err=True)
 
 
@@ -241,6 +245,17 @@ def _kaggle() -> "Kaggle":
     from kaggle_runner.kaggle_program import find_kaggle
 
     return find_kaggle(os.environ)
+
+
+@contextmanager
+def _leaving_it_alone() -> Iterator[None]:
+    """Say at Ctrl-C that it ended the watching and not the kernel."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _tell("the kernel goes on; watch it again with: python -m kaggle_runner logs -f; a W&B sweep ends with: "
+              "python -m kaggle_runner stop SWEEP")
+        sys.exit(INTERRUPTED)
 
 
 def _last_pushed() -> str:

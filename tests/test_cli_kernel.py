@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ class Person:
 
     def run(self, *arguments: str, check: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **changes)
-        output, errors = process.communicate(timeout=200)
+        output, errors = process.communicate(timeout=280)
         self.said += output + errors
         assert process.returncode == check, output + errors
         assert "Traceback" not in errors
@@ -177,6 +178,24 @@ def test_a_refusal_is_one_line_with_its_own_status(person, sweep_file, change, a
     errors = person.run(*arguments, check=status).stderr
     assert re.search(message, errors), errors
     assert len([line for line in errors.splitlines() if line.lower().startswith("error: ")]) == 1
+
+
+def test_an_interrupt_ends_the_watching_and_not_the_kernel_and_a_second_push_warns_of_the_first(person, sweep_file):
+    person.server.queue_s = 120.0
+    sweep_file(model="HuggingFaceTB/SmolLM2-135M", dataset="python-docs")
+    process = person.start("push", "mine.yaml", "--wait")
+    for line in process.stderr:
+        if "is queued" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, "the kernel goes on; watch it again with" in errors) == (130, True)
+    assert person.server.session(SLUG).status == "QUEUED"
+    again = person.run("push", "mine.yaml")
+    assert "warning: the version before is queued, and Kaggle will run both" in again.stderr
+    assert re.search(rf"^kernel   {OWNER}/{SLUG} version 2\npage     https://.*/{SLUG}\nnext     python -m "
+                     rf"kaggle_runner logs -f {OWNER}/{SLUG}$", again.stdout, re.M)
+    assert f"kernel   {OWNER}/{SLUG} is queued\n" in person.run("status").stdout
 
 
 def test_without_credentials_every_command_says_so(person, sweep_file):

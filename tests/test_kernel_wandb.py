@@ -78,7 +78,7 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
         if "  step " in line:
             assert site.kaggle.session(slug).status == "RUNNING"
             break
-    output, errors = process.communicate(timeout=250)
+    output, errors = process.communicate(timeout=500)
     output = "".join(lines) + output
     site.person.said += output + errors
     assert process.returncode == 0, output + errors
@@ -119,14 +119,14 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     del site.kaggle.environ[STARTED_VARIABLE]
     # In the middle of its first trial the worker stands still until the deadline is there, on any machine.
     working = site.kaggle.session(slug).working
-    site.wandb.wait_for(lambda state: any(working.glob("studies/*/trials/*/kept/trials.jsonl")), 200)
+    site.wandb.wait_for(lambda state: any(working.glob("studies/*/trials/*/kept/trials.jsonl")), 300)
     worker = worker_of(site.kaggle.session(slug))
     os.kill(worker, signal.SIGSTOP)
     site.wandb.wait_for(lambda state: {"kept/checkpoint.pt", "kept/trials.jsonl"} <= site.wandb.run(0).files.keys(), 60,
                         why="a checkpoint and the journal are off the machine while it runs")
-    site.wandb.wait_for(lambda state: any("preempting" in run.states for run in state.runs.values()), 200)
+    site.wandb.wait_for(lambda state: any("preempting" in run.states for run in state.runs.values()), 300)
     os.kill(worker, signal.SIGCONT)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, output + errors
 
     (run,) = site.wandb.state.runs.values()
