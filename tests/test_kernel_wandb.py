@@ -58,6 +58,7 @@ class Site:
 def site(tmp_path):
     with WandbServer(key=WANDB_KEY, use_engine=False) as wandb, KaggleServer(tmp_path / "server",
                                                                             environ=QUIET) as kaggle:
+        kaggle.session_limit_s = 800.0
         person = Person(kaggle, tmp_path)
         person.environ |= {"WANDB_API_KEY": WANDB_KEY, "WANDB_BASE_URL": wandb.url, "NO_PROXY": "127.0.0.1",
                            "no_proxy": "127.0.0.1"}
@@ -108,7 +109,7 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
 
 
 def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny_llama, rows_file):
-    address = site.sweep(tiny_llama, rows_file, run_cap=1, max_steps=200, eval_steps=20)
+    address = site.sweep(tiny_llama, rows_file, run_cap=1, max_steps=120, eval_steps=20)
     slug = f"kaggle-runner-{address.rsplit('/', 1)[1]}"
     # The first session began so long ago that its trials must end soon; the second has its 12 hours.
     limit_s = 12 * 3600 - SAVING_S - MARGIN_S
@@ -136,7 +137,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     assert (first["verdict"], first["exit_status"], first["continue"]) == ("unfinished", 130, True)
     assert "kaggle ends a session after 12 h" in first["reason"]
     (cut,) = next(iter(first["studies"].values()))["trials"]
-    assert (cut["status"], 0 < cut["steps"] < 200) == ("preempted", True)
+    assert (cut["status"], 0 < cut["steps"] < 120) == ("preempted", True)
     assert f"session 1 of 2 left work: {first['reason']}" in errors
     assert f"trial {run.name} goes on at step {cut['steps']}" in output
     second = site.kaggle.session(f"{slug}-session-2")
@@ -147,7 +148,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     rows = [row["train/global_step"] for row in map(json.loads, run.lines["wandb-history.jsonl"])]
     study = site.person.directory / "kernels" / slug / "output" / "studies" / address.rsplit("/", 1)[1]
     assert rows == [row["step"] for row in read_study(study).history(run.name)]
-    assert sorted(set(rows)) == list(range(1, 201))
+    assert sorted(set(rows)) == list(range(1, 121))
 
 
 def test_a_bare_push_after_prepare_runs_an_agent_whose_failure_has_its_own_status_and_reason(site, rows_file):
