@@ -30,6 +30,9 @@ SHARES = (0.90, 0.95)
 """Where training ends and validation ends. Source: text8's usual split, 90, 5 and 5 million characters."""
 MOST_SYMBOLS = 256
 PIECE_BYTES = 2**22
+_PLAIN = bytes(code if chr(code) in "0123456789abcdefghijklmnopqrstuvwxyz" else
+               code + 32 if chr(code) in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" else ord(" ") for code in range(256))
+_NUMBERS = bytes(max(0, code - ord("a") + 1) if code < 128 else 0 for code in range(256))
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -91,10 +94,10 @@ def text8_bytes(text: bytes) -> bytes:
 
     Source: Matt Mahoney's `wikifil.pl`, its last step.
     """
-    text = text.lower()
+    text = text.translate(_PLAIN)
     for digit, word in enumerate(DIGITS):
         text = text.replace(str(digit).encode(), f" {word} ".encode())
-    return re.sub(rb"[^a-z]+", b" ", text)
+    return re.sub(rb"  +", b" ", text)
 
 
 def _corpus(path: Path, source: str, config: CharLMConfig) -> CharCorpus:
@@ -113,12 +116,15 @@ def _corpus(path: Path, source: str, config: CharLMConfig) -> CharCorpus:
 
 def _as_text8(path: Path) -> tuple[np.ndarray, str]:
     """Return the text as numbers of text8's 27 symbols."""
-    content = b"".join(codes.astype(np.uint8).tobytes() if codes.dtype == np.uint8 else
-                       np.where(codes < 128, codes, ord(" ")).astype(np.uint8).tobytes() for codes in _codes(path))
-    if content.translate(None, TEXT8_SYMBOLS.encode()):  # text8 itself is clean already
-        content = text8_bytes(content)
-    codes = np.frombuffer(content, dtype=np.uint8)
-    return np.maximum(codes, ord("a") - 1) - np.uint8(ord("a") - 1), TEXT8_SYMBOLS
+    numbers = bytearray()
+    for codes in _codes(path):
+        piece = np.where(codes < 128, codes, ord(" ")).astype(np.uint8).tobytes()
+        if piece.translate(None, TEXT8_SYMBOLS.encode()):  # text8 itself is clean already
+            piece = text8_bytes(piece)
+            if numbers and numbers[-1] == 0 and piece.startswith(b" "):
+                piece = piece[1:]  # a run of blanks that two pieces share
+        numbers += piece.translate(_NUMBERS)
+    return np.frombuffer(numbers, dtype=np.uint8), TEXT8_SYMBOLS
 
 
 def _as_it_is(path: Path, source: str) -> tuple[np.ndarray, str]:
@@ -164,14 +170,22 @@ def _codes(path: Path) -> Iterator[np.ndarray]:
 
 
 def _check_symbols(source: str, symbols: str, train: np.ndarray, held_out: dict[str, np.ndarray]) -> None:
-    seen = np.bincount(train, minlength=len(symbols)) > 0
+    seen = _present(train, len(symbols))
     for part, numbers in held_out.items():
-        unseen = np.flatnonzero((np.bincount(numbers, minlength=len(symbols)) > 0) & ~seen)
+        unseen = np.flatnonzero(_present(numbers, len(symbols)) & ~seen)
         if len(unseen):
             names = ", ".join(f"{symbols[i]!r} (U+{ord(symbols[i]):04X})" for i in unseen[:3])
             more = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             raise DataError(f"the {part} part of {source} has {names}{more}, which the training part never has, so no "
                             f"model can predict it; remove it from the text, give a longer one, or set symbols: text8")
+
+
+def _present(numbers: np.ndarray, symbols: int) -> np.ndarray:
+    """Say which symbols come; in pieces, because counting makes eight bytes of each."""
+    present = np.zeros(symbols, dtype=bool)
+    for start in range(0, len(numbers), PIECE_BYTES):
+        present |= np.bincount(numbers[start:start + PIECE_BYTES], minlength=symbols) > 0
+    return present
 
 
 def _builtin_text(cache_directory: Path) -> Path:

@@ -5,6 +5,7 @@ Shapes: B windows, T positions, D hidden size, H heads, V symbols.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class _Block(nn.Module):
         hidden_BTD = hidden_BTD + _dropout(mixed, config.dropout, self.training)
         # 2. the network
         inner = self.up(self.norm2(hidden_BTD))
-        inner = F.relu(inner) * inner if config.hidden_act == "relu2" else F.gelu(inner)
+        inner = _SquaredReLU.apply(inner) if config.hidden_act == "relu2" else F.gelu(inner)
         return hidden_BTD + _dropout(self.down(inner), config.dropout, self.training)
 
 
@@ -108,6 +109,24 @@ class _RMSNorm(nn.Module):
 
     def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(hidden_BTD, hidden_BTD.shape[-1:])
+
+
+class _SquaredReLU(torch.autograd.Function):
+    """The square of ReLU, with a backward of one pass: torch's own for the two takes four.
+
+    Source: Primer, arXiv:2109.08668, section 4.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inner: torch.Tensor) -> torch.Tensor:
+        positive = inner.clamp_min(0)
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (positive,) = ctx.saved_tensors
+        return torch.addcmul(positive.new_zeros(()), positive, gradient, value=2)
 
 
 def summed_cross_entropy(logits_BTV: torch.Tensor, targets_BT: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from kaggle_runner.char_data import check_length, load_corpus
 from kaggle_runner.char_model import CharModel
-from kaggle_runner.charlm import DeviceText, eval_windows, evaluate, to_device, train_character_model, versions
+from kaggle_runner.charlm import DeviceText, eval_windows, to_device, train_character_model, versions
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.phases import Phases
 from kaggle_runner.study import TrialResult
@@ -31,12 +31,6 @@ class CharLMWork:
         """Load the text if it is not warm; return what that took, and what there is to know of it."""
         text, phases = self._prepared(config)
         return phases, {"versions": versions(), "notes": {"symbols": text.symbols, "characters": len(text.train)}}
-
-    def baseline(self, config: CharLMConfig) -> float:
-        """Measure the model before its first step."""
-        text, _ = self._prepared(config)
-        torch.manual_seed(config.seed)
-        return evaluate(CharModel(config, text.symbols).to(self._device), text, config)
 
     def train(self, config: CharLMConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one model."""

@@ -138,7 +138,8 @@ def _measure_baseline(supervisor: Supervisor, study: Study, params: Mapping[str,
     snapshot = study.snapshot()
     if snapshot.baseline is None:
         value = supervisor.measure_baseline(config_from_params(params))
-        notify({"event": "baseline", "metric": snapshot.info.metric, "value": value})
+        if value is not None:
+            notify({"event": "baseline", "metric": snapshot.info.metric, "value": value})
 
 
 def _goes_on(spec: SweepSpec, study: Study, trial: Trial, step: int, loss: float) -> bool:

@@ -28,7 +28,7 @@ def study_summary(spec: VarySpec, snapshot: Snapshot, decision: Decision) -> str
               f"`study.yaml`.",
               "## What was seen", _table(spec, snapshot, decision), _reading(spec, decision), _failures(snapshot),
               _cost(snapshot), "## What was decided", f"**{_verdict(spec, decision)}** {_sentence(decision.reason)}",
-              _caution(snapshot)]
+              _at_the_edge(spec, decision), _caution(snapshot)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -147,6 +147,16 @@ def _cost(snapshot: Snapshot) -> str:
     if not seconds:
         return ""
     return f"Cost: {len(results)} trials, {sum(seconds):.0f} s of training, {statistics.median(seconds):.1f} s each."
+
+
+def _at_the_edge(spec: VarySpec, decision: Decision) -> str:
+    """Say when the best value is the last one tried on its side, where better ones may lie just beyond."""
+    numbers = [value for value in spec.values if isinstance(value, int | float) and not isinstance(value, bool)]
+    best = decision.winner
+    if len(numbers) < len(spec.values) or best not in (max(numbers), min(numbers)) or best == 0:
+        return ""
+    side, other = ("largest", "larger") if best == max(numbers) else ("smallest", "smaller")
+    return f"{format_value(best)} is the {side} value that was tried: a {other} one may be better still."
 
 
 def _caution(snapshot: Snapshot) -> str:

@@ -1,5 +1,7 @@
 """Pretrain the demo base model: a small Llama on Python's own documentation, for `demo_base/`.
 
+Text, what is held out of it, and the order of the windows are those of the character model (`charlm`). The step is its
+own: the weights that ship were made by exactly this one, of a Llama that a fine-tune can load.
 Run it as `python -m kaggle_runner.pretrain --out DIR`. The same seed, Python, packages, steps and thread count give
 the same weights; a run that was killed continues from DIR/checkpoint.pt. Shapes: B sequences, T tokens, V vocabulary.
 """

@@ -79,15 +79,21 @@ class Supervisor:
         if self._worker is None:
             self._worker = WorkerProcess(self.settings)
 
-    def measure_baseline(self, config: Config) -> float:
+    def measure_baseline(self, config: Config) -> float | None:
         """Measure the untouched base, load it if need be, and record the value in the study.
+
+        None for a model that is trained from nothing: then only what the config names is loaded.
 
         Raises:
             WorkerError: the worker died or could not load what the config names; the message says why.
         """
-        answer = self._converse({"type": "baseline", "config": config.as_dict()}, lambda event: None)
+        has_base = isinstance(config, FinetuneConfig)
+        answer = self._converse({"type": "baseline" if has_base else "prepare", "config": config.as_dict()},
+                                lambda event: None)
         if answer["event"] == "failed":
             raise WorkerError(answer["message"])
+        if not has_base:
+            return None
         self.study.record_baseline(answer["value"])
         return answer["value"]
 

@@ -274,7 +274,8 @@ class JobRunner:
             return self._supervisor.close()
         except WorkerError as error:
             return self._notify(_note(f"the untouched base was not measured: {error}"))
-        self._notify({"event": "baseline", "metric": self._spec.metric, "value": value})
+        if value is not None:
+            self._notify({"event": "baseline", "metric": self._spec.metric, "value": value})
 
     def _settings(self, trial: Trial) -> str:
         names = [name for name in self._spec.searched or self._spec.parameters if name in trial.params]

@@ -3,7 +3,7 @@
 Speaks JSON lines, requests on stdin and events on the stdout it was started with, so it can be driven by hand:
 
     {"type": "prepare", "config": {...}}                        load what the config names
-    {"type": "baseline", "config": {...}}                       measure it before any training
+    {"type": "baseline", "config": {...}}                       measure the untouched base of a fine-tune
     {"type": "forecast", "config": {...}, "room": {...}}        predict a fine-tune's memory, without loading anything
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step

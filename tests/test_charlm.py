@@ -10,15 +10,18 @@ import string
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
 from kaggle_runner.char_data import load_corpus
 from kaggle_runner.char_model import CharModel
 from kaggle_runner.charlm import eval_windows, evaluate, to_device, train_character_model
+from kaggle_runner.cli import cli
 from kaggle_runner.config import CharLMConfig, FinetuneConfig, config_from_params
-from kaggle_runner.errors import ConfigError
+from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.schedule import learning_rate_at
 from kaggle_runner.study import Status, Study, Trial
 from kaggle_runner.supervisor import Supervisor
+from kaggle_runner.sweep import read_sweep
 from kaggle_runner.trial_control import Control, NotFinite
 from kaggle_runner.worker_process import WorkerSettings
 
@@ -226,3 +229,39 @@ def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(c
         assert (resumed.attempts, resumed.evaluations, resumed.hashes) == (2, whole.evaluations, whole.hashes)
         rows = {trial: study.snapshot().history(trial) for trial in ("0000", "0003")}
         assert rows["0000"] == rows["0003"]
+
+
+SWEEP = """\
+method: bayes
+metric: {name: eval/loss, goal: minimize}
+run_cap: 4
+parameters:
+  trainer: {value: charlm}
+  dataset: {value: python-docs}
+  learning_rate: {distribution: log_uniform_values, min: 1.0e-3, max: 1.0e-2}
+  dropout: {values: [0.0, 0.1]}
+"""
+
+
+def test_a_sweep_file_names_its_trainer_and_takes_the_fields_of_its_config(tmp_path):
+    path = tmp_path / "char.yaml"
+    path.write_text(SWEEP)
+    spec = read_sweep(path)
+    assert (spec.trainer, spec.warnings) == ("charlm", ())
+    path.write_text(SWEEP.replace("dropout", "lora_dropout"))
+    with pytest.raises(SweepError, match=r"parameters\.lora_dropout: no such hyperparameter; did you mean 'dropout'"):
+        read_sweep(path)
+    path.write_text(SWEEP.replace("{value: charlm}", "{values: [charlm, finetune]}"))
+    with pytest.raises(SweepError, match=r"parameters\.trainer: must have one value, a sweep has one trainer"):
+        read_sweep(path)
+    path.write_text(SWEEP.replace("{value: charlm}", "{value: charml}"))
+    with pytest.raises(SweepError, match=r"trainer\.value: must be one of finetune, charlm, got 'charml'"):
+        read_sweep(path)
+
+
+def test_no_plan_of_memory_is_made_for_a_character_model(tmp_path):
+    path = tmp_path / "char.yaml"
+    path.write_text(SWEEP)
+    done = CliRunner().invoke(cli, ["plan", str(path)])
+    with pytest.raises(SweepError, match="memory is predicted for fine-tunes only; run the sweep"):
+        raise done.exception

@@ -88,6 +88,10 @@ def test_a_journal_decides_and_its_summary_says_why(spec, tmp_path):
     assert "**Adopted: dropout 0.1.** 0.1 is better than 0.0 by 0.5" in text
     assert "| 0 (default) | 3 | 2.10000 | 3.02966 |" in text
     assert "Small models need little." in text
+    assert "value that was tried" not in text
+    rising = journal(spec, tmp_path / "edge", grid(v0_0=[2.0, 2.1, 2.2], v0_1=[1.9, 2.0, 2.1], v0_2=[1.1, 1.2, 1.31]))
+    edge = study_summary(spec, rising, finished(spec, rising))
+    assert "0.2 is the largest value that was tried: a larger one may be better still." in edge
 
 
 def test_a_lean_needs_two_more_seeds_of_both_contenders(spec, tmp_path):
