@@ -34,8 +34,9 @@ from kaggle_runner.tokens import encode
 from kaggle_runner.trial_control import Control
 
 STEPS = 50
-SHORT = {"gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 64, "max_eval_samples": 24}
-"""Settings of the demo sweep that keep a trial at five seconds; the first rung must lie after the warm-up."""
+SHORT = {"gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 40, "completion_only_loss": False,
+         "max_eval_samples": 24, "load_in_4bit": False}
+"""Settings of the demo sweep that keep a trial at a few seconds; the first rung must lie after the warm-up."""
 MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"
 
 
@@ -48,14 +49,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the recorded losses of part 1 as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        recorded = demo_model(Path(folder), arguments.configurations, arguments.seeds)
-        if arguments.out:
-            arguments.out.write_text(json.dumps(recorded))
+        demo_model(Path(folder), arguments)
         surface(Path(folder), arguments.surface_seeds)
 
 
-def demo_model(folder: Path, configurations: int, seeds: int) -> list[list[dict[int, float]]]:
-    """Part 1; returns the losses by step of every trial of every seed."""
+def demo_model(folder: Path, arguments: argparse.Namespace) -> None:
+    """Part 1."""
+    configurations, seeds = arguments.configurations, arguments.seeds
     spec = read_sweep(shipped_sweep("demo"))
     base_config = FinetuneConfig.from_params({**spec.fixed, **SHORT, "max_steps": STEPS, "eval_steps": STEPS})
     gate = rung_gate(spec, base_config)
@@ -73,6 +73,8 @@ def demo_model(folder: Path, configurations: int, seeds: int) -> list[list[dict[
                 poll=lambda: None, emit=lambda event: None, directory=folder / "trial", rung_steps=gate.steps))
             curves.append(dict(result.evaluations))
         recorded.append(curves)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(recorded))
         ended = replayed(gate, curves)
         winner = min(range(configurations), key=lambda n: curves[n][STEPS])
         survivors = [n for n in range(configurations) if ended[n] == STEPS]
@@ -83,7 +85,6 @@ def demo_model(folder: Path, configurations: int, seeds: int) -> list[list[dict[
               f"{len(survivors)} trained to the end, {shares[-1]:.0%} of the steps", flush=True)
     print(f"pruning, demo model | {MACHINE} | {configurations} configurations, {seeds} seeds: the same best trial in "
           f"{kept} of {seeds}, {max(shares):.0%} of the steps at most")
-    return recorded
 
 
 def replayed(gate: RungGate, curves: list[dict[int, float]]) -> list[int]:

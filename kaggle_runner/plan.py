@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import FinetuneConfig, trainer_of
 from kaggle_runner.distributions import Choice, Range
+from kaggle_runner.errors import ConfigError
 from kaggle_runner.fit import Fit, Room, fit_trial
 from kaggle_runner.gpu import in_gib
 from kaggle_runner.memory import shape_of_trial
@@ -111,10 +112,13 @@ def plan(spec: SweepSpec, room: Room, *, seconds_per_step: float | None = None, 
     trials of `snapshot` tell. A `session_s` of none is Kaggle's.
 
     Raises:
-        ConfigError: a configuration that cannot work.
+        ConfigError: a configuration that cannot work, or a sweep of another trainer.
         ModelError: the model is not known, or cannot be built or traced from its config.
         MissingPackages: something is not in the cache, and what a trace needs is not installed.
     """
+    if trainer_of(spec.fixed) != FinetuneConfig.trainer:
+        raise ConfigError(f"{spec.source} trains {trainer_of(spec.fixed)} models, which are small enough for any GPU; "
+                          f"only fine-tunes are planned")
     points = list(_distinct(spec))
     names = [name for name in MEMORY_PARAMETERS
              if name in spec.searched and len({json.dumps(point[name], default=list) for point in points}) > 1]

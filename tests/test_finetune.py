@@ -145,6 +145,24 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(base, data, config, tmp_pa
     assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
 
 
+def test_a_trial_whose_only_checkpoint_is_damaged_says_so_and_starts_over(base, data, config, tmp_path):
+    whole = the_numbers(*run(base, data, config, tmp_path / "whole"))
+    run(base, data, config, tmp_path / "cut", Watcher("preempt", 3))
+    checkpoint, = (tmp_path / "cut" / "checkpoint").iterdir()
+    checkpoint.write_bytes(b"")
+    result, watcher = run(base, data, config, tmp_path / "cut")
+    assert "checkpoint step-00000003.pt is damaged" in watcher.events[0]["text"]
+    assert watcher.events[1] == {"event": "attached", "step": 0}
+    assert (result.evaluations, watcher.rows, result.hashes["adapter"]) == whole
+
+
+def test_a_session_with_less_memory_resumes_and_computes_activations_twice(base, data, config, tmp_path):
+    whole = the_numbers(*run(base, data, config, tmp_path / "whole"))
+    _, early = run(base, data, config, tmp_path / "cut", Watcher("preempt", 3))
+    result, late = run(base, data, dataclasses.replace(config, gradient_checkpointing=True), tmp_path / "cut")
+    assert (result.evaluations, early.rows + late.rows, result.hashes["adapter"]) == whole
+
+
 def test_at_most_two_checkpoints_are_kept(base, data, config, tmp_path):
     run(base, data, config, tmp_path, Watcher("preempt", 5), checkpoint_steps=1)
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["step-00000004.pt", "step-00000005.pt"]
