@@ -47,11 +47,12 @@ def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):
     (9.0, [1.0], True),
     (2.0, [1.0, 3.0], False),
     (0.5, [1.0, 3.0], True),
+    (2.0, [1.0, 3.0, 4.0], True),
     (2.0, [1.0, 3.0, 4.0, 5.0, 6.0], True),
     (3.5, [1.0, 3.0, 4.0, 5.0, 6.0], False),
     (1.0, [1.0, 1.0], True),
 ])
-def test_the_best_third_goes_on_and_the_first_two_always(value, others, goes_on):
+def test_the_best_third_rounded_up_goes_on_and_the_first_two_always(value, others, goes_on):
     assert stays(GATE, value, others) is goes_on
 
 
