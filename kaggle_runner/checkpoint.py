@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kaggle_runner.errors import ConfigError
+from kaggle_runner.errors import ForeignCheckpoint
 from kaggle_runner.study import cannot_write
 
 KEPT = 2
@@ -70,7 +70,7 @@ def load_checkpoint(directory: Path, config: Any, emit: Callable[[Mapping[str, A
     A damaged one is reported as a `note` event and the one before it is tried.
 
     Raises:
-        ConfigError: the checkpoint was written by another config.
+        ForeignCheckpoint: the checkpoint was written by another config.
     """
     for path in _newest_first(directory / "checkpoint"):
         try:
@@ -82,8 +82,8 @@ def load_checkpoint(directory: Path, config: Any, emit: Callable[[Mapping[str, A
                                            f"the trial goes back to the one before, or starts over"})
             continue
         if written_by != config_hash(config):
-            raise ConfigError(f"{path} was written by another config; delete the folder to start the trial over, or "
-                              f"restore the config")
+            raise ForeignCheckpoint(f"{path} was written by another config; delete the folder to start the trial "
+                                    f"over, or restore the config")
         return checkpoint
     return None
 

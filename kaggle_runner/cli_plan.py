@@ -19,8 +19,9 @@ from kaggle_runner.errors import SweepError
 def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, as_json: bool) -> None:
     """Say what a sweep needs before it runs: memory, and time where something is known of it."""
     from kaggle_runner.fit import room_of, room_of_gpu
-    from kaggle_runner.known_gpus import known_gpu
+    from kaggle_runner.known_gpus import in_kaggle_session, known_gpu
     from kaggle_runner.plan import plan as plan_sweep
+    from kaggle_runner.session import MARGIN_S, SAVING_S
     from kaggle_runner.study import read_study
     from kaggle_runner.sweep import read_sweep
 
@@ -29,10 +30,11 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
         raise SweepError(spec.source, ["parameters.trainer: memory is predicted for fine-tunes only; run the sweep, "
                                        "trials that do not fit are tried with half the batch_size"])
     environment = detect_here()
+    limit_s = environment.session_limit_s
     room = room_of(environment) if gpu is None else room_of_gpu(known_gpu(gpu), environment.cache_directory)
     found = plan_sweep(spec, room, seconds_per_step=seconds_per_step, snapshot=read_study(study) if study else None,
-                       session_s=environment.session_limit_s if gpu is None else None,
-                       workers=max(1, len(environment.gpus)) if gpu is None else 1)
+                       session_s=limit_s - SAVING_S - MARGIN_S if limit_s and gpu is None else None,
+                       workers=max(1, len(environment.gpus)) if gpu is None else in_kaggle_session(gpu))
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
         return

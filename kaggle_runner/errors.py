@@ -2,6 +2,7 @@
 
     KaggleRunnerError
     ├── ConfigError          a hyperparameter, or a pair of them, that cannot work
+    │   └── ForeignCheckpoint  a checkpoint that another config wrote
     ├── SweepError           a sweep file with problems; holds all of them
     ├── DataError            a dataset that is missing, unreadable, unrecognised or too small
     ├── ModelError           a base model that is missing or not a model
@@ -32,6 +33,10 @@ class KaggleRunnerError(Exception):
 
 class ConfigError(KaggleRunnerError):
     """A hyperparameter, or a combination of them, that cannot work."""
+
+
+class ForeignCheckpoint(ConfigError):
+    """A checkpoint that was written by another config than the one that shall go on from it."""
 
 
 class SweepError(KaggleRunnerError):

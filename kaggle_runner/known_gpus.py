@@ -42,3 +42,11 @@ def known_gpu(name: str) -> Gpu:
     gpu = Gpu(index=0, name=title, memory_bytes=memory_mib * _MIB, compute_capability=capability, uuid="")
     gpu.require_supported()
     return gpu
+
+
+def in_kaggle_session(name: str) -> int:
+    """Return how many of these GPUs a session on Kaggle has, where it has them: two T4s, one of any other.
+
+    Source: Kaggle's documentation of notebooks, "GPU T4 x2".
+    """
+    return 2 if name.lower() == "t4" else 1

@@ -43,6 +43,20 @@ def read_cpu_count(root: Path) -> tuple[int, str]:
     return cores, reason
 
 
+def container_started(root: Path) -> float | None:
+    """Return the Unix time at which this container's, or machine's, first process started; none if it does not say.
+
+    Source: proc(5): field 22 of `/proc/[pid]/stat` in clock ticks since the boot, which is `btime` in `/proc/stat`.
+    """
+    try:
+        ticks = int((root / "proc/1/stat").read_text().rpartition(")")[2].split()[19])
+        lines = (root / "proc/stat").read_text().splitlines()
+        boot = int(next(line for line in lines if line.startswith("btime")).split()[1])
+        return boot + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
 def disk_free_bytes(directory: Path) -> int:
     """Return the bytes that can still be written where `directory` is, or would be made."""
     place = nearest_existing(directory)

@@ -16,13 +16,16 @@ from kaggle_runner.errors import ConfigError
 from kaggle_runner.fit import Fit, Room, fit_trial
 from kaggle_runner.gpu import in_gib
 from kaggle_runner.memory import shape_of_trial
-from kaggle_runner.session import forecast_s
+from kaggle_runner.session import MARGIN_S, SAVING_S, forecast_s
 from kaggle_runner.study import Snapshot
 from kaggle_runner.sweep import SweepSpec
 
 HOUR_S = 3600.0
-SESSION_S = 12 * HOUR_S
-"""Length of a GPU session on Kaggle. Source: Kaggle's documentation of notebooks, "Technical Specifications"."""
+SESSION_S = 12 * HOUR_S - SAVING_S - MARGIN_S
+"""What trials have of a GPU session of 12 hours on Kaggle.
+
+Source: Kaggle's documentation of notebooks, "Technical Specifications".
+"""
 WEEK_S = 30 * HOUR_S
 """GPU hours of a week on Kaggle, counted by session, whatever the session's GPUs. Source: the same, "GPU quota"."""
 MEMORY_PARAMETERS = ("model", "load_in_4bit", "max_length", "batch_size", "gradient_accumulation_steps", "lora_r",
@@ -109,7 +112,7 @@ def plan(spec: SweepSpec, room: Room, *, seconds_per_step: float | None = None, 
     """Forecast the memory of a sweep's configurations, and the time of its trials where something is known of it.
 
     `seconds_per_step` is what the user says of the smallest effective batch of the sweep; without it the complete
-    trials of `snapshot` tell. A `session_s` of none is Kaggle's.
+    trials of `snapshot` tell. `session_s` is what trials have of a session; none: of Kaggle's.
 
     Raises:
         ConfigError: a configuration that cannot work, or a sweep of another trainer.

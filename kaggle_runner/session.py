@@ -10,18 +10,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.machine import container_started
 from kaggle_runner.study import Snapshot, Status
 
 STARTED_VARIABLE = "KAGGLE_RUNNER_SESSION_STARTED"
 """Unix time at which the host began to count; a launcher sets it."""
 SAVING_S = 20 * 60.0
 """Left to a host for keeping the outputs before its own limit."""
-MARGIN_S = 120.0
-"""From the wish to stop to the end: one step, at most 30 s on a T4, a checkpoint and the record."""
+MARGIN_S = 300.0
+"""From the wish to stop to the end: a step, at most 30 s on a T4, an evaluation that is under way, a checkpoint and
+the record."""
 SAFETY = 1.1
 """A trial is started if this times its forecast fits."""
 
@@ -58,21 +61,33 @@ def find_deadline(text: str | None, environment: Environment, environ: Mapping[s
         return Deadline(at=at, reason=f"--deadline {text}", margin_s=min(MARGIN_S, (at - now) / 10))
     if environment.session_limit_s is None:
         return Deadline(at=None, reason="nobody ends a session here")
-    started = float(environ.get(STARTED_VARIABLE, now))
+    started, since = _session_start(environment.session_limit_s, environ, now)
     return Deadline(at=started + environment.session_limit_s - SAVING_S,
-                    reason=f"{environment.host} ends a session after {environment.session_limit_s / 3600:.0f} h; "
-                           f"{SAVING_S / 60:.0f} min are left for its outputs")
+                    reason=f"{environment.host} ends a session after {environment.session_limit_s / 3600:.0f} h, "
+                           f"counted from {since}; {SAVING_S / 60:.0f} min are left for its outputs")
+
+
+def _session_start(limit_s: float, environ: Mapping[str, str], now: float) -> tuple[float, str]:
+    """Find when the host began to count, and say where that comes from."""
+    if STARTED_VARIABLE in environ:
+        return float(environ[STARTED_VARIABLE]), "the kernel's start"
+    started = container_started(Path(environ.get("KAGGLE_RUNNER_ROOT", "/")))
+    if started is not None and now - limit_s < started <= now:
+        return started, "the container's start"
+    return now, "now"
 
 
 def forecast_s(config: Config, snapshot: Snapshot, *, steps_done: int = 0) -> float | None:
     """Forecast the seconds that a trial will take, from the complete trials of its study; none without any.
 
-    The median of their seconds by training row and step, times what this trial has left of both.
+    The median of their seconds by training row and step, times what this trial has left of both. Trials that were
+    answered from the journal, or run in more than one attempt, count not: their seconds are not those of their steps.
     """
     rates = []
     for record in snapshot.records:
         result = record.result
-        if result is not None and result.status is Status.COMPLETE and result.steps:
+        if (result is not None and result.status is Status.COMPLETE and result.steps and result.attempts == 1
+                and not result.notes.get("repeat_of")):
             rows = config_from_params(record.trial.params).effective_batch_size * result.steps
             rates.append(result.seconds / rows)
     if not rates:

@@ -30,8 +30,8 @@ class Patience:
     """From a request to the first step: a model may have to be downloaded."""
     step_s: float = 900.0
     """Between two events of a running trial."""
-    stop_s: float = 120.0
-    """From a wish to stop to the end of the trial; a step on a T4 takes up to 30 s."""
+    stop_s: float = 900.0
+    """From a wish to stop to the end of the trial: a step, and an evaluation, which takes minutes for a 7B on a T4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,14 @@ class Supervisor:
             return self._finish(trial, _failure(trial, str(error)), started)
         self.study.record_start(trial, config.as_dict())
         result = self._attempt_if_it_fits(trial, config)
-        if result.notes.get("kind") == "out_of_memory" and config.batch_size > 1 and config.batch_size % 2 == 0:
+        kind, divisible = result.notes.get("kind"), config.batch_size > 1 and config.batch_size % 2 == 0
+        if kind == "out_of_memory" and divisible:
+            # the checkpoint is of the config that was too large
+            shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
             result = self._once_more_in_half(trial, config, result.reason)
+        elif kind == "foreign_checkpoint" and divisible:  # perhaps an earlier session went on in half
+            again = self._once_more_in_half(trial, config, "its checkpoint is not of this batch_size")
+            result = result if again.notes.get("kind") == "foreign_checkpoint" else again
         return self._finish(trial, result, started)
 
     def _finish(self, trial: Trial, result: TrialResult, started: float) -> TrialResult:
@@ -145,7 +151,6 @@ class Supervisor:
         """Run it again with half the micro-batch and twice the accumulation: the same effective batch and seed."""
         smaller = dataclasses.replace(config, batch_size=config.batch_size // 2,
                                       gradient_accumulation_steps=config.gradient_accumulation_steps * 2)
-        shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)  # of another config
         self.notify({"event": "note", "text":
                      f"trial {trial.id}: {reason}; once more with batch_size {smaller.batch_size}, "
                      f"gradient_accumulation_steps {smaller.gradient_accumulation_steps}"})
@@ -202,7 +207,7 @@ class Supervisor:
         except WorkerError as error:
             return progress.failed(trial, str(error), "hung")
         if answer["event"] == "failed":
-            if answer["kind"] not in ("refused", "not_finite"):
+            if answer["kind"] not in ("refused", "foreign_checkpoint", "not_finite"):
                 self._drop_worker()  # a fresh process beats any clean-up
             return progress.failed(trial, answer["message"], answer["kind"])
         return _result(answer)

@@ -118,7 +118,7 @@ class JobRunner:
         """Ask for the end when the deadline is there."""
         if self._deadline.seconds_left(time.time()) <= 0:
             self.ending.ask(f"the session is at its deadline ({self._deadline.reason})", CONTINUES,
-                            max(self._deadline.margin_s / 2, self._patience.hurry_s))
+                            max(self._deadline.margin_s * 0.8, self._patience.hurry_s))
 
     def _serve(self, log: RunLog, stop_asked: Callable[[], bool]) -> None:
         params = {name: value for name, value in log.params.items() if name in self._spec.parameters}

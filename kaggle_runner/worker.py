@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from kaggle_runner.config import config_from_params
-from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.errors import ForeignCheckpoint, KaggleRunnerError
 from kaggle_runner.fit import Room, fit_trial
 from kaggle_runner.trial_control import Control, NotFinite
 from kaggle_runner.worker_process import speaks_of_memory
@@ -83,6 +83,8 @@ class Worker:
             self._emit({"event": "result", **result})
         except NotFinite as error:
             self._fail("not_finite", str(error), step=error.step)
+        except ForeignCheckpoint as error:
+            self._fail("foreign_checkpoint", str(error))
         except KaggleRunnerError as error:
             self._fail("refused", str(error))
         except Exception as error:  # the supervisor decides what a failure means; the worker only tells

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from datetime import datetime
 
 import pytest
@@ -35,6 +36,20 @@ def test_kaggle_ends_a_session_twelve_hours_after_its_start_less_the_time_for_ou
     assert "kaggle ends a session after 12 h" in deadline.reason
 
 
+def test_without_a_launcher_the_session_began_with_the_container(tmp_path):
+    """It is what a notebook has: the command may be started hours into the session, and more than once."""
+    (tmp_path / "proc/1").mkdir(parents=True)
+    (tmp_path / "proc/stat").write_text(f"cpu  1 2 3\nbtime {NOW - 9000:.0f}\nprocesses 5\n")
+    ticks = 1800 * os.sysconf("SC_CLK_TCK")
+    (tmp_path / "proc/1/stat").write_text(f"1 (tini (x) y) S 0 {'1 ' * 17}{ticks} 0 0\n")
+    root = {"KAGGLE_RUNNER_ROOT": str(tmp_path)}
+    deadline = find_deadline(None, environment("colab"), root, now=NOW)
+    assert deadline.at == NOW - 7200 + 12 * 3600 - 1200
+    assert "counted from the container's start" in deadline.reason
+    later = find_deadline(None, environment("colab"), root, now=NOW + 24 * 3600)  # a machine that outlives its sessions
+    assert later.at == NOW + 36 * 3600 - 1200
+
+
 def test_nobody_ends_a_session_on_a_local_machine():
     deadline = find_deadline(None, environment("local"), {}, now=NOW)
     assert deadline.at is None
@@ -61,6 +76,18 @@ def test_a_time_is_taken_as_it_is():
 def test_a_deadline_that_makes_no_sense_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         find_deadline(text, environment("local"), {}, now=1_700_000_000.0)
+
+
+def test_the_forecast_leaves_out_trials_whose_seconds_are_not_those_of_their_steps(tmp_path):
+    with Study.open_for_writing(tmp_path, name="s", sweep={}, metric="eval/loss", goal="minimize", seed=0) as study:
+        for number, (seconds, attempts, notes) in enumerate([(160.0, 1, {}), (0.0, 1, {"repeat_of": "0000"}),
+                                                             (0.0, 1, {"repeat_of": "0000"}), (5.0, 2, {})]):
+            trial = Trial(id=f"{number:04d}", number=number, params={"gradient_accumulation_steps": 4})
+            study.record_start(trial, {})
+            study.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=1.0, steps=10, seconds=seconds,
+                                         attempts=attempts, notes=notes))
+        snapshot = study.snapshot()
+    assert forecast_s(FinetuneConfig(max_steps=100), snapshot) == pytest.approx(1600)
 
 
 def test_the_forecast_is_the_median_of_what_complete_trials_took(tmp_path):

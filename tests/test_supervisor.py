@@ -158,6 +158,24 @@ def test_a_preempted_trial_is_resumed_by_the_next_session(study, cache, params):
     assert not (study.directory / "trials" / "0000" / "checkpoint").exists()
 
 
+def test_a_trial_that_was_cut_after_its_batch_was_halved_goes_on_in_half(study, cache, params):
+    """The next session starts from the trial's own params, but its checkpoint is of the half micro-batch."""
+    whole = {**params, "max_steps": 30, "eval_steps": 15, "batch_size": 4, "gradient_accumulation_steps": 1}
+    half = {**whole, "batch_size": 2, "gradient_accumulation_steps": 2}
+    wishes = []
+    with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[0] if wishes else None,
+                    notify=lambda event: wishes.append("preempt") if event.get("step") == 2 else None) as supervisor:
+        cut = supervisor.run(trial(0, half))
+        assert cut.status is Status.PREEMPTED
+        wishes.clear()
+        supervisor.notify = lambda event: None
+        resumed = supervisor.run(trial(0, whole))
+        planned = supervisor.run(trial(1, half))
+    assert resumed.status is Status.COMPLETE, resumed.reason
+    assert (resumed.notes["out_of_memory_at"], resumed.notes["micro_batch"]) == (4, 2)
+    assert resumed.evaluations == planned.evaluations
+
+
 @pytest.mark.slow
 def test_out_of_memory_runs_once_more_with_half_the_micro_batch(study, cache, wide_llama, tmp_path):
     """The limit is a real one, on the worker's address space: 40 MiB more than before the first step."""
