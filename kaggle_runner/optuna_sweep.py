@@ -6,7 +6,6 @@ runs a trial that was cut off again, the same number with the same parameters.
 """
 
 import math
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,17 +13,13 @@ from typing import Any
 
 from kaggle_runner.config import TRAINERS
 from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
+from kaggle_runner.failures import FailureBudget
 from kaggle_runner.optuna_journal import OptunaJournal, put_aside
 from kaggle_runner.optuna_search import Lesson, Observation, propose, warm_up
 from kaggle_runner.study import JOURNAL, Snapshot, Status, Study, Trial, TrialResult
 from kaggle_runner.sweep import SweepSpec
 
 __all__ = ["OptunaSearch", "SweepOutcome", "run_sweep", "warm_up"]
-
-SAME_FAILURES = 3
-"""Trials in a row that fail with the same reason before the sweep gives up."""
-NOT_A_BUG = ("out_of_memory", "not_finite")
-"""Kinds of failure that are the point's own fault: the next point may do better, so the sweep goes on."""
 
 Notify = Callable[[Mapping[str, Any]], None]
 """Takes the notes that a person may want to see."""
@@ -67,7 +62,7 @@ class OptunaSearch:
         self._results: dict[int, TrialResult] = {}
         self._told: dict[int, float | None] = {}
         self._held: set[int] = set()
-        self._failures: list[str] = []
+        self._failures = FailureBudget()
         self._end: str | None = None
         self.gave_up = False
         snapshot = study.snapshot()
@@ -211,15 +206,10 @@ class OptunaSearch:
                 self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
 
     def _note_failure(self, result: TrialResult) -> None:
-        """End the sweep when the same bug strikes again and again; numbers in a reason make no other bug of it."""
-        if result.status is not Status.FAILED:
-            self._failures.clear()
-        elif result.notes.get("kind") not in NOT_A_BUG:
-            self._failures.append(re.sub(r"0x[0-9a-f]+|\d+", "#", result.reason))
-        last = self._failures[-SAME_FAILURES:]
-        if len(last) == SAME_FAILURES and len(set(last)) == 1:
-            self._end = f"{SAME_FAILURES} trials in a row failed alike, the last one with: {result.reason}"
-            self.gave_up = True
+        """End the sweep when the same bug strikes again and again."""
+        verdict = self._failures.take(result)
+        if verdict is not None:
+            self._end, self.gave_up = verdict, True
 
 
 def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,

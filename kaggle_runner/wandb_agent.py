@@ -222,11 +222,10 @@ class _Agent:
 
     def _watch(self, idle_since: float) -> None:
         """End W&B's agent when no job comes, or when the end was asked for and no job can be under way."""
-        now = time.monotonic()
         self._runner.check_deadline()
-        if now - idle_since > self._patience.no_job_s:
+        if time.monotonic() - idle_since > self._patience.no_job_s:
             self._ending.ask(NO_JOB, 1)
-        if now - max(idle_since, self._ending.asked_at) > self._patience.queued_s:
+        if self._ending.is_due(idle_since, self._patience.queued_s):
             self._interrupt()
 
     def _interrupt(self) -> None:

@@ -7,6 +7,7 @@ written over, and of an artifact every version stays, half a GB for each checkpo
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from pathlib import Path
 import wandb
 
 from kaggle_runner.study import JOURNAL, Study
-from kaggle_runner.wandb_run import RunLog
+from kaggle_runner.wandb_run import GiveUp, RunLog
+from kaggle_runner.wandb_sweep import API_ERRORS
 
 EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 """Seconds between two uploads of a trial's checkpoint; not set: nothing is uploaded."""
@@ -58,30 +60,54 @@ class CheckpointUploads:
         log.upload(trial / FOLDER, base=trial)
 
 
-def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None]) -> None:
+def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], give_up: GiveUp) -> None:
     """Fetch what a run that comes back had sent, where this machine has no checkpoint of it.
 
-    Without any the trial starts over, which is no error.
+    Without any, or when `give_up` says that it took too long, the trial starts over, which is no error.
     """
     trial = study.trial_directory(log.id)
     if not log.was_resumed or (trial / "checkpoint").exists():
         return
     try:
-        run = wandb.Api().run(log.path)
         with contextlib.ExitStack() as stack:
             folder = trial / ".fetched"
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            for name in (CHECKPOINT, HISTORY):
-                run.file(f"{FOLDER}/{name}").download(root=str(folder), replace=True).close()
+            _download(log.path, folder, give_up)
             fetched = folder / FOLDER
             (trial / "checkpoint").mkdir()
             os.replace(fetched / HISTORY, trial / HISTORY)
             os.replace(fetched / CHECKPOINT, trial / "checkpoint" / "step-00000000.pt")
-    except (wandb.Error, OSError, ValueError, LookupError) as error:
+    except (*API_ERRORS, OSError, LookupError) as error:
         tell(f"trial {log.id} comes back, and no checkpoint of it could be fetched from W&B "
              f"({' '.join(str(error).split())[:200]}): it starts over")
         return
     tell(f"fetched the checkpoint of trial {log.id} from W&B")
+
+
+def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:
+    """Download in a thread of its own: the client waits for ever for a server that has stopped sending.
+
+    Raises:
+        TimeoutError: given up.
+    """
+    failure: list[Exception] = []
+
+    def download() -> None:
+        try:
+            run = wandb.Api().run(run_path)
+            for name in (CHECKPOINT, HISTORY):
+                run.file(f"{FOLDER}/{name}").download(root=str(folder), replace=True).close()
+        except Exception as error:  # raised where the caller waits
+            failure.append(error)
+
+    thread = threading.Thread(target=download, name="fetch", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if thread.is_alive() and give_up():
+            raise TimeoutError("the download did not end in time")
+    if failure:
+        raise failure[0]
 
 
 def _stage(source: Path, target: Path, *, copies: bool = False) -> None:

@@ -35,8 +35,8 @@ class AgentPatience:
     """For the end of a run to be uploaded."""
     hurry_s: float = 7.0
     """After a signal, for a checkpoint, and then as long for the upload: hosts kill after 10 to 30 s."""
-    queued_s: float = 6.0
-    """For a trial that W&B may have handed out already: its agent asks every 5 s."""
+    queued_s: float = 20.0
+    """For a trial that W&B may have handed out already: its agent asks every 5 s, and logs in anew for each."""
 
 
 class Ending:
@@ -59,6 +59,11 @@ class Ending:
             self.asked_at = now
             self.exit_status = exit_status
             self.reason = reason
+
+    def is_due(self, idle_since: float, queued_s: float) -> bool:
+        """Say whether the end was asked for and no trial can be under way, which gets less time in a hurry."""
+        patience_s = queued_s if self._grace_s is None else min(queued_s, self._grace_s)
+        return time.monotonic() - max(idle_since, self.asked_at) > patience_s
 
     def is_over(self, since: float, patience_s: float = math.inf) -> bool:
         """Say whether what began at `since` has had its time: its own patience, or the grace."""
@@ -136,11 +141,14 @@ class JobRunner:
             return self._finish(log, PREEMPTED, ())
         trial = Trial(id=log.id, number=self._study.claim_number(log.id), params=params, origin="wandb")
         if config:
-            log.add_config({name: value for name, value in config.as_dict().items() if name not in params})
+            log.add_config({name: value for name, value in config.as_dict().items()
+                            if name not in params and name != "gradient_checkpointing"})  # which the forecast decides
         self._notify({"event": "trial_started", "id": trial.id, "origin": trial.origin,
                       "settings": self._settings(trial), "max_steps": config.max_steps if config else 0})
         earlier = self._earlier(trial, config) if config else None
-        fetch_checkpoint(log, self._study, lambda text: self._notify(_note(text)))
+        began = time.monotonic()
+        fetch_checkpoint(log, self._study, lambda text: self._notify(_note(text)),
+                         lambda: self.ending.is_over(began, self._patience.upload_s))
         result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked)
         stopped = stop_asked() and not earlier
         log.describe(result, stopped=stopped)
@@ -161,10 +169,12 @@ class JobRunner:
         return refusal(config, snapshot, self._deadline, steps_done=done)
 
     def _earlier(self, trial: Trial, config: Config) -> TrialRecord | None:
-        """Find a complete trial with the same configuration, seed included: it would give the same losses again."""
+        """Find this trial, ended, or a complete one with the same configuration, which would give the same losses."""
         for record in self._study.snapshot().records:
-            if record.result is not None and record.result.status is Status.COMPLETE and (
-                    record.trial.id == trial.id or config_from_params(record.trial.params) == config):
+            status = record.result.status if record.result is not None else Status.PREEMPTED
+            if record.trial.id == trial.id and status is not Status.PREEMPTED:
+                return record
+            if status is Status.COMPLETE and config_from_params(record.trial.params) == config:
                 return record
         return None
 
@@ -229,9 +239,11 @@ class JobRunner:
             return "stop" if self._stop_asked() else None
         if self.ending.is_over(-math.inf):
             raise _OutOfTime
+        if self._stop_asked():  # and not handed back, which a mark would do with whatever the trial ends as
+            return "stop"
         if self._log is not None:
             self._log.mark_preempting()
-        return "stop" if self._stop_asked() else "preempt"
+        return "preempt"
 
     def _goes_on(self, trial: Trial, step: int, loss: float) -> bool:
         gate = rung_gate(self._spec, config_from_params(trial.params))
@@ -273,6 +285,7 @@ class JobRunner:
         except _OutOfTime:
             return self._supervisor.close()
         except WorkerError as error:
+            self._supervisor.close()
             return self._notify(_note(f"the untouched base was not measured: {error}"))
         if value is not None:
             self._notify({"event": "baseline", "metric": self._spec.metric, "value": value})

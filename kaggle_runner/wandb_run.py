@@ -113,13 +113,17 @@ class RunLog:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row of the trial's history."""
+        self._position += 1
+        if self._position <= self._rows:  # the trial went back to a checkpoint: W&B has this row
+            return
         values = {name: row[name] for name in ROW_NAMES if name in row}
         self._try(lambda: self._run.log({"train/global_step": row["step"], **values}))
         self._rows += 1
 
     def catch_up(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log those of a trial's rows, all of them from its start, that W&B does not have."""
-        for row in rows[self._rows:]:
+        """Log those of a trial's rows, all of them from its start, that W&B does not have; it goes on after them."""
+        self._position = 0
+        for row in rows:
             self.log(row)
 
     def upload(self, folder: Path, *, base: Path) -> None:
@@ -180,6 +184,7 @@ class RunLog:
         for names in ("train/*", "eval/*"):
             run.define_metric(names, step_metric="train/global_step")
         self._run = run
+        self._position = 0
         self._rows = run.starting_step  # run.step is 0 until the first row, also in a resumed run
 
 

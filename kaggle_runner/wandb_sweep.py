@@ -16,12 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import wandb
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import SweepOver, WandbError
 from kaggle_runner.secrets import FoundKey, redact, require_key
 from kaggle_runner.sweep import SweepSpec, check_config
 
+API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
+"""What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
 DEFAULT_PROJECT = "kaggle_runner"
 REACH_S = 10.0
 """The client itself retries for minutes, and 0.26 for ever."""
@@ -48,20 +51,24 @@ def connect(environment: Environment) -> FoundKey:
         SecretError: no key, or a malformed one; says what to do on this host.
         WandbError: offline by the user's own setting, or no answer.
     """
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode not in ("online", "shared"):
-        raise WandbError(f"WANDB_MODE is {mode}, but it is W&B's server that chooses a sweep's trials; unset it, or "
-                         f"search here: python -m kaggle_runner sweep FILE --backend optuna --log wandb-offline")
+    _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
     key = require_key("wandb", environment.host)
     os.environ["WANDB_API_KEY"] = key.value
     # The client's own lines, a dozen for each trial, say nothing that we do not say.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "5")  # what a killed process takes with it
+    _require_online(wandb.setup().settings.mode, "by `wandb offline` the client is", "run: wandb online")
     problem = unreachable()
     if problem:
         raise WandbError(f"{problem}; check the network, on Kaggle the notebook's internet setting, or run the sweep "
                          f"file without it: python -m kaggle_runner sweep FILE --backend optuna")
     return key
+
+
+def _require_online(mode: str, source: str, way_out: str) -> None:
+    if mode not in ("online", "shared"):
+        raise WandbError(f"{source} {mode}, but it is W&B's server that chooses a sweep's trials; {way_out}, or "
+                         f"search here: python -m kaggle_runner sweep FILE --backend optuna --log wandb-offline")
 
 
 def unreachable() -> str | None:
@@ -99,7 +106,7 @@ def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | Non
             name = wandb.sweep(dict(spec.raw), entity=entity, project=project, prior_runs=list(prior_runs))
         found = api.sweep(f"{entity}/{project}/{name}")
         return RemoteSweep(path=f"{entity}/{project}/{name}", url=found.url, state=found.state, spec=spec)
-    except (wandb.Error, ValueError) as error:
+    except API_ERRORS as error:
         raise refused("W&B did not create the sweep", error, key) from error
     finally:
         leave()
@@ -118,7 +125,7 @@ def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
         path = sweep_path(address, lambda: api.default_entity)
         found = api.sweep(path)
         state, config, url = found.state, found.config, found.url
-    except (wandb.Error, ValueError) as error:
+    except API_ERRORS as error:
         raise refused(f"W&B does not show us the sweep {address}; copy its id or URL from its page, and see that the "
                       f"key belongs to a member of its team; W&B says", error, key) from error
     if state in OVER_STATES:
@@ -133,7 +140,7 @@ def state_of(sweep: RemoteSweep) -> str:
         return "UNREACHABLE"
     try:
         return wandb.Api().sweep(sweep.path).state
-    except (wandb.Error, ValueError) as error:
+    except API_ERRORS as error:
         return "DELETED" if "could not find" in str(error).lower() else "UNREACHABLE"
 
 

@@ -49,7 +49,7 @@ def t4(cache):
 
 @pytest.fixture(scope="module")
 def shipped(t4):
-    return plan(read_sweep(shipped_sweep("lora_t4")), t4, seconds_per_step=10.0)
+    return plan(read_sweep(shipped_sweep("lora_t4")), t4, seconds_per_step=10.0, workers=2)
 
 
 def text_of(found):

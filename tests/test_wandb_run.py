@@ -135,9 +135,35 @@ def test_five_failures_in_a_row_end_a_sweep_and_a_good_trial_begins_a_new_row() 
     assert budget.take(failed("c")) == "5 trials in a row failed, the last one with: c"
 
 
-def test_failures_that_are_the_points_own_never_end_a_sweep() -> None:
+def test_failures_that_are_the_points_own_end_a_sweep_when_nothing_else_happens() -> None:
     budget = FailureBudget()
-    assert {budget.take(failed("same", kind)) for kind in ["out_of_memory", "not_finite"] * 10} == {None}
+    points = [failed("same", "out_of_memory"), failed("same", "not_finite"), ended(Status.INFEASIBLE)] * 6
+    points.append(points[0])
+    assert {budget.take(point) for point in [*points, ended(Status.COMPLETE), *points]} == {None}
+    assert budget.take(failed("too large", "out_of_memory")) == (
+        "20 trials failed or did not fit with no good one in between; the ranges are at fault; the last one with: "
+        "too large")
+
+
+def test_rows_that_a_trial_writes_again_after_a_cut_arrive_once(tmp_path: Path) -> None:
+    """A worker that is killed between checkpoints, or halved after an out-of-memory, goes back in its history."""
+    script = """
+from kaggle_runner.wandb_run import RunLog
+rows = [{"step": step, "train/loss": 1.0 / step} for step in range(1, 7)]
+log = RunLog.open(lambda: False)
+for row in rows[:4]:
+    log.log(row)
+log.catch_up(rows[:2])
+for row in rows[2:]:
+    log.log(row)
+log.finish(0, rows, lambda: False)
+"""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
+    with WandbServer() as server:
+        subprocess.run([PYTHON, "-c", script], cwd=tmp_path, env=server.environment(tmp_path) | {"PYTHONPATH": path},
+                       capture_output=True, text=True, timeout=100, check=True)
+    (run,) = server.state.runs.values()
+    assert run.column("train/global_step") == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_study_becomes_offline_runs_that_wandb_sync_uploads(tmp_path: Path) -> None:
