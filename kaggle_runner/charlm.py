@@ -204,10 +204,13 @@ def eval_windows(validation: torch.Tensor, config: CharLMConfig) -> Iterator[tor
     stretch = min(STRETCH, scored)
     starts_B = torch.linspace(0, len(validation) - 1 - stretch, scored // stretch, dtype=torch.float64).long()
     starts_B = starts_B.to(validation.device)
-    for offset in range(0, stretch, config.max_length):
-        window = min(config.max_length, stretch - offset)
-        positions_T1 = torch.arange(offset, offset + window + 1, device=validation.device)
-        for part_B in starts_B.split(max(1, EVAL_TOKENS // window)):
+    whole = stretch // config.max_length * config.max_length
+    for offsets, window in ((range(0, whole, config.max_length), config.max_length), ((whole,), stretch - whole)):
+        if window == 0 or not len(offsets):
+            continue
+        windows_B = (starts_B[:, None] + torch.tensor(list(offsets), device=validation.device)).flatten()
+        positions_T1 = torch.arange(window + 1, device=validation.device)
+        for part_B in windows_B.split(max(1, EVAL_TOKENS // window)):
             yield validation[part_B[:, None] + positions_T1].long()
 
 
