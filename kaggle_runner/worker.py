@@ -14,6 +14,7 @@ stdin closes, the supervisor is gone: the process ends itself at once, in the mi
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -100,7 +101,12 @@ class Worker:
         if self._trainer != trainer:
             self._work = self._trainer = None  # two do not fit on a GPU
             module, name = WORK[trainer]
-            self._work = getattr(importlib.import_module(module), name)(self._emit, self._cache_directory, self._device)
+            gc.disable()  # collections among a million new objects take a second of the start and find nothing
+            try:
+                work = getattr(importlib.import_module(module), name)
+            finally:
+                gc.enable()
+            self._work = work(self._emit, self._cache_directory, self._device)
             self._trainer = trainer
         return self._work
 
