@@ -18,7 +18,7 @@ LOCAL = [*TRAIN, *SEARCH, *REPORT]
 
 setup(
     name="kaggle_runner",
-    version="0.1.0",
+    version="0.2.0",
     description="Tune language models on free GPUs: W&B and Optuna sweeps of 4-bit LoRA fine-tunes on Kaggle and Colab",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

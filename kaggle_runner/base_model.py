@@ -184,6 +184,9 @@ def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
         # float32 copies of them would take 2 GiB of an 8B model.
         if "norm" in type(module).__name__.lower() or name.rsplit(".", 1)[-1].startswith("ln_"):
             module.to(torch.float32)
+            if compute_dtype is not torch.float32:
+                # What follows takes it in this dtype anyway: cast once here, and not kept in float32 by every adapter.
+                module.register_forward_hook(lambda module, arguments, output: output.to(compute_dtype))
     for layer in linear_layers_4bit(model):
         layer.compute_dtype = compute_dtype
         layer.compute_type_is_set = True

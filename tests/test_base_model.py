@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from kaggle_runner.base_model import half_dtype, linear_layers_4bit, load_base, model_source
+from kaggle_runner.base_model import _freeze, half_dtype, linear_layers_4bit, load_base, model_source
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
 from kaggle_runner.errors import HostError, ModelError
@@ -88,6 +88,22 @@ def test_a_checkpoint_that_was_quantised_elsewhere_computes_in_our_dtype(tiny_ll
     assert len(layers) == 14
     assert {layer.compute_dtype for layer in layers} == {torch.float32}
     assert base.own_head
+
+
+def test_in_float16_norms_compute_in_float32_and_hand_on_float16(tiny_llama):
+    """What follows would cast it anyway, and every adapter would keep a float32 copy until the backward pass."""
+    base = load_base(FinetuneConfig(model=str(tiny_llama), load_in_4bit=False), CPU)
+    tokens_BT = torch.arange(24).reshape(2, 12)
+    exact = summed_loss(base.model, tokens_BT, torch.ones_like(tokens_BT), tokens_BT, own_head=True)
+    _freeze(base.model, torch.float16)
+    norm = base.model.model.norm
+    hidden_BTD = torch.randn(2, 3, 64, dtype=torch.float16)
+    assert norm.weight.dtype is torch.float32
+    expected_BTD = F.rms_norm(hidden_BTD.float(), (64,), norm.weight, norm.variance_epsilon).half()
+    torch.testing.assert_close(norm(hidden_BTD), expected_BTD, atol=2e-3, rtol=1e-3)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = summed_loss(base.model, tokens_BT, torch.ones_like(tokens_BT), tokens_BT, own_head=True)
+    torch.testing.assert_close(loss, exact, atol=0.0, rtol=2e-3)
 
 
 def test_without_quantisation_the_base_is_plain(tiny_llama):

@@ -214,7 +214,7 @@ def test_the_console_script_does_the_same(environment):
     script = shutil.which("kaggle-runner", path=str(Path(sys.executable).parent))
     assert script, "install the package: pip install -e ."
     done = subprocess.run([script, "--version"], capture_output=True, text=True, env=environment)
-    assert done.stdout == "kaggle_runner, version 0.1.0\n"
+    assert done.stdout == "kaggle_runner, version 0.2.0\n"
 
 
 def started(directory, environment, *arguments):
