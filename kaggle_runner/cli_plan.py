@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from kaggle_runner.cli_run import detect_here
-from kaggle_runner.errors import SweepError
 
 
 @click.command()
@@ -26,9 +25,6 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     from kaggle_runner.sweep import read_sweep
 
     spec = read_sweep(file)
-    if spec.trainer != "finetune":
-        raise SweepError(spec.source, ["parameters.trainer: memory is predicted for fine-tunes only; run the sweep, "
-                                       "trials that do not fit are tried with half the batch_size"])
     environment = detect_here()
     limit_s = environment.session_limit_s
     room = room_of(environment) if gpu is None else room_of_gpu(known_gpu(gpu), environment.cache_directory)

@@ -263,5 +263,5 @@ def test_no_plan_of_memory_is_made_for_a_character_model(tmp_path):
     path = tmp_path / "char.yaml"
     path.write_text(SWEEP)
     done = CliRunner().invoke(cli, ["plan", str(path)])
-    with pytest.raises(SweepError, match="memory is predicted for fine-tunes only; run the sweep"):
+    with pytest.raises(ConfigError, match="trains charlm models, which are small enough for any GPU"):
         raise done.exception

@@ -152,7 +152,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(("arguments", "message"), [
         (["sweeps/lora_t4.yaml", "--gpu", "t5"], "error: no GPU 't5' is known here; did you mean t4?"),
         (["sweeps/lora_t4.yaml", "--gpu", "t4", "--study", "nowhere"], "error: nowhere is not a study"),
-        (["char.yaml", "--gpu", "t4"], "error: char.yaml trains charlm models, which are small enough for any GPU"),
+        (["char.yaml", "--gpu", "t4"], "error: char.yaml trains charlm models, which are small enough for any GPU; "),
         (["unknown.yaml", "--gpu", "t4"], "error: the shape of 'nobody/nothing-7b' is not known here; put its "
                                           "config.json into a folder and give that folder as model")])
     def test_what_it_cannot_plan_is_one_message(self, plan_command, tmp_path, arguments, message):

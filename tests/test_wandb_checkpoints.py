@@ -22,7 +22,7 @@ from kaggle_runner.wandb_run import RunLog
 log = RunLog.open(lambda: False)
 with Study.open_for_writing(Path(sys.argv[1]), name="a", sweep={}, metric="eval/loss", goal="minimize",
                             seed=0) as study:
-    fetch_checkpoint(log, study, print)
+    fetch_checkpoint(log, study, print, lambda: False)
     study.record_start(Trial(id=log.id, number=0, params={}), {})
     uploads = CheckpointUploads(study, os.environ, print)
     folder = study.trial_directory(log.id) / "checkpoint"

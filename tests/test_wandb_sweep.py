@@ -140,7 +140,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
                                  for i in range(60)))
     sweep_file = {
         "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
-        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1.5},  # the best so far at the first evaluation
+        "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},  # the better half at the first evaluation
         "parameters": {**parameters, "learning_rate": {"min": 1.0e-6, "max": 1.0e18},
                        **{name: {"values": values} for name, values in {
                            "model": [*parameters["model"].values(), str(wide_llama)], "max_length": [48, 512],
