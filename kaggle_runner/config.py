@@ -89,9 +89,7 @@ class FinetuneConfig:
     """Seed of the adapter's start, dropout, and the order of the rows."""
 
     def __post_init__(self) -> None:
-        problems = type_problems(self)
-        if not problems:
-            problems = self._range_problems()
+        problems = type_problems(self) or self._range_problems()
         if problems:
             raise ConfigError("; ".join(problems))
 

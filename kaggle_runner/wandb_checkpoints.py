@@ -7,7 +7,6 @@ written over, and of an artifact every version stays, half a GB for each checkpo
 import contextlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import wandb
 
 from kaggle_runner.study import JOURNAL, Study
-from kaggle_runner.wandb_run import GiveUp, RunLog
+from kaggle_runner.wandb_run import GiveUp, RunLog, attempt
 from kaggle_runner.wandb_sweep import API_ERRORS
 
 EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
@@ -85,29 +84,19 @@ def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], giv
 
 
 def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:
-    """Download in a thread of its own: the client waits for ever for a server that has stopped sending.
+    """Download what a run keeps; the client itself waits for ever for a server that has stopped sending.
 
     Raises:
         TimeoutError: given up.
     """
-    failure: list[Exception] = []
-
     def download() -> None:
-        try:
-            run = wandb.Api().run(run_path)
-            for name in (CHECKPOINT, HISTORY):
-                run.file(f"{FOLDER}/{name}").download(root=str(folder), replace=True).close()
-        except Exception as error:  # raised where the caller waits
-            failure.append(error)
+        run = wandb.Api().run(run_path)
+        for name in (CHECKPOINT, HISTORY):
+            run.file(f"{FOLDER}/{name}").download(root=str(folder), replace=True).close()
 
-    thread = threading.Thread(target=download, name="fetch", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.1)
-        if thread.is_alive() and give_up():
-            raise TimeoutError("the download did not end in time")
-    if failure:
-        raise failure[0]
+    failure = attempt(download, give_up)
+    if isinstance(failure, Exception):
+        raise failure
 
 
 def _stage(source: Path, target: Path, *, copies: bool = False) -> None:

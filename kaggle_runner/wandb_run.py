@@ -205,11 +205,19 @@ def _open() -> Any:
 
 
 def _bounded(action: Callable[[], object], give_up: GiveUp) -> None:
-    """Do what may wait for W&B's server, in a thread of its own.
+    """Do what may wait for W&B's server; its process is ended when that fails.
 
     Raises:
         RunLost: it failed, or was given up.
     """
+    failure = attempt(action, give_up)
+    if failure is not None:
+        end_core()
+        raise RunLost(" ".join(str(failure).split()) or type(failure).__name__) from failure
+
+
+def attempt(action: Callable[[], object], give_up: GiveUp) -> BaseException | None:
+    """Do what may wait for W&B's server for ever, in a thread of its own; return why it failed, none if it did not."""
     failure: list[BaseException] = []
 
     def act() -> None:
@@ -223,11 +231,8 @@ def _bounded(action: Callable[[], object], give_up: GiveUp) -> None:
     while thread.is_alive():
         thread.join(_POLL_S)
         if thread.is_alive() and give_up():
-            end_core()
-            raise RunLost("no answer in time")
-    if failure:
-        end_core()
-        raise RunLost(" ".join(str(failure[0]).split()) or type(failure[0]).__name__) from failure[0]
+            return TimeoutError("no answer in time")
+    return failure[0] if failure else None
 
 
 def _cores() -> list[int]:
