@@ -51,7 +51,9 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
 
 def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     """Train as the worker does, by its own code."""
-    from kaggle_runner.batches import batch_indices
+    import torch
+
+    from kaggle_runner.finetune import rows_of_step
     from kaggle_runner.worker import Worker
 
     failures: list[str] = []
@@ -73,12 +75,10 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     if failures:
         sys.exit(failures[0])
     rows = encoded_rows(run, config)
-    micro_batches = [rows.lengths[batch_indices(
-        rows, batch_size=config.batch_size, seed=config.seed, position=position,
-        accumulation=config.gradient_accumulation_steps)]
-        for position in range(config.max_steps * config.gradient_accumulation_steps)]
-    return meter.outcome("ours", [(int(batch.sum()), int(batch.max()) * len(batch)) for batch in micro_batches],
-                         config.gradient_accumulation_steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    steps = [[(int(rows.lengths[batch].sum()), int(rows.lengths[batch].max()) * len(batch))
+              for batch in rows_of_step(rows, config, device, step)] for step in range(config.max_steps)]
+    return meter.outcome("ours", steps)
 
 
 def encoded_rows(run: Run, config: FinetuneConfig) -> Any:

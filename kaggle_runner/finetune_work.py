@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from kaggle_runner.base_model import BaseModel, base_key, load_base
-from kaggle_runner.batches import batch_indices, collate
+from kaggle_runner.batches import collate
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
-from kaggle_runner.finetune import evaluate, train_adapter, versions
+from kaggle_runner.finetune import evaluate, rows_of_step, train_adapter, versions
 from kaggle_runner.loss import summed_loss
 from kaggle_runner.phases import Phases
 from kaggle_runner.study import TrialResult
@@ -49,7 +49,7 @@ class FinetuneWork:
 
     def _choose_threads(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> int:
         """Measure on the longest batch, forward only: how threads compare is the same in both directions."""
-        indices = batch_indices(data.train, batch_size=config.batch_size, seed=0, position=0)
+        indices = rows_of_step(data.train, config, self._device, 0)[0]
         arrays = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
         tokens_BT, mask_BT, labels_BT = (torch.from_numpy(array) for array in arrays)
 

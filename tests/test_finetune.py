@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kaggle_runner import loss as loss_module
 from kaggle_runner.base_model import linear_layers_4bit, load_base
-from kaggle_runner.batches import batch_indices, collate
+from kaggle_runner.batches import collate, step_batches
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
 from kaggle_runner.errors import ConfigError
@@ -215,7 +215,7 @@ def test_the_evaluation_is_torchs_mean_over_all_tokens_that_count(base, data, co
 
 
 def test_the_loss_in_chunks_is_the_loss_at_once_with_its_gradients(base, data, monkeypatch):
-    indices = batch_indices(data.train, batch_size=4, seed=0, position=0)
+    indices = step_batches(data.train, batch_size=4, accumulation=1, seed=0, step=0, pass_tokens=0)[0]
     tokens, mask, labels = (torch.from_numpy(a) for a in collate(data.train, indices, pad_id=0, completion_only=False))
     embeddings = base.model.get_input_embeddings().weight.requires_grad_(True)
     results = []
