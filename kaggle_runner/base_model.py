@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers.integrations.liger import apply_liger_kernel
 
-from kaggle_runner.attention import expand_grouped_queries
+from kaggle_runner.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.bare_model import own_head
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
@@ -83,8 +83,8 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     _freeze(model, compute_dtype)
-    if device.type == "cuda":
-        expand_grouped_queries(model, torch.cuda.get_device_capability(device))
+    use_causal_attention(model, groups=(device.type != "cuda"
+                                        or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
         apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})  # the loss is ours
     if tokenizer.pad_token_id is None:

@@ -2,7 +2,7 @@
 
 The order of the rows depends on their lengths and on the seed alone, so a step can be asked for by its number, and the
 same optimizer step sees the same rows however it is cut into micro-batches.
-Shape suffixes: B rows of a batch, T tokens of its longest row.
+Shape suffixes: B rows of a batch, T tokens of its longest row, N positions whose next token counts.
 """
 
 import functools
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IGNORED = -100
-"""Label of a token that the loss leaves out. Source: torch.nn.functional.cross_entropy, ignore_index."""
 ROWS_ALIKE = 2
 """Rows of like length that follow each other.
 
@@ -54,6 +52,27 @@ class EncodedRows:
         return self.tokens[self.starts[i]:self.starts[i + 1]]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatch:
+    """Rows of one forward pass, all numbers int64.
+
+    No mask goes with them: padding lies behind the tokens, where causal attention never looks, and nothing counts there.
+    """
+
+    tokens_BT: np.ndarray
+    positions_N: np.ndarray
+    """Where the model is asked for the next token, counted through all B x T places."""
+    targets_N: np.ndarray
+    """Those next tokens."""
+    tokens: int
+    """Tokens of the rows, padding not counted."""
+
+    @property
+    def padded_tokens(self) -> int:
+        """Places that the model computes, padding counted."""
+        return self.tokens_BT.size
+
+
 def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed: int, step: int,
                  pass_tokens: int) -> list[np.ndarray]:
     """Return the rows of one optimizer step, counted from 0 over all epochs, cut into micro-batches.
@@ -74,22 +93,19 @@ def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed:
 
 
 def collate(rows: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_id: int,
-            completion_only: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pad rows on the right to the longest of them: tokens_BT, mask_BT and labels_BT, all int64.
-
-    Labels are not shifted; they are `IGNORED` on padding and, when `completion_only`, on the prompt.
-    """
-    shape = (len(indices), int(rows.lengths[indices].max()))
-    tokens_BT = np.full(shape, pad_id, dtype=np.int64)
-    mask_BT = np.zeros(shape, dtype=np.int64)
-    labels_BT = np.full(shape, IGNORED, dtype=np.int64)
+            completion_only: bool) -> MicroBatch:
+    """Pad rows on the right to the longest of them; with `completion_only` the loss leaves out their prompts."""
+    longest = int(rows.lengths[indices].max())
+    tokens_BT = np.full((len(indices), longest), pad_id, dtype=np.int64)
+    positions, targets = [], []
     for b, i in enumerate(indices):
         row = rows.row(i)
-        first = rows.completion_starts[i] if completion_only else 0
         tokens_BT[b, :len(row)] = row
-        mask_BT[b, :len(row)] = 1
-        labels_BT[b, first:len(row)] = row[first:]
-    return tokens_BT, mask_BT, labels_BT
+        first = max(1, rows.completion_starts[i]) if completion_only else 1
+        positions.append(b * longest + np.arange(first - 1, len(row) - 1))
+        targets.append(row[first:])
+    return MicroBatch(tokens_BT=tokens_BT, positions_N=np.concatenate(positions),
+                      targets_N=np.concatenate(targets).astype(np.int64), tokens=int(rows.lengths[indices].sum()))
 
 
 def padding_share(rows: EncodedRows, batches: Iterable[np.ndarray]) -> float:

@@ -50,12 +50,13 @@ class FinetuneWork:
     def _choose_threads(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> int:
         """Measure on the longest batch, forward only: how threads compare is the same in both directions."""
         indices = rows_of_step(data.train, config, self._device, 0)[0]
-        arrays = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
-        tokens_BT, mask_BT, labels_BT = (torch.from_numpy(array) for array in arrays)
+        first = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
+        tokens_BT, positions_N, targets_N = (
+            torch.from_numpy(array) for array in (first.tokens_BT, first.positions_N, first.targets_N))
 
         @torch.no_grad()
         def batch() -> torch.Tensor:
-            return summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
+            return summed_loss(base.model, tokens_BT, positions_N, targets_N, own_head=base.own_head)
 
         facts = [base.sha256, base.key, tuple(tokens_BT.shape), torch.__version__, os.cpu_count(), self._most_threads]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

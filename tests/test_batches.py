@@ -136,11 +136,20 @@ def test_a_few_rows_are_enough(count):
     assert set(seen) == set(range(count))
 
 
-def test_batches_are_padded_on_the_right_and_labels_leave_out_the_prompt():
-    rows = rows_of([2, 4])
-    tokens_BT, mask_BT, labels_BT = collate(rows, np.array([1, 0]), pad_id=9, completion_only=True)
-    assert tokens_BT.tolist() == [[1, 1, 1, 1], [0, 0, 9, 9]]
-    assert mask_BT.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert labels_BT.tolist() == [[-100, -100, 1, 1], [-100, 0, -100, -100]]
-    assert tokens_BT.dtype == mask_BT.dtype == labels_BT.dtype == np.int64
-    assert collate(rows, [1, 0], pad_id=9, completion_only=False)[2].tolist() == [[1, 1, 1, 1], [0, 0, -100, -100]]
+def test_batches_are_padded_on_the_right_and_the_loss_leaves_out_prompt_and_padding():
+    rows = rows_of([2, 4, 5])
+    batch = collate(rows, np.array([1, 0]), pad_id=9, completion_only=True)
+    assert batch.tokens_BT.tolist() == [[1, 1, 1, 1], [0, 0, 9, 9]]
+    assert batch.positions_N.tolist() == [1, 2, 4]  # each the place before an answer's token
+    assert batch.targets_N.tolist() == [1, 1, 0]
+    assert (batch.tokens, batch.padded_tokens) == (6, 8)
+    assert {array.dtype for array in (batch.tokens_BT, batch.positions_N, batch.targets_N)} == {np.dtype(np.int64)}
+    whole = collate(rows, [2, 0], pad_id=9, completion_only=False)
+    assert whole.positions_N.tolist() == [0, 1, 2, 3, 5]
+    assert whole.targets_N.tolist() == [2, 2, 2, 2, 0]
+
+
+def test_a_row_without_a_prompt_counts_from_its_second_token():
+    rows = EncodedRows(tokens=np.arange(3, dtype=np.int32), starts=np.array([0, 3]),
+                       completion_starts=np.zeros(1, dtype=np.int32))
+    assert collate(rows, [0], pad_id=9, completion_only=True).positions_N.tolist() == [0, 1]

@@ -205,24 +205,49 @@ def test_how_a_step_is_cut_into_micro_batches_does_not_change_it(base, data, con
 def test_the_evaluation_is_torchs_mean_over_all_tokens_that_count(base, data, config):
     total, count = 0.0, 0
     for i in range(len(data.validation)):
-        tokens, mask, labels = (torch.from_numpy(a) for a in collate(
-            data.validation, np.array([i]), pad_id=0, completion_only=True))
+        row = torch.from_numpy(data.validation.row(i)).long()
+        start = data.validation.completion_starts[i]
         with torch.no_grad():
-            logits = base.model(input_ids=tokens, attention_mask=mask).logits
-        total += F.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum").item()
-        count += int((labels[0, 1:] != -100).sum())
+            logits = base.model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits
+        total += F.cross_entropy(logits[0, start - 1:-1], row[start:], reduction="sum").item()
+        count += len(row) - start
     assert evaluate(base, data.validation, config) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_padding_changes_neither_the_loss_nor_its_gradients(base, data):
+    """No mask is handed to the model: what lies behind a row's tokens must not matter, whatever it is."""
+    indices = np.argsort(data.train.lengths)[[0, -1]]
+    assert data.train.lengths[indices[0]] < data.train.lengths[indices[1]]
+    embeddings = base.model.get_input_embeddings().weight.requires_grad_(True)
+
+    def measured(parts, pad_id):
+        embeddings.grad, total = None, 0.0
+        for part in parts:
+            batch = collate(data.train, part, pad_id=pad_id, completion_only=True)
+            loss = summed_loss(base.model, *(torch.from_numpy(a) for a in (
+                batch.tokens_BT, batch.positions_N, batch.targets_N)), own_head=base.own_head)
+            loss.backward()
+            total += loss.item()
+        return total, embeddings.grad.clone()
+
+    apart = measured([indices[:1], indices[1:]], pad_id=0)
+    for pad_id in (0, 300):
+        together = measured([indices], pad_id)
+        assert together[0] == pytest.approx(apart[0], rel=1e-6)
+        torch.testing.assert_close(together[1], apart[1], rtol=1e-4, atol=1e-6)
+    embeddings.requires_grad_(False).grad = None
 
 
 def test_the_loss_in_chunks_is_the_loss_at_once_with_its_gradients(base, data, monkeypatch):
     indices = step_batches(data.train, batch_size=4, accumulation=1, seed=0, step=0, pass_tokens=0)[0]
-    tokens, mask, labels = (torch.from_numpy(a) for a in collate(data.train, indices, pad_id=0, completion_only=False))
+    batch = collate(data.train, indices, pad_id=0, completion_only=False)
+    tensors = [torch.from_numpy(array) for array in (batch.tokens_BT, batch.positions_N, batch.targets_N)]
     embeddings = base.model.get_input_embeddings().weight.requires_grad_(True)
     results = []
     for own_head, chunk in ((False, 2**25), (True, 2**25), (True, 20 * len(base.tokenizer))):
         monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
         embeddings.grad = None
-        value = summed_loss(base.model, tokens, mask, labels, own_head=own_head)
+        value = summed_loss(base.model, *tensors, own_head=own_head)
         value.backward()
         results.append((value.item(), embeddings.grad.clone()))
     embeddings.requires_grad_(False).grad = None
