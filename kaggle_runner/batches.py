@@ -56,7 +56,7 @@ class EncodedRows:
 class MicroBatch:
     """Rows of one forward pass, all numbers int64.
 
-    No mask goes with them: padding lies behind the tokens, where causal attention never looks, and nothing counts there.
+    No mask goes with them: padding lies behind the tokens, where causal attention never looks.
     """
 
     tokens_BT: np.ndarray

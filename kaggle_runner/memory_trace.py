@@ -59,7 +59,8 @@ class _Tokenizer:
 def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool) -> Trace:
     """Trace a config on a model given by its `config.json`; `half` computes in float16, else in float32.
 
-    Every row is `max_length` tokens, all of which count: the most a batch can take. Traces `TRACED_LAYERS` layers and unrolls them to all, or all of them where they are not alike.
+    Every row is `max_length` tokens, all of which count: the most a batch can take. Traces `TRACED_LAYERS` layers and
+    unrolls them to all, or all of them where they are not alike.
 
     Raises:
         ModelError: transformers cannot build or run a causal language model from this config.
