@@ -40,6 +40,12 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
     if run.cap_bytes is not None:
         total_bytes = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, run.cap_bytes / total_bytes))
+    if run.as_t4:
+        from kaggle_runner import base_model
+
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        base_model.GROUPING_CAPABILITY = (99, 0)
     meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
     if run.stack == "ours":
         return train_ours(run, config, meter)

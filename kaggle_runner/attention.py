@@ -31,7 +31,7 @@ def use_causal_attention(model: Any, *, groups: bool) -> bool:
     """
     settings = model.config.get_text_config()
     known = set(getattr(settings, "layer_types", None) or KNOWN_LAYERS) <= KNOWN_LAYERS
-    if settings._attn_implementation != "sdpa" or not known:
+    if settings._attn_implementation not in ("sdpa", GROUPED, EXPANDED) or not known:
         return False
     # transformers makes masks for the attentions that it has mask functions for, and these have none
     AttentionInterface.register(GROUPED, functools.partial(causal_attention, groups=True))

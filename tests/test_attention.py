@@ -72,6 +72,13 @@ def test_a_row_that_is_no_longer_than_its_window_needs_no_mask():
     assert loss_and_gradients(model, None)[2].masked == [False, False]
 
 
+def test_it_can_be_chosen_anew():
+    model = tiny_model()
+    for groups in (True, False, True):
+        assert use_causal_attention(model, groups=groups)
+        assert loss_and_gradients(model, None)[2].grouped == [groups] * 2
+
+
 def test_transformers_groups_where_a_t4_has_no_fast_kernel_for_it():
     """What this module is there to avoid; if this fails, transformers has learnt it."""
     assert loss_and_gradients(tiny_model(), torch.ones_like(TOKENS))[2].grouped == [True, True]

@@ -112,13 +112,17 @@ def test_the_8_bit_optimizers_learn(base, data, config, tmp_path, optim):
 
 
 def test_a_step_that_overflows_is_skipped_and_counted(base, data, config, tmp_path):
-    """The scaler starts at 65,536 times the loss; gradients a thousand times as large do not fit float16."""
-    base.model.get_output_embeddings().weight.data.mul_(3000.0)
+    """The scaler starts with the loss 65,536-fold and halves that after every skip; a tenth of these fit at first."""
+    layer = base.model.get_decoder().layers[-1]
+    hook = layer.register_full_backward_pre_hook(lambda module, gradients: tuple(
+        g if g is None else g * 2.0**14 for g in gradients))
     try:
-        result, _ = run(base, data, dataclasses.replace(config, max_steps=4), tmp_path)
-        assert 1 <= result.notes["skipped_steps"] <= 4
+        result, events = run(base, data, dataclasses.replace(config, max_steps=20, eval_steps=20), tmp_path)
     finally:
-        base.model.get_output_embeddings().weight.data.div_(3000.0)
+        hook.remove()
+    unscaled = [event["train/grad_norm"] for event in events if "train/grad_norm" in event]
+    assert None in unscaled or result.notes["skipped_steps"] > 1
+    assert 1 <= result.notes["skipped_steps"] < 20
 
 
 @pytest.mark.parametrize("groups", [True, False])
@@ -173,7 +177,8 @@ def test_out_of_memory_on_the_device_is_run_once_more_in_half(tmp_path, cache, l
               "completion_only_loss": False, "gradient_checkpointing": False}
     whole = FinetuneConfig.from_params(params)
     half = dataclasses.replace(whole, batch_size=64, gradient_accumulation_steps=2)
-    room = (predict(whole, target=GPU).peak_bytes + predict(half, target=GPU).peak_bytes) // 2
+    room = int(1.15 * predict(half, target=GPU).peak_bytes)
+    assert room < 0.7 * predict(whole, target=GPU).peak_bytes
     torch.cuda.empty_cache()
     taken = torch.empty(torch.cuda.mem_get_info()[0] - room - CONTEXT_BYTES, dtype=torch.uint8, device=CUDA)
     with Study.open_for_writing(tmp_path / "s", name="s", sweep={}, metric="eval/loss", goal="minimize",
@@ -198,7 +203,7 @@ def test_a_character_model_learns_in_float16_as_it_does_in_float32(tmp_path):
             poll=lambda: None, emit=lambda event: None, directory=directory))
 
     here, there = trained(CUDA), trained(torch.device("cpu"))
-    assert here.metric == pytest.approx(there.metric, rel=0.02)
+    assert here.metric == pytest.approx(there.metric, rel=0.05)
     assert here.notes["skipped_steps"] <= 3
 
 
