@@ -147,7 +147,7 @@ def _micro_batch(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> No
     """Forward and backward pass of one micro-batch, as `finetune` does it."""
     base.model.train()
     rows = _full_rows(config.batch_size, config.max_length)
-    loss = finetune._loss_of(base, collate(rows, range(config.batch_size), pad_id=0, completion_only=False))
+    loss = finetune.loss_of(base, collate(rows, range(config.batch_size), pad_id=0, completion_only=False))
     # loss.backward() would leave the function mode, and with it what a checkpointed layer does when it runs again
     torch.autograd.Variable._execution_engine.run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from kaggle_runner import loss as loss_module
-from kaggle_runner.base_model import linear_layers_4bit, load_base
+from kaggle_runner.base_model import computing_in, linear_layers_4bit, load_base
 from kaggle_runner.batches import collate, step_batches
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
@@ -189,6 +189,11 @@ def test_patience_ends_a_trial_that_does_not_get_better(base, data, config, tmp_
     assert "no better eval/loss in 1 evaluations" in result.reason
 
 
+def test_by_default_a_trial_ends_after_1500_steps_without_a_better_loss():
+    config = FinetuneConfig()
+    assert config.early_stopping_patience * config.eval_steps == 1500
+
+
 def test_a_loss_that_is_no_number_ends_the_trial_with_the_step(base, data, config, tmp_path):
     with pytest.raises(NotFinite, match=r"(train|eval)/loss became (nan|inf) at step \d") as raised:
         run(base, data, dataclasses.replace(config, learning_rate=1e30, warmup_ratio=0.0), tmp_path)
@@ -286,3 +291,17 @@ def test_gradients_stay_right_after_an_evaluation_on_every_cpu(base):
     layers = list(linear_layers_4bit(base.model))
     assert len(layers) == 14
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+def test_a_base_that_computes_in_bfloat16_learns_resumes_to_the_bit_and_goes_back(base, data, config, tmp_path):
+    exact = evaluate(base, data.validation, config)
+    half = computing_in(base, torch.bfloat16)
+    assert evaluate(half, data.validation, config) == pytest.approx(exact, rel=5e-3)
+    assert evaluate(half, data.validation, config) != exact
+    whole = the_numbers(*run(half, data, config, tmp_path / "whole"))
+    _, early = run(half, data, config, tmp_path / "cut", Watcher("preempt", 3))
+    result, late = run(half, data, config, tmp_path / "cut")
+    assert result.notes["compute_dtype"] == "bfloat16"
+    assert result.metric < exact - 0.1
+    assert (result.evaluations, early.rows + late.rows, result.hashes["adapter"]) == whole
+    assert evaluate(computing_in(half, torch.float32), data.validation, config) == exact
