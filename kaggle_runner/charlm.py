@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from kaggle_runner.char_data import CharCorpus
 from kaggle_runner.char_model import CharModel, bits_per_character, summed_cross_entropy
@@ -123,16 +124,8 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
             step_loss += loss.detach()
         # 3. the optimizer step
         scale_before = scaler.get_scale() if scaler.is_enabled() else 1.0
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         rate = learning_rate_at(config, progress.step)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        scaler.update()
+        grad_norm = take_step(optimizers, scaler, parameters, rate, config.max_grad_norm)
         # 4. what was done
         progress.step += 1
         progress.train_cpu_s += time.process_time() - started
@@ -212,6 +205,27 @@ def eval_windows(validation: torch.Tensor, config: CharLMConfig) -> Iterator[tor
         positions_T1 = torch.arange(window + 1, device=validation.device)
         for part_B in windows_B.split(max(1, EVAL_TOKENS // window)):
             yield validation[part_B[:, None] + positions_T1].long()
+
+
+def take_step(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScaler, parameters: list[nn.Parameter],
+              rate: float, max_grad_norm: float) -> torch.Tensor:
+    """Clip all gradients together and let every optimizer step, or none of them where float16 has overflowed in one.
+
+    A scaler by itself skips only the optimizer whose own gradients overflowed; the other one would step with gradients
+    that were clipped by a norm that is no number. Returns the norm before clipping.
+    """
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    has_overflowed = scaler.is_enabled() and not math.isfinite(grad_norm.item())
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        if not has_overflowed:
+            scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    scaler.update()
+    return grad_norm
 
 
 def versions() -> dict[str, str]:
