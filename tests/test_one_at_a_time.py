@@ -34,11 +34,11 @@ def spec(tmp_path):
     return read_vary(path)
 
 
-def journal(spec, directory, losses, *, changed=None, hashes=None):
+def journal(spec, directory, losses, *, changed=None, hashes=None, challenger=None):
     """Write the journal of a study whose trials ended with these losses, by (value, seed); none is a failure."""
     with Study.open_for_writing(directory, name=spec.name, sweep=spec.sweep(), metric="eval/loss", goal="minimize",
                                 seed=None) as study:
-        trials = spec.first_trials() + spec.further_trials(spec.values[1])
+        trials = spec.first_trials() + spec.further_trials(spec.values[1] if challenger is None else challenger)
         for trial in trials:
             key = (trial.params["dropout"], trial.params["seed"])
             if key not in losses:
@@ -48,7 +48,7 @@ def journal(spec, directory, losses, *, changed=None, hashes=None):
             study.record_start(trial, trial.params)
             failed = losses[key] is None
             study.record_end(TrialResult(
-                id=trial.id, status=Status.FAILED if failed else Status.COMPLETE, metric=losses[key], tokens=100,
+                id=trial.id, status=Status.FAILED if failed else Status.COMPLETE, metric=losses[key], tokens=100, seconds=2.0,
                 reason="the loss became nan" if failed else "", hashes={"text": (hashes or {}).get(trial.id, "a")}))
     return read_study(directory)
 
