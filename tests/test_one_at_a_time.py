@@ -48,8 +48,9 @@ def journal(spec, directory, losses, *, changed=None, hashes=None, challenger=No
             study.record_start(trial, trial.params)
             failed = losses[key] is None
             study.record_end(TrialResult(
-                id=trial.id, status=Status.FAILED if failed else Status.COMPLETE, metric=losses[key], tokens=100, seconds=2.0,
-                reason="the loss became nan" if failed else "", hashes={"text": (hashes or {}).get(trial.id, "a")}))
+                id=trial.id, status=Status.FAILED if failed else Status.COMPLETE, metric=losses[key], tokens=100,
+                seconds=2.0, reason="the loss became nan" if failed else "",
+                hashes={"text": (hashes or {}).get(trial.id, "a")}))
     return read_study(directory)
 
 
