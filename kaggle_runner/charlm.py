@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from kaggle_runner.char_data import CharCorpus
 from kaggle_runner.char_model import CharModel, bits_per_character, summed_cross_entropy
 from kaggle_runner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.muon import Muon
+from kaggle_runner.optimizers import adamw, take_step
 from kaggle_runner.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.schedule import learning_rate_at
 from kaggle_runner.study import Status, TrialResult
@@ -125,7 +125,8 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         # 3. the optimizer step
         scale_before = scaler.get_scale() if scaler.is_enabled() else 1.0
         rate = learning_rate_at(config, progress.step)
-        grad_norm = take_step(optimizers, scaler, parameters, rate, config.max_grad_norm)
+        grad_norm = take_step(optimizers, parameters, learning_rate=rate, max_grad_norm=config.max_grad_norm,
+                              scaler=scaler)
         # 4. what was done
         progress.step += 1
         progress.train_cpu_s += time.process_time() - started
@@ -207,27 +208,6 @@ def eval_windows(validation: torch.Tensor, config: CharLMConfig) -> Iterator[tor
             yield validation[part_B[:, None] + positions_T1].long()
 
 
-def take_step(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScaler, parameters: list[nn.Parameter],
-              rate: float, max_grad_norm: float) -> torch.Tensor:
-    """Clip all gradients together and let every optimizer step, or none of them where float16 has overflowed in one.
-
-    A scaler by itself skips only the optimizer whose own gradients overflowed; the other one would step with gradients
-    that were clipped by a norm that is no number. Returns the norm before clipping.
-    """
-    for optimizer in optimizers:
-        scaler.unscale_(optimizer)
-    grad_norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    has_overflowed = scaler.is_enabled() and not math.isfinite(grad_norm.item())
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        if not has_overflowed:
-            scaler.step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-    scaler.update()
-    return grad_norm
-
-
 def versions() -> dict[str, str]:
     """Return the versions of what decides a trial's numbers."""
     return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
@@ -249,12 +229,10 @@ def _optimizers(config: CharLMConfig, model: CharModel) -> list[torch.optim.Opti
     with_muon = config.optim == "muon"
     taken = {id(parameter) for parameter in matrices} if with_muon else set()
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    groups = [{"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
-              {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate,
-                              betas=(0.9, config.adam_beta2), fused=True)
+    rest_adamw = adamw(rest, learning_rate=config.learning_rate, beta2=config.adam_beta2,
+                       weight_decay=config.weight_decay)
     muon = [Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)] if with_muon else []
-    return [*muon, adamw]
+    return [*muon, rest_adamw]
 
 
 def _evaluate_step(model: CharModel, text: DeviceText, config: CharLMConfig, progress: _Progress,
