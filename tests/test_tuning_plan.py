@@ -319,3 +319,7 @@ def test_the_plans_that_ship_have_the_studies_of_the_lab(name):
     assert set(plan.final["parameters"]) == {"learning_rate", "warmup_ratio", "lr_scheduler_type", "min_lr_rate",
                                              "weight_decay"}
     assert plan.seeds == (1, 2, 3)
+    for study in plan.studies:
+        config = config_from_params({**plan.baseline, **study.settings})
+        # a forward pass is a third of a training step at most, so evaluations take under 5 % of the time of training
+        assert config.evaluations * config.max_eval_tokens / 3 < 0.05 * config.max_tokens
