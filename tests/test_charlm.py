@@ -215,7 +215,7 @@ def test_float16_on_a_gpu_learns_what_float32_learns_on_a_cpu(text, config, tmp_
 
 def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(config, tmp_path):
     """The trial goes through the same supervisor and worker as a fine-tune."""
-    params = config.as_dict() | {"max_tokens": 16 * 8 * 60}
+    params = config.as_dict() | {"max_tokens": 16 * 8 * 200}  # enough steps for a wish to arrive in time
     events, wishes = [], []
 
     def notify(event):
