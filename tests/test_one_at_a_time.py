@@ -86,7 +86,7 @@ def test_a_journal_decides_and_its_summary_says_why(spec, tmp_path):
     decision = finished(spec, clear)
     assert (decision.verdict, decision.winner) == (Verdict.ADOPT, 0.1)
     text = study_summary(spec, clear, decision)
-    assert "**Adopted: dropout 0.1.** 0.1 is better than 0.0 by 0.5" in text
+    assert "**Adopted: dropout 0.1.** 0.1 is better than 0 by 0.5" in text
     assert "| 0 (default) | 3 | 2.10000 | 3.02966 |" in text
     assert "Small models need little." in text
     assert "value that was tried" not in text
