@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from kaggle_runner.archive import archive_study, archived_studies, restore_study
+from kaggle_runner.cli import cli
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.study import StudyInfo, read_study
@@ -48,6 +50,7 @@ def test_a_plan_killed_at_three_moments_is_the_plan_and_all_that_it_writes_is_tr
     the_defaults_name_the_study_behind_each_value_and_can_be_trained(killed, plan_file)
     a_plan_that_was_edited_says_which_studies_no_longer_match(killed, plan_file, tmp_path)
     a_study_that_others_depend_on_is_archived_with_force_and_restored(killed, plan_file, tmp_path)
+    the_command_draws_what_was_not_drawn_and_says_where_everything_is(killed, plan_file, tmp_path)
 
 
 def kill_at_three_random_moments(plan_file, directory):
@@ -254,9 +257,31 @@ def a_study_that_others_depend_on_is_archived_with_force_and_restored(done, plan
     counted = list(stages(read_plan(plan_file), directory))
     assert [stage.decision for stage in counted] == [None], "it is never counted again"
     assert "learning_rate: 0.001 " in (directory / "defaults.yaml").read_text()
-    assert restore_study(moved.directory) == study
+    listed = CliRunner().invoke(cli, ["archived", str(directory)])
+    assert listed.output.split() == ["2026-01-31T23:30:00", str(moved.directory), "wrong", "text"]
+    restored = CliRunner().invoke(cli, ["restore", str(moved.directory)])
+    assert (restored.exit_code, restored.output) == (0, f"restored {study}\n")
     assert (directory / "defaults.yaml").read_text() == defaults
     assert archived_studies(directory) == ()
+
+
+def the_command_draws_what_was_not_drawn_and_says_where_everything_is(done, plan_file, tmp_path):
+    directory = tmp_path / "drawn"
+    shutil.copytree(done, directory)
+    for study in ("1_dropout", STUDIES[2]):  # as if the session had ended before these were written up
+        for name in ("decision.json", "summary.md"):
+            (directory / study / name).unlink()
+    ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", str(directory), "--cpu"])
+    assert ended.exit_code == 0, ended.output
+    assert (directory / "summary.md").read_text() in ended.output
+    assert f"next     python -m kaggle_runner train {directory / 'defaults.yaml'}" in ended.output
+    for study in ("1_dropout", STUDIES[2]):
+        assert (directory / study / "summary.md").read_text() == (done / study / "summary.md").read_text()
+        drawn = {path.name for path in (directory / study / "plots").iterdir()}
+        assert drawn == {"by_value.png", "gains.png", "curves.png", "time.png"}
+    assert {"index.html", "trials.csv", "summary.md"} <= {path.name for path in
+                                                          (directory / STUDIES[2] / "report").iterdir()}
+    assert not (directory / "0_learning_rate" / "plots").exists(), "what was written up is left alone"
 
 
 def made_study(directory: Path) -> Path:
