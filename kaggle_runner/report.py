@@ -23,7 +23,7 @@ from kaggle_runner.report_notebook import write_notebook
 from kaggle_runner.report_page import page
 from kaggle_runner.report_png import draw_figures, overview_png
 from kaggle_runner.report_sentences import noise, settings, winner
-from kaggle_runner.report_style import number_text, value_text
+from kaggle_runner.report_style import metric_text, value_text
 from kaggle_runner.study import JOURNAL, Snapshot, cannot_write, read_study, write_atomically
 
 PAGE = "index.html"
@@ -107,7 +107,7 @@ class StudyView:
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
-        body = "".join(_cells("td", [row.id, row.status, number_text(row.value),
+        body = "".join(_cells("td", [row.id, row.status, metric_text(row.value),
                                      *(value_text(row.params.get(name)) for name in names)])
                        for row in rows[:_MOST_SHOWN])
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""

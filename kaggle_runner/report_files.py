@@ -9,7 +9,7 @@ from typing import Any
 
 from kaggle_runner import report_sentences as say
 from kaggle_runner.analysis import Analysis
-from kaggle_runner.report_style import number_text, seconds_text, value_text
+from kaggle_runner.report_style import metric_text, seconds_text, value_text
 
 _FIRST = ("trial", "number", "status")
 _LAST = ("origin", "steps", "seconds", "tokens", "attempts", "peak_device_bytes", "predicted_peak_bytes")
@@ -82,7 +82,7 @@ def csv_cell(value: Any) -> Any:
 def _ranking(analysis: Analysis) -> str:
     names = [axis.name for axis in analysis.axes]
     rows = [["trial", analysis.metric, *names, "time"]]
-    rows += [[row.id, number_text(row.value), *(value_text(row.params.get(name)) for name in names),
+    rows += [[row.id, metric_text(row.value), *(value_text(row.params.get(name)) for name in names),
               seconds_text(row.seconds)] for row in analysis.ranked[:_MOST_ROWS]]
     if len(rows) == 1:
         return "No trial is complete."

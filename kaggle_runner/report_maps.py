@@ -21,7 +21,17 @@ from kaggle_runner.report_figures import (
     with_edge,
     without_value,
 )
-from kaggle_runner.report_style import BEST, FAINT, LOOKS, SCALE, SERIES, log_ticks, number_text, value_text
+from kaggle_runner.report_style import (
+    BEST,
+    FAINT,
+    LOOKS,
+    SCALE,
+    SERIES,
+    log_ticks,
+    metric_text,
+    number_text,
+    value_text,
+)
 
 _MOST_SLICES = 12
 _MOST_PARALLEL = 10
@@ -146,7 +156,7 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
             labels += [(i, -0.045, value_text(axis.low)), (i, 1.045, value_text(axis.high))]
         elif len(axis.values) <= 8:
             labels += [(i, axis.position(value) or 0.0, value_text(value)) for value in axis.values]
-    labels += [(len(axes), 1.045, number_text(ranked[0].value)), (len(axes), -0.045, number_text(ranked[-1].value))]
+    labels += [(len(axes), 1.045, metric_text(ranked[0].value)), (len(axes), -0.045, metric_text(ranked[-1].value))]
     return [{"x": x, "y": y, "text": text(shown if len(shown) < 14 else shown[:12] + "…"), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 

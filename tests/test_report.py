@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from kaggle_runner import report_sentences as say
 from kaggle_runner.analysis import analyse
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report import report_directory, show, watch_report, write_plots, write_report
@@ -215,6 +216,63 @@ def test_the_notebook_can_be_executed_for(name, tmp_path):
 def test_three_trials_are_said_to_be_too_few(tmp_path):
     page = write_report([write_study(tmp_path / "study", numbers(3))], notebook=False)
     assert "3 complete trials are too few to say which hyperparameter mattered" in words_of(page)
+
+
+def test_a_sentence_counts_the_best_trials_it_is_about(tmp_path):
+    analysis = analyse(read_study(write_study(tmp_path / "study", numbers(9))))
+    assert {region.count for region in analysis.regions} == {3}  # a quarter would be two
+    assert say.axis(analysis, analysis.axes[0]).startswith("The best 3 of 9 complete trials lie between ")
+
+
+@pytest.mark.parametrize(("status", "sentence"), [
+    (Status.COMPLETE, "4 trials trained to their end. The winner, trial 0000, was number 1 of 4 at step 30 of 60."),
+    (Status.PRUNED, "3 trials trained to their end; 1 pruned. The winner, trial 0000, was number 1 of 4 at step 30")])
+def test_curves_say_how_early_the_winner_showed(tmp_path, status, sentence):
+    last = Made(params={"learning_rate": 1e-4}, status=status, value=4.0, curve=loss_curve(4.0))
+    analysis = analyse(read_study(write_study(tmp_path / "study", [*numbers(3), last])))
+    assert say.curves(analysis).startswith(sentence)
+
+
+def test_where_to_search_next_says_whether_more_trials_promise_anything(tmp_path):
+    """A parabola with its minimum in the middle: sampled there, nothing is left to find; sampled beside it, it is."""
+    def advice(name, places):
+        trials = [Made(params={"x": at, "y": i % 5 / 5}, value=2 + (at - 0.5) ** 2 + 1e-4 * (i * 7 % 3))
+                  for i, at in enumerate(places)]
+        ranges = {"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}}
+        return " ".join(say.next_search(analyse(read_study(write_study(tmp_path / name, trials, parameters=ranges)))))
+
+    assert "More trials inside these ranges promise little" in advice("found", [i / 19 for i in range(20)])
+    missed = advice("missed", [i / 50 for i in range(10)] + [1 - i / 50 for i in range(10)])
+    tried = float(re.search(r"Try x ([\d.]+) with y [\d.]+: the fitted surface expects 2\.0", missed).group(1))
+    assert 0.2 < tried < 0.8  # in the gap, where no trial was
+
+
+def test_values_of_the_metric_keep_the_zeros_that_make_them_comparable(tmp_path):
+    trials = [Made(params={"x": i}, value=value) for i, value in enumerate([2.7, 2.698, 1234.5])]
+    page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
+    summary = (page.parent / "summary.md").read_text()
+    assert "| 0000 | 2.700 |" in summary
+    assert "| 0001 | 2.698 |" in summary
+    assert "| 0002 | 1234 |" in summary
+
+
+def test_a_far_base_does_not_press_the_progress_over_time_flat(tmp_path):
+    def top(baseline):
+        directory = write_study(tmp_path / str(baseline), numbers(4)[::-1], baseline=baseline)
+        hours = next(figure for figure in cost_figures(analyse(read_study(directory))) if figure.key == "hours")
+        return hours.layout["yaxis"]["range"][1]
+
+    assert top(2.8) > 2.8
+    assert 2.3 < top(9.0) < 2.5
+
+
+@pytest.mark.parametrize(("count", "widths"), [(1, "h"), (2, "hh"), (3, "sss"), (4, "hhhh"), (5, "ssshh"), (6, "s" * 6),
+                                               (7, "ssshhhh")])
+def test_rows_of_slices_are_full(tmp_path, count, widths):
+    trials = [Made(params={f"p{at}": i for at in range(count)}, value=2.0 + i) for i in range(2)]
+    page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
+    found = re.findall(r'<figure class="card (\w+)"><h4>p\d</h4>', page.read_text())
+    assert [width[0] for width in found] == list(widths)
 
 
 def test_ten_thousand_points_a_trial_stay_a_small_page(tmp_path):
