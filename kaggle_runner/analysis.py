@@ -107,7 +107,7 @@ class Analysis:
     goal: str
     baseline: float | None
     device: str
-    """`GPU` or `CPU`: whose hours are counted."""
+    """`GPU` or `CPU`: whose hours are counted; `machine` where no session says."""
     rows: tuple[Row, ...]
     best: Row | None
     curves: tuple[Curve, ...]
@@ -162,7 +162,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0, models: bool = True) -> Analys
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=snapshot.info.metric, goal=goal,
-        baseline=snapshot.baseline, device="GPU" if any(s.get("gpus") for s in snapshot.sessions) else "CPU",
+        baseline=snapshot.baseline, device=_device(snapshot),
         rows=rows, best=best, curves=curves, axes=axes, shares=shares, shares_problem=problem,
         contours=_contours(varied, shares, surrogate, best), progress=_progress(rows, goal),
         regions=_regions(varied, complete, goal), repeats=(*repeats, *confirmed), noise=noise,
@@ -183,6 +183,12 @@ def _row(record: TrialRecord) -> Row:
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,
                predicted_parts=dict(result.notes.get("predicted_parts", {})), phases=dict(result.seconds_by_phase))
+
+
+def _device(snapshot: Snapshot) -> str:
+    if any(session.get("gpus") for session in snapshot.sessions):
+        return "GPU"
+    return "CPU" if any("gpus" in session for session in snapshot.sessions) else "machine"
 
 
 def _confirmed(snapshot: Snapshot) -> tuple[Repeat, ...]:

@@ -62,10 +62,12 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     return _write_page([analyse(read_study(study)) for study in studies], out or report_directory(studies), reload_s)
 
 
-def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0) -> Iterator[Path]:
+def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
+                 refresh: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
 
-    The page loads itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
+    `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
+    itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
 
     Raises:
         StudyError: as `write_report`.
@@ -77,6 +79,7 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
             seen = now
             yield write_page(studies, out=out, reload_s=RELOAD_S)
         time.sleep(poll_s)
+        refresh()
 
 
 def write_plots(study: Path, *, out: Path | None = None) -> list[Path]:
