@@ -209,9 +209,11 @@ def _curves(analysis: Analysis) -> Figure | None:
             own = [(place[curve.trial_id], curve.steps, curve.values)]
             traces.append(lines(own, color=BEST, width=3.2, name="best"))
     traces.append(highlight())
-    last = max(curve.steps[-1] for curve in drawn)
+    first, last = min(curve.steps[0] for curve in drawn), max(curve.steps[-1] for curve in drawn)
+    begin = 0.0 if first <= 0.25 * last else first - 0.1 * (last - first or first)
+    shown = short([begin, last + 0.03 * (last - begin)])
     return Figure(key="curves", title="Learning curves", sentence=say.curves(analysis), traces=tuple(traces),
-                  height=420, layout={"xaxis": axis_layout("optimizer steps", range=[0, last * 1.03]),
+                  height=420, layout={"xaxis": axis_layout("optimizer steps", range=shown),
                           "yaxis": metric_axis(analysis, [value for curve in drawn for value in curve.values]),
                           "shapes": _baseline_shapes(analysis)})
 

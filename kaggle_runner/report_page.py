@@ -51,7 +51,8 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
     """
     several = len(analyses) > 1
     heading = "h2" if several else "h1"
-    parts = [_study(analysis, f"study-{i}", heading=heading) for i, analysis in enumerate(analyses, start=1)]
+    parts = [_study(analysis, f"study-{i}", name, heading=heading)
+             for i, (analysis, name) in enumerate(zip(analyses, labels(analyses), strict=True), start=1)]
     if several:
         parts.insert(0, _comparison(analyses, [part.place for part in parts]))
     title = f"{len(analyses)} studies" if several else analyses[0].name
@@ -78,11 +79,11 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
         "</body>", "</html>", ""])
 
 
-def _study(analysis: Analysis, place: str, *, heading: str) -> _Part:
+def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
     won, mattered, cost = trial_figures(analysis), map_figures(analysis), cost_figures(analysis)
     mattered_text = "" if analysis.shares else _paragraph(say.importance(analysis), "sentence")
     blocks = [
-        f'<section id="{place}">', f"<{heading}>{html.escape(analysis.name)}</{heading}>", _meta(analysis),
+        f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis),
         _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(analysis),
         _settings(analysis), *_warnings(analysis),
         "<h3>What won, and by how much</h3>", _cards(place, won), _repeats(analysis),

@@ -312,6 +312,7 @@ def test_several_studies_are_compared_on_one_page(tmp_path):
     words = words_of(page)
     assert page == tmp_path / "report" / "index.html"
     assert "2 studies side by side" in words
+    assert re.findall(r"<h2>(.*?)</h2>", page.read_text()) == ["same (optuna)", "same (wandb)"]
     assert re.search(r"same \((optuna|wandb)\) found the best eval/loss", words)
     assert [study["place"] for study in data_of(page)["studies"]] == ["comparison", "study-1", "study-2"]
     assert (page.parent / "1_same__optuna_" / "trials.csv").exists()
@@ -341,6 +342,30 @@ def test_a_watched_page_is_drawn_again_when_a_trial_ends(tmp_path):
     assert next(pages) == page
     assert "Trial 0002 won" in words_of(page)
     assert 'data-reload="20"' in page.read_text()
+
+
+def test_a_watched_study_that_lies_elsewhere_is_brought_before_every_further_look(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(2))
+
+    def bring():
+        with open(directory / "trials.jsonl", "a") as journal:
+            journal.write(json.dumps({"event": "baseline", "value": 3.75, "time": 0.0}) + "\n")
+
+    pages = watch_report([directory], poll_s=0.01, refresh=bring)
+    assert "untouched base" not in words_of(next(pages))
+    assert "the untouched base's 3.750" in words_of(next(pages))
+
+
+def test_curves_that_begin_late_fill_their_plot(tmp_path):
+    def axis(curve):
+        directory = write_study(tmp_path / str(len(curve)), [Made(params={"x": 1}, value=2.0, curve=curve)])
+        figures = {figure.key: figure for figure in trial_figures(analyse(read_study(directory)))}
+        return figures["curves"].layout["xaxis"]["range"]
+
+    assert axis([(step, 3.0) for step in range(1, 11)])[0] == 0
+    assert axis([(5, 3.0), (10, 2.0)]) == [4.5, 10.165]
+    low, high = axis([(10, 2.0)])
+    assert low < 10 < high
 
 
 def test_a_report_of_a_finished_study_does_not_reload_itself(mixed):
