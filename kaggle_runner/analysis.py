@@ -199,7 +199,8 @@ def _confirmed(snapshot: Snapshot) -> tuple[Repeat, ...]:
     other = read_study(directory)
     if (other.info.metric, other.info.goal) != (snapshot.info.metric, snapshot.info.goal):
         return ()
-    return find_repeats([(f"{directory.name}/{record.trial.id}", record.trial.params, record.result.metric)
+    return find_repeats([(f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}",
+                          record.trial.params, record.result.metric)
                          for record in other.records if record.result and record.result.metric is not None
                          and record.result.status is Status.COMPLETE])
 

@@ -73,7 +73,7 @@ def noise_of_repeats(repeats: Sequence[Repeat], how: str = "trained with several
     squares = sum(repeat.deviation ** 2 * (len(repeat.trial_ids) - 1) for repeat in repeats)
     configurations = "1 configuration" if len(repeats) == 1 else f"{len(repeats)} configurations"
     return Noise(deviation=math.sqrt(squares / freedom), freedom=freedom,
-                 source=f"{configurations} {how} ({freedom + len(repeats)} trials)")
+                 source=f"{configurations} {how}, {freedom + len(repeats)} trials")
 
 
 def t_975(freedom: int | None) -> float:

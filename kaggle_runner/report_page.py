@@ -219,8 +219,9 @@ def _repeats(analysis: Analysis) -> str:
         return ""
     rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), metric_text(repeat.mean),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
-    return "<h4>Configurations trained with several seeds</h4>" + _table(
-        ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"], rows)
+    header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
+    return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")
+            + _table(header, rows))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -73,6 +73,19 @@ def noise(analysis: Analysis) -> str:
     return f"{text}: {_trials(analysis.ties)} {verb} as good as the best."
 
 
+def repeats(analysis: Analysis) -> str:
+    """Say which configuration is best on average over its seeds; empty where none has several."""
+    if not analysis.repeats:
+        return ""
+    sign = -1.0 if analysis.goal == "maximize" else 1.0
+    first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
+    text = (f"Best on average over seeds: {names_text(first.trial_ids)}, mean {metric_text(first.mean)} ± "
+            f"{number_text(first.half_width, 2)} (95 % interval)")
+    if others:
+        text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"
+    return text + "."
+
+
 def progress(analysis: Analysis) -> str:
     """Say when the best was found, and how many trials have not bettered it since."""
     ended = [row for row in analysis.rows if row.status != "running"]
@@ -259,9 +272,9 @@ def memory(analysis: Analysis) -> str:
         return "No trial has recorded its peak memory."
     ordered = sorted(measured, key=lambda row: row.peak_bytes or 0)
     highest = ordered[-1]
-    text = f"The peak of {count_text(len(measured), 'trial')} was {bytes_text(ordered[0].peak_bytes or 0)}"
-    if len(measured) > 1:
-        text += f" to {bytes_text(highest.peak_bytes or 0)}, the most in trial {highest.id}"
+    least, most = bytes_text(ordered[0].peak_bytes or 0), bytes_text(highest.peak_bytes or 0)
+    text = f"The peak of {count_text(len(measured), 'trial')} was {least}"
+    text += f" to {most}, the most in trial {highest.id}" if least != most else ""
     missing = sum(row.status != "running" and not row.peak_bytes for row in analysis.rows)
     text += f"; {count_text(missing, 'trial')} recorded none." if missing else "."
     parts = sorted(highest.predicted_parts.items(), key=lambda part: -part[1])

@@ -83,8 +83,8 @@ def test_seeds_of_a_confirmation_inside_the_study_are_the_noise_of_its_trials(tm
     analysis = analysis_of(directory)
 
     assert analysis.noise.deviation == pytest.approx(0.02)
-    assert analysis.noise.source == "2 configurations confirmed with several seeds (6 trials)"
-    assert analysis.repeats[0].trial_ids == ("confirmation/0000", "confirmation/0001", "confirmation/0002")
+    assert analysis.noise.source == "2 configurations confirmed with several seeds, 6 trials"
+    assert analysis.repeats[0].trial_ids == ("random with seed 0", "random with seed 1", "random with seed 2")
 
 
 def test_a_confirmation_by_another_metric_says_nothing_of_the_noise(tmp_path):
