@@ -17,7 +17,7 @@ from kaggle_runner.analysis import Analysis, analyse
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report_compare import comparison_figures, labels
 from kaggle_runner.report_figures import Figure, cost_figures, trial_figures
-from kaggle_runner.report_files import curves_csv, summary_markdown, trials_csv
+from kaggle_runner.report_files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report_maps import map_figures
 from kaggle_runner.report_notebook import write_notebook
 from kaggle_runner.report_page import page
@@ -37,8 +37,8 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     """Write the report of one study, or of several side by side, and return its page.
 
     Into `out`, by default the folder `report` of the study, or beside the studies if they are several. There are PNGs,
-    `trials.csv`, `curves.csv`, `summary.md` and `analysis.ipynb` too, for several studies in a folder each. `notify`
-    takes what was done without, and why.
+    `trials.csv`, `curves.csv`, `surfaces.csv`, `summary.md` and `analysis.ipynb` too, for several studies in a folder
+    each. `notify` takes what was done without, and why.
 
     Raises:
         StudyError: one of them is not a study, or the folder cannot be written.
@@ -154,6 +154,7 @@ def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify:
     _make(directory)
     write_atomically(directory / "trials.csv", trials_csv(analysis))
     write_atomically(directory / "curves.csv", curves_csv(analysis))
+    write_atomically(directory / "surfaces.csv", surfaces_csv(analysis))
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
         running = executor.submit(write_notebook, analysis, directory, execute=notebook)
         pictures = _write_pictures(_figures(analysis), directory)

@@ -89,8 +89,8 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
     smooth = one.x.is_range and one.y.is_range
     scale = [[i / (len(SCALE) - 1), color] for i, color in enumerate(SCALE)]
     surface: dict[str, Any] = {
-        "type": "contour" if smooth else "heatmap", "x": [_grid_value(one.x, at) for at in one.x_positions],
-        "y": [_grid_value(one.y, at) for at in one.y_positions], "z": [short(line) for line in one.values],
+        "type": "contour" if smooth else "heatmap", "x": [grid_value(one.x, at) for at in one.x_positions],
+        "y": [grid_value(one.y, at) for at in one.y_positions], "z": [short(line) for line in one.values],
         "colorscale": scale, "reversescale": analysis.goal != "maximize", "name": "surface",
         "colorbar": {"title": {"text": text(analysis.metric), "side": "right"}, "thickness": 12, "tickformat": ".4~g"},
         "hovertemplate": f"{text(one.x.name)} %{{x}}<br>{text(one.y.name)} %{{y}}<br>expected %{{z}}<extra></extra>"}
@@ -182,7 +182,8 @@ def _place(axis: Axis, value: Any, number: int) -> float:
     return float(f"{value:.6g}")
 
 
-def _grid_value(axis: Axis, position: float) -> float:
+def grid_value(axis: Axis, position: float) -> float:
+    """Return the coordinate of a position: the value, or the place in a list of values."""
     return round(position * len(axis.values) - 0.5, 3) if axis.values else float(f"{axis.value(position):.6g}")
 
 

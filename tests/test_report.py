@@ -55,9 +55,10 @@ def test_the_report_lies_in_the_study_and_is_complete(mixed):
     files = {path.name for path in page.parent.iterdir()}
 
     assert page == directory / "report" / "index.html"
-    assert files == {"index.html", "analysis.ipynb", "trials.csv", "curves.csv", "summary.md", "ranking.png",
-                     "values.png", "curves.png", "importance.png", "slices.png", "contour-0.png", "contour-1.png",
-                     "parallel.png", "hours.png", "rungs.png", "time.png", "memory.png", "predicted.png"}
+    assert files == {"index.html", "analysis.ipynb", "trials.csv", "curves.csv", "surfaces.csv", "summary.md",
+                     "ranking.png", "values.png", "curves.png", "importance.png", "slices.png", "contour-0.png",
+                     "contour-1.png", "parallel.png", "hours.png", "rungs.png", "time.png", "memory.png",
+                     "predicted.png"}
 
 
 def test_the_page_answers_the_questions_in_their_order(mixed):
@@ -120,6 +121,16 @@ def test_the_csv_files_hold_what_the_study_holds(mixed):
     assert curve == list(records["0000"].result.evaluations)
 
 
+def test_the_csv_files_hold_what_the_predicted_peak_is_made_of_and_the_fitted_surfaces(mixed):
+    directory, page = mixed
+    row = rows_of(page.parent / "trials.csv")[0]
+    assert (int(row["predicted_part_activations"]), int(row["predicted_part_base"])) == (360 * 2**20, 200 * 2**20)
+    surfaces = rows_of(page.parent / "surfaces.csv")
+    contours = analyse(read_study(directory)).contours
+    assert len(surfaces) == sum(len(one.x_positions) * len(one.y_positions) for one in contours)
+    assert [float(row["expected"]) for row in surfaces[:5]] == pytest.approx(contours[0].values[0][:5], rel=1e-5)
+
+
 def test_the_summary_says_the_same_numbers_as_the_study(mixed):
     directory, page = mixed
     best = read_study(directory).best
@@ -136,11 +147,13 @@ def test_the_notebook_is_delivered_executed_without_a_complaint(mixed):
 
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     assert not [output for output in outputs if output.output_type in ("error", "stream")]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 9
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 12
+    pictures = [path.stem for path in mixed[1].parent.glob("*.png")]
+    assert len(pictures) == 13  # the notebook has best so far by trial and by time in one
 
 
 def test_the_notebook_runs_again_in_a_fresh_kernel_with_only_the_csv_files(mixed, tmp_path):
-    for name in ("analysis.ipynb", "trials.csv", "curves.csv"):
+    for name in ("analysis.ipynb", "trials.csv", "curves.csv", "surfaces.csv"):
         (tmp_path / name).write_bytes((mixed[1].parent / name).read_bytes())
     script = ("import asyncio, sys, nbformat\nfrom nbclient import NotebookClient\n"
               "notebook = nbformat.read('analysis.ipynb', as_version=4)\n"
