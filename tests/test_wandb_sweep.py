@@ -104,6 +104,7 @@ def path_of(sweep: Sweep) -> str:
 def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: dict[str, Any], tmp_path: Path) -> None:
     sweep_file = {
         "method": "bayes", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
+        "program": "program.py", "command": ["touch", "executed"],
         "parameters": {**parameters, "model": {"value": "demo"},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}
     (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
@@ -136,10 +137,19 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
         assert run.summary["peak_device_bytes"] == record.result.peak_device_bytes
         assert run.summary["outcome"] == "complete"
         assert len(run.column("train/loss")) == len(run.column("train/learning_rate")) == 6
+        assert run.params.items() > run.args.items()
         assert run.params["lora_alpha"] == 16
+        assert step_metrics(run) == {"train/*": "train/global_step", "eval/*": "train/global_step"}
     assert client.facts["best"] == [snapshot.best.trial.id]
     assert client.facts["loss"] == [snapshot.best.result.metric]
     assert snapshot.baseline > snapshot.best.result.metric
+    assert not (tmp_path / "executed").exists(), "a sweep's own command is somebody else's"
+
+
+def step_metrics(run: Run) -> dict[str, str]:
+    """Read from a run's config what the client defined: the step metric of each group of metrics."""
+    defined = run.config["_wandb"]["value"]["m"]  # 1: name, 2: its pattern, 5: step metric, counted from 1
+    return {each["2"]: defined[each["5"] - 1]["1"] for each in defined if "5" in each}
 
 
 def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
@@ -162,12 +172,12 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     stopped_by_hand = good | {"eval_steps": 7, "max_steps": 2000}  # the same
     killed = good | {"eval_steps": 500, "max_steps": 2000}  # never judged, and never at its end
     huge = other | {"model": str(wide_llama), "dataset": str(long_rows), "samples": 32, "max_length": 512,
-                    "batch_size": 1}
+                    "batch_size": 2}
     body = """
     import resource
-    worker = trials = 0
+    worker = trials = killed_at = 0
     def notify(event):
-        global worker, trials
+        global worker, trials, killed_at
         if event["event"] == "started":
             worker = event["pid"]
         elif event["event"] == "trial_started":
@@ -177,6 +187,9 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
             resource.prlimit(worker, resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
         elif event["event"] == "log" and trials == 5:
             os.kill(worker, 9)
+            killed_at = time.monotonic()
+        elif event["event"] == "trial_ended" and trials == 5:
+            say(closed_after=time.monotonic() - killed_at)
     agent(sys.argv[1], count=6, notify=notify)
     """
     with WandbServer() as server:
@@ -197,6 +210,9 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert 0 < stopped.steps < 2000
     assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
     assert "SIGKILL" in runs[4].summary["reason"]
+    assert client.facts["closed_after"][0] < 20, "and not when W&B calls it crashed, after five minutes"
+    assert [runs[2].summary[name] for name in ("out_of_memory_at", "micro_batch", "accumulation")] == [2, 1, 2]
+    assert [runs[2].params[name] for name in ("batch_size", "gradient_accumulation_steps")] == [2, 1], "as W&B chose"
     assert all(run.summary["outcome"] == "preempted" for run in runs[6:]), "a job that W&B handed out early goes back"
     assert [run.state for run in runs[6:]] == ["preempted"] * len(runs[6:])
     assert client.facts["reason"] == ["6 trials are done, as asked"]
@@ -301,6 +317,7 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
             time.sleep(2.0)
             assert len(run.history) == before
             assert run.state == "running"
+            server.fault(status=502, seconds=3.0)  # how it comes back
         client.finish(200)
         lonely.finish(200)
     rows = read_study(tmp_path / "study").history(run.name)
@@ -315,6 +332,56 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     assert lonely.facts["exit_status"] == [1]
     assert f"W&B did not take the end of run {lost.name}: no answer in time" in lonely.facts["reason"][0]
     assert processes_in(tmp_path) == []
+
+
+def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict[str, Any], tmp_path: Path) -> None:
+    """Cancelling kills the trial; after the last job, or when the sweep was deleted, the trial runs to its end.
+
+    Agents side by side; each worker is halted in mid-trial until the sweep has ended.
+    """
+    body = """
+    def notify(event):
+        global worker
+        if event["event"] == "started":
+            worker = event["pid"]
+        elif event["event"] == "log" and not halted.exists():
+            os.kill(worker, 19)
+            halted.write_text(str(worker))
+    halted = Path(f"halted-{sys.argv[2]}")
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
+    say(version=wandb.__version__)
+    """
+    steps = {"cancelled": 200_000, "finished": 2000, "deleted": 2000}
+    with WandbServer() as server:
+        sweeps = {name: server.create_sweep({
+            "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+            "parameters": {**quick, "max_tokens": {"value": 64 * steps[name]},
+                           "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}) for name in steps}
+        started = {name: begin(server, body, path_of(sweep), name) for name, sweep in sweeps.items()}
+        server.wait_for(lambda state: len(state.runs) == 3 and all(run.history for run in state.runs.values()), 250)
+        server.state.set_sweep_state(sweeps["cancelled"].name, "CANCELED")
+        server.state.set_sweep_state(sweeps["finished"].name, "FINISHED")
+        server.state.delete_sweep(sweeps["deleted"].name)
+        for name in steps:
+            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+        facts = {name: client.finish(200).facts for name, client in started.items()}
+        runs = {name: server.state.runs_of(sweep) for name, sweep in sweeps.items()}
+        left = processes_in(tmp_path)
+    assert {name: (said["exit_status"], said["reason"]) for name, said in facts.items()} == {
+        "cancelled": ([0], ["the sweep was cancelled on W&B"]),
+        "finished": ([0], ["the sweep is finished: it has all its trials"]),
+        "deleted": ([1], ["the sweep was deleted on W&B; the study keeps its trials"])}
+    trained, cut = ("finished", 0, "complete"), ("killed", 143, "stopped")
+    # Before PR 11880 the client stopped the run of a deleted sweep.
+    of_deleted = ("failed", 143, "stopped") if facts["deleted"]["version"][0].startswith("0.26.") else trained
+    endings = {name: [(run.state, run.exitcode, run.summary["outcome"]) for run in runs[name]] for name in steps}
+    assert endings == {"cancelled": [cut], "finished": [trained], "deleted": [of_deleted]}
+    for name, (run,) in runs.items():
+        (record,) = read_study(tmp_path / name).records
+        assert record.result is not None
+        assert (record.trial.id, record.result.metric) == (run.name, run.summary.get("eval/loss"))
+        assert 0 < record.result.steps <= steps[name]
+    assert left == []
 
 
 def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_back(
