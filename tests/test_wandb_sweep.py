@@ -3,6 +3,7 @@
 `wandb_client` says how to choose the client's version.
 """
 
+import fnmatch
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from tests.wandb_records import Run, Sweep
 from tests.wandb_server import WandbServer
 
 ROOT = Path(__file__).parent.parent
+ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 
 AGENT = """
@@ -33,7 +35,7 @@ from kaggle_runner.wandb_jobs import AgentPatience
 
 def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reason="none"), pruning=True,
           max_concurrency=1, notify=lambda event: None, **patience):
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
     try:
         order = AgentOrder(address=address, count=count, deadline=deadline, study=Path(study), pruning=pruning,
                            patience=AgentPatience(**{"queued_s": 1.0, **patience}))
@@ -41,7 +43,7 @@ def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reas
         say(exit_status=outcome.exit_status, reason=outcome.reason)
     except KaggleRunnerError as error:
         say(exit_status=error.exit_status, reason=str(error))
-    say(seconds=time.monotonic() - began)
+    say(seconds=time.monotonic() - began, cpu_seconds=time.process_time() - cpu_began, ended=time.time())
 """
 
 
@@ -50,6 +52,17 @@ def parameters(tiny_llama: Path, rows_file: Path) -> dict[str, Any]:
     """The fixed settings of a sweep whose trials take a second."""
     values = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 100, "max_eval_samples": 10,
               "max_length": 48, "max_steps": 6, "eval_steps": 2, "lora_r": 4, "gradient_accumulation_steps": 1}
+    return {name: {"value": value} for name, value in values.items()}
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> dict[str, Any]:
+    """The fixed settings of a character model, whose worker starts fastest; 2000 steps take seconds."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
+    values = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 64 * 2000,
+              "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256,
+              "evaluations": 2}
     return {name: {"value": value} for name, value in values.items()}
 
 
@@ -93,6 +106,7 @@ def path_of(sweep: Sweep) -> str:
 def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: dict[str, Any], tmp_path: Path) -> None:
     sweep_file = {
         "method": "bayes", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
+        "program": "program.py", "command": ["touch", "executed"],
         "parameters": {**parameters, "model": {"value": "demo"},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}
     (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
@@ -125,10 +139,20 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
         assert run.summary["peak_device_bytes"] == record.result.peak_device_bytes
         assert run.summary["outcome"] == "complete"
         assert len(run.column("train/loss")) == len(run.column("train/learning_rate")) == 6
+        assert run.params.items() > run.args.items()
         assert run.params["lora_alpha"] == 16
+        assert [step_metric(run, name) for name in ROW_NAMES] == ["train/global_step"] * len(ROW_NAMES)
     assert client.facts["best"] == [snapshot.best.trial.id]
     assert client.facts["loss"] == [snapshot.best.result.metric]
     assert snapshot.baseline > snapshot.best.result.metric
+    assert not (tmp_path / "executed").exists(), "a sweep's own command is somebody else's"
+
+
+def step_metric(run: Run, name: str) -> str:
+    """Read from a run's config what the client defined as the step metric of a metric."""
+    defined = run.config["_wandb"]["value"]["m"]  # 1: name, 2: or pattern, 5: step metric, counted from 1
+    found = next(each for each in defined if "5" in each and fnmatch.fnmatch(name, each.get("1") or each["2"]))
+    return defined[found["5"] - 1]["1"]
 
 
 def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
@@ -151,12 +175,12 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     stopped_by_hand = good | {"eval_steps": 7, "max_steps": 2000}  # the same
     killed = good | {"eval_steps": 500, "max_steps": 2000}  # never judged, and never at its end
     huge = other | {"model": str(wide_llama), "dataset": str(long_rows), "samples": 32, "max_length": 512,
-                    "batch_size": 1}
+                    "batch_size": 2}
     body = """
     import resource
-    worker = trials = 0
+    worker = trials = killed_at = 0
     def notify(event):
-        global worker, trials
+        global worker, trials, killed_at
         if event["event"] == "started":
             worker = event["pid"]
         elif event["event"] == "trial_started":
@@ -166,6 +190,9 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
             resource.prlimit(worker, resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
         elif event["event"] == "log" and trials == 5:
             os.kill(worker, 9)
+            killed_at = time.monotonic()
+        elif event["event"] == "trial_ended" and trials == 5:
+            say(closed_after=time.monotonic() - killed_at)
     agent(sys.argv[1], count=6, notify=notify)
     """
     with WandbServer() as server:
@@ -186,6 +213,9 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert 0 < stopped.steps < 2000
     assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
     assert "SIGKILL" in runs[4].summary["reason"]
+    assert client.facts["closed_after"][0] < 20, "and not when W&B calls it crashed, after five minutes"
+    assert [runs[2].summary[name] for name in ("out_of_memory_at", "micro_batch", "accumulation")] == [2, 1, 2]
+    assert [runs[2].params[name] for name in ("batch_size", "gradient_accumulation_steps")] == [2, 1], "as W&B chose"
     assert all(run.summary["outcome"] == "preempted" for run in runs[6:]), "a job that W&B handed out early goes back"
     assert [run.state for run in runs[6:]] == ["preempted"] * len(runs[6:])
     assert client.facts["reason"] == ["6 trials are done, as asked"]
@@ -198,21 +228,23 @@ def test_a_deadline_hands_the_trial_on_and_the_next_agent_resumes_it_at_its_step
     begin: Begin, parameters: dict[str, Any], tmp_path: Path
 ) -> None:
     """Also a repeated configuration, and a deadline that is over before the first trial."""
-    steps = {"max_steps": {"values": [6, 40]}, "eval_steps": {"values": [3, 10]}}
+    steps = {"max_steps": {"values": [6, 120]}, "eval_steps": {"values": [3, 30]}}
     sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
         **parameters, **steps, "learning_rate": {"min": 1.0e-4, "max": 1.0e-1},
         "early_stopping_patience": {"values": [50, 60]}}}
     short = {"max_steps": 6, "eval_steps": 3, "learning_rate": 1.0e-2, "early_stopping_patience": 50}
-    long = short | {"max_steps": 40, "eval_steps": 10}
+    long = short | {"max_steps": 120, "eval_steps": 30}
     cut_in_the_second = """
     class Cut(Deadline):
         def seconds_left(self, now):
-            return 0.0 if trials == 2 and step >= 15 else 3600.0
+            return 0.0 if trials == 2 and step >= 5 else 3600.0
     trials = step = 0
     def notify(event):
         global trials, step
-        trials += event["event"] == "trial_started"
-        step = event["step"] if event["event"] == "log" else step
+        if event["event"] == "trial_started":
+            trials, step = trials + 1, 0
+        elif event["event"] == "log":
+            step = event["step"]
     agent(sys.argv[1], count=3, notify=notify, deadline=Cut(at=None, reason="the host's"), pruning=False)
     """
     too_late = "agent(sys.argv[1], deadline=Deadline(at=time.time(), reason='a moment ago'))"
@@ -235,10 +267,10 @@ def test_a_deadline_hands_the_trial_on_and_the_next_agent_resumes_it_at_its_step
     assert second.facts["reason"] == ["3 trials are done, as asked"]
     assert [(each.state, each.exitcode) for each in runs] == [("finished", 0)] * 4
     resumed, whole = snapshot.records[1], snapshot.records[2]
-    assert (resumed.trial.id, resumed.attempts, resumed.result.steps) == (run.name, 2, 40)
-    assert 15 <= before < 40
+    assert (resumed.trial.id, resumed.attempts, resumed.result.steps) == (run.name, 2, 120)
+    assert 5 <= before < 120
     assert resumed.result.evaluations == whole.result.evaluations
-    assert [row["_step"] for row in run.history] == list(range(44))
+    assert [row["_step"] for row in run.history] == list(range(124))
     assert [{**row, "_step": 0, "_runtime": 0, "_timestamp": 0} for row in run.history] \
         == [{**row, "_step": 0, "_runtime": 0, "_timestamp": 0} for row in runs[2].history]
     repeat = snapshot.records[3]
@@ -252,61 +284,115 @@ def test_a_deadline_hands_the_trial_on_and_the_next_agent_resumes_it_at_its_step
 
 
 def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_trial(
-    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+    begin: Begin, quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The worker is halted in mid-trial, so that the outage falls there; it goes on while the server is still down."""
-    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
-        **parameters, "max_steps": {"value": 60}, "eval_steps": {"value": 20},
-        "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    """Two agents of two servers, because they mostly wait.
+
+    Each worker is halted in mid-trial, so that the outage falls there; it goes on while the server is still down.
+    """
+    sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+                  "parameters": {**quick, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
     body = """
     def notify(event):
         global worker
         if event["event"] == "started":
             worker = event["pid"]
-        elif event["event"] == "log" and event["step"] == 10:
+        elif event["event"] == "log" and not halted.exists():
             os.kill(worker, 19)
-            Path(f"halted-{event['trial']}").write_text(str(worker))
-    agent(sys.argv[1], notify=notify, upload_s=15.0)
+            halted.write_text(str(worker))
+    study = sys.argv[2]
+    halted = Path(f"halted-{study}")
+    agent(sys.argv[1], study=study, notify=notify, count=1, pruning=False,
+          upload_s=float(sys.argv[3]))
     """
-
-    def worker_of(run: Run) -> int:
-        while not (tmp_path / f"halted-{run.name}").exists():
-            time.sleep(0.05)
-        return int((tmp_path / f"halted-{run.name}").read_text())
-
-    with WandbServer() as server:
-        client = begin(server, body, path_of(server.create_sweep(sweep_file)),
-                       WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS="3")
-        run = row_of(server, client, run=0)
-        worker = worker_of(run)
+    settings = {"WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "3"}
+    with WandbServer() as server, WandbServer() as doomed:
+        client = begin(server, body, path_of(server.create_sweep(sweep_file)), "study", "200", **settings)
+        lonely = begin(doomed, body, path_of(doomed.create_sweep(sweep_file)), "alone", "8", **settings)
+        run, lost = row_of(server, client, run=0), row_of(doomed, lonely, run=0)
+        workers = {study: int((tmp_path / f"halted-{study}").read_text()) for study in ("study", "alone")}
+        doomed.down()
+        os.kill(workers["alone"], signal.SIGCONT)
         with server.outage():
             time.sleep(18.0)
             before = len(run.history)
-            os.kill(worker, signal.SIGCONT)
+            os.kill(workers["study"], signal.SIGCONT)
             time.sleep(2.0)
             assert len(run.history) == before
             assert run.state == "running"
-        second = row_of(server, client, run=1)
-        server.down()
-        os.kill(worker_of(second), signal.SIGCONT)
+            server.fault(status=502, seconds=3.0)  # how it comes back
         client.finish(200)
-    snapshot = read_study(tmp_path / "study")
+        lonely.finish(200)
+    rows = read_study(tmp_path / "study").history(run.name)
     assert (run.states, run.exitcode) == (["pending", "running", "finished"], 0)
-    assert [row["train/global_step"] for row in run.history] == [row["step"] for row in snapshot.history(run.name)]
-    assert before < 60 < len(run.history)
-    assert [record.result.status for record in snapshot.records] == ["complete", "complete"]
-    assert second.state == "running"
-    assert client.facts["exit_status"] == [1]
-    assert f"W&B did not take the end of run {second.name}: no answer in time" in client.facts["reason"][0]
+    assert [row["train/global_step"] for row in run.history] == [row["step"] for row in rows]
+    assert before < len(rows) == 52, "50 of the training, 2 of evaluations"
+    assert client.facts["reason"] == ["1 trials are done, as asked"]
+    (record,) = read_study(tmp_path / "alone").records
+    assert (record.trial.id, record.result.status, record.result.steps) == (lost.name, "complete", 2000)
+    assert len(read_study(tmp_path / "alone").history(lost.name)) == 52 > len(lost.history)
+    assert lost.state == "running"
+    assert lonely.facts["exit_status"] == [1]
+    assert f"W&B did not take the end of run {lost.name}: no answer in time" in lonely.facts["reason"][0]
     assert processes_in(tmp_path) == []
 
 
+def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict[str, Any], tmp_path: Path) -> None:
+    """Cancelling kills the trial; after the last job, or when the sweep was deleted, the trial runs to its end.
+
+    Agents side by side; each worker is halted in mid-trial until the sweep has ended.
+    """
+    body = """
+    def notify(event):
+        global worker
+        if event["event"] == "started":
+            worker = event["pid"]
+        elif event["event"] == "log" and not halted.exists():
+            os.kill(worker, 19)
+            halted.write_text(str(worker))
+    halted = Path(f"halted-{sys.argv[2]}")
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
+    say(version=wandb.__version__)
+    """
+    steps = {"cancelled": 200_000, "finished": 2000, "deleted": 2000}
+    with WandbServer() as server:
+        sweeps = {name: server.create_sweep({
+            "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+            "parameters": {**quick, "max_tokens": {"value": 64 * steps[name]},
+                           "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}) for name in steps}
+        started = {name: begin(server, body, path_of(sweep), name) for name, sweep in sweeps.items()}
+        server.wait_for(lambda state: len(state.runs) == 3 and all(run.history for run in state.runs.values()), 250)
+        server.state.set_sweep_state(sweeps["cancelled"].name, "CANCELED")
+        server.state.set_sweep_state(sweeps["finished"].name, "FINISHED")
+        server.state.delete_sweep(sweeps["deleted"].name)
+        for name in steps:
+            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+        facts = {name: client.finish(200).facts for name, client in started.items()}
+        runs = {name: server.state.runs_of(sweep) for name, sweep in sweeps.items()}
+        left = processes_in(tmp_path)
+    assert {name: (said["exit_status"], said["reason"]) for name, said in facts.items()} == {
+        "cancelled": ([0], ["the sweep was cancelled on W&B"]),
+        "finished": ([0], ["the sweep is finished: it has all its trials"]),
+        "deleted": ([1], ["the sweep was deleted on W&B; the study keeps its trials"])}
+    trained, cut = ("finished", 0, "complete"), ("killed", 143, "stopped")
+    # Before PR 11880 the client stopped the run of a deleted sweep.
+    of_deleted = ("failed", 143, "stopped") if facts["deleted"]["version"][0].startswith("0.26.") else trained
+    endings = {name: [(run.state, run.exitcode, run.summary["outcome"]) for run in runs[name]] for name in steps}
+    assert endings == {"cancelled": [cut], "finished": [trained], "deleted": [of_deleted]}
+    for name, (run,) in runs.items():
+        (record,) = read_study(tmp_path / name).records
+        assert record.result is not None
+        assert (record.trial.id, record.result.metric) == (run.name, run.summary.get("eval/loss"))
+        assert 0 < record.result.steps <= steps[name]
+    assert left == []
+
+
 def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_back(
-    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+    begin: Begin, quick: dict[str, Any], tmp_path: Path
 ) -> None:
     """A worker that is stopped stands for a step that takes minutes."""
     sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
-        **parameters, "max_steps": {"value": 5000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+        **quick, "max_tokens": {"value": 64 * 50_000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
     body = """
     def notify(event):
         if event["event"] == "started":
@@ -315,7 +401,7 @@ def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_bac
     """
     with WandbServer() as server:
         client = begin(server, body, path_of(server.create_sweep(sweep_file)))
-        run = row_of(server, client, run=0, row=2)
+        run = row_of(server, client, run=0)
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGSTOP)
         client.process.send_signal(signal.SIGINT)
         client.finish(60)
@@ -323,7 +409,7 @@ def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_bac
     assert (run.state, run.exitcode) == ("preempted", 75)
     assert record.result.status is Status.PREEMPTED
     assert record.result.reason.startswith("there was no time for a checkpoint")
-    assert record.result.steps == len(read_study(tmp_path / "study").history(run.name)) - len(record.result.evaluations)
+    assert record.result.steps == read_study(tmp_path / "study").history(run.name)[-1]["step"] > 0
     assert processes_in(tmp_path) == []
 
 
@@ -341,7 +427,7 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
             name: begin(server, f"agent(sys.argv[1], study={name!r}, no_job_s={4.0 if name == 'paused' else 600.0})",
                         path_of(sweep)) for name, sweep in sweeps.items()}
         server.wait_for(lambda state: len(state.agents) == 4 and all(agent.beats for agent in state.agents.values()),
-                        timeout_s=60)
+                        timeout_s=200)
         server.state.delete_sweep(sweeps["deleted"].name)
         server.state.set_sweep_state(sweeps["cancelled"].name, "CANCELED")
         started["interrupted"].process.send_signal(signal.SIGINT)
@@ -354,7 +440,8 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
         "cancelled": ([0], ["the sweep was cancelled on W&B"]),
         "interrupted": ([130], ["interrupted by SIGINT"]),
     }
-    assert 4.0 < facts["paused"]["seconds"][0] < 20.0
+    (waited,) = (agent for agent in server.state.agents.values() if agent.sweep == sweeps["paused"].name)
+    assert 4.0 < facts["paused"]["ended"][0] - waited.created < 20.0
     assert left == []
     assert server.state.runs == {}
     assert server.state.unknown == []
@@ -402,7 +489,7 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
     reasons = client.facts["reason"]
     assert [reason[:len(pattern)] for reason, pattern in zip(reasons, patterns, strict=True)] == patterns
     assert client.facts["exit_status"] == [1] * len(patterns)
-    assert max(client.facts["seconds"][6:]) < 1.0
+    assert max(client.facts["cpu_seconds"][6:]) < 1.0, "of the processor, because it may be busy with other tests"
     assert server.state.agents == {}
     assert not (tmp_path / "study").exists()
 
