@@ -224,6 +224,14 @@ def test_an_input_that_kaggle_would_drop_is_seen_before_the_push_and_after_it(de
         kernel.push(desk.kaggle, folder)
 
 
+def test_what_kaggle_saved_differently_is_said(desk):
+    folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100"), WAIT_FOR_GO)
+    pushed = kernel.push(desk.kaggle, folder)
+    (folder.path / kernel.CODE_FILE).write_text(RESULT)
+    assert kernel.saved_differently(desk.kaggle, pushed, folder) == (
+        "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'", "the source is not the one that was pushed")
+
+
 def test_an_account_of_somebody_else_is_refused(desk):
     folder = desk.prepare(replace(SPEC, owner="nobody", machine_shape=""), RESULT)
     with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner"):
