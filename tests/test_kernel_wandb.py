@@ -117,7 +117,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     clock = site.person.directory / "clock"
     site.kaggle.environ[CLOCK_VARIABLE] = str(clock)
     process = site.person.start("push", address, "--cpu", "--sessions", "2", "--upload-every", "0")
-    site.wandb.wait_for(lambda state: slug in site.kaggle.kernels and site.kaggle.kernels[slug].sessions, 60)
+    site.wandb.wait_for(lambda state: slug in site.kaggle.kernels and site.kaggle.kernels[slug].sessions, 300)
     del site.kaggle.environ[CLOCK_VARIABLE]
     # In the middle of its first trial the worker stands still, and 12 hours pass at once; so it is on any machine.
     session = site.kaggle.session(slug)
@@ -128,7 +128,7 @@ def test_a_second_session_resumes_the_trial_that_the_deadline_cut_off(site, tiny
     os.kill(worker, signal.SIGSTOP)
     try:
         kept = {"kept/checkpoint.pt", "kept/trials.jsonl"}
-        site.wandb.wait_for(lambda state: kept <= site.wandb.run(0).files.keys(), 60,
+        site.wandb.wait_for(lambda state: kept <= site.wandb.run(0).files.keys(), 300,
                             why="a checkpoint and the journal are off the machine while it runs")
         clock.write_text(str(12 * 3600 - SAVING_S - MARGIN_S))
         site.wandb.wait_for(lambda state: any("preempting" in run.states for run in state.runs.values()), 300)
