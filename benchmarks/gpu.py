@@ -1,17 +1,20 @@
 """Does an 8B and a 3B model train on a 15 GB GPU, as predicted, and how fast: ours, HF Trainer + peft, and Unsloth.
 
     python benchmarks/gpu.py [--out gpu.json]              on a machine with a CUDA GPU; about half an hour on a T4
+    python benchmarks/gpu.py --cases 8B:512:checkpointing  some of it: shape, tokens in a row, checkpointing or plain
     python benchmarks/gpu.py --device cpu --tiny           the same steps on a CPU, to try the benchmark itself
 
-Never run on a GPU yet: only the CPU form has been. Needs no network and no account: the models have the shapes of
-Llama 3 8B and Llama 3.2 3B and random 4-bit weights, made here, and every row is exactly as long as the case says.
-Each run has a process of its own, in which torch may take 14.5 GiB of the GPU: what a T4 has. A stack that is not
-installed is left out and named. Prints a line for RESULTS.md and writes everything as JSON.
+Never run on a T4. Needs no network and no account: the models have the shapes of Llama 3 8B and Llama 3.2 3B and random
+4-bit weights, made here, and every row is exactly as long as the case says. Each run has a process of its own, in which
+torch may take 14.5 GiB of the GPU: what a T4 has; `--as-t4` also takes away the attention kernels that a T4 has not,
+so that a peak can be held against the prediction, which is for a T4. A stack that is not installed is left out and
+named. Prints a line for RESULTS.md and writes everything as JSON, after every run.
 """
 
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from stacks import Outcome, Run, run_apart
 
 from kaggle_runner import builtin_docs
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.memory import CPU, GPU, predict
+from kaggle_runner.memory import CPU, GPU, Target, predict
 
 GIB = 2**30
 CAP_BYTES = int(14.5 * GIB)
@@ -43,6 +47,7 @@ TINY_SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 4096, "tie_word_embeddings": False}}
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MODES = ("checkpointing", "plain")
 ROWS = 48
 
 
@@ -69,31 +74,29 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of a few thousand weights, short rows")
     parser.add_argument("--stacks", default="ours,hf,unsloth", help="of ours, hf, trl, unsloth")
+    parser.add_argument("--cases", help="of all cases these, such as 8B:512:checkpointing,3B:512:plain")
+    parser.add_argument("--as-t4", action="store_true", help="attend with the kernels that torch has for a T4")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a run; the first is not timed")
+    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds after which a run is given up")
     parser.add_argument("--out", default="gpu.json")
     arguments = parser.parse_args()
     gpu = None if arguments.device == "cpu" else os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     machine = f"{platform.machine()} CPU" if gpu is None else gpu_name(gpu)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a context of this process would take memory from the runs
-    shapes, lengths, modes = (TINY_SHAPES, (32,), (True,)) if arguments.tiny else (SHAPES, (512, 2048), (True, False))
     cases: list[Case] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, shape in shapes.items():
-            model = write_random_base(shape, Path(folder) / name)
-            for length in lengths:
-                dataset = write_rows(Path(folder) / f"rows-{length}.jsonl", length)
-                for checkpointing in modes:
-                    config = FinetuneConfig(
-                        model=str(model), dataset=str(dataset), full_dataset=True, max_eval_samples=2, lora_r=16,
-                        max_length=length, completion_only_loss=False, max_steps=arguments.steps,
-                        eval_steps=arguments.steps, gradient_checkpointing=checkpointing, target_modules=LINEAR)
-                    for stack in arguments.stacks.split(","):
-                        cases.append(measure(name, stack, config, gpu, Path(folder)))
-                        print(line(cases[-1]), flush=True)
-            shutil.rmtree(model)
-    content = {"machine": machine, "cap_bytes": CAP_BYTES, "cases": [
-        dataclasses.asdict(case) | {"tokens_per_s": case.tokens_per_s} for case in cases]}
-    Path(arguments.out).write_text(json.dumps(content, indent=1))
+        wanted = wanted_cases(arguments)
+        models = {shape: write_random_base((TINY_SHAPES | SHAPES)[shape], Path(folder) / shape)
+                  for shape in dict.fromkeys(shape for shape, _, _ in wanted)}
+        configs = [config_of(models[shape], length, mode, arguments.steps, Path(folder))
+                   for shape, length, mode in wanted]
+        predicted = predictions(configs, CPU if gpu is None else GPU)
+        for (shape, _, _), config, predicted_bytes in zip(wanted, configs, predicted, strict=True):
+            for stack in arguments.stacks.split(","):
+                cases.append(measure(shape, stack, config, gpu, Path(folder), predicted_bytes, arguments))
+                print(line(cases[-1]), flush=True)
+                Path(arguments.out).write_text(json.dumps({"machine": machine, "cap_bytes": CAP_BYTES, "cases": [
+                    dataclasses.asdict(case) | {"tokens_per_s": case.tokens_per_s} for case in cases]}, indent=1))
     print(f"written to {arguments.out}")
     print(summary(cases, machine))
     broken = [case for case in cases if case.outcome.status == "failed"]
@@ -115,17 +118,52 @@ def gpu_name(gpu: str) -> str:
     return asked.stdout.strip()
 
 
-def measure(shape: str, stack: str, config: FinetuneConfig, gpu: str | None, folder: Path) -> Case:
-    """Carry out one run, and predict its peak where it is ours."""
+def wanted_cases(arguments: argparse.Namespace) -> list[tuple[str, int, str]]:
+    """Return shape, length and mode of every case to run; ends the program if one is not known."""
+    shapes, lengths, modes = (TINY_SHAPES, (32,), MODES[:1]) if arguments.tiny else (SHAPES, (512, 2048), MODES)
+    known = [(shape, length, mode) for shape in shapes for length in lengths for mode in modes]
+    if arguments.cases is None:
+        return known
+    by_name = {f"{shape}:{length}:{mode}": (shape, length, mode) for shape, length, mode in known}
+    unknown = [name for name in arguments.cases.split(",") if name not in by_name]
+    if unknown:
+        sys.exit(f"no such case: {', '.join(unknown)}; there are {', '.join(by_name)}")
+    return [by_name[name] for name in arguments.cases.split(",")]
+
+
+def config_of(model: Path, length: int, mode: str, steps: int, folder: Path) -> FinetuneConfig:
+    """Return the config of a case, with its rows written."""
+    dataset = folder / f"rows-{length}.jsonl"
+    if not dataset.exists():
+        write_rows(dataset, length)
+    return FinetuneConfig(
+        model=str(model), dataset=str(dataset), full_dataset=True, max_eval_samples=2, lora_r=16, max_length=length,
+        completion_only_loss=False, max_steps=steps, eval_steps=steps,
+        gradient_checkpointing=mode == "checkpointing", target_modules=LINEAR)
+
+
+def predictions(configs: Sequence[FinetuneConfig], target: Target) -> list[int]:
+    """Predict the peak of every config, before anything is timed and several at once."""
+    contents = [json.loads((Path(config.model) / "config.json").read_text()) for config in configs]
+    workers = min(len(configs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(predicted_peak, configs, contents, [target] * len(configs)))
+
+
+def predicted_peak(config: FinetuneConfig, content: dict[str, Any], target: Target) -> int:
+    """Predict one peak, tensors alone."""
+    return predict(config, content, target=target).peak_bytes
+
+
+def measure(shape: str, stack: str, config: FinetuneConfig, gpu: str | None, folder: Path, predicted_bytes: int,
+            arguments: argparse.Namespace) -> Case:
+    """Carry out one run."""
     directory = folder / f"{shape}-{config.max_length}-{config.gradient_checkpointing}-{stack}"
     outcome = run_apart(Run(
         stack=stack, config=config.as_dict(), directory=str(directory), cache=str(folder / "cache"), threads=2,
-        gpu=gpu, cap_bytes=None if gpu is None else CAP_BYTES))
-    predicted_bytes = None
-    if stack == "ours":
-        model_config = json.loads((Path(config.model) / "config.json").read_text())
-        predicted_bytes = predict(config, model_config, target=CPU if gpu is None else GPU).peak_bytes
-    return Case(shape=shape, stack=stack, config=config, outcome=outcome, predicted_bytes=predicted_bytes)
+        gpu=gpu, cap_bytes=None if gpu is None else CAP_BYTES, as_t4=arguments.as_t4), timeout_s=arguments.timeout)
+    return Case(shape=shape, stack=stack, config=config, outcome=outcome,
+                predicted_bytes=predicted_bytes if stack == "ours" else None)
 
 
 def write_random_base(shape: dict[str, Any], folder: Path) -> Path:

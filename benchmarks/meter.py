@@ -1,6 +1,7 @@
 """Clock and memory at the borders of a training run, read the same way for every stack."""
 
 import importlib
+import itertools
 import time
 from pathlib import Path
 
@@ -33,13 +34,13 @@ class Meter:
         """Read the peak."""
         self._peak_bytes = peak_bytes(self._device)
 
-    def outcome(self, stack: str, micro_batches: list[tuple[int, int]], accumulation: int) -> Outcome:
-        """Put together what was measured; `micro_batches` has the real and the padded tokens of each."""
-        real, padded = (sum(column) for column in zip(*micro_batches, strict=True))
+    def outcome(self, stack: str, steps: list[list[tuple[int, int]]]) -> Outcome:
+        """Put together what was measured; `steps` has the real and the padded tokens of each micro-batch."""
+        real, padded = (sum(column) for column in zip(*itertools.chain(*steps), strict=True))
         (first, first_cpu), (last, last_cpu) = self._times[0], self._times[max(self._times)]
         return Outcome(
             stack=stack, status="trained", tokens=real, padding_share=1 - real / padded, seconds=last - first,
-            cpu_seconds=last_cpu - first_cpu, steady_tokens=sum(tokens for tokens, _ in micro_batches[accumulation:]),
+            cpu_seconds=last_cpu - first_cpu, steady_tokens=sum(tokens for tokens, _ in itertools.chain(*steps[1:])),
             steady_seconds=last - self._times[1][0], start_bytes=self._start_bytes, peak_bytes=self._peak_bytes,
             packages=_versions(stack))
 

@@ -37,6 +37,8 @@ class Run:
     """What CUDA_VISIBLE_DEVICES is set to; none: train on the CPU."""
     cap_bytes: int | None = None
     """Most that torch may take of the GPU; none: all of it."""
+    as_t4: bool = False
+    """Attend with the kernels that torch has for a T4, on whatever GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ def run_apart(run: Run, timeout_s: float = 3600.0) -> Outcome:
         **os.environ, "CUDA_VISIBLE_DEVICES": run.gpu or "", "OMP_NUM_THREADS": str(run.threads),
         "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "UNSLOTH_DISABLE_STATISTICS": "1",  # else it waits two minutes for a network
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).strip(":")}
     command = [sys.executable, str(Path(__file__).with_name("train_once.py")), str(directory / "run.json")]
     with open(directory / "log.txt", "w+") as log:

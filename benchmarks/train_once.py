@@ -40,6 +40,12 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
     if run.cap_bytes is not None:
         total_bytes = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, run.cap_bytes / total_bytes))
+    if run.as_t4:
+        from kaggle_runner import base_model
+
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        base_model.GROUPING_CAPABILITY = (99, 0)
     meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
     if run.stack == "ours":
         return train_ours(run, config, meter)
@@ -51,7 +57,9 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
 
 def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     """Train as the worker does, by its own code."""
-    from kaggle_runner.batches import batch_indices
+    import torch
+
+    from kaggle_runner.finetune import rows_of_step
     from kaggle_runner.worker import Worker
 
     failures: list[str] = []
@@ -73,12 +81,10 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     if failures:
         sys.exit(failures[0])
     rows = encoded_rows(run, config)
-    micro_batches = [rows.lengths[batch_indices(
-        rows, batch_size=config.batch_size, seed=config.seed, position=position,
-        accumulation=config.gradient_accumulation_steps)]
-        for position in range(config.max_steps * config.gradient_accumulation_steps)]
-    return meter.outcome("ours", [(int(batch.sum()), int(batch.max()) * len(batch)) for batch in micro_batches],
-                         config.gradient_accumulation_steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    steps = [[(int(rows.lengths[batch].sum()), int(rows.lengths[batch].max()) * len(batch))
+              for batch in rows_of_step(rows, config, device, step)] for step in range(config.max_steps)]
+    return meter.outcome("ours", steps)
 
 
 def encoded_rows(run: Run, config: FinetuneConfig) -> Any:

@@ -84,8 +84,8 @@ def _train(trainer_class: Any, model: Any, arguments: Any, collator: Any, rows: 
     meter.end()
     model.save_pretrained(str(Path(run.directory) / "adapter"), save_embedding_layers=False)
     # the loader reads ahead, so there may be one more micro-batch than was trained on
-    used = micro_batches[:config.max_steps * config.gradient_accumulation_steps]
-    return meter.outcome(run.stack, used, config.gradient_accumulation_steps)
+    size = config.gradient_accumulation_steps
+    return meter.outcome(run.stack, [micro_batches[step * size:(step + 1) * size] for step in range(config.max_steps)])
 
 
 def _base(config: FinetuneConfig) -> tuple[Any, Any]:

@@ -1,60 +1,71 @@
-"""Grouped-query attention for GPUs whose fast kernel cannot group: keys are repeated for every query head.
+"""Causal attention by torch's fast kernels, without a mask: rows are padded behind their tokens, where nobody looks.
 
-transformers hands torch `enable_gqa` wherever a batch has no padding, and on compute capability 7.5 torch then falls
-back to the kernel that holds all T x T scores. Source: huggingface/transformers issue 48633.
+transformers would ask the device before every forward pass whether the rows are padded, and wait for the answer; with
+padding it would build a mask, which the fastest kernels do not take; and without padding it hands torch `enable_gqa`,
+with which torch on compute capability 7.5 falls back to the kernel that holds all T x T scores.
+Source: transformers 5.23, masking_utils.py; huggingface/transformers issue 48633.
 """
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface
 
 from kaggle_runner.errors import ModelError
 
-NAME = "sdpa_gqa_expanded"
+GROUPED, EXPANDED = "sdpa_causal", "sdpa_causal_expanded"
 GROUPING_CAPABILITY = (8, 0)
 """From here on torch has a fast kernel that groups. Source: PyTorch, ATen/native/transformers/cuda/sdp_utils.cpp."""
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 # Shapes: B rows, H query heads, G key heads, T positions, D numbers of a head
 
 
-def expand_grouped_queries(model: Any, capability: tuple[int, int]) -> bool:
-    """Give a loaded model this attention where its GPU needs it; say whether that was done.
+def use_causal_attention(model: Any, *, groups: bool) -> bool:
+    """Give a model this attention and say whether that was done; `groups`: torch has a fast kernel for grouped queries.
 
-    Leaves alone a model that does not use torch's attention, such as one that caps its scores.
+    Leaves alone a model that does not use torch's attention, such as one that caps its scores, or that attends in ways
+    of its own.
     """
-    if capability >= GROUPING_CAPABILITY or model.config.get_text_config()._attn_implementation != "sdpa":
+    settings = model.config.get_text_config()
+    known = set(getattr(settings, "layer_types", None) or KNOWN_LAYERS) <= KNOWN_LAYERS
+    if settings._attn_implementation not in ("sdpa", GROUPED, EXPANDED) or not known:
         return False
-    AttentionInterface.register(NAME, expanded_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+    # transformers makes masks for the attentions that it has mask functions for, and these have none
+    AttentionInterface.register(GROUPED, functools.partial(causal_attention, groups=True))
+    AttentionInterface.register(EXPANDED, functools.partial(causal_attention, groups=False))
+    model.set_attn_implementation(GROUPED if groups else EXPANDED)
     return True
 
 
-def expanded_attention(module: torch.nn.Module, query_BHTD: torch.Tensor, key_BGTD: torch.Tensor,
-                       value_BGTD: torch.Tensor, attention_mask: torch.Tensor | None, dropout: float = 0.0,
-                       scaling: float | None = None, is_causal: bool | None = None,
-                       **kwargs: Any) -> tuple[torch.Tensor, None]:
-    """Attend as transformers' `sdpa` does, without `enable_gqa`: the same numbers from another kernel.
+def causal_attention(module: torch.nn.Module, query_BHTD: torch.Tensor, key_BGTD: torch.Tensor,
+                     value_BGTD: torch.Tensor, attention_mask: torch.Tensor | None, dropout: float = 0.0,
+                     scaling: float | None = None, is_causal: bool | None = None, *, groups: bool,
+                     sliding_window: int | None = None, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' `sdpa` does to rows without padding before their tokens.
 
     Raises:
-        ModelError: the family wants something of its attention that torch's kernels do not have.
+        ModelError: the family wants something of its attention that is not done here.
     """
-    unknown = [name for name in ("softcap", "position_bias") if kwargs.get(name) is not None]
+    unknown = [name for name in ("softcap", "position_bias", "s_aux") if kwargs.get(name) is not None]
+    if attention_mask is not None:
+        unknown.append("a mask")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        unknown.append("to look ahead")
     if unknown:
-        raise ModelError(f"{type(module).__name__} wants {', '.join(unknown)} in its attention, which torch's kernels "
-                         f"do not have; load the model with attn_implementation eager")
+        raise ModelError(f"{type(module).__name__} wants {', '.join(unknown)} in its attention, which this tool's does "
+                         f"not do; load the model with attn_implementation eager")
     group = query_BHTD.shape[1] // key_BGTD.shape[1]
-    key_BHTD, value_BHTD = (_repeat(tensor, group) for tensor in (key_BGTD, value_BGTD))
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if not groups and group > 1:  # every key head for the query heads of its group, which stand side by side
+        key_BGTD, value_BGTD = (tensor.repeat_interleave(group, dim=1) for tensor in (key_BGTD, value_BGTD))
+    length = query_BHTD.shape[2]
+    window_TT = None
+    if sliding_window is not None and length > sliding_window:
+        ones_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTD.device)
+        window_TT = ones_TT.tril() & ones_TT.triu(1 - sliding_window)
     out_BHTD = F.scaled_dot_product_attention(
-        query_BHTD, key_BHTD, value_BHTD, attn_mask=attention_mask, dropout_p=dropout, scale=scaling,
-        is_causal=bool(causal) and attention_mask is None and query_BHTD.shape[2] > 1)
+        query_BHTD, key_BGTD, value_BGTD, attn_mask=window_TT, dropout_p=dropout, scale=scaling,
+        is_causal=window_TT is None and length > 1, enable_gqa=groups and group > 1)
     return out_BHTD.transpose(1, 2).contiguous(), None
-
-
-def _repeat(tensor_BGTD: torch.Tensor, group: int) -> torch.Tensor:
-    """Repeat every key head for the query heads of its group, which stand side by side."""
-    return tensor_BGTD if group == 1 else tensor_BGTD.repeat_interleave(group, dim=1)

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers.integrations.liger import apply_liger_kernel
 
-from kaggle_runner.attention import expand_grouped_queries
+from kaggle_runner.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.bare_model import own_head
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
@@ -40,7 +40,8 @@ class BaseModel:
     tokenizer: Any
     device: torch.device
     compute_dtype: torch.dtype
-    """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU."""
+    """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU, or
+    bfloat16 where that is much faster."""
     sha256: str
     """Of the folder's files, or `commit:` and the hub's commit."""
     own_head: bool
@@ -83,8 +84,8 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     _freeze(model, compute_dtype)
-    if device.type == "cuda":
-        expand_grouped_queries(model, torch.cuda.get_device_capability(device))
+    use_causal_attention(model, groups=(device.type != "cuda"
+                                        or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
         apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})  # the loss is ours
     if tokenizer.pad_token_id is None:
@@ -98,7 +99,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
 def compute_dtype_of(device: torch.device, model_type: str = "") -> torch.dtype:
     """Choose the dtype of the matrix products of a family of models on a device of this machine.
 
-    float32 on a CPU: exact, and as fast as the alternatives where the processor has no bfloat16 instructions.
+    float32 on a CPU: exact. Where bfloat16 is much faster the worker chooses it, see `cpu_speed`.
 
     Raises:
         HostError: the GPU is too old for torch.
@@ -111,6 +112,16 @@ def compute_dtype_of(device: torch.device, model_type: str = "") -> torch.dtype:
         raise HostError(f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, "
                         f"torch has no kernels below 7.0; choose a T4")
     return half_dtype(capability, model_type)
+
+
+def computing_in(base: BaseModel, dtype: torch.dtype) -> BaseModel:
+    """Have a base on a CPU compute its matrix products in another dtype; its weights stay as they are.
+
+    The model is the same one: the base that was given must not be used any more.
+    """
+    for layer in linear_layers_4bit(base.model):
+        layer.compute_dtype = dtype
+    return replace(base, compute_dtype=dtype)
 
 
 def half_dtype(capability: tuple[int, int], model_type: str) -> torch.dtype:

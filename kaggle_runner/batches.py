@@ -1,22 +1,20 @@
 """Which rows make a batch, in which order, and how they are padded.
 
-The order of the rows depends on their lengths and on the seed alone, so a batch can be asked for by its position, and
-the same optimizer step sees the same rows however it is cut into micro-batches.
-Shape suffixes: B rows of a batch, T tokens of its longest row.
+The order of the rows depends on their lengths and on the seed alone, so a step can be asked for by its number, and the
+same optimizer step sees the same rows however it is cut into micro-batches.
+Shape suffixes: B rows of a batch, T tokens of its longest row, N positions whose next token counts.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-IGNORED = -100
-"""Label of a token that the loss leaves out. Source: torch.nn.functional.cross_entropy, ignore_index."""
 ROWS_ALIKE = 2
-"""Rows of like length that follow each other: micro-batches of 1 and 2 rows never mix two lots.
+"""Rows of like length that follow each other.
 
 More of them would make whole optimizer steps of rows of one length, which train worse. Source: measured, 15 steps of 8
 rows on the demo base, python-docs, seed 0: eval/loss 3.818 with lots of 8, 3.803 with lots of 2.
@@ -44,48 +42,70 @@ class EncodedRows:
         """Tokens in each row."""
         return np.diff(self.starts)
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """Tokens in the longest row."""
+        return int(self.lengths.max())
+
     def row(self, i: int) -> np.ndarray:
         """Return the tokens of one row."""
         return self.tokens[self.starts[i]:self.starts[i + 1]]
 
 
-def batch_indices(rows: EncodedRows, *, batch_size: int, seed: int, position: int, accumulation: int = 1) -> np.ndarray:
-    """Return the rows of one micro-batch by its position, counted from 0 over all epochs.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatch:
+    """Rows of one forward pass, all numbers int64.
 
-    `accumulation` micro-batches make one optimizer step; steps of 2 x 4 rows have the same rows as steps of 4 x 2.
-    The longest row of all is in the very first micro-batch. In each epoch every row comes once, and up to
-    `ROWS_ALIKE - 1` of them a second time to fill the last lot.
+    No mask goes with them: padding lies behind the tokens, where causal attention never looks.
     """
-    step, part = divmod(position, accumulation)
-    step_rows = _in_order(rows, seed, step * batch_size * accumulation, batch_size * accumulation)
+
+    tokens_BT: np.ndarray
+    positions_N: np.ndarray
+    """Where the model is asked for the next token, counted through all B x T places."""
+    targets_N: np.ndarray
+    """Those next tokens."""
+    tokens: int
+    """Tokens of the rows, padding not counted."""
+
+    @property
+    def padded_tokens(self) -> int:
+        """Places that the model computes, padding counted."""
+        return self.tokens_BT.size
+
+
+def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed: int, step: int,
+                 pass_tokens: int) -> list[np.ndarray]:
+    """Return the rows of one optimizer step, counted from 0 over all epochs, cut into micro-batches.
+
+    A step has `batch_size * accumulation` rows, longest first, the same ones however it is cut. Of all ways to cut it
+    the cheapest is taken: a token costs one, padding too, and a micro-batch `pass_tokens` more. So it has more than
+    `batch_size` rows where they are short, but never more tokens, padding included, than `batch_size` of the longest
+    row of all: these are the very first micro-batch, and memory must have room for them anyway.
+    In each epoch every row comes once, and up to `ROWS_ALIKE - 1` of them a second time to fill the last lot.
+    """
+    count = batch_size * accumulation
+    step_rows = _in_order(rows, seed, step * count, count)
     longest_first = step_rows[np.argsort(-rows.lengths[step_rows], kind="stable")]
-    return longest_first[part * batch_size:(part + 1) * batch_size]
-
-
-def batches(rows: EncodedRows, *, batch_size: int, seed: int, position: int = 0,
-            accumulation: int = 1) -> Iterator[np.ndarray]:
-    """Yield the rows of one micro-batch after another from a position on, epoch after epoch without end."""
-    for p in itertools.count(position):
-        yield batch_indices(rows, batch_size=batch_size, seed=seed, position=p, accumulation=accumulation)
+    given = batch_size if step == 0 else 0
+    sizes = [given, *_cheapest_cut(rows.lengths[longest_first[given:]].tolist(), batch_size,
+                                   batch_size * rows.longest, pass_tokens)]
+    return [batch for batch in np.split(longest_first, np.cumsum(sizes)[:-1]) if len(batch)]
 
 
 def collate(rows: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_id: int,
-            completion_only: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pad rows on the right to the longest of them: tokens_BT, mask_BT and labels_BT, all int64.
-
-    Labels are not shifted; they are `IGNORED` on padding and, when `completion_only`, on the prompt.
-    """
-    shape = (len(indices), int(rows.lengths[indices].max()))
-    tokens_BT = np.full(shape, pad_id, dtype=np.int64)
-    mask_BT = np.zeros(shape, dtype=np.int64)
-    labels_BT = np.full(shape, IGNORED, dtype=np.int64)
+            completion_only: bool) -> MicroBatch:
+    """Pad rows on the right to the longest of them; with `completion_only` the loss leaves out their prompts."""
+    longest = int(rows.lengths[indices].max())
+    tokens_BT = np.full((len(indices), longest), pad_id, dtype=np.int64)
+    positions, targets = [], []
     for b, i in enumerate(indices):
         row = rows.row(i)
-        first = rows.completion_starts[i] if completion_only else 0
         tokens_BT[b, :len(row)] = row
-        mask_BT[b, :len(row)] = 1
-        labels_BT[b, first:len(row)] = row[first:]
-    return tokens_BT, mask_BT, labels_BT
+        first = max(1, rows.completion_starts[i]) if completion_only else 1
+        positions.append(b * longest + np.arange(first - 1, len(row) - 1))
+        targets.append(row[first:])
+    return MicroBatch(tokens_BT=tokens_BT, positions_N=np.concatenate(positions),
+                      targets_N=np.concatenate(targets).astype(np.int64), tokens=int(rows.lengths[indices].sum()))
 
 
 def padding_share(rows: EncodedRows, batches: Iterable[np.ndarray]) -> float:
@@ -93,6 +113,23 @@ def padding_share(rows: EncodedRows, batches: Iterable[np.ndarray]) -> float:
     lengths = [rows.lengths[batch] for batch in batches]
     padded = sum(len(batch) * int(batch.max()) for batch in lengths)
     return 1 - sum(int(batch.sum()) for batch in lengths) / padded
+
+
+def _cheapest_cut(lengths: Sequence[int], batch_size: int, most_tokens: int, pass_tokens: int) -> list[int]:
+    """Return the sizes of the micro-batches, longest rows first, that rows of these falling lengths cost least in."""
+    least, sizes = [0], [0]  # of the first 0, 1, 2 and so on rows: their cost, and the size of their last micro-batch
+    for end in range(1, len(lengths) + 1):
+        cost, _, size = min(
+            (least[end - size] + size * lengths[end - size] + pass_tokens, -size, size) for size in range(1, end + 1)
+            if size <= batch_size or size * lengths[end - size] <= most_tokens)
+        least.append(cost)
+        sizes.append(size)
+    cut: list[int] = []
+    end = len(lengths)
+    while end:
+        cut.insert(0, sizes[end])
+        end -= sizes[end]
+    return cut
 
 
 def _in_order(rows: EncodedRows, seed: int, start: int, count: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from kaggle_runner.char_model import CharModel, bits_per_character, summed_cross
 from kaggle_runner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.muon import Muon
+from kaggle_runner.optimizers import adamw, take_step
 from kaggle_runner.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.schedule import learning_rate_at
 from kaggle_runner.study import Status, TrialResult
@@ -123,16 +124,9 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
             step_loss += loss.detach()
         # 3. the optimizer step
         scale_before = scaler.get_scale() if scaler.is_enabled() else 1.0
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         rate = learning_rate_at(config, progress.step)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        scaler.update()
+        grad_norm = take_step(optimizers, parameters, learning_rate=rate, max_grad_norm=config.max_grad_norm,
+                              scaler=scaler)
         # 4. what was done
         progress.step += 1
         progress.train_cpu_s += time.process_time() - started
@@ -235,12 +229,10 @@ def _optimizers(config: CharLMConfig, model: CharModel) -> list[torch.optim.Opti
     with_muon = config.optim == "muon"
     taken = {id(parameter) for parameter in matrices} if with_muon else set()
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    groups = [{"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
-              {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate,
-                              betas=(0.9, config.adam_beta2), fused=True)
+    rest_adamw = adamw(rest, learning_rate=config.learning_rate, beta2=config.adam_beta2,
+                       weight_decay=config.weight_decay)
     muon = [Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)] if with_muon else []
-    return [*muon, adamw]
+    return [*muon, rest_adamw]
 
 
 def _evaluate_step(model: CharModel, text: DeviceText, config: CharLMConfig, progress: _Progress,

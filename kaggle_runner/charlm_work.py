@@ -13,9 +13,9 @@ from kaggle_runner.char_data import check_length, load_corpus
 from kaggle_runner.char_model import CharModel
 from kaggle_runner.charlm import DeviceText, eval_windows, to_device, train_character_model, versions
 from kaggle_runner.config import CharLMConfig
+from kaggle_runner.cpu_speed import choose
 from kaggle_runner.phases import Phases
 from kaggle_runner.study import TrialResult
-from kaggle_runner.threads import choose_threads
 from kaggle_runner.trial_control import Control, Emit
 
 
@@ -64,6 +64,7 @@ class CharLMWork:
         facts = ["charlm", config.hidden_size, config.num_hidden_layers, config.max_length, tuple(windows_BT1.shape),
                  text.symbols, torch.__version__, os.cpu_count(), self._most_threads]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        threads, reason = choose_threads(batch, most=self._most_threads, cache_directory=self._cache_directory, key=key)
-        self._emit({"event": "note", "text": reason})
-        return threads
+        choice = choose(lambda dtype: batch(), most_threads=self._most_threads, cache_directory=self._cache_directory,
+                        key=key, tries_bfloat16=False)
+        self._emit({"event": "note", "text": choice.reason})
+        return choice.threads

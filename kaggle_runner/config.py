@@ -67,8 +67,9 @@ class FinetuneConfig:
     """Optimizer steps of a full trial: 12,000 rows at the default effective batch of 8."""
     eval_steps: int = 100
     """Optimizer steps between two evaluations; the last step is always evaluated."""
-    early_stopping_patience: int | None = None
-    """Evaluations without a new best `eval/loss` after which the trial ends; none: train to the end."""
+    early_stopping_patience: int | None = 15
+    """Evaluations without a new best `eval/loss` after which the trial ends: 1,500 steps with the default `eval_steps`;
+    none: train to the end."""
     lora_r: int = 8
     """Rank of the adapter."""
     lora_alpha: int = 16

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from kaggle_runner.noise import t_975
+from kaggle_runner.tables import format_value
 
 LEAST_SEEDS = 3
 """Shared seeds below which nothing is decided."""
@@ -119,9 +120,9 @@ def decide(settings: Sequence[Setting], baseline: Any, *, goal: str = "minimize"
         seeds = "1 seed" if shared == 1 else f"{shared} seeds"
         return decision(Verdict.SCREENING, f"{seeds} cannot tell a gain from noise, {LEAST_SEEDS} are the least")
     errors = best.gain / best.standard_error if best.standard_error > 0 else math.inf if best.gain > 0 else 0.0
-    told = f"{best.value!r} is better than {base.value!r} by {best.gain:.4g}, {errors:.1f} standard errors" \
-        if best.gain > 0 else f"no value is better than {base.value!r}; the best other one, {best.value!r}, is " \
-                              f"worse by {-best.gain:.4g}"
+    other, default = _told(best.value), _told(base.value)
+    told = f"{other} is better than {default} by {best.gain:.4g}, {errors:.1f} standard errors" if best.gain > 0 else \
+        f"no value is better than {default}; the best other one, {other}, is worse by {-best.gain:.4g}"
     if shared >= MOST_SEEDS:
         if errors > ADOPTED:
             return decision(Verdict.ADOPT, f"{told} with {shared} seeds, more than {ADOPTED:.0f}")
@@ -162,6 +163,11 @@ def residual_noise(settings: Sequence[Setting]) -> tuple[float | None, int]:
 def same(left: Any, right: Any) -> bool:
     """Say whether two values of a hyperparameter are one: true is not 1 here."""
     return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _told(value: Any) -> str:
+    """Write a value as every table does; names in quotes."""
+    return repr(value) if isinstance(value, str) else format_value(value)
 
 
 def _losses(settings: Sequence[Setting], value: Any) -> Mapping[int, float]:

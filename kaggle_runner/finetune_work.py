@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from kaggle_runner.base_model import BaseModel, base_key, load_base
-from kaggle_runner.batches import batch_indices, collate
+from kaggle_runner.base_model import BaseModel, base_key, computing_in, load_base
+from kaggle_runner.batches import collate
 from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.cpu_speed import choose
 from kaggle_runner.data import load_rows
-from kaggle_runner.finetune import evaluate, train_adapter, versions
-from kaggle_runner.loss import summed_loss
+from kaggle_runner.finetune import evaluate, loss_of, rows_of_step, train_adapter, versions
 from kaggle_runner.phases import Phases
 from kaggle_runner.study import TrialResult
-from kaggle_runner.threads import choose_threads
 from kaggle_runner.tokens import EncodedData, encode
 from kaggle_runner.trial_control import Control, Emit
 
@@ -47,21 +46,21 @@ class FinetuneWork:
         base, data, _ = self._prepared(config)
         return train_adapter(base, data, config, trial_id, control)
 
-    def _choose_threads(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> int:
-        """Measure on the longest batch, forward only: how threads compare is the same in both directions."""
-        indices = batch_indices(data.train, batch_size=config.batch_size, seed=0, position=0)
-        arrays = collate(data.train, indices, pad_id=base.tokenizer.pad_token_id, completion_only=False)
-        tokens_BT, mask_BT, labels_BT = (torch.from_numpy(array) for array in arrays)
+    def _choose_speed(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> BaseModel:
+        """Measure on the longest batch, forward only: how threads and dtypes compare is the same in both directions."""
+        first = collate(data.train, rows_of_step(data.train, config, self._device, 0)[0],
+                        pad_id=base.tokenizer.pad_token_id, completion_only=False)
 
         @torch.no_grad()
-        def batch() -> torch.Tensor:
-            return summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
+        def batch(dtype: torch.dtype) -> torch.Tensor:
+            return loss_of(computing_in(base, dtype), first)
 
-        facts = [base.sha256, base.key, tuple(tokens_BT.shape), torch.__version__, os.cpu_count(), self._most_threads]
+        facts = [base.sha256, base.key, first.tokens_BT.shape, torch.__version__, os.cpu_count(), self._most_threads]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        threads, reason = choose_threads(batch, most=self._most_threads, cache_directory=self._cache_directory, key=key)
-        self._emit({"event": "note", "text": reason})
-        return threads
+        choice = choose(batch, most_threads=self._most_threads, cache_directory=self._cache_directory, key=key)
+        self.threads = choice.threads
+        self._emit({"event": "note", "text": choice.reason})
+        return computing_in(base, choice.compute_dtype)
 
     def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
         """Return the base and the rows of a config, from the warm ones where they are the same."""
@@ -86,5 +85,5 @@ class FinetuneWork:
             gc.collect()
             gc.freeze()
             if self._device.type == "cpu":
-                self.threads = self._choose_threads(self._base, encoded, config)
+                self._base = self._choose_speed(self._base, encoded, config)
         return self._base, self._data[1], phases

@@ -10,30 +10,29 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100
-"""Label of a position that does not count, as torch's cross entropy has it."""
 CHUNK_ELEMENTS = 2**25
 """Logits in a chunk: 128 MiB in float32."""
 
 # Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary
 
 
-def summed_loss(model: Any, tokens_BT: torch.Tensor, mask_BT: torch.Tensor, labels_BT: torch.Tensor, *,
+def summed_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, targets_N: torch.Tensor, *,
                 own_head: bool) -> torch.Tensor:
-    """Sum the cross entropy over every position whose next token counts.
+    """Sum the cross entropy over the positions whose next token counts.
 
-    `model` is the transformers model, adapter layers included. The sum, not the mean: the caller divides by the
-    tokens of the whole optimizer step, so that how a step is cut into micro-batches does not change it.
+    `model` is the transformers model, adapter layers included; `positions_N` counts through all B x T places. The
+    places are known before the batch is on its device, so nothing here waits for the device, and no mask is needed:
+    a causal model never looks at the padding behind its tokens. The sum, not the mean: the caller divides by the tokens
+    of the whole optimizer step, so that how a step is cut into micro-batches does not change it.
     """
-    targets_BT = labels_BT[:, 1:]
-    counts_BT = targets_BT != IGNORED
     if not own_head:
-        logits_BTV = model(input_ids=tokens_BT, attention_mask=mask_BT, use_cache=False).logits
-        return F.cross_entropy(logits_BTV[:, :-1][counts_BT].float(), targets_BT[counts_BT], reduction="sum")
+        logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
+        logits_NV = logits_BTV.flatten(0, 1).index_select(0, positions_N).float()
+        return F.cross_entropy(logits_NV, targets_N, reduction="sum")
     decoder = getattr(model, model.base_model_prefix)
-    hidden_BTD = decoder(input_ids=tokens_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+    hidden_BTD = decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N)
     head = model.get_output_embeddings()
-    hidden_ND, targets_N = hidden_BTD[:, :-1][counts_BT], targets_BT[counts_BT]
     cap = logit_cap(model)
     chunk = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
     if len(targets_N) <= chunk:

@@ -25,7 +25,7 @@ from kaggle_runner.model_shapes import read_model_config
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 """What a trace imports, and whose versions decide its result."""
 DECIDING_MODULES = ("memory", "memory_trace", "bare_model", "fake_kernels", "live_bytes", "timeline", "loss",
-                    "finetune", "base_model")
+                    "finetune", "base_model", "attention", "batches")
 """Our own modules whose text decides a prediction."""
 CUBLAS_BYTES = 8_519_680 + 2**20
 """Workspaces of cuBLAS and cuBLASLt, in torch's own pool; 32 MiB on a Hopper GPU, which has it to spare.

@@ -16,6 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_runner import base_model, finetune
+from kaggle_runner.attention import use_causal_attention
 from kaggle_runner.bare_model import (
     bare_model,
     keep_layers,
@@ -26,12 +27,11 @@ from kaggle_runner.bare_model import (
     stored_dtype,
 )
 from kaggle_runner.base_model import BaseModel
-from kaggle_runner.batches import EncodedRows
+from kaggle_runner.batches import EncodedRows, collate
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
 from kaggle_runner.fake_kernels import GpuKernels, materialise, quantise, tensors_of
 from kaggle_runner.live_bytes import BLOCK_BYTES, LiveBytes
-from kaggle_runner.loss import summed_loss
 from kaggle_runner.timeline import TRACED_LAYERS, Event, Peak, peak_of, peak_of_layers
 
 CPU = torch.device("cpu")
@@ -59,8 +59,8 @@ class _Tokenizer:
 def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool) -> Trace:
     """Trace a config on a model given by its `config.json`; `half` computes in float16, else in float32.
 
-    Every row is `max_length` tokens, all of which count, but padded all the same: the most a batch can take. Traces
-    `TRACED_LAYERS` layers and unrolls them to all, or all of them where they are not alike.
+    Every row is `max_length` tokens, all of which count: the most a batch can take. Traces `TRACED_LAYERS` layers and
+    unrolls them to all, or all of them where they are not alike.
 
     Raises:
         ModelError: transformers cannot build or run a causal language model from this config.
@@ -102,6 +102,7 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     if quantization is not None:
         quantise(model, quantization, stored_as=stored_dtype(model_config, dtype), compute_dtype=dtype)
     base_model._freeze(model, dtype)
+    use_causal_attention(model, groups=not cuda)  # a GPU that groups takes less
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
                      compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0)
     with torch.device("meta"):
@@ -135,8 +136,8 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     peaks: dict[str, Peak | None] = {
         "training": _unroll(training, held if accumulates else start, model, layers),
         "evaluation": _unroll(evaluation, start, model, layers)}
-    # 4. the optimizer step: on a GPU the roots of all second moments at once, on a CPU two copies of one parameter
-    step_bytes = adapter_bytes if cuda and config.optim == "adamw_torch" else 8 * max(parameters)
+    # 4. the optimizer step: on a CPU two copies of one parameter, on a GPU one kernel that takes none
+    step_bytes = 0 if cuda and config.optim == "adamw_torch" else 8 * max(parameters)
     peaks["optimizer step"] = Peak(total_bytes=held.total() + step_bytes, parts=held + Counter(activations=step_bytes))
     known = {name: peak for name, peak in peaks.items() if peak is not None}
     return known if len(known) == len(peaks) else None
@@ -145,11 +146,8 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
 def _micro_batch(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
     """Forward and backward pass of one micro-batch, as `finetune` does it."""
     base.model.train()
-    live.rows = config.batch_size * (config.max_length - 1)
-    tokens_BT, mask_BT, labels_BT = (torch.zeros(config.batch_size, config.max_length, dtype=torch.int64)
-                                     for _ in range(3))
-    with finetune._autocast(base):
-        loss = summed_loss(base.model, tokens_BT, mask_BT, labels_BT, own_head=base.own_head)
+    rows = _full_rows(config.batch_size, config.max_length)
+    loss = finetune.loss_of(base, collate(rows, range(config.batch_size), pad_id=0, completion_only=False))
     # loss.backward() would leave the function mode, and with it what a checkpointed layer does when it runs again
     torch.autograd.Variable._execution_engine.run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
@@ -159,10 +157,13 @@ def _micro_batch(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> No
 def _evaluate(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
     """Evaluate one batch of the shape that has the most tokens."""
     count, length = fullest_evaluation(config)
-    live.rows = count * (length - 1)
-    rows = EncodedRows(tokens=np.zeros(count * length, dtype=np.int32), starts=np.arange(count + 1) * length,
+    finetune.evaluate(base, _full_rows(count, length), config)
+
+
+def _full_rows(count: int, length: int) -> EncodedRows:
+    """Return rows of one length, all tokens of which count but the first."""
+    return EncodedRows(tokens=np.zeros(count * length, dtype=np.int32), starts=np.arange(count + 1) * length,
                        completion_starts=np.ones(count, dtype=np.int32))
-    finetune.evaluate(base, rows, config)
 
 
 def _unroll(events: Sequence[Event], start: Mapping[str, int], model: Any, layers: int) -> Peak | None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from kaggle_runner.axes import boundary, read_axes
 from kaggle_runner.config import trainer_of
 from kaggle_runner.decision import Comparison, Decision, Verdict, same
 from kaggle_runner.noise import t_975
@@ -52,7 +53,8 @@ def final_summary(stage: Stage, snapshot: Snapshot, confirmed: Snapshot) -> str:
               "## What was seen", f"{seen} The sweep's own report is in `report/`.",
               "The best of many trials looks better than it is, so the best points were trained again beside the "
               "baseline:", _markdown(rows), _table(contest, confirmed, decision), _reading(contest, decision),
-              _cost(snapshot), "## What was decided", f"{verdict} {_sentence(decision.reason)}", _caution(confirmed)]
+              _cost(snapshot, confirmed), "## What was decided", f"{verdict} {_sentence(decision.reason)}",
+              _at_an_end(stage, snapshot), _caution(confirmed)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -93,11 +95,15 @@ def plan_summary(plan: TuningPlan, stages: Sequence[Stage]) -> str:
             continue
         best = next((row for row in decision.comparisons if row.value == decision.challenger), None)
         adopted = ", ".join(f"{name} {format_value(value)}" for name, value in stage.adopted.items())
-        rows.append([stage.name, adopted or f"kept ({decision.verdict})",
+        rows.append([stage.name, adopted or _kept(decision),
                      _number(best.gain) if best else "", _number(decision.noise), decision.reason])
     left = len(plan.studies) + bool(plan.final) - len([stage for stage in stages if stage.decision])
     rest = f"\n{left} of its stages are not done yet.\n" if left else ""
     return f"# {plan.name}\n\n{_markdown(rows)}\n{rest}"
+
+
+def _kept(decision: Decision) -> str:
+    return decision.verdict if decision.verdict is Verdict.SCREENING else "kept"
 
 
 def _verdict(spec: VarySpec, decision: Decision) -> str:
@@ -141,12 +147,21 @@ def _failures(snapshot: Snapshot) -> str:
                      for record in failed if record.result)
 
 
-def _cost(snapshot: Snapshot) -> str:
-    results = [record.result for record in snapshot.finished if record.result is not None]
+def _cost(*snapshots: Snapshot) -> str:
+    results = [record.result for snapshot in snapshots for record in snapshot.finished if record.result is not None]
     seconds = [result.seconds for result in results]
     if not seconds:
         return ""
-    return f"Cost: {len(results)} trials, {sum(seconds):.0f} s of training, {statistics.median(seconds):.1f} s each."
+    return (f"Cost: {len(results)} trials, {sum(seconds):.0f} s added up; the median trial took "
+            f"{statistics.median(seconds):.1f} s.")
+
+
+def _at_an_end(stage: Stage, snapshot: Snapshot) -> str:
+    """Say what was adopted at an end of its range, where better ones may lie just beyond."""
+    ends = [boundary(axis, stage.adopted[axis.name]) for axis in read_axes(snapshot) if axis.name in stage.adopted]
+    found = [f"`{end.name}` {format_value(end.value)} lies at the {end.side} end of what was searched"
+             for end in ends if end is not None]
+    return f"{_sentence('; '.join(found))[:-1]}: there may be better beyond." if found else ""
 
 
 def _at_the_edge(spec: VarySpec, decision: Decision) -> str:

@@ -1,21 +1,24 @@
 """Pretrain the demo base model: a small Llama on Python's own documentation, for `demo_base/`.
 
-Text, what is held out of it, and the order of the windows are those of the character model (`charlm`). The step is its
-own: the weights that ship were made by exactly this one, of a Llama that a fine-tune can load.
-Run it as `python -m kaggle_runner.pretrain --out DIR`. The same seed, Python, packages, steps and thread count give
-the same weights; a run that was killed continues from DIR/checkpoint.pt. Shapes: B sequences, T tokens, V vocabulary.
+Text, what is held out of it, the order of the windows, the optimizer's step and the checkpoints are those of the
+character model (`charlm`). The forward pass and the schedule are its own: the weights that ship were made by exactly
+these, of a Llama that a fine-tune can load. Run it as `python -m kaggle_runner.pretrain --out DIR`. The same seed,
+Python, packages, steps and thread count give the same weights; a run that was killed continues from DIR/checkpoint.
+Shapes: B sequences, T tokens, V vocabulary.
 """
 
 import argparse
 import hashlib
 import json
 import math
-import os
 import platform
+import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -24,7 +27,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kaggle_runner.builtin_docs import split_documents
+from kaggle_runner.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.optimizers import adamw, take_step
 from kaggle_runner.windows import window_starts
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
@@ -60,8 +65,6 @@ class PretrainConfig:
 
     steps: int = 3500
     """Optimizer steps; the learning rate reaches its end with the last one."""
-    minutes: float | None = None
-    """End after this time instead: the schedule follows the clock, so the weights depend on the machine's speed."""
     device: str = "cpu"
     seed: int = 0
     batch_size: int = 4
@@ -71,6 +74,10 @@ class PretrainConfig:
     warmup: float = 0.03
     """Part of the schedule in which the learning rate rises."""
     checkpoint_every_s: float = 120.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what decides the weights: a checkpoint of other values is refused."""
+        return {name: value for name, value in asdict(self).items() if name != "checkpoint_every_s"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,62 +172,61 @@ def mean_loss(model: LlamaForCausalLM, stream: torch.Tensor, batch_size: int = 1
 
 
 def train(
-    model: LlamaForCausalLM, training: torch.Tensor, held_out: torch.Tensor, config: PretrainConfig, checkpoint: Path
+    model: LlamaForCausalLM, training: torch.Tensor, held_out: torch.Tensor, config: PretrainConfig, out: Path
 ) -> PretrainResult:
-    """Train in float32 until the schedule ends, saving to `checkpoint` and continuing from it where it exists."""
-    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    """Train in float32 until the schedule ends, keeping checkpoints in `out` and continuing from them.
+
+    Raises:
+        ForeignCheckpoint: `out` has the checkpoint of another config.
+    """
+    optimizer = adamw(model.parameters(), learning_rate=config.learning_rate, beta2=0.95,
+                      weight_decay=config.weight_decay)
     step, before_s, losses = 0, 0.0, []
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=config.device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step, before_s, losses = saved["step"], saved["seconds"], saved["losses"]
-        print(f"continuing at step {step} from {checkpoint}", file=sys.stderr)
+    saved = load_checkpoint(out, config, _note)
+    if saved is not None:
+        model.load_state_dict(saved.tensors["model"])
+        optimizer.load_state_dict(saved.tensors["optimizer"])
+        step, before_s, losses = saved.step, saved.state["seconds"], saved.state["losses"]
+        _note({"text": f"continuing at step {step} from {out / 'checkpoint'}"})
     started = last_saved = time.monotonic()
     model.train()
-    while True:
-        seconds = before_s + time.monotonic() - started
-        progress = seconds / 60 / config.minutes if config.minutes else step / config.steps
-        if progress >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(progress, config)
+    while step < config.steps:
         tokens_BT = batch_at(step, training, config)
         loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        take_step([optimizer], model.parameters(), learning_rate=learning_rate_at(step / config.steps, config),
+                  max_grad_norm=1.0)
         losses = [*losses[-99:], loss.item()]
         step += 1
+        seconds = before_s + time.monotonic() - started
         if step % 50 == 0:
             note = f", held out {mean_loss(model, held_out[: 64 * SEQUENCE_TOKENS]):.3f}" if step % 500 == 0 else ""
             mean = sum(losses[-50:]) / len(losses[-50:])
-            print(f"step {step} ({progress:.0%}): loss {mean:.3f}{note}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            _note({"text": f"step {step} ({step / config.steps:.0%}): loss {mean:.3f}{note}, {seconds:.0f} s"})
         if time.monotonic() - last_saved > config.checkpoint_every_s:
             last_saved = time.monotonic()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save({**state, "seconds": seconds, "losses": losses}, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            save_checkpoint(out, config, Checkpoint(
+                step=step, state={"seconds": seconds, "losses": losses},
+                tensors={"model": model.state_dict(), "optimizer": optimizer.state_dict()}))
     return PretrainResult(
         steps=step,
         tokens_seen=step * config.batch_size * SEQUENCE_TOKENS,
         training_tokens=len(training),
         train_loss=sum(losses) / len(losses),
         held_out_loss=mean_loss(model, held_out),
-        seconds=seconds,
+        seconds=before_s + time.monotonic() - started,
     )
+
+
+def _note(event: Mapping[str, Any]) -> None:
+    print(event["text"], file=sys.stderr, flush=True)
 
 
 def model_card(
     config: PretrainConfig, result: PretrainResult, training: list[str], held_out: list[str], weights: bytes
 ) -> str:
     """Write down how the weights were made."""
-    length = f"--minutes {config.minutes:g}" if config.minutes else f"--steps {config.steps}"
-    options = f"{length} --seed {config.seed} --device {config.device}"
+    options = f"--steps {config.steps} --seed {config.seed} --device {config.device}"
     passes = result.tokens_seen / result.training_tokens
     facts = {
         "command": f"`python -m kaggle_runner.pretrain --out DIR {options}`",
@@ -260,13 +266,12 @@ def pretrain(out: Path, config: PretrainConfig) -> PretrainResult:
         f"{model.num_parameters()} parameters, {len(training)} tokens to train on, {len(held_out)} held out",
         file=sys.stderr,
     )
-    checkpoint = out / "checkpoint.pt"
-    result = train(model, training, held_out, config, checkpoint)
+    result = train(model, training, held_out, config, out)
     save_tokenizer(tokenizer, out)
     model.half().save_pretrained(out)
     weights = (out / "model.safetensors").read_bytes()
     (out / "README.md").write_text(model_card(config, result, *documents, weights), encoding="utf-8")
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return result
 
 
@@ -277,11 +282,10 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model; made if missing")
     parser.add_argument("--steps", type=int, default=PretrainConfig.steps)
-    parser.add_argument("--minutes", type=float, help="end after this time instead of after --steps")
     parser.add_argument("--device", default=PretrainConfig.device)
     parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
     asked = parser.parse_args()
-    config = PretrainConfig(steps=asked.steps, minutes=asked.minutes, device=asked.device, seed=asked.seed)
+    config = PretrainConfig(steps=asked.steps, device=asked.device, seed=asked.seed)
     try:
         result = pretrain(asked.out, config)
     except KaggleRunnerError as error:

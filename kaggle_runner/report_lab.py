@@ -3,16 +3,23 @@
 import itertools
 from pathlib import Path
 
+from kaggle_runner.analysis import analyse
 from kaggle_runner.decision import Comparison, Decision, same
 from kaggle_runner.final_sweep import confirm_directory
 from kaggle_runner.one_at_a_time import Contest
-from kaggle_runner.report import write_plots, write_report
-from kaggle_runner.report_figures import Figure, axis_layout, level
+from kaggle_runner.report import write_report
+from kaggle_runner.report_figures import Figure, axis_layout, cost_figures, level, trial_figures
 from kaggle_runner.report_png import draw_figures
 from kaggle_runner.report_style import BASELINE, BEST, LOOKS, SERIES
 from kaggle_runner.study import Snapshot, read_study
+from kaggle_runner.study_files import make_directory
 from kaggle_runner.tables import format_value
 from kaggle_runner.tuning_plan import Stage
+
+ALSO_DRAWN = ("curves", "time")
+"""Figures of every report that say something of a study of the lab. Those of a search would mislead: best so far has
+no meaning where every value is run to its end, and importance knows nothing of seeds, so it calls chance what the
+paired decision does not."""
 
 
 def present_stage(stage: Stage) -> None:
@@ -32,14 +39,15 @@ def present_stage(stage: Stage) -> None:
 
 
 def write_contest_plots(contest: Contest, snapshot: Snapshot, decision: Decision, directory: Path) -> list[Path]:
-    """Write the plots of every study, and two about its values and seeds; return their paths.
+    """Write two plots about the values and seeds of a study, and those of every report that fit it; return their paths.
 
     Raises:
         StudyError: the folder cannot be written.
     """
-    written = write_plots(snapshot.directory, out=directory)
-    return [*written, *draw_figures([losses_figure(contest, snapshot, decision), gains_figure(contest, decision)],
-                                    directory)]
+    make_directory(directory)
+    analysis = analyse(snapshot, models=False)
+    also = [figure for figure in (*trial_figures(analysis), *cost_figures(analysis)) if figure.key in ALSO_DRAWN]
+    return draw_figures([losses_figure(contest, snapshot, decision), gains_figure(contest, decision), *also], directory)
 
 
 def losses_figure(contest: Contest, snapshot: Snapshot, decision: Decision) -> Figure:
@@ -67,23 +75,28 @@ def losses_figure(contest: Contest, snapshot: Snapshot, decision: Decision) -> F
 def gains_figure(contest: Contest, decision: Decision) -> Figure:
     """Return each value's gain over the default with its 95 % interval."""
     rows = [row for row in decision.comparisons if row.gain is not None]
-    traces = [_interval(row) for row in rows if row.half_width is not None]
+    traces = [_default_mark(contest) if same(row.value, contest.default) else _interval(row)
+              for row in decision.comparisons if row in rows or same(row.value, contest.default)]
     won = [row for row in rows if same(row.value, decision.winner)]
     for chosen, color, name in (([row for row in rows if row not in won], LOOKS["complete"].color, "gain"),
                                 (won, BEST, "adopted")):
         if chosen:
             traces.append({"type": "scatter", "mode": "markers", "name": name, "y": [row.gain for row in chosen],
                            "x": [format_value(row.value) for row in chosen], "marker": {"color": color, "size": 10}})
-    if not rows:
-        traces.append({"type": "scatter", "mode": "markers", "name": "default", "x": [format_value(contest.default)],
-                       "y": [0.0], "marker": {"color": BASELINE, "size": 10}})
     line = level(0.0, f"the default, {format_value(contest.default)}")
     return Figure(key="gains", title="Gain over the default, with 95 % intervals", sentence=decision.reason,
                   traces=tuple(traces), layout={"xaxis": axis_layout(_studied(contest), type="category"),
                                                 "yaxis": axis_layout("gain in eval/loss"), "shapes": [line]})
 
 
+def _default_mark(contest: Contest) -> dict[str, object]:
+    """Keep the default's place among the values: its gain over itself is nothing."""
+    return {"type": "scatter", "mode": "markers", "name": "default", "x": [format_value(contest.default)], "y": [0.0],
+            "marker": {"color": BASELINE, "size": 10}}
+
+
 def _interval(row: Comparison) -> dict[str, object]:
+    """Return the interval of a gain; a point where there is none, as with one seed."""
     gain, half = row.gain or 0.0, row.half_width or 0.0
     name = format_value(row.value)
     return {"type": "scatter", "mode": "lines", "name": "95 % interval", "x": [name, name],

@@ -184,7 +184,7 @@ def check_edits(plan: TuningPlan, directory: Path) -> None:
     raise StudyError(f"the plan {plan.source} was edited after it began, and what was run no longer matches: "
                      f"{'; '.join(wrong)}{built}; restore the plan as {directory / 'plan.yaml'} has it, or set aside "
                      f"what does not match: python -m kaggle_runner archive {directory / wrong[0].split(' (')[0]} "
-                     f"--reason 'the plan was edited'")
+                     f"--reason 'the plan was edited'{' --force' if later else ''}")
 
 
 def _read_studies(found: Findings, source: str, raw: Any, baseline: Mapping[str, Any]) -> tuple[NamedStudy, ...]:

@@ -14,7 +14,7 @@ BASELINE = """\
   symbols: text8
   max_length: 16
   batch_size: 8
-  max_tokens: 1536
+  max_tokens: 3072
   max_eval_tokens: 512
   evaluations: 3
   hidden_size: 16
@@ -22,6 +22,8 @@ BASELINE = """\
   num_attention_heads: 2
   learning_rate: 1.0e-3
 """
+TRIAL_ROWS = 24 + 3
+"""Rows that a whole trial of it logs: a step each, and three evaluations."""
 PLAN = """\
 name: tiny
 seeds: [1, 2, 3]

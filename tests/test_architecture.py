@@ -18,8 +18,8 @@ LAYERS = [
      "trial_control", "known_gpus"},
     {"secrets", "machine", "environment", "budget", "session"},
     {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "rungs", "worker_process", "checkpoint", "base_model",
-     "data", "tokens", "model_shapes", "threads", "attention", "bare_model",
-     "char_data", "char_model", "muon", "decision", "vary_spec", "final_sweep", "lanes"},
+     "data", "tokens", "model_shapes", "cpu_speed", "attention", "bare_model",
+     "char_data", "char_model", "muon", "optimizers", "decision", "vary_spec", "final_sweep", "lanes"},
     {"launcher", "kernel_packages", "kaggle_program", "kernel_watch", "kernel_sessions", "kernel_secrets", "kernel",
      "kernel_order", "kernel_command", "kernel_result", "kernel_main"},
     {"finetune", "charlm", "finetune_work", "charlm_work", "pretrain"},
@@ -41,8 +41,8 @@ LAYERS = [
 
 OWNERS = {
     "torch": {"base_model", "loss", "finetune", "worker", "phases", "checkpoint", "pretrain", "memory", "memory_trace",
-              "live_bytes", "fake_kernels", "timeline", "threads", "bare_model", "attention",
-              "finetune_work", "charlm", "charlm_work", "char_model", "muon", "windows"},
+              "live_bytes", "fake_kernels", "timeline", "cpu_speed", "bare_model", "attention",
+              "finetune_work", "charlm", "charlm_work", "char_model", "muon", "optimizers", "windows"},
     "transformers": {"base_model", "finetune", "pretrain", "bare_model", "attention"},
     "peft": {"finetune"},
     "bitsandbytes": {"base_model", "finetune", "fake_kernels"},

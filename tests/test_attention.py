@@ -1,78 +1,98 @@
-"""Grouped-query attention with repeated keys: the same numbers, and never the flag that a T4 is slow with."""
+"""Causal attention without masks: transformers' own numbers, and never the flag that a T4 is slow with."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig
 
-from kaggle_runner.attention import NAME, expand_grouped_queries, expanded_attention
+from kaggle_runner.attention import EXPANDED, GROUPED, causal_attention, use_causal_attention
 from kaggle_runner.errors import ModelError
 
-T4, A100 = (7, 5), (8, 0)
+SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2}
+TOKENS = torch.arange(24).reshape(2, 12) % 64
+PADDED = torch.ones(2, 12, dtype=torch.int64)
+PADDED[1, 8:] = 0
+CONFIGS = {
+    "grouped": LlamaConfig(**SMALL),
+    "a window": MistralConfig(**SMALL, sliding_window=5),
+    "windows in some layers": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=5, pad_token_id=0,
+                                               layer_types=["sliding_attention", "full_attention"]),
+}
 
 
-class Flags(TorchFunctionMode):
-    """Notes whether torch's attention was asked to group."""
+class Calls(TorchFunctionMode):
+    """Notes what torch's attention was asked for."""
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.grouped, self.masked = [], []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention:
-            self.seen.append(bool((kwargs or {}).get("enable_gqa")))
+            self.grouped.append(bool((kwargs or {}).get("enable_gqa")))
+            self.masked.append((kwargs or {}).get("attn_mask") is not None)
         return func(*args, **(kwargs or {}))
 
 
-def tiny_model():
+def tiny_model(config=CONFIGS["grouped"]):
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2))
+    return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # the attention is noted in it
 
 
 def loss_and_gradients(model, mask):
-    tokens = torch.arange(24).reshape(2, 12) % 64
-    with Flags() as flags:
-        loss = model(input_ids=tokens, attention_mask=mask, labels=tokens, use_cache=False).loss
+    labels = TOKENS.masked_fill(PADDED == 0, -100)
+    with Calls() as calls:
+        loss = model(input_ids=TOKENS, attention_mask=mask, labels=labels, use_cache=False).loss
     loss.backward()
-    return loss.detach(), [parameter.grad for parameter in model.parameters()], flags.seen
+    return loss.detach(), [parameter.grad for parameter in model.parameters()], calls
 
 
-def padded():
-    mask = torch.ones(2, 12, dtype=torch.int64)
-    mask[1, 8:] = 0
-    return mask
-
-
-@pytest.mark.parametrize("mask", [torch.ones(2, 12, dtype=torch.int64), padded()], ids=["full", "padded"])
-def test_loss_and_gradients_are_those_of_grouped_attention(mask):
-    usual_loss, usual_gradients, grouped = loss_and_gradients(tiny_model(), mask)
-    model = tiny_model()
-    assert expand_grouped_queries(model, T4)
-    loss, gradients, flags = loss_and_gradients(model, mask)
+@pytest.mark.parametrize("groups", [True, False])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_without_a_mask_loss_and_gradients_are_transformers_own_with_one(config, groups):
+    usual_loss, usual_gradients, _ = loss_and_gradients(tiny_model(config), PADDED)
+    model = tiny_model(config)
+    assert use_causal_attention(model, groups=groups)
+    loss, gradients, calls = loss_and_gradients(model, None)
     torch.testing.assert_close(loss, usual_loss)
-    torch.testing.assert_close(gradients, usual_gradients)
-    assert flags == [False, False]
-    assert grouped == [bool(mask.all())] * 2  # what it is there to avoid
+    torch.testing.assert_close(gradients, usual_gradients, rtol=1e-4, atol=1e-6)
+    assert calls.grouped == [groups] * 2
+    assert calls.masked == {"grouped": [False, False], "a window": [True, True],
+                            "windows in some layers": [True, False]}[
+        next(name for name, value in CONFIGS.items() if value is config)]
 
 
-def test_a_gpu_that_can_group_keeps_the_usual_attention():
+def test_a_row_that_is_no_longer_than_its_window_needs_no_mask():
+    model = tiny_model(MistralConfig(**SMALL, sliding_window=12))
+    assert use_causal_attention(model, groups=True)
+    assert loss_and_gradients(model, None)[2].masked == [False, False]
+
+
+def test_it_can_be_chosen_anew():
     model = tiny_model()
-    assert not expand_grouped_queries(model, A100)
-    assert model.config._attn_implementation == "sdpa"
+    for groups in (True, False, True):
+        assert use_causal_attention(model, groups=groups)
+        assert loss_and_gradients(model, None)[2].grouped == [groups] * 2
+
+
+def test_transformers_groups_where_a_t4_has_no_fast_kernel_for_it():
+    """What this module is there to avoid; if this fails, transformers has learnt it."""
+    assert loss_and_gradients(tiny_model(), torch.ones_like(TOKENS))[2].grouped == [True, True]
 
 
 def test_a_model_that_caps_its_scores_keeps_its_own_attention():
-    model = AutoModelForCausalLM.from_config(Gemma2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8))
-    assert not expand_grouped_queries(model, T4)
-    assert model.config._attn_implementation != NAME
+    model = AutoModelForCausalLM.from_config(Gemma2Config(**SMALL, head_dim=8))
+    assert not use_causal_attention(model, groups=False)
+    assert model.config._attn_implementation not in (GROUPED, EXPANDED)
 
 
-def test_capped_scores_are_refused_and_not_left_uncapped():
+@pytest.mark.parametrize(("mask", "wish", "named"), [
+    (None, {"softcap": 50.0}, "softcap"), (torch.ones(1), {}, "a mask"), (None, {"is_causal": False}, "to look ahead")])
+def test_what_is_not_done_here_is_refused_and_not_left_out(mask, wish, named):
     heads = torch.zeros(1, 2, 4, 8)
-    with pytest.raises(ModelError, match=r"wants softcap.*load the model with attn_implementation eager"):
-        expanded_attention(torch.nn.Module(), heads, heads, heads, None, softcap=50.0)
+    with pytest.raises(ModelError, match=rf"wants {named} in its .*load the model with attn_implementation eager"):
+        causal_attention(torch.nn.Module(), heads, heads, heads, mask, groups=True, **wish)

@@ -58,6 +58,12 @@ def test_other_families_train_from_a_local_folder(family, tmp_path, rows_file, t
     assert evaluate(base, data.validation, config) == before
 
 
+def all_but_the_last(tokens_BT):
+    """Every place that has a next token, and those tokens."""
+    places_BT = torch.arange(tokens_BT.numel()).reshape(tokens_BT.shape)
+    return places_BT[:, :-1].flatten(), tokens_BT[:, 1:].flatten()
+
+
 def test_capped_logits_are_capped_in_the_loss_too(tmp_path, tokenizer_of_the_demo_base):
     """A random model's logits are too small to tell, so its output matrix is made a hundred times larger."""
     settings = Gemma2Config(vocab_size=len(tokenizer_of_the_demo_base), head_dim=16, final_logit_softcapping=5.0,
@@ -70,7 +76,7 @@ def test_capped_logits_are_capped_in_the_loss_too(tmp_path, tokenizer_of_the_dem
     assert logits_BTV.abs().max() > 4
     expected = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum")
     assert base.own_head
-    loss = summed_loss(base.model, tokens_BT, torch.ones_like(tokens_BT), tokens_BT, own_head=True)
+    loss = summed_loss(base.model, tokens_BT, *all_but_the_last(tokens_BT), own_head=True)
     torch.testing.assert_close(loss, expected)
 
 
@@ -94,7 +100,7 @@ def test_in_float16_norms_compute_in_float32_and_hand_on_float16(tiny_llama):
     """What follows would cast it anyway, and every adapter would keep a float32 copy until the backward pass."""
     base = load_base(FinetuneConfig(model=str(tiny_llama), load_in_4bit=False), CPU)
     tokens_BT = torch.arange(24).reshape(2, 12)
-    exact = summed_loss(base.model, tokens_BT, torch.ones_like(tokens_BT), tokens_BT, own_head=True)
+    exact = summed_loss(base.model, tokens_BT, *all_but_the_last(tokens_BT), own_head=True)
     _freeze(base.model, torch.float16)
     norm = base.model.model.norm
     hidden_BTD = torch.randn(2, 3, 64, dtype=torch.float16)
@@ -102,7 +108,7 @@ def test_in_float16_norms_compute_in_float32_and_hand_on_float16(tiny_llama):
     expected_BTD = F.rms_norm(hidden_BTD.float(), (64,), norm.weight, norm.variance_epsilon).half()
     torch.testing.assert_close(norm(hidden_BTD), expected_BTD, atol=2e-3, rtol=1e-3)
     with torch.autocast("cpu", dtype=torch.float16):
-        loss = summed_loss(base.model, tokens_BT, torch.ones_like(tokens_BT), tokens_BT, own_head=True)
+        loss = summed_loss(base.model, tokens_BT, *all_but_the_last(tokens_BT), own_head=True)
     torch.testing.assert_close(loss, exact, atol=0.0, rtol=2e-3)
 
 

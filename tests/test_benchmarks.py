@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_gpu_says_that_there_is_no_gpu(tmp_path):
         "no CUDA GPU here, nothing was measured; run this on a machine that has one, or try the benchmark itself with "
         "--device cpu --tiny"]
     assert not (tmp_path / "gpu.json").exists()
+
+
+def test_charlm_trains_both_recipes_at_equal_tokens_and_at_equal_time():
+    done = run("charlm.py", "--tokens", 20_480, "--seeds", 1)
+    assert done.returncode == 0, done.stderr
+    trained = re.findall(r"(.+), seed 1: ([\d.]+) bits per character after ([\d,]+) tokens", done.stderr)
+    assert [name for name, _, _ in trained] == ["plain", "ours", "equal time"]
+    assert {tokens for name, _, tokens in trained if name != "equal time"} == {"20,480"}
+    assert f"mean {float(trained[1][1]):.3f}" in done.stdout
+    ours, plain = re.search(r"([\d,]+) parameters against ([\d,]+);", done.stdout).groups()
+    assert int(ours.replace(",", "")) == pytest.approx(int(plain.replace(",", "")), rel=0.01)
+
+
+def test_charlm_measures_a_corpus_of_any_length_and_an_evaluation(tmp_path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("The quick brown fox jumps over the lazy dog, über und über.\n" * 100)
+    done = run("charlm.py", "--characters", 300_000, "--corpus", corpus, "--plan", "sweeps/charlm_plan_small.yaml")
+    assert done.returncode == 0, done.stderr
+    characters, symbols = re.search(
+        r"thread \| ([\d,]+) characters \(corpus\.txt\): .*over it, (\d+) symbols; as text8 .*over it, 27 symbols; "
+        r"an evaluation of 4,096 characters takes .* of the time of its training", done.stdout).groups()
+    assert int(characters.replace(",", "")) == pytest.approx(300_000 * 60 / 62, rel=0.01)  # two of 60 take two bytes
+    assert int(symbols) == len(set(corpus.read_text()))
 
 
 def test_start_up_measures_the_light_commands_and_the_launcher():

@@ -197,9 +197,25 @@ def test_a_trial_that_names_no_trainer_is_a_fine_tune():
     assert isinstance(config_from_params({}), FinetuneConfig)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_float16_on_a_gpu_learns_what_float32_learns_on_a_cpu(text, config, tmp_path):
+    there = dataclasses.replace(text, train=text.train.cuda(), validation=text.validation.cuda())
+    still = dataclasses.replace(config, dropout=0.0, max_tokens=16 * 8 * 60)
+    on_cpu, _ = run(text, still, tmp_path / "cpu")
+    on_gpu, _ = run(there, still, tmp_path / "gpu")
+    assert on_gpu.notes["compute_dtype"] == "float16"
+    assert on_gpu.metric == pytest.approx(on_cpu.metric, abs=0.05)
+    assert on_gpu.notes["skipped_steps"] <= 3
+    cut, _ = run(there, still, tmp_path / "cut", Watcher("preempt", 17))
+    rest, _ = run(there, still, tmp_path / "cut")
+    assert (cut.status, rest.steps) == (Status.PREEMPTED, 60)
+    assert rest.metric == pytest.approx(on_gpu.metric, abs=0.02)
+
+
 def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(config, tmp_path):
     """The trial goes through the same supervisor and worker as a fine-tune."""
-    params = config.as_dict() | {"max_tokens": 16 * 8 * 60}
+    params = config.as_dict() | {"max_tokens": 16 * 8 * 200}  # enough steps for a wish to arrive in time
     events, wishes = [], []
 
     def notify(event):

@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 
@@ -85,8 +86,11 @@ def test_false_and_zero_are_two_values():
     assert decision.winner is not False
 
 
-def share_of_changes(gain, studies, seed, values=4):
-    """Simulate studies whose second value is better by `gain` noise deviations; return how many change the default."""
+def share_of_changes(gain, studies, seed, first_look=None):
+    """Simulate studies of four values, one better by `gain` noise deviations; return how many change the default.
+
+    With `first_look`, three seeds adopt at so many standard errors, and not where the rule has it.
+    """
     draw = random.Random(seed)
     changed = 0
     for _ in range(studies):
@@ -95,8 +99,11 @@ def share_of_changes(gain, studies, seed, values=4):
         def loss(value, s, level=level):
             return level[s] + draw.gauss(0, 1) - (gain if value == 1 else 0.0)
 
-        losses = {value: {s: loss(value, s) for s in SEEDS} for value in range(values)}
+        losses = {value: {s: loss(value, s) for s in SEEDS} for value in range(4)}
         decision = decide([Setting(value=v, losses=row) for v, row in losses.items()], 0)
+        if first_look is not None and errors_of(decision) > first_look:
+            changed += 1
+            continue
         if decision.verdict is Verdict.MORE_SEEDS:
             for value in (0, decision.challenger):
                 losses[value] |= {s: loss(value, s) for s in (4, 5)}
@@ -106,6 +113,27 @@ def share_of_changes(gain, studies, seed, values=4):
     return changed / studies
 
 
+def errors_of(decision):
+    """The gain of the best other value in standard errors."""
+    (row,) = [row for row in decision.comparisons if row.value == decision.challenger]
+    return row.gain / row.standard_error
+
+
 def test_over_a_thousand_studies_noise_is_adopted_in_a_tenth_and_a_real_gain_in_three_fifths():
     assert share_of_changes(0.0, 1000, seed=1) <= 0.10
     assert share_of_changes(1.5, 1000, seed=2) >= 0.60
+
+
+def test_to_adopt_at_two_standard_errors_with_three_seeds_and_look_again_below_is_wrong_more_often():
+    assert share_of_changes(0.0, 1000, seed=1, first_look=2.0) > 0.12
+
+
+@pytest.mark.parametrize(("row", "first_look"), [("default changed", None), ("over two at once", 2.0)])
+def test_the_readme_says_how_often_a_default_changes(row, first_look):
+    lines = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    (gains,) = [line.split("|")[2:-1] for line in lines if line.startswith("| true gain of one value")]
+    (shares,) = [line.split("|")[2:-1] for line in lines if line.startswith("| ") and row in line and "%" in line]
+    told = {float(gain): float(share.strip(" %")) / 100 for gain, share in zip(gains, shares, strict=True)}
+    assert set(told) == {0, 0.5, 1.0, 1.5, 2.0}
+    for gain, share in told.items():
+        assert share_of_changes(gain, 3000, seed=3, first_look=first_look) == pytest.approx(share, abs=0.02)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from kaggle_runner import loss as loss_module
-from kaggle_runner.base_model import linear_layers_4bit, load_base
-from kaggle_runner.batches import batch_indices, collate
+from kaggle_runner.base_model import computing_in, linear_layers_4bit, load_base
+from kaggle_runner.batches import collate, step_batches
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
 from kaggle_runner.errors import ConfigError
@@ -189,6 +189,11 @@ def test_patience_ends_a_trial_that_does_not_get_better(base, data, config, tmp_
     assert "no better eval/loss in 1 evaluations" in result.reason
 
 
+def test_by_default_a_trial_ends_after_1500_steps_without_a_better_loss():
+    config = FinetuneConfig()
+    assert config.early_stopping_patience * config.eval_steps == 1500
+
+
 def test_a_loss_that_is_no_number_ends_the_trial_with_the_step(base, data, config, tmp_path):
     with pytest.raises(NotFinite, match=r"(train|eval)/loss became (nan|inf) at step \d") as raised:
         run(base, data, dataclasses.replace(config, learning_rate=1e30, warmup_ratio=0.0), tmp_path)
@@ -205,24 +210,49 @@ def test_how_a_step_is_cut_into_micro_batches_does_not_change_it(base, data, con
 def test_the_evaluation_is_torchs_mean_over_all_tokens_that_count(base, data, config):
     total, count = 0.0, 0
     for i in range(len(data.validation)):
-        tokens, mask, labels = (torch.from_numpy(a) for a in collate(
-            data.validation, np.array([i]), pad_id=0, completion_only=True))
+        row = torch.from_numpy(data.validation.row(i)).long()
+        start = data.validation.completion_starts[i]
         with torch.no_grad():
-            logits = base.model(input_ids=tokens, attention_mask=mask).logits
-        total += F.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum").item()
-        count += int((labels[0, 1:] != -100).sum())
+            logits = base.model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits
+        total += F.cross_entropy(logits[0, start - 1:-1], row[start:], reduction="sum").item()
+        count += len(row) - start
     assert evaluate(base, data.validation, config) == pytest.approx(total / count, abs=1e-5)
 
 
+def test_padding_changes_neither_the_loss_nor_its_gradients(base, data):
+    """No mask is handed to the model: what lies behind a row's tokens must not matter, whatever it is."""
+    indices = np.argsort(data.train.lengths)[[0, -1]]
+    assert data.train.lengths[indices[0]] < data.train.lengths[indices[1]]
+    embeddings = base.model.get_input_embeddings().weight.requires_grad_(True)
+
+    def measured(parts, pad_id):
+        embeddings.grad, total = None, 0.0
+        for part in parts:
+            batch = collate(data.train, part, pad_id=pad_id, completion_only=True)
+            loss = summed_loss(base.model, *(torch.from_numpy(a) for a in (
+                batch.tokens_BT, batch.positions_N, batch.targets_N)), own_head=base.own_head)
+            loss.backward()
+            total += loss.item()
+        return total, embeddings.grad.clone()
+
+    apart = measured([indices[:1], indices[1:]], pad_id=0)
+    for pad_id in (0, 300):
+        together = measured([indices], pad_id)
+        assert together[0] == pytest.approx(apart[0], rel=1e-6)
+        torch.testing.assert_close(together[1], apart[1], rtol=1e-4, atol=1e-6)
+    embeddings.requires_grad_(False).grad = None
+
+
 def test_the_loss_in_chunks_is_the_loss_at_once_with_its_gradients(base, data, monkeypatch):
-    indices = batch_indices(data.train, batch_size=4, seed=0, position=0)
-    tokens, mask, labels = (torch.from_numpy(a) for a in collate(data.train, indices, pad_id=0, completion_only=False))
+    indices = step_batches(data.train, batch_size=4, accumulation=1, seed=0, step=0, pass_tokens=0)[0]
+    batch = collate(data.train, indices, pad_id=0, completion_only=False)
+    tensors = [torch.from_numpy(array) for array in (batch.tokens_BT, batch.positions_N, batch.targets_N)]
     embeddings = base.model.get_input_embeddings().weight.requires_grad_(True)
     results = []
     for own_head, chunk in ((False, 2**25), (True, 2**25), (True, 20 * len(base.tokenizer))):
         monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", chunk)
         embeddings.grad = None
-        value = summed_loss(base.model, tokens, mask, labels, own_head=own_head)
+        value = summed_loss(base.model, *tensors, own_head=own_head)
         value.backward()
         results.append((value.item(), embeddings.grad.clone()))
     embeddings.requires_grad_(False).grad = None
@@ -261,3 +291,17 @@ def test_gradients_stay_right_after_an_evaluation_on_every_cpu(base):
     layers = list(linear_layers_4bit(base.model))
     assert len(layers) == 14
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+def test_a_base_that_computes_in_bfloat16_learns_resumes_to_the_bit_and_goes_back(base, data, config, tmp_path):
+    exact = evaluate(base, data.validation, config)
+    half = computing_in(base, torch.bfloat16)
+    assert evaluate(half, data.validation, config) == pytest.approx(exact, rel=5e-3)
+    assert evaluate(half, data.validation, config) != exact
+    whole = the_numbers(*run(half, data, config, tmp_path / "whole"))
+    _, early = run(half, data, config, tmp_path / "cut", Watcher("preempt", 3))
+    result, late = run(half, data, config, tmp_path / "cut")
+    assert result.notes["compute_dtype"] == "bfloat16"
+    assert result.metric < exact - 0.1
+    assert (result.evaluations, early.rows + late.rows, result.hashes["adapter"]) == whole
+    assert evaluate(computing_in(half, torch.float32), data.validation, config) == exact

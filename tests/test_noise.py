@@ -14,7 +14,7 @@ def test_trials_that_differ_in_the_seed_only_are_repeats():
     assert first.trial_ids == ("a", "c", "d")
     assert first.mean == 4.0
     assert first.deviation == 2.0
-    assert first.half_width == pytest.approx(4.30 * 2 / math.sqrt(3))
+    assert first.half_width == pytest.approx(4.3027 * 2 / math.sqrt(3))
     assert (second.trial_ids, second.deviation) == (("b", "e"), 0.0)
 
 
@@ -33,7 +33,7 @@ def test_deviations_are_pooled_by_their_degrees_of_freedom():
 
 
 def test_few_degrees_of_freedom_make_the_least_difference_large():
-    assert Noise(deviation=1.0, source="", freedom=1).least_difference == pytest.approx(math.sqrt(2) * 12.71)
+    assert Noise(deviation=1.0, source="", freedom=1).least_difference == pytest.approx(math.sqrt(2) * 12.7062)
     assert Noise(deviation=1.0, source="", freedom=None).least_difference == pytest.approx(2.77, abs=0.01)
-    assert t_975(30) == 2.04
+    assert t_975(30) == 2.0423
     assert t_975(31) == 1.96

@@ -34,11 +34,11 @@ def spec(tmp_path):
     return read_vary(path)
 
 
-def journal(spec, directory, losses, *, changed=None, hashes=None):
+def journal(spec, directory, losses, *, changed=None, hashes=None, challenger=None):
     """Write the journal of a study whose trials ended with these losses, by (value, seed); none is a failure."""
     with Study.open_for_writing(directory, name=spec.name, sweep=spec.sweep(), metric="eval/loss", goal="minimize",
                                 seed=None) as study:
-        trials = spec.first_trials() + spec.further_trials(spec.values[1])
+        trials = spec.first_trials() + spec.further_trials(spec.values[1] if challenger is None else challenger)
         for trial in trials:
             key = (trial.params["dropout"], trial.params["seed"])
             if key not in losses:
@@ -49,7 +49,8 @@ def journal(spec, directory, losses, *, changed=None, hashes=None):
             failed = losses[key] is None
             study.record_end(TrialResult(
                 id=trial.id, status=Status.FAILED if failed else Status.COMPLETE, metric=losses[key], tokens=100,
-                reason="the loss became nan" if failed else "", hashes={"text": (hashes or {}).get(trial.id, "a")}))
+                seconds=2.0, reason="the loss became nan" if failed else "",
+                hashes={"text": (hashes or {}).get(trial.id, "a")}))
     return read_study(directory)
 
 
@@ -85,7 +86,7 @@ def test_a_journal_decides_and_its_summary_says_why(spec, tmp_path):
     decision = finished(spec, clear)
     assert (decision.verdict, decision.winner) == (Verdict.ADOPT, 0.1)
     text = study_summary(spec, clear, decision)
-    assert "**Adopted: dropout 0.1.** 0.1 is better than 0.0 by 0.5" in text
+    assert "**Adopted: dropout 0.1.** 0.1 is better than 0 by 0.5" in text
     assert "| 0 (default) | 3 | 2.10000 | 3.02966 |" in text
     assert "Small models need little." in text
     assert "value that was tried" not in text

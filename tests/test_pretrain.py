@@ -1,10 +1,9 @@
 """The pretraining loop on models of a few thousand parameters."""
 
-import os
+import math
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,17 @@ pytest.importorskip("torch")
 
 import torch
 
-import kaggle_runner
-from kaggle_runner.pretrain import SEQUENCE_TOKENS, PretrainConfig, batch_at, learning_rate_at, pack, train_tokenizer
-
-TRAIN_TINY = """
-import sys, time
-from pathlib import Path
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-from kaggle_runner.pretrain import PretrainConfig, train
-torch.set_num_threads(1)
-torch.manual_seed(0)
-model = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                                     num_attention_heads=2, num_key_value_heads=1))
-stream = torch.arange(6000) % 61
-config = PretrainConfig(steps=int(sys.argv[2]), checkpoint_every_s=0.0, learning_rate=1e-3)
-result = train(model, stream, stream[:1024], config, Path(sys.argv[1]))
-print(result.steps, result.train_loss.hex(), result.held_out_loss.hex())
-"""
-
-
-def start_tiny_training(checkpoint: Path, steps: int) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(kaggle_runner.__file__).parents[1])}
-    command = [sys.executable, "-c", TRAIN_TINY, str(checkpoint), str(steps)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+from kaggle_runner.errors import ForeignCheckpoint
+from kaggle_runner.pretrain import (
+    SEQUENCE_TOKENS,
+    PretrainConfig,
+    batch_at,
+    learning_rate_at,
+    mean_loss,
+    pack,
+    train_tokenizer,
+)
+from tests.tiny_pretraining import STREAM, tiny_config, tiny_model, train_tiny
 
 
 def test_an_epoch_reads_every_sequence_at_most_once() -> None:
@@ -64,17 +50,44 @@ def test_packed_documents_lie_between_begin_and_end_tokens() -> None:
     assert tokenizer.decode(stream) == "<|begin|>the first<|end|><|begin|>the last<|end|>"
 
 
-@pytest.mark.slow
-def test_a_killed_pretraining_continues_to_the_same_losses(tmp_path: Path) -> None:
-    whole = start_tiny_training(tmp_path / "whole.pt", 100)
-    killed = start_tiny_training(tmp_path / "killed.pt", 100)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    expected, errors = whole.communicate()
-    assert expected.startswith("100 "), errors
-    continued, errors = start_tiny_training(tmp_path / "killed.pt", 100).communicate()
-    assert "continuing at step" in errors
-    assert continued == expected
+def test_a_killed_pretraining_continues_to_the_same_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "tests.tiny_pretraining", str(tmp_path / "killed"), "18"]
+    killed = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    whole = train_tiny(tmp_path / "whole")
+    continued = train_tiny(tmp_path / "killed")
+    assert "continuing at step 17 from " in capsys.readouterr().err
+    assert (whole.steps, whole.train_loss, whole.held_out_loss) == (
+        continued.steps, continued.train_loss, continued.held_out_loss)
+    assert (whole.steps, whole.tokens_seen) == (30, 30 * 4 * SEQUENCE_TOKENS)
+    assert whole.held_out_loss < math.log(64)
+
+
+def test_its_bits_are_those_of_plain_torch(tmp_path: Path) -> None:
+    """The weights that ship were made before the loop shared its step: what is shared must not change them."""
+    result = train_tiny(tmp_path, steps=5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model, config, losses = tiny_model(), tiny_config(5), []
+    groups = [{"params": [weight for weight in model.parameters() if weight.dim() > 1], "weight_decay": 0.1},
+              {"params": [weight for weight in model.parameters() if weight.dim() <= 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    for step in range(5):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step / 5, config)
+        tokens = batch_at(step, STREAM, config)
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    held_out = mean_loss(model, STREAM[:1024])
+    torch.set_num_threads(threads)
+    assert (result.train_loss, result.held_out_loss) == (sum(losses) / 5, held_out)
+
+
+def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
+    train_tiny(tmp_path, steps=2)
+    with pytest.raises(ForeignCheckpoint, match="was written by another config; delete the folder to start"):
+        train_tiny(tmp_path, steps=3)

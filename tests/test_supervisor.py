@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from kaggle_runner.memory import CPU
 from kaggle_runner.study import Status, Study, Trial, read_study
 from kaggle_runner.supervisor import Patience, Supervisor
 from kaggle_runner.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
+from tests.conftest import is_running, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,6 @@ def children():
     found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "kaggle_runner.worker"],
                            capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
-
-
-def wait_for(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
@@ -248,10 +241,10 @@ def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path, cache, params):
     """)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
         worker = next(int(line.split()[-1]) for line in supervisor.stdout if "'log'" in line)
-        assert Path(f"/proc/{worker}").exists()
+        assert is_running(worker)
         supervisor.send_signal(signal.SIGKILL)
         supervisor.wait()
-    assert wait_for(lambda: not Path(f"/proc/{worker}").exists(), seconds=2.0)
+    assert wait_for(lambda: not is_running(worker))
 
 
 def test_the_worker_never_sees_keys(study, cache, monkeypatch):

@@ -1,0 +1,49 @@
+"""The pictures of the lab hold the numbers of the journal, and no picture that a study of values has no use for."""
+
+import pytest
+
+from kaggle_runner.one_at_a_time import finished
+from kaggle_runner.report_lab import gains_figure, losses_figure, write_contest_plots
+from kaggle_runner.vary_spec import read_vary
+from tests.test_one_at_a_time import FILE, grid, journal
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study whose middle value is the default: three values with three seeds, the contenders with five."""
+    path = tmp_path / "dropout_study.yaml"
+    path.write_text(FILE.replace("values: [0.1", "values: [0.0, 0.1").replace("dropout: 0.0", "dropout: 0.1"))
+    spec = read_vary(path)
+    losses = grid(v0_1=[1.00, 1.10, 1.20], v0_0=[0.96, 1.10, 1.13], v0_2=[1.05, 1.11, 1.27])
+    losses |= {(0.1, 4): 1.0, (0.0, 4): 0.95, (0.1, 5): 1.1, (0.0, 5): 1.04}
+    snapshot = journal(spec, tmp_path / "s", losses, challenger=0.0)
+    return spec, snapshot, finished(spec, snapshot), losses
+
+
+def test_every_loss_is_drawn_over_its_value_on_the_line_of_its_seed(study):
+    spec, snapshot, decision, losses = study
+    *lines, means = losses_figure(spec, snapshot, decision).traces
+    drawn = {(float(value), int(line["name"].removeprefix("seed "))): loss
+             for line in lines for value, loss in zip(line["x"], line["y"], strict=True)}
+    assert drawn == losses
+    assert [line["x"] for line in lines] == [["0", "0.1", "0.2"]] * 3 + [["0", "0.1"]] * 2
+    assert dict(zip(means["x"], means["y"], strict=True))["0"] == pytest.approx((0.96 + 1.10 + 1.13 + 0.95 + 1.04) / 5)
+
+
+def test_gains_stand_in_the_order_of_the_values_with_the_default_at_nothing(study):
+    spec, _, decision, _ = study
+    traces = gains_figure(spec, decision).traces
+    assert [trace["x"][0] for trace in traces[:3]] == ["0", "0.1", "0.2"]
+    assert traces[1]["y"] == [0.0]
+    row = decision.comparisons[0]
+    assert row.gain == pytest.approx((0.04 + 0.0 + 0.07 + 0.05 + 0.06) / 5)
+    assert traces[0]["y"] == pytest.approx([row.gain - row.half_width, row.gain + row.half_width])
+    (adopted,) = [trace for trace in traces if trace["name"] == "adopted"]
+    assert (adopted["x"], adopted["y"]) == (["0"], [row.gain])
+
+
+def test_only_what_says_something_of_a_study_is_drawn(study, tmp_path):
+    spec, snapshot, decision, _ = study
+    written = write_contest_plots(spec, snapshot, decision, tmp_path / "plots")
+    assert sorted(path.name for path in written) == ["by_value.png", "gains.png", "time.png"]
+    assert {path.read_bytes()[:8] for path in written} == {b"\x89PNG\r\n\x1a\n"}
