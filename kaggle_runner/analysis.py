@@ -12,13 +12,14 @@ import numpy as np
 
 from kaggle_runner.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.curves import Curve, read_curves, rung_steps, status_word
+from kaggle_runner.final_sweep import confirm_directory
 from kaggle_runner.importance import MIN_TRIALS, Factor, Share, importances, winsorised
 from kaggle_runner.noise import Noise, Repeat, find_repeats, noise_of_repeats
-from kaggle_runner.study import Snapshot, TrialRecord
+from kaggle_runner.study import JOURNAL, Snapshot, Status, TrialRecord, read_study
 from kaggle_runner.surrogate import MOST_TRIALS, TRIALS_FOR_NOISE, Surrogate, fit
 
 MIN_TRIALS_FOR_REGION = 8
-"""Complete trials below which the best quarter is one trial and no region."""
+"""Complete trials below which the best of them are too few to show a region."""
 _GRID = 28
 
 
@@ -62,9 +63,11 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Where the best quarter of the complete trials lies on one axis."""
+    """Where the best complete trials lie on one axis: a quarter of them, and three at least."""
 
     name: str
+    count: int
+    """Trials that it is made of."""
     low: float | None = None
     high: float | None = None
     values: tuple[Any, ...] = ()
@@ -104,7 +107,7 @@ class Analysis:
     goal: str
     baseline: float | None
     device: str
-    """`GPU` or `CPU`: whose hours are counted."""
+    """`GPU` or `CPU`: whose hours are counted; `machine` where no session says."""
     rows: tuple[Row, ...]
     best: Row | None
     curves: tuple[Curve, ...]
@@ -153,14 +156,17 @@ def analyse(snapshot: Snapshot, *, seed: int = 0, models: bool = True) -> Analys
     shares, problem = _shares(varied, complete, seed) if models else ((), "importances were not computed")
     surrogate = _surrogate(varied, complete, seed) if models else None
     repeats = find_repeats([(row.id, row.params, row.value) for row in complete if row.value is not None])
-    noise = noise_of_repeats(repeats) or _noise_of_surrogate(surrogate, len(complete))
+    confirmed = _confirmed(snapshot)
+    noise = (noise_of_repeats(repeats) or noise_of_repeats(confirmed, "confirmed with several seeds")
+             or _noise_of_surrogate(surrogate, len(complete)))
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=snapshot.info.metric, goal=goal,
-        baseline=snapshot.baseline, device="GPU" if any(s.get("gpus") for s in snapshot.sessions) else "CPU",
+        baseline=snapshot.baseline, device=_device(snapshot),
         rows=rows, best=best, curves=curves, axes=axes, shares=shares, shares_problem=problem,
         contours=_contours(varied, shares, surrogate, best), progress=_progress(rows, goal),
-        regions=_regions(varied, complete, goal), repeats=repeats, noise=noise, ties=_ties(complete, best, noise, goal),
+        regions=_regions(varied, complete, goal), repeats=(*repeats, *confirmed), noise=noise,
+        ties=_ties(complete, best, noise, goal),
         boundaries=tuple(found for axis in axes if best and axis.name in best.params
                          and (found := boundary(axis, best.params[axis.name]))),
         rungs=_rungs(snapshot, rows, curves))
@@ -177,6 +183,26 @@ def _row(record: TrialRecord) -> Row:
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,
                predicted_parts=dict(result.notes.get("predicted_parts", {})), phases=dict(result.seconds_by_phase))
+
+
+def _device(snapshot: Snapshot) -> str:
+    if any(session.get("gpus") for session in snapshot.sessions):
+        return "GPU"
+    return "CPU" if any("gpus" in session for session in snapshot.sessions) else "machine"
+
+
+def _confirmed(snapshot: Snapshot) -> tuple[Repeat, ...]:
+    """Return the repeats of the confirmation that a tuning plan's sweep has in its directory; none without one."""
+    directory = confirm_directory(snapshot.directory)
+    if not (directory / JOURNAL).is_file():
+        return ()
+    other = read_study(directory)
+    if (other.info.metric, other.info.goal) != (snapshot.info.metric, snapshot.info.goal):
+        return ()
+    return find_repeats([(f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}",
+                          record.trial.params, record.result.metric)
+                         for record in other.records if record.result and record.result.metric is not None
+                         and record.result.status is Status.COMPLETE])
 
 
 def _varied(axes: Sequence[Axis], complete: Sequence[Row]) -> tuple[Axis, ...]:
@@ -294,11 +320,11 @@ def _regions(varied: Sequence[Axis], complete: Sequence[Row], goal: str) -> tupl
     for axis in varied:
         chosen = [row.params[axis.name] for row in good if axis.position(row.params.get(axis.name)) is not None]
         if axis.is_range and chosen:
-            regions.append(Region(name=axis.name, low=min(chosen), high=max(chosen)))
+            regions.append(Region(name=axis.name, count=len(chosen), low=min(chosen), high=max(chosen)))
         elif chosen:
             counts = [(sum(axis.position(value) == axis.position(known) for value in chosen), known)
                       for known in axis.values]
-            regions.append(Region(name=axis.name, values=tuple(
+            regions.append(Region(name=axis.name, count=len(chosen), values=tuple(
                 known for count, known in sorted(counts, key=lambda pair: -pair[0]) if count)))
     return tuple(regions)
 

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 18
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import kaggle_runner
 from kaggle_runner import cli_agent, cli_kernel, cli_lab, cli_plan
 from kaggle_runner.cli_run import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
 from kaggle_runner.errors import KaggleRunnerError
+
+FETCH_EVERY_S = 60.0
+"""Between two readings of a watched sweep from W&B: each asks for every run."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -85,16 +89,25 @@ def show(study: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("studies", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("studies", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report [STUDY/report].")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--watch", is_flag=True, help="Write the page anew while the sweep runs.")
-def report(studies: tuple[Path, ...], out: Path | None, open_page: bool, watch: bool) -> None:
-    """Write a study's page, pictures, tables and notebook; several studies stand side by side."""
+def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: bool) -> None:
+    """Write a study's page, pictures, tables and notebook; several studies stand side by side.
+
+    STUDIES are directories, or W&B sweeps by their URL or as entity/project/id: those are read from W&B first.
+    """
     from kaggle_runner.report import watch_report, write_report
 
-    pages = watch_report(studies, out=out) if watch else iter(
-        [write_report(studies, out=out, notify=lambda text: click.echo(text, err=True))])
+    def fetch() -> None:
+        for address in addresses:
+            _fetch(address)
+
+    addresses = [text for text in studies if _is_sweep(text)]
+    directories = [_fetch(text) if text in addresses else Path(text) for text in studies]
+    pages = iter([write_report(directories, out=out, notify=lambda text: click.echo(text, err=True))]) if not watch \
+        else watch_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0)
     try:
         for number, page in enumerate(pages):
             click.echo(f"page     {page}")
@@ -102,6 +115,30 @@ def report(studies: tuple[Path, ...], out: Path | None, open_page: bool, watch: 
                 click.launch(str(page))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _is_sweep(text: str) -> bool:
+    """Say whether a text is a sweep on W&B and no path: the URL of its page, or `entity/project/id`.
+
+    W&B's ids have eight letters or digits. What is there, or below a folder that is, is a path.
+    """
+    if "://" in text:
+        return "/sweeps/" in text
+    there = Path(text).exists() or Path(text.split("/")[0] or "/").exists()
+    return not there and re.fullmatch(r"[\w.-]+/[\w.-]+/[a-z0-9]{8}", text) is not None
+
+
+def _fetch(address: str) -> Path:
+    """Read a sweep from W&B into a study of this machine, and return its directory."""
+    from kaggle_runner.secrets import require_key
+
+    environment = detect_here()
+    require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
+    from kaggle_runner.wandb_study import fetch_study
+
+    directory = fetch_study(address, environment, notify=lambda text: click.echo(text, err=True))
+    click.echo(f"study    {directory}  (read from W&B)")
+    return directory
 
 
 def main(arguments: list[str] | None = None) -> Any:

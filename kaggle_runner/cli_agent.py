@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli_run import INTERRUPTED, detect_here, print_study, run_spec, sweep_options, tell_launcher
+from kaggle_runner.cli_run import (
+    INTERRUPTED,
+    detect_here,
+    print_page,
+    print_study,
+    run_spec,
+    sweep_options,
+    tell_launcher,
+)
 
 if TYPE_CHECKING:
     from kaggle_runner.study import Snapshot
@@ -67,12 +75,13 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
     with display() as notify:
         outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
-    print_study(outcome.snapshot, outcome.reason)
+    page = print_study(outcome.snapshot, outcome.reason)
     click.echo(f"sweep    {outcome.sweep.url}")
     if outcome.exit_status == INTERRUPTED:
         click.echo("next     run the same command again to continue")
     elif outcome.snapshot.finished:
         click.echo(f"next     python -m kaggle_runner report {outcome.snapshot.directory}")
+    print_page(page)
     tell_launcher(outcome.reason, outcome.exit_status)
     sys.exit(outcome.exit_status)
 

@@ -49,35 +49,43 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
                        deadline=find_deadline(deadline, environment, os.environ))
     with display() as notify:
         run = run_embedded(spec, order, environment, notify)
-    print_study(run.snapshot, run.reason)
+    page = print_study(run.snapshot, run.reason)
     keep(run.snapshot)
     exit_status = INTERRUPTED if run.interrupted else int(run.gave_up or run.snapshot.best is None)
     click.echo("next     " + ("run the same command again to continue" if run.interrupted else
                               f"python -m kaggle_runner report {directory}"))
+    print_page(page)
     tell_launcher(run.reason, exit_status)
     if exit_status:
         sys.exit(exit_status)
 
 
-def print_study(snapshot: "Snapshot", reason: str) -> None:
-    """Print the table, the best trial and why the session ended; draw the picture and write the page."""
+def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
+    """Print the table, the best trial and why the session ended; draw the picture, write the page and return it."""
     from kaggle_runner.tables import trial_table
 
     click.echo(trial_table(snapshot))
     print_best(snapshot)
     click.echo(f"study    {snapshot.directory}  ({reason})")
     if not snapshot.finished:
-        return
+        return None
     try:
         from kaggle_runner.report import write_page
         from kaggle_runner.report_png import draw_overview
     except ModuleNotFoundError as error:  # what was asked for is done and recorded
         click.echo(f"no page was written: {error.name} is not installed", err=True)
-        return
+        return None
     page = write_page([snapshot.directory])
     picture = page.with_name("overview.png")
     draw_overview(snapshot, picture)
-    click.echo(f"picture  {picture}\npage     {page}")
+    click.echo(f"picture  {picture}")
+    return page
+
+
+def print_page(page: Path | None) -> None:
+    """Print where the page is, if there is one: the last line, because it is what people open."""
+    if page is not None:
+        click.echo(f"page     {page}")
 
 
 def tell_launcher(reason: str, exit_status: int) -> None:

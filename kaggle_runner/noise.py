@@ -66,15 +66,15 @@ def find_repeats(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tupl
     return tuple(repeats)
 
 
-def noise_of_repeats(repeats: Sequence[Repeat]) -> Noise | None:
-    """Pool the deviations of all repeated configurations; none without a repeat."""
+def noise_of_repeats(repeats: Sequence[Repeat], how: str = "trained with several seeds") -> Noise | None:
+    """Pool the deviations of all repeated configurations; none without a repeat. `how` they were repeated is named."""
     if not repeats:
         return None
     freedom = sum(len(repeat.trial_ids) - 1 for repeat in repeats)
     squares = sum(repeat.deviation ** 2 * (len(repeat.trial_ids) - 1) for repeat in repeats)
     configurations = "1 configuration" if len(repeats) == 1 else f"{len(repeats)} configurations"
     return Noise(deviation=math.sqrt(squares / freedom), freedom=freedom,
-                 source=f"{configurations} trained with several seeds ({freedom + len(repeats)} trials)")
+                 source=f"{configurations} {how}, {freedom + len(repeats)} trials")
 
 
 def t_975(freedom: int | None) -> float:

@@ -17,13 +17,13 @@ from kaggle_runner.analysis import Analysis, analyse
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report_compare import comparison_figures, labels
 from kaggle_runner.report_figures import Figure, cost_figures, trial_figures
-from kaggle_runner.report_files import curves_csv, summary_markdown, trials_csv
+from kaggle_runner.report_files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report_maps import map_figures
 from kaggle_runner.report_notebook import write_notebook
 from kaggle_runner.report_page import page
 from kaggle_runner.report_png import draw_figures, overview_png
 from kaggle_runner.report_sentences import noise, settings, winner
-from kaggle_runner.report_style import number_text, value_text
+from kaggle_runner.report_style import metric_text, value_text
 from kaggle_runner.study import JOURNAL, Snapshot, cannot_write, read_study, write_atomically
 
 PAGE = "index.html"
@@ -37,8 +37,8 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     """Write the report of one study, or of several side by side, and return its page.
 
     Into `out`, by default the folder `report` of the study, or beside the studies if they are several. There are PNGs,
-    `trials.csv`, `curves.csv`, `summary.md` and `analysis.ipynb` too, for several studies in a folder each. `notify`
-    takes what was done without, and why.
+    `trials.csv`, `curves.csv`, `surfaces.csv`, `summary.md` and `analysis.ipynb` too, for several studies in a folder
+    each. `notify` takes what was done without, and why.
 
     Raises:
         StudyError: one of them is not a study, or the folder cannot be written.
@@ -62,10 +62,12 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     return _write_page([analyse(read_study(study)) for study in studies], out or report_directory(studies), reload_s)
 
 
-def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0) -> Iterator[Path]:
+def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
+                 refresh: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
 
-    The page loads itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
+    `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
+    itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
 
     Raises:
         StudyError: as `write_report`.
@@ -77,6 +79,7 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
             seen = now
             yield write_page(studies, out=out, reload_s=RELOAD_S)
         time.sleep(poll_s)
+        refresh()
 
 
 def write_plots(study: Path, *, out: Path | None = None) -> list[Path]:
@@ -107,7 +110,7 @@ class StudyView:
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
-        body = "".join(_cells("td", [row.id, row.status, number_text(row.value),
+        body = "".join(_cells("td", [row.id, row.status, metric_text(row.value),
                                      *(value_text(row.params.get(name)) for name in names)])
                        for row in rows[:_MOST_SHOWN])
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""
@@ -151,6 +154,7 @@ def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify:
     _make(directory)
     write_atomically(directory / "trials.csv", trials_csv(analysis))
     write_atomically(directory / "curves.csv", curves_csv(analysis))
+    write_atomically(directory / "surfaces.csv", surfaces_csv(analysis))
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
         running = executor.submit(write_notebook, analysis, directory, execute=notebook)
         pictures = _write_pictures(_figures(analysis), directory)

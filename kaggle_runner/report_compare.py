@@ -9,6 +9,7 @@ from kaggle_runner.report_sentences import settings
 from kaggle_runner.report_style import (
     SERIES,
     count_text,
+    metric_text,
     names_text,
     number_text,
     percent_text,
@@ -43,7 +44,7 @@ def comparison_sentence(analyses: Sequence[Analysis]) -> str:
         return f"None of {count_text(len(analyses), 'study').replace('studys', 'studies')} has a complete trial."
     sign = -1.0 if won[0].goal == "maximize" else 1.0
     ranked = sorted(won, key=lambda analysis: sign * _best(analysis))
-    sentence = f"{name[id(ranked[0])]} found the best {metrics[0]}, {number_text(_best(ranked[0]))}"
+    sentence = f"{name[id(ranked[0])]} found the best {metrics[0]}, {metric_text(_best(ranked[0]))}"
     if len(ranked) == 1:
         return f"{sentence}; no other study has a complete trial."
     gap = abs(_best(ranked[1]) - _best(ranked[0]))
@@ -63,8 +64,8 @@ def comparison_rows(analyses: Sequence[Analysis]) -> list[list[str]]:
         best, base = analysis.best, analysis.baseline
         change = f"{percent_text(_best(analysis) / base - 1)}" if best and base else "–"
         rows.append([
-            name, analysis.metric, number_text(best.value if best else None), best.id if best else "–",
-            number_text(base), change, number_text(analysis.noise.deviation, 2) if analysis.noise else "not known",
+            name, analysis.metric, metric_text(best.value if best else None), best.id if best else "–",
+            metric_text(base), change, number_text(analysis.noise.deviation, 2) if analysis.noise else "not known",
             str(len(analysis.complete)), str(len(analysis.rows)),
             seconds_text(sum(row.seconds for row in analysis.rows)),
             ", ".join(f"{name} {value_text(value)}" for name, value in settings(analysis, best)) if best else "–"])

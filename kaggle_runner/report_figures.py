@@ -17,6 +17,8 @@ from kaggle_runner.report_style import BASELINE, BEST, FAINT, LOOKS, SERIES, vis
 OUTLINE = {"width": 1, "color": "rgba(128,128,128,0.9)"}
 _MANY = 200
 """Trials from which on marks are smaller, lines thinner, and bars stand for several trials."""
+_FAR = 3.0
+"""The untouched base is left out of the progress over time where it is so many times further than the progress."""
 _LAYERS = 8
 """Traces that many lines are spread over: only lines of different traces look denser where they overlap."""
 
@@ -66,11 +68,11 @@ def axis_layout(title: str, **settings: Any) -> dict[str, Any]:
     return {"title": {"text": text(title)}, "automargin": True, **settings}
 
 
-def metric_axis(analysis: Analysis, values: Iterable[float] | None = None) -> dict[str, Any]:
+def metric_axis(analysis: Analysis, values: Iterable[float] | None = None, *, with_base: bool = True) -> dict[str, Any]:
     """Return the metric's axis, cut where a diverged trial would press the others flat."""
     if values is None:
         values = [row.value for row in analysis.rows if row.value is not None]
-    low, high = visible_range(values, analysis.goal, analysis.baseline)
+    low, high = visible_range(values, analysis.goal, analysis.baseline if with_base else None)
     return axis_layout(analysis.metric, range=short([low, high]))
 
 
@@ -126,7 +128,7 @@ def _marker(status: str, size: int) -> dict[str, Any]:
 
 def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") -> dict[str, Any]:
     """Return a horizontal line with its name, as a shape of a layout."""
-    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "below",
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "between",
             "line": {"color": color, "width": 1.5, "dash": dash},
             "label": {"text": text(name), "textposition": "end", "yanchor": "top", "font": {"size": 11}}}
 
@@ -174,6 +176,9 @@ def _hours(analysis: Analysis) -> Figure | None:
         return None
     scale, unit = hour_unit(analysis.progress[-1].hours)
     place = {row.id: i for i, row in enumerate(analysis.rows)}
+    values = [step.best for step in analysis.progress]
+    with_base = analysis.baseline is not None and (
+        abs(analysis.baseline - values[0]) <= _FAR * abs(values[-1] - values[0]) or values[0] == values[-1])
     trace = {"type": "scatter", "mode": "lines+markers", "name": "best so far", "line": {"color": BEST, "shape": "hv"},
              "marker": {"size": 5}, "x": short(step.hours * scale for step in analysis.progress),
              "y": short(step.best for step in analysis.progress), "meta": {"trials": True},
@@ -181,8 +186,8 @@ def _hours(analysis: Analysis) -> Figure | None:
     return Figure(key="hours", title=f"Best so far, by {analysis.device} time", sentence=say.hours(analysis),
                   traces=(trace,), is_half=True, layout={
                       "xaxis": axis_layout(f"{analysis.device} {unit}, all trials added up", rangemode="tozero"),
-                      "yaxis": metric_axis(analysis, [step.best for step in analysis.progress]),
-                      "shapes": _baseline_shapes(analysis), "showlegend": False})
+                      "yaxis": metric_axis(analysis, values, with_base=with_base),
+                      "shapes": _baseline_shapes(analysis) if with_base else [], "showlegend": False})
 
 
 def _curves(analysis: Analysis) -> Figure | None:
@@ -204,9 +209,11 @@ def _curves(analysis: Analysis) -> Figure | None:
             own = [(place[curve.trial_id], curve.steps, curve.values)]
             traces.append(lines(own, color=BEST, width=3.2, name="best"))
     traces.append(highlight())
-    last = max(curve.steps[-1] for curve in drawn)
+    first, last = min(curve.steps[0] for curve in drawn), max(curve.steps[-1] for curve in drawn)
+    begin = 0.0 if first <= 0.25 * last else first - 0.1 * (last - first or first)
+    shown = short([begin, last + 0.03 * (last - begin)])
     return Figure(key="curves", title="Learning curves", sentence=say.curves(analysis), traces=tuple(traces),
-                  height=420, layout={"xaxis": axis_layout("optimizer steps", range=[0, last * 1.03]),
+                  height=420, layout={"xaxis": axis_layout("optimizer steps", range=shown),
                           "yaxis": metric_axis(analysis, [value for curve in drawn for value in curve.values]),
                           "shapes": _baseline_shapes(analysis)})
 
@@ -306,11 +313,13 @@ def _memory(analysis: Analysis) -> Figure | None:
         parts |= {"other": rest} if max(rest) > 0.005 else {}
         traces = [*_stack(parts, x=[row.number for row in split], places=[place[row.id] for row in split],
                           of_trials=True), *traces]
+    top = max(max(row.peak_bytes or 0, sum(row.predicted_parts.values())) for row in rows)
     title = "Peak memory by trial" + (", and what it was predicted to go into" if split else "")
     return Figure(key="memory", title=title,
                   sentence=say.memory(analysis), traces=tuple(traces), is_half=True, layout={
                       "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))), "barmode": "stack",
-                      "yaxis": axis_layout(f"peak memory, {unit}", rangemode="tozero"), "showlegend": bool(split),
+                      "yaxis": axis_layout(f"peak memory, {unit}", range=[0, round(1.12 * top / scale, 3)]),
+                      "showlegend": bool(split),
                       "bargap": 0.3, "legend": {"traceorder": "normal"}})
 
 

@@ -21,7 +21,17 @@ from kaggle_runner.report_figures import (
     with_edge,
     without_value,
 )
-from kaggle_runner.report_style import BEST, FAINT, LOOKS, SCALE, SERIES, log_ticks, number_text, value_text
+from kaggle_runner.report_style import (
+    BEST,
+    FAINT,
+    LOOKS,
+    SCALE,
+    SERIES,
+    log_ticks,
+    metric_text,
+    number_text,
+    value_text,
+)
 
 _MOST_SLICES = 12
 _MOST_PARALLEL = 10
@@ -79,8 +89,8 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
     smooth = one.x.is_range and one.y.is_range
     scale = [[i / (len(SCALE) - 1), color] for i, color in enumerate(SCALE)]
     surface: dict[str, Any] = {
-        "type": "contour" if smooth else "heatmap", "x": [_grid_value(one.x, at) for at in one.x_positions],
-        "y": [_grid_value(one.y, at) for at in one.y_positions], "z": [short(line) for line in one.values],
+        "type": "contour" if smooth else "heatmap", "x": [grid_value(one.x, at) for at in one.x_positions],
+        "y": [grid_value(one.y, at) for at in one.y_positions], "z": [short(line) for line in one.values],
         "colorscale": scale, "reversescale": analysis.goal != "maximize", "name": "surface",
         "colorbar": {"title": {"text": text(analysis.metric), "side": "right"}, "thickness": 12, "tickformat": ".4~g"},
         "hovertemplate": f"{text(one.x.name)} %{{x}}<br>{text(one.y.name)} %{{y}}<br>expected %{{z}}<extra></extra>"}
@@ -146,7 +156,7 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
             labels += [(i, -0.045, value_text(axis.low)), (i, 1.045, value_text(axis.high))]
         elif len(axis.values) <= 8:
             labels += [(i, axis.position(value) or 0.0, value_text(value)) for value in axis.values]
-    labels += [(len(axes), 1.045, number_text(ranked[0].value)), (len(axes), -0.045, number_text(ranked[-1].value))]
+    labels += [(len(axes), 1.045, metric_text(ranked[0].value)), (len(axes), -0.045, metric_text(ranked[-1].value))]
     return [{"x": x, "y": y, "text": text(shown if len(shown) < 14 else shown[:12] + "…"), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 
@@ -172,7 +182,8 @@ def _place(axis: Axis, value: Any, number: int) -> float:
     return float(f"{value:.6g}")
 
 
-def _grid_value(axis: Axis, position: float) -> float:
+def grid_value(axis: Axis, position: float) -> float:
+    """Return the coordinate of a position: the value, or the place in a list of values."""
     return round(position * len(axis.values) - 0.5, 3) if axis.values else float(f"{axis.value(position):.6g}")
 
 

@@ -1,4 +1,4 @@
-"""The report as a notebook that reads `trials.csv` and `curves.csv` beside it and needs only pandas and Matplotlib.
+"""The report as a notebook that reads the CSV files beside it and needs only pandas and Matplotlib.
 
 It opens anywhere, without this package; importances, which take a model, are in it as numbers.
 """
@@ -39,6 +39,7 @@ PHASES = ["#1E84C6", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
 BEST = "#E69F00"
 trials = pd.read_csv("trials.csv", dtype={"trial": str})
 curves = pd.read_csv("curves.csv", dtype={"trial": str})
+surfaces = pd.read_csv("surfaces.csv")
 
 
 def place(name):
@@ -78,6 +79,7 @@ def value_axis(name, side="x"):
     if AXES[name] == "log":
         getattr(plt, f"{side}scale")("log")
         axis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        axis.set_minor_formatter(lambda value, _: "")
     elif AXES[name] != "linear":
         axis.set_ticks(range(len(AXES[name])), [str(value) for value in AXES[name]])
     getattr(plt, f"{side}label")(name)
@@ -89,6 +91,21 @@ def legend(**where):
 
 _TABLE = """\
 (ranked if len(ranked) else trials)[["trial", "status", METRIC, *names, "steps", "seconds"]].head(15)"""
+
+_RANKING = """\
+if len(ranked) > 1:
+    plt.figure(figsize=(9, 3.2))
+    plt.plot(range(1, len(ranked) + 1), ranked[METRIC], "o", color=COLORS["complete"])
+    plt.plot(1, ranked[METRIC].iloc[0], "*", color=BEST, markersize=14, markeredgecolor="#444444")
+    if NOISE is not None:
+        best = ranked[METRIC].iloc[0]
+        worse = best - NOISE if GOAL == "maximize" else best + NOISE
+        plt.axhspan(min(best, worse), max(best, worse), color=BEST, alpha=0.2, linewidth=0, label="as good as the best")
+    baseline()
+    plt.xlabel("rank among the complete trials")
+    plt.ylabel(METRIC)
+    legend()
+    plt.show()"""
 
 _BEST_SO_FAR = """\
 ended = trials[trials["status"] != "running"]
@@ -150,15 +167,39 @@ if names:
         plt.ylabel(METRIC)
     plt.show()"""
 
-_MAP = """\
-if len(varied) > 1:
+_MAPS = """\
+for (x, y), surface in surfaces.groupby(["x_name", "y_name"], sort=False):
+    grid = surface.pivot(index="y", columns="x", values="expected")
     plt.figure(figsize=(6, 4.4))
-    marks = plt.scatter(complete[f"place of {varied[0]}"], complete[f"place of {varied[1]}"], c=complete[METRIC], s=60,
-                        cmap="cividis_r" if GOAL == "maximize" else "cividis", edgecolors="#444444")
-    plt.colorbar(marks, label=METRIC)
-    value_axis(varied[0])
-    value_axis(varied[1], "y")
+    drawn = plt.pcolormesh(grid.columns, grid.index, grid.values, shading="nearest",
+                           cmap="cividis_r" if GOAL == "maximize" else "cividis")
+    plt.colorbar(drawn, label=METRIC)
+    plt.plot(complete[f"place of {x}"], complete[f"place of {y}"], "o", color="white", markeredgecolor="#222222")
+    best = ranked[:1]
+    plt.plot(best[f"place of {x}"], best[f"place of {y}"], "*", color=BEST, markersize=14, markeredgecolor="#444444")
+    value_axis(x)
+    value_axis(y, "y")
     plt.show()"""
+
+_RUNGS = """\
+measured = curves.dropna(subset=[METRIC])
+ends = measured.groupby("trial")["step"].max()
+plt.figure(figsize=(9, 3.6))
+for i, step in enumerate(RUNGS):
+    there = measured[(measured["step"] <= step) & (measured["trial"].map(ends) >= step)]
+    values = there.groupby("trial")[METRIC].last()
+    own = trials.set_index("trial").loc[values.index]
+    cut = (own["status"] == "pruned") & (own["steps"] <= step)
+    for side, chosen, mark, color, name in ((-0.12, values[~cut], "o", COLORS["complete"], "goes on"),
+                                            (0.12, values[cut], "D", COLORS["pruned"], "cut")):
+        plt.plot([i + side + 0.16 * (k * 0.618 % 1 - 0.5) for k in range(len(chosen))], chosen, mark, color=color,
+                 fillstyle="none" if name == "cut" else "full", label=None if i else name)
+plt.xticks(range(len(RUNGS)), RUNGS)
+plt.xlim(-0.5, len(RUNGS) - 0.5)
+plt.xlabel("rung, optimizer steps")
+plt.ylabel(f"{METRIC} at the rung")
+legend()
+plt.show()"""
 
 _PARALLEL = """\
 if len(varied) > 1 and len(ranked) > 1:
@@ -193,6 +234,11 @@ trials["measured"] = trials["peak_device_bytes"] / 2**30
 trials["predicted"] = trials["predicted_peak_bytes"] / 2**30
 if trials["measured"].notna().any():
     plt.figure(figsize=(9, 3.2))
+    bottom = 0 * trials["number"]
+    parts = {name: trials[name].fillna(0) / 2**30 for name in trials if name.startswith("predicted_part_")}
+    for (name, part), color in zip(sorted(parts.items(), key=lambda pair: -pair[1].sum()), [*PHASES, "#9AA5B1"]):
+        plt.bar(trials["number"], part, bottom=bottom, color=color, label=name[len("predicted_part_"):])
+        bottom = bottom + part
     dots("number", "measured")
     plt.ylim(bottom=0)
     plt.xlabel("trial")
@@ -260,16 +306,21 @@ def _notebook(analysis: Analysis) -> nbformat.NotebookNode:
     cells.append(new_markdown_cell(f"# {markdown_text(analysis.name)}\n\n{markdown_text(say.winner(analysis))} "
                                    f"{markdown_text(say.noise(analysis))}"))
     cells += [new_code_cell(_constants(analysis)), new_code_cell(_SETUP)]
-    add("The best trials", [say.ranking(analysis)], _TABLE)
+    add("The best trials", [say.repeats(analysis)], _TABLE)
+    add("From best to worst", [say.ranking(analysis)], _RANKING)
     add("Best so far", [say.progress(analysis), say.hours(analysis)], _BEST_SO_FAR)
-    add("Learning curves", [say.curves(analysis), say.rungs(analysis)], _CURVES)
+    add("Learning curves", [say.curves(analysis)], _CURVES)
     add("What mattered", [say.importance(analysis)], _IMPORTANCE)
     add("Each hyperparameter", [f"{axis.name}: {say.axis(analysis, axis)}" for axis in by_importance(analysis)],
         _SLICES)
-    add("The two most important together", [say.contour(analysis, one) for one in analysis.contours[:1]], _MAP)
+    if analysis.contours:
+        add("The most important together", [f"{one.x.name} and {one.y.name}: {say.contour(analysis, one)}"
+                                            for one in analysis.contours], _MAPS)
     add("Parallel coordinates", [say.parallel(analysis)], _PARALLEL)
     cells.append(new_markdown_cell("## Where to search next\n\n" + "\n".join(
         f"- {markdown_text(advice)}" for advice in say.next_search(analysis))))
+    if analysis.rungs:
+        add("Who survived where", [say.rungs(analysis)], _RUNGS)
     add("What it cost: time", [say.time(analysis)], _TIME)
     add("What it cost: memory", [say.memory(analysis), say.predicted(analysis)], _MEMORY)
     for i, cell in enumerate(cells):
@@ -287,6 +338,9 @@ def _constants(analysis: Analysis) -> str:
         {"name": share.name, "share": round(share.share, 4), "low": round(share.low, 4), "high": round(share.high, 4),
          "floor": round(share.floor, 4), "resolvable": share.resolvable} for share in analysis.shares]
     lines = [f"METRIC = {analysis.metric!r}", f"GOAL = {analysis.goal!r}", f"BASELINE = {analysis.baseline!r}",
+             "# Trials closer than this cannot be told apart.",
+             f"NOISE = {analysis.noise.least_difference if analysis.noise else None!r}",
+             f"RUNGS = {[rung.step for rung in analysis.rungs]!r}",
              "# The hyperparameters, the most important first, with their scale or their values.",
              "AXES = {" + "".join(f"\n    {name!r}: {scale!r}," for name, scale in axes.items()) + "\n}",
              "# Share of the metric's variance, its 90 % interval, and what chance alone reaches.",

@@ -15,7 +15,10 @@
     if (size >= 1e4 || (size >= 1000 && Number.isInteger(value))) return Math.round(value).toLocaleString("en-US");
     return String(Number(value.toPrecision(4)));
   }
-  const shown = (value) => value === null ? "–" : typeof value === "number" ? numberText(value) : String(value);
+  // A column whose numbers are to be compared keeps its zeros: 2.700 beside 2.698.
+  const padded = (value) => Math.abs(value) >= 1e-3 && Math.abs(value) < 1000 ? value.toPrecision(4) : numberText(value);
+  const shown = (value, column) => value === null ? "–"
+    : typeof value === "number" ? (column.padded ? padded : numberText)(value) : String(value);
 
   function theme() {
     const axis = { gridcolor: color("--grid"), zerolinecolor: color("--line"), linecolor: color("--line") };
@@ -45,7 +48,7 @@
 
   function describe(study, position) {
     const lines = study.columns.filter((column) => column.cells[position] !== null && column.cells[position] !== "")
-      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position]).slice(0, 80))}</b>`
+      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position], column).slice(0, 80))}</b>`
         + (column.unit ? ` ${column.unit}` : ""));
     return lines.join("<br>");
   }
@@ -204,7 +207,7 @@
         row.onkeydown = (event) => { if (event.key === "Enter") this.toggle(position); };
         for (const column of this.study.columns) {
           const cell = row.insertCell(), value = column.cells[position];
-          cell.textContent = shown(value);
+          cell.textContent = shown(value, column);
           if (column.numeric) cell.className = "number";
           else if (typeof value === "string" && value.length > 40) cell.className = "long";
         }

@@ -4,7 +4,10 @@ A content security policy forbids it every request, so it cannot begin to depend
 """
 
 import html
+import itertools
 import json
+import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +23,7 @@ from kaggle_runner.report_figures import Figure, cost_figures, trial_figures
 from kaggle_runner.report_maps import map_figures
 from kaggle_runner.report_style import (
     count_text,
+    metric_text,
     number_text,
     percent_text,
     seconds_text,
@@ -47,7 +51,8 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
     """
     several = len(analyses) > 1
     heading = "h2" if several else "h1"
-    parts = [_study(analysis, f"study-{i}", heading=heading) for i, analysis in enumerate(analyses, start=1)]
+    parts = [_study(analysis, f"study-{i}", name, heading=heading)
+             for i, (analysis, name) in enumerate(zip(analyses, labels(analyses), strict=True), start=1)]
     if several:
         parts.insert(0, _comparison(analyses, [part.place for part in parts]))
     title = f"{len(analyses)} studies" if several else analyses[0].name
@@ -74,11 +79,11 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
         "</body>", "</html>", ""])
 
 
-def _study(analysis: Analysis, place: str, *, heading: str) -> _Part:
+def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
     won, mattered, cost = trial_figures(analysis), map_figures(analysis), cost_figures(analysis)
     mattered_text = "" if analysis.shares else _paragraph(say.importance(analysis), "sentence")
     blocks = [
-        f'<section id="{place}">', f"<{heading}>{html.escape(analysis.name)}</{heading}>", _meta(analysis),
+        f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis),
         _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(analysis),
         _settings(analysis), *_warnings(analysis),
         "<h3>What won, and by how much</h3>", _cards(place, won), _repeats(analysis),
@@ -98,7 +103,7 @@ def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the table of trials by column: name, unit, whether it is numbers, and one cell for each row."""
     rows = analysis.rows
     columns = [_column("trial", [row.id for row in rows]), _column("status", [row.status for row in rows]),
-               _column(analysis.metric, [row.value for row in rows])]
+               _column(analysis.metric, [row.value for row in rows]) | {"padded": True}]
     columns += [_column(axis.name, [_plain(row.params.get(axis.name)) for row in rows]) for axis in analysis.axes]
     if len({row.params.get("seed") for row in rows}) > 1:
         columns.append(_column("seed", [_plain(row.params.get("seed")) for row in rows]))
@@ -137,15 +142,25 @@ def _comparison(analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
 def _cards(place: str, figures: Sequence[Figure]) -> str:
     if not figures:
         return ""
-    cards = []
-    for figure in figures:
-        size = " small" if figure.is_small else " half" if figure.is_half else ""
-        cards.append(
-            f'<figure class="card{size}"><h4>{html.escape(figure.title)}</h4>'
+    grids = []
+    for _, alike in itertools.groupby(figures, key=lambda figure: (figure.is_small, figure.is_half)):
+        cards = [
+            f'<figure class="card {size}"><h4>{html.escape(figure.title)}</h4>'
             f'<p class="sentence">{html.escape(figure.sentence)}</p>'
             f'<div class="plot" id="{_plot_id(place, figure)}" role="img" style="height:{figure.height}px" '
-            f'aria-label="{html.escape(f"{figure.title}. {figure.sentence}")}"></div></figure>')
-    return '<div class="figures">' + "\n".join(cards) + "</div>"
+            f'aria-label="{html.escape(f"{figure.title}. {figure.sentence}")}"></div></figure>'
+            for figure, size in _sized(list(alike))]
+        grids.append('<div class="figures">' + "\n".join(cards) + "</div>")
+    return "\n".join(grids)
+
+
+def _sized(figures: Sequence[Figure]) -> list[tuple[Figure, str]]:
+    """Give each of a run of figures of one size its width, so that the rows are full: three small ones, or two."""
+    count = len(figures)
+    if not figures[0].is_small:
+        return [(figure, "half" if figure.is_half else "whole") for figure in figures]
+    thirds = count - (count % 3 and (4 if count % 3 == 1 and count > 3 else count % 3))
+    return [(figure, "small" if i < thirds else "half") for i, figure in enumerate(figures)]
 
 
 def _plot_id(place: str, figure: Figure) -> str:
@@ -166,15 +181,22 @@ def _meta(analysis: Analysis) -> str:
 
 def _facts(analysis: Analysis) -> str:
     best, base = analysis.best, analysis.baseline
-    facts = [(f"best {analysis.metric}", number_text(best.value if best else None))]
+    facts = [(f"best {analysis.metric}", metric_text(best.value if best else None), f"trial {best.id}" if best else "")]
     if base is not None:
-        change = (f" ({'−' if best.value < base else '+'}{percent_text(abs(best.value / base - 1))})"
+        change = (f"the best is {percent_text(abs(best.value / base - 1))} {'below' if best.value < base else 'above'}"
                   if best and best.value is not None and base else "")
-        facts.append(("untouched base", f"{number_text(base)}{change}"))
-    facts.append(("noise of one trial", number_text(analysis.noise.deviation, 2) if analysis.noise else "not known"))
-    facts.append(("complete trials", f"{len(analysis.complete):,} of {len(analysis.rows):,}"))
-    facts.append((f"{analysis.device} time", seconds_text(sum(row.seconds for row in analysis.rows))))
-    cells = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts)
+        facts.append(("untouched base", metric_text(base), change))
+    known = analysis.noise
+    facts.append(("noise of one trial", f"± {number_text(known.deviation, 2)}" if known else "not known",
+                  count_text(len(analysis.ties), "other trial") + " as good as the best" if known and best else ""))
+    ended = Counter(row.status for row in analysis.rows if row.status != "complete")
+    facts.append(("complete trials", f"{len(analysis.complete):,} of {len(analysis.rows):,}",
+                  ", ".join(f"{count:,} {status}" for status, count in ended.most_common())))
+    spent = [row.seconds for row in analysis.rows if row.seconds]
+    facts.append((f"{analysis.device} time", seconds_text(sum(spent)),
+                  f"{seconds_text(statistics.median(spent))} a trial" if spent else ""))
+    cells = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd><dd class=note>{html.escape(note)}"
+                    f"</dd></div>" for name, value, note in facts)
     return f'<dl class="facts">{cells}</dl>'
 
 
@@ -195,10 +217,11 @@ def _warnings(analysis: Analysis) -> list[str]:
 def _repeats(analysis: Analysis) -> str:
     if not analysis.repeats:
         return ""
-    rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), number_text(repeat.mean),
+    rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), metric_text(repeat.mean),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
-    return "<h4>Configurations trained with several seeds</h4>" + _table(
-        ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"], rows)
+    header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
+    return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")
+            + _table(header, rows))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

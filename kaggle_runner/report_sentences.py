@@ -11,6 +11,7 @@ from kaggle_runner.importance import MIN_TRIALS, Share
 from kaggle_runner.report_style import (
     bytes_text,
     count_text,
+    metric_text,
     names_text,
     number_text,
     percent_text,
@@ -30,12 +31,12 @@ def winner(analysis: Analysis) -> str:
         counts = Counter(row.status for row in analysis.rows)
         became = names_text(f"{count} {status}" for status, count in counts.most_common())
         return f"No trial is complete, so nothing has won: {became}." if counts else "No trial has started yet."
-    text = f"Trial {best.id} won with {metric} {number_text(best.value)}"
+    text = f"Trial {best.id} won with {metric} {metric_text(best.value)}"
     if analysis.baseline is not None:
         gain = best.value - analysis.baseline
         side = "below" if gain < 0 else "above"
         relative = f" ({percent_text(abs(gain / analysis.baseline))})" if analysis.baseline else ""
-        text += f", {number_text(abs(gain), 3)}{relative} {side} the untouched base's {number_text(analysis.baseline)}"
+        text += f", {number_text(abs(gain), 3)}{relative} {side} the untouched base's {metric_text(analysis.baseline)}"
     if len(analysis.ranked) > 1:
         second = analysis.ranked[1]
         ahead = abs((second.value or 0.0) - best.value)
@@ -72,6 +73,19 @@ def noise(analysis: Analysis) -> str:
     return f"{text}: {_trials(analysis.ties)} {verb} as good as the best."
 
 
+def repeats(analysis: Analysis) -> str:
+    """Say which configuration is best on average over its seeds; empty where none has several."""
+    if not analysis.repeats:
+        return ""
+    sign = -1.0 if analysis.goal == "maximize" else 1.0
+    first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
+    text = (f"Best on average over seeds: {names_text(first.trial_ids)}, mean {metric_text(first.mean)} ± "
+            f"{number_text(first.half_width, 2)} (95 % interval)")
+    if others:
+        text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"
+    return text + "."
+
+
 def progress(analysis: Analysis) -> str:
     """Say when the best was found, and how many trials have not bettered it since."""
     ended = [row for row in analysis.rows if row.status != "running"]
@@ -100,15 +114,19 @@ def curves(analysis: Analysis) -> str:
     if not drawn:
         return f"No trial has measured {analysis.metric} yet."
     counts = Counter(curve.status for curve in drawn)
-    text = f"Of {count_text(len(drawn), 'curve')}, {names_text(f'{n} {word}' for word, n in counts.most_common())}."
+    whole = count_text(counts["complete"], "trial")
+    text = f"{whole} trained to {'its' if whole == '1 trial' else 'their'} end"
+    others = names_text(f"{n} {word}" for word, n in counts.most_common() if word != "complete")
+    text += "." if others == "none" else f"; {others}."
     best = next((curve for curve in drawn if analysis.best and curve.trial_id == analysis.best.id), None)
-    if best is None or len(best.steps) < 3 or len(drawn) < 3:
+    if best is None or len(best.steps) < 2 or len(drawn) < 3:
         return text
     early = best.steps[len(best.steps) // 3]
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     then = {curve.trial_id: sign * value for curve in drawn if (value := curve.at(early)) is not None}
     rank = 1 + sum(value < then[best.trial_id] for value in then.values())
-    return f"{text} At step {early:,} the later winner, trial {best.trial_id}, was number {rank} of {len(then)}."
+    return (f"{text} The winner, trial {best.trial_id}, was number {rank} of {len(then)} at step {early:,} of "
+            f"{best.steps[-1]:,}.")
 
 
 def importance(analysis: Analysis) -> str:
@@ -120,8 +138,10 @@ def importance(analysis: Analysis) -> str:
     count = count_text(len(analysis.complete), "complete trial")
     texts = [f"{share.name} explains {_whole(share.share)} of the variance (90 % interval {_whole(share.low)} to "
              f"{_whole(min(1.0, share.high))})" for share in clear]
-    text = f"From {count}: {names_text(texts)}." if clear else f"From {count}, no hyperparameter stands out of chance."
-    if unclear:
+    text = f"From {count}: {names_text(texts)}." if clear else (
+        f"From {count}, no hyperparameter stands out from chance: every interval reaches down to what shuffled values "
+        f"explain (the red marks).")
+    if clear and unclear:
         text += f" Not resolvable, because the interval reaches into what chance explains: {names_text(unclear, 8)}."
     return text
 
@@ -131,7 +151,7 @@ def axis(analysis: Analysis, one: Axis) -> str:
     region = next((region for region in analysis.regions if region.name == one.name), None)
     count = len(analysis.complete)
     if region is not None:
-        text = f"The best quarter of {count_text(count, 'complete trial')} {region_text(region)}"
+        text = f"The best {region.count} of {count_text(count, 'complete trial')} {region_text(region)}"
     elif analysis.best is not None:
         text = f"The best of {count_text(count, 'complete trial')} has {value_text(analysis.best.params.get(one.name))}"
     else:
@@ -145,38 +165,46 @@ def axis(analysis: Analysis, one: Axis) -> str:
 
 def contour(analysis: Analysis, one: Contour) -> str:
     """Say where the surrogate expects the best value, and where the best trial lies."""
-    choose = max if analysis.goal == "maximize" else min
-    expected, row, column = choose((value, y, x) for y, line in enumerate(one.values) for x, value in enumerate(line))
-    at = (f"{one.x.name} {value_text(one.x.value(one.x_positions[column]))} and "
-          f"{one.y.name} {value_text(one.y.value(one.y_positions[row]))}")
+    expected, row, column = _peak(analysis, one)
+    at = (f"{one.x.name} {_about(one.x.value(one.x_positions[column]))} and "
+          f"{one.y.name} {_about(one.y.value(one.y_positions[row]))}")
     best = analysis.best
     own = f"{value_text(best.params.get(one.x.name))} and {value_text(best.params.get(one.y.name))}" if best else "none"
     return (f"With the other hyperparameters as in the best trial, the fitted surface is best at {at} "
-            f"({number_text(expected)}); the best trial has {own}.")
+            f"({metric_text(expected)}); the best trial has {own}.")
+
+
+def _peak(analysis: Analysis, one: Contour) -> tuple[float, int, int]:
+    """Return the best value of a fitted surface, with its row and its column."""
+    choose = max if analysis.goal == "maximize" else min
+    return choose((value, y, x) for y, line in enumerate(one.values) for x, value in enumerate(line))
 
 
 def parallel(analysis: Analysis) -> str:
     """Say what the good trials share."""
     resolvable = {share.name for share in analysis.shares if share.resolvable}
-    shared = [f"{region.name} {region_text(region)}" for region in analysis.regions if region.name in resolvable]
+    regions = [region for region in analysis.regions if region.name in resolvable]
+    shared = [f"in {region.name} they {region_text(region)}" for region in regions]
     if not shared:
         why = "no hyperparameter is resolvable" if not resolvable else "they are few"
         return (f"Each line is one of {count_text(len(analysis.complete), 'complete trial')}, the better the bluer; "
                 f"{why}, so a pattern in the lines may be chance.")
-    return f"What the best quarter has in common: {names_text(shared)}."
+    return f"What the best {regions[0].count} trials have in common: {names_text(shared)}."
 
 
 def next_search(analysis: Analysis) -> tuple[str, ...]:
     """Say where to search next, one advice each, from boundaries, regions, importance and noise."""
-    advice = [f"Widen {found.name}: the best value {value_text(found.value)} is at the {found.side} end of its range "
-              f"({value_text(found.limit)}); try {value_text(found.suggestion)} as the new end."
+    by_name: dict[str, Share] = {share.name: share for share in analysis.shares}
+    unclear = {share.name for share in analysis.shares if not share.resolvable}
+    advice = [f"Widen {found.name}: the best value {value_text(found.value)} is at the {found.side} end of its range; "
+              f"try {value_text(found.suggestion)} as the new end"
+              + (", though its effect cannot be told from chance yet." if found.name in unclear else ".")
               for found in pressing(analysis) if len(analysis.complete) >= MIN_TRIALS]
     bounded = {found.name for found in analysis.boundaries}
-    by_name: dict[str, Share] = {share.name: share for share in analysis.shares}
     for region in analysis.regions:
         share = by_name.get(region.name)
         if share is not None and share.resolvable and region.name not in bounded:
-            advice.append(f"Narrow {region.name}: the best quarter {region_text(region)}.")
+            advice.append(f"Narrow {region.name}: the best {region.count} trials {region_text(region)}.")
     if len(analysis.complete) >= TRIALS_TO_FIX and any(share.resolvable for share in analysis.shares):
         idle = [share.name for share in analysis.shares if not share.resolvable]
         if idle:
@@ -188,9 +216,28 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
     elif analysis.best is not None and analysis.ties:
         rivals = [analysis.best.id, *analysis.ties[:2]]
         advice.append(f"Confirm {_trials(rivals)} with two more seeds each before calling one the winner.")
+    hope = _hope(analysis)
+    if hope:
+        advice.append(hope)
     if not advice:
         advice.append("Run more trials: there is nothing yet that these could say about where to search.")
     return tuple(advice)
+
+
+def _hope(analysis: Analysis) -> str:
+    """Say whether the fitted surfaces promise more than noise over the best; empty if that cannot be said."""
+    if not analysis.contours or analysis.best is None or analysis.best.value is None or analysis.noise is None:
+        return ""
+    sign = 1.0 if analysis.goal == "maximize" else -1.0
+    one = max(analysis.contours, key=lambda contour: sign * _peak(analysis, contour)[0])
+    expected, row, column = _peak(analysis, one)
+    gain = sign * (expected - analysis.best.value)
+    if gain > analysis.noise.deviation:
+        return (f"Try {one.x.name} {_about(one.x.value(one.x_positions[column]))} with {one.y.name} "
+                f"{_about(one.y.value(one.y_positions[row]))}: the fitted surface expects {metric_text(expected)}, "
+                f"better than the best trial by more than one trial's noise.")
+    return (f"More trials inside these ranges promise little: along the most important hyperparameters the fitted "
+            f"surface expects {metric_text(expected)} at best, within one trial's noise of what was found.")
 
 
 def pressing(analysis: Analysis) -> list[Boundary]:
@@ -213,9 +260,9 @@ def time(analysis: Analysis) -> str:
     slowest = max(rows, key=lambda row: row.seconds)
     text = f"{seconds_text(total)} of {analysis.device} time in {count_text(len(rows), 'trial')}"
     text += f": {names_text(parts)}" if parts else ""
-    middle = statistics.median(row.seconds for row in rows)
-    return (f"{text}. A trial took {seconds_text(middle)} (median); the longest, {slowest.id}, "
-            f"{seconds_text(slowest.seconds)}.")
+    middle, most = seconds_text(statistics.median(row.seconds for row in rows)), seconds_text(slowest.seconds)
+    longest = f"; the longest, {slowest.id}, {most}" if most != middle else ""
+    return f"{text}. A trial took {middle} (median){longest}."
 
 
 def memory(analysis: Analysis) -> str:
@@ -225,9 +272,9 @@ def memory(analysis: Analysis) -> str:
         return "No trial has recorded its peak memory."
     ordered = sorted(measured, key=lambda row: row.peak_bytes or 0)
     highest = ordered[-1]
-    text = f"The peak of {count_text(len(measured), 'trial')} was {bytes_text(ordered[0].peak_bytes or 0)}"
-    if len(measured) > 1:
-        text += f" to {bytes_text(highest.peak_bytes or 0)}, the most in trial {highest.id}"
+    least, most = bytes_text(ordered[0].peak_bytes or 0), bytes_text(highest.peak_bytes or 0)
+    text = f"The peak of {count_text(len(measured), 'trial')} was {least}"
+    text += f" to {most}, the most in trial {highest.id}" if least != most else ""
     missing = sum(row.status != "running" and not row.peak_bytes for row in analysis.rows)
     text += f"; {count_text(missing, 'trial')} recorded none." if missing else "."
     parts = sorted(highest.predicted_parts.items(), key=lambda part: -part[1])
@@ -265,11 +312,16 @@ def rungs(analysis: Analysis) -> str:
 
 
 def region_text(region: Region) -> str:
-    """Say where a region lies: `lies between 1e-4 and 3e-4`, or which values it has."""
+    """Say where the best trials lie: `lie between 1.2e-4 and 3e-4`, or which values they have."""
     if region.low is None or region.high is None:
         first, *others = [value_text(value) for value in region.values]
-        return f"has {first}" + (f" most often, then {names_text(others, 4)}" if others else " only")
-    return f"lies between {value_text(region.low)} and {value_text(region.high)}"
+        return f"have {first}" + (f" most often, then {names_text(others, 4)}" if others else " only")
+    return f"lie between {_about(region.low)} and {_about(region.high)}"
+
+
+def _about(value: Any) -> str:
+    """Write an end of a region: it is where the nearest trial happened to be, and not exact."""
+    return number_text(value, 3) if isinstance(value, float) else value_text(value)
 
 
 def both_peaks(rows: Sequence[Row]) -> list[Row]:

@@ -29,6 +29,7 @@ def test_the_good_region_holds_the_known_optimum(mixed):
     region = next(region for region in mixed.regions if region.name == "learning_rate")
     assert region.low < 10**-3.5 < region.high
     assert region.high / region.low < 20
+    assert region.count == len(mixed.complete) // 4
 
 
 def test_contours_show_the_two_most_important_pairs_with_the_optimum_in_its_place(mixed):
@@ -72,6 +73,25 @@ def test_noise_of_repeated_seeds_says_which_trials_are_as_good_as_the_best(tmp_p
     assert analysis.noise.least_difference == pytest.approx(1.4142 * 4.30 * 0.02, rel=1e-3)  # 0.1216
     assert analysis.ties == ("0001", "0002", "0003")
     assert analysis.repeats[0].trial_ids == ("0000", "0001", "0002")
+
+
+def test_seeds_of_a_confirmation_inside_the_study_are_the_noise_of_its_trials(tmp_path):
+    directory = write_mixed_study(tmp_path / "s", 40)
+    confirm = [Made(params={"x": x, "seed": seed}, value=x + value)
+               for x in (1, 2) for seed, value in enumerate([2.00, 2.02, 2.04])]
+    write_study(directory / "confirmation", confirm)
+    analysis = analysis_of(directory)
+
+    assert analysis.noise.deviation == pytest.approx(0.02)
+    assert analysis.noise.source == "2 configurations confirmed with several seeds, 6 trials"
+    assert analysis.repeats[0].trial_ids == ("random with seed 0", "random with seed 1", "random with seed 2")
+
+
+def test_a_confirmation_by_another_metric_says_nothing_of_the_noise(tmp_path):
+    directory = write_mixed_study(tmp_path / "s", 10)
+    write_study(directory / "confirmation", [Made(params={"seed": seed}, value=0.5 + seed) for seed in (0, 1)],
+                metric="accuracy", goal="maximize")
+    assert (analysis_of(directory).repeats, analysis_of(directory).noise) == ((), None)
 
 
 def test_without_repeats_the_noise_is_a_models_estimate_and_says_so(mixed):

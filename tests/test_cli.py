@@ -67,7 +67,8 @@ def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_pa
     assert snapshot.best.result.metric < snapshot.baseline
     assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
     assert "the untouched base has" in done.stdout
-    assert "next     python -m kaggle_runner" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["next     python -m kaggle_runner report a",
+                                             "page     a/report/index.html"]
     assert (tmp_path / "a" / "report" / "overview.png").read_bytes().startswith(b"\x89PNG")
     assert "trial 0005  step 6/6  eval/loss" in done.stderr
 
@@ -78,6 +79,7 @@ def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_pa
     assert "6 trials are finished" in again.stdout
     assert "step 1/6" not in again.stderr
 
+    assert run("show", "a", check=0).stdout.splitlines()[-1] == "next     a/report/index.html"
     shown = json.loads(run("show", "a", "--json", check=0).stdout)
     assert set(shown) == {"study", "metric", "goal", "baseline", "best", "trials"}
     assert {"id", "status", "metric", "params", "steps", "seconds", "peak_device_bytes", "reason"} <= set(

@@ -28,7 +28,7 @@ def test_deviations_are_pooled_by_their_degrees_of_freedom():
 
     assert noise.deviation == pytest.approx(math.sqrt((2 * 4.0 + 1 * 0.0) / 3))
     assert noise.freedom == 3
-    assert noise.source == "2 configurations trained with several seeds (5 trials)"
+    assert noise.source == "2 configurations trained with several seeds, 5 trials"
     assert noise_of_repeats(()) is None
 
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from kaggle_runner import report_sentences as say
 from kaggle_runner.analysis import analyse
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report import report_directory, show, watch_report, write_plots, write_report
@@ -54,9 +55,10 @@ def test_the_report_lies_in_the_study_and_is_complete(mixed):
     files = {path.name for path in page.parent.iterdir()}
 
     assert page == directory / "report" / "index.html"
-    assert files == {"index.html", "analysis.ipynb", "trials.csv", "curves.csv", "summary.md", "ranking.png",
-                     "values.png", "curves.png", "importance.png", "slices.png", "contour-0.png", "contour-1.png",
-                     "parallel.png", "hours.png", "rungs.png", "time.png", "memory.png", "predicted.png"}
+    assert files == {"index.html", "analysis.ipynb", "trials.csv", "curves.csv", "surfaces.csv", "summary.md",
+                     "ranking.png", "values.png", "curves.png", "importance.png", "slices.png", "contour-0.png",
+                     "contour-1.png", "parallel.png", "hours.png", "rungs.png", "time.png", "memory.png",
+                     "predicted.png"}
 
 
 def test_the_page_answers_the_questions_in_their_order(mixed):
@@ -119,6 +121,16 @@ def test_the_csv_files_hold_what_the_study_holds(mixed):
     assert curve == list(records["0000"].result.evaluations)
 
 
+def test_the_csv_files_hold_what_the_predicted_peak_is_made_of_and_the_fitted_surfaces(mixed):
+    directory, page = mixed
+    row = rows_of(page.parent / "trials.csv")[0]
+    assert (int(row["predicted_part_activations"]), int(row["predicted_part_base"])) == (360 * 2**20, 200 * 2**20)
+    surfaces = rows_of(page.parent / "surfaces.csv")
+    contours = analyse(read_study(directory)).contours
+    assert len(surfaces) == sum(len(one.x_positions) * len(one.y_positions) for one in contours)
+    assert [float(row["expected"]) for row in surfaces[:5]] == pytest.approx(contours[0].values[0][:5], rel=1e-5)
+
+
 def test_the_summary_says_the_same_numbers_as_the_study(mixed):
     directory, page = mixed
     best = read_study(directory).best
@@ -135,11 +147,13 @@ def test_the_notebook_is_delivered_executed_without_a_complaint(mixed):
 
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     assert not [output for output in outputs if output.output_type in ("error", "stream")]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 9
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 12
+    pictures = [path.stem for path in mixed[1].parent.glob("*.png")]
+    assert len(pictures) == 13  # the notebook has best so far by trial and by time in one
 
 
 def test_the_notebook_runs_again_in_a_fresh_kernel_with_only_the_csv_files(mixed, tmp_path):
-    for name in ("analysis.ipynb", "trials.csv", "curves.csv"):
+    for name in ("analysis.ipynb", "trials.csv", "curves.csv", "surfaces.csv"):
         (tmp_path / name).write_bytes((mixed[1].parent / name).read_bytes())
     script = ("import asyncio, sys, nbformat\nfrom nbclient import NotebookClient\n"
               "notebook = nbformat.read('analysis.ipynb', as_version=4)\n"
@@ -217,6 +231,63 @@ def test_three_trials_are_said_to_be_too_few(tmp_path):
     assert "3 complete trials are too few to say which hyperparameter mattered" in words_of(page)
 
 
+def test_a_sentence_counts_the_best_trials_it_is_about(tmp_path):
+    analysis = analyse(read_study(write_study(tmp_path / "study", numbers(9))))
+    assert {region.count for region in analysis.regions} == {3}  # a quarter would be two
+    assert say.axis(analysis, analysis.axes[0]).startswith("The best 3 of 9 complete trials lie between ")
+
+
+@pytest.mark.parametrize(("status", "sentence"), [
+    (Status.COMPLETE, "4 trials trained to their end. The winner, trial 0000, was number 1 of 4 at step 30 of 60."),
+    (Status.PRUNED, "3 trials trained to their end; 1 pruned. The winner, trial 0000, was number 1 of 4 at step 30")])
+def test_curves_say_how_early_the_winner_showed(tmp_path, status, sentence):
+    last = Made(params={"learning_rate": 1e-4}, status=status, value=4.0, curve=loss_curve(4.0))
+    analysis = analyse(read_study(write_study(tmp_path / "study", [*numbers(3), last])))
+    assert say.curves(analysis).startswith(sentence)
+
+
+def test_where_to_search_next_says_whether_more_trials_promise_anything(tmp_path):
+    """A parabola with its minimum in the middle: sampled there, nothing is left to find; sampled beside it, it is."""
+    def advice(name, places):
+        trials = [Made(params={"x": at, "y": i % 5 / 5}, value=2 + (at - 0.5) ** 2 + 1e-4 * (i * 7 % 3))
+                  for i, at in enumerate(places)]
+        ranges = {"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}}
+        return " ".join(say.next_search(analyse(read_study(write_study(tmp_path / name, trials, parameters=ranges)))))
+
+    assert "More trials inside these ranges promise little" in advice("found", [i / 19 for i in range(20)])
+    missed = advice("missed", [i / 50 for i in range(10)] + [1 - i / 50 for i in range(10)])
+    tried = float(re.search(r"Try x ([\d.]+) with y [\d.]+: the fitted surface expects 2\.0", missed).group(1))
+    assert 0.2 < tried < 0.8  # in the gap, where no trial was
+
+
+def test_values_of_the_metric_keep_the_zeros_that_make_them_comparable(tmp_path):
+    trials = [Made(params={"x": i}, value=value) for i, value in enumerate([2.7, 2.698, 1234.5])]
+    page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
+    summary = (page.parent / "summary.md").read_text()
+    assert "| 0000 | 2.700 |" in summary
+    assert "| 0001 | 2.698 |" in summary
+    assert "| 0002 | 1234 |" in summary
+
+
+def test_a_far_base_does_not_press_the_progress_over_time_flat(tmp_path):
+    def top(baseline):
+        directory = write_study(tmp_path / str(baseline), numbers(4)[::-1], baseline=baseline)
+        hours = next(figure for figure in cost_figures(analyse(read_study(directory))) if figure.key == "hours")
+        return hours.layout["yaxis"]["range"][1]
+
+    assert top(2.8) > 2.8
+    assert 2.3 < top(9.0) < 2.5
+
+
+@pytest.mark.parametrize(("count", "widths"), [(1, "h"), (2, "hh"), (3, "sss"), (4, "hhhh"), (5, "ssshh"), (6, "s" * 6),
+                                               (7, "ssshhhh")])
+def test_rows_of_slices_are_full(tmp_path, count, widths):
+    trials = [Made(params={f"p{at}": i for at in range(count)}, value=2.0 + i) for i in range(2)]
+    page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
+    found = re.findall(r'<figure class="card (\w+)"><h4>p\d</h4>', page.read_text())
+    assert [width[0] for width in found] == list(widths)
+
+
 def test_ten_thousand_points_a_trial_stay_a_small_page(tmp_path):
     curve = [(step, 3 - step / 10_000) for step in range(1, 10_001)]
     directory = write_study(tmp_path / "study", [Made(params={"x": i}, value=2.0 + i, curve=curve) for i in range(3)])
@@ -254,6 +325,7 @@ def test_several_studies_are_compared_on_one_page(tmp_path):
     words = words_of(page)
     assert page == tmp_path / "report" / "index.html"
     assert "2 studies side by side" in words
+    assert re.findall(r"<h2>(.*?)</h2>", page.read_text()) == ["same (optuna)", "same (wandb)"]
     assert re.search(r"same \((optuna|wandb)\) found the best eval/loss", words)
     assert [study["place"] for study in data_of(page)["studies"]] == ["comparison", "study-1", "study-2"]
     assert (page.parent / "1_same__optuna_" / "trials.csv").exists()
@@ -283,6 +355,30 @@ def test_a_watched_page_is_drawn_again_when_a_trial_ends(tmp_path):
     assert next(pages) == page
     assert "Trial 0002 won" in words_of(page)
     assert 'data-reload="20"' in page.read_text()
+
+
+def test_a_watched_study_that_lies_elsewhere_is_brought_before_every_further_look(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(2))
+
+    def bring():
+        with open(directory / "trials.jsonl", "a") as journal:
+            journal.write(json.dumps({"event": "baseline", "value": 3.75, "time": 0.0}) + "\n")
+
+    pages = watch_report([directory], poll_s=0.01, refresh=bring)
+    assert "untouched base" not in words_of(next(pages))
+    assert "the untouched base's 3.750" in words_of(next(pages))
+
+
+def test_curves_that_begin_late_fill_their_plot(tmp_path):
+    def axis(curve):
+        directory = write_study(tmp_path / str(len(curve)), [Made(params={"x": 1}, value=2.0, curve=curve)])
+        figures = {figure.key: figure for figure in trial_figures(analyse(read_study(directory)))}
+        return figures["curves"].layout["xaxis"]["range"]
+
+    assert axis([(step, 3.0) for step in range(1, 11)])[0] == 0
+    assert axis([(5, 3.0), (10, 2.0)]) == [4.5, 10.165]
+    low, high = axis([(10, 2.0)])
+    assert low < 10 < high
 
 
 def test_a_report_of_a_finished_study_does_not_reload_itself(mixed):

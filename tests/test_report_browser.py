@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kaggle_runner.report import write_report
+from kaggle_runner.report import write_page
 from tests.chromium import Chromium, find_chromium
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
 
@@ -25,7 +25,7 @@ def chromium(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     directory = write_mixed_study(tmp_path_factory.mktemp("page") / "study", 30)
-    return write_report([directory], notebook=False)
+    return write_page([directory])
 
 
 def place_of_trial(tab, plot, trial):
@@ -131,7 +131,7 @@ def test_a_status_filters_and_a_column_sorts(chromium, page):
 
 def test_several_studies_are_drawn_on_one_page(chromium, tmp_path):
     studies = [write_mixed_study(tmp_path / name, 12, name=name, seed=i) for i, name in enumerate(("first", "second"))]
-    tab = chromium.open(write_report(studies, notebook=False), width=1440)
+    tab = chromium.open(write_page(studies), width=1440)
     tab.wait_for(DRAWN)
 
     assert tab.problems() == []
@@ -145,7 +145,7 @@ def test_names_with_markup_stay_text_in_the_page_the_plots_and_the_hover(chromiu
                    curve=loss_curve(2.0 + i)) for i in range(8)]
     directory = write_study(tmp_path / "study", trials, name=MARKUP, metric=MARKUP,
                             parameters={MARKUP: {"values": [MARKUP, "b"]}})
-    tab = chromium.open(write_report([directory], notebook=False), width=1440)
+    tab = chromium.open(write_page([directory]), width=1440)
     tab.wait_for(DRAWN)
     tab.move_to(*place_of_trial(tab, "study-1-values", 4))
     tab.wait_for("document.querySelector('.hoverlayer .hovertext') !== null")
@@ -159,7 +159,7 @@ def test_names_with_markup_stay_text_in_the_page_the_plots_and_the_hover(chromiu
 
 @pytest.mark.slow
 def test_a_page_of_many_trials_is_drawn_and_filtered(chromium, tmp_path):
-    tab = chromium.open(write_report([write_mixed_study(tmp_path / "study", 400)], notebook=False), width=1440)
+    tab = chromium.open(write_page([write_mixed_study(tmp_path / "study", 400)]), width=1440)
     tab.wait_for(DRAWN)
 
     assert "400 of 400 trials" in tab.evaluate("document.querySelector('.filters').textContent")

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -118,11 +119,21 @@ def _history(run: Run, arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _sampled(run: Run, spec: str) -> list[Node]:
-    """Return the rows that have every key asked for: one asked for two metrics of different steps gets none."""
+    """Return the rows that have every key asked for: one asked for two metrics of different steps gets none.
+
+    A number that JSON has not comes as text: `NaN`, `Infinity`.
+    """
     wanted = json.loads(spec)
     keys = wanted.get("keys") or []
     rows = [row for row in run.history if all(key in row for key in keys)]
-    return [{key: row[key] for key in keys} if keys else row for row in rows[: wanted.get("samples") or None]]
+    chosen = [{key: row[key] for key in keys} if keys else row for row in rows[: wanted.get("samples") or None]]
+    return [{key: _json_value(value) for key, value in row.items()} for row in chosen]
+
+
+def _json_value(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def sweep_node(state: State, sweep: Sweep, url: str) -> Node:

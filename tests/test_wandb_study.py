@@ -1,0 +1,152 @@
+"""A W&B sweep read back as a study: the real client, the loopback server, no journal on this machine."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaggle_runner.analysis import analyse
+from kaggle_runner.cli import _is_sweep
+from kaggle_runner.study import Status, read_study
+from tests.made_studies import Made, write_study
+from tests.wandb_client import MISSING, clients
+from tests.wandb_server import WandbServer
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(300)]
+
+RUNS = """
+sweep_id = wandb.sweep({"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "name": "far away",
+                        "parameters": {"lora_r": {"values": [4, 8]}, "learning_rate": {
+                            "distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}}}, project="demo")
+
+def ours(losses, code=0, preempt=False, **summary):
+    run = wandb.init()
+    for i, loss in enumerate(losses):
+        run.log({"train/global_step": 5 * (i + 1), "eval/loss": loss, "train/loss": loss + 0.5})
+        run.log({"train/global_step": 5 * (i + 1) + 1, "train/loss": loss + 0.4})
+    if preempt:
+        run.mark_preempting()
+    run.summary.update(summary)
+    run.finish(exit_code=code)
+
+def foreign():
+    run = wandb.init()
+    run.log({"eval/loss": 2.5})
+    run.log({"eval/loss": 2.25})
+    run.finish()
+
+jobs = [lambda: ours([2.0, 1.5, 1.75], **{"eval/loss": 1.5}, outcome="complete", seconds=12.5, tokens=800,
+                     peak_device_bytes=3 * 2**30, predicted_peak_bytes=2 * 2**30),
+        lambda: ours([3.0], **{"eval/loss": 3.0}, outcome="pruned", reason="not in the top third at step 5"),
+        lambda: ours([], code=3, outcome="out_of_memory", reason="needs more than there is"),
+        lambda: ours([1.0], code=143, outcome="stopped"),
+        lambda: ours([float("nan")], code=4, outcome="not_finite", reason="loss is nan at step 5"),
+        foreign,
+        lambda: ours([2.5], code=75, preempt=True, outcome="preempted")]  # the last: it would be given out again
+wandb.agent(sweep_id, function=lambda: jobs.pop(0)(), project="demo", count=len(jobs))
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    """A sweep with seven runs that ended in seven ways, one of them not ours, and one that still runs."""
+    with WandbServer(seed=1) as server, clients(tmp_path_factory.mktemp("client")) as start:
+        server.state.script([{"learning_rate": 10.0**-(3 + i / 4), "lora_r": 4 + i % 2 * 4} for i in range(8)])
+        start(server, RUNS).finish(200)
+        yield server
+
+
+def command(server: WandbServer, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**server.environment(folder), "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], cwd=folder, env=environment, text=True,
+                          capture_output=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def fetched(server: WandbServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("laptop")
+    return folder, command(server, folder, "report", f"tester/demo/{server.sweep.name}")
+
+
+def test_a_sweep_that_ran_elsewhere_gets_the_whole_report(server: WandbServer, fetched: tuple[Path, Any]) -> None:
+    folder, done = fetched
+    study = folder / "studies" / f"{server.sweep.name}-from-wandb"
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"study    {study}  (read from W&B)\npage     {study}/report/index.html\n"
+    assert "Trial" in (study / "report" / "summary.md").read_text()
+    assert (study / "report" / "analysis.ipynb").exists()
+    assert {path.name for path in folder.iterdir()} <= {"studies", "wandb-cache"}  # no folder of W&B's own
+    assert server.state.unknown == []
+
+
+def test_every_run_becomes_a_trial_that_ended_as_it_did(server: WandbServer, fetched: tuple[Path, Any]) -> None:
+    snapshot = read_study(fetched[0] / "studies" / f"{server.sweep.name}-from-wandb")
+    runs = list(server.state.runs.values())
+    results = [record.result for record in snapshot.records]
+
+    assert snapshot.info.name == "far away"
+    assert [record.trial.id for record in snapshot.records] == [run.name for run in runs]
+    assert [record.trial.params["learning_rate"] for record in snapshot.records] == [
+        run.args["learning_rate"] for run in runs]
+    assert [result and (result.status, result.metric) for result in results] == [
+        (Status.COMPLETE, 1.5), (Status.PRUNED, 3.0), (Status.FAILED, None), (Status.PRUNED, 1.0),
+        (Status.FAILED, None), (Status.COMPLETE, 2.25), (Status.PREEMPTED, 2.5)]
+    assert snapshot.best == snapshot.records[0]
+    assert results[0]
+    assert results[0].evaluations == ((5, 2.0), (10, 1.5), (15, 1.75))
+    assert results[0].seconds == 12.5
+    assert results[0].tokens == 800
+    assert results[0].peak_device_bytes == 3 * 2**30
+    assert results[2]
+    assert results[2].reason == "needs more than there is"
+
+
+def test_the_curves_and_the_predicted_peak_come_along(server: WandbServer, fetched: tuple[Path, Any]) -> None:
+    analysis = analyse(read_study(fetched[0] / "studies" / f"{server.sweep.name}-from-wandb"))
+    curve = analysis.curves[0]
+    assert curve.steps == (5, 10, 15)
+    assert curve.train_steps == (5, 6, 10, 11, 15, 16)
+    assert analysis.rows[0].predicted_bytes == 2 * 2**30
+    assert [axis.name for axis in analysis.axes] == ["learning_rate", "lora_r"]
+    assert analysis.curves[5].values == (2.5, 2.25)  # by W&B's own count of rows
+
+
+def test_a_second_reading_takes_what_is_new_and_keeps_a_study_of_this_machine(server: WandbServer,
+                                                                             fetched: tuple[Path, Any]) -> None:
+    folder, _ = fetched
+    study = folder / "studies" / f"{server.sweep.name}-from-wandb"
+    before = read_study(study)
+    list(server.state.runs.values())[-1].state = "running"  # the preempted one was given out again
+
+    again = command(server, folder, "report", f"{server.url}/tester/demo/sweeps/{server.sweep.name}")
+
+    assert again.returncode == 0, again.stderr
+    assert read_study(study).records[:-1] == before.records[:-1]
+    assert before.records[-1].result
+    assert read_study(study).records[-1].result is None
+
+    (study / "trials.jsonl").unlink()
+    write_study(study, [Made(value=1.0)])
+    refused = command(server, folder, "report", f"tester/demo/{server.sweep.name}")
+    assert refused.returncode == 1
+    assert "is a study of this machine and is not written over" in refused.stderr
+
+
+def test_a_sweep_that_is_not_there_is_one_clear_line(server: WandbServer, tmp_path: Path) -> None:
+    done = command(server, tmp_path, "report", "tester/demo/nowhere0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: W&B does not show us the sweep tester/demo/nowhere0; copy its id or URL")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_address_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    addresses = ["me/mine/ab12cd34", "https://wandb.ai/me/mine/sweeps/ab12cd34"]
+    paths = ["studies/mine/ab12cd34", "studies/two", "/me/mine/ab12cd34", "me/mine/my-study", "ab12cd34", "https://x/y"]
+    assert [_is_sweep(text) for text in addresses + paths] == [True] * 2 + [False] * 6
