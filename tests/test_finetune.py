@@ -14,7 +14,7 @@ from kaggle_runner.batches import collate, step_batches
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.finetune import Control, NotFinite, evaluate, learning_rate_at, train_adapter
+from kaggle_runner.finetune import Control, NotFinite, evaluate, learning_rate_at, rows_of_step, train_adapter
 from kaggle_runner.loss import summed_loss
 from kaggle_runner.study import Status
 from kaggle_runner.tokens import encode
@@ -132,6 +132,33 @@ def test_a_trial_killed_between_an_evaluation_and_its_checkpoint_goes_back_one_c
     assert late.events[0] == {"event": "resumed", "step": 3}
     assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
     assert late.rows == [row for row in whole[1] if row["step"] > 3]
+
+
+def test_a_trial_killed_in_the_middle_of_accumulation_goes_back_to_its_checkpoint(base, data, config, tmp_path):
+    class Killed(Exception):
+        pass
+
+    passes = [len(rows_of_step(data.train, config, CPU, step)) for step in range(config.max_steps)]
+    assert passes[3] > 1, "there is a middle"
+    whole = the_numbers(*run(base, data, config, tmp_path / "whole"))
+    left = sum(passes[:3]) + 2  # the second micro-batch of the fourth step
+
+    def count(module, arguments):
+        nonlocal left
+        left -= module.training
+        if left == 0 and module.training:
+            raise Killed("half of the gradients are there")
+
+    hook = base.model.get_decoder().register_forward_pre_hook(count)
+    try:
+        with pytest.raises(Killed, match="half of the gradients"):
+            run(base, data, config, tmp_path / "cut", checkpoint_steps=2)
+    finally:
+        hook.remove()
+    result, late = run(base, data, config, tmp_path / "cut", checkpoint_steps=2)
+    assert late.events[0] == {"event": "resumed", "step": 2}
+    assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
+    assert late.rows == [row for row in whole[1] if row["step"] > 2]
 
 
 def test_a_damaged_checkpoint_is_said_and_passed_over(base, data, config, tmp_path):
