@@ -12,10 +12,10 @@ import numpy as np
 
 from kaggle_runner.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.curves import Curve, read_curves, rung_steps, status_word
-from kaggle_runner.final_sweep import confirm_directory
 from kaggle_runner.importance import MIN_TRIALS, Factor, Share, importances, winsorised
 from kaggle_runner.noise import Noise, Repeat, find_repeats, noise_of_repeats
 from kaggle_runner.study import JOURNAL, Snapshot, Status, TrialRecord, read_study
+from kaggle_runner.study_files import confirm_directory
 from kaggle_runner.surrogate import MOST_TRIALS, TRIALS_FOR_NOISE, Surrogate, fit
 
 MIN_TRIALS_FOR_REGION = 8

@@ -57,15 +57,17 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
 
     SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
     """
-    from kaggle_runner.kernel import prepare, prepare_empty
+    from kaggle_runner.kernel import CODE_FILE, METADATA, prepare, prepare_empty
     from kaggle_runner.kernel_order import make_spec
 
     if not sweep:
         prepare_empty(folder)
+        click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}: without a sweep they run nothing")
         click.echo("next     python -m kaggle_runner kernel prepare SWEEP_ID")
         return
     made = prepare(make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=False), folder, os.environ)
     click.echo(f"kernel   {made.ref}  ({made.source_bytes / 1000:.0f} KB)")
+    click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}")
     click.echo(f"next     kaggle kernels push -p {folder}")
 
 
@@ -107,14 +109,14 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
     from kaggle_runner.kernel_sessions import push_once, push_sessions
     from kaggle_runner.kernel_watch import OUTPUTS, Patience
 
-    spec = make_spec(_order(sweep, **options), os.environ, _tell)
+    spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run)
     folder = KERNELS / spec.slug / "push"
-    kaggle = find_kaggle(os.environ)
     if dry_run:
         made = prepare(spec, folder, os.environ)
         click.echo(f"folder   {made.path}  ({made.source_bytes / 1000:.0f} KB)")
         click.echo(f"command  kaggle {' '.join(push_arguments(made))}")
         return
+    kaggle = find_kaggle(os.environ)
     if not waits and sessions == 1:
         pushed = push_once(kaggle, spec, folder, _tell, os.environ)
         click.echo(f"kernel   {pushed.ref} version {pushed.version}\npage     {pushed.url}")
@@ -288,7 +290,7 @@ def _end(verdict: "Verdict") -> None:
     click.echo(f"files    {verdict.path}")
     if verdict.goes_on:
         click.echo("next     the same command again, with --sessions to go on by itself")
-    elif studies:
+    elif studies and trials:
         click.echo(f"next     python -m kaggle_runner report {' '.join(map(str, studies))}")
     sys.exit(verdict.exit_status)
 

@@ -6,7 +6,6 @@ plan's seeds beside the baseline's, and the rule of every study decides between 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from kaggle_runner.decision import EXTRA_SEEDS, same
@@ -89,11 +88,6 @@ def confirmation(snapshot: Snapshot, spec: SweepSpec, baseline: Mapping[str, Any
         if not known and len(settings) <= CONFIRMED:
             settings[f"trial {record.trial.id}"] = params
     return Confirmation(name=f"{spec.name} confirmed", settings=settings, seeds=seeds, varied=names)
-
-
-def confirm_directory(directory: Path) -> Path:
-    """Return where the confirmation of a sweep's directory lies."""
-    return directory / "confirmation"
 
 
 def _distinct(values: list[Any]) -> list[Any]:

@@ -16,10 +16,10 @@ from typing import Any
 
 from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle_program import (
-    ENDED_STATES,
     Kaggle,
     Pushed,
     Quota,
+    State,
     read_kernels,
     read_owner,
     read_push,
@@ -225,9 +225,8 @@ def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pus
     except KernelError as error:
         if error.refusal is not Refusal.CAPACITY:
             raise
-        running = running_kernels(kaggle)
-        raise KernelError(Refusal.CAPACITY, f"{error}{f'; running now: {chr(44).join(running)}' if running else ''}"
-                          ) from error
+        running = ", ".join(running_kernels(kaggle))
+        raise KernelError(Refusal.CAPACITY, f"{error}{f'; running now: {running}' if running else ''}") from error
     if pushed.ref.lower() != folder.ref.lower():
         raise KernelError(Refusal.NAME, f"Kaggle saved {folder.ref} as {pushed.ref} and runs it; end it with: kaggle "
                                         f"kernels delete -y {pushed.ref}, and choose another title")
@@ -239,20 +238,23 @@ def push_arguments(folder: Folder, timeout_s: int | None = None) -> list[str]:
     return ["kernels", "push", "-p", str(folder.path), *(["--timeout", str(timeout_s)] if timeout_s else [])]
 
 
-def running_kernels(kaggle: Kaggle) -> tuple[str, ...]:
-    """Name the account's kernels that run or wait, of those that began within a session's length; empty if unknown."""
+def running_kernels(kaggle: Kaggle, *, also: str = "") -> dict[str, State]:
+    """Say how the account's kernels stand that run or wait, of those that began within a session's length, and `also`.
+
+    Empty where Kaggle or the program has no answer.
+    """
     answer = kaggle.run("kernels", "list", "-m", "--sort-by", "dateRun", "--page-size", "10", "--csv")
     oldest = datetime.fromtimestamp(time.time() - SESSION_LIMIT_H * 3600, tz=UTC)
     recent = [ref for ref, last_run in read_kernels(answer) if _is_after(last_run, oldest)]
-    running = []
-    for ref in recent[:5]:
+    running = {}
+    for ref in dict.fromkeys([*filter(None, [also]), *recent[:5]]):
         try:
             state = read_state(kaggle.run("kernels", "status", ref))
         except KernelError:
             continue
-        if state.status not in ENDED_STATES:
-            running.append(ref)
-    return tuple(running)
+        if not state.has_ended:
+            running[ref] = state
+    return running
 
 
 def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[str, ...]:

@@ -63,8 +63,12 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
         owner = owner or find_owner(kaggle)
         keys = secret_sources(kaggle, owner)
     except (KernelError, MissingPackages) as error:
-        if asks_kaggle or not owner:
+        if asks_kaggle:
             raise
+        if not owner:
+            refusal = error.refusal if isinstance(error, KernelError) else Refusal.OTHER
+            raise KernelError(refusal, f"{error}; or name the account with --owner, and Kaggle need not answer"
+                              ) from error
         keys = () if order.is_file else (secret_dataset(owner, "wandb"),)
         tell(f"warning: {error}; so which keys are stored there is not known"
              f"{f', and {keys[0]} is attached unseen' if keys else ''}")

@@ -72,9 +72,9 @@ def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any
         "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__, "versions": _versions(),
         "gpus": [gpu.text for gpu in session.environment.gpus], "environment": session.environment.as_dict(),
         "installed": list(session.packages.installed), "lost": list(session.packages.lost),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 1),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 3),
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
-        "gpu_quota_hours": round(seconds / 3600, 4) if session.environment.gpus else 0.0,
+        "gpu_quota_hours": round(seconds / 3600, 6) if session.environment.gpus else 0.0,
         "studies": studies, "facts": dict(facts),
     }
 

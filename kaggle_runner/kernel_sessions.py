@@ -3,9 +3,16 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kaggle_runner.errors import KernelError
-from kaggle_runner.kaggle_program import Kaggle, Pushed, State, read_state
-from kaggle_runner.kernel import KernelSpec, check_before_push, next_session, prepare, push, saved_differently
+from kaggle_runner.kaggle_program import Kaggle, Pushed
+from kaggle_runner.kernel import (
+    KernelSpec,
+    check_before_push,
+    next_session,
+    prepare,
+    push,
+    running_kernels,
+    saved_differently,
+)
 from kaggle_runner.kernel_watch import OUTPUTS, Patience, Verdict, wait
 
 MAY_GO_ON = (0, 130)
@@ -14,7 +21,7 @@ MAY_GO_ON = (0, 130)
 
 def push_once(kaggle: Kaggle, spec: KernelSpec, folder: Path, tell: Callable[[str], None],
               environ: Mapping[str, str]) -> Pushed:
-    """Make the folder, check that a push can work, push, and compare what Kaggle saved.
+    """Make the folder, check that a push can work and what else runs, push, and compare what Kaggle saved.
 
     Raises:
         KernelError: as `prepare`, `check_before_push` and `push`.
@@ -23,8 +30,11 @@ def push_once(kaggle: Kaggle, spec: KernelSpec, folder: Path, tell: Callable[[st
     made = prepare(spec, folder, environ)
     tell(f"{made.path}: {made.source_bytes / 1000:.0f} KB to push as {made.ref}")
     quota = check_before_push(kaggle, made)
-    if state := _state_of(kaggle, made.ref):
-        tell(f"warning: the version before is {state.text}, and Kaggle will run both: a push stops nothing")
+    running = running_kernels(kaggle, also=made.ref)
+    if before := running.pop(made.ref, None):
+        tell(f"warning: the version before is {before.text}, and Kaggle will run both: a push stops nothing")
+    for ref, state in running.items():
+        tell(f"{ref} is {state.text} too; Kaggle has room for two sessions with a GPU")
     if quota:
         tell(f"{quota.remaining_h:.1f} of {quota.total_h:.1f} GPU hours left this week")
     pushed = push(kaggle, made)
@@ -32,15 +42,6 @@ def push_once(kaggle: Kaggle, spec: KernelSpec, folder: Path, tell: Callable[[st
         tell(f"warning: Kaggle saved it differently: {difference}")
     tell(f"version {pushed.version} of {pushed.ref} is pushed: {pushed.url}")
     return pushed
-
-
-def _state_of(kaggle: Kaggle, ref: str) -> State | None:
-    """Return how a kernel stands that has not ended; none if it has, or is not there yet."""
-    try:
-        state = read_state(kaggle.run("kernels", "status", ref))
-    except KernelError:
-        return None
-    return None if state.has_ended else state
 
 
 def push_sessions(kaggle: Kaggle, spec: KernelSpec, folder: Path, into: Path, tell: Callable[[str], None], *,

@@ -76,15 +76,17 @@ def follow(kaggle: Kaggle, ref: str, tell: Callable[[str], None], *, show: Calla
         KernelError: not started in time, unreachable for too long, or no such kernel.
     """
     patience = patience or Patience()
-    began, last_answer, seen, last_status = time.monotonic(), time.monotonic(), 0, ""
+    began, seen, last_status = time.monotonic(), 0, ""
+    lost_at: float | None = None  # not the last answer: a live log is followed for hours without a question
     while True:
         try:
             state = read_state(kaggle.run("kernels", "status", ref))
-            last_answer = time.monotonic()
+            lost_at = None
         except KernelError as error:
             if error.refusal is not Refusal.NETWORK:
                 raise
-            if time.monotonic() - last_answer > patience.unreachable_s:
+            lost_at = time.monotonic() if lost_at is None else lost_at
+            if time.monotonic() - lost_at > patience.unreachable_s:
                 raise KernelError(Refusal.NETWORK, f"Kaggle could not be reached for {patience.unreachable_s:.0f} s; "
                                                    f"the kernel goes on without us; when the network is back, run: "
                                                    f"python -m kaggle_runner logs -f {ref}") from error

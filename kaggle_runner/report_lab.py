@@ -5,14 +5,13 @@ from pathlib import Path
 
 from kaggle_runner.analysis import analyse
 from kaggle_runner.decision import Comparison, Decision, same
-from kaggle_runner.final_sweep import confirm_directory
 from kaggle_runner.one_at_a_time import Contest
 from kaggle_runner.report import write_report
 from kaggle_runner.report_figures import Figure, axis_layout, cost_figures, level, trial_figures
 from kaggle_runner.report_png import draw_figures
 from kaggle_runner.report_style import BASELINE, BEST, LOOKS, SERIES
 from kaggle_runner.study import Snapshot, read_study
-from kaggle_runner.study_files import make_directory
+from kaggle_runner.study_files import confirm_directory, make_directory
 from kaggle_runner.tables import format_value
 from kaggle_runner.tuning_plan import Stage
 

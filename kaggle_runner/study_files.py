@@ -45,6 +45,11 @@ def cannot_write(path: Path, error: OSError) -> StudyError:
     return StudyError(f"cannot write {path}: {error.strerror or error}; finished trials are kept")
 
 
+def confirm_directory(directory: Path) -> Path:
+    """Return where the confirmation of a sweep's directory lies."""
+    return directory / "confirmation"
+
+
 def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)

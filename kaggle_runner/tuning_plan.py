@@ -12,10 +12,11 @@ from typing import Any
 
 from kaggle_runner.decision import Decision
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.final_sweep import Confirmation, confirm_directory, confirmation
+from kaggle_runner.final_sweep import Confirmation, confirmation
 from kaggle_runner.findings import Findings, spelled
 from kaggle_runner.one_at_a_time import finished
 from kaggle_runner.study import JOURNAL, Snapshot, read_study
+from kaggle_runner.study_files import confirm_directory
 from kaggle_runner.sweep import SweepSpec, check_config, find_file, parse_mapping, refuse_other_file
 from kaggle_runner.vary_spec import (
     METRIC,

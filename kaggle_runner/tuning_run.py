@@ -8,11 +8,11 @@ from kaggle_runner.config import trainer_of
 from kaggle_runner.embedded_sweep import SweepOrder, run_embedded
 from kaggle_runner.environment import Environment
 from kaggle_runner.errors import StudyError
-from kaggle_runner.final_sweep import confirm_directory, confirmation
+from kaggle_runner.final_sweep import confirmation
 from kaggle_runner.one_at_a_time import LabOrder, run_contest
 from kaggle_runner.plan_summary import decision_json, defaults_yaml, final_summary, plan_summary, study_summary
 from kaggle_runner.study import read_study
-from kaggle_runner.study_files import make_directory, write_atomically
+from kaggle_runner.study_files import confirm_directory, make_directory, write_atomically
 from kaggle_runner.supervisor import Notify
 from kaggle_runner.tables import format_value
 from kaggle_runner.tuning_plan import Stage, TuningPlan, check_edits, stages

@@ -3,7 +3,7 @@
     <root>/kaggle/src/script.py      read-only
     <root>/kaggle/working/           kept after a success
     <root>/kaggle/input/...          what the kernel's sources are, in the new layout or the old one
-    <root>/image/                    what Kaggle's image adds: `nvidia-smi`, `kaggle_secrets`
+    <root>/image/                    what Kaggle's image adds: `nvidia-smi`, `kaggle_secrets`; a clock to put forward
     <root>/tmp, <root>/home          not kept
 
 A test process cannot own the absolute path /kaggle, so the script is told its root by KAGGLE_RUNNER_ROOT.
@@ -48,6 +48,22 @@ class UserSecretsClient:
     def get_secret(self, label):
         raise ConnectionError("Connection error trying to communicate with service.")
 '''
+
+CLOCK_VARIABLE = "KAGGLE_LOOPBACK_CLOCK"
+"""Names a file with seconds by which the wall clock of a session is ahead: so no test waits for a deadline."""
+CLOCK = f"""
+import os, time
+
+if "{CLOCK_VARIABLE}" in os.environ:
+    def ahead(real=time.time, file=os.environ["{CLOCK_VARIABLE}"]):
+        try:
+            with open(file) as seconds:
+                return real() + float(seconds.read() or 0)
+        except OSError:
+            return real()
+
+    time.time = ahead
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +203,7 @@ class Session:
             parts = (mount.slug,) if self.order.old_layout else (mount.kind, mount.owner, mount.slug)
             shutil.copytree(mount.directory, self.root.joinpath("kaggle", "input", *parts))
         (image / "kaggle_secrets.py").write_text(KAGGLE_SECRETS)
+        (image / "sitecustomize.py").write_text(CLOCK)
         if self.order.gpus:
             smi = image / "bin" / "nvidia-smi"
             smi.write_text(NVIDIA_SMI.format(python=sys.executable, gpus=self.order.gpus))

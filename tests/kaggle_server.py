@@ -172,7 +172,7 @@ class KaggleServer:
         session = Session(
             root=self.directory / "sessions" / slug / str(version),
             order=Order(source=body.get("text", ""), gpus=2 if gpu else 0, internet=body.get("enableInternet", False),
-                        mounts=mounts, old_layout=self.old_layout, queue_s=self.queue_s, environ=self.environ,
+                        mounts=mounts, old_layout=self.old_layout, queue_s=self.queue_s, environ=dict(self.environ),
                         limit_s=min(self.session_limit_s, body.get("sessionTimeoutSeconds") or self.session_limit_s),
                         proxy=f"http://127.0.0.1:{self.port}")) if runs else None
         kernel.sessions.append(session)

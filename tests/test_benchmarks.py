@@ -101,10 +101,11 @@ def test_charlm_measures_a_corpus_of_any_length_and_an_evaluation(tmp_path):
     assert int(symbols) == len(set(corpus.read_text()))
 
 
-def test_start_up_measures_both_commands():
+def test_start_up_measures_the_light_commands_and_the_launcher():
     done = run("start_up.py", "--runs", 1)
     assert done.returncode == 0, done.stderr
-    assert [line.split(" | ")[0] for line in done.stdout.splitlines()] == ["start_up --help", "start_up detect"]
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines()] == [
+        "start_up --help", "start_up detect", "start_up launcher"]
 
 
 def test_the_stacks_take_turns_and_another_one_begins_with_every_seed(throughput, tmp_path):

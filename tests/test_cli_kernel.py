@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.launcher import read_launcher
+from kaggle_runner.study import Status, read_study
 from kaggle_runner.sweep import shipped_sweep
 from tests.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 
@@ -120,6 +121,47 @@ def test_a_dry_run_shows_folder_and_command_and_pushes_nothing(person, sweep_fil
     person.run("status", check=15)
 
 
+@pytest.mark.slow
+def test_a_pushed_sweep_file_runs_its_trials_and_a_bare_push_pushes_the_same(person, sweep_file):
+    person.server.session_limit_s = 800.0
+    process = person.start("push", sweep_file(), "--wait", "--count", "2", "--cpu")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "  step " in line:
+            break
+    assert person.server.session(SLUG).status == "RUNNING", "lines arrive while it runs"
+    output, errors = process.communicate(timeout=280)
+    output = "".join(lines) + output
+    person.said += output + errors
+    assert process.returncode == 0, output + errors
+    kept = person.directory / "kernels" / SLUG / "output"
+    result = json.loads((kept / "result.json").read_text())
+    assert (result["verdict"], result["reason"], result["trials"]) == ("done", "2 trials are finished", {"complete": 2})
+    snapshot = read_study(kept / "studies" / "mine")
+    assert [record.result.status for record in snapshot.records] == [Status.COMPLETE] * 2
+    assert result["best"]["metric"] == min(record.result.metric for record in snapshot.records)
+    assert (kept / "studies" / "mine" / "report" / "index.html").exists()
+    assert "verdict  done: 2 trials are finished\ntrials   2 complete\n" in output
+    person.run("kernel", "prepare", "mine.yaml", "--count", "2", "--cpu", "--folder", "repository")
+    for name in ("kernel-metadata.json", "kernel_launcher.py"):
+        assert (person.directory / "repository" / name).read_bytes() == \
+            (person.directory / "kernels" / SLUG / "push" / name).read_bytes()
+    for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):
+        assert secret not in person.everything_written()
+
+
+@pytest.mark.slow
+def test_a_pushed_sweep_file_whose_trials_fail_exits_with_the_verdict_of_the_kernel(person, sweep_file):
+    person.server.session_limit_s = 800.0
+    done = person.run("push", sweep_file(model="./no-such-model"), "--wait", "--count", "4", "--cpu", check=1)
+    assert person.server.session(SLUG).status == "COMPLETE", "so that its files are kept"
+    assert re.search(r"^verdict  failed: the model folder \./no-such-model does not exist; give an existing folder",
+                     done.stdout, re.M)
+    assert json.loads((person.directory / "kernels" / SLUG / "output" / "result.json").read_text())["exit_status"] == 1
+    assert "next" not in done.stdout, "there is no trial to report"
+
+
 def test_what_a_kernel_does_not_have_is_said_before_the_push(person, sweep_file):
     done = person.run("push", sweep_file(model="demo"), "--dry-run")
     assert "warning: the demo base stays on this machine" in done.stderr
@@ -160,11 +202,17 @@ def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
     assert f"{OWNER}/kaggle-runner-wandb is attached unseen" in done.stderr
     assert json.loads((person.directory / "kernel-metadata.json").read_text())["dataset_sources"] == \
         [f"{OWNER}/kaggle-runner-wandb"]
+    shown = person.run("push", "me/project/abcd1234", "--owner", OWNER, "--dry-run")
+    assert "command  kaggle kernels push -p kernels/kaggle-runner-abcd1234/push\n" in shown.stdout
     person.run("push", "me/project/abcd1234", "--owner", OWNER, check=16)
 
 
 @pytest.mark.parametrize(("change", "arguments", "status", "message"), [
     ({"other_gpu_sessions": 2}, ["push", "mine.yaml"], 10, "session count of 2 reached. Wait for one to end"),
+    ({"used_hours": 30.0}, ["push", "mine.yaml"], 11, "30.0 of 30.0 GPU hours of this week are used; wait until 2026"),
+    ({}, ["push", "mine.yaml", "--dataset", "tester/no-such"], 12, "dataset tester/no-such cannot be mounted .unknown"),
+    ({}, ["push", "big.yaml"], 14, "has [0-9]+ KB and Kaggle takes 900; leave out large files, or mount them"),
+    ({}, ["push", "mine.yaml", "--owner", "nobody"], 15, "id must begin with your own account: give it with --owner"),
     ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a' of 1 characters.*choose another title"),
     ({}, ["status", "tester/nothing-here"], 15, "no such kernel, or not one that this account may see"),
     ({}, ["pull"], 2, "no kernel was pushed from this directory; name one: OWNER/KERNEL"),
@@ -173,6 +221,8 @@ def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
 ])
 def test_a_refusal_is_one_line_with_its_own_status(person, sweep_file, change, arguments, status, message):
     sweep_file(model="HuggingFaceTB/SmolLM2-135M", dataset="python-docs")
+    text = (person.directory / "mine.yaml").read_text()
+    (person.directory / "big.yaml").write_text(text + "# a comment for every letter of it\n" * 30_000)
     for name, value in change.items():
         setattr(person.server, name, value)
     errors = person.run(*arguments, check=status).stderr
@@ -201,6 +251,8 @@ def test_an_interrupt_ends_the_watching_and_not_the_kernel_and_a_second_push_war
 def test_without_credentials_every_command_says_so(person, sweep_file):
     done = person.run("push", sweep_file(), check=13, KAGGLE_USERNAME="", KAGGLE_KEY="")
     assert "no credentials, or wrong ones; run: kaggle auth login" in done.stderr
+    shown = person.run("push", sweep_file(), "--dry-run", check=13, KAGGLE_USERNAME="", KAGGLE_KEY="")
+    assert "or name the account with --owner, and Kaggle need not answer" in shown.stderr
     checked = person.run("secret", "check", KAGGLE_USERNAME="", KAGGLE_KEY="", WANDB_API_KEY="").stdout
     assert "kaggle   not known: Kaggle knows no such account" in checked
     assert "here     local, wandb: none; export WANDB_API_KEY=... " in checked

@@ -65,7 +65,7 @@ def refused(refusal, match):
     assert caught.value.exit_status == refusal
 
 
-def until(condition, timeout_s=60):
+def until(condition, timeout_s=200):
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -81,7 +81,6 @@ def desk(tmp_path):
 
 
 def test_push_and_wait_brings_back_the_live_log_the_files_and_the_verdict(desk):
-    desk.server.log_cuts = [(3, "reset"), (5, "silent")]
     ref = kernel_secrets.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, poll_s=0.2)
     assert ref == f"{OWNER}/kaggle-runner-wandb"
     assert desk.server.datasets["kaggle-runner-wandb"].private
@@ -99,7 +98,8 @@ def test_push_and_wait_brings_back_the_live_log_the_files_and_the_verdict(desk):
     assert (environment["host"], environment["reason"]) == ("kaggle", "KAGGLE_KERNEL_RUN_TYPE=Batch")
     assert [gpu["name"] for gpu in environment["gpus"]] == ["Tesla T4", "Tesla T4"]
     assert environment["api_keys"]["wandb"].endswith("datasets/tester/kaggle-runner-wandb/kaggle_runner_secret.json")
-    assert verdict.result["gpu_quota_hours"] > 0
+    assert verdict.result["gpu_quota_hours"] == pytest.approx(verdict.result["seconds"] / 3600, abs=1e-6)
+    assert verdict.result["seconds"] > 0
     shown = "\n".join(desk.lines)
     assert shown.count('"host": "kaggle"') == 1
     assert [line for line in desk.told if "complete" in line] == [f"{SPEC.ref} is complete"]
@@ -144,12 +144,14 @@ def test_a_study_goes_on_from_session_to_session(desk):
 
 def test_the_network_may_go_and_come_back_in_the_middle_of_the_log(desk):
     script = f"print('one')\nprint('two', flush=True)\n{WAIT_FOR_GO}print('three')\n{RESULT}"
+    desk.server.log_cuts = [(1, "reset"), (2, "silent")]
     kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
     errors = []
 
     def disturb():
         try:
-            until(lambda: desk.lines == ["one", "two"])
+            until(lambda: desk.lines == ["one", "two"] and desk.server.log_cuts == [])
+            time.sleep(2.5)  # a log that is followed for longer than Kaggle may be unreachable
             desk.server.down = True
             until(lambda: any("trying again" in line for line in desk.told))
             (desk.server.session(SPEC.slug).root / "home" / "go").touch()
@@ -159,7 +161,7 @@ def test_the_network_may_go_and_come_back_in_the_middle_of_the_log(desk):
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
-    assert desk.wait().exit_status == 0
+    assert desk.wait(patience=replace(HURRY, unreachable_s=2)).exit_status == 0
     disturber.join()
     assert errors == []
     assert desk.lines == ["one", "two", "three"]
@@ -198,7 +200,9 @@ def test_two_running_sessions_are_named_when_kaggle_refuses_a_third(desk):
     folder = desk.prepare(script=WAIT_FOR_GO)
     kernel.push(desk.kaggle, folder)
     with refused(Refusal.CAPACITY, f"Maximum batch GPU session count of 2 reached.*running now: {SPEC.ref}"):
-        kernel.push(desk.kaggle, folder)
+        kernel_sessions.push_once(desk.kaggle, replace(SPEC, title="kaggle runner other"), desk.directory / "folder",
+                                  desk.told.append, desk.environ)
+    assert f"{SPEC.ref} is running too; Kaggle has room for two sessions with a GPU" in desk.told
 
 
 def test_a_used_up_quota_is_seen_before_the_push_and_where_that_fails_by_the_push(desk):
@@ -221,9 +225,29 @@ def test_an_input_that_kaggle_would_drop_is_seen_before_the_push_and_after_it(de
         kernel.push(desk.kaggle, folder)
 
 
+def test_what_kaggle_saved_differently_is_said(desk):
+    folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100"), WAIT_FOR_GO)
+    pushed = kernel.push(desk.kaggle, folder)
+    (folder.path / kernel.CODE_FILE).write_text(RESULT)
+    assert kernel.saved_differently(desk.kaggle, pushed, folder) == (
+        "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'", "the source is not the one that was pushed")
+
+
 def test_an_account_of_somebody_else_is_refused(desk):
     folder = desk.prepare(replace(SPEC, owner="nobody", machine_shape=""), RESULT)
     with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner"):
+        kernel.push(desk.kaggle, folder)
+
+
+def test_a_source_that_is_too_large_and_a_title_that_makes_another_name_are_refused_by_the_push_too(desk):
+    folder = desk.prepare(replace(SPEC, machine_shape=""), "#" * 1_000_001)
+    with refused(Refusal.TOO_LARGE, "Kaggle refuses a source over 1 MB; leave out large files, or mount them as a"):
+        kernel.push(desk.kaggle, folder)
+    folder = desk.prepare(replace(SPEC, machine_shape=""), WAIT_FOR_GO)
+    metadata = json.loads((folder.path / kernel.METADATA).read_text())
+    (folder.path / kernel.METADATA).write_text(json.dumps(metadata | {"title": "something else"}))
+    with refused(Refusal.NAME, f"saved {SPEC.ref} as {OWNER}/something-else and runs it; end it with: kaggle kernels "
+                               f"delete -y {OWNER}/something-else, and choose another title"):
         kernel.push(desk.kaggle, folder)
 
 

@@ -62,8 +62,13 @@ def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
 
 def test_a_command_that_does_not_keep_its_deadline_is_asked_to_end(tmp_path, capfd):
     environ = fake_command(tmp_path, "import signal, sys, time\n"
-                                     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\ntime.sleep(60)\n")
-    assert run_command([], tmp_path, environ, stop_at=time.time() + 1.5).exit_status == 130
+                                     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\n"
+                                     "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\ntime.sleep(60)\n")
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: it waits until it is expected
+    try:
+        assert run_command([], tmp_path, environ, stop_at=time.time() - 1).exit_status == 130
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     assert "the session is nearly over" in capfd.readouterr().err
 
 

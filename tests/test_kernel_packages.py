@@ -92,6 +92,23 @@ def test_a_package_that_would_move_one_of_the_image_is_not_installed_and_its_fea
     assert done["told"][1] == f"warning: {done['lost'][0]}"
 
 
+def test_a_pip_that_moves_a_package_of_the_image_all_the_same_ends_the_session(kernel_python, tmp_path):
+    (site,) = (tmp_path / "python" / "lib").glob("python3.*/site-packages")
+    (site / "pip").unlink()
+    (site / "pip").mkdir()
+    (site / "pip" / "__main__.py").write_text(  # it takes no notice of its constraints
+        "from pathlib import Path\n"
+        "site = Path(__file__).parent.parent\n"
+        "(site / 'tinywheel.py').touch()\n"
+        "(site / 'numpy-2.0.2.dist-info').rename(site / 'numpy-3.0.dist-info')\n"
+        "(site / 'numpy-3.0.dist-info' / 'METADATA').write_text('Name: numpy\\nVersion: 3.0\\n')\n"
+        "(site / 'tinywheel-1.2.dist-info').mkdir()\n"
+        "(site / 'tinywheel-1.2.dist-info' / 'METADATA').write_text('Name: tinywheel\\nVersion: 1.2\\n')\n")
+    assert kernel_python(tmp_path / "input")["error"] == (
+        "installing moved packages that the image was built with: numpy 2.0.2 -> 3.0; a session with them would fail "
+        "in odd ways, so it ends here; pin a docker image that has tinywheel")
+
+
 def test_without_a_wheel_and_without_a_network_the_feature_is_lost_and_said(kernel_python, tmp_path):
     (tmp_path / "input").mkdir()
     done = kernel_python(tmp_path / "input")

@@ -3,9 +3,10 @@
 import pytest
 
 from kaggle_runner.analysis import analyse
-from kaggle_runner.final_sweep import confirm_directory, confirmation
+from kaggle_runner.final_sweep import confirmation
 from kaggle_runner.report_lab import gains_figure, losses_figure, present_stage
 from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.study_files import confirm_directory
 from kaggle_runner.tuning_plan import read_plan, stages
 from kaggle_runner.vary_spec import METRIC
 from tests.lab_plans import write_plan
