@@ -7,8 +7,11 @@ Source: facts measured on 158 real small fine-tunes; asynchronous successive hal
 
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from kaggle_runner.axes import Axis, read_axes
 from kaggle_runner.config import Config
 from kaggle_runner.study import Snapshot, Status, TrialResult
 from kaggle_runner.sweep import SweepSpec
@@ -17,6 +20,8 @@ SHARES = (0.1, 0.3)
 """Shares of the steps at which trials are judged."""
 ETA = 3.0
 """One in this many goes on."""
+NEIGHBOURS = 3
+"""Complete trials that a pruned one is likened to."""
 LEAST_STEPS = 5
 """A rung below this says nothing: the learning rate has hardly acted."""
 
@@ -68,16 +73,39 @@ def values_at(snapshot: Snapshot, step: int, *, without: str) -> list[float]:
 
 
 def extrapolated(result: TrialResult, snapshot: Snapshot) -> float | None:
-    """Guess the final value of a pruned trial: its last one, and the median of what complete trials gained from there.
+    """Guess the final value of a pruned trial: its last one, and the median of what complete trials like it gained.
 
-    For the sampler only, which else would learn nothing from a pruned trial; never recorded as a loss.
-    Source: facts measured at equal cost, where this was better than leaving pruned trials out, or than no pruning.
+    For the sampler only, which else would learn nothing from a pruned trial; never recorded as a loss. Like it are the
+    `NEIGHBOURS` nearest ones: a low learning rate gains longer than a high one, and with the same gain for both the
+    search would drift to what is good early.
+    Source: facts measured at equal cost, where a guess was better than leaving pruned trials out, or than no pruning.
     """
     if not result.evaluations:
         return result.metric
     step, value = result.evaluations[-1]
-    gains = [record.result.metric - at for record in snapshot.records
+    places = {record.trial.id: _place(record.trial.params, axes) for axes in [read_axes(snapshot)]
+              for record in snapshot.records}
+    here = places.get(result.id, ())
+    gains = [(math.dist(here, places[record.trial.id]) if here else 0.0, record.trial.id, record.result.metric - at)
+             for record in snapshot.records
              if record.result is not None and record.result.status is Status.COMPLETE
              and record.result.metric is not None
              for when, at in record.result.evaluations if when == step]
-    return value + statistics.median(gains) if gains else value
+    nearest = sorted(gains)[:NEIGHBOURS] if here else gains
+    return value + statistics.median(gain for _, _, gain in nearest) if nearest else value
+
+
+def _place(params: Mapping[str, Any], axes: Sequence[Axis]) -> tuple[float, ...]:
+    """Return where a trial lies on every axis, in the middle of those it is not on.
+
+    Values without an order are the length of an axis apart: each has a direction of its own.
+    """
+    place: list[float] = []
+    for axis in axes:
+        value = params.get(axis.name)
+        if axis.is_ordered:
+            position = axis.position(value)
+            place.append(0.5 if position is None else position)
+        else:
+            place += [math.sqrt(0.5) * (value == known) for known in axis.values]
+    return tuple(place)

@@ -119,7 +119,7 @@ class TestWhatIsAsked:
         with opened(sweep, tmp_path / "study") as (study, spec):
             params = OptunaSearch(study, spec).first_params()
         assert params == {"learning_rate": pytest.approx(1e-3), "lora_alpha": 24, "warmup_ratio": 0.1,
-                          "max_steps": 20, "optim": "adamw_8bit", "early_stopping_patience": 3}
+                          "max_steps": 20, "optim": "adamw_8bit", "early_stopping_patience": 5}
 
     def test_a_default_on_a_bound_is_taken_to_the_last_digit(self, tmp_path: Path) -> None:
         sweep = write_sweep(tmp_path, SWEEP.replace("min: 1.0e-5, max: 1.0e-1", "min: 5.0e-6, max: 2.0e-4"))

@@ -77,6 +77,29 @@ def test_a_pruned_trial_is_guessed_by_the_median_gain_of_complete_ones(tmp_path)
     assert extrapolated(pruned, snapshot) == pytest.approx(4.0 - 1.5)
 
 
+def test_a_pruned_trial_gains_what_complete_ones_like_it_gained(tmp_path):
+    """Low learning rates gain long, high ones early: each pruned trial is likened to its own."""
+    rates = [1e-5, 2e-5, 3e-5, 1e-3, 2e-3, 3e-3]
+    gains = [1.0, 1.1, 1.2, 0.1, 0.2, 0.3]
+    sweep = {"parameters": {"learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+                            "optim": {"values": ["adamw_torch", "adamw_8bit"]}}}
+    with Study.open_for_writing(tmp_path / "s", name="s", sweep=sweep, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        for number, (rate, gain) in enumerate(zip(rates, gains, strict=True)):
+            study.record_start(Trial(id=str(number), number=number, params={
+                "learning_rate": rate, "optim": "adamw_torch"}), {})
+            study.record_end(TrialResult(id=str(number), status=Status.COMPLETE, metric=3.0 - gain,
+                                         evaluations=((10, 3.0), (100, 3.0 - gain))))
+        told = []
+        for number, rate in ((6, 1.5e-5), (7, 2.5e-3)):
+            study.record_start(Trial(id=str(number), number=number, params={
+                "learning_rate": rate, "optim": "adamw_8bit"}), {})
+            pruned = TrialResult(id=str(number), status=Status.PRUNED, metric=4.0, evaluations=((10, 4.0),))
+            study.record_end(pruned)
+            told.append(extrapolated(pruned, study.snapshot()))
+    assert told == pytest.approx([4.0 - 1.1, 4.0 - 0.2])
+
+
 def test_without_a_complete_trial_the_last_value_stands(tmp_path):
     pruned = TrialResult(id="9", status=Status.PRUNED, metric=4.0, evaluations=((10, 4.0),))
     assert extrapolated(pruned, a_study(tmp_path, (Status.FAILED, None, ()))) == 4.0
