@@ -18,7 +18,7 @@ from kaggle_runner.study import write_atomically
 REPEATS = 3
 WORTH_IT = 0.85
 """More threads must take at most this share of the time, or fewer stay."""
-WORTH_ITS_ROUNDING = 0.7
+WORTH_ITS_ROUNDING = 0.6
 """bfloat16 must take at most this share of float32's time, or float32 stays: three digits are given away for it."""
 
 

@@ -33,7 +33,7 @@ from kaggle_runner.study import Status, TrialResult
 from kaggle_runner.tokens import EncodedData, EncodedRows
 from kaggle_runner.trial_control import Control, NotFinite
 
-__all__ = ["Control", "NotFinite", "evaluate", "learning_rate_at", "loss_of", "rows_of_step", "train_adapter",
+__all__ = ["Control", "NotFinite", "attach", "evaluate", "learning_rate_at", "loss_of", "rows_of_step", "train_adapter",
            "versions"]
 
 EVAL_TOKENS = 1024
@@ -77,7 +77,7 @@ def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, tr
     torch.manual_seed(config.seed)  # before the adapter: its first matrix is random
     _empty_caches(base.device)
     reset_peak_bytes(base.device)
-    adapted = _attach(base, config)
+    adapted = attach(base, config)
     try:
         if config.gradient_checkpointing:
             _set_checkpointing(base.model, True)
@@ -90,6 +90,21 @@ def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, tr
         base.model.eval()
         del adapted
         _empty_caches(base.device)
+
+
+def attach(base: BaseModel, config: FinetuneConfig) -> Any:
+    """Put the adapter of a config on a base, its first matrices drawn from torch's generator; `unload` takes it off.
+
+    Raises:
+        ConfigError: `target_modules` names nothing in this model.
+    """
+    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    try:
+        return peft.get_peft_model(base.model, peft.LoraConfig(
+            task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+            target_modules=targets, fan_in_fan_out=False))
+    except ValueError as error:
+        raise ConfigError(f"no adapter for target_modules {targets!r}: {str(error).splitlines()[0]}") from error
 
 
 @torch.no_grad()
@@ -215,16 +230,6 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a trial's numbers."""
     packages = (torch, transformers, peft, bitsandbytes, accelerate, np)
     return {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}}
-
-
-def _attach(base: BaseModel, config: FinetuneConfig) -> Any:
-    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
-    try:
-        return peft.get_peft_model(base.model, peft.LoraConfig(
-            task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-            target_modules=targets, fan_in_fan_out=False))
-    except ValueError as error:
-        raise ConfigError(f"no adapter for target_modules {targets!r}: {str(error).splitlines()[0]}") from error
 
 
 def _optimizer(config: FinetuneConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

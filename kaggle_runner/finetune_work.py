@@ -15,7 +15,8 @@ from kaggle_runner.batches import collate
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.cpu_speed import choose
 from kaggle_runner.data import load_rows
-from kaggle_runner.finetune import evaluate, loss_of, rows_of_step, train_adapter, versions
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.finetune import attach, evaluate, loss_of, rows_of_step, train_adapter, versions
 from kaggle_runner.phases import Phases
 from kaggle_runner.study import TrialResult
 from kaggle_runner.tokens import EncodedData, encode
@@ -47,17 +48,24 @@ class FinetuneWork:
         return train_adapter(base, data, config, trial_id, control)
 
     def _choose_speed(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> BaseModel:
-        """Measure on the longest batch, forward only: how threads and dtypes compare is the same in both directions."""
-        first = collate(data.train, rows_of_step(data.train, config, self._device, 0)[0],
-                        pad_id=base.tokenizer.pad_token_id, completion_only=False)
-
-        @torch.no_grad()
-        def batch(dtype: torch.dtype) -> torch.Tensor:
-            return loss_of(computing_in(base, dtype), first)
-
-        facts = [base.sha256, base.key, first.tokens_BT.shape, torch.__version__, os.cpu_count(), self._most_threads]
+        """Measure forward and backward of a micro-batch in the middle: in bfloat16 they do not compare alike."""
+        batches = sorted(rows_of_step(data.train, config, self._device, 1), key=len)
+        batch = collate(data.train, batches[len(batches) // 2], pad_id=base.tokenizer.pad_token_id,
+                        completion_only=config.completion_only_loss)
+        facts = [base.sha256, base.key, batch.tokens_BT.shape, config.lora_r, torch.__version__, os.cpu_count(),
+                 self._most_threads]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        choice = choose(batch, most_threads=self._most_threads, cache_directory=self._cache_directory, key=key)
+        try:
+            adapted = attach(base, config)
+        except ConfigError:  # for the trial to say: others may have other target modules
+            return base
+        base.model.train()
+        try:
+            choice = choose(lambda dtype: loss_of(computing_in(base, dtype), batch).backward(),
+                            most_threads=self._most_threads, cache_directory=self._cache_directory, key=key)
+        finally:
+            adapted.unload()
+            base.model.eval()
         self.threads = choice.threads
         self._emit({"event": "note", "text": choice.reason})
         return computing_in(base, choice.compute_dtype)

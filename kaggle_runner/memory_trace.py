@@ -106,7 +106,7 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
                      compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0)
     with torch.device("meta"):
-        adapted = finetune._attach(base, config)
+        adapted = finetune.attach(base, config)
     if config.gradient_checkpointing:
         finetune._set_checkpointing(model, True)
     # 2. what is there before a micro-batch starts

@@ -179,6 +179,8 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         # threads that spin while they wait take the cores from everybody else
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
+        # bfloat16 on a CPU: kernels made for a shape take a megabyte each, and micro-batches have many shapes
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).strip(":"),
     }
