@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from kaggle_runner import attention
 from kaggle_runner.base_model import load_base
 from kaggle_runner.batches import collate
-from kaggle_runner.char_data import load_corpus
-from kaggle_runner.charlm import to_device, train_character_model
-from kaggle_runner.config import CharLMConfig, FinetuneConfig
+from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.data import load_rows
 from kaggle_runner.finetune import evaluate, train_adapter
 from kaggle_runner.loss import summed_loss
@@ -190,21 +188,6 @@ def test_out_of_memory_on_the_device_is_run_once_more_in_half(tmp_path, cache, l
     del taken
     assert result.status is Status.COMPLETE, result.reason
     assert (result.notes["out_of_memory_at"], result.notes["micro_batch"]) == (128, 64)
-
-
-def test_a_character_model_learns_in_float16_as_it_does_in_float32(tmp_path):
-    config = CharLMConfig(max_length=64, max_tokens=64 * 32 * 60, batch_size=32, max_eval_tokens=4096, evaluations=2,
-                          hidden_size=64, num_hidden_layers=2, num_attention_heads=2, seed=1)
-    corpus = load_corpus(config, cache_directory=tmp_path)
-
-    def trained(device):
-        directory = tmp_path / device.type
-        return train_character_model(to_device(corpus, device), config, "0000", Control(
-            poll=lambda: None, emit=lambda event: None, directory=directory))
-
-    here, there = trained(CUDA), trained(torch.device("cpu"))
-    assert here.metric == pytest.approx(there.metric, rel=0.05)
-    assert here.notes["skipped_steps"] <= 3
 
 
 def test_attention_with_and_without_groups_is_the_same(base, data):
