@@ -21,13 +21,11 @@ DEQUANTISED = "dequantised weights"
 class LiveBytes(TorchDispatchMode):
     """Writes an event for every storage that is born or dies inside the mode.
 
-    Stands in for what fake tensors cannot do: numbers read from the device are ones, and `rows` is how many positions
-    a boolean index selects.
+    Stands in for what fake tensors cannot do: numbers read from the device are ones.
     """
 
     def __init__(self, *, block_bytes: int = 1) -> None:
         super().__init__()
-        self.rows = 0
         self._block_bytes = block_bytes
         self._events: list[Event] = []
         self._segment: Segment = ("before", 0)
@@ -64,10 +62,6 @@ class LiveBytes(TorchDispatchMode):
         name = func._schema.name
         if name == "aten::_local_scalar_dense":
             return 1.0 if args[0].dtype.is_floating_point else 1
-        if name == "aten::index" and args[1][0] is not None and args[1][0].dtype == torch.bool:
-            positions = torch.empty(self.rows, args[1][0].ndim, dtype=torch.int64)
-            self._hold(positions, self._label)
-            args = (args[0], list(positions.unbind(1)))
         if name == "aten::index_put":
             # the gradient of an index: written in place but for fake tensors.
             # Source: PyTorch, FunctionsManual.cpp, index_backward

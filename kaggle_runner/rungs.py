@@ -83,8 +83,8 @@ def extrapolated(result: TrialResult, snapshot: Snapshot) -> float | None:
     if not result.evaluations:
         return result.metric
     step, value = result.evaluations[-1]
-    places = {record.trial.id: _place(record.trial.params, axes) for axes in [read_axes(snapshot)]
-              for record in snapshot.records}
+    axes = read_axes(snapshot)
+    places = {record.trial.id: _place(record.trial.params, axes) for record in snapshot.records}
     here = places.get(result.id, ())
     gains = [(math.dist(here, places[record.trial.id]) if here else 0.0, record.trial.id, record.result.metric - at)
              for record in snapshot.records
