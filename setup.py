@@ -25,7 +25,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kaggle_runner", "kaggle_runner.*"]),
-    package_data={"kaggle_runner": ["py.typed", "sweeps/*.yaml", "demo_base/*", "*.json", "*.css", "*.js"]},
+    package_data={"kaggle_runner": ["py.typed", "sweep/shipped/*.yaml", "training/demo_base/*",
+                                    "training/models/*.json", "report/*.css", "report/*.js"]},
     include_package_data=False,
     install_requires=["click>=8.1", "PyYAML>=6.0", "rich>=13.9"],
     extras_require={

@@ -22,14 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kaggle_runner.sweep import read_sweep, shipped_sweep  # noqa: E402
+from kaggle_runner.sweep.spec import read_sweep, shipped_sweep  # noqa: E402
 from tests.wandb_server import WandbServer  # noqa: E402
 
 PROGRAM = textwrap.dedent("""
     import os
     from pathlib import Path
     import wandb
-    from kaggle_runner.worker import Worker
+    from kaggle_runner.run.worker import Worker
 
     def emit(event):
         if event["event"] == "log":

@@ -27,15 +27,15 @@ from pathlib import Path
 
 import torch
 
-from kaggle_runner.char_data import load_corpus
-from kaggle_runner.char_model import CharModel
-from kaggle_runner.charlm import DeviceText, evaluate, to_device, train_character_model
 from kaggle_runner.config import CharLMConfig
-from kaggle_runner.phases import peak_bytes, reset_peak_bytes
-from kaggle_runner.study import TrialResult
-from kaggle_runner.trial_control import Control
-from kaggle_runner.tuning_plan import read_plan
-from kaggle_runner.windows import window_starts
+from kaggle_runner.lab.plan import read_plan
+from kaggle_runner.study.journal import TrialResult
+from kaggle_runner.training.charlm import DeviceText, evaluate, to_device, train_character_model
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.characters import load_corpus
+from kaggle_runner.training.data.windows import window_starts
+from kaggle_runner.training.models.char_model import CharModel
+from kaggle_runner.training.phases import peak_bytes, reset_peak_bytes
 
 SHAPE = CharLMConfig(max_length=64, batch_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
                      max_eval_tokens=32_768, evaluations=1, warmup_ratio=0.05, norm="layernorm")

@@ -29,9 +29,9 @@ from typing import Any
 
 from stacks import Outcome, Run, run_apart
 
-from kaggle_runner import builtin_docs
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.memory import CPU, GPU, Target, predict
+from kaggle_runner.memory.predict import CPU, GPU, Target, predict
+from kaggle_runner.training.data import builtin_docs
 
 GIB = 2**30
 CAP_BYTES = int(14.5 * GIB)
@@ -177,7 +177,7 @@ def write_random_base(shape: dict[str, Any], folder: Path) -> Path:
     import transformers
     from safetensors.torch import save_file
 
-    from kaggle_runner.base_model import model_source
+    from kaggle_runner.training.models.base_model import model_source
 
     torch.manual_seed(0)
     settings = transformers.LlamaConfig(**shape, max_position_embeddings=4096, dtype=torch.float16,

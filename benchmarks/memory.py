@@ -30,17 +30,17 @@ import torch
 import transformers
 from torch.profiler import ProfilerActivity, profile
 
-from kaggle_runner import base_model
-from kaggle_runner.base_model import BaseModel, load_base, model_source
-from kaggle_runner.batches import EncodedRows
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.fake_kernels import tensors_of
-from kaggle_runner.finetune import train_adapter
-from kaggle_runner.memory import CPU, GPU, Target, predict
-from kaggle_runner.memory_trace import fullest_evaluation
-from kaggle_runner.model_shapes import known_models
-from kaggle_runner.tokens import EncodedData
-from kaggle_runner.trial_control import Control
+from kaggle_runner.memory.fake_kernels import tensors_of
+from kaggle_runner.memory.predict import CPU, GPU, Target, predict
+from kaggle_runner.memory.trace import fullest_evaluation
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.batches import EncodedRows
+from kaggle_runner.training.data.tokens import EncodedData
+from kaggle_runner.training.finetune import train_adapter
+from kaggle_runner.training.models import base_model
+from kaggle_runner.training.models.base_model import BaseModel, load_base, model_source
+from kaggle_runner.training.models.shapes import known_models
 
 GIB = 2**30
 TOLERANCE = 0.03

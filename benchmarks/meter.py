@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from stacks import STACKS, Outcome
 
-from kaggle_runner.phases import peak_bytes, reset_peak_bytes
+from kaggle_runner.training.phases import peak_bytes, reset_peak_bytes
 
 
 class Meter:

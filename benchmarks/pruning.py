@@ -22,16 +22,16 @@ from pathlib import Path
 
 import torch
 
-from kaggle_runner.base_model import load_base
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import load_rows
-from kaggle_runner.finetune import train_adapter
-from kaggle_runner.optuna_sweep import OptunaSearch, run_sweep
-from kaggle_runner.rungs import RungGate, extrapolated, rung_gate, stays, values_at
-from kaggle_runner.study import Status, Study, Trial, TrialResult
-from kaggle_runner.sweep import read_sweep, shipped_sweep
-from kaggle_runner.tokens import encode
-from kaggle_runner.trial_control import Control
+from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, stays, values_at
+from kaggle_runner.run.search import OptunaSearch, run_sweep
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep, shipped_sweep
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.data.tokens import encode
+from kaggle_runner.training.finetune import train_adapter
+from kaggle_runner.training.models.base_model import load_base
 
 STEPS = 50
 SHORT = {"gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 40, "completion_only_loss": False,

@@ -21,8 +21,8 @@ WHOLE_LIMIT_S = 15.0
 PAGE_LIMIT_CPU_S = 5.0
 PAGE_LIMIT_BYTES = 6_000_000
 
-WHOLE = "from kaggle_runner.report import write_report; write_report([Path(sys.argv[1])], notify=print)"
-PAGE = "from kaggle_runner.report import write_page; write_page([Path(sys.argv[1])])"
+WHOLE = "from kaggle_runner.report.write import write_report; write_report([Path(sys.argv[1])], notify=print)"
+PAGE = "from kaggle_runner.report.write import write_page; write_page([Path(sys.argv[1])])"
 
 PARAMETERS: dict[str, Any] = {
     "learning_rate": {"distribution": "log_uniform_values", "min": 5e-4, "max": 2e-2},

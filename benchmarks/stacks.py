@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.worker_process import speaks_of_memory
+from kaggle_runner.run.worker_process import speaks_of_memory
 
 STACKS = {"ours": "kaggle_runner", "hf": "transformers", "trl": "trl", "unsloth": "unsloth"}
 """Each stack and the package that must be there for it."""

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kaggle_runner.launcher import Launch, build_launcher
+from kaggle_runner.kaggle.launcher import Launch, build_launcher
 
 LIMITS = {"--help": 0.15, "detect": 0.3, "launcher": 1.5}
 """CPU seconds that a person does not notice."""

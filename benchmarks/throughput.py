@@ -102,10 +102,10 @@ def judge(measured: Sequence[Measured]) -> list[Measured]:
     import peft
     import torch
 
-    from kaggle_runner.base_model import load_base
-    from kaggle_runner.data import load_rows
-    from kaggle_runner.finetune import evaluate
-    from kaggle_runner.tokens import encode
+    from kaggle_runner.training.data.instructions import load_rows
+    from kaggle_runner.training.data.tokens import encode
+    from kaggle_runner.training.finetune import evaluate
+    from kaggle_runner.training.models.base_model import load_base
 
     config = FinetuneConfig.from_params(measured[0].run.config)
     cache = Path(measured[0].run.cache)

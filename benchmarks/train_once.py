@@ -41,7 +41,7 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
         total_bytes = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, run.cap_bytes / total_bytes))
     if run.as_t4:
-        from kaggle_runner import base_model
+        from kaggle_runner.training.models import base_model
 
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -59,9 +59,9 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     """Train as the worker does, by its own code."""
     import torch
 
-    from kaggle_runner import cpu_speed
-    from kaggle_runner.finetune import rows_of_step
-    from kaggle_runner.worker import Worker
+    from kaggle_runner.run.worker import Worker
+    from kaggle_runner.training import cpu_speed
+    from kaggle_runner.training.finetune import rows_of_step
 
     cpu_speed.WORTH_ITS_ROUNDING = 0.0  # in the dtype of the other stacks
     failures: list[str] = []
@@ -93,9 +93,9 @@ def encoded_rows(run: Run, config: FinetuneConfig) -> Any:
     """Return the training rows, the same for every stack."""
     import transformers
 
-    from kaggle_runner.base_model import model_source
-    from kaggle_runner.data import load_rows
-    from kaggle_runner.tokens import encode
+    from kaggle_runner.training.data.instructions import load_rows
+    from kaggle_runner.training.data.tokens import encode
+    from kaggle_runner.training.models.base_model import model_source
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_source(config.model))
     if tokenizer.pad_token_id is None:

@@ -11,10 +11,10 @@ import transformers
 from meter import Meter
 from stacks import Outcome, Run
 
-from kaggle_runner.base_model import compute_dtype_of, model_source
-from kaggle_runner.batches import EncodedRows
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.finetune import learning_rate_at
+from kaggle_runner.training.data.batches import EncodedRows
+from kaggle_runner.training.finetune import learning_rate_at
+from kaggle_runner.training.models.base_model import compute_dtype_of, model_source
 
 
 def train_hf(run: Run, config: FinetuneConfig, rows: EncodedRows, meter: Meter) -> Outcome:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from kaggle_runner.study import read_study
+from kaggle_runner.study.journal import read_study
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def rows_file(tmp_path_factory) -> Path:
 def tokenizer_of_the_demo_base():
     from transformers import AutoTokenizer
 
-    from kaggle_runner.base_model import model_source
+    from kaggle_runner.training.models.base_model import model_source
 
     return AutoTokenizer.from_pretrained(model_source("demo"))
 

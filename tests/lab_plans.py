@@ -45,11 +45,11 @@ final:
 RUN = """\
 import sys
 from pathlib import Path
-from kaggle_runner.one_at_a_time import LabOrder
-from kaggle_runner.environment import detect
-from kaggle_runner.session import Deadline
-from kaggle_runner.tuning_plan import read_plan
-from kaggle_runner.tuning_run import run_plan
+from kaggle_runner.lab.contest import LabOrder
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.study.pace import Deadline
+from kaggle_runner.lab.plan import read_plan
+from kaggle_runner.lab.run_plan import run_plan
 from dataclasses import replace
 environment = replace(detect({}), gpus=(), cache_directory=Path(sys.argv[3]), cpu_count=int(sys.argv[4]))
 order = LabOrder(directory=Path(sys.argv[2]), cpu_only=True, deadline=Deadline(at=None, reason="none"))

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep
-from kaggle_runner.study import Status, Study, Trial, TrialResult
-from kaggle_runner.sweep import read_sweep
+from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep
 
 BEST_RATE = 1e-3
 BEST_LOSS = 2.0

@@ -1,66 +1,62 @@
 """The structure of the package: imports only go down, and a third-party package has its owners."""
 
 import ast
+import collections
+import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kaggle_runner.kaggle.launcher import package_files
+
 PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 
-LAYERS = [
-    {"errors"},
-    {"config_fields", "schedule", "windows"},
-    {"config", "study", "distributions", "beta", "builtin_docs", "formats", "batches", "credentials", "gpu", "findings",
-     "phases", "loss", "live_bytes", "timeline", "fake_kernels", "surrogate", "importance", "axes", "curves", "noise",
-     "tables", "progress", "failures", "gpu_lock", "study_files",
-     "trial_control", "known_gpus"},
-    {"secrets", "machine", "environment", "budget", "session"},
-    {"sweep_sections", "sweep_fit", "sweep_parameters", "sweep", "rungs", "worker_process", "checkpoint", "base_model",
-     "data", "tokens", "model_shapes", "cpu_speed", "attention", "bare_model",
-     "char_data", "char_model", "muon", "optimizers", "decision", "vary_spec", "final_sweep", "lanes"},
-    {"launcher", "kernel_packages", "kaggle_program", "kernel_watch", "kernel_sessions", "kernel_secrets", "kernel",
-     "kernel_order", "kernel_command", "kernel_result", "kernel_main"},
-    {"finetune", "charlm", "finetune_work", "charlm_work", "pretrain"},
-    {"memory_trace", "memory", "fit", "plan", "supervisor", "worker"},
-    {"optuna_search", "optuna_journal", "optuna_sweep"},
-    {"one_at_a_time", "tuning_plan", "plan_summary"},
-    {"embedded_sweep", "wandb_jobs", "wandb_run", "wandb_offline", "wandb_checkpoints", "wandb_sweep", "wandb_agent",
-     "wandb_agents", "wandb_study"},
-    {"tuning_run", "archive"},
-    {"analysis"},
-    {"report_style", "report_png", "report_sentences", "report_figures", "report_maps", "report_compare",
-     "report_files", "report_page", "report_notebook", "report", "report_lab"},
-    {"cli_run"},
-    {"cli_agent", "cli_kernel", "cli_plan", "cli_lab"},
-    {"cli"},
-    {"__main__"},
-]
-"""From the bottom up; modules of one layer may import each other as long as there is no circle."""
+OPEN = {"errors", "events", "files", "config", "config_fields"}
+"""Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {
-    "torch": {"base_model", "loss", "finetune", "worker", "phases", "checkpoint", "pretrain", "memory", "memory_trace",
-              "live_bytes", "fake_kernels", "timeline", "cpu_speed", "bare_model", "attention",
-              "finetune_work", "charlm", "charlm_work", "char_model", "muon", "optimizers", "windows"},
-    "transformers": {"base_model", "finetune", "pretrain", "bare_model", "attention"},
-    "peft": {"finetune"},
-    "bitsandbytes": {"base_model", "finetune", "fake_kernels"},
-    "accelerate": {"finetune"},
-    "wandb": {"wandb_sweep", "wandb_run", "wandb_agent", "wandb_jobs", "wandb_offline", "wandb_checkpoints",
-              "wandb_study"},
-    "datasets": {"data"},
-    "optuna": {"optuna_journal", "optuna_search"},
-    "yaml": {"sweep"},
-    "click": {"cli", "cli_run", "cli_agent", "cli_kernel", "cli_plan", "cli_lab"},
-    "rich": {"progress"},
-    "plotly": {"report_page"},
-    "matplotlib": {"report_png"},
-    "nbformat": {"report_notebook"},
-    "nbclient": {"report_notebook"},
+    "torch": {"training.models.base_model", "training.models.bare_model", "training.models.attention",
+              "training.models.char_model", "training.loss", "training.finetune", "training.phases",
+              "training.checkpoint", "training.cpu_speed", "training.warm_finetune", "training.charlm",
+              "training.warm_charlm", "training.muon", "training.optimizers", "training.data.windows",
+              "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
+              "run.worker"},
+    "transformers": {"training.models.base_model", "training.models.bare_model", "training.models.attention",
+                     "training.finetune"},
+    "peft": {"training.finetune"},
+    "bitsandbytes": {"training.models.base_model", "training.finetune", "memory.fake_kernels"},
+    "accelerate": {"training.finetune"},
+    "wandb": {"wandb.sweep", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline", "wandb.checkpoints",
+              "wandb.fetch"},
+    "datasets": {"training.data.instructions"},
+    "optuna": {"run.optuna_journal", "run.propose"},
+    "yaml": {"sweep.spec"},
+    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.lab"},
+    "rich": {"cli.progress"},
+    "plotly": {"report.page"},
+    "matplotlib": {"report.png"},
+    "nbformat": {"report.notebook"},
+    "nbclient": {"report.notebook"},
 }
-"""Who may import a package. Beyond the design's two for torch and transformers: each of these modules is one noun of
-the training code, and none is imported by a command that does not train."""
+"""Who may import a package. Each of torch's modules is one noun of the training code, and none is imported by a command
+that does not train."""
+
+
+def room_table():
+    """Return room -> rooms it may import, as docs/architecture.md says."""
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|$", text, flags=re.MULTILINE)
+    return {room: set(re.findall(r"`(\w+)`", allowed)) for room, allowed in rows}
+
+
+ROOMS = room_table()
+
+
+def room_of(module):
+    return module.split(".")[0]
 
 
 def imports_of(path):
@@ -75,25 +71,34 @@ def imports_of(path):
 
 
 def modules():
-    return {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")
+            if path.stem != "__init__"}
 
 
 def own_imports(path):
-    names = {name.split(".")[1] for name in imports_of(path) if name.startswith("kaggle_runner.")}
+    names = {name.removeprefix("kaggle_runner.") for name in imports_of(path) if name.startswith("kaggle_runner.")}
     return names & modules().keys()
 
 
-def test_every_module_has_its_layer():
-    placed = set().union(*LAYERS)
-    assert set(modules()) <= placed, f"give these a layer: {sorted(set(modules()) - placed)}"
+def test_the_table_has_every_room_and_no_other():
+    assert {room_of(name) for name in modules() if "." in name} == ROOMS.keys()
+    assert {name for name in modules() if "." not in name} <= OPEN | {"__main__"}
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_only_go_down(name):
-    height = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-    assert name in height, f"give {name} a layer"
-    above = {other for other in own_imports(modules()[name]) if height[other] > height[name]}
-    assert not above, f"{name} imports {sorted(above)} from above"
+def test_a_module_imports_only_what_its_room_may(name):
+    allowed = {"cli"} if name == "__main__" else {room_of(name), *ROOMS.get(room_of(name), ())}
+    strangers = {other for other in own_imports(modules()[name])
+                 if other not in OPEN and room_of(other) not in allowed}
+    assert not strangers, f"{name} imports {sorted(strangers)}, which docs/architecture.md does not allow"
+
+
+def test_no_room_is_in_a_circle():
+    rooms = {room: set(allowed) for room, allowed in ROOMS.items()}
+    while rooms:
+        free = {room for room, allowed in rooms.items() if not allowed & rooms.keys()}
+        assert free, f"these rooms may import each other in a circle: {sorted(rooms)}"
+        rooms = {room: allowed for room, allowed in rooms.items() if room not in free}
 
 
 def test_there_is_no_circle():
@@ -116,10 +121,16 @@ def test_the_program_kaggle_is_never_imported():
     assert not [name for name, path in modules().items() if "kaggle" in imports_of(path)]
 
 
-def test_nobody_but_the_command_line_imports_the_reports():
-    reports = {name for name in modules() if name.startswith("report")} | {"analysis"}
-    users = {name for name, path in modules().items() if own_imports(path) & reports}
-    assert users <= {"cli", "cli_run", "cli_lab", *reports}
+def test_nobody_imports_the_front_door_or_the_reports():
+    for room, allowed in ROOMS.items():
+        assert "cli" not in allowed
+        assert room == "cli" or "report" not in allowed
+
+
+def test_what_is_for_ones_own_machine_never_rides_to_a_kernel():
+    rode = {Path(name).parts[1] for name in package_files()}
+    assert {"kernel", "run", "wandb", "training", "report", "cli"} <= rode
+    assert not rode & {"kaggle", "lab"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["detect", "--json"], ["show", "nowhere"]])
@@ -133,6 +144,9 @@ def test_light_commands_import_no_heavy_package(arguments):
     assert not loaded & heavy
 
 
-def test_the_modules_are_of_a_size_to_read():
+def test_modules_and_folders_are_of_a_size_to_read():
     lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
     assert not {name: count for name, count in lines.items() if count > 400}
+    assert statistics.median(lines.values()) <= 200
+    folders = collections.Counter(path.parent for path in modules().values())
+    assert not {folder.name: count for folder, count in folders.items() if count > 15}

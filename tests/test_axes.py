@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from kaggle_runner.axes import Axis, Boundary, boundary, read_axes
-from kaggle_runner.study import read_study
+from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
+from kaggle_runner.study.journal import read_study
 from tests.made_studies import Made, write_study
 
 

@@ -17,13 +17,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from kaggle_runner.base_model import _freeze, half_dtype, linear_layers_4bit, load_base, model_source
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import load_rows
 from kaggle_runner.errors import HostError, ModelError
-from kaggle_runner.finetune import Control, evaluate, train_adapter
-from kaggle_runner.loss import summed_loss
-from kaggle_runner.tokens import encode
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.data.tokens import encode
+from kaggle_runner.training.finetune import Control, evaluate, train_adapter
+from kaggle_runner.training.loss import summed_loss
+from kaggle_runner.training.models.base_model import _freeze, half_dtype, linear_layers_4bit, load_base, model_source
 from tests.conftest import save_tiny
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kaggle_runner.batches import ROWS_ALIKE, EncodedRows, collate, padding_share, step_batches
+from kaggle_runner.training.data.batches import ROWS_ALIKE, EncodedRows, collate, padding_share, step_batches
 
 
 def rows_of(lengths):

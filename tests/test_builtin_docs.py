@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner import builtin_docs
 from kaggle_runner.errors import DataError
+from kaggle_runner.training.data import builtin_docs
 
 PRINT_HASH = """
 import hashlib
-from kaggle_runner import builtin_docs
+from kaggle_runner.training.data import builtin_docs
 print(hashlib.sha256(repr((builtin_docs.rows(), builtin_docs.fingerprint())).encode()).hexdigest())
 """
 
@@ -44,7 +44,7 @@ def test_known_names_are_answered_by_their_docstrings(rows: list[tuple[str, str]
 
 def test_another_process_with_another_hash_seed_builds_the_same_rows(rows: list[tuple[str, str]]) -> None:
     seed = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"
-    root = Path(builtin_docs.__file__).parents[1]
+    root = Path(builtin_docs.__file__).parents[3]
     environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}
     printed = subprocess.run([sys.executable, "-c", PRINT_HASH], env=environment, capture_output=True, text=True)
     here = hashlib.sha256(repr((rows, builtin_docs.fingerprint())).encode()).hexdigest()

@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from kaggle_runner.char_data import TEXT8_SYMBOLS, load_corpus, text8_bytes
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.errors import DataError
+from kaggle_runner.training.data.characters import TEXT8_SYMBOLS, load_corpus, text8_bytes
 
 TEXT = "the cat sat on the mat, and the dog: 42 times\n" * 40
 
@@ -58,7 +58,7 @@ def test_a_corpus_of_two_symbol_sets_has_two_hashes(tmp_path):
 
 
 def test_the_builtin_text_needs_no_network_and_ends_with_what_the_demo_base_never_saw(tmp_path):
-    from kaggle_runner.builtin_docs import split_documents
+    from kaggle_runner.training.data.builtin_docs import split_documents
 
     corpus = load_corpus(config("python-docs"), cache_directory=tmp_path)
     test = "".join(corpus.symbols[number] for number in corpus.test[200:2000])

@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from kaggle_runner.char_data import load_corpus
-from kaggle_runner.char_model import CharModel
-from kaggle_runner.charlm import eval_windows, evaluate, to_device, train_character_model
-from kaggle_runner.cli import cli
+from kaggle_runner.cli.main import cli
 from kaggle_runner.config import CharLMConfig, FinetuneConfig, config_from_params
 from kaggle_runner.errors import ConfigError, SweepError
-from kaggle_runner.schedule import learning_rate_at
-from kaggle_runner.study import Status, Study, Trial
-from kaggle_runner.supervisor import Supervisor
-from kaggle_runner.sweep import read_sweep
-from kaggle_runner.trial_control import Control, NotFinite
-from kaggle_runner.worker_process import WorkerSettings
+from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.worker_process import WorkerSettings
+from kaggle_runner.study.journal import Status, Study, Trial
+from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.training.charlm import eval_windows, evaluate, to_device, train_character_model
+from kaggle_runner.training.control import Control, NotFinite
+from kaggle_runner.training.data.characters import load_corpus
+from kaggle_runner.training.models.char_model import CharModel
+from kaggle_runner.training.schedule import learning_rate_at
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_prediction_never_sees_what_comes_after_it(text, config):
 
 
 def test_turning_makes_attention_depend_on_distance_only(config):
-    from kaggle_runner.char_model import _turn
+    from kaggle_runner.training.models.char_model import _turn
 
     rotations = CharModel(config, 27).rotations
     query, key = torch.randn(2, 1, 1, 1, 8)

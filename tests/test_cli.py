@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.study import read_study
-from kaggle_runner.sweep import shipped_sweep
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.sweep.spec import shipped_sweep
 from tests.conftest import is_running, wait_for
 from tests.fake_nvidia_smi import T4_X2, answering, path_with
 
@@ -222,7 +222,7 @@ def started(directory, environment, *arguments):
 
 
 def worker_pids(supervisor):
-    command = ["pgrep", "-P", str(supervisor), "-f", "kaggle_runner.worker"]
+    command = ["pgrep", "-P", str(supervisor), "-f", "kaggle_runner.run.worker"]
     found = subprocess.run(command, capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
 

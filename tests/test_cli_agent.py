@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.study import Snapshot, read_study
+from kaggle_runner.study.journal import Snapshot, read_study
 from tests.fake_nvidia_smi import T4_X2, answering, path_with
 from tests.wandb_client import MISSING, PYTHON
 from tests.wandb_records import Sweep
@@ -182,7 +182,7 @@ def worker_of(trial: str) -> int:
     """Find the worker that trains a trial: its parent is the agent that has the log of the trial's run open."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if b"kaggle_runner.worker" in (process / "cmdline").read_bytes():
+            if b"kaggle_runner.run.worker" in (process / "cmdline").read_bytes():
                 parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[1]
                 if any(f"-{trial}/" in os.readlink(opened) for opened in Path("/proc", parent, "fd").iterdir()):
                     return int(process.name)
@@ -360,7 +360,7 @@ class watching:
             for process in Path("/proc").glob("[0-9]*"):
                 try:
                     command = (process / "cmdline").read_bytes()
-                    worker = b"kaggle_runner.worker" in command
+                    worker = b"kaggle_runner.run.worker" in command
                     if self._text in command or (worker and self._text in (process / "environ").read_bytes()):
                         self._found.append(command.decode())
                 except OSError:

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from kaggle_runner.cpu_speed import choose
+from kaggle_runner.training.cpu_speed import choose
 
 
 @pytest.fixture(autouse=True)

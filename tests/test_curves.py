@@ -1,7 +1,7 @@
 import pytest
 
-from kaggle_runner.curves import read_curve, read_curves, rung_steps, thinned
-from kaggle_runner.study import Status, read_study
+from kaggle_runner.report.analysis.curves import read_curve, read_curves, rung_steps, thinned
+from kaggle_runner.study.journal import Status, read_study
 from tests.made_studies import Made, write_study
 
 

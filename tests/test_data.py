@@ -9,10 +9,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from kaggle_runner.builtin_docs import PRETRAINING_HOLDS_OUT, held_out_fraction, rows
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import HELD_OUT_SHARE, load_rows
 from kaggle_runner.errors import DataError
+from kaggle_runner.training.data.builtin_docs import PRETRAINING_HOLDS_OUT, held_out_fraction, rows
+from kaggle_runner.training.data.instructions import HELD_OUT_SHARE, load_rows
 
 
 def alpaca(count, start=0):
@@ -213,7 +213,7 @@ LOAD = """
 import sys, time
 from pathlib import Path
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import load_rows
+from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.errors import DataError
 started = time.perf_counter()
 try:

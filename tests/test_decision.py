@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.decision import Setting, Verdict, decide, residual_noise
+from kaggle_runner.lab.decision import Setting, Verdict, decide, residual_noise
 
 SEEDS = (1, 2, 3)
 

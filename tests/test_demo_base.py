@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kaggle_runner
-from kaggle_runner.builtin_docs import split_documents
+from kaggle_runner.training.data.builtin_docs import split_documents
 
-FOLDER = Path(kaggle_runner.__file__).parent / "demo_base"
+FOLDER = Path(kaggle_runner.__file__).parent / "training" / "demo_base"
 LARGEST_BYTES = 8 * 2**20
 
 
@@ -77,7 +77,7 @@ def test_the_tokenizer_gives_text_back_and_adds_nothing() -> None:
 
 def test_the_card_says_how_the_model_was_made() -> None:
     told = card()
-    assert told["command"].startswith("`python -m kaggle_runner.pretrain --out DIR --")
+    assert told["command"].startswith("`python tools/pretrain_demo_base.py --out DIR --")
     assert re.search(r"Python 3\.\d+\.\d+", told["data"])
     assert re.fullmatch("`[0-9a-f]{64}`", told["data sha256"])
     assert {"documents", "characters", "tokens", "final train loss", "held-out loss", "machine"} <= told.keys()

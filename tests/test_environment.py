@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.environment import NEEDED_PACKAGES, detect, find_host
 from kaggle_runner.errors import HostError
-from kaggle_runner.gpu import GIB
+from kaggle_runner.machine.environment import NEEDED_PACKAGES, detect, find_host
+from kaggle_runner.machine.gpu import GIB
 from tests.fake_nvidia_smi import HANGING, NO_DRIVER, P100, T4_X2, answering, path_with
 
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_URL_BASE": "https://www.kaggle.com"}
@@ -158,14 +158,14 @@ def test_hidden_gpus_are_not_found_and_the_reason_is(root, tmp_path):
 
 def test_missing_packages_are_named(root, tmp_path):
     """In a Python without packages, those of the standard library are enough to say so."""
-    script = "from kaggle_runner.environment import detect; print(*detect().missing_packages)"
+    script = "from kaggle_runner.machine.environment import detect; print(*detect().missing_packages)"
     done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, timeout=60,
                           env={"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": str(tmp_path)})
     assert done.stdout.split() == list(NEEDED_PACKAGES), done.stderr
 
 
 def test_detect_imports_no_needed_package_and_starts_no_program(root):
-    script = ("import sys; from kaggle_runner.environment import detect; detect({}); "
+    script = ("import sys; from kaggle_runner.machine.environment import detect; detect({}); "
               "print(*{name.split('.')[0] for name in sys.modules})")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
                           cwd=Path(__file__).parent.parent)

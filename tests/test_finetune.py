@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kaggle_runner import loss as loss_module
-from kaggle_runner.base_model import computing_in, linear_layers_4bit, load_base
-from kaggle_runner.batches import collate, step_batches
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import load_rows
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.finetune import Control, NotFinite, evaluate, learning_rate_at, rows_of_step, train_adapter
-from kaggle_runner.loss import summed_loss
-from kaggle_runner.study import Status
-from kaggle_runner.tokens import encode
+from kaggle_runner.study.journal import Status
+from kaggle_runner.training import loss as loss_module
+from kaggle_runner.training.data.batches import collate, step_batches
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.data.tokens import encode
+from kaggle_runner.training.finetune import Control, NotFinite, evaluate, learning_rate_at, rows_of_step, train_adapter
+from kaggle_runner.training.loss import summed_loss
+from kaggle_runner.training.models.base_model import computing_in, linear_layers_4bit, load_base
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,7 @@
 import pytest
 
 from kaggle_runner.errors import DataError
-from kaggle_runner.formats import LAYOUTS, Row, recognise
+from kaggle_runner.training.data.formats import LAYOUTS, Row, recognise
 
 
 @pytest.mark.parametrize(("columns", "words"), [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kaggle_runner.importance import MIN_TRIALS, Factor, importances, winsorised
+from kaggle_runner.report.analysis.importance import MIN_TRIALS, Factor, importances, winsorised
 
 
 def factors(count, seed):

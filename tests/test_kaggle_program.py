@@ -3,7 +3,7 @@
 import pytest
 
 from kaggle_runner.errors import KernelError, MissingPackages, Refusal
-from kaggle_runner.kaggle_program import (
+from kaggle_runner.kaggle.program import (
     Answer,
     find_kaggle,
     read_kernels,

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner import kaggle_program, kernel, kernel_secrets, kernel_sessions, kernel_watch
 from kaggle_runner.errors import KernelError, Refusal
-from kaggle_runner.kaggle_program import Kaggle
-from kaggle_runner.kernel import KernelSpec
-from kaggle_runner.kernel_watch import Patience
-from kaggle_runner.launcher import Launch
-from kaggle_runner.study import Study, Trial
+from kaggle_runner.kaggle import folder as kernel
+from kaggle_runner.kaggle import keys as kernel_secrets
+from kaggle_runner.kaggle import program as kaggle_program
+from kaggle_runner.kaggle import push as kernel_sessions
+from kaggle_runner.kaggle import watch as kernel_watch
+from kaggle_runner.kaggle.folder import KernelSpec
+from kaggle_runner.kaggle.launcher import Launch
+from kaggle_runner.kaggle.program import Kaggle
+from kaggle_runner.kaggle.watch import Patience
+from kaggle_runner.study.journal import Study, Trial
 from tests.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from kaggle_runner.environment import detect
-from kaggle_runner.kernel_command import Outcome, reason_of, run_command
-from kaggle_runner.kernel_main import continue_study
-from kaggle_runner.kernel_result import Session, describe_session
-from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.kernel.command import Outcome, reason_of, run_command
+from kaggle_runner.kernel.main import continue_study
+from kaggle_runner.kernel.result import Session, describe_session
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult, read_study
 
 REPOSITORY = Path(__file__).parent.parent
 KEY = "fedcba9876543210fedcba9876543210fedcba98"
@@ -50,7 +50,7 @@ def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
     environ = fake_command(tmp_path, "import signal, sys, time\n"
                                      "signal.signal(signal.SIGTERM, lambda *_: (print('closing'), sys.exit(130)))\n"
                                      "print('ready', flush=True)\ntime.sleep(60)\n")
-    launcher = (f"import sys\nfrom pathlib import Path\nfrom kaggle_runner.kernel_command import run_command\n"
+    launcher = (f"import sys\nfrom pathlib import Path\nfrom kaggle_runner.kernel.command import run_command\n"
                 f"print(run_command([], Path('.'), {environ!r}))\n")
     process = subprocess.Popen([sys.executable, "-c", launcher], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
                                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)})

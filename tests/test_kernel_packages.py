@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.kernel_packages import FROZEN, NEEDS, Need, find_wheels, frozen_versions, install_missing
+from kaggle_runner.kernel.packages import FROZEN, NEEDS, Need, find_wheels, frozen_versions, install_missing
 
 REPOSITORY = Path(__file__).parent.parent
 INSTALL = """
 import json, os, sys
 from pathlib import Path
 from kaggle_runner.errors import HostError
-from kaggle_runner.kernel_packages import Need, install_missing
+from kaggle_runner.kernel.packages import Need, install_missing
 told = []
 need = Need(module="tinywheel", name="tinywheel", minimum="1.0", feature="tiny things")
 try:

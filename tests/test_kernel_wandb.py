@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.secrets import SECRET_FILE, secret_file_text
-from kaggle_runner.session import MARGIN_S, SAVING_S
-from kaggle_runner.study import Status, read_study
+from kaggle_runner.machine.keys import SECRET_FILE, secret_file_text
+from kaggle_runner.study.journal import Status, read_study
+from kaggle_runner.study.pace import MARGIN_S, SAVING_S
 from tests.kaggle_machine import CLOCK_VARIABLE, ENDED
 from tests.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 from tests.test_cli_kernel import HF_TOKEN, SMALL, Person
@@ -191,7 +191,7 @@ def worker_of(session):
     """Find the process that trains, among those of a session; none before it is there."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"kaggle_runner.worker\0" in (path / "cmdline").read_bytes() and \
+            if b"kaggle_runner.run.worker\0" in (path / "cmdline").read_bytes() and \
                     str(session.root).encode() in (path / "environ").read_bytes():
                 return int(path.name)
     return None

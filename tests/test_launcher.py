@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner import launcher
 from kaggle_runner.errors import KernelError, SecretError
-from kaggle_runner.kernel_packages import NEEDS
-from kaggle_runner.launcher import Launch, build_launcher, package_files, read_launcher, without_words
+from kaggle_runner.kaggle import launcher
+from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, read_launcher, without_words
+from kaggle_runner.kernel.packages import NEEDS
 
 REPOSITORY = Path(__file__).parent.parent
 DETECT = Launch(arguments=("detect", "--json"))
@@ -51,20 +51,24 @@ def test_two_builds_are_the_same_and_hold_the_package():
 def test_it_is_small_and_leaves_out_weights_and_what_a_kernel_does_not_use(detect_script):
     assert len(detect_script) <= 200_000
     names = package_files()
-    assert "kaggle_runner/kernel_main.py" in names
-    assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kernel_watch" in name]
+    assert "kaggle_runner/kernel/main.py" in names
+    assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kaggle/watch" in name]
     files = [path for path in (REPOSITORY / "kaggle_runner").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     missing = {path.relative_to(REPOSITORY).as_posix() for path in files} - names.keys()
     assert not [name for name in missing if not name.endswith(".py") and "demo_base" not in name], "reports need theirs"
 
 
 def test_no_module_inside_needs_one_that_is_left_out():
-    modules = {name.split("/")[-1].removesuffix(".py") for name in package_files() if name.endswith(".py")}
+    inside = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in package_files()
+              if name.endswith(".py")}
     for name, content in package_files().items():
         for node in ast.parse(content).body if name.endswith(".py") else ():
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kaggle_runner":
-                needed = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-                assert set(needed) <= modules | {"__version__"}, f"{name} imports {needed}"
+                assert node.module in inside, f"{name} imports {node.module}"
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    ours = (REPOSITORY / whole.replace(".", "/")).with_suffix(".py").exists()
+                    assert whole in inside or not ours, f"{name} imports {whole}"
 
 
 def test_docstrings_and_comments_are_left_out_and_lines_stay_where_they_are():
@@ -120,16 +124,16 @@ def test_one_damaged_byte_is_said(tmp_path, detect_script):
 
 
 def test_a_package_that_cannot_be_imported_is_a_verdict_on_kaggle(tmp_path, detect_script):
-    script = detect_script.replace("from kaggle_runner.kernel_main import", "import kaggle_runner.gone #")
+    script = detect_script.replace("from kaggle_runner.kernel.main import", "import kaggle_runner.gone #")
     assert run_script(script, tmp_path, on_kaggle=True).returncode == 0
     assert result_of(tmp_path)["reason"] == "ModuleNotFoundError: No module named 'kaggle_runner.gone'"
 
 
 def test_a_command_that_is_killed_is_a_verdict_on_kaggle(tmp_path, detect_script):
     script = detect_script.replace(
-        "from kaggle_runner.kernel_main import run",
-        "from kaggle_runner.kernel_main import run; "
-        "open(directory + '/kaggle_runner/cli.py', 'w').write('import os; os.kill(os.getpid(), 9)')")
+        "from kaggle_runner.kernel.main import run",
+        "from kaggle_runner.kernel.main import run; "
+        "open(directory + '/kaggle_runner/cli/main.py', 'w').write('import os; os.kill(os.getpid(), 9)')")
     assert run_script(script, tmp_path, on_kaggle=True).returncode == 0
     assert result_of(tmp_path)["exit_status"] == 137
     assert result_of(tmp_path)["reason"] == \

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from kaggle_runner.gpu import GIB
-from kaggle_runner.machine import disk_free_bytes, nearest_existing, read_cpu_count, read_ram
+from kaggle_runner.machine.gpu import GIB
+from kaggle_runner.machine.limits import disk_free_bytes, nearest_existing, read_cpu_count, read_ram
 
 CORES = len(os.sched_getaffinity(0))
 

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kaggle_runner.base_model import load_base
-from kaggle_runner.batches import EncodedRows
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError, ModelError
-from kaggle_runner.fake_kernels import tensors_of
-from kaggle_runner.finetune import train_adapter
-from kaggle_runner.fit import Room, fit_trial
-from kaggle_runner.live_bytes import LiveBytes
-from kaggle_runner.memory import CPU, GPU, Prediction, predict
-from kaggle_runner.memory_trace import trace
-from kaggle_runner.model_shapes import known_models, read_model_config
-from kaggle_runner.timeline import Event, peak_of, peak_of_layers
-from kaggle_runner.tokens import EncodedData
-from kaggle_runner.trial_control import Control
+from kaggle_runner.memory.fake_kernels import tensors_of
+from kaggle_runner.memory.fit import Room, fit_trial
+from kaggle_runner.memory.live_bytes import LiveBytes
+from kaggle_runner.memory.predict import CPU, GPU, Prediction, predict
+from kaggle_runner.memory.timeline import Event, peak_of, peak_of_layers
+from kaggle_runner.memory.trace import trace
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.batches import EncodedRows
+from kaggle_runner.training.data.tokens import EncodedData
+from kaggle_runner.training.finetune import train_adapter
+from kaggle_runner.training.models.base_model import load_base
+from kaggle_runner.training.models.shapes import known_models, read_model_config
 
 V, D, INNER, R = 512, 64, 128, 8
 TINY = {"model_type": "llama", "vocab_size": V, "hidden_size": D, "intermediate_size": INNER, "num_hidden_layers": 2,
@@ -175,7 +175,7 @@ class TestTheCache:
 
     def test_a_kept_prediction_needs_no_torch_and_no_second(self, tmp_path):
         predict(config_of(), TINY, cache_directory=tmp_path)
-        script = ("import sys, time, pathlib, json\nfrom kaggle_runner.memory import predict\n"
+        script = ("import sys, time, pathlib, json\nfrom kaggle_runner.memory.predict import predict\n"
                   "from kaggle_runner.config import FinetuneConfig\nstarted = time.process_time()\n"
                   "predict(FinetuneConfig(**json.loads(sys.argv[1])), json.loads(sys.argv[2]), "
                   "cache_directory=pathlib.Path(sys.argv[3]))\n"
@@ -238,7 +238,7 @@ class TestFit:
 class TestModelShapes:
     @pytest.mark.parametrize("known", known_models(), ids=lambda known: known.title)
     def test_a_known_shape_has_the_parameters_of_its_model_card(self, known):
-        from kaggle_runner.bare_model import bare_model
+        from kaggle_runner.training.models.bare_model import bare_model
 
         model = bare_model(known.config, half=True)
         assert sum(parameter.numel() for parameter in model.parameters()) == known.parameters

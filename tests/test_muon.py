@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kaggle_runner.muon import Muon, orthogonalised
+from kaggle_runner.training.muon import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(4, 16, 16), (2, 8, 32), (3, 32, 8)])

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kaggle_runner.noise import Noise, find_repeats, noise_of_repeats, t_975
+from kaggle_runner.study.noise import Noise, find_repeats, noise_of_repeats, t_975
 
 TRIALS = [("a", {"lr": 1, "seed": 1}, 2.0), ("b", {"lr": 2, "seed": 1}, 5.0), ("c", {"lr": 1, "seed": 2}, 4.0),
           ("d", {"lr": 1, "seed": 3}, 6.0), ("e", {"lr": 2, "seed": 2}, 5.0)]

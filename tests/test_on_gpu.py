@@ -8,19 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kaggle_runner import attention
-from kaggle_runner.base_model import load_base
-from kaggle_runner.batches import collate
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import load_rows
-from kaggle_runner.finetune import evaluate, train_adapter
-from kaggle_runner.loss import summed_loss
-from kaggle_runner.memory import CUBLAS_BYTES, GPU, predict
-from kaggle_runner.study import Status, Study, Trial
-from kaggle_runner.supervisor import Supervisor
-from kaggle_runner.tokens import encode
-from kaggle_runner.trial_control import Control
-from kaggle_runner.worker_process import WorkerSettings
+from kaggle_runner.memory.predict import CUBLAS_BYTES, GPU, predict
+from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.worker_process import WorkerSettings
+from kaggle_runner.study.journal import Status, Study, Trial
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.batches import collate
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.data.tokens import encode
+from kaggle_runner.training.finetune import evaluate, train_adapter
+from kaggle_runner.training.loss import summed_loss
+from kaggle_runner.training.models import attention
+from kaggle_runner.training.models.base_model import load_base
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 CUDA = torch.device("cuda", 0)
@@ -210,6 +210,6 @@ def test_attention_with_and_without_groups_is_the_same(base, data):
 
 
 def _tensors(model):
-    from kaggle_runner.fake_kernels import tensors_of
+    from kaggle_runner.memory.fake_kernels import tensors_of
 
     return tensors_of(model)

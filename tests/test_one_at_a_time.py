@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.config import CharLMConfig
-from kaggle_runner.decision import Verdict
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.one_at_a_time import check_one_variable, finished
-from kaggle_runner.plan_summary import study_summary
-from kaggle_runner.study import Status, Study, TrialResult, read_study
-from kaggle_runner.sweep import read_sweep
-from kaggle_runner.tuning_plan import read_plan
-from kaggle_runner.vary_spec import read_vary
+from kaggle_runner.lab.contest import check_one_variable, finished
+from kaggle_runner.lab.decision import Verdict
+from kaggle_runner.lab.plan import read_plan
+from kaggle_runner.lab.summary import study_summary
+from kaggle_runner.lab.vary import read_vary
+from kaggle_runner.study.journal import Status, Study, TrialResult, read_study
+from kaggle_runner.sweep.spec import read_sweep
 
 FILE = """\
 vary: dropout

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from kaggle_runner.muon import Muon
-from kaggle_runner.optimizers import adamw, take_step
+from kaggle_runner.training.muon import Muon
+from kaggle_runner.training.optimizers import adamw, take_step
 
 
 @pytest.mark.parametrize("overflow", [math.inf, math.nan])

@@ -17,9 +17,9 @@ import optuna
 import pytest
 
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.optuna_sweep import OptunaSearch, SweepOutcome, run_sweep, warm_up
-from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
-from kaggle_runner.sweep import SweepSpec, read_sweep
+from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 from tests import optuna_session
 from tests.optuna_session import complete, run
 
@@ -128,7 +128,7 @@ class TestWhatIsAsked:
         assert plain_optuna(tmp_path / "study").trials[0].params["learning_rate"] == pytest.approx(2e-4)
 
     def test_every_distribution_is_asked_within_its_range_and_kept_in_its_units(self, tmp_path: Path) -> None:
-        from kaggle_runner.distributions import KEYS, Choice, Fixed, Range
+        from kaggle_runner.sweep.distributions import KEYS, Choice, Fixed, Range
 
         ends = {name: (1.0, 5.0) if "values" in name else (-3.0, 1.0) for name in KEYS if "log_uniform" in name}
         ranges = {name: Range(distribution=name, low=ends.get(name, (1.0, 9.0))[0], high=ends.get(name, (1.0, 9.0))[1],

@@ -8,13 +8,13 @@ import pytest
 
 from kaggle_runner.cli import main
 from kaggle_runner.errors import HostError, ModelError
-from kaggle_runner.fit import Room, room_of, room_of_gpu
-from kaggle_runner.gpu import GIB
-from kaggle_runner.known_gpus import known_gpu
-from kaggle_runner.memory import CPU, GPU
-from kaggle_runner.plan import plan
-from kaggle_runner.study import Status, Study, Trial, TrialResult
-from kaggle_runner.sweep import read_sweep, shipped_sweep
+from kaggle_runner.machine.gpu import GIB
+from kaggle_runner.machine.gpu_catalogue import known_gpu
+from kaggle_runner.memory.fit import Room, room_of, room_of_gpu
+from kaggle_runner.memory.plan import plan
+from kaggle_runner.memory.predict import CPU, GPU
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep, shipped_sweep
 
 HEAD = "method: random\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
 
@@ -188,7 +188,7 @@ def plan_command(monkeypatch, tmp_path, capsys, cache):
 
 @pytest.fixture
 def environment_without_gpu(tmp_path):
-    from kaggle_runner.environment import detect
+    from kaggle_runner.machine.environment import detect
 
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n")

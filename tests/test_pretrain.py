@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 import torch
 
 from kaggle_runner.errors import ForeignCheckpoint
-from kaggle_runner.pretrain import (
+from tests.tiny_pretraining import STREAM, tiny_config, tiny_model, train_tiny
+from tools.pretrain_demo_base import (
     SEQUENCE_TOKENS,
     PretrainConfig,
     batch_at,
@@ -22,7 +23,6 @@ from kaggle_runner.pretrain import (
     pack,
     train_tokenizer,
 )
-from tests.tiny_pretraining import STREAM, tiny_config, tiny_model, train_tiny
 
 
 def test_an_epoch_reads_every_sequence_at_most_once() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.sweep import read_sweep
+from kaggle_runner.sweep.spec import read_sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -65,9 +65,10 @@ def test_the_problems_it_shows_are_what_a_user_sees(tmp_path):
 
 
 def test_the_table_of_modules_is_what_the_modules_say_of_themselves():
-    expected = [f"| `{path.stem}` | {first_line(path)} |" for path in sorted((ROOT / "kaggle_runner").glob("*.py"))
-                if not path.stem.startswith("__")]
-    table = [line for line in README.splitlines() if re.match(r"\| `\w+` \|", line)]
+    package = ROOT / "kaggle_runner"
+    expected = [f"| `{path.relative_to(package).as_posix()}` | {first_line(path)} |"
+                for path in sorted(package.rglob("*.py")) if not path.stem.startswith("__")]
+    table = [line for line in README.splitlines() if re.match(r"\| `[\w/]+\.py` \|", line)]
     assert table == expected, "the table should be:\n" + "\n".join(expected)
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kaggle_runner.report import write_page
+from kaggle_runner.report.write import write_page
 from tests.chromium import Chromium, find_chromium
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from kaggle_runner.one_at_a_time import finished
-from kaggle_runner.report_lab import gains_figure, losses_figure, write_contest_plots
-from kaggle_runner.vary_spec import read_vary
+from kaggle_runner.lab.contest import finished
+from kaggle_runner.lab.vary import read_vary
+from kaggle_runner.report.contests import gains_figure, losses_figure, write_contest_plots
 from tests.test_one_at_a_time import FILE, grid, journal
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import SecretError
-from kaggle_runner.secrets import (
+from kaggle_runner.machine.keys import (
     SECRET_FILE,
     FoundKey,
     find_key,
@@ -306,7 +306,7 @@ def in_python(script, environ=None, path=None):
 def test_colabs_secrets_are_read_inside_a_notebooks_kernel():
     script = FAKE_COLAB + """
 shell.kernel = object()
-from kaggle_runner.secrets import find_key
+from kaggle_runner.machine.keys import find_key
 found = find_key("wandb", {}, Path("/nowhere"))
 print(found.source, found.value, find_key("huggingface", {}, Path("/nowhere")))
 """
@@ -319,7 +319,7 @@ def test_colabs_secrets_are_left_alone_outside_a_kernel(outside):
     """There the real `userdata.get` dies with an AttributeError on None, or waits for a page that is not open."""
     script = FAKE_COLAB.replace('return "', 'raise SystemExit("asked") #') + f"""
 {outside}
-from kaggle_runner.secrets import find_key
+from kaggle_runner.machine.keys import find_key
 print(find_key("wandb", {{}}, Path("/nowhere")))
 """
     assert in_python(script) == "None"
@@ -341,7 +341,7 @@ class UserSecretsClient:
 def test_kaggles_secrets_are_asked_in_interactive_sessions_only(tmp_path, run_type, printed):
     write(tmp_path / "kaggle_secrets.py", KAGGLE_SECRETS)
     script = """
-import os; from pathlib import Path; from kaggle_runner.secrets import find_key
+import os; from pathlib import Path; from kaggle_runner.machine.keys import find_key
 found = find_key("wandb", os.environ, Path("/nowhere"))
 print(found and found.source, find_key("huggingface", os.environ, Path("/nowhere")))
 """

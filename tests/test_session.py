@@ -8,10 +8,10 @@ from datetime import datetime
 import pytest
 
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.environment import detect
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.session import Deadline, find_deadline, forecast_s, refusal
-from kaggle_runner.study import Status, Study, Trial, TrialResult
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.study.pace import Deadline, find_deadline, forecast_s, refusal
 
 NOW = 1_000_000.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.study import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult, read_study
 
 SWEEP = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
          "parameters": {"learning_rate": {"values": [0.1, 0.2]}, "seed": {"value": 1}}}
@@ -133,7 +133,7 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path):
     script = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from kaggle_runner.study import Study
+        from kaggle_runner.study.journal import Study
         with Study.open_for_writing(Path({str(tmp_path)!r}), name="demo", sweep={SWEEP!r}, metric="eval/loss",
                                     goal="minimize", seed=None):
             print("locked", flush=True)

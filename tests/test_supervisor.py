@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import WorkerError
-from kaggle_runner.fit import Room
-from kaggle_runner.gpu import GIB
-from kaggle_runner.memory import CPU
-from kaggle_runner.study import Status, Study, Trial, read_study
-from kaggle_runner.supervisor import Patience, Supervisor
-from kaggle_runner.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
+from kaggle_runner.machine.gpu import GIB
+from kaggle_runner.memory.fit import Room
+from kaggle_runner.memory.predict import CPU
+from kaggle_runner.run.supervisor import Patience, Supervisor
+from kaggle_runner.run.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
+from kaggle_runner.study.journal import Status, Study, Trial, read_study
 from tests.conftest import is_running, wait_for
 
 
@@ -49,7 +49,7 @@ def trial(number, params, **more):
 
 
 def children():
-    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "kaggle_runner.worker"],
+    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "kaggle_runner.run.worker"],
                            capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
 
@@ -228,9 +228,9 @@ def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_pat
 def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path, cache, params):
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from kaggle_runner.study import Study, Trial
-        from kaggle_runner.supervisor import Supervisor
-        from kaggle_runner.worker_process import WorkerSettings
+        from kaggle_runner.study.journal import Study, Trial
+        from kaggle_runner.run.supervisor import Supervisor
+        from kaggle_runner.run.worker_process import WorkerSettings
         with Study.open_for_writing(Path({str(tmp_path / 's')!r}), name="s", sweep={{}}, metric="eval/loss",
                                     goal="minimize", seed=None) as study:
             settings = WorkerSettings(log=study.directory / "worker.log", cache_directory=Path({str(cache)!r}),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kaggle_runner.surrogate import fit
+from kaggle_runner.report.analysis.surrogate import fit
 
 
 def made(count, noise, seed):

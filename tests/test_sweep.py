@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.distributions import KEYS, Choice, Fixed, Parameter, Range
 from kaggle_runner.errors import ConfigError, SweepError
-from kaggle_runner.findings import yaml_number
-from kaggle_runner.sweep import Hyperband, SweepSpec, read_configuration, read_sweep, shipped_sweep
+from kaggle_runner.sweep.distributions import KEYS, Choice, Fixed, Parameter, Range
+from kaggle_runner.sweep.problems import yaml_number
+from kaggle_runner.sweep.spec import Hyperband, SweepSpec, read_configuration, read_sweep, shipped_sweep
 
 SHIPPED = ("demo", "lora_t4", "lora_t4_rank")
 

@@ -9,10 +9,10 @@ import tokenizers
 import transformers
 
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.data import InstructionData
 from kaggle_runner.errors import DataError
-from kaggle_runner.formats import Row
-from kaggle_runner.tokens import PLAIN_TEMPLATE, encode
+from kaggle_runner.training.data.formats import Row
+from kaggle_runner.training.data.instructions import InstructionData
+from kaggle_runner.training.data.tokens import PLAIN_TEMPLATE, encode
 
 TEXT = ["What is the function of a list?", "A list holds items.", "### Question: ### Answer: user system assistant"]
 CHAT_TEMPLATE = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>

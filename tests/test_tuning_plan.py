@@ -15,12 +15,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from kaggle_runner.archive import archive_study, archived_studies, restore_study
-from kaggle_runner.cli import cli
+from kaggle_runner.cli.main import cli
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.study import StudyInfo, read_study
-from kaggle_runner.tuning_plan import check_edits, read_plan, stages
+from kaggle_runner.lab.archive import archive_study, archived_studies, restore_study
+from kaggle_runner.lab.plan import check_edits, read_plan, stages
+from kaggle_runner.study.journal import StudyInfo, read_study
 from tests.lab_plans import TRIAL_ROWS, start_plan, write_plan
 
 STUDIES = ("0_learning_rate", "1_dropout", "2_bayesian_optimization", "2_bayesian_optimization/confirmation")

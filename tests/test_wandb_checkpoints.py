@@ -15,9 +15,9 @@ AGENT = """
 import os, sys, time
 from pathlib import Path
 import wandb
-from kaggle_runner.study import Study, Trial
-from kaggle_runner.wandb_checkpoints import CheckpointUploads, fetch_checkpoint
-from kaggle_runner.wandb_run import RunLog
+from kaggle_runner.study.journal import Study, Trial
+from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
+from kaggle_runner.wandb.run import RunLog
 
 log = RunLog.open(lambda: False)
 with Study.open_for_writing(Path(sys.argv[1]), name="a", sweep={}, metric="eval/loss", goal="minimize",

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import HostError, WandbError
-from kaggle_runner.failures import FailureBudget
-from kaggle_runner.gpu import Gpu
-from kaggle_runner.gpu_lock import hold_gpu
-from kaggle_runner.study import Status, Study, Trial, TrialResult
+from kaggle_runner.machine.gpu import Gpu
+from kaggle_runner.machine.gpu_lock import hold_gpu
+from kaggle_runner.run.failures import FailureBudget
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
 from tests.wandb_client import MISSING, PYTHON
 from tests.wandb_server import WandbServer
 
@@ -43,7 +43,7 @@ def ended(status: Status, **notes: object) -> TrialResult:
     ],
 )
 def test_each_ending_has_its_exit_code(result: TrialResult, stopped: bool, code: int, outcome: str) -> None:
-    from kaggle_runner.wandb_run import exit_code, outcome_of
+    from kaggle_runner.wandb.run import exit_code, outcome_of
 
     assert (exit_code(result, stopped=stopped), outcome_of(result, stopped=stopped)) == (code, outcome)
 
@@ -59,7 +59,7 @@ def test_each_ending_has_its_exit_code(result: TrialResult, stopped: bool, code:
     ],
 )
 def test_a_sweep_has_several_addresses(address: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kaggle_runner.wandb_sweep import sweep_path
+    from kaggle_runner.wandb.sweep import sweep_path
 
     monkeypatch.delenv("WANDB_ENTITY", raising=False)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
@@ -68,7 +68,7 @@ def test_a_sweep_has_several_addresses(address: str, path: str, monkeypatch: pyt
 
 @pytest.mark.parametrize("address", ["", "a/b/c/d", "two words", "https://wandb.ai/them/theirs/runs/ab12cd34"])
 def test_what_is_no_address_of_a_sweep_is_refused(address: str) -> None:
-    from kaggle_runner.wandb_sweep import sweep_path
+    from kaggle_runner.wandb.sweep import sweep_path
 
     with pytest.raises(WandbError, match="is no address of a sweep; give entity/project/id"):
         sweep_path(address, lambda: "me")
@@ -93,8 +93,8 @@ def test_each_agent_holds_a_gpu_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_gpu_is_free_again_when_its_agent_was_killed(tmp_path: Path) -> None:
-    script = ("import sys, time\nfrom pathlib import Path\nfrom kaggle_runner.gpu import Gpu\n"
-              "from kaggle_runner.gpu_lock import hold_gpu\n"
+    script = ("import sys, time\nfrom pathlib import Path\nfrom kaggle_runner.machine.gpu import Gpu\n"
+              "from kaggle_runner.machine.gpu_lock import hold_gpu\n"
               f"with hold_gpu([{gpu(0)!r}], Path({str(tmp_path)!r})):\n"
               "    print('held', flush=True)\n    time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT) as holder:
@@ -148,7 +148,7 @@ def test_failures_that_are_the_points_own_end_a_sweep_when_nothing_else_happens(
 def test_rows_that_a_trial_writes_again_after_a_cut_arrive_once(tmp_path: Path) -> None:
     """A worker that is killed between checkpoints, or halved after an out-of-memory, goes back in its history."""
     script = """
-from kaggle_runner.wandb_run import RunLog
+from kaggle_runner.wandb.run import RunLog
 rows = [{"step": step, "train/loss": 1.0 / step} for step in range(1, 7)]
 log = RunLog.open(lambda: False)
 for row in rows[:4]:
@@ -184,8 +184,8 @@ def test_a_study_becomes_offline_runs_that_wandb_sync_uploads(tmp_path: Path) ->
     script = """
 from pathlib import Path
 import wandb
-from kaggle_runner.study import read_study
-from kaggle_runner.wandb_offline import OfflineRuns, sync_command
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.wandb.offline import OfflineRuns, sync_command
 snapshot = read_study(Path("study"))
 print([OfflineRuns("demo").write(snapshot) for _ in range(2)], sync_command(Path("study")), wandb.__version__)
 """

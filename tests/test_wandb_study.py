@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kaggle_runner.analysis import analyse
-from kaggle_runner.cli import _is_sweep
-from kaggle_runner.study import Status, read_study
+from kaggle_runner.cli.main import _is_sweep
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.study.journal import Status, read_study
 from tests.made_studies import Made, write_study
 from tests.wandb_client import MISSING, clients
 from tests.wandb_server import WandbServer

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kaggle_runner.study import Status, read_study
+from kaggle_runner.study.journal import Status, read_study
 from tests.wandb_client import MISSING, Client, Start, clients
 from tests.wandb_records import Run, Sweep
 from tests.wandb_server import WandbServer
@@ -26,12 +26,12 @@ pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pyte
 
 AGENT = """
 from pathlib import Path
-from kaggle_runner.environment import detect
+from kaggle_runner.machine.environment import detect
 from kaggle_runner.errors import KaggleRunnerError
-from kaggle_runner.session import Deadline
-from kaggle_runner.wandb_agent import AgentOrder
-from kaggle_runner.wandb_agents import run_agents
-from kaggle_runner.wandb_jobs import AgentPatience
+from kaggle_runner.study.pace import Deadline
+from kaggle_runner.wandb.agent import AgentOrder
+from kaggle_runner.wandb.one_per_gpu import run_agents
+from kaggle_runner.wandb.jobs import AgentPatience
 
 def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reason="none"), pruning=True,
           max_concurrency=1, notify=lambda event: None, **patience):
@@ -111,8 +111,8 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}
     (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
     body = """
-    from kaggle_runner.sweep import read_sweep
-    from kaggle_runner.wandb_sweep import create_sweep
+    from kaggle_runner.sweep.spec import read_sweep
+    from kaggle_runner.wandb.sweep import create_sweep
     made = create_sweep(read_sweep(Path("mine.yaml")), detect(), project="demo")
     say(path=made.path, url=made.url)
     agent(made.url)

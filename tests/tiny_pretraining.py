@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kaggle_runner.pretrain import PretrainConfig, PretrainResult, train
+from tools.pretrain_demo_base import PretrainConfig, PretrainResult, train
 
 STREAM = torch.arange(6000) % 61
 

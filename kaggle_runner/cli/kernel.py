@@ -1,0 +1,299 @@
+"""The commands of Kaggle kernels: prepare, push, follow, fetch and stop one, and store the keys that it needs."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kaggle_runner.cli.shared import INTERRUPTED, detect_here
+
+if TYPE_CHECKING:
+    from kaggle_runner.kaggle.order import KernelOrder
+    from kaggle_runner.kaggle.program import Kaggle
+    from kaggle_runner.kaggle.watch import Verdict
+
+KERNELS = Path("kernels")
+"""Folder of everything that is pushed and fetched, below the current directory."""
+
+
+def order_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what a kernel shall do, and on what."""
+    for option in reversed((
+        click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to]."),
+        click.option("--title", default="", help="Title of the kernel [kaggle runner SWEEP]."),
+        click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
+        click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
+        click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
+        click.option("--upload-every", type=float, metavar="MINUTES",
+                     help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
+        click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
+        click.option("--cpu", is_flag=True, help="No GPU."),
+        click.option("--image", default="", help="Docker image to pin, where kernels stay queued."),
+        click.option("--no-internet", is_flag=True, help="Packages and data come from mounted inputs only."),
+        click.option("--dataset", multiple=True, metavar="OWNER/SLUG", help="Kaggle dataset to mount."),
+        click.option("--kernel", multiple=True, metavar="OWNER/SLUG", help="Kernel whose output to mount."),
+        click.option("--model", multiple=True, metavar="REF", help="Kaggle model to mount, all five parts."),
+    )):
+        command = option(command)
+    return command
+
+
+@click.group()
+def kernel() -> None:
+    """Prepare what a bare `kaggle kernels push -p .` pushes."""
+
+
+@kernel.command("prepare")
+@click.argument("sweep", required=False, default="")
+@order_options
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where to write [.].")
+def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
+    """Write kernel-metadata.json and its code file for SWEEP; without one, those of the repository, which do nothing.
+
+    SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
+    """
+    from kaggle_runner.kaggle.folder import CODE_FILE, METADATA, prepare, prepare_empty
+    from kaggle_runner.kaggle.order import make_spec
+
+    if not sweep:
+        prepare_empty(folder)
+        click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}: without a sweep they run nothing")
+        click.echo("next     python -m kaggle_runner kernel prepare SWEEP_ID")
+        return
+    made = prepare(make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=False), folder, os.environ)
+    click.echo(f"kernel   {made.ref}  ({made.source_bytes / 1000:.0f} KB)")
+    click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}")
+    click.echo(f"next     kaggle kernels push -p {folder}")
+
+
+@kernel.command("launcher")
+@click.argument("sweep")
+@click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end.")
+@click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("kernel_launcher.py"), show_default=True)
+def kernel_launcher(sweep: str, count: int | None, deadline: str | None, out: Path) -> None:
+    """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
+    from kaggle_runner.kaggle.launcher import build_launcher
+    from kaggle_runner.kaggle.order import KernelOrder, make_launch
+    from kaggle_runner.study.journal import write_atomically
+
+    order = KernelOrder(sweep=sweep, options=_options(count, deadline))
+    launch, _ = make_launch(order, os.environ, _tell)
+    write_atomically(out, build_launcher(launch, os.environ))
+    click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
+    click.echo(f"next     colab.ipynb, or: colab run --gpu T4 --timeout 39600 {out}")
+
+
+@click.command()
+@click.argument("sweep")
+@order_options
+@click.option("--wait", "waits", is_flag=True, help="Follow the log, fetch the files, exit with the kernel's verdict.")
+@click.option("--sessions", type=click.IntRange(min=1), default=1, help="Go on in further kernels while work is left.")
+@click.option("--dry-run", is_flag=True, help="Make the folder, show the command, push nothing.")
+@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
+@click.option("--queue", "queue_minutes", type=float, default=15.0, show_default=True, help="Minutes to stay queued.")
+def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queue_minutes: float,
+         **options: Any) -> None:
+    """Run agents of a W&B sweep, or a sweep file, on a Kaggle kernel with two T4s.
+
+    SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
+    """
+    from kaggle_runner.kaggle.folder import prepare, push_arguments
+    from kaggle_runner.kaggle.order import make_spec
+    from kaggle_runner.kaggle.program import find_kaggle
+    from kaggle_runner.kaggle.push import push_once, push_sessions
+    from kaggle_runner.kaggle.watch import OUTPUTS, Patience
+
+    spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run)
+    folder = KERNELS / spec.slug / "push"
+    if dry_run:
+        made = prepare(spec, folder, os.environ)
+        click.echo(f"folder   {made.path}  ({made.source_bytes / 1000:.0f} KB)")
+        click.echo(f"command  kaggle {' '.join(push_arguments(made))}")
+        return
+    kaggle = find_kaggle(os.environ)
+    if not waits and sessions == 1:
+        pushed = push_once(kaggle, spec, folder, _tell, os.environ)
+        click.echo(f"kernel   {pushed.ref} version {pushed.version}\npage     {pushed.url}")
+        click.echo(f"next     python -m kaggle_runner logs -f {pushed.ref}")
+        return
+    into = KERNELS / spec.slug / "output"
+    with _leaving_it_alone():
+        verdict = push_sessions(kaggle, spec, folder, into, _tell, show=click.echo, environ=os.environ,
+                                sessions=sessions, patience=Patience(queue_s=queue_minutes * 60),
+                                outputs=files or OUTPUTS)
+    _end(verdict)
+
+
+@click.command()
+@click.argument("ref", metavar="[KERNEL]", default="")
+def status(ref: str) -> None:
+    """Say how a kernel stands [the one pushed last], and how much of the week's quota is left."""
+    from kaggle_runner.kaggle.folder import gpu_quota
+    from kaggle_runner.kaggle.program import read_state
+
+    kaggle, ref = _kaggle(), ref or _last_pushed()
+    state = read_state(kaggle.run("kernels", "status", ref))
+    click.echo(f"kernel   {ref} is {state.text}{f': {state.failure}' if state.failure else ''}")
+    click.echo(f"page     https://www.kaggle.com/code/{ref}")
+    if quota := gpu_quota(kaggle):
+        click.echo(f"quota    {quota.remaining_h:.1f} of {quota.total_h:.1f} GPU hours left this week")
+    click.echo(f"next     python -m kaggle_runner {'pull' if state.has_ended else 'logs -f'} {ref}")
+
+
+@click.command()
+@click.argument("ref", metavar="[KERNEL]", default="")
+@click.option("-f", "--follow", "follows", is_flag=True, help="Stay until the kernel ends.")
+def logs(ref: str, follows: bool) -> None:
+    """Print a kernel's log [the one pushed last]; with -f live, to its end."""
+    from kaggle_runner.kaggle.watch import follow, print_log
+
+    kaggle, ref = _kaggle(), ref or _last_pushed()
+    if not follows:
+        print_log(kaggle, ref, show=click.echo)
+        return
+    with _leaving_it_alone():
+        follow(kaggle, ref, _tell, show=click.echo)
+    click.echo(f"next     python -m kaggle_runner pull {ref}", err=True)
+
+
+@click.command()
+@click.argument("ref", metavar="[KERNEL]", default="")
+@click.option("--into", type=click.Path(path_type=Path), help="Folder for the files [kernels/SLUG/output].")
+@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
+def pull(ref: str, into: Path | None, files: str) -> None:
+    """Fetch an ended kernel's files [of the one pushed last], and exit with its verdict."""
+    from kaggle_runner.errors import KernelError, Refusal
+    from kaggle_runner.kaggle.program import read_state
+    from kaggle_runner.kaggle.watch import OUTPUTS, fetch
+
+    kaggle, ref = _kaggle(), ref or _last_pushed()
+    state = read_state(kaggle.run("kernels", "status", ref))
+    if not state.has_ended:
+        raise KernelError(Refusal.OTHER, f"{ref} is {state.text}, and its files come when it has ended; wait with: "
+                                         f"python -m kaggle_runner logs -f {ref}")
+    _end(fetch(kaggle, ref, state, into or KERNELS / ref.split("/")[-1] / "output", outputs=files or OUTPUTS))
+
+
+@click.command()
+@click.argument("sweep")
+@click.option("--now", is_flag=True, help="Do not wait for the running trials: W&B calls them killed.")
+def stop(sweep: str, now: bool) -> None:
+    """End a W&B sweep, and with it the agents of it on every kernel: Kaggle itself cannot be told to stop one."""
+    from kaggle_runner.machine.keys import require_key
+
+    environment = detect_here()
+    require_key("wandb", environment.host)
+    from kaggle_runner.wandb.sweep import end_sweep
+
+    ended = end_sweep(sweep, environment, cancel=now)
+    click.echo(f"sweep    {ended.path} is {ended.state.lower()}: its agents end "
+               f"{'at once' if now else 'when their trials do'}\npage     {ended.url}")
+    click.echo("next     python -m kaggle_runner logs -f")
+
+
+@click.group()
+def secret() -> None:
+    """Store the keys that kernels need, and say what each host would find."""
+
+
+@secret.command("put")
+@click.argument("service", type=click.Choice(["wandb", "huggingface"]))
+@click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to].")
+def secret_put(service: str, owner: str) -> None:
+    """Store this machine's key of a service in a private dataset of yours, which every push attaches."""
+    from kaggle_runner.kaggle.keys import put_secret
+    from kaggle_runner.machine.keys import require_key
+
+    key = require_key(service, detect_here().host, os.environ)
+    ref = put_secret(_kaggle(), service, key.value, _tell, owner=owner)
+    click.echo(f"stored   {key} in the private dataset {ref}: you and Kaggle can read it")
+    click.echo("next     python -m kaggle_runner push SWEEP_ID")
+
+
+@secret.command("check")
+@click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to].")
+def secret_check(owner: str) -> None:
+    """Say which keys this machine, a pushed kernel and Colab would find, never their values."""
+    from kaggle_runner.kaggle.keys import describe_keys
+
+    environment = detect_here()
+    for label, text in describe_keys(environment, os.environ, owner=owner):
+        click.echo(f"{label:<8} {text}")
+
+
+def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, upload_every: float | None,
+           machine: str, cpu: bool, image: str, no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...],
+           model: tuple[str, ...], owner: str, title: str) -> "KernelOrder":
+    from kaggle_runner.kaggle.order import KernelOrder
+
+    options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()))
+    upload_s = upload_every * 60 if upload_every is not None else None
+    return KernelOrder(sweep=sweep, options=options, upload_every_s=upload_s, owner=owner, title=title,
+                       machine_shape="" if cpu else machine, internet=not no_internet, datasets=dataset, kernels=kernel,
+                       models=model, docker_image=image)
+
+
+def _options(count: int | None, deadline: str | None) -> tuple[str, ...]:
+    return (*(("--count", str(count)) if count else ()), *(("--deadline", deadline) if deadline else ()))
+
+
+def _kaggle() -> "Kaggle":
+    from kaggle_runner.kaggle.program import find_kaggle
+
+    return find_kaggle(os.environ)
+
+
+@contextmanager
+def _leaving_it_alone() -> Iterator[None]:
+    """Say at Ctrl-C that it ended the watching and not the kernel."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _tell("the kernel goes on; watch it again with: python -m kaggle_runner logs -f; a W&B sweep ends with: "
+              "python -m kaggle_runner stop SWEEP")
+        sys.exit(INTERRUPTED)
+
+
+def _last_pushed() -> str:
+    """Name the kernel whose folder is the newest one here."""
+    from kaggle_runner.kaggle.folder import METADATA, read_folder
+
+    found = sorted(KERNELS.glob(f"*/push/{METADATA}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise click.UsageError("no kernel was pushed from this directory; name one: OWNER/KERNEL")
+    return read_folder(found[-1].parent).ref
+
+
+def _end(verdict: "Verdict") -> None:
+    """Print what a kernel came to, and exit with its own verdict."""
+    result = verdict.result
+    trials = ", ".join(f"{count} {status}" for status, count in result.get("trials", {}).items())
+    click.echo(f"verdict  {result.get('verdict', 'unknown')}{f': {verdict.reason}' if verdict.reason else ''}")
+    if trials:
+        click.echo(f"trials   {trials}")
+    if best := result.get("best"):
+        click.echo(f"best     trial {best['id']}, {best['metric']:.4f}")
+    gpus = Counter(result.get("gpus", ()))
+    for gpu, count in gpus.items():
+        click.echo(f"gpus     {f'{count} x ' if count > 1 else ''}{gpu}")
+    hours = result.get("gpu_quota_hours")
+    click.echo(f"time     {result.get('seconds', 0):.0f} s{f', {hours:.2f} GPU hours of the quota' if hours else ''}")
+    for lost in result.get("lost", ()):
+        click.echo(f"lost     {lost}")
+    studies = [verdict.path / name for name in result.get("studies", {})]
+    click.echo(f"files    {verdict.path}")
+    if verdict.goes_on:
+        click.echo("next     the same command again, with --sessions to go on by itself")
+    elif studies and trials:
+        click.echo(f"next     python -m kaggle_runner report {' '.join(map(str, studies))}")
+    sys.exit(verdict.exit_status)
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,125 @@
+"""The commands of the tuning lab: vary, tune, archive, archived, restore."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from kaggle_runner.cli.shared import INTERRUPTED, detect_here, tell_launcher
+
+if TYPE_CHECKING:
+    from kaggle_runner.lab.contest import LabOrder
+    from kaggle_runner.machine.environment import Environment
+
+LAB = Path("hyperparameter_tuning")
+"""Where a plan keeps its studies if nothing else is said."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME].")
+@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> None:
+    """Run or continue a one-at-a-time study: one hyperparameter, every value with the same seeds."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.files import write_atomically
+    from kaggle_runner.lab.contest import run_contest
+    from kaggle_runner.lab.summary import decision_json, study_summary
+    from kaggle_runner.lab.vary import read_vary
+
+    spec, environment = read_vary(file), detect_here()
+    directory = study or environment.writable_directory / "studies" / spec.name
+    with display() as notify:
+        run = run_contest(spec, _order(directory, deadline, cpu, environment), environment, notify)
+    if run.decision is None:
+        _say_unfinished(directory, run.reason)
+    from kaggle_runner.report.contests import write_contest_plots
+
+    text = study_summary(spec, run.snapshot, run.decision)
+    write_contest_plots(spec, run.snapshot, run.decision, directory / "plots")
+    write_atomically(directory / "summary.md", text)
+    write_atomically(directory / "decision.json", decision_json(run.decision))
+    click.echo(text)
+    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\n"
+               f"next     python -m kaggle_runner report {directory}")
+    tell_launcher(run.decision.reason, 0)
+
+
+@click.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the plan's studies [hyperparameter_tuning].")
+@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
+    """Run or continue a tuning plan: studies of one hyperparameter each, then a Bayesian sweep."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.lab.plan import read_plan
+    from kaggle_runner.lab.run_plan import run_plan
+    from kaggle_runner.report.contests import present_stage
+
+    read, environment = read_plan(plan), detect_here()
+    directory = out or environment.writable_directory / LAB
+    with display() as notify:
+        run = run_plan(read, _order(directory, deadline, cpu, environment), environment, notify, present_stage)
+    click.echo((directory / "summary.md").read_text(encoding="utf-8"))
+    if run.reason:
+        _say_unfinished(directory, run.reason)
+    click.echo(f"studies  {directory}\ndefaults {directory / 'defaults.yaml'}\n"
+               f"next     python -m kaggle_runner train {directory / 'defaults.yaml'}")
+    tell_launcher("every study of the plan is done", 0)
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--reason", required=True, help="Why it no longer counts, for whoever finds it later.")
+@click.option("--force", is_flag=True, help="Also where defaults and later studies depend on it.")
+def archive(study: Path, reason: str, force: bool) -> None:
+    """Move a study out of the way, whole, with its reason; it is never counted again."""
+    from kaggle_runner.lab.archive import archive_study
+
+    moved = archive_study(study, reason, force=force)
+    click.echo(f"archived {moved.directory}")
+    for text in moved.depended:
+        click.echo(f"depended {text}")
+    click.echo(f"next     python -m kaggle_runner restore {moved.directory}  (takes it back)")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), default=LAB)
+def archived(directory: Path) -> None:
+    """List what was archived from a folder of studies [hyperparameter_tuning]."""
+    from kaggle_runner.lab.archive import archived_studies
+
+    found = archived_studies(directory)
+    for study in found:
+        click.echo(f"{study.date}  {study.directory}  {study.reason}")
+    if not found:
+        click.echo(f"nothing was archived from {directory}")
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path))
+def restore(study: Path) -> None:
+    """Move an archived study back to where it was."""
+    from kaggle_runner.lab.archive import restore_study
+
+    click.echo(f"restored {restore_study(study)}")
+
+
+COMMANDS = (vary, tune, archive, archived, restore)
+
+
+def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Environment") -> "LabOrder":
+    from kaggle_runner.lab.contest import LabOrder
+    from kaggle_runner.study.pace import find_deadline
+
+    return LabOrder(directory=directory, cpu_only=cpu, deadline=find_deadline(deadline, environment, os.environ))
+
+
+def _say_unfinished(directory: Path, reason: str) -> NoReturn:
+    click.echo(f"studies  {directory}  ({reason})\nnext     run the same command again to continue")
+    tell_launcher(reason, INTERRUPTED)
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,40 @@
+"""The command that looks ahead: what a sweep will need, before anything is run."""
+
+import json
+from pathlib import Path
+
+import click
+
+from kaggle_runner.cli.shared import detect_here
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--gpu", help="Plan for this GPU instead of this machine: t4, p100, l4, a100-40, ...")
+@click.option("--seconds-per-step", type=click.FloatRange(min=0, min_open=True),
+              help="Time of a step of the sweep's smallest effective batch [from --study].")
+@click.option("--study", type=click.Path(path_type=Path), help="A study whose finished trials tell the time.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, as_json: bool) -> None:
+    """Say what a sweep needs before it runs: memory, and time where something is known of it."""
+    from kaggle_runner.machine.gpu_catalogue import in_kaggle_session, known_gpu
+    from kaggle_runner.memory.fit import room_of, room_of_gpu
+    from kaggle_runner.memory.plan import plan as plan_sweep
+    from kaggle_runner.study.journal import read_study
+    from kaggle_runner.study.pace import MARGIN_S, SAVING_S
+    from kaggle_runner.sweep.spec import read_sweep
+
+    spec = read_sweep(file)
+    environment = detect_here()
+    limit_s = environment.session_limit_s
+    room = room_of(environment) if gpu is None else room_of_gpu(known_gpu(gpu), environment.cache_directory)
+    found = plan_sweep(spec, room, seconds_per_step=seconds_per_step, snapshot=read_study(study) if study else None,
+                       session_s=limit_s - SAVING_S - MARGIN_S if limit_s and gpu is None else None,
+                       workers=max(1, len(environment.gpus)) if gpu is None else in_kaggle_session(gpu))
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    for warning in spec.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    for label, text in found.as_lines():
+        click.echo(f"{label:<9} {text}")

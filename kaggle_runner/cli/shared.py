@@ -1,0 +1,111 @@
+"""What the commands that run trials share: their options, the machine they run on, and how an ending is printed."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kaggle_runner.machine.environment import Environment
+    from kaggle_runner.study.journal import Snapshot
+    from kaggle_runner.sweep.spec import SweepSpec
+
+INTERRUPTED = 130
+
+
+def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that every command that runs trials has."""
+    for option in (
+        click.option("--count", type=click.IntRange(min=1), help="Trials the study shall have in the end [run_cap]."),
+        click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME]."),
+        click.option("--seed", type=click.IntRange(min=0), help="Seed of the search [0]."),
+        click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit]."),
+        click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
+    ):
+        command = option(command)
+    return command
+
+
+def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
+             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False, suffix: str = "",
+             keep: "Callable[[Snapshot], None]" = lambda snapshot: None) -> None:
+    """Run a sweep with the embedded study and print the table, the best trial and where everything is.
+
+    `keep` gets the study when the session is over, whatever the exit status will be.
+    """
+    for warning in spec.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
+    from kaggle_runner.study.pace import find_deadline
+
+    environment = detect_here()
+    directory = study or environment.writable_directory / "studies" / f"{spec.name}{suffix}"
+    order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
+                       deadline=find_deadline(deadline, environment, os.environ))
+    with display() as notify:
+        run = run_embedded(spec, order, environment, notify)
+    page = print_study(run.snapshot, run.reason)
+    keep(run.snapshot)
+    exit_status = INTERRUPTED if run.interrupted else int(run.gave_up or run.snapshot.best is None)
+    click.echo("next     " + ("run the same command again to continue" if run.interrupted else
+                              f"python -m kaggle_runner report {directory}"))
+    print_page(page)
+    tell_launcher(run.reason, exit_status)
+    if exit_status:
+        sys.exit(exit_status)
+
+
+def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
+    """Print the table, the best trial and why the session ended; draw the picture, write the page and return it."""
+    from kaggle_runner.study.table import trial_table
+
+    click.echo(trial_table(snapshot))
+    print_best(snapshot)
+    click.echo(f"study    {snapshot.directory}  ({reason})")
+    if not snapshot.finished:
+        return None
+    try:
+        from kaggle_runner.report.png import draw_overview
+        from kaggle_runner.report.write import write_page
+    except ModuleNotFoundError as error:  # what was asked for is done and recorded
+        click.echo(f"no page was written: {error.name} is not installed", err=True)
+        return None
+    page = write_page([snapshot.directory])
+    picture = page.with_name("overview.png")
+    draw_overview(snapshot, picture)
+    click.echo(f"picture  {picture}")
+    return page
+
+
+def print_page(page: Path | None) -> None:
+    """Print where the page is, if there is one: the last line, because it is what people open."""
+    if page is not None:
+        click.echo(f"page     {page}")
+
+
+def tell_launcher(reason: str, exit_status: int) -> None:
+    """Tell a launcher, where one started this process, why the session ended: into the file that it named."""
+    path = os.environ.get("KAGGLE_RUNNER_FACTS")
+    if path:
+        ended = {0: "done", INTERRUPTED: "unfinished"}.get(exit_status, "gave up")
+        Path(path).write_text(json.dumps({"reason": reason, "ended": ended}) + "\n")
+
+
+def print_best(snapshot: "Snapshot") -> None:
+    """Print the best trial, its hyperparameters and what it gained over the untouched base."""
+    from kaggle_runner.study.table import best_lines
+
+    for label, text in best_lines(snapshot):
+        click.echo(f"{label:<8} {text}")
+
+
+def detect_here() -> "Environment":
+    """Detect this machine; `KAGGLE_RUNNER_ROOT` stands for `/` in tests."""
+    from kaggle_runner.machine.environment import detect as detect_environment
+
+    return detect_environment(os.environ, Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/")))

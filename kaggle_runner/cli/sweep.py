@@ -1,0 +1,110 @@
+"""The commands of sweeps: create one on W&B or run it here, and be an agent of one that is on W&B."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kaggle_runner.cli.shared import (
+    INTERRUPTED,
+    detect_here,
+    print_page,
+    print_study,
+    run_spec,
+    sweep_options,
+    tell_launcher,
+)
+
+if TYPE_CHECKING:
+    from kaggle_runner.study.journal import Snapshot
+    from kaggle_runner.sweep.spec import SweepSpec
+
+ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "log")
+ONLY_WANDB = ("entity", "prior_runs")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@sweep_options
+@click.option("--backend", type=click.Choice(["optuna", "wandb"]), default="optuna",
+              help="Who chooses the trials: Optuna, here and now, or W&B, for agents [optuna].")
+@click.option("--project", help="W&B project [the file's, else kaggle_runner].")
+@click.option("--entity", help="W&B user or team [the file's, else the key's].")
+@click.option("--prior-runs", multiple=True, metavar="RUN", help="Finished runs of the project to learn from.")
+@click.option("--log", type=click.Choice(["wandb-offline"]), help="Write the trials as W&B runs for `wandb sync`.")
+def sweep(file: Path, backend: str, project: str | None, entity: str | None, prior_runs: tuple[str, ...],
+          log: str | None, **options: Any) -> None:
+    """Run or continue a sweep file here, or create it on W&B for agents."""
+    from kaggle_runner.sweep.spec import read_sweep
+
+    given = {**options, "log": log, "entity": entity, "prior_runs": prior_runs}
+    misplaced = [name for name in (ONLY_HERE if backend == "wandb" else ONLY_WANDB) if given[name]]
+    if misplaced or (backend == "optuna" and project and not log):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced or ["project"])
+        other = ("is for trials that run here; give it to `agent`, or to --backend optuna" if backend == "wandb" else
+                 "is W&B's; give it with --backend wandb" + ("" if misplaced else " or --log wandb-offline"))
+        raise click.UsageError(f"{names} {other}")
+    spec = read_sweep(file)
+    if backend == "wandb":
+        return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
+    run_spec(spec, cpu_only=False, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+
+
+@click.command()
+@click.argument("sweep_id")
+@click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end here [what the sweep gives].")
+@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
+@click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/ID].")
+@click.option("--max-concurrency", type=int, default=1, help="Trials at a time on each GPU: 1, and nothing else.")
+@click.option("--no-pruning", is_flag=True, help="Train every trial to its end.")
+def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | None, max_concurrency: int,
+          no_pruning: bool) -> None:
+    """Run trials of a W&B sweep, by its ID, path or URL, until it ends or the session does."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.keys import require_key
+    from kaggle_runner.study.pace import find_deadline
+
+    environment = detect_here()
+    end = find_deadline(deadline, environment, os.environ)
+    require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
+    from kaggle_runner.wandb.agent import AgentOrder
+    from kaggle_runner.wandb.one_per_gpu import run_agents
+
+    order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
+    with display() as notify:
+        outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
+    page = print_study(outcome.snapshot, outcome.reason)
+    click.echo(f"sweep    {outcome.sweep.url}")
+    if outcome.exit_status == INTERRUPTED:
+        click.echo("next     run the same command again to continue")
+    elif outcome.snapshot.finished:
+        click.echo(f"next     python -m kaggle_runner report {outcome.snapshot.directory}")
+    print_page(page)
+    tell_launcher(outcome.reason, outcome.exit_status)
+    sys.exit(outcome.exit_status)
+
+
+def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_runs: list[str]) -> None:
+    """Create a sweep on W&B and print how to start its agents, in the ways that this command line has."""
+    from kaggle_runner.machine.keys import require_key
+
+    for warning in spec.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    environment = detect_here()
+    require_key("wandb", environment.host)
+    from kaggle_runner.wandb.sweep import create_sweep
+
+    made = create_sweep(spec, environment, entity=entity, project=project, prior_runs=prior_runs)
+    click.echo(f"sweep    {made.path}\npage     {made.url}")
+    click.echo(f"here     python -m kaggle_runner agent {made.path}")
+    click.echo(f"kaggle   python -m kaggle_runner push {made.path}")
+    click.echo(f"colab    python -m kaggle_runner kernel launcher {made.path}")
+
+
+def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
+    from kaggle_runner.wandb.offline import OfflineRuns, sync_command
+
+    count = OfflineRuns(project).write(snapshot)
+    click.echo(f"W&B      {count} offline runs; upload them with: {sync_command(snapshot.directory)}")

@@ -1,0 +1,294 @@
+"""A kernel: the folder that goes to Kaggle, and the push of it.
+
+What is pushed is one launcher and its metadata; `kaggle_runner.kaggle.watch` follows it from there. Everything here
+runs on your own machine and needs the `kaggle` program, except `prepare`.
+"""
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.kaggle.launcher import EMPTY_SCRIPT, LIMIT_BYTES, Launch, build_launcher
+from kaggle_runner.kaggle.program import (
+    Kaggle,
+    Pushed,
+    Quota,
+    State,
+    read_kernels,
+    read_owner,
+    read_push,
+    read_quota,
+    read_state,
+    refuse,
+)
+
+METADATA = "kernel-metadata.json"
+CODE_FILE = "kernel_launcher.py"
+T4_X2 = "NvidiaTeslaT4"
+"""Two T4: Kaggle offers no single one, and charges both as one."""
+SLUG_LIMIT = 50
+SESSION_LIMIT_H = 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpec:
+    """A kernel as it shall be.
+
+    Raises:
+        KernelError: a title or owner that Kaggle would refuse or change.
+    """
+
+    owner: str
+    title: str
+    """Its slug is made from it: Kaggle moves a kernel whose id and title differ."""
+    launch: Launch
+    machine_shape: str = T4_X2
+    """Kaggle's name of the machine; empty: no GPU."""
+    internet: bool = True
+    datasets: tuple[str, ...] = ()
+    """`owner/slug` of datasets to mount."""
+    kernels: tuple[str, ...] = ()
+    """`owner/slug` of kernels whose output to mount."""
+    models: tuple[str, ...] = ()
+    """`owner/model/framework/variation/version` of models to mount."""
+    docker_image: str = ""
+    """Image to pin; helps where kernels of the default image stay queued."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.owner):
+            raise KernelError(Refusal.NAME, f"{self.owner!r} is no Kaggle account; give yours with --owner")
+        if not 5 <= len(self.slug) <= SLUG_LIMIT:
+            raise KernelError(Refusal.NAME, f"title {self.title!r} becomes the slug {self.slug!r} of {len(self.slug)} "
+                                            f"characters, and Kaggle wants 5 to {SLUG_LIMIT}; choose another title")
+
+    @property
+    def slug(self) -> str:
+        """The last part of its address."""
+        return slugify(self.title)
+
+    @property
+    def ref(self) -> str:
+        """`owner/slug`."""
+        return f"{self.owner}/{self.slug}"
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the content of kernel-metadata.json; every field that has a surprising default is written."""
+        values = {
+            "id": self.ref, "title": self.title, "code_file": CODE_FILE, "language": "python", "kernel_type": "script",
+            "is_private": True, "enable_gpu": self.machine_shape.startswith("Nvidia"),
+            "enable_tpu": self.machine_shape.startswith("Tpu"), "enable_internet": self.internet,
+            "machine_shape": self.machine_shape, "dataset_sources": list(self.datasets), "competition_sources": [],
+            "kernel_sources": list(self.kernels), "model_sources": list(self.models), "keywords": [],
+        }
+        return values | ({"docker_image": self.docker_image} if self.docker_image else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder that is ready to be pushed."""
+
+    path: Path
+    ref: str
+    gpu: bool
+    source_bytes: int
+    sources: tuple[tuple[str, str], ...]
+    """(`dataset` or `kernel`, its ref) of every input."""
+
+
+def slugify(title: str) -> str:
+    """Make the slug that Kaggle makes from a title."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def prepare(spec: KernelSpec, folder: Path, environ: Mapping[str, str]) -> Folder:
+    """Write the launcher and its metadata into a folder, so that `kaggle kernels push -p FOLDER` works.
+
+    Raises:
+        KernelError: the launcher is too large, or the folder cannot be written.
+        SecretError: a credential of `environ` would be in it.
+    """
+    _write(folder, build_launcher(spec.launch, environ), spec.metadata())
+    return read_folder(folder)
+
+
+def prepare_empty(folder: Path) -> None:
+    """Write the launcher and the metadata that the repository holds: they run nothing, and say how to prepare a sweep.
+
+    Without an account in the id, and without a GPU, whose hours a push by mistake would take.
+
+    Raises:
+        KernelError: the folder cannot be written.
+    """
+    spec = KernelSpec(owner="nobody", title="kaggle runner", launch=Launch(arguments=()), machine_shape="")
+    _write(folder, EMPTY_SCRIPT, spec.metadata() | {"id": spec.slug})
+
+
+def _write(folder: Path, script: str, metadata: Mapping[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CODE_FILE).write_text(script, encoding="utf-8")
+        (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise KernelError(Refusal.OTHER, f"cannot write the kernel into {folder}: {error.strerror}; choose another "
+                                         f"folder") from error
+
+
+def read_folder(path: Path) -> Folder:
+    """Read and check a folder as the server will, so that it has nothing to refuse or to change silently.
+
+    Raises:
+        KernelError: no metadata, no code file, one too large, or a title that does not make the id.
+    """
+    try:
+        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        ref, title, code_file = metadata["id"], metadata["title"], metadata["code_file"]
+        source_bytes = len((path / code_file).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelError(Refusal.OTHER, f"{path} is not a kernel's folder: {error}; make it with: python -m "
+                                         f"kaggle_runner kernel prepare SWEEP_ID") from error
+    owner, _, slug = str(ref).rpartition("/")
+    if not owner:
+        raise KernelError(Refusal.NAME, f"{path / METADATA}: id {ref!r} names no account; write your own before it, or "
+                                        f"make it with: python -m kaggle_runner kernel prepare SWEEP_ID --owner NAME")
+    if slugify(title) != slug:
+        raise KernelError(Refusal.NAME, f"{path / METADATA}: title {title!r} becomes {slugify(title)!r}, but the id "
+                                        f"says {slug!r}, and Kaggle would move the kernel; make them agree")
+    if source_bytes > LIMIT_BYTES:
+        raise KernelError(Refusal.TOO_LARGE, f"{path / code_file} has {source_bytes / 1000:.0f} KB and Kaggle takes "
+                                             f"{LIMIT_BYTES / 1000:.0f}; mount large files as a dataset")
+    sources = [(kind, ref) for kind in ("dataset", "kernel") for ref in metadata.get(f"{kind}_sources") or ()]
+    return Folder(path=path, ref=ref, gpu=bool(metadata.get("enable_gpu")), source_bytes=source_bytes,
+                  sources=tuple(sources))
+
+
+def find_owner(kaggle: Kaggle) -> str:
+    """Ask the program for the account's name.
+
+    Raises:
+        KernelError: no credentials.
+    """
+    return read_owner(kaggle.run("config", "view"))
+
+
+def gpu_quota(kaggle: Kaggle) -> Quota | None:
+    """Ask for this week's GPU hours; none where Kaggle or the program has no answer.
+
+    Raises:
+        KernelError: no credentials.
+    """
+    answer = kaggle.run("quota", "--format", "json")
+    try:
+        return read_quota(answer) if answer.exit_status == 0 else refuse(answer, "quota")
+    except KernelError as error:
+        if error.refusal is Refusal.ACCESS:
+            raise
+        return None
+
+
+def check_before_push(kaggle: Kaggle, folder: Folder) -> Quota | None:
+    """Ask whether a push can work: hours left, inputs ready. Returns the quota, none where it is not known.
+
+    Raises:
+        KernelError: the week's hours are used up, or an input is not there: Kaggle would run the kernel without it.
+    """
+    quota = gpu_quota(kaggle) if folder.gpu else None
+    if quota and quota.remaining_h <= 0:
+        raise KernelError(Refusal.QUOTA, f"{quota.used_h:.1f} of {quota.total_h:.1f} GPU hours of this week are used; "
+                                         f"wait until {quota.refresh or 'the next week'}, or push without a GPU")
+    for kind, ref in folder.sources:
+        answer = kaggle.run(f"{kind}s", "status", ref)
+        ready = answer.stdout.strip() == "ready" if kind == "dataset" else "COMPLETE" in answer.stdout
+        if not ready:
+            if answer.exit_status and "denied" not in answer.text and "404" not in answer.text:
+                refuse(answer, f"{kind}s status")
+            state = answer.stdout.strip() or "unknown, not yours, or still being processed"
+            raise KernelError(Refusal.SOURCE, f"{kind} {ref} cannot be mounted ({state}), and Kaggle would run the "
+                                              f"kernel without it; correct the name, or wait for it")
+    return quota
+
+
+def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pushed:
+    """Push a folder; returns what Kaggle took. `timeout_s` is the session's limit, none for Kaggle's own.
+
+    Raises:
+        KernelError: refused; taken without an input; or saved under another name.
+    """
+    try:
+        pushed = read_push(kaggle.run(*push_arguments(folder, timeout_s)))
+    except KernelError as error:
+        if error.refusal is not Refusal.CAPACITY:
+            raise
+        running = ", ".join(running_kernels(kaggle))
+        raise KernelError(Refusal.CAPACITY, f"{error}{f'; running now: {running}' if running else ''}") from error
+    if pushed.ref.lower() != folder.ref.lower():
+        raise KernelError(Refusal.NAME, f"Kaggle saved {folder.ref} as {pushed.ref} and runs it; end it with: kaggle "
+                                        f"kernels delete -y {pushed.ref}, and choose another title")
+    return pushed
+
+
+def push_arguments(folder: Folder, timeout_s: int | None = None) -> list[str]:
+    """Write the arguments of the `kaggle` program for a push."""
+    return ["kernels", "push", "-p", str(folder.path), *(["--timeout", str(timeout_s)] if timeout_s else [])]
+
+
+def running_kernels(kaggle: Kaggle, *, also: str = "") -> dict[str, State]:
+    """Say how the account's kernels stand that run or wait, of those that began within a session's length, and `also`.
+
+    Empty where Kaggle or the program has no answer.
+    """
+    answer = kaggle.run("kernels", "list", "-m", "--sort-by", "dateRun", "--page-size", "10", "--csv")
+    oldest = datetime.fromtimestamp(time.time() - SESSION_LIMIT_H * 3600, tz=UTC)
+    recent = [ref for ref, last_run in read_kernels(answer) if _is_after(last_run, oldest)]
+    running = {}
+    for ref in dict.fromkeys([*filter(None, [also]), *recent[:5]]):
+        try:
+            state = read_state(kaggle.run("kernels", "status", ref))
+        except KernelError:
+            continue
+        if not state.has_ended:
+            running[ref] = state
+    return running
+
+
+def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[str, ...]:
+    """Compare what Kaggle saved with what was pushed; one sentence for each difference."""
+    with tempfile.TemporaryDirectory(prefix="kaggle_runner-pull-") as directory:
+        answer = kaggle.run("kernels", "pull", pushed.ref, "-m", "-p", directory)
+        try:
+            saved = json.loads((Path(directory) / METADATA).read_text(encoding="utf-8"))
+            source = (Path(directory) / saved["code_file"]).read_text(encoding="utf-8")
+        except (OSError, ValueError, KeyError):
+            return (f"could not read back what was saved: {answer.text.strip()[:200]}",)
+    wanted = json.loads((folder.path / METADATA).read_text(encoding="utf-8"))
+    differences = [f"{name} is {saved.get(name)!r} and not {wanted[name]!r}"
+                   for name in ("is_private", "enable_gpu", "enable_internet", "machine_shape", "dataset_sources",
+                                "kernel_sources")
+                   if name in wanted and wanted[name] and saved.get(name) != wanted[name]]
+    if source.split() != (folder.path / wanted["code_file"]).read_text(encoding="utf-8").split():
+        differences.append("the source is not the one that was pushed")
+    return tuple(differences)
+
+
+def next_session(spec: KernelSpec, number: int, previous: str) -> KernelSpec:
+    """Make the kernel that continues the study of the one before: its output is mounted, and found by its journal.
+
+    A kernel of its own, because what becomes of a kernel that mounts itself is not documented.
+    """
+    first = re.sub(r" session [0-9]+$", "", spec.title)
+    earlier = re.compile(re.escape(f"{spec.owner}/{slugify(first)}") + r"(-session-[0-9]+)?")
+    others = tuple(ref for ref in spec.kernels if not earlier.fullmatch(ref))
+    return replace(spec, title=f"{first} session {number}", kernels=(*others, previous))
+
+
+def _is_after(stamp: str, oldest: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(stamp.rstrip("Z")).replace(tzinfo=UTC) >= oldest
+    except ValueError:
+        return True

@@ -1,0 +1,226 @@
+"""Build the launcher: one Python script that holds this package, unpacks it elsewhere and runs a command of it.
+
+Kaggle takes one file and gives it no arguments, no environment and no siblings, so all of that is inside. The same
+text runs as a Kaggle script, by `colab run`, in a notebook cell and with plain Python.
+"""
+
+import ast
+import base64
+import hashlib
+import io
+import json
+import lzma
+import tokenize
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kaggle_runner
+from kaggle_runner.errors import KernelError, Refusal, SecretError
+from kaggle_runner.machine.credentials import credentials_of, is_secret_name, key_shape
+
+LIMIT_BYTES = 900_000
+"""Kaggle refuses a source over 1 MB, without saying whether that is 10**6 or 2**20 bytes."""
+CHUNK = 1000
+"""Characters of the package in a line."""
+SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
+LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab")
+"""Folders that stay here: the demo model's weights would be most of the file, and a kernel has a hub or a mounted
+model; the rooms of pushes and of the tuning lab are for one's own machine."""
+LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests")
+"""Modules of other rooms whose commands are for one's own machine."""
+
+SCRIPT = '''\
+# kaggle_runner {version}, complete in this one file. Made by `python -m kaggle_runner kernel prepare`: run that again
+# instead of editing the package below; the arguments and settings may be edited.
+KAGGLE_RUNNER_ARGUMENTS = {arguments}
+KAGGLE_RUNNER_SETTINGS = {settings}
+KAGGLE_RUNNER_FILES = {files}
+KAGGLE_RUNNER_SHA256 = "{sha256}"
+KAGGLE_RUNNER_PACKAGE = (
+{package}
+)
+
+
+def kaggle_runner_launch():
+    """Unpack the package, put it on every path, and run the command; return the exit status."""
+    import atexit, base64, hashlib, io, json, lzma, os, shutil, sys, tempfile, traceback, zipfile
+
+    on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+    try:
+        found = hashlib.sha256(KAGGLE_RUNNER_PACKAGE.encode()).hexdigest()
+        if found != KAGGLE_RUNNER_SHA256:
+            raise SystemExit(f"error: this launcher is damaged: its package has sha256 {{found[:12]}} instead of "
+                             f"{{KAGGLE_RUNNER_SHA256[:12]}}; make it again: python -m kaggle_runner kernel prepare")
+        directory = tempfile.mkdtemp(prefix="kaggle_runner-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        archive = io.BytesIO(lzma.decompress(base64.b85decode(KAGGLE_RUNNER_PACKAGE)))
+        zipfile.ZipFile(archive).extractall(directory)
+        for name in [name for name in sys.modules if name.split(".")[0] == "kaggle_runner"]:
+            del sys.modules[name]  # in a notebook, the package of an older launcher
+        sys.path.insert(0, directory)
+        old_path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = directory + (os.pathsep + old_path if old_path else "")
+        from kaggle_runner.kernel.main import run
+
+        return run(KAGGLE_RUNNER_ARGUMENTS, KAGGLE_RUNNER_SETTINGS, KAGGLE_RUNNER_FILES)
+    except BaseException as error:
+        if not on_kaggle:
+            raise
+        # Kaggle keeps no file of a script that fails, so the truth goes into result.json and the status is 0.
+        traceback.print_exc()
+        reason = str(error) if isinstance(error, SystemExit) else f"{{type(error).__name__}}: {{error}}"
+        working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working")
+        with open(os.path.join(working, "result.json"), "w") as file:
+            json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason.removeprefix("error: ")}}, file)
+        return 0
+
+
+if __name__ == "__main__":
+    kaggle_runner_status = kaggle_runner_launch()
+    if kaggle_runner_status:
+        raise SystemExit(kaggle_runner_status)
+'''
+
+EMPTY_SCRIPT = """\
+# The code file of kernel-metadata.json as the repository has it: without package and sweep. To put both into it:
+#
+#     python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p .
+import json
+import os
+import sys
+
+reason = ("this kernel has no sweep to run; on your own machine, in the repository, run: "
+          "python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p .")
+print(f"error: {reason}", file=sys.stderr)
+if "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
+    sys.exit(2)
+working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working")
+with open(os.path.join(working, "result.json"), "w") as file:
+    json.dump({"verdict": "failed", "exit_status": 2, "reason": reason}, file)
+"""
+"""What a launcher is before it is prepared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What a launcher runs; nothing in it may be secret, because Kaggle keeps every version of a source.
+
+    Raises:
+        SecretError: something in it looks like a key.
+    """
+
+    arguments: tuple[str, ...]
+    """The command line, without `python -m kaggle_runner`."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the command, where the kernel does not have them already."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name -> text of files that the arguments name, such as a sweep file of the user's."""
+
+    def __post_init__(self) -> None:
+        for place, text in self.texts():
+            if kind := key_shape(text):
+                raise SecretError(f"{place} looks like {kind}, which a launcher must not hold: every version of a "
+                                  f"kernel keeps its source; store it with: python -m kaggle_runner secret put")
+        for name in self.settings:
+            if is_secret_name(name):
+                raise SecretError(f"setting {name} is named like a secret, which a launcher must not hold; store it "
+                                  f"with: python -m kaggle_runner secret put")
+
+    def texts(self) -> list[tuple[str, str]]:
+        """List everything that is written out in the launcher, with where it is."""
+        return [*((f"argument {number}", text) for number, text in enumerate(self.arguments, start=1)),
+                *((f"setting {name}", text) for name, text in self.settings.items()),
+                *((f"file {name}", text) for name, text in self.files.items())]
+
+
+def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
+    """Write the launcher's text; the same package and launch give the same text.
+
+    `environ` is searched for credentials, none of which may be in the text.
+
+    Raises:
+        SecretError: a credential of this environment is in it.
+        KernelError: it is larger than Kaggle takes.
+    """
+    for name, value in credentials_of(environ).items():
+        if any(value in text for _, text in launch.texts()):
+            raise SecretError(f"the launcher would hold the value of {name}; leave it out of arguments and settings")
+    package = base64.b85encode(lzma.compress(_archive(package_files()), preset=9)).decode()
+    # One quoted chunk a line: in a triple-quoted block IPython 9 strips a `>>>` that begins a line, and base85 has `>`.
+    chunks = "\n".join(f'    "{package[start:start + CHUNK]}"' for start in range(0, len(package), CHUNK))
+    script = SCRIPT.format(version=kaggle_runner.__version__, arguments=json.dumps(list(launch.arguments)),
+                           settings=json.dumps(dict(launch.settings), sort_keys=True),
+                           files=json.dumps(dict(launch.files), sort_keys=True),
+                           sha256=hashlib.sha256(package.encode()).hexdigest(), package=chunks)
+    if len(script.encode()) > LIMIT_BYTES:
+        raise KernelError(Refusal.TOO_LARGE, f"the launcher has {len(script.encode()) / 1000:.0f} KB and Kaggle takes "
+                                             f"{LIMIT_BYTES / 1000:.0f}; leave out large files, or mount them as a "
+                                             f"dataset")
+    return script
+
+
+def package_files() -> dict[str, bytes]:
+    """Read what of this package goes into a launcher: name in the archive -> content, in order of the names.
+
+    Docstrings and comments are left out, a quarter of the whole; line numbers stay, so that tracebacks point at the
+    right line.
+    """
+    root = Path(kaggle_runner.__file__).parent
+    files = {}
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        if path.is_file() and path.suffix in SUFFIXES and not set(inside.parts) & set(LEFT_OUT) \
+                and inside.as_posix().removesuffix(".py") not in LEFT_OUT_MODULES:
+            content = path.read_bytes()
+            files[f"{root.name}/{inside.as_posix()}"] = without_words(content) if path.suffix == ".py" else content
+    return files
+
+
+def without_words(source: bytes) -> bytes:
+    """Empty every string that stands alone in Python source, and drop the comments; all else stays where it is."""
+    lines = source.split(b"\n")
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start[0] - 1, token.start[1]
+            lines[line] = lines[line].decode()[:column].rstrip().encode()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            tail = lines[last][node.end_col_offset:]
+            lines[first] = lines[first][:node.col_offset] + b'""' + tail
+            lines[first + 1:last + 1] = [b""] * (last - first)
+    return b"\n".join(lines)
+
+
+def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
+    """Read a launcher back: what it runs, and the package inside it. Compares better than text across Pythons.
+
+    Raises:
+        KernelError: not a launcher.
+    """
+    values = {}
+    try:
+        for node in ast.parse(script).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                values[node.targets[0].id] = node.value
+        read = {name: ast.literal_eval(values[f"KAGGLE_RUNNER_{name}"])
+                for name in ("ARGUMENTS", "SETTINGS", "FILES", "PACKAGE")}
+        with zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b85decode(read["PACKAGE"])))) as archive:
+            package = {name: archive.read(name) for name in archive.namelist()}
+    except (SyntaxError, KeyError, ValueError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise KernelError(Refusal.OTHER, f"not a launcher, or a damaged one: {error}; make it again with: "
+                                         f"python -m kaggle_runner kernel prepare") from error
+    return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    """Zip without compression, times or modes: lzma compresses the whole better, and the bytes stay the same."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, content)
+    return buffer.getvalue()

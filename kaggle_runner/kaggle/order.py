@@ -1,0 +1,124 @@
+"""What a person asks of a kernel, agents of a W&B sweep or a sweep file to run, and the kernel that does it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaggle_runner.errors import KernelError, MissingPackages, Refusal, SecretError
+from kaggle_runner.kaggle.folder import SLUG_LIMIT, T4_X2, KernelSpec, find_owner, slugify
+from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
+from kaggle_runner.kaggle.launcher import Launch
+from kaggle_runner.kaggle.program import find_kaggle
+from kaggle_runner.sweep.spec import read_sweep
+
+UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
+"""Read by `wandb_checkpoints` on the kernel."""
+PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
+"""Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelOrder:
+    """What a kernel shall do, and on what."""
+
+    sweep: str
+    """A W&B sweep by its id, path or URL; or a sweep file to run without W&B."""
+    options: tuple[str, ...] = ()
+    """Further arguments of the command, such as `--count 8`."""
+    upload_every_s: float | None = None
+    """Seconds between two uploads of a running trial's checkpoint to its W&B run; none: it stays on the kernel."""
+    owner: str = ""
+    """Kaggle account; empty: the one that the `kaggle` program is logged in to."""
+    title: str = ""
+    """Of the kernel; empty: made from the sweep."""
+    machine_shape: str = T4_X2
+    internet: bool = True
+    datasets: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    docker_image: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a sweep file, which needs no W&B."""
+        return Path(self.sweep).suffix in (".yaml", ".yml")
+
+
+def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None], *,
+              asks_kaggle: bool = True) -> KernelSpec:
+    """Make the kernel of an order: the command with its settings, the account, and the datasets that hold its keys.
+
+    Without `asks_kaggle` an answer of Kaggle is welcome and not needed, as long as the order names the owner.
+
+    Raises:
+        KernelError: no account, or a title that Kaggle would change; as `secret_sources`.
+        MissingPackages: the `kaggle` program is needed and not there.
+        SecretError: agents, and no key for them is stored on Kaggle; or a key in the order itself.
+        SweepError: the sweep file has problems.
+    """
+    launch, name = make_launch(order, environ, tell)
+    owner = order.owner
+    try:
+        kaggle = find_kaggle(environ)
+        owner = owner or find_owner(kaggle)
+        keys = secret_sources(kaggle, owner)
+    except (KernelError, MissingPackages) as error:
+        if asks_kaggle:
+            raise
+        if not owner:
+            refusal = error.refusal if isinstance(error, KernelError) else Refusal.OTHER
+            raise KernelError(refusal, f"{error}; or name the account with --owner, and Kaggle need not answer"
+                              ) from error
+        keys = () if order.is_file else (secret_dataset(owner, "wandb"),)
+        tell(f"warning: {error}; so which keys are stored there is not known"
+             f"{f', and {keys[0]} is attached unseen' if keys else ''}")
+    if not order.is_file and secret_dataset(owner, "wandb") not in (*keys, *order.datasets):
+        raise SecretError("the agents would find no W&B key on the kernel, since a push detaches Kaggle's own secrets; "
+                          "store it once with: python -m kaggle_runner secret put wandb")
+    if not order.internet and not order.is_file:
+        raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
+                                         "sweep file, which is searched on the kernel")
+    return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
+                      internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
+                      kernels=order.kernels, models=order.models, docker_image=order.docker_image)
+
+
+def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None]) -> tuple[Launch, str]:
+    """Return the command of an order with its settings, and the name of its study; no account is needed for it.
+
+    Raises:
+        SecretError: a key in the order.
+        SweepError: the sweep file has problems.
+    """
+    settings = {name: environ[name] for name in PASSED_ON if environ.get(name)}
+    if order.upload_every_s is not None:
+        settings[UPLOAD_VARIABLE] = f"{order.upload_every_s:g}"
+    if not order.is_file:
+        address = order.sweep.strip()
+        name = address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        return Launch(arguments=("agent", address, "--study", f"studies/{name}", *order.options),
+                      settings=settings), name
+    spec = read_sweep(Path(order.sweep))
+    for warning in (*spec.warnings, *_only_here(spec.fixed)):
+        tell(f"warning: {warning}")
+    file = Path(spec.source)
+    name = slugify(spec.name) or "sweep"
+    return Launch(arguments=("sweep", file.name, "--study", f"studies/{name}", *order.options), settings=settings,
+                  files={file.name: file.read_text(encoding="utf-8")}), name
+
+
+def _title(name: str) -> str:
+    """Make a title whose slug Kaggle takes, also with the number of a later session behind it."""
+    return slugify(f"kaggle runner {name}")[:SLUG_LIMIT - len(" session 99")].strip("-").replace("-", " ")
+
+
+def _only_here(fixed: Mapping[str, object]) -> list[str]:
+    """Warn of what a kernel does not have."""
+    warnings = []
+    if fixed.get("model") == "demo":
+        warnings.append("the demo base stays on this machine; for a try on a kernel write a small model of the hub, "
+                        "such as HuggingFaceTB/SmolLM2-135M, as `model`")
+    warnings += [f"{name} {fixed[name]} is a path of this machine: a kernel has the hub, and under /kaggle/input what "
+                 f"--dataset and --model mount" for name in ("model", "dataset")
+                 if fixed.get(name) and Path(str(fixed[name])).expanduser().exists()]
+    return warnings

@@ -1,0 +1,154 @@
+"""What a launcher runs on the kernel: install, continue, run the command, and write the truth into result.json.
+
+On Kaggle the exit status is always 0, because Kaggle keeps no file of a script that fails: read result.json.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kaggle_runner
+from kaggle_runner.errors import KaggleRunnerError, SecretError
+from kaggle_runner.kernel.command import Outcome, run_command
+from kaggle_runner.kernel.packages import NEEDS, install_missing
+from kaggle_runner.kernel.result import RESULT, Session, describe_session, find_journals
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.machine.keys import VARIABLES, find_key, secret_values
+from kaggle_runner.study.journal import JOURNAL
+from kaggle_runner.study.pace import STARTED_VARIABLE, find_deadline
+
+FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
+"""Names the file into which a command writes why it ended."""
+OVERTIME_S = 600.0
+"""After its deadline a command is ended by us: it should have ended by itself, and its files must still be kept."""
+
+
+def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[str, str]) -> int:
+    """Run a command of this package as a kernel's whole work; return the status to exit with.
+
+    Settings the environment already has are left as they are. `files` are written beside the package, and an argument
+    that names one of them becomes its path.
+    """
+    started = float(os.environ.get(STARTED_VARIABLE, time.time()))
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    root = Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/"))
+    environment = detect(os.environ, root)
+    on_host = environment.host in ("kaggle", "colab")
+    session = Session(arguments=list(arguments), environment=environment, started=started,
+                      working=environment.writable_directory if on_host else Path.cwd())
+    _say(f"kaggle_runner {kaggle_runner.__version__} on {environment.host} ({environment.reason}): "
+         f"{' '.join(arguments)}")
+    for problem in environment.problems if on_host else ():
+        _say(f"warning: {problem}")
+    inputs = root / "kaggle" / "input"
+    try:
+        session.working.mkdir(parents=True, exist_ok=True)
+        if on_host:
+            with session.phase("install"):
+                session.packages = install_missing(NEEDS, inputs, os.environ, _say)
+        with session.phase("continue"):
+            study = option(session.arguments, "--study")
+            if study and (source := continue_study(inputs, session.working / study)):
+                _say(f"continue the study of {source}")
+        with session.phase("command"), tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
+            outcome, facts = _run(session, files, Path(directory), root)
+        result = describe_session(session, outcome, facts)
+    except (KaggleRunnerError, OSError) as error:
+        _say(f"error: {error}")
+        result = describe_session(session, Outcome(exit_status=1, reason=str(error)), {})
+    if on_host:
+        path = session.working / RESULT
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        _say(f"{result['verdict']}{': ' if result['reason'] else ''}{result['reason']}  ({path})")
+    return 0 if environment.host == "kaggle" else result["exit_status"]
+
+
+def continue_study(inputs: Path, study: Path) -> Path | None:
+    """Copy the study of an earlier session, mounted as an input, to where this session's will be.
+
+    Of several the one with the longest journal is taken. Does nothing where there is a study already; returns what was
+    copied.
+    """
+    if (study / JOURNAL).exists() or not inputs.is_dir():
+        return None
+    found = sorted(find_journals(inputs, depth=7), key=lambda path: (path.stat().st_size, str(path)))
+    if not found:
+        return None
+    source = found[-1].parent
+    for path in sorted(source.rglob("*")):
+        target = study / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)  # not its mode: inputs are read-only
+    return source
+
+
+def option(arguments: Sequence[str], name: str) -> str:
+    """Return the value of a command's option, empty if it is not given."""
+    values = list(arguments)
+    return values[values.index(name) + 1] if name in values[:-1] else ""
+
+
+def _run(session: Session, files: Mapping[str, str], directory: Path, root: Path) -> tuple[Outcome, dict[str, Any]]:
+    """Run the command; return how it ended, and what it said of that itself."""
+    on_host = session.environment.host in ("kaggle", "colab")
+    facts = directory / "facts.json"
+    environ = {**os.environ, **(_keys(root) if on_host else {}), "PYTHONUNBUFFERED": "1", FACTS_VARIABLE: str(facts),
+               STARTED_VARIABLE: f"{session.started:.3f}"}
+    outcome = run_command(_with_files(session.arguments, files, directory), session.working, environ,
+                          secret_values(environ, root), stop_at=_overtime(session, environ) if on_host else None)
+    return outcome, _read_json(facts)
+
+
+def _overtime(session: Session, environ: Mapping[str, str]) -> float | None:
+    """Return the Unix time at which a command that is still there must go."""
+    try:
+        deadline = find_deadline(option(session.arguments, "--deadline") or None, session.environment, environ)
+    except KaggleRunnerError:  # the command says it
+        return None
+    return None if deadline.at is None else deadline.at + OVERTIME_S
+
+
+def _with_files(arguments: Sequence[str], files: Mapping[str, str], directory: Path) -> list[str]:
+    """Write the files, and put their paths where the arguments name them."""
+    for name, text in files.items():
+        (directory / Path(name).name).write_text(text, encoding="utf-8")
+    return [str(directory / Path(argument).name) if argument in files else argument for argument in arguments]
+
+
+def _keys(root: Path) -> dict[str, str]:
+    """Find the keys that the command's own libraries read from the environment.
+
+    Colab answers only inside its notebook's kernel, where this process is and the command is not. What is missing or
+    malformed is left to the command to say.
+    """
+    found = {}
+    for service in ("wandb", "huggingface"):
+        try:
+            key = find_key(service, os.environ, root)
+        except SecretError:
+            continue
+        if key:
+            found[VARIABLES[service][0]] = key.value
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

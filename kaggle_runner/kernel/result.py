@@ -1,0 +1,121 @@
+"""What a session on a kernel came to: `result.json`, the only verdict there is, since a launcher always exits 0."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kaggle_runner
+from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.kernel.command import INTERRUPTED, Outcome
+from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Status, read_study
+
+RESULT = "result.json"
+VERDICTS = {0: "done", INTERRUPTED: "unfinished"}
+"""Of exit statuses; all others are `failed`."""
+
+
+@dataclass
+class Session:
+    """This session's facts, gathered as it goes, so that result.json can be written at any moment."""
+
+    arguments: Sequence[str]
+    working: Path
+    environment: Environment
+    started: float
+    seconds_by_phase: dict[str, float] = field(default_factory=dict)
+    packages: Installed = field(default_factory=Installed)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure a phase."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds_by_phase[name] = round(time.monotonic() - began, 3)
+
+
+def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what result.json says; `facts` is what the command itself wrote about this session."""
+    studies: dict[str, Any] = {}
+    snapshots: list[Snapshot] = []
+    for journal in find_journals(session.working, depth=3):
+        name = str(journal.parent.relative_to(session.working))
+        try:
+            snapshots.append(read_study(journal.parent))
+            studies[name] = snapshots[-1].as_dict()
+        except KaggleRunnerError as error:
+            studies[name] = {"error": str(error)}
+    statuses = Counter(record.result.status.value if record.result else "running"
+                       for snapshot in snapshots for record in snapshot.records)
+    unfinished = statuses["running"] + statuses[Status.PREEMPTED.value]
+    phases = Counter(session.seconds_by_phase)
+    for snapshot in snapshots:
+        for record in snapshot.records:
+            if record.result and record.started >= session.started:
+                phases.update({f"trials/{name}": seconds for name, seconds in record.result.seconds_by_phase.items()})
+    seconds = time.time() - session.started
+    return {
+        "verdict": VERDICTS.get(outcome.exit_status, "failed"), "exit_status": outcome.exit_status,
+        "reason": facts.get("reason") or outcome.reason,
+        "continue": bool(unfinished or outcome.exit_status == INTERRUPTED),
+        "trials": dict(statuses), "unfinished_trials": unfinished, "best": _best(snapshots),
+        "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__, "versions": _versions(),
+        "gpus": [gpu.text for gpu in session.environment.gpus], "environment": session.environment.as_dict(),
+        "installed": list(session.packages.installed), "lost": list(session.packages.lost),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 3),
+        "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
+        "gpu_quota_hours": round(seconds / 3600, 6) if session.environment.gpus else 0.0,
+        "studies": studies, "facts": dict(facts),
+    }
+
+
+def find_journals(directory: Path, depth: int) -> list[Path]:
+    """Find journals at most `depth` folders down; bounded, because an input may hold millions of files."""
+    found: list[Path] = []
+    level = [directory]
+    for _ in range(depth + 1):
+        deeper = []
+        for folder in level[:1000]:
+            if (folder / JOURNAL).is_file():
+                found.append(folder / JOURNAL)
+                continue
+            try:
+                deeper += sorted(Path(entry.path) for entry in os.scandir(folder)
+                                 if entry.is_dir(follow_symlinks=False))
+            except OSError:
+                continue
+        level = deeper
+    return found
+
+
+def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
+    """Return the best trial of all studies that have the first one's metric."""
+    best: tuple[float, dict[str, Any]] | None = None
+    for snapshot in snapshots:
+        row = snapshot.as_dict()["best"]
+        if row is None or snapshot.info.metric != snapshots[0].info.metric:
+            continue
+        rank = -row["metric"] if snapshot.info.goal == "maximize" else row["metric"]
+        if best is None or rank < best[0]:
+            best = (rank, row)
+    return best[1] if best else None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), **frozen_versions()}
+    for need in NEEDS:
+        try:
+            versions.setdefault(need.name.lower(), importlib.metadata.version(need.name))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

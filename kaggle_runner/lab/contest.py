@@ -1,0 +1,294 @@
+"""Run a one-at-a-time study: every value with every seed, to the end, and the decision that its numbers allow.
+
+The study is an ordinary one, a journal in a directory. The decision is computed from the journal whenever it is asked
+for, so there is nothing to lose between two sessions. Nothing is cut early: partial curves do not rank good settings.
+"""
+
+import concurrent.futures
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from kaggle_runner.config import config_from_params, trainer_of
+from kaggle_runner.errors import StudyError, WorkerError
+from kaggle_runner.files import write_atomically
+from kaggle_runner.lab.decision import Decision, Setting, Verdict, decide, same
+from kaggle_runner.lab.vary import METRIC, as_yaml
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.memory.fit import room_of
+from kaggle_runner.run.supervisor import Notify, Supervisor
+from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session, single_threaded_lanes
+from kaggle_runner.study.journal import Snapshot, Status, Study, Trial, TrialRecord
+from kaggle_runner.study.pace import Deadline, refusal
+from kaggle_runner.study.table import format_value
+
+TEXT_HASHES = ("text", "rows", "base")
+"""Hashes of a result that say what was trained on; a file that changed under a study confounds it."""
+SAME_FAILURES = 3
+"""Trials that fail with the same reason, one after the other, before the session ends."""
+
+
+class Contest(Protocol):
+    """Settings that are run with the same seeds to find the best: a study's values, or whole configurations."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What names each setting, the default's among them."""
+
+    @property
+    def default(self) -> Any:
+        """The value of the setting that the others are compared with."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The hyperparameters in which two of its trials may differ, beside the seed."""
+
+    def value_of(self, trial: Trial) -> Any:
+        """Return which setting a trial is of."""
+
+    def first_trials(self) -> list[Trial]:
+        """List every setting with every seed."""
+
+    def further_trials(self, challenger: Any) -> list[Trial]:
+        """List the two contenders with more seeds."""
+
+    def sweep(self) -> dict[str, Any]:
+        """Return what the journal begins with."""
+
+    def as_yaml(self) -> str:
+        """Return the study as a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabOrder:
+    """What a user asked for besides the file."""
+
+    directory: Path
+    """Of the study, or of the plan's studies."""
+    cpu_only: bool = False
+    deadline: Deadline
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaryRun:
+    """What a session did to a study."""
+
+    snapshot: Snapshot
+    decision: Decision | None
+    """None while trials are missing."""
+    reason: str = ""
+    """Why the session ended before the study did."""
+
+
+def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify: Notify) -> VaryRun:
+    """Run or continue a study until every value has every seed that it needs, or the session must end.
+
+    Raises:
+        MissingPackages: what training needs is not installed.
+        StudyError: the directory is another study's, or two of its runs differ in more than the variable.
+        WorkerError: what the baseline names cannot be loaded; says why.
+    """
+    with Study.open_for_writing(order.directory, name=spec.name, sweep=spec.sweep(), metric=METRIC, goal="minimize",
+                                seed=None) as study:
+        write_atomically(order.directory / "study.yaml", spec.as_yaml())
+        stopped = run_trials(study, spec.first_trials(), order, environment, notify, what=spec.name)
+        first = decision_of(spec, study.snapshot(), spec.seeds) if not stopped else None
+        if first is not None and first.verdict is Verdict.MORE_SEEDS:
+            notify({"event": "note", "text": f"{spec.name}: {first.reason}; two more seeds for both"})
+            more = spec.further_trials(first.challenger)
+            stopped = run_trials(study, more, order, environment, notify, what=spec.name)
+        snapshot = study.snapshot()
+    return VaryRun(snapshot=snapshot, reason=stopped or "", decision=None if stopped else finished(spec, snapshot))
+
+
+def finished(spec: Contest, snapshot: Snapshot) -> Decision | None:
+    """Return the decision of a study, or none while a trial that it needs is missing.
+
+    Raises:
+        StudyError: the baseline has failed, or two runs differ in more than the variable.
+    """
+    done = {record.trial.id for record in snapshot.finished}
+    if not {trial.id for trial in spec.first_trials()} <= done:
+        return None
+    decision = decision_of(spec, snapshot, spec.seeds)
+    if decision.verdict is not Verdict.MORE_SEEDS:
+        return decision
+    if not {trial.id for trial in spec.further_trials(decision.challenger)} <= done:
+        return None
+    last = decision_of(spec, snapshot)
+    if last.verdict is not Verdict.MORE_SEEDS:
+        return last
+    return replace(last, verdict=Verdict.KEEP, winner=spec.default,
+                   reason=f"{last.reason}; trials with the further seeds failed, so the default stays")
+
+
+def decision_of(spec: Contest, snapshot: Snapshot, seeds: Sequence[int] | None = None) -> Decision:
+    """Decide from the complete trials of a study, or those of some of its seeds.
+
+    Raises:
+        StudyError: the baseline has failed, or two runs differ in more than the variable.
+    """
+    check_one_variable(snapshot, spec.varied)
+    settings = [Setting(value=value, losses={
+        record.trial.params["seed"]: record.result.metric for record in snapshot.records
+        if same(spec.value_of(record.trial), value) and record.result is not None
+        and record.result.status is Status.COMPLETE and record.result.metric is not None
+        and (seeds is None or record.trial.params["seed"] in seeds)}) for value in spec.values]
+    base = next(setting for setting in settings if same(setting.value, spec.default))
+    if len(base.losses) < len(spec.seeds):
+        failed = next((record.result.reason for record in snapshot.records if record.result is not None
+                       and record.result.status is Status.FAILED
+                       and same(spec.value_of(record.trial), spec.default)), "a trial is missing")
+        raise StudyError(f"{snapshot.directory}: the baseline, {' and '.join(spec.varied)} {spec.default!r}, failed "
+                         f"({failed}), so nothing can be compared with it; mend the baseline, archive the study and "
+                         f"run it again")
+    return decide(settings, spec.default)
+
+
+def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:
+    """Refuse a study in which two runs differ in more than is studied and the seed, or in what they trained on.
+
+    Raises:
+        StudyError: names the first such difference.
+    """
+    first: TrialRecord | None = None
+    for record in snapshot.records:
+        if first is None:
+            first = record
+        names = {*first.trial.params, *record.trial.params} - {*varied, "seed"}
+        other = [name for name in sorted(names) if first.trial.params.get(name) != record.trial.params.get(name)]
+        if other:
+            name = other[0]
+            raise StudyError(f"{snapshot.directory}: trials {first.trial.id} and {record.trial.id} differ in {name} "
+                             f"({first.trial.params.get(name)!r}, {record.trial.params.get(name)!r}) besides "
+                             f"{' and '.join(varied)}, so their losses say nothing about it; archive the study and run "
+                             f"it again")
+    trained = [record for record in snapshot.records if record.result is not None and record.result.hashes]
+    for left, right in itertools.pairwise(trained):
+        for name in TEXT_HASHES:
+            if left.result and right.result and left.result.hashes.get(name) != right.result.hashes.get(name):
+                raise StudyError(f"{snapshot.directory}: trials {left.trial.id} and {right.trial.id} differ in the "
+                                 f"{name} they were trained on: a file changed under the study; archive it and run it "
+                                 f"again")
+
+
+def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environment: Environment, notify: Notify, *,
+               what: str) -> str | None:
+    """Run those of the trials that are not finished, on every worker; return why the session ended early, if it did.
+
+    Which worker runs a trial does not change it: on a CPU each of a small model's has one thread.
+
+    Raises:
+        MissingPackages: what training needs is not installed.
+        WorkerError: what the first trial names cannot be loaded, or trials failed alike again and again; says why.
+    """
+    done = {record.trial.id for record in study.snapshot().finished}
+    todo = [trial for trial in trials if trial.id not in done]
+    for trial in trials:
+        _write_config(study, trial)
+    if not todo:
+        return None
+    trainer = trainer_of(trials[0].params)
+    environment = prepare_session(environment, trainer, cpu_only=order.cpu_only, searches=False)
+    if trainer == "charlm":
+        workers = single_threaded_lanes(study.directory, environment, trainer=trainer)[:len(todo)]
+    else:
+        workers = lanes(study.directory, environment, trainer=trainer, offline=False)
+    study.start_session(environment.as_dict() | {"threads": workers[0].threads, "workers": len(workers),
+                                                 "deadline": order.deadline.at})
+    notify({"event": "sweep_started", "total": len(trials), "finished": len(trials) - len(todo),
+            "directory": str(study.directory)})
+    waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
+    for trial in todo:
+        waiting.put(trial)
+    with end_on_signals() as ending, ExitStack() as stack:
+        supervisors = [stack.enter_context(Supervisor(
+            study=study, settings=worker, notify=notify, room=room_of(environment),
+            wish=lambda: "preempt" if ending.is_set() or order.deadline.seconds_left(time.time()) <= 0 else None))
+            for worker in workers]
+        for supervisor in supervisors:
+            supervisor.start()
+        if study.snapshot().baseline is None:  # what cannot be loaded is said once, and not by each trial
+            supervisors[0].measure_baseline(config_from_params(trials[0].params))
+        gate = _Gate(study, order, ending)
+        with concurrent.futures.ThreadPoolExecutor(len(supervisors), thread_name_prefix="lane") as pool:
+            runs = [pool.submit(_run_lane, supervisor, waiting, gate, notify, what) for supervisor in supervisors]
+            reasons = [run.result() for run in runs]
+    return next((reason for reason in reasons if reason), None)
+
+
+class _Gate:
+    """Says whether another trial may start, and remembers what failed."""
+
+    def __init__(self, study: Study, order: LabOrder, ending: threading.Event) -> None:
+        self._study, self._order, self._ending = study, order, ending
+        self._failures: list[str] = []
+
+    def refusal(self, trial: Trial) -> str | None:
+        if self._ending.is_set():
+            return "interrupted"
+        last = self._failures[-SAME_FAILURES:]
+        if len(last) == SAME_FAILURES and len(set(last)) == 1 and last[0]:
+            raise WorkerError(f"{SAME_FAILURES} trials in a row failed alike, the last one with: {last[0]}")
+        snapshot = self._study.snapshot()
+        steps = max((row["step"] for row in snapshot.history(trial.id)), default=0)
+        return refusal(config_from_params(trial.params), snapshot, self._order.deadline, steps_done=steps)
+
+    def note(self, status: Status, reason: str, kind: object) -> None:
+        self._failures.append(reason if status is Status.FAILED and kind not in ("not_finite", "out_of_memory") else "")
+
+    def end(self) -> None:
+        self._ending.set()
+
+
+def _run_lane(supervisor: Supervisor, waiting: "queue.SimpleQueue[Trial]", gate: _Gate, notify: Notify,
+              what: str) -> str | None:
+    """Run waiting trials on one worker until there is none, or the session must end; return why it must."""
+    try:
+        while True:
+            try:
+                trial = waiting.get_nowait()
+            except queue.Empty:
+                return None
+            reason = gate.refusal(trial)
+            if reason is not None:
+                return reason
+            config = config_from_params(trial.params)
+            notify({"event": "trial_started", "id": trial.id, "origin": what, "max_steps": config.max_steps,
+                    "settings": _settings(trial, supervisor.study.snapshot())})
+            result = supervisor.run(trial)
+            gate.note(result.status, result.reason, result.notes.get("kind"))
+            notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
+                    "reason": result.reason, "seconds": result.seconds})
+            if result.status is Status.PREEMPTED:
+                return result.reason
+    except BaseException:
+        gate.end()
+        raise
+
+
+def _settings(trial: Trial, snapshot: Snapshot) -> str:
+    parameters: Mapping[str, Any] = snapshot.info.sweep["parameters"]
+    return "  ".join(f"{name} {format_value(trial.params[name])}" for name, entry in parameters.items()
+                     if "value" not in entry and name in trial.params)
+
+
+def _write_config(study: Study, trial: Trial) -> None:
+    """Write what `train` needs to run this one trial again by itself."""
+    folder = study.directory / "configs"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{trial.id}.yaml"
+    if not path.exists():
+        write_atomically(path, as_yaml(trial.params))

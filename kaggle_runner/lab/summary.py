@@ -1,0 +1,208 @@
+"""What a study of the lab found, in words and numbers: `summary.md`, `decision.json` and `defaults.yaml`.
+
+Every number is computed from the journal when the text is written; nothing is kept anywhere else.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from kaggle_runner.config import trainer_of
+from kaggle_runner.lab.contest import Contest
+from kaggle_runner.lab.decision import Comparison, Decision, Verdict, same
+from kaggle_runner.lab.plan import Stage, TuningPlan
+from kaggle_runner.lab.vary import VarySpec, yaml_value
+from kaggle_runner.study.axes import boundary, read_axes
+from kaggle_runner.study.journal import Snapshot, Status
+from kaggle_runner.study.noise import t_975
+from kaggle_runner.study.table import format_value
+
+
+def study_summary(spec: VarySpec, snapshot: Snapshot, decision: Decision) -> str:
+    """Return what was varied, what was seen, and what was decided and why."""
+    blocks = [f"# {spec.name}", spec.note,
+              f"**Varied:** `{spec.variable}` over {_listed(spec.values)}, the default being "
+              f"{format_value(spec.default)}; seeds {_listed(spec.seeds)}, the same for every value. All else as in "
+              f"`study.yaml`.",
+              "## What was seen", _table(spec, snapshot, decision), _reading(spec, decision), _failures(snapshot),
+              _cost(snapshot), "## What was decided", f"**{_verdict(spec, decision)}** {_sentence(decision.reason)}",
+              _at_the_edge(spec, decision), _caution(snapshot)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def final_summary(stage: Stage, snapshot: Snapshot, confirmed: Snapshot) -> str:
+    """Return what a plan's sweep found, and whether its best points stood beside the baseline."""
+    assert stage.contest is not None
+    assert stage.decision is not None
+    assert stage.sweep is not None
+    contest, decision = stage.contest, stage.decision
+    searched = ", ".join(f"`{name}`" for name in contest.varied)
+    best = snapshot.best
+    seen = f"{len(snapshot.finished)} trials, one seed each; the best was trial {best.trial.id} with " \
+           f"{_number(best.result.metric)}." if best is not None and best.result is not None else ""
+    names = list(contest.varied)
+    rows = [["setting", *names], *([name, *(format_value(params[key]) for key in names)]
+                                   for name, params in contest.settings.items())]
+    verdict = "**Kept:** the baseline." if decision.winner == contest.default else \
+        f"**Adopted:** {decision.winner}, " + ", ".join(f"`{name}` {format_value(value)}"
+                                                        for name, value in stage.adopted.items()) + "."
+    blocks = [f"# {stage.sweep.name}", f"**Searched:** {searched}, together, by Bayesian optimisation.",
+              "## What was seen", f"{seen} The sweep's own report is in `report/`.",
+              "The best of many trials looks better than it is, so the best points were trained again beside the "
+              "baseline:", _markdown(rows), _table(contest, confirmed, decision), _reading(contest, decision),
+              _cost(snapshot, confirmed), "## What was decided", f"{verdict} {_sentence(decision.reason)}",
+              _at_an_end(stage, snapshot), _caution(confirmed)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def decision_json(decision: Decision) -> str:
+    """Return a decision with every number behind it."""
+    return json.dumps(asdict(decision), indent=2) + "\n"
+
+
+def defaults_yaml(plan: TuningPlan, stages: Sequence[Stage]) -> str:
+    """Return every hyperparameter's default, as a file for `train`, each line with the study that set it."""
+    values, origin = dict(plan.baseline), dict.fromkeys(plan.baseline, "the plan")
+    for stage in stages:
+        if stage.decision is None:
+            continue
+        looked_at = stage.contest.varied if stage.contest else (stage.study.variable,) if stage.study else ()
+        for name in looked_at:
+            if name in stage.adopted:
+                origin[name] = f"{stage.name}, was {format_value(values[name])}"
+            elif stage.decision.verdict is Verdict.SCREENING:
+                origin[name] = f"{origin[name]}; {stage.name} was a screening"
+            else:
+                origin[name] = f"{stage.name}, kept" if origin[name] == "the plan" else \
+                    f"{origin[name]}; {stage.name}, kept"
+        values |= stage.adopted
+    width = max(len(f"{name}: {yaml_value(value)}") for name, value in values.items())
+    lines = [f"{f'{name}: {yaml_value(value)}':<{width}}  # {origin[name]}" for name, value in values.items()]
+    return (f"# Defaults of the plan {plan.name}; the comment names what set each. "
+            f"Run them with: python -m kaggle_runner train defaults.yaml\n" + "\n".join(lines) + "\n")
+
+
+def plan_summary(plan: TuningPlan, stages: Sequence[Stage]) -> str:
+    """Return one line for each study of a plan: what it varied, what it decided, and with which numbers."""
+    rows = [["study", "decision", "gain", "noise", "why"]]
+    for stage in stages:
+        decision = stage.decision
+        if decision is None:
+            rows.append([stage.name, "not done", "", "", ""])
+            continue
+        best = next((row for row in decision.comparisons if row.value == decision.challenger), None)
+        adopted = ", ".join(f"{name} {format_value(value)}" for name, value in stage.adopted.items())
+        rows.append([stage.name, adopted or _kept(decision),
+                     _number(best.gain) if best else "", _number(decision.noise), decision.reason])
+    left = len(plan.studies) + bool(plan.final) - len([stage for stage in stages if stage.decision])
+    rest = f"\n{left} of its stages are not done yet.\n" if left else ""
+    return f"# {plan.name}\n\n{_markdown(rows)}\n{rest}"
+
+
+def _kept(decision: Decision) -> str:
+    return decision.verdict if decision.verdict is Verdict.SCREENING else "kept"
+
+
+def _verdict(spec: VarySpec, decision: Decision) -> str:
+    if decision.verdict is Verdict.ADOPT:
+        return f"Adopted: {spec.variable} {format_value(decision.winner)}."
+    if decision.verdict is Verdict.SCREENING:
+        return f"Screening, no decision: {spec.variable} stays {format_value(spec.default)}."
+    return f"Kept: {spec.variable} {format_value(spec.default)}."
+
+
+def _table(contest: Contest, snapshot: Snapshot, decision: Decision) -> str:
+    in_bits = trainer_of(snapshot.records[0].trial.params) == "charlm"
+    rows = [["value", "seeds", "mean eval/loss", *(["bits/char"] if in_bits else []), "gain over the default",
+             "95 % interval", "effect", "tokens"]]
+    for row in decision.comparisons:
+        tokens = {record.result.tokens for record in snapshot.records if record.result is not None
+                  and record.result.status is Status.COMPLETE and same(contest.value_of(record.trial), row.value)}
+        mark = " (default)" if same(row.value, contest.default) else ""
+        bits = [_number(None if row.mean is None else row.mean / math.log(2))] if in_bits else []
+        rows.append([f"{format_value(row.value)}{mark}", str(row.seeds), _number(row.mean), *bits, _number(row.gain),
+                     _interval(row), "" if row.effect is None else f"{row.effect:+.1f}",
+                     " or ".join(f"{count:,}" for count in sorted(tokens))])
+    return _markdown(rows)
+
+
+def _reading(contest: Contest, decision: Decision) -> str:
+    """Say how the table is to be read, and how large the noise is."""
+    lines = ["Losses are in nats; a gain is the mean over the seeds that both have of how much lower the loss is, and "
+             "an effect is the gain in deviations of the noise."]
+    if decision.noise is not None:
+        lines.append(f"Noise: {_number(decision.noise)}, the deviation of a loss when the levels of value and seed are "
+                     f"taken away, with {decision.freedom} degrees of freedom; a gain below "
+                     f"{_number(t_975(decision.freedom) * decision.noise * math.sqrt(2 / len(contest.seeds)))} cannot "
+                     f"be told from none with {len(contest.seeds)} seeds.")
+    return " ".join(lines)
+
+
+def _failures(snapshot: Snapshot) -> str:
+    failed = [record for record in snapshot.finished if record.result and record.result.status is not Status.COMPLETE]
+    return "\n".join(f"- trial {record.trial.id} {record.result.status.value}: {record.result.reason}"
+                     for record in failed if record.result)
+
+
+def _cost(*snapshots: Snapshot) -> str:
+    results = [record.result for snapshot in snapshots for record in snapshot.finished if record.result is not None]
+    seconds = [result.seconds for result in results]
+    if not seconds:
+        return ""
+    return (f"Cost: {len(results)} trials, {sum(seconds):.0f} s added up; the median trial took "
+            f"{statistics.median(seconds):.1f} s.")
+
+
+def _at_an_end(stage: Stage, snapshot: Snapshot) -> str:
+    """Say what was adopted at an end of its range, where better ones may lie just beyond."""
+    ends = [boundary(axis, stage.adopted[axis.name]) for axis in read_axes(snapshot) if axis.name in stage.adopted]
+    found = [f"`{end.name}` {format_value(end.value)} lies at the {end.side} end of what was searched"
+             for end in ends if end is not None]
+    return f"{_sentence('; '.join(found))[:-1]}: there may be better beyond." if found else ""
+
+
+def _at_the_edge(spec: VarySpec, decision: Decision) -> str:
+    """Say when the best value is the last one tried on its side, where better ones may lie just beyond."""
+    numbers = [value for value in spec.values if isinstance(value, int | float) and not isinstance(value, bool)]
+    best = decision.winner
+    if len(numbers) < len(spec.values) or best not in (max(numbers), min(numbers)) or best == 0:
+        return ""
+    side, other = ("largest", "larger") if best == max(numbers) else ("smallest", "smaller")
+    return f"{format_value(best)} is the {side} value that was tried: a {other} one may be better still."
+
+
+def _caution(snapshot: Snapshot) -> str:
+    """Say what else differed between the runs that a reader should know."""
+    found = {(record.result.versions.get("python"), record.result.versions.get("torch"),
+              record.result.notes.get("compute_dtype")) for record in snapshot.finished
+             if record.result is not None and record.result.versions}
+    if len(found) < 2:
+        return ""
+    return "Caution: the runs were made under " + " and ".join(
+        f"Python {python} with torch {torch} in {dtype}" for python, torch, dtype in sorted(found, key=str)) + "."
+
+
+def _interval(row: Comparison) -> str:
+    if row.gain is None or row.half_width is None:
+        return ""
+    return f"{_number(row.gain - row.half_width)} to {_number(row.gain + row.half_width)}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(format_value(value) for value in values)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

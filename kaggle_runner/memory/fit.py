@@ -1,0 +1,143 @@
+"""Whether a trial fits the memory of its device, and whether it must compute activations twice to fit.
+
+Computing activations again in the backward pass halves the memory and costs a fifth of the speed, so it is chosen only
+where a trial would not fit without, unless the sweep says which it wants.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.machine.budget import DEVICE_MARGIN_BYTES, budget_for
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.machine.gpu import GIB, Gpu, in_gib
+from kaggle_runner.memory.predict import CPU, GPU, Prediction, Target, predict
+from kaggle_runner.training.models.shapes import read_model_config, require_bfloat16
+
+LIBRARIES_BYTES = int(0.55 * GIB)
+"""RAM of a worker before it trains: Python, torch, transformers, peft and bitsandbytes.
+
+Source: measured, resident bytes after importing the worker: 0.50 GiB, Linux, Python 3.11, torch 2.13 for CPUs.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """The memory that a trial may take, and where."""
+
+    budget_bytes: int
+    target: Target
+    device: str
+    """What it is, in words."""
+    reason: str
+    """Why so many bytes and no more."""
+    cache_directory: Path | None
+    """Where predictions are kept; none: nowhere."""
+    has_bfloat16: bool = True
+    """Whether families that overflow in float16 can be trained here."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the room as plain JSON values."""
+        return dataclasses.asdict(self) | {"cache_directory": self.cache_directory and str(self.cache_directory)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Room":
+        """Return the room of `as_dict`."""
+        cache = values["cache_directory"]
+        return cls(**{**values, "target": Target(**values["target"]), "cache_directory": cache and Path(cache)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A trial as it should be run, and what it takes."""
+
+    config: FinetuneConfig
+    """The trial's config with `gradient_checkpointing` decided."""
+    prediction: Prediction
+    target: Target
+    fits: bool
+    reason: str
+    """Why activations are computed twice or not; where it does not fit, what it needs and what would help."""
+    without_bytes: int | None = None
+    """The peak without computing activations again; none if that was not looked at."""
+
+    def as_notes(self) -> dict[str, Any]:
+        """Return what a trial's record keeps of it, in the terms in which its real peak is measured.
+
+        On a GPU that is what torch has allocated, on a CPU all of the worker's memory, libraries included.
+        """
+        libraries = {} if self.target.cuda else {"libraries": LIBRARIES_BYTES}
+        return {"predicted_peak_bytes": self.prediction.peak_bytes + sum(libraries.values()),
+                "predicted_parts": dict(self.prediction.parts) | libraries, "predicted_phase": self.prediction.phase,
+                "gradient_checkpointing": self.config.gradient_checkpointing}
+
+
+def room_of_gpu(gpu: Gpu, cache_directory: Path | None = None) -> Room:
+    """Return the room on a GPU of its own."""
+    reason = (f"{in_gib(gpu.usable_bytes)} usable, less {in_gib(DEVICE_MARGIN_BYTES)} for the CUDA context and "
+              f"fragmentation")
+    return Room(budget_bytes=gpu.usable_bytes - DEVICE_MARGIN_BYTES, target=GPU, device=gpu.name, reason=reason,
+                cache_directory=cache_directory, has_bfloat16=gpu.supports_bfloat16)
+
+
+def room_of(environment: Environment) -> Room:
+    """Return the room that one trial has on this machine: on its smallest GPU, or in its RAM.
+
+    Raises:
+        BudgetError: less memory is free than has to be kept free.
+    """
+    budget, cache = budget_for(environment), environment.cache_directory
+    if budget.device_bytes is not None:
+        return Room(budget_bytes=budget.device_bytes, target=GPU, device=environment.gpus[0].name,
+                    reason=budget.reasons["device_bytes"], cache_directory=cache,
+                    has_bfloat16=all(gpu.supports_bfloat16 for gpu in environment.gpus))
+    reason = f"{budget.reasons['host_bytes']}, less {in_gib(LIBRARIES_BYTES)} for the worker's libraries"
+    return Room(budget_bytes=budget.host_bytes - LIBRARIES_BYTES, target=CPU, device="the CPU", reason=reason,
+                cache_directory=cache)
+
+
+def fit_trial(params: Mapping[str, Any], room: Room, model_config: Mapping[str, Any] | None = None) -> Fit:
+    """Decide how a trial is run so that it fits: as it is, or computing activations again, where it may.
+
+    A trial whose parameters name `gradient_checkpointing` gets what they say. `model_config` as for `predict`.
+
+    Raises:
+        ConfigError: a parameter that cannot work.
+        ModelError: the model is not known, cannot be built or traced from its config, or overflows on this device.
+        MissingPackages: it is not in the cache, and what a trace needs is not installed.
+    """
+    config = FinetuneConfig.from_params(params)
+    stated = "gradient_checkpointing" in params
+    model_config = read_model_config(config.model) if model_config is None else model_config
+    require_bfloat16(model_config["model_type"], room.has_bfloat16)
+    prediction = predict(config, model_config, target=room.target, cache_directory=room.cache_directory)
+    without_bytes = None if config.gradient_checkpointing else prediction.peak_bytes
+    reason = "as the sweep says" if stated else "it fits without computing activations again"
+    if prediction.peak_bytes > room.budget_bytes and not stated:
+        reason = f"without computing activations again it would take {in_gib(prediction.peak_bytes)}"
+        config = dataclasses.replace(config, gradient_checkpointing=True)
+        prediction = predict(config, model_config, target=room.target, cache_directory=room.cache_directory)
+    fits = prediction.peak_bytes <= room.budget_bytes
+    return Fit(config=config, prediction=prediction, target=room.target, fits=fits, without_bytes=without_bytes,
+               reason=reason if fits else _advice(config, prediction, room))
+
+
+def _advice(config: FinetuneConfig, prediction: Prediction, room: Room) -> str:
+    """Say what a trial needs, what there is, and which settings would help."""
+    standing = sum(prediction.parts.get(name, 0) for name in ("base", "adapter", "optimizer", "gradients"))
+    ways = []
+    if not config.gradient_checkpointing:
+        ways.append("set gradient_checkpointing to true")
+    if standing > room.budget_bytes:
+        ways = ["set load_in_4bit to true"] if not config.load_in_4bit else []
+        ways.append("choose a smaller model" if config.lora_r <= 16 else "choose a smaller model or lora_r")
+    else:
+        if config.batch_size > 1:
+            ways.append(f"lower batch_size from {config.batch_size} to {config.batch_size // 2}")
+        if config.max_length >= 128:
+            ways.append(f"lower max_length from {config.max_length} to {config.max_length // 2}")
+    return (f"the trial needs {in_gib(prediction.peak_bytes)} but the budget is {in_gib(room.budget_bytes)} on "
+            f"{room.device}; {' or '.join(ways or ['choose a smaller model'])}")

@@ -1,0 +1,218 @@
+"""What a sweep will need before anything is run: memory of its configurations, and time of its trials.
+
+Only what decides memory is varied, a range by its two ends, so that a sweep of any size takes a few predictions.
+"""
+
+import itertools
+import json
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kaggle_runner.config import FinetuneConfig, trainer_of
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.machine.gpu import in_gib
+from kaggle_runner.memory.fit import Fit, Room, fit_trial
+from kaggle_runner.memory.predict import shape_of_trial
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.pace import MARGIN_S, SAVING_S, forecast_s
+from kaggle_runner.sweep.distributions import Choice, Range
+from kaggle_runner.sweep.spec import SweepSpec
+
+HOUR_S = 3600.0
+SESSION_S = 12 * HOUR_S - SAVING_S - MARGIN_S
+"""What trials have of a GPU session of 12 hours on Kaggle.
+
+Source: Kaggle's documentation of notebooks, "Technical Specifications".
+"""
+WEEK_S = 30 * HOUR_S
+"""GPU hours of a week on Kaggle, counted by session, whatever the session's GPUs. Source: the same, "GPU quota"."""
+MEMORY_PARAMETERS = ("model", "load_in_4bit", "max_length", "batch_size", "gradient_accumulation_steps", "lora_r",
+                     "lora_dropout", "target_modules", "optim", "gradient_checkpointing", "eval_steps", "max_steps")
+"""The hyperparameters that memory depends on."""
+DRAWN_TRIALS = 64
+"""Trials that are drawn to learn how long one takes on average."""
+FORWARD_SHARE = 0.5
+"""Time of a row in an evaluation, of its time in training: without the backward pass, which takes as long at least.
+Not measured; a study's own trials count instead where there are any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """One configuration and what it needs."""
+
+    settings: Mapping[str, Any]
+    """Those of its hyperparameters in which the forecasts of a plan differ."""
+    fit: Fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long trials take, all of them to their last step."""
+
+    shortest_s: float
+    mean_s: float
+    longest_s: float
+    reason: str
+    """Where the seconds come from."""
+    session_s: float
+    """Seconds of a session."""
+    workers: int
+    """GPUs, each with trials of its own."""
+
+    @property
+    def session_trials(self) -> int:
+        """Trials of average length that end in one session."""
+        return int(self.session_s / self.mean_s) * self.workers
+
+    @property
+    def week_trials(self) -> int:
+        """Trials of average length in a week's quota; what a session's end cuts short goes on in the next."""
+        return int(WEEK_S / self.mean_s) * self.workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep with its forecasts."""
+
+    spec: SweepSpec
+    room: Room
+    forecasts: tuple[Forecast, ...]
+    """The configurations that differ in memory, the smallest peak first."""
+    times: Times | None
+
+    @property
+    def fitting(self) -> int:
+        """How many of the configurations fit."""
+        return sum(forecast.fit.fits for forecast in self.forecasts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values, sizes in bytes."""
+        return {
+            "sweep": self.spec.name, "device": self.room.device, "budget_bytes": self.room.budget_bytes,
+            "budget_reason": self.room.reason, "fitting": self.fitting,
+            "forecasts": [{"settings": dict(forecast.settings), "fits": forecast.fit.fits,
+                           "reason": forecast.fit.reason, "without_checkpointing_bytes": forecast.fit.without_bytes,
+                           **asdict(forecast.fit.prediction)} for forecast in self.forecasts],
+            "times": None if self.times is None else asdict(self.times) | {
+                "session_trials": self.times.session_trials, "week_s": WEEK_S, "week_trials": self.times.week_trials},
+        }
+
+    def as_lines(self) -> list[tuple[str, str]]:
+        """Return the plan as (label, text) lines for a person."""
+        config = self.forecasts[0].fit.config
+        return [("sweep", f"{self.spec.name}: {config.model}{', 4-bit' if config.load_in_4bit else ''}"),
+                ("device", f"{self.room.device}, {in_gib(self.room.budget_bytes)} a trial"),
+                ("", self.room.reason), *_forecast_lines(self.forecasts), *_time_lines(self)]
+
+
+def plan(spec: SweepSpec, room: Room, *, seconds_per_step: float | None = None, snapshot: Snapshot | None = None,
+         session_s: float | None = None, workers: int = 1) -> Plan:
+    """Forecast the memory of a sweep's configurations, and the time of its trials where something is known of it.
+
+    `seconds_per_step` is what the user says of the smallest effective batch of the sweep; without it the complete
+    trials of `snapshot` tell. `session_s` is what trials have of a session; none: of Kaggle's.
+
+    Raises:
+        ConfigError: a configuration that cannot work, or a sweep of another trainer.
+        ModelError: the model is not known, or cannot be built or traced from its config.
+        MissingPackages: something is not in the cache, and what a trace needs is not installed.
+    """
+    if trainer_of(spec.fixed) != FinetuneConfig.trainer:
+        raise ConfigError(f"{spec.source} trains {trainer_of(spec.fixed)} models, which are small enough for any GPU; "
+                          f"only fine-tunes are planned")
+    points = list(_distinct(spec))
+    names = [name for name in MEMORY_PARAMETERS
+             if name in spec.searched and len({json.dumps(point[name], default=list) for point in points}) > 1]
+    forecasts = [Forecast(settings={name: point[name] for name in names}, fit=fit_trial(point, room))
+                 for point in points]
+    return Plan(spec=spec, room=room,
+                forecasts=tuple(sorted(forecasts, key=lambda forecast: forecast.fit.prediction.peak_bytes)),
+                times=_times(spec, seconds_per_step, snapshot, session_s or SESSION_S, workers))
+
+
+def _distinct(spec: SweepSpec) -> Iterator[dict[str, Any]]:
+    """Yield one point of the sweep for every prediction that is needed."""
+    middle = {name: parameter.from_unit(0.5) for name, parameter in spec.parameters.items()}
+    varied = [name for name in MEMORY_PARAMETERS if name in spec.searched]
+    seen = set()
+    for values in itertools.product(*(_ends(spec.searched[name]) for name in varied)):
+        point = middle | dict(zip(varied, values, strict=True))
+        config = FinetuneConfig.from_params(point)
+        key = json.dumps([config.model, shape_of_trial(config)], sort_keys=True, default=list)
+        if key not in seen:
+            seen.add(key)
+            yield point
+
+
+def _ends(parameter: Choice | Range) -> tuple[Any, ...]:
+    """Return the values that memory must be known for: all of a list, both ends of a range."""
+    if isinstance(parameter, Choice):
+        return parameter.distinct
+    rare = 0.0 if parameter.is_bounded else 0.001
+    return (parameter.from_unit(rare), parameter.from_unit(1.0 - rare))
+
+
+def _times(spec: SweepSpec, seconds_per_step: float | None, snapshot: Snapshot | None, session_s: float,
+           workers: int) -> Times | None:
+    configs = [FinetuneConfig.from_params(spec.sample(seed)) for seed in range(DRAWN_TRIALS)]
+    if seconds_per_step is not None:
+        rows = min(config.effective_batch_size for config in configs)
+        seconds = [_seconds(config, seconds_per_step / rows) for config in configs]
+        reason = f"{seconds_per_step:g} s a step of {rows} rows, as stated; evaluations estimated"
+    else:
+        forecasts = [forecast_s(config, snapshot) if snapshot is not None else None for config in configs]
+        seconds = [forecast for forecast in forecasts if forecast is not None]
+        reason = "from the complete trials of the study"
+    if not seconds:
+        return None
+    return Times(shortest_s=min(seconds), mean_s=statistics.mean(seconds), longest_s=max(seconds), reason=reason,
+                 session_s=session_s, workers=workers)
+
+
+def _seconds(config: FinetuneConfig, seconds_per_row: float) -> float:
+    evaluations = -(-config.max_steps // config.eval_steps)
+    return seconds_per_row * (config.max_steps * config.effective_batch_size
+                              + FORWARD_SHARE * evaluations * config.max_eval_samples)
+
+
+def _forecast_lines(forecasts: tuple[Forecast, ...]) -> Iterator[tuple[str, str]]:
+    names = list(forecasts[0].settings)
+    rows = [[*names, "peak", "fits", "checkpointing", "made of"]]
+    for forecast in forecasts:
+        fit = forecast.fit
+        parts = sorted(fit.prediction.parts.items(), key=lambda item: -item[1])
+        made_of = ", ".join(f"{name} {in_gib(size).removesuffix(' GiB')}" for name, size in parts if size >= 5 * 2**20)
+        rows.append([*(str(value) for value in forecast.settings.values()), in_gib(fit.prediction.peak_bytes),
+                     "yes" if fit.fits else "no", "on" if fit.config.gradient_checkpointing else "off", made_of])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield ("memory" if number == 0 else "", text)
+    for reason in dict.fromkeys(forecast.fit.reason for forecast in forecasts if not forecast.fit.fits):
+        yield ("too large", f"{reason}; such trials are not run, and recorded as infeasible")
+
+
+def _time_lines(plan: Plan) -> Iterator[tuple[str, str]]:
+    times = plan.times
+    if times is None:
+        yield ("time", "unknown until a trial has finished; give --seconds-per-step, or --study with finished trials")
+        return
+    span = _hours(times.mean_s) if times.longest_s < 1.01 * times.shortest_s else (
+        f"{_hours(times.shortest_s)} to {_hours(times.longest_s)}, {_hours(times.mean_s)} on average")
+    yield ("time", f"{span} for a whole trial ({times.reason})")
+    gpus = "" if times.workers == 1 else f" on {times.workers} GPUs"
+    yield ("session", f"{_trials(times.session_trials)} in {_hours(times.session_s)}{gpus}")
+    wanted = plan.spec.run_cap or plan.spec.count
+    sweep = "" if wanted is None else (f"; the sweep's {_trials(wanted)} take "
+                                       f"{wanted * times.mean_s / times.workers / WEEK_S:.1f} weeks of it")
+    yield ("quota", f"{_trials(times.week_trials)} in the {_hours(WEEK_S)} of a week{sweep}")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / HOUR_S:.1f} h" if seconds >= HOUR_S else f"{seconds / 60:.1f} min"
+
+
+def _trials(count: int) -> str:
+    return f"{count} trial{'' if count == 1 else 's'}"

@@ -1,0 +1,234 @@
+"""The report as one HTML page that needs nothing else: plotly.js, style, script and data are in it.
+
+A content security policy forbids it every request, so it cannot begin to depend on a network.
+"""
+
+import html
+import itertools
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from kaggle_runner.report import sentences as say
+from kaggle_runner.report.analysis.analysis import Analysis
+from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
+from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
+from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.style import (
+    count_text,
+    metric_text,
+    number_text,
+    percent_text,
+    seconds_text,
+    value_text,
+)
+from kaggle_runner.study.axes import is_number
+
+_POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+           "font-src data:")
+_MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one study, or the comparison of several, adds to the page."""
+
+    place: str
+    markup: str
+    data: dict[str, Any]
+
+
+def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
+    """Return the page of one or more studies as HTML.
+
+    With `reload_s` the page loads itself again after so many seconds, unless trials are chosen in it.
+    """
+    several = len(analyses) > 1
+    heading = "h2" if several else "h1"
+    parts = [_study(analysis, f"study-{i}", name, heading=heading)
+             for i, (analysis, name) in enumerate(zip(analyses, labels(analyses), strict=True), start=1)]
+    if several:
+        parts.insert(0, _comparison(analyses, [part.place for part in parts]))
+    title = f"{len(analyses)} studies" if several else analyses[0].name
+    data = json.dumps({"studies": [part.data for part in parts]}, separators=(",", ":"), allow_nan=False, default=str)
+    resources = files("kaggle_runner.report")
+    return "\n".join([
+        "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title>",
+        f"<style>{resources.joinpath('page.css').read_text(encoding='utf-8')}</style>",
+        "</head>", f'<body data-reload="{reload_s or ""}">', "<main>",
+        "<noscript><p class=warning>The figures and the table of trials need JavaScript; summary.md beside this page "
+        "does not.</p></noscript>",
+        *(part.markup for part in parts),
+        "<footer>Hover over a mark to see its trial; click it, or a row of the table, to see it everywhere; "
+        "double-click a figure to see all of it.</footer>",
+        "</main>",
+        '<div class="bar" hidden><span></span><button type="button">show all trials</button></div>',
+        # A tag inside a name could end the element; JSON may write it as an escape.
+        '<script type="application/json" id="report-data">' + data.replace("<", "\\u003c") + "</script>",
+        f"<script>{get_plotlyjs()}</script>",
+        f"<script>{resources.joinpath('page.js').read_text(encoding='utf-8')}</script>",
+        "</body>", "</html>", ""])
+
+
+def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
+    won, mattered, cost = trial_figures(analysis), map_figures(analysis), cost_figures(analysis)
+    mattered_text = "" if analysis.shares else _paragraph(say.importance(analysis), "sentence")
+    blocks = [
+        f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis),
+        _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(analysis),
+        _settings(analysis), *_warnings(analysis),
+        "<h3>What won, and by how much</h3>", _cards(place, won), _repeats(analysis),
+        "<h3>What mattered</h3>", mattered_text, _cards(place, mattered),
+        "<h3>Where to search next</h3>",
+        "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
+        "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
+        "<h3>Every trial</h3>", '<div class="filters"></div>',
+        '<div class="table"><table class="trials"><thead><tr></tr></thead><tbody></tbody></table></div>', "</section>"]
+    best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
+    data = {"place": place, "figures": [_figure_data(place, figure) for figure in (*won, *mattered, *cost)],
+            "columns": trial_columns(analysis), "best": best}
+    return _Part(place=place, markup="\n".join(block for block in blocks if block), data=data)
+
+
+def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return the table of trials by column: name, unit, whether it is numbers, and one cell for each row."""
+    rows = analysis.rows
+    columns = [_column("trial", [row.id for row in rows]), _column("status", [row.status for row in rows]),
+               _column(analysis.metric, [row.value for row in rows]) | {"padded": True}]
+    columns += [_column(axis.name, [_plain(row.params.get(axis.name)) for row in rows]) for axis in analysis.axes]
+    if len({row.params.get("seed") for row in rows}) > 1:
+        columns.append(_column("seed", [_plain(row.params.get("seed")) for row in rows]))
+    columns += [
+        _column("steps", [row.steps or None for row in rows]),
+        _column("time", [round(row.seconds, 1) or None for row in rows], unit="s"),
+        _column("peak", [round(row.peak_bytes / _MIB) if row.peak_bytes else None for row in rows], unit="MiB"),
+        _column("origin", [row.origin for row in rows]), _column("reason", [row.reason for row in rows])]
+    return [column for column in columns if any(cell not in (None, "") for cell in column["cells"])]
+
+
+def _column(name: str, cells: list[Any], unit: str = "") -> dict[str, Any]:
+    filled = [cell for cell in cells if cell is not None]
+    return {"name": name, "unit": unit, "numeric": bool(filled) and all(is_number(cell) for cell in filled),
+            "cells": [float(f"{cell:.6g}") if isinstance(cell, float) else cell for cell in cells]}
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or is_number(value) else value_text(value)
+
+
+def _comparison(analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
+    figures = comparison_figures(analyses)
+    header, *rows = comparison_rows(analyses)
+    links = "".join(f'<a href="#{place}">{html.escape(label)}</a>'
+                    for place, label in zip(places, labels(analyses), strict=True))
+    markup = "\n".join([
+        '<section id="comparison">', f"<h1>{len(analyses)} studies side by side</h1>", f"<nav>{links}</nav>",
+        _paragraph(comparison_sentence(analyses), "answer"), _table(header, rows), _cards("comparison", figures),
+        "</section>"])
+    data = {"place": "comparison", "figures": [_figure_data("comparison", figure) for figure in figures],
+            "columns": [], "best": None}
+    return _Part(place="comparison", markup=markup, data=data)
+
+
+def _cards(place: str, figures: Sequence[Figure]) -> str:
+    if not figures:
+        return ""
+    grids = []
+    for _, alike in itertools.groupby(figures, key=lambda figure: (figure.is_small, figure.is_half)):
+        cards = [
+            f'<figure class="card {size}"><h4>{html.escape(figure.title)}</h4>'
+            f'<p class="sentence">{html.escape(figure.sentence)}</p>'
+            f'<div class="plot" id="{_plot_id(place, figure)}" role="img" style="height:{figure.height}px" '
+            f'aria-label="{html.escape(f"{figure.title}. {figure.sentence}")}"></div></figure>'
+            for figure, size in _sized(list(alike))]
+        grids.append('<div class="figures">' + "\n".join(cards) + "</div>")
+    return "\n".join(grids)
+
+
+def _sized(figures: Sequence[Figure]) -> list[tuple[Figure, str]]:
+    """Give each of a run of figures of one size its width, so that the rows are full: three small ones, or two."""
+    count = len(figures)
+    if not figures[0].is_small:
+        return [(figure, "half" if figure.is_half else "whole") for figure in figures]
+    thirds = count - (count % 3 and (4 if count % 3 == 1 and count > 3 else count % 3))
+    return [(figure, "small" if i < thirds else "half") for i, figure in enumerate(figures)]
+
+
+def _plot_id(place: str, figure: Figure) -> str:
+    """Make an id of a figure's key, which may hold the name of a hyperparameter, and so anything."""
+    return place + "-" + "".join(char if char.isalnum() else f"_{ord(char):x}_" for char in figure.key)
+
+
+def _figure_data(place: str, figure: Figure) -> dict[str, Any]:
+    return {"place": _plot_id(place, figure), "traces": figure.traces, "layout": figure.layout, "height": figure.height}
+
+
+def _meta(analysis: Analysis) -> str:
+    goal = "lower" if analysis.goal == "minimize" else "higher"
+    state = ", some of them not ended" if analysis.is_running else ""
+    return _paragraph(f"{count_text(len(analysis.rows), 'trial')}{state}, compared by {analysis.metric} "
+                      f"({goal} is better). {analysis.directory}", "meta")
+
+
+def _facts(analysis: Analysis) -> str:
+    best, base = analysis.best, analysis.baseline
+    facts = [(f"best {analysis.metric}", metric_text(best.value if best else None), f"trial {best.id}" if best else "")]
+    if base is not None:
+        change = (f"the best is {percent_text(abs(best.value / base - 1))} {'below' if best.value < base else 'above'}"
+                  if best and best.value is not None and base else "")
+        facts.append(("untouched base", metric_text(base), change))
+    known = analysis.noise
+    facts.append(("noise of one trial", f"± {number_text(known.deviation, 2)}" if known else "not known",
+                  count_text(len(analysis.ties), "other trial") + " as good as the best" if known and best else ""))
+    ended = Counter(row.status for row in analysis.rows if row.status != "complete")
+    facts.append(("complete trials", f"{len(analysis.complete):,} of {len(analysis.rows):,}",
+                  ", ".join(f"{count:,} {status}" for status, count in ended.most_common())))
+    spent = [row.seconds for row in analysis.rows if row.seconds]
+    facts.append((f"{analysis.device} time", seconds_text(sum(spent)),
+                  f"{seconds_text(statistics.median(spent))} a trial" if spent else ""))
+    cells = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd><dd class=note>{html.escape(note)}"
+                    f"</dd></div>" for name, value, note in facts)
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def _settings(analysis: Analysis) -> str:
+    if analysis.best is None:
+        return ""
+    items = "".join(f"<li>{html.escape(name)} <b>{html.escape(value_text(value))}</b></li>"
+                    for name, value in say.settings(analysis, analysis.best))
+    return f'<ul class="settings" aria-label="hyperparameters of the best trial">{items}</ul>' if items else ""
+
+
+def _warnings(analysis: Analysis) -> list[str]:
+    return [_paragraph(f"The best {found.name}, {value_text(found.value)}, is at the {found.side} end of its range "
+                       f"({value_text(found.limit)}): a better one may lie outside.", "warning")
+            for found in say.pressing(analysis)]
+
+
+def _repeats(analysis: Analysis) -> str:
+    if not analysis.repeats:
+        return ""
+    rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), metric_text(repeat.mean),
+             f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
+    header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
+    return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")
+            + _table(header, rows))
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _paragraph(sentence: str, kind: str) -> str:
+    return f'<p class="{kind}">{html.escape(sentence)}</p>' if sentence else ""

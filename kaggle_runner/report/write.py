@@ -1,0 +1,202 @@
+"""Write the report of one or more studies: one page, and beside it the same plots and numbers as plain files.
+
+Reads studies, finished or running, and changes nothing in them but the folder of the report.
+"""
+
+import base64
+import contextlib
+import html
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaggle_runner.errors import StudyError
+from kaggle_runner.report.analysis.analysis import Analysis, analyse
+from kaggle_runner.report.compare import comparison_figures, labels
+from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
+from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
+from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.notebook import write_notebook
+from kaggle_runner.report.page import page
+from kaggle_runner.report.png import draw_figures, overview_png
+from kaggle_runner.report.sentences import noise, settings, winner
+from kaggle_runner.report.style import metric_text, value_text
+from kaggle_runner.study.journal import JOURNAL, Snapshot, cannot_write, read_study, write_atomically
+
+PAGE = "index.html"
+RELOAD_S = 20
+"""Seconds after which the page of a watched study loads itself again."""
+_MOST_SHOWN = 20
+
+
+def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: bool = True,
+                 notify: Callable[[str], None] = lambda message: None) -> Path:
+    """Write the report of one study, or of several side by side, and return its page.
+
+    Into `out`, by default the folder `report` of the study, or beside the studies if they are several. There are PNGs,
+    `trials.csv`, `curves.csv`, `surfaces.csv`, `summary.md` and `analysis.ipynb` too, for several studies in a folder
+    each. `notify` takes what was done without, and why.
+
+    Raises:
+        StudyError: one of them is not a study, or the folder cannot be written.
+    """
+    analyses = [analyse(read_study(directory)) for directory in studies]
+    directory = out or report_directory(studies)
+    _write_page(analyses, directory)
+    for analysis, folder in zip(analyses, _folders(analyses, directory), strict=True):
+        _write_files(analysis, folder, notebook=notebook, notify=notify)
+    if len(analyses) > 1:
+        _write_pictures(comparison_figures(analyses), directory)
+    return directory / PAGE
+
+
+def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: int | None = None) -> Path:
+    """Write the page alone and return it; with `reload_s` it loads itself again after so many seconds.
+
+    Raises:
+        StudyError: as `write_report`.
+    """
+    return _write_page([analyse(read_study(study)) for study in studies], out or report_directory(studies), reload_s)
+
+
+def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
+                 refresh: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
+
+    `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
+    itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
+
+    Raises:
+        StudyError: as `write_report`.
+    """
+    seen: tuple[tuple[str, int], ...] | None = None
+    while True:
+        now = _sizes(studies)
+        if now != seen:
+            seen = now
+            yield write_page(studies, out=out, reload_s=RELOAD_S)
+        time.sleep(poll_s)
+        refresh()
+
+
+def write_plots(study: Path, *, out: Path | None = None) -> list[Path]:
+    """Write the plots of a study as PNGs into `out`, by default its folder `plots`, and return their paths.
+
+    Raises:
+        StudyError: it is not a study, or the folder cannot be written.
+    """
+    return _write_pictures(_figures(analyse(read_study(study))), out or study / "plots")
+
+
+def report_directory(studies: Sequence[Path]) -> Path:
+    """Return where the report of these studies goes: into the one study, or beside the several."""
+    if len(studies) == 1:
+        return studies[0] / "report"
+    return Path(os.path.commonpath([study.resolve().parent for study in studies])) / "report"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study as a notebook displays it: its best trials as a table, and its picture."""
+
+    snapshot: Snapshot
+
+    def _repr_html_(self) -> str:
+        """Return what Jupyter, Colab and Kaggle show for an object at the end of a cell."""
+        analysis = analyse(self.snapshot, models=False)
+        names = [axis.name for axis in analysis.axes]
+        rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
+        header = _cells("th", ["trial", "status", analysis.metric, *names])
+        body = "".join(_cells("td", [row.id, row.status, metric_text(row.value),
+                                     *(value_text(row.params.get(name)) for name in names)])
+                       for row in rows[:_MOST_SHOWN])
+        more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""
+        picture = base64.b64encode(overview_png(self.snapshot)).decode()
+        return (f"<p><b>{html.escape(analysis.name)}</b>. {html.escape(winner(analysis))}</p>"
+                f"<table><thead>{header}</thead><tbody>{body}</tbody></table>{more}"
+                f'<img alt="learning curves and best values" style="max-width:100%" '
+                f'src="data:image/png;base64,{picture}">')
+
+    def __repr__(self) -> str:
+        analysis = analyse(self.snapshot, models=False)
+        best = ", ".join(f"{name}={value_text(value)}" for name, value in settings(analysis, analysis.best)) \
+            if analysis.best else ""
+        return " ".join(part for part in (f"{analysis.name}:", winner(analysis), noise(analysis), best) if part)
+
+
+def show(study: Path | str) -> StudyView:
+    """Return a study to be displayed by a notebook: `show("studies/demo")` as the last line of a cell.
+
+    Raises:
+        StudyError: it is not a study.
+    """
+    return StudyView(read_study(Path(study)))
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _figures(analysis: Analysis) -> list[Figure]:
+    return [*trial_figures(analysis), *map_figures(analysis), *cost_figures(analysis)]
+
+
+def _write_page(analyses: Sequence[Analysis], directory: Path, reload_s: int | None = None) -> Path:
+    _make(directory)
+    write_atomically(directory / PAGE, page(analyses, reload_s=reload_s))
+    return directory / PAGE
+
+
+def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify: Callable[[str], None]) -> None:
+    _make(directory)
+    write_atomically(directory / "trials.csv", trials_csv(analysis))
+    write_atomically(directory / "curves.csv", curves_csv(analysis))
+    write_atomically(directory / "surfaces.csv", surfaces_csv(analysis))
+    with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
+        running = executor.submit(write_notebook, analysis, directory, execute=notebook)
+        pictures = _write_pictures(_figures(analysis), directory)
+        write_atomically(directory / "summary.md", summary_markdown(analysis, [path.name for path in pictures]))
+        try:
+            problem = running.result()
+        except OSError as error:
+            raise cannot_write(directory / "analysis.ipynb", error) from error
+    if problem and notebook:
+        notify(f"analysis.ipynb was not executed: {problem}")
+
+
+def _write_pictures(figures: Sequence[Figure], directory: Path) -> list[Path]:
+    _make(directory)
+    try:
+        return draw_figures(figures, directory)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StudyError(f"cannot write the report to {directory}: it is a file; choose another directory") from error
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+
+
+def _folders(analyses: Sequence[Analysis], directory: Path) -> list[Path]:
+    """Return where the files of each study go: beside the page, or in a folder each if they are several."""
+    if len(analyses) == 1:
+        return [directory]
+    names = ["".join(char if char.isalnum() or char in "-_." else "_" for char in label) for label in labels(analyses)]
+    return [directory / f"{i}_{name}" for i, name in enumerate(names, start=1)]
+
+
+def _sizes(studies: Sequence[Path]) -> tuple[tuple[str, int], ...]:
+    """Return the files that grow while a sweep runs, with their sizes."""
+    found = []
+    for study in studies:
+        for path in [study / JOURNAL, *sorted(study.glob("trials/*/history.jsonl"))]:
+            with contextlib.suppress(FileNotFoundError):  # a trial that starts again drops its history
+                found.append((str(path), path.stat().st_size))
+    return tuple(found)

@@ -1,0 +1,244 @@
+"""Run a sweep with an embedded Optuna study: ask for a point, have it run, tell what became of it.
+
+Order of writes: the point in `optuna.journal`, its start and its end in `trials.jsonl` (by whoever runs it), then its
+end in `optuna.journal`. So a kill at any moment loses nothing: the next session mends the copy from the record, and
+runs a trial that was cut off again, the same number with the same parameters.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kaggle_runner.config import TRAINERS
+from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
+from kaggle_runner.run.failures import FailureBudget
+from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
+from kaggle_runner.run.propose import Lesson, Observation, propose, warm_up
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Status, Study, Trial, TrialResult
+from kaggle_runner.sweep.spec import SweepSpec
+
+__all__ = ["OptunaSearch", "SweepOutcome", "run_sweep", "warm_up"]
+
+Notify = Callable[[Mapping[str, Any]], None]
+"""Takes the notes that a person may want to see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOutcome:
+    """Why a session ended."""
+
+    reason: str
+    """In a sentence."""
+    trials_run: int
+    """Trials that this loop brought to an end."""
+    cut_short: bool = False
+    """There is more to do, in a later session."""
+    gave_up: bool = False
+    """The same failure came again and again: the sweep is not done."""
+
+
+class OptunaSearch:
+    """The trials of a study and what comes next; several threads may ask and tell at once."""
+
+    def __init__(self, study: Study, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
+                 told_value: Callable[[TrialResult], float | None] = lambda result: result.metric,
+                 notify: Notify = lambda event: None) -> None:
+        """Open the study's search and bring Optuna's copy in line with the record.
+
+        `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
+        is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known.
+
+        Raises:
+            StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
+        """
+        self._spec = spec
+        self._points = None if spec.method == "random" else spec.count
+        self._defaults = TRAINERS[spec.trainer]().as_dict() if defaults is None else defaults
+        self._told_value = told_value
+        self._lock = threading.Lock()
+        self._trials: dict[int, Trial] = {}
+        self._results: dict[int, TrialResult] = {}
+        self._told: dict[int, float | None] = {}
+        self._held: set[int] = set()
+        self._failures = FailureBudget()
+        self._end: str | None = None
+        self.gave_up = False
+        snapshot = study.snapshot()
+        self._seed = snapshot.info.seed
+        self._journal = self._open(snapshot, notify)
+        self._adopt(snapshot, notify)
+
+    def total(self, count: int | None) -> int:
+        """Return how many trials the study shall have in the end: `count`, else the file's `run_cap`, else the grid.
+
+        Raises:
+            SweepError: nothing says when the sweep ends.
+        """
+        wanted = self._spec.run_cap if count is None else count
+        if wanted is None and self._spec.method != "grid":
+            raise SweepError(self._spec.source, [f"run_cap: missing, and a {self._spec.method} sweep has no end of its "
+                                                 f"own; write run_cap: 8 into the file or give --count 8"])
+        return min(n for n in (wanted, self._points) if n is not None)
+
+    def first_params(self) -> Mapping[str, Any]:
+        """Return the parameters of trial 0, whether it has been run or not."""
+        first = self._trials.get(0) or self._propose(0)
+        return first.params if first else {}
+
+    @property
+    def reason(self) -> str:
+        """Why there is no further trial."""
+        finished = len(self._results)
+        if finished == self._points:
+            return self._end or f"every point of the sweep has been tried, {finished} in all"
+        return self._end or f"{finished} trials are finished"
+
+    def is_complete(self, total: int) -> bool:
+        """Say whether no further trial will be handed out; trials may still be running in other threads."""
+        taken = len(self._results) + len(self._held)
+        return self._end is not None or taken >= total or taken == self._points
+
+    def ask(self, total: int) -> Trial | None:
+        """Return the next trial to run, one that was cut off before a new one; none when the sweep is at its end.
+
+        Raises:
+            StudyError: Optuna's copy cannot be written.
+        """
+        with self._lock:
+            if self.is_complete(total):
+                return None
+            number = next(n for n in range(len(self._trials) + 1) if n not in self._results and n not in self._held)
+            if number not in self._trials:
+                trial = self._propose(number)
+                if trial is None:
+                    self._points = number
+                    return None
+                self._journal.start(trial)
+                self._trials[number] = trial
+            self._held.add(number)
+            return self._trials[number]
+
+    def tell(self, trial: Trial, result: TrialResult) -> None:
+        """Take in how a trial ended; a preempted one stays open for the next session.
+
+        Raises:
+            StudyError: Optuna's copy cannot be written; the record has the result already.
+        """
+        with self._lock:
+            if result.status is Status.PREEMPTED:
+                return
+            self._take(trial, result)
+            self._held.discard(trial.number)
+            self._note_failure(result)
+
+    def _open(self, snapshot: Snapshot, notify: Notify) -> OptunaJournal:
+        """Open Optuna's copy; one that cannot be used is put aside and begun anew."""
+        foreign = [record.trial.id for record in snapshot.records if not self._spec.contains(record.trial.params)]
+        if foreign:
+            raise StudyError(f"{snapshot.directory} holds trials that this sweep cannot have made: "
+                             f"{', '.join(foreign)}; choose another directory with --study, or restore the file")
+        try:
+            journal = OptunaJournal(snapshot.directory, snapshot.info, self._spec)
+            journal.check(snapshot)
+        except DamagedJournal as error:
+            aside = put_aside(snapshot.directory)
+            notify(_note(f"{error}; the old one is kept as {aside.name}"))
+            journal = OptunaJournal(snapshot.directory, snapshot.info, self._spec)
+        return journal
+
+    def _adopt(self, snapshot: Snapshot, notify: Notify) -> None:
+        """Learn from the record and from points that were chosen and never started; add to the copy what it lacks."""
+        known = dict(enumerate(self._journal.trials))
+        records = {record.trial.number: record for record in snapshot.records}
+        added = 0
+        for number in range(max([*known, *records], default=-1) + 1):
+            record = records.get(number)
+            trial = known.get(number) or (record.trial if record else self._propose(number))
+            if trial is None:
+                raise StudyError(f"{snapshot.directory / JOURNAL} lacks trial {number}, and the sweep has no point "
+                                 f"left to take its place; restore the file from a copy")
+            if number not in known:
+                self._journal.start(trial)
+                added += 1
+            self._trials[number] = trial
+            if record and record.result and record.result.status is not Status.PREEMPTED:
+                self._take(trial, record.result)
+            elif record:
+                notify(_note(f"trial {trial.id} was cut off and is run again"))
+        if added:
+            notify(_note(f"{added} trials of the record were added to {self._journal.path.name}"))
+
+    def _propose(self, number: int) -> Trial | None:
+        past = [self._observation(earlier) for earlier in self._trials if earlier != number]
+        proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults)
+        if proposal is None:
+            return None
+        return Trial(id=f"{number:04d}", number=number, params=proposal.params, origin=proposal.origin)
+
+    def _observation(self, number: int) -> Observation:
+        """Say what the sampler is to learn from a trial."""
+        trial, result = self._trials[number], self._results.get(number)
+        if result is None:
+            return Observation(params=trial.params, lesson=Lesson.RUNNING)
+        kind = result.notes.get("kind")
+        value = self._told[number] if result.status is Status.PRUNED else result.metric
+        if result.status in (Status.COMPLETE, Status.PRUNED) and value is not None:
+            if math.isfinite(value):
+                return Observation(params=trial.params, lesson=Lesson.VALUE, value=value)
+            return Observation(params=trial.params, lesson=Lesson.BAD)
+        if result.status is Status.INFEASIBLE or kind == "out_of_memory":
+            return Observation(params=trial.params, lesson=Lesson.INFEASIBLE)
+        return Observation(params=trial.params, lesson=Lesson.BAD if kind == "not_finite" else Lesson.NOTHING)
+
+    def _take(self, trial: Trial, result: TrialResult) -> None:
+        if self._journal.is_finished(trial.number):
+            told = self._journal.told(trial.number)
+        else:
+            told = self._told_value(result) if result.status is Status.PRUNED else None
+            self._journal.finish(trial, result, told)
+        self._results[trial.number], self._told[trial.number] = result, told
+        target, metric = self._spec.target, result.metric
+        if target is not None and metric is not None and result.status is Status.COMPLETE:
+            reached = metric <= target if self._spec.goal == "minimize" else metric >= target
+            if reached:
+                self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
+
+    def _note_failure(self, result: TrialResult) -> None:
+        """End the sweep when the same bug strikes again and again."""
+        verdict = self._failures.take(result)
+        if verdict is not None:
+            self._end, self.gave_up = verdict, True
+
+
+def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,
+              may_start: Callable[[], str | None] = lambda: None) -> SweepOutcome:
+    """Run trials until the study has as many as it shall have, or something ends the session.
+
+    `run_trial` trains, and writes start and end into the record. `may_start` gives a reason not to start another trial.
+    Several threads may do this with one search, each with a `run_trial` of its own.
+
+    Raises:
+        SweepError: nothing says when the sweep ends.
+        StudyError: Optuna's copy of the study cannot be written.
+    """
+    total, trials_run = search.total(count), 0
+    while not search.is_complete(total):
+        refusal = may_start()
+        if refusal is not None:
+            return SweepOutcome(reason=refusal, trials_run=trials_run, cut_short=True)
+        trial = search.ask(total)
+        if trial is None:
+            break
+        result = run_trial(trial)
+        search.tell(trial, result)
+        if result.status is Status.PREEMPTED:
+            return SweepOutcome(reason=result.reason or f"trial {trial.id} was preempted", trials_run=trials_run,
+                                cut_short=True)
+        trials_run += 1
+    return SweepOutcome(reason=search.reason, trials_run=trials_run, gave_up=search.gave_up)
+
+
+def _note(text: str) -> dict[str, Any]:
+    return {"event": "note", "text": text}

@@ -1,0 +1,284 @@
+"""Run one trial in the worker: watch it, log it, stop it, start it anew where that helps, record how it ended.
+
+The supervisor owns the record and never touches a GPU. Whatever happens to the worker, the journal says it.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaggle_runner.config import Config, FinetuneConfig, config_from_params, trainer_of
+from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.memory.fit import Room
+from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
+from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+
+POLL_S = 0.2
+
+Notify = Callable[[Mapping[str, Any]], None]
+"""Takes the events that a person may want to see: phases, logged numbers, evaluations, notes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long the supervisor waits for a sign of life before it ends a worker, in seconds."""
+
+    loading_s: float = 3600.0
+    """From a request to the first step: a model may have to be downloaded."""
+    step_s: float = 900.0
+    """Between two events of a running trial."""
+    stop_s: float = 900.0
+    """From a wish to stop to the end of the trial: a step, and an evaluation, which takes minutes for a 7B on a T4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the worker predicts of a trial's memory."""
+
+    fits: bool
+    reason: str
+    notes: Mapping[str, Any]
+    """The predicted peak and its parts, for the record; and whether activations are computed twice."""
+
+
+@dataclass(kw_only=True)
+class Supervisor:
+    """One worker and the trials that run on it, one at a time."""
+
+    study: Study
+    settings: WorkerSettings
+    notify: Notify = lambda event: None
+    patience: Patience = field(default_factory=Patience)
+    wish: Callable[[], str | None] = lambda: None
+    """Asked a few times a second while a trial runs: none, `stop` or `preempt`."""
+    rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
+    """The steps at which a trial of this config is judged."""
+    judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
+    """Says at a rung whether a trial goes on."""
+    room: Room | None = None
+    """The memory that a trial may take; none: whether one fits is found out by running it."""
+    _worker: WorkerProcess | None = None
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker; returns when it is gone."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def start(self) -> None:
+        """Start the worker if it does not run, without waiting for it."""
+        if self._worker is None:
+            self._worker = WorkerProcess(self.settings)
+
+    def measure_baseline(self, config: Config) -> float | None:
+        """Measure the untouched base, load it if need be, and record the value in the study.
+
+        None for a model that is trained from nothing: then only what the config names is loaded.
+
+        Raises:
+            WorkerError: the worker died or could not load what the config names; the message says why.
+        """
+        has_base = isinstance(config, FinetuneConfig)
+        answer = self._converse({"type": "baseline" if has_base else "prepare", "config": config.as_dict()},
+                                lambda event: None)
+        if answer["event"] == "failed":
+            raise WorkerError(answer["message"])
+        if not has_base:
+            return None
+        self.study.record_baseline(answer["value"])
+        return answer["value"]
+
+    def forecast(self, params: Mapping[str, Any]) -> Forecast | None:
+        """Have the worker predict a trial's memory; none where that cannot be done, which is said.
+
+        Raises:
+            WorkerError: the worker died or hung over it.
+        """
+        if self.room is None or trainer_of(params) != FinetuneConfig.trainer:
+            return None
+        answer = self._converse({"type": "forecast", "config": dict(params), "room": self.room.as_dict()},
+                                lambda event: None)
+        if answer["event"] == "failed":
+            self.notify({"event": "note", "text": f"no memory forecast: {answer['message']}"})
+            return None
+        return Forecast(fits=answer["fits"], reason=answer["reason"], notes=answer["notes"])
+
+    def run(self, trial: Trial) -> TrialResult:
+        """Run one trial to its end and record it; never raises for what the trial does wrong.
+
+        A trial that is predicted not to fit is not run, and one that says nothing of `gradient_checkpointing` gets it
+        where it would not fit without.
+
+        Raises:
+            StudyError: the record cannot be written.
+        """
+        started = time.monotonic()
+        try:
+            config = config_from_params(trial.params)
+        except ConfigError as error:
+            self.study.record_start(trial, dict(trial.params))
+            return self._finish(trial, _failure(trial, str(error)), started)
+        self.study.record_start(trial, config.as_dict())
+        result = self._attempt_if_it_fits(trial, config)
+        kind, divisible = result.notes.get("kind"), config.batch_size > 1 and config.batch_size % 2 == 0
+        if kind == "out_of_memory" and divisible:
+            # the checkpoint is of the config that was too large
+            shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
+            result = self._once_more_in_half(trial, config, result.reason)
+        elif kind == "foreign_checkpoint" and divisible:  # perhaps an earlier session went on in half
+            again = self._once_more_in_half(trial, config, "its checkpoint is not of this batch_size")
+            result = result if again.notes.get("kind") == "foreign_checkpoint" else again
+        return self._finish(trial, result, started)
+
+    def _finish(self, trial: Trial, result: TrialResult, started: float) -> TrialResult:
+        attempts = next(r.attempts for r in self.study.snapshot().records if r.trial.id == trial.id)
+        result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), attempts=attempts)
+        self.study.record_end(result)
+        if result.status is not Status.PREEMPTED:
+            shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
+        return result
+
+    def _once_more_in_half(self, trial: Trial, config: Config, reason: str) -> TrialResult:
+        """Run it again with half the micro-batch and twice the accumulation: the same effective batch and seed."""
+        smaller = dataclasses.replace(config, batch_size=config.batch_size // 2,
+                                      gradient_accumulation_steps=config.gradient_accumulation_steps * 2)
+        self.notify({"event": "note", "text":
+                     f"trial {trial.id}: {reason}; once more with batch_size {smaller.batch_size}, "
+                     f"gradient_accumulation_steps {smaller.gradient_accumulation_steps}"})
+        result = self._attempt_if_it_fits(trial, smaller)
+        return dataclasses.replace(result, notes=dict(result.notes) | {
+            "out_of_memory_at": config.batch_size, "micro_batch": smaller.batch_size,
+            "accumulation": smaller.gradient_accumulation_steps})
+
+    def _attempt_if_it_fits(self, trial: Trial, config: Config) -> TrialResult:
+        """Run a config, a variant of the trial's own, as the forecast of its memory advises."""
+        if not isinstance(config, FinetuneConfig):
+            return self._attempt(trial, config)
+        changed = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
+        try:
+            forecast = self.forecast({**trial.params, **changed})
+        except WorkerError as error:
+            self._drop_worker()
+            self.notify({"event": "note", "text": f"no memory forecast: {error}"})
+            forecast = None
+        if forecast is None:
+            return self._attempt(trial, config)
+        if not forecast.fits:
+            return TrialResult(id=trial.id, status=Status.INFEASIBLE, metric=None, reason=forecast.reason,
+                               notes=forecast.notes)
+        config = dataclasses.replace(config, gradient_checkpointing=forecast.notes["gradient_checkpointing"])
+        self.study.record_config(trial.id, config.as_dict())
+        result = self._attempt(trial, config)
+        return dataclasses.replace(result, notes={**forecast.notes, **result.notes})
+
+    def _attempt(self, trial: Trial, config: Config) -> TrialResult:
+        """Run a config once in the worker and turn what became of it into a result."""
+        directory = self.study.trial_directory(trial.id)
+        request = {"type": "train", "id": trial.id, "config": config.as_dict(), "directory": str(directory.resolve()),
+                   "checkpoint_steps": config.eval_steps, "rung_steps": list(self.rungs(config))}
+        progress = _Progress()
+
+        def follow(event: Mapping[str, Any]) -> None:
+            if event["event"] in ("attached", "resumed"):
+                for row in self.study.cut_history(trial.id, event["step"]):
+                    progress.take(row)
+            elif event["event"] == "log":
+                row = {name: value for name, value in event.items() if name != "event"}
+                self.study.log(trial.id, row)
+                progress.take(row)
+            elif event["event"] == "rung" and self._worker is not None:
+                self._worker.send({"type": "verdict", "go_on": self.judge(trial, event["step"], event["eval/loss"])})
+
+        try:
+            answer = self._converse(request, follow)
+        except WorkerDied as error:
+            self._drop_worker()
+            return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
+                                   exit_status=error.exit_status)
+        except WorkerError as error:
+            return progress.failed(trial, str(error), "hung")
+        if answer["event"] == "failed":
+            if answer["kind"] not in ("refused", "foreign_checkpoint", "not_finite"):
+                self._drop_worker()  # a fresh process beats any clean-up
+            return progress.failed(trial, answer["message"], answer["kind"])
+        return _result(answer)
+
+    def _converse(self, request: Mapping[str, Any], follow: Notify) -> dict[str, Any]:
+        """Send a request and pass on its events until the answer comes.
+
+        Raises:
+            WorkerDied: the process ended.
+            WorkerError: it gave no sign of life for too long.
+        """
+        self.start()
+        assert self._worker is not None
+        self._worker.send(request)
+        patience_s, heard, asked = self.patience.loading_s, time.monotonic(), None
+        while True:
+            event = self._worker.receive(POLL_S)
+            now = time.monotonic()
+            if event is not None:
+                heard = now
+                if event["event"] in ("result", "failed"):
+                    return event
+                if event["event"] in ("log", "attached", "resumed"):
+                    patience_s = self.patience.step_s
+                follow(event)
+                self.notify(event | {"trial": request.get("id", "")})
+            wish = self.wish()
+            if wish is not None and asked is None and request["type"] == "train":
+                self._worker.send({"type": wish})
+                asked = now
+            if asked is not None and now - asked > self.patience.stop_s:
+                self._drop_worker()
+                raise WorkerError(f"the worker did not stop within {self.patience.stop_s:.0f} s and was ended")
+            if now - heard > patience_s:
+                last = self._worker.last_lines()
+                self._drop_worker()
+                raise WorkerError(f"the worker gave no sign of life for {patience_s:.0f} s and was ended; "
+                                  f"it last said: {last or 'nothing'}")
+
+    def _drop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.close()
+            self._worker = None
+
+
+@dataclass
+class _Progress:
+    """What a running trial has shown so far: all that remains of it when its worker dies."""
+
+    steps: int = 0
+    tokens: int = 0
+    evaluations: tuple[tuple[int, float], ...] = ()
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        self.steps, self.tokens = row["step"], row.get("tokens", self.tokens)
+        if "eval/loss" in row:
+            self.evaluations = (*self.evaluations, (row["step"], row["eval/loss"]))
+
+    def failed(self, trial: Trial, reason: str, kind: str, **notes: Any) -> TrialResult:
+        return dataclasses.replace(
+            _failure(trial, reason), steps=self.steps, tokens=self.tokens, evaluations=self.evaluations,
+            metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind, **notes})
+
+
+def _failure(trial: Trial, reason: str) -> TrialResult:
+    return TrialResult(id=trial.id, status=Status.FAILED, metric=None, reason=reason, notes={"kind": "refused"})
+
+
+def _result(answer: Mapping[str, Any]) -> TrialResult:
+    values = {name: value for name, value in answer.items() if name != "event"}
+    values["status"] = Status(values["status"])
+    values["evaluations"] = tuple((step, loss) for step, loss in values["evaluations"])
+    return TrialResult(**values)

@@ -1,0 +1,193 @@
+"""The supervisor's end of a worker: start it pinned to a GPU, talk to it, and be sure that it is gone.
+
+Everything the worker and its libraries print goes to `worker.log` in the study directory.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kaggle_runner
+from kaggle_runner.errors import WorkerError
+
+STOP_GRACE_S = 5.0
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc",
+                       "not enough memory", "cublas_status_alloc_failed")
+"""Torch's CUDA and CPU allocators, the C library, C++, bitsandbytes and cuBLAS, in lower case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """How to start a worker."""
+
+    log: Path
+    cache_directory: Path
+    threads: int
+    trainer: str = "finetune"
+    """What to import at the start; any other is imported when its first trial comes."""
+    gpu: str | None = None
+    """What CUDA_VISIBLE_DEVICES is set to; none hides every GPU."""
+    offline: bool = False
+    """Forbid hub look-ups: nothing the study needs is on the hub."""
+    cores: frozenset[int] | None = None
+    """CPU cores that the worker may use; none for all."""
+
+
+class WorkerDied(WorkerError):
+    """The worker process ended without being asked to."""
+
+    def __init__(self, exit_status: int, last_lines: str, killed_for_memory: bool) -> None:
+        self.exit_status = exit_status
+        self.out_of_memory = killed_for_memory or speaks_of_memory(last_lines)
+        how = f"killed by {signal.Signals(-exit_status).name}" if exit_status < 0 else f"exit status {exit_status}"
+        if killed_for_memory:
+            how += ", most likely by the system for its memory"
+        super().__init__(f"the worker ended: {how}" + (f"; it last said: {last_lines}" if last_lines else ""))
+
+
+class WorkerProcess:
+    """One running worker."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._log = open(settings.log, "ab")  # noqa: SIM115 - lives as long as the process
+        self._log_start = self._log.tell()
+        self._oom_kills = system_oom_kills()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kaggle_runner.run.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._log, env=_environment(settings), text=True, encoding="utf-8",
+            start_new_session=True)  # Ctrl-C goes to the supervisor alone, which decides
+        if settings.cores is not None:
+            os.sched_setaffinity(self.pid, settings.cores)
+        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Process id, also of its session and process group."""
+        return self._process.pid
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send one request.
+
+        Raises:
+            WorkerDied: there is nobody to read it.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._died() from error
+
+    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """Wait for the next event; none when nothing came in time.
+
+        Raises:
+            WorkerDied: the process ended and everything it sent was read.
+        """
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if event is None:
+            raise self._died()
+        return event
+
+    def close(self) -> None:
+        """End the process: by closing its input, then by force; returns when it is gone."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End the process and everything it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_lines(self, count: int = 3) -> str:
+        """Return the last lines that this worker printed, joined."""
+        with open(self._settings.log, "rb") as file:
+            file.seek(self._log_start)
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        return " | ".join(lines[-count:])
+
+    def _died(self) -> WorkerDied:
+        try:
+            status = self._process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:  # closed its pipe but lives on
+            self.kill()
+            status = -signal.SIGKILL
+        killed_for_memory = status == -signal.SIGKILL and (
+            self._oom_kills is None or system_oom_kills() != self._oom_kills)
+        return WorkerDied(status, self.last_lines(), killed_for_memory)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout:
+            for line in self._process.stdout:
+                if line.endswith("\n"):
+                    self._events.put(json.loads(line))
+        self._events.put(None)
+
+
+def speaks_of_memory(text: str) -> bool:
+    """Say whether an error message is about memory that ran out."""
+    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
+
+
+def system_oom_kills() -> int | None:
+    """Return how many processes the system has killed for memory so far; none where it does not say.
+
+    Source: `oom_kill` of cgroup v2's memory.events, else of /proc/vmstat.
+    """
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return None
+
+
+def _environment(settings: WorkerSettings) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": settings.gpu if settings.gpu is not None else "",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "KAGGLE_RUNNER_THREADS": str(settings.threads),
+        "KAGGLE_RUNNER_TRAINER": settings.trainer,
+        "KAGGLE_RUNNER_CACHE": str(settings.cache_directory),
+        "OMP_NUM_THREADS": str(settings.threads),
+        "OPENBLAS_NUM_THREADS": str(settings.threads),  # Optuna sets it to 1 in its own process while it thinks
+        # threads that spin while they wait take the cores from everybody else
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        # bfloat16 on a CPU: kernels made for a shape take a megabyte each, and micro-batches have many shapes
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(kaggle_runner.__file__).parent.parent),
+                                       os.environ.get("PYTHONPATH", "")]).strip(":"),
+    }
+    if settings.offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    for secret in ("WANDB_SERVICE", "WANDB_API_KEY", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        environment.pop(secret, None)  # the worker has no use for them
+    return environment

@@ -1,0 +1,81 @@
+"""The workers of one session: one for each GPU, or on a CPU as the trainer is best served; and how a session ends."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.errors import MissingPackages
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.run.worker_process import WorkerSettings
+
+PACKAGES = {"finetune": ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
+            "charlm": ("torch",)}
+"""What each trainer needs."""
+SEARCH_PACKAGES = ("optuna", "scipy")
+MOST_WORKERS = 8
+"""Of one thread each; every one holds about 0.4 GiB."""
+
+
+def prepare_session(environment: Environment, trainer: str, *, cpu_only: bool, searches: bool) -> Environment:
+    """Check that everything is installed, hide the GPUs from this process, and return the environment to train in.
+
+    A sampler imports torch, and a CUDA context in the supervisor's process costs memory there.
+
+    Raises:
+        MissingPackages: what training needs is not installed.
+    """
+    wanted = (*PACKAGES[trainer], *(SEARCH_PACKAGES if searches else ()))
+    missing = [name for name in wanted if name in environment.missing_packages]
+    if missing:
+        raise MissingPackages(missing, "local")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return replace(environment, gpus=()) if cpu_only else environment
+
+
+def lanes(directory: Path, environment: Environment, *, trainer: str, offline: bool) -> list[WorkerSettings]:
+    """Give each GPU a worker and a fair share of the cores; without a GPU one worker has them all."""
+    gpus: list[str | None] = [gpu.uuid for gpu in environment.gpus] or [None]
+    share = max(1, environment.cpu_count // len(gpus))
+    cores = sorted(os.sched_getaffinity(0))
+    return [WorkerSettings(
+        log=directory / ("worker.log" if len(gpus) == 1 else f"worker-{i}.log"), trainer=trainer,
+        cache_directory=environment.cache_directory, threads=share, gpu=gpu, offline=offline,
+        cores=frozenset(cores[i * share:(i + 1) * share] or cores) if len(gpus) > 1 else None)
+        for i, gpu in enumerate(gpus)]
+
+
+def single_threaded_lanes(directory: Path, environment: Environment, *, trainer: str) -> list[WorkerSettings]:
+    """Give each GPU a worker, or each core one of a single thread: the losses then do not depend on how many there are.
+
+    Only small models are worth it: each worker holds a model and a text of its own.
+    """
+    if environment.gpus:
+        return lanes(directory, environment, trainer=trainer, offline=True)
+    count = max(1, min(environment.cpu_count, MOST_WORKERS))
+    return [WorkerSettings(log=directory / ("worker.log" if count == 1 else f"worker-{i}.log"), trainer=trainer,
+                           cache_directory=environment.cache_directory, threads=1, offline=True)
+            for i in range(count)]
+
+
+@contextlib.contextmanager
+def end_on_signals() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event; the second one ends the process as usual."""
+    ending = threading.Event()
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        ending.set()
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ending
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,321 @@
+"""The study: the trials of one sweep, their journal `trials.jsonl` and their directory.
+
+The journal is append-only, one flushed and fsynced JSON line per event; a torn last line is dropped.
+One process writes at a time, or the agents of one sweep together (a lock that dies with its holder); anyone may read
+meanwhile.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.errors import StudyError
+from kaggle_runner.files import (
+    StudyLock,
+    alone_with,
+    append_line,
+    cannot_write,
+    drop_torn_line,
+    json_lines,
+    make_directory,
+    write_atomically,
+)
+
+__all__ = ["JOURNAL", "Snapshot", "Status", "Study", "StudyInfo", "Trial", "TrialRecord", "TrialResult", "cannot_write",
+           "read_study", "write_atomically"]
+
+JOURNAL = "trials.jsonl"
+
+
+class Status(StrEnum):
+    """How a trial ended."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    PREEMPTED = "preempted"
+    INFEASIBLE = "infeasible"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of the search space, to be trained once."""
+
+    id: str
+    """Name of the trial in its study and of its directory: `0003`, or a W&B run id."""
+    number: int
+    """Position in the study, from 0."""
+    params: Mapping[str, Any]
+    """What the sweep chose, fixed settings included: fields of the trial's config."""
+    origin: str = ""
+    """Where the point came from: `defaults`, `sobol`, `gp`, `tpe`, `random`, `grid`, `wandb`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What became of one trial; holds only losses that were measured."""
+
+    id: str
+    status: Status
+    metric: float | None
+    """The best value of the sweep's metric that was measured, none if none was."""
+    reason: str = ""
+    """Why it ended as it did, in a sentence; empty for a complete trial."""
+    steps: int = 0
+    """Optimizer steps done."""
+    seconds: float = 0.0
+    """Wall time from the request to the result."""
+    peak_device_bytes: int | None = None
+    """Most device bytes allocated at once; the process's resident bytes on a CPU."""
+    evaluations: tuple[tuple[int, float], ...] = ()
+    """Every (step, eval loss) in order."""
+    tokens: int = 0
+    """Training tokens seen, padding not counted."""
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went: load, data, attach, train, eval, save."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of Python and of the packages that took part."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the config, the rows, the base and the trained adapter."""
+    attempts: int = 1
+    """How often it was started, this time included."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of this run under their own names, such as an effective micro-batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A trial as the journal knows it."""
+
+    trial: Trial
+    result: TrialResult | None
+    """None while it runs, or after the process that ran it was killed."""
+    attempts: int
+    started: float
+    """Unix time of the last start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyInfo:
+    """What a study was made with: the first line of its journal."""
+
+    name: str
+    metric: str
+    goal: str
+    seed: int
+    sweep: Mapping[str, Any]
+    """The sweep file as read."""
+    created: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A study as it stands: everything a report or a sampler needs, read at one moment."""
+
+    directory: Path
+    info: StudyInfo
+    baseline: float | None
+    """Metric of the untouched base model, none if not measured."""
+    records: tuple[TrialRecord, ...]
+    """In the order of their numbers."""
+    sessions: tuple[Mapping[str, Any], ...]
+    """One for each process that worked on the study: host, time, threads, versions."""
+
+    @property
+    def finished(self) -> tuple[TrialRecord, ...]:
+        """The trials that have a result and will not be run again."""
+        return tuple(r for r in self.records if r.result and r.result.status is not Status.PREEMPTED)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The complete trial with the best measured metric; the earlier one of two equals."""
+        sign = -1.0 if self.info.goal == "maximize" else 1.0
+        values = {r.trial.number: (sign * r.result.metric, r) for r in self.records
+                  if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
+        return values[min(values, key=lambda number: (values[number][0], number))][1] if values else None
+
+    def history(self, trial_id: str) -> list[dict[str, Any]]:
+        """Read the logged rows of one trial, in order; empty if it logged none."""
+        return list(json_lines(self.directory / "trials" / trial_id / "history.jsonl"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the study as the JSON that `show --json` prints."""
+        best = self.best
+        return {
+            "study": str(self.directory), "metric": self.info.metric, "goal": self.info.goal,
+            "baseline": self.baseline, "best": _row(best) if best else None,
+            "trials": [_row(record) for record in self.records],
+        }
+
+
+class Study:
+    """Write access to a study directory; hold it with `with Study.open_for_writing(...)`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @classmethod
+    @contextlib.contextmanager
+    def open_for_writing(cls, directory: Path, *, name: str, sweep: Mapping[str, Any], metric: str, goal: str,
+                         seed: int | None, shared: bool = False) -> Iterator["Study"]:
+        """Make the study, or continue it if it is there; only one process at a time, unless all of them share it.
+
+        A `seed` of none takes the study's own seed, or 0 for a new study.
+
+        Raises:
+            StudyError: the directory cannot be written, another process holds it, or it was made from another
+                sweep file or seed.
+        """
+        make_directory(directory)
+        lock = StudyLock(directory, shared=shared)
+        try:
+            study = cls(directory)
+            journal = directory / JOURNAL
+            if lock.is_alone and journal.exists():
+                drop_torn_line(journal)
+            if not journal.exists() or journal.stat().st_size == 0:
+                study.append({"event": "study", "name": name, "metric": metric, "goal": goal,
+                              "seed": seed or 0, "sweep": sweep})
+            else:
+                _refuse_other_sweep(read_study(directory), sweep, seed)
+            lock.settle()
+            yield study
+        finally:
+            lock.close()
+
+    def snapshot(self) -> Snapshot:
+        """Read the study as it stands."""
+        return read_study(self.directory)
+
+    def trial_directory(self, trial_id: str) -> Path:
+        """Make and return the directory of one trial."""
+        directory = self.directory / "trials" / trial_id
+        make_directory(directory)
+        return directory
+
+    def start_session(self, facts: Mapping[str, Any]) -> None:
+        """Record that a process begins to work on the study, and on what machine."""
+        self.append({"event": "session", **facts})
+        write_atomically(self.directory / "environment.json", json.dumps(facts, indent=2) + "\n")
+
+    def record_baseline(self, value: float) -> None:
+        """Record the metric of the untouched base model."""
+        self.append({"event": "baseline", "value": value})
+
+    def claim_number(self, trial_id: str) -> int:
+        """Return a trial's number: the one it has, else the next one, which nobody who shares the study gets too."""
+        with alone_with(self.directory / JOURNAL):
+            numbers: dict[str, int] = {}
+            for event in json_lines(self.directory / JOURNAL):
+                if event["event"] == "claim":
+                    numbers[event["trial"]] = event["number"]
+                elif event["event"] == "start":
+                    numbers[event["trial"]["id"]] = event["trial"]["number"]
+            if trial_id not in numbers:
+                numbers[trial_id] = max(numbers.values(), default=-1) + 1
+                self.append({"event": "claim", "trial": trial_id, "number": numbers[trial_id]})
+            return numbers[trial_id]
+
+    def record_start(self, trial: Trial, config: Mapping[str, Any]) -> None:
+        """Record that a trial starts, or starts again."""
+        self.record_config(trial.id, config)
+        self.append({"event": "start", "trial": asdict(trial)})
+
+    def record_config(self, trial_id: str, config: Mapping[str, Any]) -> None:
+        """Write what a trial is trained with, in place of what was there."""
+        write_atomically(self.trial_directory(trial_id) / "config.json", json.dumps(config, indent=2) + "\n")
+
+    def log(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        """Append one row to a trial's history."""
+        append_line(self.trial_directory(trial_id) / "history.jsonl", row)
+
+    def cut_history(self, trial_id: str, step: int) -> list[dict[str, Any]]:
+        """Drop the rows of a trial's history after a step, the one it goes on from, and return those that stay."""
+        path = self.trial_directory(trial_id) / "history.jsonl"
+        kept = [row for row in json_lines(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept
+
+    def record_end(self, result: TrialResult) -> None:
+        """Record a trial's result; from here on it counts."""
+        self.append({"event": "end", "result": asdict(result)})
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Append one event to the journal with the time, flushed and fsynced."""
+        append_line(self.directory / JOURNAL, {**event, "time": round(time.time(), 3)})
+
+
+def read_study(directory: Path) -> Snapshot:
+    """Read a study that may be in use; changes nothing.
+
+    Raises:
+        StudyError: not a study directory, or its journal is damaged before its last line.
+    """
+    journal = directory / JOURNAL
+    if not journal.is_file():
+        raise StudyError(f"{directory} is not a study: it has no {JOURNAL}; give the directory a sweep was run in")
+    info: StudyInfo | None = None
+    baseline: float | None = None
+    sessions: list[dict[str, Any]] = []
+    starts: dict[str, tuple[Trial, int, float]] = {}
+    results: dict[str, TrialResult] = {}
+    for event in json_lines(journal):
+        kind = event.pop("event", None)
+        when = event.pop("time", 0.0)
+        if kind == "study":
+            info = StudyInfo(**event, created=when)
+        elif kind == "baseline":
+            baseline = event["value"]
+        elif kind == "session":
+            sessions.append(event)
+        elif kind == "start":
+            trial = Trial(**event["trial"])
+            attempts = starts[trial.id][1] if trial.id in starts else 0
+            starts[trial.id] = (trial, attempts + 1, when)
+            results.pop(trial.id, None)
+        elif kind == "end":
+            results[event["result"]["id"]] = _result(event["result"])
+    if info is None:
+        raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
+    records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started)
+               for trial, attempts, started in starts.values()]
+    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
+                    records=tuple(sorted(records, key=lambda r: r.trial.number)))
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    result = record.result
+    return {
+        "id": record.trial.id, "status": result.status.value if result else "running",
+        "metric": result.metric if result else None, "params": dict(record.trial.params),
+        "steps": result.steps if result else 0, "seconds": result.seconds if result else 0.0,
+        "peak_device_bytes": result.peak_device_bytes if result else None,
+        "reason": result.reason if result else "", "origin": record.trial.origin,
+    }
+
+
+def _result(values: dict[str, Any]) -> TrialResult:
+    known = {f.name for f in fields(TrialResult)}
+    kept = {name: value for name, value in values.items() if name in known}
+    kept["status"] = Status(kept["status"])
+    kept["evaluations"] = tuple((int(step), float(loss)) for step, loss in kept.get("evaluations", ()))
+    return TrialResult(**kept)
+
+
+def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:
+    old, new = snapshot.info.sweep, json.loads(json.dumps(sweep))
+    changed = [key for key in ("method", "metric", "early_terminate") if old.get(key) != new.get(key)]
+    old_parameters, new_parameters = old.get("parameters", {}), new.get("parameters", {})
+    changed += [f"parameters.{name}" for name in sorted(old_parameters.keys() | new_parameters.keys())
+                if old_parameters.get(name) != new_parameters.get(name)]
+    if changed:
+        raise StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
+                         f"choose another directory with --study, or restore the file")
+    if seed is not None and seed != snapshot.info.seed:
+        raise StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
+                         f"choose another directory with --study, or leave --seed out")

@@ -1,0 +1,81 @@
+"""A study as text: the trial table and the lines about the best trial."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from kaggle_runner.study.journal import Snapshot, TrialRecord
+
+GIB = 2**30
+
+
+def trial_table(snapshot: Snapshot) -> str:
+    """Return the trials of a study as an aligned table, in their order; only parameters that differ have a column."""
+    names = _varied(snapshot)
+    header = ["trial", "status", snapshot.info.metric, "steps", "seconds", "peak GiB", *names, "reason"]
+    rows = [header, *(_cells(record, names, snapshot) for record in snapshot.records)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in rows)
+
+
+def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Return what there is to say of the best trial, the base and the noise, as labels and texts."""
+    lines = []
+    best, metric = snapshot.best, snapshot.info.metric
+    if best is None or best.result is None or best.result.metric is None:
+        lines.append(("best", "no trial has finished"))
+    else:
+        lines.append(("best", f"trial {best.trial.id}, {metric} {best.result.metric:.4f}{_gain(snapshot, best)}"))
+        names = _varied(snapshot) or list(best.trial.params)
+        lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
+    noise = seed_noise(snapshot)
+    if noise is not None:
+        lines.append(("noise", f"{noise:.4f} standard deviation of {metric} over seeds of the same configuration"))
+    return lines
+
+
+def seed_noise(snapshot: Snapshot) -> float | None:
+    """Return the pooled standard deviation of the metric over trials that differ in `seed` only; none without any."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for record in snapshot.finished:
+        if record.result is not None and record.result.metric is not None and record.result.status == "complete":
+            key = repr(sorted((name, value) for name, value in record.trial.params.items() if name != "seed"))
+            groups[key].append(record.result.metric)
+    repeated = [group for group in groups.values() if len(group) > 1]
+    if not repeated:
+        return None
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in repeated)
+    return (squares / sum(len(group) - 1 for group in repeated)) ** 0.5
+
+
+def format_value(value: Any) -> str:
+    """Write a hyperparameter's value short."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _varied(snapshot: Snapshot) -> list[str]:
+    """Name the parameters that the sweep searches."""
+    parameters: Mapping[str, Any] = snapshot.info.sweep.get("parameters", {})
+    return [name for name, entry in parameters.items() if "value" not in entry]
+
+
+def _gain(snapshot: Snapshot, best: TrialRecord) -> str:
+    if not snapshot.baseline or best.result is None or best.result.metric is None:
+        return ""
+    change = best.result.metric / snapshot.baseline - 1
+    return f"; the untouched base has {snapshot.baseline:.4f} ({change:+.1%})"
+
+
+def _cells(record: TrialRecord, names: list[str], snapshot: Snapshot) -> list[str]:
+    result = record.result
+    parameters = [format_value(record.trial.params.get(name, "")) for name in names]
+    if result is None:
+        return [record.trial.id, "running", "", "", "", "", *parameters, ""]
+    mark = " *" if snapshot.best is record else ""
+    return [
+        record.trial.id, result.status.value, f"{result.metric:.4f}{mark}" if result.metric is not None else "-",
+        str(result.steps), f"{result.seconds:.1f}",
+        f"{result.peak_device_bytes / GIB:.2f}" if result.peak_device_bytes else "-", *parameters, result.reason,
+    ]

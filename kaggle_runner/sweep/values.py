@@ -1,0 +1,133 @@
+"""Whether the values of a sweep fit the trainer: the config's own checks decide, so they are written once."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kaggle_runner.config_fields import describe_type, field_types, fits_type
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
+from kaggle_runner.sweep.problems import Findings, spelled
+
+RARE = 0.001
+"""Share of the draws of an unbounded distribution on each side that need not be a possible value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """One hyperparameter on trial: the config's own checks decide over its values."""
+
+    config_type: Any
+    name: str
+    others: Mapping[str, Any]
+    """One value of every hyperparameter in the file."""
+
+    def takes(self, value: Any) -> bool:
+        """Say whether the field's type takes a value like this one."""
+        return fits_type(value, field_types(self.config_type)[self.name])
+
+    @property
+    def wanted(self) -> str:
+        """The field's type in words."""
+        return describe_type(field_types(self.config_type)[self.name])
+
+    def complaint(self, value: Any) -> str | None:
+        """Return what the config says about one value, none if nothing.
+
+        A clash with another field's default counts only if the file leaves that default in place.
+        """
+        try:
+            self.config_type.from_params({self.name: value})
+        except ConfigError as error:
+            if not str(error).startswith(f"{self.name} "):
+                return None
+            with contextlib.suppress(ConfigError):
+                self.config_type.from_params({**self.others, self.name: value})
+                return None
+            return str(error).removeprefix(f"{self.name} ")
+        return None
+
+
+def check_values(found: Findings, parameters: Mapping[str, Parameter], config_type: Any) -> None:
+    """Add a problem for each value, or end of a range, that the trainer's config refuses on its own."""
+    usual = {name: _samples(parameter)[0] for name, parameter in parameters.items()
+             if name in field_types(config_type)}
+    for name in usual:
+        trial = _Trial(config_type=config_type, name=name, others=usual)
+        _check_parameter(found, f"parameters.{name}", parameters[name], trial)
+
+
+def _check_parameter(found: Findings, path: str, parameter: Parameter, trial: _Trial) -> None:
+    """Try each value of one hyperparameter, or the ends of its range, against the config's own checks."""
+    match parameter:
+        case Fixed(value=value):
+            _check_value(found, f"{path}.value", value, trial)
+        case Choice(values=values):
+            for index, value in enumerate(values):
+                _check_value(found, f"{path}.values[{index}]", value, trial)
+        case Range():
+            _check_range(found, path, parameter, trial)
+
+
+def _check_value(found: Findings, path: str, value: Any, trial: _Trial) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return  # has its problem already
+    if trial.takes("text") or not found.text_number(path, value):
+        problem = trial.complaint(value)
+        if problem:
+            found.problem(path, problem + ("; write null" if value in ("None", "none") and trial.takes(None) else ""))
+
+
+def _check_range(found: Findings, path: str, parameter: Range, trial: _Trial) -> None:
+    name, distribution = trial.name, parameter.distribution
+    if not trial.takes(1):
+        found.problem(path, f"must be {trial.wanted}, which no range of numbers gives; use values")
+        return
+    if not trial.takes(0.5) and not parameter.is_integer:
+        whole = "a whole q" if parameter.is_quantised else "distribution: int_uniform, a q_ distribution"
+        found.problem(path, f"must be {trial.wanted}, but {distribution} gives fractions; use {whole} or values")
+        return
+    ends = zip(("min", "max"), ("smallest", "largest"), (parameter.low, parameter.high), _samples(parameter),
+               strict=True)
+    for key, end, bound, value in ends:
+        problem = trial.complaint(value)
+        if problem and not parameter.is_bounded:
+            found.problem(path, f"one draw in {round(1 / RARE)} lies beyond {value}, but {name} {problem}; "
+                                f"use a distribution with min and max")
+        elif problem and value == bound:
+            found.problem(f"{path}.{key}", problem)
+        elif problem:
+            found.problem(path, f"the {end} value of this {distribution} is {value:.6g}, but {name} {problem}")
+
+
+def check_together(found: Findings, parameters: Mapping[str, Parameter], config_type: Any) -> None:
+    """Try the fixed values with each pair of searched ones: hyperparameters that are right alone can clash."""
+    first = {name: _samples(parameter)[0] for name, parameter in parameters.items()}
+    tried = [[(name, value) for value in _samples(parameter)]
+             for name, parameter in parameters.items() if not isinstance(parameter, Fixed)]
+    pairs = itertools.chain.from_iterable(itertools.product(left, right)
+                                          for left, right in itertools.combinations(tried, 2))
+    seen: set[str] = set()
+    for pair in itertools.chain([()], ((single,) for some in tried for single in some), pairs):
+        try:
+            config_type.from_params({**first, **dict(pair)})
+        except ConfigError as error:
+            if str(error) not in seen:
+                seen.add(str(error))
+                together = " with ".join(f"{name} {spelled(value)}" for name, value in pair)
+                found.problem("parameters", f"{together}: {error}" if together else str(error))
+
+
+def _samples(parameter: Parameter) -> tuple[Any, ...]:
+    """Return what stands for a parameter: its values, or the ends of its range."""
+    match parameter:
+        case Fixed(value=value):
+            return (value,)
+        case Choice(values=values):
+            return values
+        case _ if parameter.is_bounded:
+            return parameter.lowest, parameter.highest
+    return tuple(float(f"{parameter.from_unit(u):.3g}") for u in (RARE, 1 - RARE))

@@ -1,0 +1,284 @@
+"""Train a character-level language model: model, optimizers, loop, evaluation, result.
+
+The corpus lies on the device as bytes and is indexed there. The evaluation scores the same characters for every
+configuration, in nats and without label smoothing. The same trial gives the same losses to the last bit on a CPU,
+wherever it was interrupted. Shapes: B windows, T positions.
+"""
+
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from kaggle_runner.config import CharLMConfig
+from kaggle_runner.study.journal import Status, TrialResult
+from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kaggle_runner.training.control import Control, NotFinite
+from kaggle_runner.training.data.characters import CharCorpus
+from kaggle_runner.training.data.windows import window_starts
+from kaggle_runner.training.models.char_model import CharModel, bits_per_character, summed_cross_entropy
+from kaggle_runner.training.muon import Muon
+from kaggle_runner.training.optimizers import adamw, take_step
+from kaggle_runner.training.phases import Phases, peak_bytes, reset_peak_bytes
+from kaggle_runner.training.schedule import learning_rate_at
+
+STRETCH = 1024
+"""Validation characters that are scored in one piece, or in windows of `max_length` where those are shorter."""
+EVAL_TOKENS = 16_384
+"""Characters in an evaluation batch, whatever the training batch is."""
+LOGGED_ROWS = 50
+"""Rows of the training loss that a whole trial logs."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeviceText:
+    """The parts of a corpus that a trial reads, on its device."""
+
+    train: torch.Tensor
+    """uint8."""
+    validation: torch.Tensor
+    """uint8."""
+    symbols: int
+    sha256: str
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint must bring back besides tensors."""
+
+    step: int = 0
+    skipped_steps: int = 0
+    train_cpu_s: float = 0.0
+    evaluations: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def best(self) -> float | None:
+        return min((loss for _, loss in self.evaluations), default=None)
+
+
+class _Recent:
+    """Sums over the steps since the last logged row, kept on the device: reading them there would stop it."""
+
+    def __init__(self, device: torch.device, sums: torch.Tensor | None = None) -> None:
+        self.sums = torch.zeros(4, device=device) if sums is None else sums.to(device)
+
+    def add(self, loss: torch.Tensor, grad_norm: torch.Tensor, most: float) -> None:
+        """Count a step: its loss, its norm, whether it was clipped."""
+        self.sums += torch.stack([loss, grad_norm, (grad_norm > most).float(), torch.ones_like(loss)])
+
+    def means(self) -> tuple[float, float, float]:
+        """Return mean loss, mean norm and share of clipped steps, and start anew."""
+        loss, norm, clipped, steps = self.sums.tolist()
+        self.sums.zero_()
+        return loss / steps, norm / steps, clipped / steps
+
+
+def to_device(corpus: CharCorpus, device: torch.device) -> DeviceText:
+    """Copy training and validation text to a device; on a CPU nothing is copied."""
+    return DeviceText(train=torch.from_numpy(corpus.train).to(device), symbols=len(corpus.symbols),
+                      validation=torch.from_numpy(corpus.validation).to(device), sha256=corpus.sha256)
+
+
+def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str, control: Control) -> TrialResult:
+    """Train the model of one trial; continues from the newest checkpoint in the trial's directory if there is one.
+
+    Raises:
+        NotFinite: the training or evaluation loss is not a number any more.
+        ConfigError: the checkpoint is of another config.
+        torch.OutOfMemoryError: the trial does not fit.
+    """
+    # 1. model, optimizers, and what an interrupted session left
+    phases, device = Phases(), text.train.device
+    torch.manual_seed(config.seed)  # before the model: its weights are random
+    reset_peak_bytes(device)
+    model = CharModel(config, text.symbols).to(device)
+    optimizers = _optimizers(config, model)
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    progress = _Progress()
+    checkpoint = load_checkpoint(control.directory, config, control.emit)
+    if checkpoint is not None:
+        progress = _restore(checkpoint, model, optimizers, scaler, device)
+    control.emit({"event": "resumed" if checkpoint else "attached", "step": progress.step})
+    phases.enter("attach")
+
+    log_every = max(1, config.max_steps // LOGGED_ROWS)
+    recent = _Recent(device) if checkpoint is None else _Recent(device, checkpoint.tensors["recent"])
+    parameters = list(model.parameters())
+    status, reason = Status.COMPLETE, ""
+    while progress.step < config.max_steps:
+        started = time.process_time()
+        # 2. gradients over the windows of this step
+        model.train()
+        step_loss = torch.zeros((), device=device)
+        for windows_BT1 in _micro_batches(text, config, progress.step):
+            with _autocast(device):
+                logits_BTV = model(windows_BT1[:, :-1])
+            loss = summed_cross_entropy(logits_BTV, windows_BT1[:, 1:], config.label_smoothing_factor)
+            loss = loss / config.step_tokens
+            scaler.scale(loss).backward()
+            step_loss += loss.detach()
+        # 3. the optimizer step
+        scale_before = scaler.get_scale() if scaler.is_enabled() else 1.0
+        rate = learning_rate_at(config, progress.step)
+        grad_norm = take_step(optimizers, parameters, learning_rate=rate, max_grad_norm=config.max_grad_norm,
+                              scaler=scaler)
+        # 4. what was done
+        progress.step += 1
+        progress.train_cpu_s += time.process_time() - started
+        progress.skipped_steps += int(scaler.is_enabled() and scaler.get_scale() < scale_before)
+        recent.add(step_loss, grad_norm, config.max_grad_norm)
+        if progress.step % log_every == 0 or progress.step == config.max_steps:
+            mean_loss, mean_norm, clipped_share = recent.means()
+            if not math.isfinite(mean_loss):
+                raise NotFinite("train/loss", mean_loss, progress.step)
+            control.emit({"event": "log", "step": progress.step, "train/loss": mean_loss, "train/learning_rate": rate,
+                          "train/grad_norm": mean_norm if math.isfinite(mean_norm) else None,
+                          "train/clipped_share": clipped_share, "tokens": progress.step * config.step_tokens})
+        phases.enter("train")
+        # 5. evaluation, on schedule, at the end, and when told to end
+        wish = control.poll()
+        at_rung = progress.step in control.rung_steps
+        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or wish == "stop" or at_rung:
+            _evaluate_step(model, text, config, progress, control)
+            phases.enter("eval")
+        # 6. ends before the end
+        if wish == "stop" and progress.step < config.max_steps:
+            status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
+        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations[-1]):
+            status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
+        elif wish == "preempt" and progress.step < config.max_steps:
+            status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
+        if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
+            save_checkpoint(control.directory, config,
+                            _checkpoint_of(progress, recent, model, optimizers, scaler, device))
+            control.emit({"event": "checkpoint", "step": progress.step})
+            phases.enter("save")
+        if reason:
+            break
+
+    if config.save_model and status is not Status.PREEMPTED:
+        torch.save(model.state_dict(), control.directory / "model.pt")
+        phases.enter("save")
+    return TrialResult(
+        id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,
+        peak_device_bytes=peak_bytes(device), evaluations=progress.evaluations,
+        tokens=progress.step * config.step_tokens, seconds_by_phase=phases.seconds, versions=versions(),
+        hashes={"text": text.sha256, "model": _sha256(model)},
+        notes={"bits_per_character": None if progress.best is None else bits_per_character(progress.best),
+               "parameters": model.parameter_count, "symbols": text.symbols, "skipped_steps": progress.skipped_steps,
+               "train_cpu_seconds": round(progress.train_cpu_s, 3), "micro_batch": config.batch_size,
+               "compute_dtype": "float16" if device.type == "cuda" else "float32"})
+
+
+@torch.no_grad()
+def evaluate(model: CharModel, text: DeviceText, config: CharLMConfig) -> float:
+    """Measure the mean loss in nats over the fixed validation characters, each scored once and without smoothing.
+
+    They lie in stretches spread evenly over the validation part. A model whose windows are shorter reads a stretch in
+    several windows, so shorter context is measured and not other text.
+    """
+    model.eval()
+    total, count = 0.0, 0
+    for windows_BT1 in eval_windows(text.validation, config):
+        with _autocast(text.validation.device):
+            logits_BTV = model(windows_BT1[:, :-1])
+        total += summed_cross_entropy(logits_BTV, windows_BT1[:, 1:]).item()
+        count += windows_BT1[:, 1:].numel()
+    return total / count
+
+
+def eval_windows(validation: torch.Tensor, config: CharLMConfig) -> Iterator[torch.Tensor]:
+    """Yield the windows of one evaluation in batches, as int64 with the character after each."""
+    scored = min(config.max_eval_tokens, len(validation) - 1)
+    stretch = min(STRETCH, scored)
+    starts_B = torch.linspace(0, len(validation) - 1 - stretch, scored // stretch, dtype=torch.float64).long()
+    starts_B = starts_B.to(validation.device)
+    whole = stretch // config.max_length * config.max_length
+    for offsets, window in ((range(0, whole, config.max_length), config.max_length), ((whole,), stretch - whole)):
+        if window == 0 or not len(offsets):
+            continue
+        windows_B = (starts_B[:, None] + torch.tensor(list(offsets), device=validation.device)).flatten()
+        positions_T1 = torch.arange(window + 1, device=validation.device)
+        for part_B in windows_B.split(max(1, EVAL_TOKENS // window)):
+            yield validation[part_B[:, None] + positions_T1].long()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a trial's numbers."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+
+
+def _micro_batches(text: DeviceText, config: CharLMConfig, step: int) -> Iterator[torch.Tensor]:
+    """Yield the windows of a step as int64, the same ones however the step is cut."""
+    length = len(text.train)
+    starts_B = window_starts(step, length=length, window=config.max_length, batch=config.effective_batch_size,
+                             seed=config.seed)
+    positions_BT1 = (starts_B[:, None] + torch.arange(config.max_length + 1)) % length
+    for part_BT1 in positions_BT1.to(text.train.device).split(config.batch_size):
+        yield text.train[part_BT1].long()
+
+
+def _optimizers(config: CharLMConfig, model: CharModel) -> list[torch.optim.Optimizer]:
+    """Give the matrices of the blocks to Muon if it is asked for, and all else to AdamW; vectors are not decayed."""
+    matrices = [parameter for parameter in model.blocks.parameters() if parameter.dim() == 2]
+    with_muon = config.optim == "muon"
+    taken = {id(parameter) for parameter in matrices} if with_muon else set()
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    rest_adamw = adamw(rest, learning_rate=config.learning_rate, beta2=config.adam_beta2,
+                       weight_decay=config.weight_decay)
+    muon = [Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)] if with_muon else []
+    return [*muon, rest_adamw]
+
+
+def _evaluate_step(model: CharModel, text: DeviceText, config: CharLMConfig, progress: _Progress,
+                   control: Control) -> None:
+    loss = evaluate(model, text, config)
+    if not math.isfinite(loss):
+        raise NotFinite("eval/loss", loss, progress.step)
+    progress.evaluations = (*progress.evaluations, (progress.step, loss))
+    control.emit({"event": "log", "step": progress.step, "eval/loss": loss,
+                  "eval/bits_per_character": bits_per_character(loss), "tokens": progress.step * config.step_tokens})
+
+
+def _checkpoint_of(progress: _Progress, recent: _Recent, model: CharModel, optimizers: list[torch.optim.Optimizer],
+                   scaler: torch.amp.GradScaler, device: torch.device) -> Checkpoint:
+    return Checkpoint(
+        step=progress.step,
+        state={"skipped_steps": progress.skipped_steps, "train_cpu_s": progress.train_cpu_s,
+               "evaluations": [list(pair) for pair in progress.evaluations]},
+        tensors={"recent": recent.sums.cpu(), "model": model.state_dict(),
+                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                 "scaler": scaler.state_dict(), "cpu_random": torch.get_rng_state(),
+                 "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None})
+
+
+def _restore(checkpoint: Checkpoint, model: CharModel, optimizers: list[torch.optim.Optimizer],
+             scaler: torch.amp.GradScaler, device: torch.device) -> _Progress:
+    tensors = checkpoint.tensors
+    model.load_state_dict(tensors["model"])
+    for optimizer, state in zip(optimizers, tensors["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    scaler.load_state_dict(tensors["scaler"])
+    torch.set_rng_state(tensors["cpu_random"])
+    if tensors["cuda_random"] is not None:
+        torch.cuda.set_rng_state(tensors["cuda_random"], device)
+    return replace(_Progress(step=checkpoint.step), **{
+        **checkpoint.state, "evaluations": tuple((step, loss) for step, loss in checkpoint.state["evaluations"])})
+
+
+def _sha256(model: CharModel) -> str:
+    """Hash the weights, so that two runs can be compared to the last bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda")

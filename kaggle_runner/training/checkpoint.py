@@ -1,0 +1,92 @@
+"""Checkpoints of a running trial: adapter-sized, written atomically, at most two kept.
+
+A checkpoint belongs to one config: one of another config is refused, a damaged one is passed over and said.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kaggle_runner.errors import ForeignCheckpoint
+from kaggle_runner.study.journal import cannot_write
+
+KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything a trial needs to go on at a step as if nothing had happened."""
+
+    step: int
+    """Optimizer steps done."""
+    state: Mapping[str, Any]
+    """Plain values."""
+    tensors: Mapping[str, Any]
+    """Tensors and the state of optimizer, scaler and random generators."""
+
+
+def config_hash(config: Any) -> str:
+    """Return the SHA-256 of all values of a config that decide its losses: computing activations twice changes none."""
+    values = {name: value for name, value in config.as_dict().items() if name != "gradient_checkpointing"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def save_checkpoint(directory: Path, config: Any, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint of a trial and drop all but the newest two.
+
+    Raises:
+        StudyError: the disk is full or the directory cannot be written.
+    """
+    folder = directory / "checkpoint"
+    path = folder / f"step-{checkpoint.step:08d}.pt"
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save({"config": config_hash(config), "step": checkpoint.step, "state": dict(checkpoint.state),
+                        "tensors": dict(checkpoint.tensors)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        for old in _newest_first(folder)[KEPT:]:
+            old.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise cannot_write(path, error) from error
+    return path
+
+
+def load_checkpoint(directory: Path, config: Any, emit: Callable[[Mapping[str, Any]], None]) -> Checkpoint | None:
+    """Read the newest checkpoint of a trial that can be read; none if there is none.
+
+    A damaged one is reported as a `note` event and the one before it is tried.
+
+    Raises:
+        ForeignCheckpoint: the checkpoint was written by another config.
+    """
+    for path in _newest_first(directory / "checkpoint"):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = Checkpoint(step=content["step"], state=content["state"], tensors=content["tensors"])
+            written_by = content["config"]
+        except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError, UnpicklingError, ...
+            emit({"event": "note", "text": f"checkpoint {path.name} is damaged ({type(error).__name__}); "
+                                           f"the trial goes back to the one before, or starts over"})
+            continue
+        if written_by != config_hash(config):
+            raise ForeignCheckpoint(f"{path} was written by another config; delete the folder to start the trial "
+                                    f"over, or restore the config")
+        return checkpoint
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.pt"), reverse=True)

@@ -1,0 +1,240 @@
+"""The frozen base of a fine-tune: loaded and quantised once, kept warm for trial after trial.
+
+Nothing here trains. A base stays exactly as it was loaded, so every trial starts from the same bits.
+"""
+
+import hashlib
+import importlib.util
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import torch
+import transformers
+from transformers.integrations.liger import apply_liger_kernel
+
+from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
+from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.training.loss import logit_cap, logits_of
+from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
+from kaggle_runner.training.models.bare_model import own_head
+from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
+
+MINIMUM_CAPABILITY = (7, 0)
+"""Torch's CUDA 12.8 wheels have no kernels below it. Source: docker-python issue 1546."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A frozen causal language model on its device, with its tokenizer."""
+
+    key: tuple[str, bool, bool]
+    """Model name, whether it is quantised, and whether Liger's kernels are in it: trials with equal keys share it."""
+    model: Any
+    """The transformers model; its linear layers are 4-bit when quantised."""
+    tokenizer: Any
+    device: torch.device
+    compute_dtype: torch.dtype
+    """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU, or
+    bfloat16 where that is much faster."""
+    sha256: str
+    """Of the folder's files, or `commit:` and the hub's commit."""
+    own_head: bool
+    """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
+    seconds: float
+    """Wall time of loading and quantising."""
+
+
+def base_key(config: FinetuneConfig) -> tuple[str, bool, bool]:
+    """Name the base that a config needs."""
+    return (config.model, config.load_in_4bit, config.use_liger_kernel)
+
+
+def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
+    """Load the base of a config onto a device, quantised to NF4 with double quantisation if asked for.
+
+    Raises:
+        ModelError: the folder is missing, is not a causal language model, or the hub cannot be reached; or the family
+            overflows in float16, and the GPU has nothing else.
+        HostError: the GPU is too old for torch, or Liger's kernels are wanted and cannot run here.
+    """
+    started = time.perf_counter()
+    if config.use_liger_kernel:
+        _require_liger(device)
+    source = model_source(config.model)
+    model_config = _read_config(config.model, source)
+    compute_dtype = compute_dtype_of(device, model_config.model_type)
+    quantised_already = getattr(model_config, "quantization_config", None) is not None
+    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)}}
+    if config.load_in_4bit and not quantised_already:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
+                         f"model with its tokenizer, as save_pretrained writes it") from error
+    _freeze(model, compute_dtype)
+    use_causal_attention(model, groups=(device.type != "cuda"
+                                        or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
+    if config.use_liger_kernel:
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})  # the loss is ours
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
+                     compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
+                     own_head=own_head(model.config) and _own_head_is_exact(model, device),
+                     seconds=time.perf_counter() - started)
+
+
+def compute_dtype_of(device: torch.device, model_type: str = "") -> torch.dtype:
+    """Choose the dtype of the matrix products of a family of models on a device of this machine.
+
+    float32 on a CPU: exact. Where bfloat16 is much faster the worker chooses it, see `cpu_speed`.
+
+    Raises:
+        HostError: the GPU is too old for torch.
+        ModelError: the family needs bfloat16, and the GPU has none.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MINIMUM_CAPABILITY:
+        raise HostError(f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}.{capability[1]}, "
+                        f"torch has no kernels below 7.0; choose a T4")
+    return half_dtype(capability, model_type)
+
+
+def computing_in(base: BaseModel, dtype: torch.dtype) -> BaseModel:
+    """Have a base on a CPU compute its matrix products in another dtype; its weights stay as they are.
+
+    The model is the same one: the base that was given must not be used any more.
+    """
+    for layer in linear_layers_4bit(base.model):
+        layer.compute_dtype = dtype
+    return replace(base, compute_dtype=dtype)
+
+
+def half_dtype(capability: tuple[int, int], model_type: str) -> torch.dtype:
+    """Choose the 16 bits that a family computes in on a GPU: float16, or bfloat16 where float16 would overflow.
+
+    Raises:
+        ModelError: the family needs bfloat16, and below compute capability 8.0 it is only emulated.
+    """
+    if model_type not in OVERFLOWING:
+        return torch.float16
+    require_bfloat16(model_type, capability >= (8, 0))
+    return torch.bfloat16
+
+
+def model_source(model: str) -> str:
+    """Turn the `model` hyperparameter into what transformers loads: a folder, or a hub id as it is.
+
+    Raises:
+        ModelError: it reads like a folder and is none.
+    """
+    if model == DEMO_MODEL:
+        return str(files("kaggle_runner.training") / "demo_base")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
+                             f"save_pretrained wrote, or a hub id")
+        return str(path)
+    if path.is_file():
+        raise ModelError(f"{model} is a file, not a model; give the folder with config.json, or a hub id")
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
+                         f"'owner/name'")
+    return model
+
+
+def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
+    """Yield the quantised linear layers of a model."""
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            yield module
+
+
+def _require_liger(device: torch.device) -> None:
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise HostError("use_liger_kernel is true, but liger-kernel is not installed; run: pip install liger-kernel, "
+                        "or set it to false")
+    if device.type != "cuda":
+        raise HostError("use_liger_kernel is true, but Liger's kernels run on GPUs only; set it to false")
+
+
+def _read_config(model: str, source: str) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        what = _first_line(error)
+        if source != model or Path(source).is_dir():
+            raise ModelError(f"{model} is not a model: {what}") from error
+        raise ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or "
+                         f"give a local folder") from error
+
+
+def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+    model.requires_grad_(False)
+    for parameter in model.parameters():
+        # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.
+        if parameter.is_floating_point() and not isinstance(parameter, bitsandbytes.nn.Params4bit):
+            parameter.data = parameter.data.to(compute_dtype)
+    for name, module in model.named_modules():
+        # Norms in float32: their weights are tiny and float16 costs accuracy; embeddings and head stay as they are,
+        # float32 copies of them would take 2 GiB of an 8B model.
+        if "norm" in type(module).__name__.lower() or name.rsplit(".", 1)[-1].startswith("ln_"):
+            module.to(torch.float32)
+            if compute_dtype is not torch.float32:
+                # What follows takes it in this dtype anyway: cast once here, and not kept in float32 by every adapter.
+                module.register_forward_hook(lambda module, arguments, output: output.to(compute_dtype))
+    for layer in linear_layers_4bit(model):
+        layer.compute_dtype = compute_dtype
+        layer.compute_type_is_set = True
+        # On CPUs with AVX512-BF16 the first forward in eval mode repacks the weight for a path without a backward,
+        # and every later gradient is wrong (bitsandbytes 0.50, nn/modules.py).
+        layer.support_avx512bf16_for_cpu = False
+
+
+@torch.no_grad()
+def _own_head_is_exact(model: Any, device: torch.device) -> bool:
+    """Check that decoder, output matrix and cap give the model's own logits; some families scale them."""
+    model.eval()
+    head = model.get_output_embeddings()
+    decoder = getattr(model, model.base_model_prefix, None)
+    if head is None or decoder is None or decoder is model:
+        return False
+    tokens_BT = torch.arange(8, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    dtype = head.weight.dtype
+    with torch.autocast(device.type, dtype=dtype, enabled=device.type == "cuda"):
+        hidden_BTD = decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        own_BTV = logits_of(head, logit_cap(model), hidden_BTD)
+        full_BTV = model(input_ids=tokens_BT, use_cache=False).logits.float()
+    return torch.allclose(own_BTV, full_BTV, atol=1e-3, rtol=1e-3)
+
+
+def _sha256_of(source: str, model_config: Any) -> str:
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"commit:{getattr(model_config, '_commit_hash', None) or 'unknown'}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin", ".json", ".model", ".txt"):
+            with open(path, "rb") as file:
+                digest.update(json.dumps([path.name, hashlib.file_digest(file, "sha256").hexdigest()]).encode())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,97 @@
+"""What a worker keeps warm for fine-tunes: the quantised base and the encoded rows."""
+
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.study.journal import TrialResult
+from kaggle_runner.training.control import Control, Emit
+from kaggle_runner.training.cpu_speed import choose
+from kaggle_runner.training.data.batches import collate
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.data.tokens import EncodedData, encode
+from kaggle_runner.training.finetune import attach, evaluate, loss_of, rows_of_step, train_adapter, versions
+from kaggle_runner.training.models.base_model import BaseModel, base_key, computing_in, load_base
+from kaggle_runner.training.phases import Phases
+
+
+class FinetuneWork:
+    """The base and the rows of the last config, and what is done with them."""
+
+    def __init__(self, emit: Emit, cache_directory: Path, device: torch.device) -> None:
+        self._emit, self._cache_directory, self._device = emit, cache_directory, device
+        self._base: BaseModel | None = None
+        self._data: tuple[tuple[Any, ...], EncodedData] | None = None
+        self._most_threads = self.threads = torch.get_num_threads()
+
+    def prepare(self, config: FinetuneConfig) -> tuple[Phases, Mapping[str, Any]]:
+        """Load base and rows if they are not warm; return what that took, and what there is to know of them."""
+        _, data, phases = self._prepared(config)
+        return phases, {"versions": versions(), "notes": data.notes}
+
+    def baseline(self, config: FinetuneConfig) -> float:
+        """Measure the untouched base."""
+        base, data, _ = self._prepared(config)
+        return evaluate(base, data.validation, config)
+
+    def train(self, config: FinetuneConfig, trial_id: str, control: Control) -> TrialResult:
+        """Train one adapter."""
+        base, data, _ = self._prepared(config)
+        return train_adapter(base, data, config, trial_id, control)
+
+    def _choose_speed(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> BaseModel:
+        """Measure forward and backward of a micro-batch in the middle: in bfloat16 they do not compare alike."""
+        batches = sorted(rows_of_step(data.train, config, self._device, 1), key=len)
+        batch = collate(data.train, batches[len(batches) // 2], pad_id=base.tokenizer.pad_token_id,
+                        completion_only=config.completion_only_loss)
+        facts = [base.sha256, base.key, batch.tokens_BT.shape, config.lora_r, torch.__version__, os.cpu_count(),
+                 self._most_threads]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        try:
+            adapted = attach(base, config)
+        except ConfigError:  # for the trial to say: others may have other target modules
+            return base
+        base.model.train()
+        try:
+            choice = choose(lambda dtype: loss_of(computing_in(base, dtype), batch).backward(),
+                            most_threads=self._most_threads, cache_directory=self._cache_directory, key=key)
+        finally:
+            adapted.unload()
+            base.model.eval()
+        self.threads = choice.threads
+        self._emit({"event": "note", "text": choice.reason})
+        return computing_in(base, choice.compute_dtype)
+
+    def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
+        """Return the base and the rows of a config, from the warm ones where they are the same."""
+        phases = Phases()
+        if self._base is None or self._base.key != base_key(config):
+            self._base = self._data = None  # two bases do not fit
+            gc.unfreeze()
+            self._emit({"event": "phase", "phase": "load", "text": f"loading {config.model}"})
+            self._base = load_base(config, self._device)
+            phases.enter("load")
+        key = (config.dataset, config.samples, config.full_dataset, config.max_eval_samples, config.max_length,
+               config.completion_only_loss, config.model)
+        if self._data is None or self._data[0] != key:
+            self._emit({"event": "phase", "phase": "data", "text": f"reading {config.dataset}"})
+            rows = load_rows(config, cache_directory=self._cache_directory)
+            encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
+            self._data = (key, encoded)
+            self._emit({"event": "phase", "phase": "ready", "text": f"{rows.format}; {len(encoded.train)} training and "
+                                                                   f"{len(encoded.validation)} held-out rows"})
+            phases.enter("data")
+            # What is loaded stays: the collections between trials need not look at it again.
+            gc.collect()
+            gc.freeze()
+            if self._device.type == "cpu":
+                self._base = self._choose_speed(self._base, encoded, config)
+        return self._base, self._data[1], phases

@@ -1,0 +1,305 @@
+"""An agent of a W&B sweep that can be left alone: W&B hands out the trials, the worker trains them.
+
+Three threads: W&B's agent in the main thread; a thread of W&B's for each job, which only waits, because the server's
+stop is an exception that W&B throws into it at any moment; and one of ours, which does all the work and logs it. We
+end W&B's agent by an interrupt, and only when it cannot have been given one more job that nobody would ever open.
+"""
+
+import contextlib
+import math
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL
+from kaggle_runner.errors import HostError, MissingPackages
+from kaggle_runner.machine.budget import budget_for
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.machine.gpu import Gpu
+from kaggle_runner.machine.gpu_lock import hold_gpu
+from kaggle_runner.machine.keys import FoundKey
+from kaggle_runner.memory.fit import room_of
+from kaggle_runner.run.supervisor import Notify
+from kaggle_runner.run.worker_process import WorkerSettings
+from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.pace import Deadline
+from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.wandb.jobs import CONTINUES, AgentPatience, JobRunner
+from kaggle_runner.wandb.run import end_core
+from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, connect, find_sweep, leave, refused, state_of
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
+LEAVE_S = 5.0
+"""For W&B's own process to end when nothing is left to upload."""
+NO_JOB = "no trial from W&B"
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOutcome:
+    """What an agent did, and why it ended."""
+
+    exit_status: int
+    """0: the sweep is over, or as many trials as asked for are done; 130: the same command continues; 1: it gave up."""
+    reason: str
+    """In a sentence."""
+    sweep: RemoteSweep
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOrder:
+    """What a user asked of an agent."""
+
+    address: str
+    """Of the sweep: `entity/project/id`, `project/id`, `id`, or its URL."""
+    count: int | None = None
+    """Trials to bring to an end; none: as many as the sweep gives."""
+    deadline: Deadline
+    study: Path | None = None
+    """The directory; none: named after the sweep."""
+    pruning: bool = True
+    """End trials early that are clearly worse than the others."""
+    patience: AgentPatience = field(default_factory=AgentPatience)
+
+
+def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> AgentOutcome:
+    """Run trials of a W&B sweep on one GPU until the sweep, the session or somebody ends it.
+
+    Takes the first GPU that no other agent holds. Only a main thread can do this.
+
+    Raises:
+        MissingPackages: what training needs is not installed.
+        SecretError: no key, or a malformed one.
+        HostError: every GPU has its agent.
+        SweepOver: the sweep gives no trials any more.
+        WandbError: W&B cannot be reached, does not know the sweep, or does not want an agent for it.
+        SweepError: the sweep has parameters or a metric that our trainer does not have.
+        StudyError: the directory cannot be used, or is of another sweep.
+    """
+    key = prepare(environment)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_leave_in_time)
+        sweep = find_sweep(order.address, key)
+        gpu = stack.enter_context(hold_gpu(environment.gpus))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # this process never touches a GPU
+        directory = order.study or study_directory(sweep, environment)
+        # Agents on other GPUs write into the same study; on a CPU one agent is enough, and the lock refuses another.
+        record = stack.enter_context(Study.open_for_writing(
+            directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric, goal=sweep.spec.goal,
+            seed=None, shared=gpu is not None))
+        os.environ.setdefault("WANDB_DIR", str(directory.resolve()))
+        settings = _worker_settings(directory, environment, gpu, sweep.spec)
+        record.start_session(environment.as_dict() | {
+            "pid": os.getpid(), "threads": settings.threads, "gpu": settings.gpu, "deadline": order.deadline.at,
+            "budget": budget_for(environment).as_dict(), "sweep": sweep.path, "wandb": wandb.__version__})
+        where = f"gpu {gpu.index} ({gpu.name})" if gpu else "the CPU"
+        notify({"event": "note", "text": f"agent of sweep {sweep.path} ({sweep.url}) on {where}, study {directory}"})
+        runner = JobRunner(sweep=sweep, study=record, settings=settings, room=room_of(environment),
+                           deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
+                           notify=notify)
+        stack.callback(runner.close)
+        try:
+            _Agent(runner, order.patience).run(sweep.path)
+        except wandb.Error as error:
+            if state_of(sweep) not in OVER_STATES:  # it may have ended since we asked
+                raise refused(f"W&B gave no agent for the sweep {sweep.path}", error, key) from error
+        exit_status, reason = _verdict(runner, sweep, order.patience)
+        return AgentOutcome(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
+
+
+def prepare(environment: Environment) -> FoundKey:
+    """See that an agent can run in this process, and return the key.
+
+    Raises:
+        MissingPackages: what training needs is not installed.
+        HostError: this is not the main thread.
+        SecretError: no key, or a malformed one.
+        WandbError: offline by the user's own setting, or W&B cannot be reached.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise HostError("an agent needs the main thread, where signals arrive; run it as a program of its own")
+    missing = [name for name in PACKAGES if name in environment.missing_packages]
+    if missing:
+        raise MissingPackages(missing, "train,wandb")
+    return connect(environment)
+
+
+def study_directory(sweep: RemoteSweep, environment: Environment) -> Path:
+    """Return where the study of a sweep is when nobody says."""
+    return environment.writable_directory / "studies" / sweep.path.rsplit("/", 1)[1]
+
+
+@dataclass
+class _Ticket:
+    """A job of W&B's agent, passed between threads by plain attributes: a lock could be broken by the exception."""
+
+    sent: bool = False
+    stop_asked: bool = False
+    done: bool = False
+
+
+class _Agent:
+    """W&B's agent, the thread that serves it, and the signals."""
+
+    def __init__(self, runner: JobRunner, patience: AgentPatience) -> None:
+        self._runner, self._patience, self._ending = runner, patience, runner.ending
+        self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
+        self._over = self._interrupting = False
+        self._interrupted_at = -math.inf
+        self._error: BaseException | None = None
+
+    def run(self, path: str) -> None:
+        """Run W&B's agent to its end; nothing of it is running afterwards.
+
+        Raises:
+            wandb.Error: the server does not want an agent.
+            StudyError: the record cannot be written.
+        """
+        server = threading.Thread(target=self._serve, name="trials")
+        with self._signals():
+            server.start()
+            try:
+                wandb.agent(path, function=self._attend)
+            except KeyboardInterrupt:
+                pass  # our own, a moment too early or too late for W&B's agent
+            except (OSError, SystemExit):  # how the client takes it that its process was ended
+                if not self._runner.lost:
+                    raise
+            finally:
+                self._over = True
+                server.join()
+        if self._error is not None:
+            raise self._error
+
+    def _attend(self) -> None:
+        """Wait for a job to be done: W&B calls this for each, in a thread of its own, and throws its stop into it."""
+        ticket: _Ticket | None = None
+        stopped = False
+        while True:
+            try:
+                ticket = ticket or _Ticket()
+                ticket.stop_asked = stopped
+                if not ticket.sent:
+                    self._tickets.put(ticket)
+                    ticket.sent = True
+                while not ticket.done:
+                    time.sleep(_POLL_S)
+                return
+            except Exception:  # thrown once, at any bytecode, and the bare class
+                stopped = True
+
+    def _serve(self) -> None:
+        idle_since = time.monotonic()
+        served: _Ticket | None = None
+        while not self._over:
+            try:
+                ticket = self._tickets.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._watch(idle_since)
+                continue
+            if ticket is served:  # sent twice, because the stop came in between
+                continue
+            served = ticket
+            try:
+                self._runner.run(lambda ticket=ticket: ticket.stop_asked)  # type: ignore[misc]
+            except BaseException as error:  # for the main thread, which raises it
+                self._error = error
+                self._ending.ask(str(error), 1)
+            self._runner.check_deadline()
+            if self._ending.reason and not ticket.stop_asked:  # after a stop W&B may have sent the next job already
+                self._interrupt()
+            idle_since = time.monotonic()
+            ticket.done = True
+
+    def _watch(self, idle_since: float) -> None:
+        """End W&B's agent when no job comes, or when the end was asked for and no job can be under way."""
+        self._runner.check_deadline()
+        if time.monotonic() - idle_since > self._patience.no_job_s:
+            self._ending.ask(NO_JOB, 1)
+        if self._ending.is_due(idle_since, self._patience.queued_s):
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Have W&B's agent end, as by Ctrl-C; return when the main thread has heard it."""
+        if time.monotonic() - self._interrupted_at < 2 * LEAVE_S:  # a second one would cut its clean-up short
+            return
+        self._interrupted_at = time.monotonic()
+        self._interrupting = True
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        until = time.monotonic() + LEAVE_S
+        while self._interrupting and not self._over and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # for W&B's agent to set its flags
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn SIGINT and SIGTERM into the wish to end; a second one leaves no time for anything."""
+        signalled = False
+
+        def handle(number: int, frame: Any) -> None:
+            nonlocal signalled
+            if number == signal.SIGINT and self._interrupting:
+                self._interrupting = False
+                raise KeyboardInterrupt
+            self._ending.ask(f"interrupted by {signal.Signals(number).name}", CONTINUES,
+                             0.0 if signalled else self._patience.hurry_s)
+            signalled = True
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+def _verdict(runner: JobRunner, sweep: RemoteSweep, patience: AgentPatience) -> tuple[int, str]:
+    """Say why the agent ended: its own reason, else what has become of the sweep."""
+    ending = runner.ending
+    if ending.reason and ending.reason != NO_JOB:
+        return ending.exit_status, ending.reason
+    state = state_of(sweep)
+    no_job = f" for {_minutes(patience.no_job_s)}" if ending.reason else ""
+    verdicts = {
+        "FINISHED": (0, "the sweep is finished: it has all its trials"),
+        "CANCELED": (0, "the sweep was cancelled on W&B"),
+        "DELETED": (1, "the sweep was deleted on W&B; the study keeps its trials"),
+        "PAUSED": (1, f"the sweep has been paused{no_job}; run: wandb sweep --resume {sweep.path}, then this again"),
+        "UNREACHABLE": (1, f"W&B could not be reached{no_job}; the study keeps the trials, run the same command again"),
+    }
+    otherwise = (1, f"W&B handed out no trial{no_job} though the sweep is {state.lower()}: its search may fail, see "
+                    f"{sweep.url}")
+    exit_status, reason = verdicts.get(state, otherwise)
+    return exit_status, reason
+
+
+def _leave_in_time() -> None:
+    timer = threading.Timer(LEAVE_S, end_core)
+    timer.daemon = True
+    timer.start()
+    leave()
+    timer.cancel()
+
+
+def _worker_settings(directory: Path, environment: Environment, gpu: Gpu | None, spec: SweepSpec) -> WorkerSettings:
+    ours = all(spec.fixed.get(name, own) == own and name not in spec.searched
+               for name, own in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
+    return WorkerSettings(
+        log=directory / (f"worker-{gpu.index}.log" if gpu and gpu.index else "worker.log"),
+        cache_directory=environment.cache_directory, threads=environment.cpu_count, trainer=spec.trainer,
+        gpu=gpu.uuid if gpu else None, offline=ours)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

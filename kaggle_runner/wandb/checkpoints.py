@@ -1,0 +1,111 @@
+"""Checkpoints of running trials and the journal, off the machine: as files of the trial's own W&B run.
+
+For hosts that end without asking, and for a run that comes back on another machine. Files and not artifacts: a file is
+written over, and of an artifact every version stays, half a GB for each checkpoint of a 7B model.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import wandb
+
+from kaggle_runner.study.journal import JOURNAL, Study
+from kaggle_runner.wandb.run import GiveUp, RunLog, attempt
+from kaggle_runner.wandb.sweep import API_ERRORS
+
+EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
+"""Seconds between two uploads of a trial's checkpoint; not set: nothing is uploaded."""
+FOLDER = "kept"
+"""Of the files, in the trial's directory and in its run."""
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
+ENDED = "the trial has ended, and with it the need for its checkpoint\n"
+
+
+class CheckpointUploads:
+    """What is sent of the trials of one agent."""
+
+    def __init__(self, study: Study, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
+        """Prepare; `environ` says whether and how often anything is sent."""
+        self._study, self._tell = study, tell
+        self._every_s = float(environ[EVERY_VARIABLE]) if environ.get(EVERY_VARIABLE) else None
+        self._sent_at: dict[str, float] = {}
+
+    def take(self, log: RunLog) -> None:
+        """Send the newest checkpoint of a run that just wrote one, unless the last was sent a short while ago."""
+        now = time.monotonic()
+        if self._every_s is None or now - self._sent_at.get(log.id, -self._every_s) < self._every_s:
+            return
+        self._sent_at[log.id] = now
+        trial = self._study.trial_directory(log.id)
+        try:
+            _stage(max(trial.glob("checkpoint/step-*.pt")), trial / FOLDER / CHECKPOINT)
+            _stage(trial / HISTORY, trial / FOLDER / HISTORY, copies=True)
+            _stage(self._study.directory / JOURNAL, trial / FOLDER / JOURNAL, copies=True)
+        except (OSError, ValueError) as error:
+            return self._tell(f"a checkpoint of trial {log.id} was not sent to W&B: {error}")
+        log.upload(trial / FOLDER, base=trial)
+
+    def end(self, log: RunLog) -> None:
+        """Free the space that a run's checkpoint takes on W&B, when the trial needs it no more."""
+        if self._sent_at.pop(log.id, None) is None:
+            return
+        trial = self._study.trial_directory(log.id)
+        (trial / FOLDER / CHECKPOINT).unlink(missing_ok=True)
+        (trial / FOLDER / CHECKPOINT).write_text(ENDED)
+        log.upload(trial / FOLDER, base=trial)
+
+
+def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], give_up: GiveUp) -> None:
+    """Fetch what a run that comes back had sent, where this machine has no checkpoint of it.
+
+    Without any, or when `give_up` says that it took too long, the trial starts over, which is no error.
+    """
+    trial = study.trial_directory(log.id)
+    if not log.was_resumed or (trial / "checkpoint").exists():
+        return
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = trial / ".fetched"
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            _download(log.path, folder, give_up)
+            fetched = folder / FOLDER
+            (trial / "checkpoint").mkdir()
+            os.replace(fetched / HISTORY, trial / HISTORY)
+            os.replace(fetched / CHECKPOINT, trial / "checkpoint" / "step-00000000.pt")
+    except (*API_ERRORS, OSError, LookupError) as error:
+        tell(f"trial {log.id} comes back, and no checkpoint of it could be fetched from W&B "
+             f"({' '.join(str(error).split())[:200]}): it starts over")
+        return
+    tell(f"fetched the checkpoint of trial {log.id} from W&B")
+
+
+def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:
+    """Download what a run keeps; the client itself waits for ever for a server that has stopped sending.
+
+    Raises:
+        TimeoutError: given up.
+    """
+    def download() -> None:
+        run = wandb.Api().run(run_path)
+        for name in (CHECKPOINT, HISTORY):
+            run.file(f"{FOLDER}/{name}").download(root=str(folder), replace=True).close()
+
+    failure = attempt(download, give_up)
+    if isinstance(failure, Exception):
+        raise failure
+
+
+def _stage(source: Path, target: Path, *, copies: bool = False) -> None:
+    """Put a file where it is uploaded from, whole at any moment; a checkpoint, which is never changed, as a link."""
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_name(f".{target.name}")
+    temporary.unlink(missing_ok=True)
+    if copies:
+        shutil.copyfile(source, temporary)
+    else:
+        os.link(source, temporary)
+    os.replace(temporary, target)

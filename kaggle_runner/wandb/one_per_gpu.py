@@ -1,0 +1,221 @@
+"""The agents of one W&B sweep on this machine: one for each GPU, and one study.
+
+With one GPU or none the agent is this process. With several each GPU's agent is a child process that sees this GPU
+only and has its share of the cores: W&B's client can be one agent per process. A child gets its order as a line of
+JSON on stdin and tells what happens as lines of JSON on stdout; when stdin closes, its parent is gone, and it ends as
+by SIGTERM.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import kaggle_runner
+from kaggle_runner.errors import ConfigError, KaggleRunnerError, SweepOver
+from kaggle_runner.machine.environment import Environment, detect
+from kaggle_runner.machine.gpu import Gpu
+from kaggle_runner.machine.gpu_lock import free_gpus
+from kaggle_runner.run.supervisor import Notify
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.pace import Deadline
+from kaggle_runner.wandb.agent import AgentOrder, AgentOutcome, prepare, run_agent, study_directory
+from kaggle_runner.wandb.jobs import CONTINUES, AgentPatience
+from kaggle_runner.wandb.sweep import find_sweep, leave
+
+END_S = 30.0
+"""For a child to end when it was told to."""
+_POLL_S = 0.5
+
+
+def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
+               max_concurrency: int = 1) -> AgentOutcome:
+    """Run trials of a W&B sweep on every GPU that no other agent holds; `order.count` is for all of them together.
+
+    Raises:
+        ConfigError: more than one trial at a time on a GPU.
+        KaggleRunnerError: as `run_agent`, before any trial.
+    """
+    if max_concurrency != 1:
+        raise ConfigError(f"--max-concurrency is 1 for each GPU, not {max_concurrency}: two trials on one GPU run out "
+                          f"of memory; with several GPUs each has an agent of its own anyway")
+    if len(environment.gpus) < 2:
+        return run_agent(order, environment, notify)
+    key = prepare(environment)
+    try:
+        sweep = find_sweep(order.address, key)
+    finally:
+        leave()  # this process only waits from here on
+    gpus = free_gpus(environment.gpus)[:order.count]
+    directory = order.study or study_directory(sweep, environment)
+    with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
+                                goal=sweep.spec.goal, seed=None, shared=True) as study:
+        orders = [replace(order, address=sweep.path, study=directory, count=count)
+                  for count in _shares(order.count, len(gpus))]
+        endings = _run_children(list(zip(gpus, orders, strict=True)), environment, notify)
+        exit_status, reason = _together(endings)
+        return AgentOutcome(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=study.snapshot())
+
+
+class _Child:
+    """The agent of one GPU, in a process of its own."""
+
+    def __init__(self, gpu: Gpu, order: AgentOrder, cores: Sequence[int],
+                 events: "queue.SimpleQueue[Mapping[str, Any]]") -> None:
+        path = os.pathsep.join([str(Path(kaggle_runner.__file__).parent.parent),
+                                os.environ.get("PYTHONPATH", "")]).strip(":")
+        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid, "PYTHONPATH": path}
+        environ.pop("WANDB_SERVICE", None)  # of this process's client
+        self.gpu, self._events = gpu, events
+        self.ending: tuple[int, str] | None = None
+        """Exit status and reason, when it has ended."""
+        self._process = subprocess.Popen([sys.executable, "-m", "kaggle_runner.wandb.one_per_gpu"],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True,
+                                         encoding="utf-8", start_new_session=True)  # Ctrl-C goes to the parent alone
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(_written(order) + "\n")
+            self._process.stdin.flush()
+        self._reader = threading.Thread(target=self._read, name=f"gpu-{gpu.index}", daemon=True)
+        self._reader.start()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        """End it, whatever it does; returns when it is gone."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        ending: tuple[int, str] | None = None
+        with self._process.stdout:
+            for line in self._process.stdout:
+                event = json.loads(line)
+                if event["event"] == "agent_ended":
+                    ending = (event["exit_status"], event["reason"])
+                else:
+                    self._events.put(event)
+        status = self._process.wait()
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        self.ending = ending or (1, f"its agent {how}")
+        self._events.put({"event": "note", "text": f"gpu {self.gpu.index}: {self.ending[1]}"})
+
+
+def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environment, notify: Notify) -> list[_Child]:
+    """Start a child for each GPU and wait for all of them, passing on what they tell and the signals that come."""
+    events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+    share = max(1, environment.cpu_count // len(work))
+    cores = sorted(os.sched_getaffinity(0))
+    children: list[_Child] = []
+    with contextlib.ExitStack() as stack, _signals(children) as signalled:
+        for place, (gpu, order) in enumerate(work):
+            if signalled:
+                break
+            children.append(_Child(gpu, order, cores[place * share:(place + 1) * share], events))
+            stack.callback(children[-1].close)
+        while any(child.ending is None for child in children) or not events.empty():
+            with contextlib.suppress(queue.Empty):
+                notify(events.get(timeout=_POLL_S))
+    for child in children:
+        if signalled and child.ending and child.ending[0] not in (0, CONTINUES):  # before it could listen to signals
+            child.ending = (CONTINUES, f"interrupted by {signal.Signals(signalled[0]).name}")
+    return children
+
+
+@contextlib.contextmanager
+def _signals(children: Sequence[_Child]) -> Iterator[list[int]]:
+    """Hand SIGINT and SIGTERM on to the children, as often as they come."""
+    came: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        came.append(number)
+        for child in children:
+            child.signal(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _shares(count: int | None, children: int) -> list[int | None]:
+    """Divide a number of trials among agents, the first ones get one more."""
+    if count is None:
+        return [None] * children
+    return [count // children + (place < count % children) for place in range(children)]
+
+
+def _together(children: Sequence[_Child]) -> tuple[int, str]:
+    """Say for all agents how they ended: the same command continues if it does for one of them."""
+    endings = [child.ending for child in children if child.ending is not None]
+    if not endings:
+        return CONTINUES, "interrupted before it began"
+    statuses = {status for status, _ in endings}
+    exit_status = CONTINUES if CONTINUES in statuses else max(statuses)
+    if len(set(endings)) == 1:
+        return exit_status, endings[0][1]
+    return exit_status, "; ".join(f"gpu {child.gpu.index}: {child.ending[1]}" for child in children if child.ending)
+
+
+def _written(order: AgentOrder) -> str:
+    return json.dumps(asdict(order) | {"study": str(order.study)})
+
+
+def _read_order(line: str) -> AgentOrder:
+    values = json.loads(line)
+    return AgentOrder(**values | {"study": Path(values["study"]), "deadline": Deadline(**values["deadline"]),
+                                  "patience": AgentPatience(**values["patience"])})
+
+
+def main() -> None:
+    """Be the agent of one GPU until its sweep, its session or its parent ends."""
+    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not mix with the protocol
+    lock = threading.Lock()
+
+    def emit(event: Mapping[str, Any]) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):
+            protocol.write(json.dumps(event) + "\n")
+            protocol.flush()
+
+    order = _read_order(sys.stdin.readline())
+
+    def wait_for_the_end() -> None:
+        while os.read(0, 1024):  # not through sys.stdin, whose lock would be held when the interpreter ends
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait_for_the_end, name="parent", daemon=True).start()
+    try:
+        outcome = run_agent(order, detect(os.environ, Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/"))), emit)
+        exit_status, reason = outcome.exit_status, outcome.reason
+    except SweepOver as error:  # another GPU's agent was faster
+        exit_status, reason = 0, str(error)
+    except KaggleRunnerError as error:
+        exit_status, reason = error.exit_status, str(error)
+    emit({"event": "agent_ended", "exit_status": exit_status, "reason": reason})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""The W&B run of one trial: opened, fed and closed by the supervisor's process, never by the worker.
+
+One row of W&B for each row of the trial's own history, in order: so the number of rows that W&B has says where to go
+on, whoever wrote them. The exit codes are ours and always explicit: W&B turns 0 into finished, others into failed.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from kaggle_runner.study.journal import Status, TrialResult
+
+ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
+NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
+         "gradient_checkpointing")
+"""Of a trial's notes, those that go into the run's summary."""
+STOPPED, PREEMPTED = 143, 75
+"""Ended by W&B's stop button, as by SIGTERM; handed back to the sweep's queue, as EX_TEMPFAIL."""
+INFEASIBLE = 5
+"""Not run, because it is predicted not to fit into the memory."""
+FAILURE_CODES: Mapping[str, int] = {"out_of_memory": 3, "not_finite": 4}
+"""By the kind of failure; any other kind is 1, and a worker that a signal killed 128 and the signal's number."""
+_FLUSH_S = 3.0
+_POLL_S = 0.1
+
+GiveUp = Callable[[], bool]
+"""Asked while W&B is waited for: whether to wait no longer."""
+
+
+class RunLost(Exception):
+    """W&B did not take a run's beginning or end in time; its own process has been ended."""
+
+
+def exit_code(result: TrialResult, *, stopped: bool) -> int:
+    """Return what the run of a trial is finished with; `stopped` by W&B's stop button or its early termination."""
+    if result.status is Status.COMPLETE:
+        return 0
+    if stopped:
+        return STOPPED
+    if result.status is Status.PRUNED:
+        return 0
+    if result.status is Status.PREEMPTED:
+        return PREEMPTED
+    if result.status is Status.INFEASIBLE:
+        return INFEASIBLE
+    kind, exit_status = result.notes.get("kind", ""), result.notes.get("exit_status", 0)
+    return 128 - exit_status if kind == "crash" and exit_status < 0 else FAILURE_CODES.get(kind, 1)
+
+
+def outcome_of(result: TrialResult, *, stopped: bool) -> str:
+    """Name how a trial ended, for the run's summary: its status, or the kind of its failure."""
+    if stopped and result.status is not Status.COMPLETE:
+        return "stopped"
+    return result.notes.get("kind", "error") if result.status is Status.FAILED else result.status.value
+
+
+class RunLog:
+    """An open W&B run; one thread at a time."""
+
+    def __init__(self, run: Any) -> None:
+        """Take over what `wandb.init` returned."""
+        self._summary: dict[str, Any] = {}
+        self._broken = self._marked = False
+        self.reopened = False
+        """W&B's own process died; what its agent does from now on is unknown."""
+        self._take(run)
+
+    @classmethod
+    def open(cls, give_up: GiveUp) -> "RunLog":
+        """Open the run that W&B's agent was given, or go on with it.
+
+        Raises:
+            RunLost: W&B cannot be reached or refuses.
+        """
+        opened: list[Any] = []
+        _bounded(lambda: opened.append(_open()), give_up)
+        return cls(opened[0])
+
+    @property
+    def id(self) -> str:
+        """W&B's id of the run, which is the trial's id."""
+        return self._run.id
+
+    @property
+    def path(self) -> str:
+        """`entity/project/id`."""
+        return self._run.path
+
+    @property
+    def was_resumed(self) -> bool:
+        """Whether W&B knew the run already."""
+        return self._run.resumed
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the sweep chose, and whatever else the run's config holds."""
+        return dict(self._run.config)
+
+    def add_config(self, values: Mapping[str, Any]) -> None:
+        """Add settings that the sweep left to their defaults; what the sweep chose is locked and stays."""
+        self._try(lambda: self._run.config.update(dict(values), allow_val_change=True))
+
+    def add_tag(self, tag: str) -> None:
+        """Add a tag."""
+        self._try(lambda: setattr(self._run, "tags", (*(self._run.tags or ()), tag)))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log one row of the trial's history."""
+        self._position += 1
+        if self._position <= self._rows:  # the trial went back to a checkpoint: W&B has this row
+            return
+        values = {name: row[name] for name in ROW_NAMES if name in row}
+        self._try(lambda: self._run.log({"train/global_step": row["step"], **values}))
+        self._rows += 1
+
+    def catch_up(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log those of a trial's rows, all of them from its start, that W&B does not have; it goes on after them."""
+        self._position = 0
+        for row in rows:
+            self.log(row)
+
+    def upload(self, folder: Path, *, base: Path) -> None:
+        """Send the files of a folder now, in the background, under their names below `base`; over what is there."""
+        self._try(lambda: self._run.save(str(folder / "*"), base_path=str(base), policy="now"))
+
+    def mark_preempting(self) -> None:
+        """Tell W&B that the run is about to be cut off: a run that is marked comes back, even if this process dies."""
+        if not self._marked:
+            self._marked = True
+            self._try(self._run.mark_preempting)
+
+    def describe(self, result: TrialResult, *, stopped: bool) -> None:
+        """Write how a trial ended into the summary: only what was measured."""
+        facts = {"outcome": outcome_of(result, stopped=stopped), "reason": result.reason, "seconds": result.seconds,
+                 "tokens": result.tokens, "peak_device_bytes": result.peak_device_bytes,
+                 **{name: result.notes.get(name) for name in NOTES}}
+        if result.status in (Status.COMPLETE, Status.PRUNED):
+            facts["eval/loss"] = result.metric  # the best one, whose adapter is kept, and not the last
+        self._summary = {name: value for name, value in facts.items() if value is not None}
+        self._try(lambda: self._run.summary.update(self._summary))
+
+    def finish(self, code: int, rows: Sequence[Mapping[str, Any]], give_up: GiveUp) -> None:
+        """Upload what is left and close the run with an exit code.
+
+        `rows` is the trial's history, which is logged anew where W&B's own process died.
+
+        Raises:
+            RunLost: W&B did not take it.
+        """
+        def close() -> None:
+            if self._broken:
+                self._reopen(rows)
+            self._run.finish(exit_code=code)
+
+        _bounded(close, give_up)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Do something with the run, unless W&B's own process is gone; then `finish` opens the run anew."""
+        if not self._broken:
+            try:
+                action()
+            except (wandb.Error, OSError):
+                self._broken = True
+
+    def _reopen(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        with contextlib.suppress(OSError, SystemExit):  # wandb exits with its process's status
+            wandb.teardown()
+        self._broken, self.reopened = False, True
+        self._take(_open())
+        self.catch_up(rows)
+        self._run.summary.update(self._summary)
+        if self._marked:
+            self._run.mark_preempting()
+
+    def _take(self, run: Any) -> None:
+        run.define_metric("train/global_step")
+        for names in ("train/*", "eval/*"):
+            run.define_metric(names, step_metric="train/global_step")
+        self._run = run
+        self._position = 0
+        self._rows = run.starting_step  # run.step is 0 until the first row, also in a resumed run
+
+
+def end_core() -> None:
+    """End W&B's own process, which would try to reach its server for days; it writes its files first."""
+    for number, patience_s in ((signal.SIGTERM, _FLUSH_S), (signal.SIGKILL, 0.0)):
+        for pid in _cores():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until = time.monotonic() + patience_s
+        while _cores() and time.monotonic() < until:
+            time.sleep(_POLL_S)
+
+
+def _open() -> Any:
+    settings = wandb.Settings(console="off", init_timeout=86_400)  # `give_up` knows better
+    return wandb.init(resume="allow", settings=settings)
+
+
+def _bounded(action: Callable[[], object], give_up: GiveUp) -> None:
+    """Do what may wait for W&B's server; its process is ended when that fails.
+
+    Raises:
+        RunLost: it failed, or was given up.
+    """
+    failure = attempt(action, give_up)
+    if failure is not None:
+        end_core()
+        raise RunLost(" ".join(str(failure).split()) or type(failure).__name__) from failure
+
+
+def attempt(action: Callable[[], object], give_up: GiveUp) -> BaseException | None:
+    """Do what may wait for W&B's server for ever, in a thread of its own; return why it failed, none if it did not."""
+    failure: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            action()
+        except BaseException as error:  # the classes for a lost connection are private, one is SystemExit
+            failure.append(error)
+
+    thread = threading.Thread(target=act, name="wandb", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        if thread.is_alive() and give_up():
+            return TimeoutError("no answer in time")
+    return failure[0] if failure else None
+
+
+def _cores() -> list[int]:
+    """Find the processes `wandb-core` that this process started and that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
+            state, parent = facts.split()[:2]
+            if name.startswith("wandb-core") and state != "Z" and int(parent) == os.getpid():
+                found.append(int(path.parent.name))
+    return found

@@ -1,0 +1,208 @@
+"""Sweeps on W&B's server: create one from a file, find one by its id, say what has become of it.
+
+The key is found by us and handed to W&B's client in the environment; the client never prompts for one.
+"""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import wandb
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+from kaggle_runner.errors import SweepOver, WandbError
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.machine.keys import FoundKey, redact, require_key
+from kaggle_runner.sweep.spec import SweepSpec, check_config
+
+API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
+"""What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
+DEFAULT_PROJECT = "kaggle_runner"
+REACH_S = 10.0
+"""The client itself retries for minutes, and 0.26 for ever."""
+OVER_STATES = ("FINISHED", "CANCELED")
+"""States in which a sweep takes no agents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSweep:
+    """A sweep on the server, checked like a sweep file."""
+
+    path: str
+    """`entity/project/id`."""
+    url: str
+    state: str
+    """PENDING, RUNNING, PAUSED, FINISHED or CANCELED."""
+    spec: SweepSpec
+
+
+def connect(environment: Environment) -> FoundKey:
+    """Find the key, hand it to W&B's client in this process, and see that the server can be reached.
+
+    Raises:
+        SecretError: no key, or a malformed one; says what to do on this host.
+        WandbError: offline by the user's own setting, or no answer.
+    """
+    _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
+    key = require_key("wandb", environment.host)
+    os.environ["WANDB_API_KEY"] = key.value
+    # The client's own lines, a dozen for each trial, say nothing that we do not say.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "5")  # what a killed process takes with it
+    _require_online(wandb.setup().settings.mode, "by `wandb offline` the client is", "run: wandb online")
+    problem = unreachable()
+    if problem:
+        raise WandbError(f"{problem}; check the network, on Kaggle the notebook's internet setting, or run the sweep "
+                         f"file without it: python -m kaggle_runner sweep FILE --backend optuna")
+    return key
+
+
+def _require_online(mode: str, source: str, way_out: str) -> None:
+    if mode not in ("online", "shared"):
+        raise WandbError(f"{source} {mode}, but it is W&B's server that chooses a sweep's trials; {way_out}, or "
+                         f"search here: python -m kaggle_runner sweep FILE --backend optuna --log wandb-offline")
+
+
+def unreachable() -> str | None:
+    """Say why W&B's server cannot be reached; none if it answers, whatever it answers."""
+    url = wandb.setup().settings.base_url
+    try:
+        urllib.request.urlopen(url, timeout=REACH_S).close()
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"W&B cannot be reached at {url}: {getattr(error, 'reason', error)}"
+    return None
+
+
+def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | None = None, project: str | None = None,
+                 prior_runs: Sequence[str] = ()) -> RemoteSweep:
+    """Create a sweep from a file that was read and checked; W&B gets the file as it is.
+
+    `prior_runs` are ids of finished runs of the same project that the search shall learn from. Entity and project are
+    those of the file or of W&B's own settings where they are not given.
+
+    Raises:
+        SecretError: no key, or a malformed one.
+        WandbError: W&B cannot be reached or refuses, or a prior run is unknown or not finished.
+    """
+    key = connect(environment)
+    try:
+        api = wandb.Api()
+        entity = entity or spec.raw.get("entity") or os.environ.get("WANDB_ENTITY") or api.default_entity
+        project = project or spec.raw.get("project") or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+        problems = [problem for name in prior_runs if (problem := _prior_problem(api, f"{entity}/{project}/{name}"))]
+        if problems:
+            raise WandbError(f"no sweep was created: {'; '.join(problems)}")
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what we return
+            name = wandb.sweep(dict(spec.raw), entity=entity, project=project, prior_runs=list(prior_runs))
+        found = api.sweep(f"{entity}/{project}/{name}")
+        return RemoteSweep(path=f"{entity}/{project}/{name}", url=found.url, state=found.state, spec=spec)
+    except API_ERRORS as error:
+        raise refused("W&B did not create the sweep", error, key) from error
+    finally:
+        leave()
+
+
+def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
+    """Look a sweep up and check it; `address` is `entity/project/id`, `project/id`, `id` or the sweep's URL.
+
+    Raises:
+        SweepOver: it is finished or cancelled.
+        WandbError: there is no such sweep, or the server refuses.
+        SweepError: it has what our trainer does not: parameters, a metric; holds all problems.
+    """
+    try:
+        api = wandb.Api()
+        path = sweep_path(address, lambda: api.default_entity)
+        found = api.sweep(path)
+        state, config, url = found.state, found.config, found.url
+    except API_ERRORS as error:
+        raise refused(f"W&B does not show us the sweep {address}; copy its id or URL from its page, and see that the "
+                      f"key belongs to a member of its team; W&B says", error, key) from error
+    if state in OVER_STATES:
+        raise SweepOver(f"the sweep {path} is {state.lower()}, so it gives no trials; to go on with it: "
+                         f"wandb sweep --resume {path}")
+    return RemoteSweep(path=path, url=url, state=state, spec=check_config(config, path))
+
+
+def state_of(sweep: RemoteSweep) -> str:
+    """Ask what has become of a sweep: its state, `DELETED`, or `UNREACHABLE`."""
+    if unreachable():
+        return "UNREACHABLE"
+    try:
+        return wandb.Api().sweep(sweep.path).state
+    except API_ERRORS as error:
+        return "DELETED" if "could not find" in str(error).lower() else "UNREACHABLE"
+
+
+def end_sweep(address: str, environment: Environment, *, cancel: bool = False) -> RemoteSweep:
+    """Have W&B give no more trials of a sweep: its agents end when their trials do, or with `cancel` at once.
+
+    Raises:
+        SecretError: no key, or a malformed one.
+        SweepOver: it is finished or cancelled already.
+        WandbError: there is no such sweep, or the server refuses.
+        SweepError: it is not a sweep of ours.
+    """
+    key = connect(environment)
+    try:
+        sweep = find_sweep(address, key)
+        # The client's public functions cannot do it; its program can.
+        command = [sys.executable, "-m", "wandb", "sweep", "--cancel" if cancel else "--stop", sweep.path]
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        state = state_of(sweep)
+    finally:
+        leave()
+    if state not in OVER_STATES:
+        said = " ".join(redact(f"{ran.stdout} {ran.stderr}", [key]).split())
+        raise WandbError(f"the sweep {sweep.path} is still {state.lower()}; end it on its page {sweep.url}; W&B's "
+                         f"program said: {said[-300:] or 'nothing'}")
+    return replace(sweep, state=state)
+
+
+def sweep_path(address: str, default_entity: Any) -> str:
+    """Turn what a user calls a sweep into `entity/project/id`; `default_entity` is called where none is named.
+
+    Raises:
+        WandbError: it is no address of a sweep.
+    """
+    text = address.strip()
+    parts = [urllib.parse.unquote(part) for part in urllib.parse.urlsplit(text).path.split("/") if part]
+    if "://" in text:  # .../entity/project/sweeps/id, below whatever prefix the server has
+        where = parts.index("sweeps") if "sweeps" in parts else 0
+        parts = [*parts[where - 2:where], parts[where + 1]] if 2 <= where < len(parts) - 1 else []
+    if not 1 <= len(parts) <= 3 or any(character.isspace() for character in parts[-1]):
+        raise WandbError(f"{address!r} is no address of a sweep; give entity/project/id, project/id, id, or the URL of "
+                         f"its page")
+    project = parts[-2] if len(parts) > 1 else os.environ.get("WANDB_PROJECT") or "uncategorized"
+    entity = parts[-3] if len(parts) > 2 else os.environ.get("WANDB_ENTITY") or default_entity()
+    return f"{entity}/{project}/{parts[-1]}"
+
+
+def refused(what: str, error: Exception, key: FoundKey) -> WandbError:
+    """Put what the client raised into one line, without the key."""
+    return WandbError(f"{what}: {redact(' '.join(str(error).split()), [key])}")
+
+
+def leave() -> None:
+    """End W&B's own process, if it runs; call it when nothing is left to upload."""
+    with contextlib.suppress(OSError, SystemExit):  # a process that died already; the client exits with its status
+        wandb.teardown()
+
+
+def _prior_problem(api: Any, path: str) -> str | None:
+    try:
+        state = api.run(path).state
+    except (wandb.Error, ValueError):
+        return f"there is no run {path}"
+    return None if state == "finished" else f"the run {path} is {state}, and only finished runs can be learned from"
+
