@@ -22,8 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from kaggle_runner.sweep.spec import read_sweep, shipped_sweep  # noqa: E402
-from tests.wandb_server import WandbServer  # noqa: E402
+from kaggle_runner.sweep.spec import read_sweep  # noqa: E402
+from kaggle_runner.sweep.yaml_file import shipped_sweep  # noqa: E402
+from tests.standins.wandb_server import WandbServer  # noqa: E402
 
 PROGRAM = textwrap.dedent("""
     import os

@@ -29,7 +29,7 @@ import torch
 
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.lab.plan import read_plan
-from kaggle_runner.study.journal import TrialResult
+from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.charlm import DeviceText, evaluate, to_device, train_character_model
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.characters import load_corpus

@@ -25,8 +25,10 @@ import torch
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, stays, values_at
 from kaggle_runner.run.search import OptunaSearch, run_sweep
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
-from kaggle_runner.sweep.spec import read_sweep, shipped_sweep
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.yaml_file import shipped_sweep
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import encode

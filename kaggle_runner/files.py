@@ -1,19 +1,16 @@
-"""The files of a study: locked, appended line by line, written whole or not at all."""
+"""Files that are appended line by line, written whole or not at all."""
 
 import contextlib
 import errno
 import fcntl
 import json
 import os
-import time
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError
-
-_SETTLE_S = 5.0
-_POLL_S = 0.05
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -45,11 +42,6 @@ def cannot_write(path: Path, error: OSError) -> StudyError:
     return StudyError(f"cannot write {path}: {error.strerror or error}; finished trials are kept")
 
 
-def confirm_directory(directory: Path) -> Path:
-    """Return where the confirmation of a sweep's directory lies."""
-    return directory / "confirmation"
-
-
 def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -57,62 +49,6 @@ def make_directory(directory: Path) -> None:
         raise StudyError(f"cannot use {directory} as a study: it is a file; choose another with --study") from error
     except OSError as error:
         raise cannot_write(directory, error) from error
-
-
-class StudyLock:
-    """The right to write into a study, until `close` or the end of the process, however that ends.
-
-    One process has it, or any number of processes that share it.
-
-    Raises:
-        StudyError: somebody else has it, or the lock cannot be written.
-    """
-
-    def __init__(self, directory: Path, *, shared: bool) -> None:
-        path = directory / "study.lock"
-        self._shared, self.is_alone = shared, True
-        try:
-            # Not inherited by the worker, so a worker never keeps a dead supervisor's lock.
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        try:
-            self._take(fcntl.LOCK_EX)
-        except BlockingIOError as error:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
-            self.is_alone = False
-            if not shared or not self._join():
-                os.close(self._fd)
-                raise StudyError(f"{directory} is in use by process {holder}; wait for it, stop it, or choose another "
-                                 f"directory with --study") from error
-        except OSError as error:  # a file system without locks
-            os.close(self._fd)
-            raise cannot_write(path, error) from error
-        with contextlib.suppress(OSError):  # the number is for the message only
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def settle(self) -> None:
-        """Let in those who share it; call it when the journal has its first line."""
-        if self._shared:
-            self._join()  # the step from the one lock to the other is not atomic
-
-    def close(self) -> None:
-        """Give it back."""
-        os.close(self._fd)
-
-    def _join(self) -> bool:
-        """Share the lock with those who hold it; the first of them needs a moment for the journal's first line."""
-        until = time.monotonic() + _SETTLE_S
-        while time.monotonic() < until:
-            with contextlib.suppress(BlockingIOError):
-                self._take(fcntl.LOCK_SH)
-                return True
-            time.sleep(_POLL_S)
-        return False
-
-    def _take(self, kind: int) -> None:
-        fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -172,3 +108,17 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             raise StudyError(f"{path}, line {number}, is damaged; restore the file from a copy, or delete that line "
                              f"to lose only that event") from error
+
+
+def write_cache_file(path: Path, content: bytes) -> None:
+    """Write a cache file so that no other process, writing the same one or reading it, sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

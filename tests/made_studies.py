@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 LEARNING_RATE = {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}
 

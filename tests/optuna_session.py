@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 
 BEST_RATE = 1e-3

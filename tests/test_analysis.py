@@ -1,7 +1,8 @@
 import pytest
 
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.study.journal import Status, read_study
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
 
 

@@ -7,7 +7,7 @@ from kaggle_runner.errors import BudgetError, ConfigError
 from kaggle_runner.machine.budget import MemoryBudget, accumulation_for, budget_for, describe
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.machine.gpu import GIB, Gpu
-from tests.fake_nvidia_smi import T4_X2, UNEQUAL, answering, path_with
+from tests.standins.nvidia_smi import T4_X2, UNEQUAL, answering, path_with
 
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
 

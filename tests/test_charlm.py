@@ -17,7 +17,8 @@ from kaggle_runner.config import CharLMConfig, FinetuneConfig, config_from_param
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
-from kaggle_runner.study.journal import Status, Study, Trial
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial
 from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.training.charlm import eval_windows, evaluate, to_device, train_character_model
 from kaggle_runner.training.control import Control, NotFinite

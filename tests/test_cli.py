@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.study.journal import read_study
-from kaggle_runner.sweep.spec import shipped_sweep
+from kaggle_runner.sweep.yaml_file import shipped_sweep
 from tests.conftest import is_running, wait_for
-from tests.fake_nvidia_smi import T4_X2, answering, path_with
+from tests.standins.nvidia_smi import T4_X2, answering, path_with
 
 SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 6, "eval_steps": 3}
 

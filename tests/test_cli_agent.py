@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.study.journal import Snapshot, read_study
-from tests.fake_nvidia_smi import T4_X2, answering, path_with
-from tests.wandb_client import MISSING, PYTHON
-from tests.wandb_records import Sweep
-from tests.wandb_server import KEY, WandbServer
-from tests.wandb_state import State
+from tests.standins.nvidia_smi import T4_X2, answering, path_with
+from tests.standins.wandb_client import MISSING, PYTHON
+from tests.standins.wandb_records import Sweep
+from tests.standins.wandb_server import KEY, WandbServer
+from tests.standins.wandb_state import State
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]

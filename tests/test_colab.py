@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from kaggle_runner.study.journal import read_study
-from kaggle_runner.sweep.spec import shipped_sweep
+from kaggle_runner.sweep.yaml_file import shipped_sweep
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 2, "eval_steps": 2}

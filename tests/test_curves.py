@@ -1,7 +1,8 @@
 import pytest
 
 from kaggle_runner.report.analysis.curves import read_curve, read_curves, rung_steps, thinned
-from kaggle_runner.study.journal import Status, read_study
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, write_study
 
 

@@ -9,7 +9,7 @@ import pytest
 from kaggle_runner.errors import HostError
 from kaggle_runner.machine.environment import NEEDED_PACKAGES, detect, find_host
 from kaggle_runner.machine.gpu import GIB
-from tests.fake_nvidia_smi import HANGING, NO_DRIVER, P100, T4_X2, answering, path_with
+from tests.standins.nvidia_smi import HANGING, NO_DRIVER, P100, T4_X2, answering, path_with
 
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_URL_BASE": "https://www.kaggle.com"}
 COLAB = {"COLAB_RELEASE_TAG": "release-colab_20260514", "COLAB_GPU": "1"}

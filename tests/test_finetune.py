@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.study.journal import Status
+from kaggle_runner.study.trial import Status
 from kaggle_runner.training import loss as loss_module
 from kaggle_runner.training.data.batches import collate, step_batches
 from kaggle_runner.training.data.instructions import load_rows

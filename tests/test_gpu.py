@@ -4,7 +4,7 @@ import pytest
 
 from kaggle_runner.errors import HostError
 from kaggle_runner.machine.gpu import GIB, Gpu, in_gib, survey_gpus, visible_gpus
-from tests.fake_nvidia_smi import HANGING, NO_DRIVER, OLD, P100, T4_X2, UNEQUAL, answering, path_with
+from tests.standins.nvidia_smi import HANGING, NO_DRIVER, OLD, P100, T4_X2, UNEQUAL, answering, path_with
 
 
 def survey(tmp_path, script, timeout_s=10.0, **environ):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
+from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
 

@@ -12,17 +12,14 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import KernelError, Refusal
-from kaggle_runner.kaggle import folder as kernel
-from kaggle_runner.kaggle import keys as kernel_secrets
-from kaggle_runner.kaggle import program as kaggle_program
-from kaggle_runner.kaggle import push as kernel_sessions
-from kaggle_runner.kaggle import watch as kernel_watch
-from kaggle_runner.kaggle.folder import KernelSpec
+from kaggle_runner.kaggle import keys, program, push, watch
+from kaggle_runner.kaggle.folder import CODE_FILE, METADATA, Folder, KernelSpec, next_session, prepare, read_folder
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import Patience
-from kaggle_runner.study.journal import Study, Trial
-from tests.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Trial
+from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
 
@@ -44,15 +41,15 @@ class Desk:
         self.lines: list[str] = []
         self.told: list[str] = []
 
-    def prepare(self, spec: KernelSpec = SPEC, script: str | None = None) -> kernel.Folder:
+    def prepare(self, spec: KernelSpec = SPEC, script: str | None = None) -> Folder:
         """Make a folder; `script` replaces the launcher where a test needs something odd to run."""
-        folder = kernel.prepare(spec, self.directory / "folder", self.environ)
+        folder = prepare(spec, self.directory / "folder", self.environ)
         if script is not None:
-            (folder.path / kernel.CODE_FILE).write_text(script)
+            (folder.path / CODE_FILE).write_text(script)
         return folder
 
-    def wait(self, ref: str = SPEC.ref, patience: Patience = HURRY) -> kernel_watch.Verdict:
-        return kernel_watch.wait(self.kaggle, ref, self.directory / "output", self.told.append, show=self.lines.append,
+    def wait(self, ref: str = SPEC.ref, patience: Patience = HURRY) -> watch.Verdict:
+        return watch.wait(self.kaggle, ref, self.directory / "output", self.told.append, show=self.lines.append,
                                  patience=patience)
 
     def everything_written(self) -> str:
@@ -85,16 +82,16 @@ def desk(tmp_path):
 
 
 def test_push_and_wait_brings_back_the_live_log_the_files_and_the_verdict(desk):
-    ref = kernel_secrets.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, poll_s=0.2)
+    ref = keys.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, poll_s=0.2)
     assert ref == f"{OWNER}/kaggle-runner-wandb"
     assert desk.server.datasets["kaggle-runner-wandb"].private
-    folder = desk.prepare(replace(SPEC, datasets=kernel_secrets.secret_sources(desk.kaggle, OWNER)))
+    folder = desk.prepare(replace(SPEC, datasets=keys.secret_sources(desk.kaggle, OWNER)))
     assert folder.sources == (("dataset", ref),)
-    quota = kernel.check_before_push(desk.kaggle, folder)
+    quota = push.check_before_push(desk.kaggle, folder)
     assert (quota.remaining_h, quota.total_h) == (28.5, 30.0)
-    pushed = kernel.push(desk.kaggle, folder)
+    pushed = push.push(desk.kaggle, folder)
     assert (pushed.ref, pushed.version) == (SPEC.ref, 1)
-    assert kernel.saved_differently(desk.kaggle, pushed, folder) == ()
+    assert push.saved_differently(desk.kaggle, pushed, folder) == ()
 
     verdict = desk.wait()
     assert (verdict.exit_status, verdict.reason, verdict.goes_on) == (0, "", False)
@@ -131,7 +128,7 @@ def test_a_study_goes_on_from_session_to_session(desk):
     desk.server.add_dataset("old-study", {"trials.jsonl": (study.directory / "trials.jsonl").read_bytes()})
     launch = Launch(arguments=("sweep", "any.yaml", "--study", "studies/any", "--help"))
     spec = replace(SPEC, machine_shape="", launch=launch, datasets=(f"{OWNER}/old-study",))
-    verdict = kernel_sessions.push_sessions(
+    verdict = push.push_sessions(
         desk.kaggle, spec, desk.directory / "folder", desk.directory / "output", desk.told.append,
         show=desk.lines.append, environ=desk.environ, sessions=2, patience=HURRY)
     assert (verdict.exit_status, verdict.goes_on, verdict.result["unfinished_trials"]) == (0, True, 1)
@@ -142,14 +139,14 @@ def test_a_study_goes_on_from_session_to_session(desk):
         "datasets/tester/old-study", "notebooks/tester/kaggle-runner-abc123/studies/any"]
     assert (desk.directory / "output" / "studies" / "any" / "trials.jsonl").exists()
     assert "session 1 of 2 left work: trials are unfinished" in desk.told
-    third = kernel.next_session(kernel.next_session(spec, 2, SPEC.ref), 3, f"{SPEC.ref}-session-2")
+    third = next_session(next_session(spec, 2, SPEC.ref), 3, f"{SPEC.ref}-session-2")
     assert (third.title, third.kernels) == ("kaggle runner abc123 session 3", (f"{SPEC.ref}-session-2",))
 
 
 def test_the_network_may_go_and_come_back_in_the_middle_of_the_log(desk):
     script = f"print('one')\nprint('two', flush=True)\n{WAIT_FOR_GO}print('three')\n{RESULT}"
     desk.server.log_cuts = [(1, "reset"), (2, "silent")]
-    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
+    push.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
     errors = []
 
     def disturb():
@@ -172,7 +169,7 @@ def test_the_network_may_go_and_come_back_in_the_middle_of_the_log(desk):
 
 
 def test_a_network_that_stays_away_is_given_up_and_the_kernel_goes_on(desk):
-    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), WAIT_FOR_GO))
+    push.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), WAIT_FOR_GO))
     desk.server.down = True
     with refused(Refusal.NETWORK, r"could not be reached for 0 s; the kernel goes on .* logs -f tester/"):
         desk.wait(patience=replace(HURRY, unreachable_s=0))
@@ -181,7 +178,7 @@ def test_a_network_that_stays_away_is_given_up_and_the_kernel_goes_on(desk):
 
 def test_a_kernel_that_stays_queued_is_given_up_with_what_to_do(desk):
     desk.server.queue_s = 60
-    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), RESULT))
+    push.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), RESULT))
     with refused(Refusal.QUEUE, r"still queued after 0.0167 minutes: .* push again with another image"):
         desk.wait(patience=replace(HURRY, queue_s=1))
     assert desk.told == [f"{SPEC.ref} is queued"]
@@ -191,20 +188,20 @@ def test_a_session_that_failed_or_was_cancelled_has_no_verdict_and_an_old_one_is
     (desk.directory / "output").mkdir()
     (desk.directory / "output" / "result.json").write_text('{"exit_status": 0}')
     script = f"{RESULT}print('disk on fire', flush=True)\nraise SystemExit(3)\n"
-    kernel.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
+    push.push(desk.kaggle, desk.prepare(replace(SPEC, machine_shape=""), script))
     with refused(Refusal.NO_VERDICT, r"ended as error without result.json; the last line .* disk on fire"):
         desk.wait()
-    cancelled = kaggle_program.State(status="CANCEL_ACKNOWLEDGED")
+    cancelled = program.State(status="CANCEL_ACKNOWLEDGED")
     with refused(Refusal.NO_VERDICT, r"it was cancelled, on its page or at its time limit.*shorter --deadline"):
-        kernel_watch.fetch(desk.kaggle, SPEC.ref, cancelled, desk.directory / "output", patience=HURRY)
+        watch.fetch(desk.kaggle, SPEC.ref, cancelled, desk.directory / "output", patience=HURRY)
 
 
 def test_two_running_sessions_are_named_when_kaggle_refuses_a_third(desk):
     desk.server.other_gpu_sessions = 1
     folder = desk.prepare(script=WAIT_FOR_GO)
-    kernel.push(desk.kaggle, folder)
+    push.push(desk.kaggle, folder)
     with refused(Refusal.CAPACITY, f"Maximum batch GPU session count of 2 reached.*running now: {SPEC.ref}"):
-        kernel_sessions.push_once(desk.kaggle, replace(SPEC, title="kaggle runner other"), desk.directory / "folder",
+        push.push_once(desk.kaggle, replace(SPEC, title="kaggle runner other"), desk.directory / "folder",
                                   desk.told.append, desk.environ)
     assert f"{SPEC.ref} is running too; Kaggle has room for two sessions with a GPU" in desk.told
 
@@ -213,60 +210,60 @@ def test_a_used_up_quota_is_seen_before_the_push_and_where_that_fails_by_the_pus
     desk.server.used_hours = 30.0
     folder = desk.prepare(script=RESULT)
     with refused(Refusal.QUOTA, r"30.0 of 30.0 GPU hours of this week are used; wait until 2026-10-31"):
-        kernel.check_before_push(desk.kaggle, folder)
+        push.check_before_push(desk.kaggle, folder)
     desk.server.has_quota_statistics = False
-    assert kernel.check_before_push(desk.kaggle, folder) is None
+    assert push.check_before_push(desk.kaggle, folder) is None
     with refused(Refusal.QUOTA, r"Maximum weekly GPU quota of 30.00 hours reached; wait for the next week"):
-        kernel.push(desk.kaggle, folder)
+        push.push(desk.kaggle, folder)
 
 
 def test_an_input_that_kaggle_would_drop_is_seen_before_the_push_and_after_it(desk):
     desk.server.add_dataset("my-rows", {"rows.csv": b"1"}, ready_in_s=3600)
     folder = desk.prepare(replace(SPEC, machine_shape="", datasets=(f"{OWNER}/my-rows",)), RESULT)
     with refused(Refusal.SOURCE, r"dataset tester/my-rows cannot be mounted .*still being processed"):
-        kernel.check_before_push(desk.kaggle, folder)
+        push.check_before_push(desk.kaggle, folder)
     with refused(Refusal.SOURCE, r"left out dataset 'tester/my-rows' and runs .* kaggle kernels delete -y tester/"):
-        kernel.push(desk.kaggle, folder)
+        push.push(desk.kaggle, folder)
 
 
 def test_what_kaggle_saved_differently_is_said(desk):
     folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100"), WAIT_FOR_GO)
-    pushed = kernel.push(desk.kaggle, folder)
-    (folder.path / kernel.CODE_FILE).write_text(RESULT)
-    assert kernel.saved_differently(desk.kaggle, pushed, folder) == (
+    pushed = push.push(desk.kaggle, folder)
+    (folder.path / CODE_FILE).write_text(RESULT)
+    assert push.saved_differently(desk.kaggle, pushed, folder) == (
         "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'", "the source is not the one that was pushed")
 
 
 def test_an_account_of_somebody_else_is_refused(desk):
     folder = desk.prepare(replace(SPEC, owner="nobody", machine_shape=""), RESULT)
     with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner"):
-        kernel.push(desk.kaggle, folder)
+        push.push(desk.kaggle, folder)
 
 
 def test_a_source_that_is_too_large_and_a_title_that_makes_another_name_are_refused_by_the_push_too(desk):
     folder = desk.prepare(replace(SPEC, machine_shape=""), "#" * 1_000_001)
     with refused(Refusal.TOO_LARGE, "Kaggle refuses a source over 1 MB; leave out large files, or mount them as a"):
-        kernel.push(desk.kaggle, folder)
+        push.push(desk.kaggle, folder)
     folder = desk.prepare(replace(SPEC, machine_shape=""), WAIT_FOR_GO)
-    metadata = json.loads((folder.path / kernel.METADATA).read_text())
-    (folder.path / kernel.METADATA).write_text(json.dumps(metadata | {"title": "something else"}))
+    metadata = json.loads((folder.path / METADATA).read_text())
+    (folder.path / METADATA).write_text(json.dumps(metadata | {"title": "something else"}))
     with refused(Refusal.NAME, f"saved {SPEC.ref} as {OWNER}/something-else and runs it; end it with: kaggle kernels "
                                f"delete -y {OWNER}/something-else, and choose another title"):
-        kernel.push(desk.kaggle, folder)
+        push.push(desk.kaggle, folder)
 
 
 def test_missing_credentials_are_said(desk):
     without = replace(desk.kaggle, environ=desk.environ | {"KAGGLE_USERNAME": "", "KAGGLE_KEY": ""})
     with refused(Refusal.ACCESS, r"no credentials, or wrong ones; run: kaggle auth login"):
-        kernel.push(without, desk.prepare(script=RESULT))
-    assert kernel.find_owner(desk.kaggle) == OWNER
+        push.push(without, desk.prepare(script=RESULT))
+    assert program.find_owner(desk.kaggle) == OWNER
     with pytest.raises(KernelError, match="no credentials"):
-        kernel.find_owner(without)
+        program.find_owner(without)
 
 
 def test_a_key_is_replaced_in_place(desk):
-    kernel_secrets.put_secret(desk.kaggle, "wandb", "a" * 40, desk.told.append, owner=OWNER, poll_s=0.2)
-    kernel_secrets.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, owner=OWNER, poll_s=0.2)
+    keys.put_secret(desk.kaggle, "wandb", "a" * 40, desk.told.append, owner=OWNER, poll_s=0.2)
+    keys.put_secret(desk.kaggle, "wandb", WANDB_KEY, desk.told.append, owner=OWNER, poll_s=0.2)
     stored = desk.server.datasets["kaggle-runner-wandb"]
     assert (stored.version, stored.private) == (2, True)
     assert WANDB_KEY in (stored.directory / "kaggle_runner_secret.json").read_text()
@@ -275,9 +272,9 @@ def test_a_key_is_replaced_in_place(desk):
 
 
 def test_a_folder_is_checked_as_the_server_will(tmp_path):
-    folder = kernel.prepare(SPEC, tmp_path, {})
+    folder = prepare(SPEC, tmp_path, {})
     assert (folder.ref, folder.gpu, folder.sources) == (SPEC.ref, True, ())
-    assert kernel.push_arguments(folder) == ["kernels", "push", "-p", str(tmp_path)]
+    assert push.push_arguments(folder) == ["kernels", "push", "-p", str(tmp_path)]
     metadata = json.loads((tmp_path / "kernel-metadata.json").read_text())
     assert (metadata["is_private"], metadata["enable_internet"]) == (True, True)
     assert metadata["machine_shape"] == "NvidiaTeslaT4"
@@ -285,7 +282,7 @@ def test_a_folder_is_checked_as_the_server_will(tmp_path):
     def check(refusal, match, **changes):
         (tmp_path / "kernel-metadata.json").write_text(json.dumps(metadata | changes))
         with refused(refusal, match):
-            kernel.read_folder(tmp_path)
+            read_folder(tmp_path)
 
     check(Refusal.NAME, "title 'Other' becomes 'other', but the id says 'kaggle-runner-abc123'", title="Other")
     check(Refusal.NAME, "names no account; write your own before it", id="kaggle-runner-abc123")

@@ -12,7 +12,8 @@ from kaggle_runner.kernel.command import Outcome, reason_of, run_command
 from kaggle_runner.kernel.main import continue_study
 from kaggle_runner.kernel.result import Session, describe_session
 from kaggle_runner.machine.environment import detect
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 REPOSITORY = Path(__file__).parent.parent
 KEY = "fedcba9876543210fedcba9876543210fedcba98"

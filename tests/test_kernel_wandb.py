@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
 from kaggle_runner.machine.keys import SECRET_FILE, secret_file_text
-from kaggle_runner.study.journal import Status, read_study
-from kaggle_runner.study.pace import MARGIN_S, SAVING_S
-from tests.kaggle_machine import CLOCK_VARIABLE, ENDED
-from tests.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
+from tests.standins.kaggle_machine import CLOCK_VARIABLE, ENDED
+from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
+from tests.standins.wandb_client import MISSING
+from tests.standins.wandb_server import WandbServer
 from tests.test_cli_kernel import HF_TOKEN, SMALL, Person
-from tests.wandb_client import MISSING
-from tests.wandb_server import WandbServer
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,8 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.memory.predict import CUBLAS_BYTES, GPU, predict
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
-from kaggle_runner.study.journal import Status, Study, Trial
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.batches import collate
 from kaggle_runner.training.data.instructions import load_rows

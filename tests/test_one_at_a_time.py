@@ -12,7 +12,8 @@ from kaggle_runner.lab.decision import Verdict
 from kaggle_runner.lab.plan import read_plan
 from kaggle_runner.lab.summary import study_summary
 from kaggle_runner.lab.vary import read_vary
-from kaggle_runner.study.journal import Status, Study, TrialResult, read_study
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 
 FILE = """\

@@ -18,7 +18,8 @@ import pytest
 
 from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 from tests import optuna_session
 from tests.optuna_session import complete, run

@@ -13,8 +13,10 @@ from kaggle_runner.machine.gpu_catalogue import known_gpu
 from kaggle_runner.memory.fit import Room, room_of, room_of_gpu
 from kaggle_runner.memory.plan import plan
 from kaggle_runner.memory.predict import CPU, GPU
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
-from kaggle_runner.sweep.spec import read_sweep, shipped_sweep
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.yaml_file import shipped_sweep
 
 HEAD = "method: random\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
 

@@ -17,7 +17,8 @@ from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.figures import cost_figures, trial_figures
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.write import report_directory, show, watch_report, write_plots, write_report
-from kaggle_runner.study.journal import Status, Study, TrialResult, read_study
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, TrialResult
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
 
 FAILED = Made(params={"learning_rate": 1e-4}, status=Status.FAILED, reason="loss is nan at step 7", peak=None)

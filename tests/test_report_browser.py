@@ -5,8 +5,8 @@ import os
 import pytest
 
 from kaggle_runner.report.write import write_page
-from tests.chromium import Chromium, find_chromium
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
+from tests.standins.chromium import Chromium, find_chromium
 
 MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
 DRAWN = "document.body && document.body.dataset.drawn === 'yes'"

@@ -1,7 +1,8 @@
 import pytest
 
 from kaggle_runner.report.png import draw_overview
-from kaggle_runner.study.journal import Status, read_study
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

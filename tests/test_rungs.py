@@ -4,7 +4,8 @@ import pytest
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, stays, values_at
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 
 GATE = RungGate(steps=(10, 30), eta=3.0, goal="minimize")

@@ -9,9 +9,11 @@ import pytest
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.machine.deadline import Deadline, find_deadline
 from kaggle_runner.machine.environment import detect
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
-from kaggle_runner.study.pace import Deadline, find_deadline, forecast_s, refusal
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.pace import forecast_s, refusal
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 NOW = 1_000_000.0
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult, read_study
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 SWEEP = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
          "parameters": {"learning_rate": {"values": [0.1, 0.2]}, "seed": {"value": 1}}}

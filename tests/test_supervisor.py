@@ -18,7 +18,8 @@ from kaggle_runner.memory.fit import Room
 from kaggle_runner.memory.predict import CPU
 from kaggle_runner.run.supervisor import Patience, Supervisor
 from kaggle_runner.run.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
-from kaggle_runner.study.journal import Status, Study, Trial, read_study
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, Trial
 from tests.conftest import is_running, wait_for
 
 
@@ -228,7 +229,8 @@ def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_pat
 def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path, cache, params):
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from kaggle_runner.study.journal import Study, Trial
+        from kaggle_runner.study.trial import Trial
+        from kaggle_runner.study.journal import Study
         from kaggle_runner.run.supervisor import Supervisor
         from kaggle_runner.run.worker_process import WorkerSettings
         with Study.open_for_writing(Path({str(tmp_path / 's')!r}), name="s", sweep={{}}, metric="eval/loss",

@@ -12,7 +12,8 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.sweep.distributions import KEYS, Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.problems import yaml_number
-from kaggle_runner.sweep.spec import Hyperband, SweepSpec, read_configuration, read_sweep, shipped_sweep
+from kaggle_runner.sweep.spec import Hyperband, SweepSpec, read_configuration, read_sweep
+from kaggle_runner.sweep.yaml_file import shipped_sweep
 
 SHIPPED = ("demo", "lora_t4", "lora_t4_rank")
 

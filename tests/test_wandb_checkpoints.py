@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.wandb_client import MISSING, PYTHON
-from tests.wandb_server import WandbServer
+from tests.standins.wandb_client import MISSING, PYTHON
+from tests.standins.wandb_server import WandbServer
 
 pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
 
@@ -15,7 +15,8 @@ AGENT = """
 import os, sys, time
 from pathlib import Path
 import wandb
-from kaggle_runner.study.journal import Study, Trial
+from kaggle_runner.study.trial import Trial
+from kaggle_runner.study.journal import Study
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.run import RunLog
 

@@ -11,9 +11,10 @@ from kaggle_runner.errors import HostError, WandbError
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
-from tests.wandb_client import MISSING, PYTHON
-from tests.wandb_server import WandbServer
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from tests.standins.wandb_client import MISSING, PYTHON
+from tests.standins.wandb_server import WandbServer
 
 pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
 ROOT = Path(__file__).parent.parent

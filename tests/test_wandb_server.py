@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.wandb_client import MISSING, SWEEP, Client, Start, clients
-from tests.wandb_records import Run, Sweep
-from tests.wandb_server import WandbServer
-from tests.wandb_state import State
+from tests.standins.wandb_client import MISSING, SWEEP, Client, Start, clients
+from tests.standins.wandb_records import Run, Sweep
+from tests.standins.wandb_server import WandbServer
+from tests.standins.wandb_state import State
 
 SWEEPS_PYTHON = os.environ.get("KAGGLE_RUNNER_TEST_SWEEPS_PYTHON", "")
 ROOT = Path(__file__).parent.parent
@@ -328,7 +328,7 @@ time.sleep(60)
 @contextlib.contextmanager
 def program(python: str, *arguments: str) -> Iterator[str]:
     """Run the server as a program, give its address, and see it end well on SIGTERM."""
-    command = [python, "-m", "tests.wandb_server", *arguments]
+    command = [python, "-m", "tests.standins.wandb_server", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

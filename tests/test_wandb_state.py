@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import wandb_graphql, wandb_search
-from tests.wandb_client import SWEEP
-from tests.wandb_fields import query_root
-from tests.wandb_records import Agent
-from tests.wandb_server import WandbServer
-from tests.wandb_state import Refusal, State
+from tests.standins import wandb_graphql, wandb_search
+from tests.standins.wandb_client import SWEEP
+from tests.standins.wandb_fields import query_root
+from tests.standins.wandb_records import Agent
+from tests.standins.wandb_server import WandbServer
+from tests.standins.wandb_state import Refusal, State
 
 
 def test_a_document_selects_by_alias_fragment_and_default_and_reports_what_is_not_there() -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from kaggle_runner.cli.main import _is_sweep
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.study.journal import Status, read_study
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, write_study
-from tests.wandb_client import MISSING, clients
-from tests.wandb_server import WandbServer
+from tests.standins.wandb_client import MISSING, clients
+from tests.standins.wandb_server import WandbServer
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(300)]

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from kaggle_runner.study.journal import Status, read_study
-from tests.wandb_client import MISSING, Client, Start, clients
-from tests.wandb_records import Run, Sweep
-from tests.wandb_server import WandbServer
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
+from tests.standins.wandb_client import MISSING, Client, Start, clients
+from tests.standins.wandb_records import Run, Sweep
+from tests.standins.wandb_server import WandbServer
 
 ROOT = Path(__file__).parent.parent
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")

@@ -78,9 +78,9 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("kernel_launcher.py"), show_default=True)
 def kernel_launcher(sweep: str, count: int | None, deadline: str | None, out: Path) -> None:
     """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
+    from kaggle_runner.files import write_atomically
     from kaggle_runner.kaggle.launcher import build_launcher
     from kaggle_runner.kaggle.order import KernelOrder, make_launch
-    from kaggle_runner.study.journal import write_atomically
 
     order = KernelOrder(sweep=sweep, options=_options(count, deadline))
     launch, _ = make_launch(order, os.environ, _tell)
@@ -103,10 +103,10 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
 
     SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
     """
-    from kaggle_runner.kaggle.folder import prepare, push_arguments
+    from kaggle_runner.kaggle.folder import prepare
     from kaggle_runner.kaggle.order import make_spec
     from kaggle_runner.kaggle.program import find_kaggle
-    from kaggle_runner.kaggle.push import push_once, push_sessions
+    from kaggle_runner.kaggle.push import push_arguments, push_once, push_sessions
     from kaggle_runner.kaggle.watch import OUTPUTS, Patience
 
     spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run)
@@ -134,8 +134,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
 @click.argument("ref", metavar="[KERNEL]", default="")
 def status(ref: str) -> None:
     """Say how a kernel stands [the one pushed last], and how much of the week's quota is left."""
-    from kaggle_runner.kaggle.folder import gpu_quota
-    from kaggle_runner.kaggle.program import read_state
+    from kaggle_runner.kaggle.program import gpu_quota, read_state
 
     kaggle, ref = _kaggle(), ref or _last_pushed()
     state = read_state(kaggle.run("kernels", "status", ref))
@@ -297,3 +296,6 @@ def _end(verdict: "Verdict") -> None:
 
 def _tell(text: str) -> None:
     click.echo(text, err=True)
+
+
+COMMANDS = (kernel, push, status, logs, pull, stop, secret)

@@ -114,7 +114,7 @@ COMMANDS = (vary, tune, archive, archived, restore)
 
 def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Environment") -> "LabOrder":
     from kaggle_runner.lab.contest import LabOrder
-    from kaggle_runner.study.pace import find_deadline
+    from kaggle_runner.machine.deadline import find_deadline
 
     return LabOrder(directory=directory, cpu_only=cpu, deadline=find_deadline(deadline, environment, os.environ))
 

@@ -14,10 +14,7 @@ from typing import Any
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import kernel as cli_kernel
-from kaggle_runner.cli import lab as cli_lab
-from kaggle_runner.cli import plan as cli_plan
-from kaggle_runner.cli import sweep as cli_agent
+from kaggle_runner.cli import kernel, lab, plan, sweep
 from kaggle_runner.cli.shared import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
 from kaggle_runner.errors import KaggleRunnerError
 
@@ -31,8 +28,7 @@ def cli() -> None:
     """Tune language models on free GPUs."""
 
 
-for command in (cli_agent.sweep, cli_agent.agent, cli_kernel.kernel, cli_kernel.push, cli_kernel.status,
-                cli_kernel.logs, cli_kernel.pull, cli_kernel.stop, cli_kernel.secret, cli_plan.plan, *cli_lab.COMMANDS):
+for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *lab.COMMANDS):
     cli.add_command(command)
 
 

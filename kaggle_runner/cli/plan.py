@@ -17,11 +17,11 @@ from kaggle_runner.cli.shared import detect_here
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, as_json: bool) -> None:
     """Say what a sweep needs before it runs: memory, and time where something is known of it."""
+    from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
     from kaggle_runner.machine.gpu_catalogue import in_kaggle_session, known_gpu
     from kaggle_runner.memory.fit import room_of, room_of_gpu
     from kaggle_runner.memory.plan import plan as plan_sweep
     from kaggle_runner.study.journal import read_study
-    from kaggle_runner.study.pace import MARGIN_S, SAVING_S
     from kaggle_runner.sweep.spec import read_sweep
 
     spec = read_sweep(file)
@@ -38,3 +38,6 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
         click.echo(f"warning: {warning}", err=True)
     for label, text in found.as_lines():
         click.echo(f"{label:<9} {text}")
+
+
+COMMANDS = (plan,)

@@ -40,8 +40,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     for warning in spec.warnings:
         click.echo(f"warning: {warning}", err=True)
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
-    from kaggle_runner.study.pace import find_deadline
 
     environment = detect_here()
     directory = study or environment.writable_directory / "studies" / f"{spec.name}{suffix}"

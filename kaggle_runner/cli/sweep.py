@@ -63,8 +63,8 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
           no_pruning: bool) -> None:
     """Run trials of a W&B sweep, by its ID, path or URL, until it ends or the session does."""
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.keys import require_key
-    from kaggle_runner.study.pace import find_deadline
 
     environment = detect_here()
     end = find_deadline(deadline, environment, os.environ)
@@ -108,3 +108,6 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
 
     count = OfflineRuns(project).write(snapshot)
     click.echo(f"W&B      {count} offline runs; upload them with: {sync_command(snapshot.directory)}")
+
+
+COMMANDS = (sweep, agent)

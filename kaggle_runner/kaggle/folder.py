@@ -1,40 +1,20 @@
-"""A kernel: the folder that goes to Kaggle, and the push of it.
-
-What is pushed is one launcher and its metadata; `kaggle_runner.kaggle.watch` follows it from there. Everything here
-runs on your own machine and needs the `kaggle` program, except `prepare`.
-"""
+"""The folder of a kernel: one launcher and its metadata, made without the `kaggle` program and without an account."""
 
 import json
 import re
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle.launcher import EMPTY_SCRIPT, LIMIT_BYTES, Launch, build_launcher
-from kaggle_runner.kaggle.program import (
-    Kaggle,
-    Pushed,
-    Quota,
-    State,
-    read_kernels,
-    read_owner,
-    read_push,
-    read_quota,
-    read_state,
-    refuse,
-)
 
 METADATA = "kernel-metadata.json"
 CODE_FILE = "kernel_launcher.py"
 T4_X2 = "NvidiaTeslaT4"
 """Two T4: Kaggle offers no single one, and charges both as one."""
 SLUG_LIMIT = 50
-SESSION_LIMIT_H = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,114 +148,6 @@ def read_folder(path: Path) -> Folder:
                   sources=tuple(sources))
 
 
-def find_owner(kaggle: Kaggle) -> str:
-    """Ask the program for the account's name.
-
-    Raises:
-        KernelError: no credentials.
-    """
-    return read_owner(kaggle.run("config", "view"))
-
-
-def gpu_quota(kaggle: Kaggle) -> Quota | None:
-    """Ask for this week's GPU hours; none where Kaggle or the program has no answer.
-
-    Raises:
-        KernelError: no credentials.
-    """
-    answer = kaggle.run("quota", "--format", "json")
-    try:
-        return read_quota(answer) if answer.exit_status == 0 else refuse(answer, "quota")
-    except KernelError as error:
-        if error.refusal is Refusal.ACCESS:
-            raise
-        return None
-
-
-def check_before_push(kaggle: Kaggle, folder: Folder) -> Quota | None:
-    """Ask whether a push can work: hours left, inputs ready. Returns the quota, none where it is not known.
-
-    Raises:
-        KernelError: the week's hours are used up, or an input is not there: Kaggle would run the kernel without it.
-    """
-    quota = gpu_quota(kaggle) if folder.gpu else None
-    if quota and quota.remaining_h <= 0:
-        raise KernelError(Refusal.QUOTA, f"{quota.used_h:.1f} of {quota.total_h:.1f} GPU hours of this week are used; "
-                                         f"wait until {quota.refresh or 'the next week'}, or push without a GPU")
-    for kind, ref in folder.sources:
-        answer = kaggle.run(f"{kind}s", "status", ref)
-        ready = answer.stdout.strip() == "ready" if kind == "dataset" else "COMPLETE" in answer.stdout
-        if not ready:
-            if answer.exit_status and "denied" not in answer.text and "404" not in answer.text:
-                refuse(answer, f"{kind}s status")
-            state = answer.stdout.strip() or "unknown, not yours, or still being processed"
-            raise KernelError(Refusal.SOURCE, f"{kind} {ref} cannot be mounted ({state}), and Kaggle would run the "
-                                              f"kernel without it; correct the name, or wait for it")
-    return quota
-
-
-def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pushed:
-    """Push a folder; returns what Kaggle took. `timeout_s` is the session's limit, none for Kaggle's own.
-
-    Raises:
-        KernelError: refused; taken without an input; or saved under another name.
-    """
-    try:
-        pushed = read_push(kaggle.run(*push_arguments(folder, timeout_s)))
-    except KernelError as error:
-        if error.refusal is not Refusal.CAPACITY:
-            raise
-        running = ", ".join(running_kernels(kaggle))
-        raise KernelError(Refusal.CAPACITY, f"{error}{f'; running now: {running}' if running else ''}") from error
-    if pushed.ref.lower() != folder.ref.lower():
-        raise KernelError(Refusal.NAME, f"Kaggle saved {folder.ref} as {pushed.ref} and runs it; end it with: kaggle "
-                                        f"kernels delete -y {pushed.ref}, and choose another title")
-    return pushed
-
-
-def push_arguments(folder: Folder, timeout_s: int | None = None) -> list[str]:
-    """Write the arguments of the `kaggle` program for a push."""
-    return ["kernels", "push", "-p", str(folder.path), *(["--timeout", str(timeout_s)] if timeout_s else [])]
-
-
-def running_kernels(kaggle: Kaggle, *, also: str = "") -> dict[str, State]:
-    """Say how the account's kernels stand that run or wait, of those that began within a session's length, and `also`.
-
-    Empty where Kaggle or the program has no answer.
-    """
-    answer = kaggle.run("kernels", "list", "-m", "--sort-by", "dateRun", "--page-size", "10", "--csv")
-    oldest = datetime.fromtimestamp(time.time() - SESSION_LIMIT_H * 3600, tz=UTC)
-    recent = [ref for ref, last_run in read_kernels(answer) if _is_after(last_run, oldest)]
-    running = {}
-    for ref in dict.fromkeys([*filter(None, [also]), *recent[:5]]):
-        try:
-            state = read_state(kaggle.run("kernels", "status", ref))
-        except KernelError:
-            continue
-        if not state.has_ended:
-            running[ref] = state
-    return running
-
-
-def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[str, ...]:
-    """Compare what Kaggle saved with what was pushed; one sentence for each difference."""
-    with tempfile.TemporaryDirectory(prefix="kaggle_runner-pull-") as directory:
-        answer = kaggle.run("kernels", "pull", pushed.ref, "-m", "-p", directory)
-        try:
-            saved = json.loads((Path(directory) / METADATA).read_text(encoding="utf-8"))
-            source = (Path(directory) / saved["code_file"]).read_text(encoding="utf-8")
-        except (OSError, ValueError, KeyError):
-            return (f"could not read back what was saved: {answer.text.strip()[:200]}",)
-    wanted = json.loads((folder.path / METADATA).read_text(encoding="utf-8"))
-    differences = [f"{name} is {saved.get(name)!r} and not {wanted[name]!r}"
-                   for name in ("is_private", "enable_gpu", "enable_internet", "machine_shape", "dataset_sources",
-                                "kernel_sources")
-                   if name in wanted and wanted[name] and saved.get(name) != wanted[name]]
-    if source.split() != (folder.path / wanted["code_file"]).read_text(encoding="utf-8").split():
-        differences.append("the source is not the one that was pushed")
-    return tuple(differences)
-
-
 def next_session(spec: KernelSpec, number: int, previous: str) -> KernelSpec:
     """Make the kernel that continues the study of the one before: its output is mounted, and found by its journal.
 
@@ -287,8 +159,3 @@ def next_session(spec: KernelSpec, number: int, previous: str) -> KernelSpec:
     return replace(spec, title=f"{first} session {number}", kernels=(*others, previous))
 
 
-def _is_after(stamp: str, oldest: datetime) -> bool:
-    try:
-        return datetime.fromisoformat(stamp.rstrip("Z")).replace(tzinfo=UTC) >= oldest
-    except ValueError:
-        return True

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kaggle_runner.errors import KernelError, MissingPackages, Refusal
-from kaggle_runner.kaggle.folder import find_owner
-from kaggle_runner.kaggle.program import Answer, Kaggle, find_kaggle, refuse
+from kaggle_runner.kaggle.program import Answer, Kaggle, find_kaggle, find_owner, refuse
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import SECRET_FILE, advice, secret_file_text
 

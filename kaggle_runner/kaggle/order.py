@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kaggle_runner.errors import KernelError, MissingPackages, Refusal, SecretError
-from kaggle_runner.kaggle.folder import SLUG_LIMIT, T4_X2, KernelSpec, find_owner, slugify
+from kaggle_runner.kaggle.folder import SLUG_LIMIT, T4_X2, KernelSpec, slugify
 from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
 from kaggle_runner.kaggle.launcher import Launch
-from kaggle_runner.kaggle.program import find_kaggle
+from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.sweep.spec import read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"

@@ -245,3 +245,27 @@ def _last_line(answer: Answer) -> str:
         return errors[-1].strip()
     said = [line for line in answer.stderr.splitlines() if line.strip()] or lines
     return said[0].strip() if said else "it said nothing"
+
+
+def find_owner(kaggle: Kaggle) -> str:
+    """Ask the program for the account's name.
+
+    Raises:
+        KernelError: no credentials.
+    """
+    return read_owner(kaggle.run("config", "view"))
+
+
+def gpu_quota(kaggle: Kaggle) -> Quota | None:
+    """Ask for this week's GPU hours; none where Kaggle or the program has no answer.
+
+    Raises:
+        KernelError: no credentials.
+    """
+    answer = kaggle.run("quota", "--format", "json")
+    try:
+        return read_quota(answer) if answer.exit_status == 0 else refuse(answer, "quota")
+    except KernelError as error:
+        if error.refusal is Refusal.ACCESS:
+            raise
+        return None

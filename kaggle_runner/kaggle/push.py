@@ -1,19 +1,31 @@
-"""Push a kernel once, or session after session until its work is done; one function for each command."""
+"""Push a kernel: what must hold before, what Kaggle says and what it saved; once, or session after session.
 
+One function for each command; `kaggle_runner.kaggle.watch` follows a kernel from there. Needs the `kaggle` program.
+"""
+
+import json
+import tempfile
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-from kaggle_runner.kaggle.folder import (
-    KernelSpec,
-    check_before_push,
-    next_session,
-    prepare,
-    push,
-    running_kernels,
-    saved_differently,
+from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.kaggle.folder import METADATA, Folder, KernelSpec, next_session, prepare
+from kaggle_runner.kaggle.program import (
+    Kaggle,
+    Pushed,
+    Quota,
+    State,
+    gpu_quota,
+    read_kernels,
+    read_push,
+    read_state,
+    refuse,
 )
-from kaggle_runner.kaggle.program import Kaggle, Pushed
 from kaggle_runner.kaggle.watch import OUTPUTS, Patience, Verdict, wait
+
+SESSION_LIMIT_H = 12.0
 
 MAY_GO_ON = (0, 130)
 """Exit statuses after which another session makes sense: done so far, or interrupted."""
@@ -63,3 +75,94 @@ def push_sessions(kaggle: Kaggle, spec: KernelSpec, folder: Path, into: Path, te
         tell(f"session {number} of {sessions} left work: {verdict.reason or 'trials are unfinished'}")
         spec = next_session(spec, number + 1, pushed.ref)
     return verdict
+
+
+def check_before_push(kaggle: Kaggle, folder: Folder) -> Quota | None:
+    """Ask whether a push can work: hours left, inputs ready. Returns the quota, none where it is not known.
+
+    Raises:
+        KernelError: the week's hours are used up, or an input is not there: Kaggle would run the kernel without it.
+    """
+    quota = gpu_quota(kaggle) if folder.gpu else None
+    if quota and quota.remaining_h <= 0:
+        raise KernelError(Refusal.QUOTA, f"{quota.used_h:.1f} of {quota.total_h:.1f} GPU hours of this week are used; "
+                                         f"wait until {quota.refresh or 'the next week'}, or push without a GPU")
+    for kind, ref in folder.sources:
+        answer = kaggle.run(f"{kind}s", "status", ref)
+        ready = answer.stdout.strip() == "ready" if kind == "dataset" else "COMPLETE" in answer.stdout
+        if not ready:
+            if answer.exit_status and "denied" not in answer.text and "404" not in answer.text:
+                refuse(answer, f"{kind}s status")
+            state = answer.stdout.strip() or "unknown, not yours, or still being processed"
+            raise KernelError(Refusal.SOURCE, f"{kind} {ref} cannot be mounted ({state}), and Kaggle would run the "
+                                              f"kernel without it; correct the name, or wait for it")
+    return quota
+
+
+def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pushed:
+    """Push a folder; returns what Kaggle took. `timeout_s` is the session's limit, none for Kaggle's own.
+
+    Raises:
+        KernelError: refused; taken without an input; or saved under another name.
+    """
+    try:
+        pushed = read_push(kaggle.run(*push_arguments(folder, timeout_s)))
+    except KernelError as error:
+        if error.refusal is not Refusal.CAPACITY:
+            raise
+        running = ", ".join(running_kernels(kaggle))
+        raise KernelError(Refusal.CAPACITY, f"{error}{f'; running now: {running}' if running else ''}") from error
+    if pushed.ref.lower() != folder.ref.lower():
+        raise KernelError(Refusal.NAME, f"Kaggle saved {folder.ref} as {pushed.ref} and runs it; end it with: kaggle "
+                                        f"kernels delete -y {pushed.ref}, and choose another title")
+    return pushed
+
+
+def push_arguments(folder: Folder, timeout_s: int | None = None) -> list[str]:
+    """Write the arguments of the `kaggle` program for a push."""
+    return ["kernels", "push", "-p", str(folder.path), *(["--timeout", str(timeout_s)] if timeout_s else [])]
+
+
+def running_kernels(kaggle: Kaggle, *, also: str = "") -> dict[str, State]:
+    """Say how the account's kernels stand that run or wait, of those that began within a session's length, and `also`.
+
+    Empty where Kaggle or the program has no answer.
+    """
+    answer = kaggle.run("kernels", "list", "-m", "--sort-by", "dateRun", "--page-size", "10", "--csv")
+    oldest = datetime.fromtimestamp(time.time() - SESSION_LIMIT_H * 3600, tz=UTC)
+    recent = [ref for ref, last_run in read_kernels(answer) if _is_after(last_run, oldest)]
+    running = {}
+    for ref in dict.fromkeys([*filter(None, [also]), *recent[:5]]):
+        try:
+            state = read_state(kaggle.run("kernels", "status", ref))
+        except KernelError:
+            continue
+        if not state.has_ended:
+            running[ref] = state
+    return running
+
+
+def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[str, ...]:
+    """Compare what Kaggle saved with what was pushed; one sentence for each difference."""
+    with tempfile.TemporaryDirectory(prefix="kaggle_runner-pull-") as directory:
+        answer = kaggle.run("kernels", "pull", pushed.ref, "-m", "-p", directory)
+        try:
+            saved = json.loads((Path(directory) / METADATA).read_text(encoding="utf-8"))
+            source = (Path(directory) / saved["code_file"]).read_text(encoding="utf-8")
+        except (OSError, ValueError, KeyError):
+            return (f"could not read back what was saved: {answer.text.strip()[:200]}",)
+    wanted = json.loads((folder.path / METADATA).read_text(encoding="utf-8"))
+    differences = [f"{name} is {saved.get(name)!r} and not {wanted[name]!r}"
+                   for name in ("is_private", "enable_gpu", "enable_internet", "machine_shape", "dataset_sources",
+                                "kernel_sources")
+                   if name in wanted and wanted[name] and saved.get(name) != wanted[name]]
+    if source.split() != (folder.path / wanted["code_file"]).read_text(encoding="utf-8").split():
+        differences.append("the source is not the one that was pushed")
+    return tuple(differences)
+
+
+def _is_after(stamp: str, oldest: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(stamp.rstrip("Z")).replace(tzinfo=UTC) >= oldest
+    except ValueError:
+        return True

@@ -18,10 +18,10 @@ from kaggle_runner.errors import KaggleRunnerError, SecretError
 from kaggle_runner.kernel.command import Outcome, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
 from kaggle_runner.kernel.result import RESULT, Session, describe_session, find_journals
+from kaggle_runner.machine.deadline import STARTED_VARIABLE, find_deadline
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.machine.keys import VARIABLES, find_key, secret_values
 from kaggle_runner.study.journal import JOURNAL
-from kaggle_runner.study.pace import STARTED_VARIABLE, find_deadline
 
 FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
 """Names the file into which a command writes why it ended."""

@@ -16,7 +16,8 @@ from kaggle_runner.errors import KaggleRunnerError
 from kaggle_runner.kernel.command import INTERRUPTED, Outcome
 from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Status, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.study.trial import Status
 
 RESULT = "result.json"
 VERDICTS = {0: "done", INTERRUPTED: "unfinished"}

@@ -10,10 +10,11 @@ from datetime import datetime
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.files import StudyLock, cannot_write, make_directory, write_atomically
+from kaggle_runner.files import cannot_write, make_directory, write_atomically
 from kaggle_runner.lab.plan import ARCHIVE, read_plan, stages
 from kaggle_runner.lab.run_plan import write_overview
 from kaggle_runner.study.journal import JOURNAL
+from kaggle_runner.study.lock import StudyLock
 from kaggle_runner.study.table import format_value
 
 LABEL = "archived.json"

@@ -10,7 +10,8 @@ from typing import Any
 
 from kaggle_runner.lab.decision import EXTRA_SEEDS, same
 from kaggle_runner.lab.vary import METRIC, as_yaml
-from kaggle_runner.study.journal import Snapshot, Status, Trial
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.trial import Status, Trial
 from kaggle_runner.sweep.spec import SweepSpec
 
 CONFIRMED = 2
@@ -96,3 +97,5 @@ def _distinct(values: list[Any]) -> list[Any]:
         if not any(same(value, other) for other in kept):
             kept.append(value)
     return kept
+
+

@@ -20,13 +20,15 @@ from kaggle_runner.errors import StudyError, WorkerError
 from kaggle_runner.files import write_atomically
 from kaggle_runner.lab.decision import Decision, Setting, Verdict, decide, same
 from kaggle_runner.lab.vary import METRIC, as_yaml
+from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import room_of
 from kaggle_runner.run.supervisor import Notify, Supervisor
 from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session, single_threaded_lanes
-from kaggle_runner.study.journal import Snapshot, Status, Study, Trial, TrialRecord
-from kaggle_runner.study.pace import Deadline, refusal
+from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.pace import refusal
 from kaggle_runner.study.table import format_value
+from kaggle_runner.study.trial import Status, Trial, TrialRecord
 
 TEXT_HASHES = ("text", "rows", "base")
 """Hashes of a result that say what was trained on; a file that changed under a study confounds it."""

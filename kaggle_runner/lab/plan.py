@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.files import confirm_directory
 from kaggle_runner.lab.confirmation import Confirmation, confirmation
 from kaggle_runner.lab.contest import finished
 from kaggle_runner.lab.decision import Decision
@@ -26,9 +25,10 @@ from kaggle_runner.lab.vary import (
     check_study,
     make_vary,
 )
-from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
 from kaggle_runner.sweep.problems import Findings, spelled
-from kaggle_runner.sweep.spec import SweepSpec, check_config, find_file, parse_mapping, refuse_other_file
+from kaggle_runner.sweep.spec import SweepSpec, check_config
+from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other_file
 
 ARCHIVE = "archive_runs"
 FINAL_KEYS = ("name", "note", "method", "run_cap", "early_terminate", "parameters")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import StudyError
-from kaggle_runner.files import confirm_directory, make_directory, write_atomically
+from kaggle_runner.files import make_directory, write_atomically
 from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.contest import LabOrder, run_contest
 from kaggle_runner.lab.plan import Stage, TuningPlan, check_edits, stages
@@ -14,7 +14,7 @@ from kaggle_runner.lab.summary import decision_json, defaults_yaml, final_summar
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
 from kaggle_runner.run.supervisor import Notify
-from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.journal import confirm_directory, read_study
 from kaggle_runner.study.table import format_value
 
 Present = Callable[[Stage], None]

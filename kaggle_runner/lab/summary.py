@@ -16,9 +16,10 @@ from kaggle_runner.lab.decision import Comparison, Decision, Verdict, same
 from kaggle_runner.lab.plan import Stage, TuningPlan
 from kaggle_runner.lab.vary import VarySpec, yaml_value
 from kaggle_runner.study.axes import boundary, read_axes
-from kaggle_runner.study.journal import Snapshot, Status
+from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import t_975
 from kaggle_runner.study.table import format_value
+from kaggle_runner.study.trial import Status
 
 
 def study_summary(spec: VarySpec, snapshot: Snapshot, decision: Decision) -> str:

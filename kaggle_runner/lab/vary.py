@@ -13,9 +13,10 @@ from typing import Any
 from kaggle_runner.config import TRAINERS, config_from_params, field_types, trainer_of
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.lab.decision import EXTRA_SEEDS, same
-from kaggle_runner.study.journal import Trial
+from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion, yaml_number
-from kaggle_runner.sweep.spec import check_config, find_file, parse_mapping, refuse_other_file
+from kaggle_runner.sweep.spec import check_config
+from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other_file
 
 METRIC = "eval/loss"
 SEEDS = (1, 2, 3)

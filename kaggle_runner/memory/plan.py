@@ -12,11 +12,12 @@ from typing import Any
 
 from kaggle_runner.config import FinetuneConfig, trainer_of
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
 from kaggle_runner.machine.gpu import in_gib
 from kaggle_runner.memory.fit import Fit, Room, fit_trial
 from kaggle_runner.memory.predict import shape_of_trial
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.pace import MARGIN_S, SAVING_S, forecast_s
+from kaggle_runner.study.pace import forecast_s
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
 

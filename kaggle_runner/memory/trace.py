@@ -20,8 +20,8 @@ from kaggle_runner.errors import ModelError
 from kaggle_runner.memory.fake_kernels import GpuKernels, materialise, quantise, tensors_of
 from kaggle_runner.memory.live_bytes import BLOCK_BYTES, LiveBytes
 from kaggle_runner.memory.timeline import TRACED_LAYERS, Event, Peak, peak_of, peak_of_layers
-from kaggle_runner.training.data.batches import EncodedRows, collate
 from kaggle_runner.training import finetune
+from kaggle_runner.training.data.batches import EncodedRows, collate
 from kaggle_runner.training.models import base_model
 from kaggle_runner.training.models.attention import use_causal_attention
 from kaggle_runner.training.models.bare_model import (

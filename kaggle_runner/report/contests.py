@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from kaggle_runner.files import confirm_directory, make_directory
+from kaggle_runner.files import make_directory
 from kaggle_runner.lab.contest import Contest
 from kaggle_runner.lab.decision import Comparison, Decision, same
 from kaggle_runner.lab.plan import Stage
@@ -12,7 +12,7 @@ from kaggle_runner.report.figures import Figure, axis_layout, cost_figures, leve
 from kaggle_runner.report.png import draw_figures
 from kaggle_runner.report.style import BASELINE, BEST, LOOKS, SERIES
 from kaggle_runner.report.write import write_report
-from kaggle_runner.study.journal import Snapshot, read_study
+from kaggle_runner.study.journal import Snapshot, confirm_directory, read_study
 from kaggle_runner.study.table import format_value
 
 ALSO_DRAWN = ("curves", "time")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
+from kaggle_runner.files import cannot_write, write_atomically
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.compare import comparison_figures, labels
 from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
@@ -24,7 +25,7 @@ from kaggle_runner.report.page import page
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, settings, winner
 from kaggle_runner.report.style import metric_text, value_text
-from kaggle_runner.study.journal import JOURNAL, Snapshot, cannot_write, read_study, write_atomically
+from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 
 PAGE = "index.html"
 RELOAD_S = 20

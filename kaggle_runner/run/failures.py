@@ -2,7 +2,7 @@
 
 import re
 
-from kaggle_runner.study.journal import Status, TrialResult
+from kaggle_runner.study.trial import Status, TrialResult
 
 SAME_FAILURES = 3
 """Trials in a row that fail with the same reason before a sweep gives up."""

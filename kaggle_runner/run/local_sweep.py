@@ -16,15 +16,17 @@ from typing import Any
 
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, Config, config_from_params
 from kaggle_runner.machine.budget import budget_for
+from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import room_of
 from kaggle_runner.run.rungs import extrapolated, rung_gate, stays, values_at
 from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
 from kaggle_runner.run.supervisor import Notify, Supervisor
 from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session
-from kaggle_runner.study.journal import Snapshot, Status, Study, Trial, TrialResult
-from kaggle_runner.study.pace import Deadline, refusal
+from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.pace import refusal
 from kaggle_runner.study.table import format_value
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 
 

@@ -22,7 +22,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from kaggle_runner.errors import DamagedJournal
-from kaggle_runner.study.journal import Snapshot, Status, StudyInfo, Trial, TrialRecord, TrialResult, cannot_write
+from kaggle_runner.files import cannot_write
+from kaggle_runner.study.journal import Snapshot, StudyInfo
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from kaggle_runner.config import Config
 from kaggle_runner.study.axes import Axis, read_axes
-from kaggle_runner.study.journal import Snapshot, Status, TrialResult
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 
 SHARES = (0.1, 0.3)

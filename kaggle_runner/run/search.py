@@ -16,7 +16,8 @@ from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
 from kaggle_runner.run.propose import Lesson, Observation, propose, warm_up
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Status, Study, Trial, TrialResult
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 
 __all__ = ["OptunaSearch", "SweepOutcome", "run_sweep", "warm_up"]

@@ -14,7 +14,8 @@ from kaggle_runner.config import Config, FinetuneConfig, config_from_params, tra
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.memory.fit import Room
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
-from kaggle_runner.study.journal import Status, Study, Trial, TrialResult
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 POLL_S = 0.2
 

@@ -9,95 +9,23 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import (
-    StudyLock,
     alone_with,
     append_line,
-    cannot_write,
     drop_torn_line,
     json_lines,
     make_directory,
     write_atomically,
 )
-
-__all__ = ["JOURNAL", "Snapshot", "Status", "Study", "StudyInfo", "Trial", "TrialRecord", "TrialResult", "cannot_write",
-           "read_study", "write_atomically"]
+from kaggle_runner.study.lock import StudyLock
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
 
 JOURNAL = "trials.jsonl"
-
-
-class Status(StrEnum):
-    """How a trial ended."""
-
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    FAILED = "failed"
-    PREEMPTED = "preempted"
-    INFEASIBLE = "infeasible"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One point of the search space, to be trained once."""
-
-    id: str
-    """Name of the trial in its study and of its directory: `0003`, or a W&B run id."""
-    number: int
-    """Position in the study, from 0."""
-    params: Mapping[str, Any]
-    """What the sweep chose, fixed settings included: fields of the trial's config."""
-    origin: str = ""
-    """Where the point came from: `defaults`, `sobol`, `gp`, `tpe`, `random`, `grid`, `wandb`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialResult:
-    """What became of one trial; holds only losses that were measured."""
-
-    id: str
-    status: Status
-    metric: float | None
-    """The best value of the sweep's metric that was measured, none if none was."""
-    reason: str = ""
-    """Why it ended as it did, in a sentence; empty for a complete trial."""
-    steps: int = 0
-    """Optimizer steps done."""
-    seconds: float = 0.0
-    """Wall time from the request to the result."""
-    peak_device_bytes: int | None = None
-    """Most device bytes allocated at once; the process's resident bytes on a CPU."""
-    evaluations: tuple[tuple[int, float], ...] = ()
-    """Every (step, eval loss) in order."""
-    tokens: int = 0
-    """Training tokens seen, padding not counted."""
-    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
-    """Where the time went: load, data, attach, train, eval, save."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Versions of Python and of the packages that took part."""
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of the config, the rows, the base and the trained adapter."""
-    attempts: int = 1
-    """How often it was started, this time included."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    """Facts of this run under their own names, such as an effective micro-batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """A trial as the journal knows it."""
-
-    trial: Trial
-    result: TrialResult | None
-    """None while it runs, or after the process that ran it was killed."""
-    attempts: int
-    started: float
-    """Unix time of the last start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +207,7 @@ def read_study(directory: Path) -> Snapshot:
             starts[trial.id] = (trial, attempts + 1, when)
             results.pop(trial.id, None)
         elif kind == "end":
-            results[event["result"]["id"]] = _result(event["result"])
+            results[event["result"]["id"]] = result_from_dict(event["result"])
     if info is None:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started)
@@ -299,14 +227,6 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _result(values: dict[str, Any]) -> TrialResult:
-    known = {f.name for f in fields(TrialResult)}
-    kept = {name: value for name, value in values.items() if name in known}
-    kept["status"] = Status(kept["status"])
-    kept["evaluations"] = tuple((int(step), float(loss)) for step, loss in kept.get("evaluations", ()))
-    return TrialResult(**kept)
-
-
 def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:
     old, new = snapshot.info.sweep, json.loads(json.dumps(sweep))
     changed = [key for key in ("method", "metric", "early_terminate") if old.get(key) != new.get(key)]
@@ -319,3 +239,8 @@ def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int 
     if seed is not None and seed != snapshot.info.seed:
         raise StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
                          f"choose another directory with --study, or leave --seed out")
+
+
+def confirm_directory(directory: Path) -> Path:
+    """Return where the confirmation of a sweep's directory lies."""
+    return directory / "confirmation"

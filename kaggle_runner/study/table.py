@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from kaggle_runner.study.journal import Snapshot, TrialRecord
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.trial import TrialRecord
 
 GIB = 2**30
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kaggle_runner.config import CharLMConfig
-from kaggle_runner.study.journal import Status, TrialResult
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.characters import CharCorpus

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kaggle_runner.errors import ForeignCheckpoint
-from kaggle_runner.study.journal import cannot_write
+from kaggle_runner.files import cannot_write
 
 KEPT = 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from kaggle_runner.study.journal import write_atomically
+from kaggle_runner.files import write_atomically
 
 REPEATS = 3
 WORTH_IT = 0.85

@@ -23,7 +23,7 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.study.journal import Status, TrialResult
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.batches import MicroBatch, collate, step_batches

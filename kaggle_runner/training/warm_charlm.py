@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kaggle_runner.config import CharLMConfig
-from kaggle_runner.study.journal import TrialResult
+from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.charlm import DeviceText, eval_windows, to_device, train_character_model, versions
 from kaggle_runner.training.control import Control, Emit
 from kaggle_runner.training.cpu_speed import choose

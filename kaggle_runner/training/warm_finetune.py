@@ -12,7 +12,7 @@ import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.study.journal import TrialResult
+from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.control import Control, Emit
 from kaggle_runner.training.cpu_speed import choose
 from kaggle_runner.training.data.batches import collate

@@ -22,6 +22,7 @@ import wandb
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL
 from kaggle_runner.errors import HostError, MissingPackages
 from kaggle_runner.machine.budget import budget_for
+from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
@@ -30,11 +31,11 @@ from kaggle_runner.memory.fit import room_of
 from kaggle_runner.run.supervisor import Notify
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.journal import Snapshot, Study
-from kaggle_runner.study.pace import Deadline
 from kaggle_runner.sweep.spec import SweepSpec
-from kaggle_runner.wandb.jobs import CONTINUES, AgentPatience, JobRunner
-from kaggle_runner.wandb.run import end_core
-from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, connect, find_sweep, leave, refused, state_of
+from kaggle_runner.wandb.connection import connect, end_core, leave, refused
+from kaggle_runner.wandb.ending import CONTINUES, AgentPatience
+from kaggle_runner.wandb.jobs import JobRunner
+from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, find_sweep, state_of
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 LEAVE_S = 5.0

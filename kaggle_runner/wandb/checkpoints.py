@@ -14,8 +14,8 @@ from pathlib import Path
 import wandb
 
 from kaggle_runner.study.journal import JOURNAL, Study
-from kaggle_runner.wandb.run import GiveUp, RunLog, attempt
-from kaggle_runner.wandb.sweep import API_ERRORS
+from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
+from kaggle_runner.wandb.run import RunLog
 
 EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 """Seconds between two uploads of a trial's checkpoint; not set: nothing is uploaded."""

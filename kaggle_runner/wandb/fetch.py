@@ -20,9 +20,11 @@ from kaggle_runner.errors import StudyError, WandbError
 from kaggle_runner.files import make_directory, write_atomically
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.study.axes import is_number
-from kaggle_runner.study.journal import JOURNAL, Status, Trial, TrialResult, read_study
+from kaggle_runner.study.journal import JOURNAL, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 from kaggle_runner.wandb.run import NOTES
-from kaggle_runner.wandb.sweep import API_ERRORS, connect, leave, refused, sweep_path
+from kaggle_runner.wandb.sweep import sweep_path
 
 STEP = "train/global_step"
 POINTS = 500

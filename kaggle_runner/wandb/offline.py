@@ -10,9 +10,11 @@ from pathlib import Path
 
 import wandb
 
-from kaggle_runner.study.journal import Snapshot, TrialRecord
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.trial import TrialRecord
+from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.run import RunLog, exit_code
-from kaggle_runner.wandb.sweep import DEFAULT_PROJECT, leave
+from kaggle_runner.wandb.sweep import DEFAULT_PROJECT
 
 
 class OfflineRuns:

@@ -21,15 +21,16 @@ from typing import Any
 
 import kaggle_runner
 from kaggle_runner.errors import ConfigError, KaggleRunnerError, SweepOver
+from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment, detect
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.supervisor import Notify
 from kaggle_runner.study.journal import Study
-from kaggle_runner.study.pace import Deadline
 from kaggle_runner.wandb.agent import AgentOrder, AgentOutcome, prepare, run_agent, study_directory
-from kaggle_runner.wandb.jobs import CONTINUES, AgentPatience
-from kaggle_runner.wandb.sweep import find_sweep, leave
+from kaggle_runner.wandb.connection import leave
+from kaggle_runner.wandb.ending import CONTINUES, AgentPatience
+from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0
 """For a child to end when it was told to."""

@@ -5,17 +5,14 @@ on, whoever wrote them. The exit codes are ours and always explicit: W&B turns 0
 """
 
 import contextlib
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from kaggle_runner.study.journal import Status, TrialResult
+from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.wandb.connection import GiveUp, attempt, end_core
 
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
 NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
@@ -27,11 +24,6 @@ INFEASIBLE = 5
 """Not run, because it is predicted not to fit into the memory."""
 FAILURE_CODES: Mapping[str, int] = {"out_of_memory": 3, "not_finite": 4}
 """By the kind of failure; any other kind is 1, and a worker that a signal killed 128 and the signal's number."""
-_FLUSH_S = 3.0
-_POLL_S = 0.1
-
-GiveUp = Callable[[], bool]
-"""Asked while W&B is waited for: whether to wait no longer."""
 
 
 class RunLost(Exception):
@@ -188,17 +180,6 @@ class RunLog:
         self._rows = run.starting_step  # run.step is 0 until the first row, also in a resumed run
 
 
-def end_core() -> None:
-    """End W&B's own process, which would try to reach its server for days; it writes its files first."""
-    for number, patience_s in ((signal.SIGTERM, _FLUSH_S), (signal.SIGKILL, 0.0)):
-        for pid in _cores():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        until = time.monotonic() + patience_s
-        while _cores() and time.monotonic() < until:
-            time.sleep(_POLL_S)
-
-
 def _open() -> Any:
     settings = wandb.Settings(console="off", init_timeout=86_400)  # `give_up` knows better
     return wandb.init(resume="allow", settings=settings)
@@ -216,32 +197,3 @@ def _bounded(action: Callable[[], object], give_up: GiveUp) -> None:
         raise RunLost(" ".join(str(failure).split()) or type(failure).__name__) from failure
 
 
-def attempt(action: Callable[[], object], give_up: GiveUp) -> BaseException | None:
-    """Do what may wait for W&B's server for ever, in a thread of its own; return why it failed, none if it did not."""
-    failure: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            action()
-        except BaseException as error:  # the classes for a lost connection are private, one is SystemExit
-            failure.append(error)
-
-    thread = threading.Thread(target=act, name="wandb", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_POLL_S)
-        if thread.is_alive() and give_up():
-            return TimeoutError("no answer in time")
-    return failure[0] if failure else None
-
-
-def _cores() -> list[int]:
-    """Find the processes `wandb-core` that this process started and that are alive."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
-            state, parent = facts.split()[:2]
-            if name.startswith("wandb-core") and state != "Z" and int(parent) == os.getpid():
-                found.append(int(path.parent.name))
-    return found

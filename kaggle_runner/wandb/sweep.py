@@ -16,18 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import wandb
-from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from kaggle_runner.errors import SweepOver, WandbError
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.machine.keys import FoundKey, redact, require_key
+from kaggle_runner.machine.keys import FoundKey, redact
 from kaggle_runner.sweep.spec import SweepSpec, check_config
+from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused, unreachable
 
-API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
-"""What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
 DEFAULT_PROJECT = "kaggle_runner"
-REACH_S = 10.0
-"""The client itself retries for minutes, and 0.26 for ever."""
 OVER_STATES = ("FINISHED", "CANCELED")
 """States in which a sweep takes no agents."""
 
@@ -42,45 +38,6 @@ class RemoteSweep:
     state: str
     """PENDING, RUNNING, PAUSED, FINISHED or CANCELED."""
     spec: SweepSpec
-
-
-def connect(environment: Environment) -> FoundKey:
-    """Find the key, hand it to W&B's client in this process, and see that the server can be reached.
-
-    Raises:
-        SecretError: no key, or a malformed one; says what to do on this host.
-        WandbError: offline by the user's own setting, or no answer.
-    """
-    _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
-    key = require_key("wandb", environment.host)
-    os.environ["WANDB_API_KEY"] = key.value
-    # The client's own lines, a dozen for each trial, say nothing that we do not say.
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "5")  # what a killed process takes with it
-    _require_online(wandb.setup().settings.mode, "by `wandb offline` the client is", "run: wandb online")
-    problem = unreachable()
-    if problem:
-        raise WandbError(f"{problem}; check the network, on Kaggle the notebook's internet setting, or run the sweep "
-                         f"file without it: python -m kaggle_runner sweep FILE --backend optuna")
-    return key
-
-
-def _require_online(mode: str, source: str, way_out: str) -> None:
-    if mode not in ("online", "shared"):
-        raise WandbError(f"{source} {mode}, but it is W&B's server that chooses a sweep's trials; {way_out}, or "
-                         f"search here: python -m kaggle_runner sweep FILE --backend optuna --log wandb-offline")
-
-
-def unreachable() -> str | None:
-    """Say why W&B's server cannot be reached; none if it answers, whatever it answers."""
-    url = wandb.setup().settings.base_url
-    try:
-        urllib.request.urlopen(url, timeout=REACH_S).close()
-    except urllib.error.HTTPError:
-        return None
-    except (OSError, ValueError) as error:
-        return f"W&B cannot be reached at {url}: {getattr(error, 'reason', error)}"
-    return None
 
 
 def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | None = None, project: str | None = None,
@@ -186,17 +143,6 @@ def sweep_path(address: str, default_entity: Any) -> str:
     project = parts[-2] if len(parts) > 1 else os.environ.get("WANDB_PROJECT") or "uncategorized"
     entity = parts[-3] if len(parts) > 2 else os.environ.get("WANDB_ENTITY") or default_entity()
     return f"{entity}/{project}/{parts[-1]}"
-
-
-def refused(what: str, error: Exception, key: FoundKey) -> WandbError:
-    """Put what the client raised into one line, without the key."""
-    return WandbError(f"{what}: {redact(' '.join(str(error).split()), [key])}")
-
-
-def leave() -> None:
-    """End W&B's own process, if it runs; call it when nothing is left to upload."""
-    with contextlib.suppress(OSError, SystemExit):  # a process that died already; the client exits with its status
-        wandb.teardown()
 
 
 def _prior_problem(api: Any, path: str) -> str | None:

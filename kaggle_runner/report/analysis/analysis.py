@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from kaggle_runner.files import confirm_directory
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Factor, Share, importances, winsorised
 from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, TRIALS_FOR_NOISE, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Status, TrialRecord, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
 from kaggle_runner.study.noise import Noise, Repeat, find_repeats, noise_of_repeats
+from kaggle_runner.study.trial import Status, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
 """Complete trials below which the best of them are too few to show a region."""

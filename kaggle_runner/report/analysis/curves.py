@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kaggle_runner.study.journal import Snapshot, Status, TrialRecord
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.trial import Status, TrialRecord
 
 RUNNING = "running"
 """Status word of a trial without a result, beside the values of `Status`."""

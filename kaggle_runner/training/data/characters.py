@@ -18,7 +18,7 @@ import numpy as np
 
 from kaggle_runner.config import DEMO_DATASET, CharLMConfig
 from kaggle_runner.errors import DataError
-from kaggle_runner.study.journal import write_atomically
+from kaggle_runner.files import write_atomically
 from kaggle_runner.training.data import builtin_docs
 
 TEXT8 = "text8"

@@ -21,6 +21,7 @@ import numpy as np
 
 from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
 from kaggle_runner.errors import DataError
+from kaggle_runner.files import write_cache_file
 from kaggle_runner.training.data import builtin_docs
 from kaggle_runner.training.data.builtin_docs import held_out_fraction, normalized
 from kaggle_runner.training.data.formats import Layout, Row, plain_name, recognise
@@ -174,20 +175,6 @@ def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
     with contextlib.suppress(OSError):  # next time they are made again
         write_cache_file(path, json.dumps(pairs).encode())
     return pairs
-
-
-def write_cache_file(path: Path, content: bytes) -> None:
-    """Write a cache file so that no other process, writing the same one or reading it, sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 # Files and the hub

@@ -18,9 +18,10 @@ import numpy as np
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
+from kaggle_runner.files import write_cache_file
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.formats import Row, Turn
-from kaggle_runner.training.data.instructions import InstructionData, write_cache_file
+from kaggle_runner.training.data.instructions import InstructionData
 
 PLAIN_TEMPLATE = "### Question:\n{prompt}\n\n### Answer:\n"
 """What goes before the answer where the tokenizer has no chat template."""

@@ -38,8 +38,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.kaggle_http import KEY, OWNER, TOKEN, Handler, Http, Refused
-from tests.kaggle_machine import ENDED, Mount, Order, Session, log_as_json
+from tests.standins.kaggle_http import KEY, OWNER, TOKEN, Handler, Http, Refused
+from tests.standins.kaggle_machine import ENDED, Mount, Order, Session, log_as_json
 
 PROGRAM = os.environ.get("KAGGLE_RUNNER_TEST_KAGGLE", str(Path(sys.executable).parent / "kaggle"))
 """The real program; the variable chooses another version of it."""

@@ -1,4 +1,4 @@
-"""A loopback W&B server that the real, unmodified wandb client talks to; also `python -m tests.wandb_server --port N`.
+"""A loopback W&B server for the real, unmodified wandb client; also `python -m tests.standins.wandb_server --port N`.
 
     with WandbServer(seed=1) as server:
         subprocess.run([python, script], env=server.environment(tmp_path), timeout=60)
@@ -65,9 +65,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tests.wandb_http import Fault, Listener
-from tests.wandb_records import Run, Sweep
-from tests.wandb_state import State
+from tests.standins.wandb_http import Fault, Listener
+from tests.standins.wandb_records import Run, Sweep
+from tests.standins.wandb_state import State
 
 KEY = "k" * 40
 Found = TypeVar("Found")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.wandb_server import WandbServer
+from tests.standins.wandb_server import WandbServer
 
 PYTHON = os.environ.get("KAGGLE_RUNNER_TEST_WANDB_PYTHON", sys.executable)
 MISSING = "KAGGLE_RUNNER_TEST_WANDB_PYTHON" not in os.environ and importlib.util.find_spec("wandb") is None

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests import wandb_search
-from tests.wandb_records import Agent, Run, Sweep
+from tests.standins import wandb_search
+from tests.standins.wandb_records import Agent, Run, Sweep
 
 WORDS = ("amber", "brisk", "calm", "deep", "early", "fresh", "good", "happy", "iconic", "jolly")
 

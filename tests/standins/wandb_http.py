@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests import wandb_graphql
-from tests.wandb_fields import mutation_root, query_root
-from tests.wandb_records import Run
-from tests.wandb_state import Refusal, State
+from tests.standins import wandb_graphql
+from tests.standins.wandb_fields import mutation_root, query_root
+from tests.standins.wandb_records import Run
+from tests.standins.wandb_state import Refusal, State
 
 
 @dataclass(kw_only=True)

@@ -8,10 +8,10 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from tests.kaggle_machine import ENDED, Session, log_as_json
+from tests.standins.kaggle_machine import ENDED, Session, log_as_json
 
 if TYPE_CHECKING:
-    from tests.kaggle_server import KaggleServer
+    from tests.standins.kaggle_server import KaggleServer
 
 OWNER, KEY, TOKEN = "tester", "0123456789abcdef0123456789abcdef", "KGAT_0123456789abcdef0123456789abcdef"
 OUTDATED = "99.0.0"

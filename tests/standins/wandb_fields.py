@@ -8,8 +8,8 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.wandb_records import Agent, Run, Sweep, storage_id
-from tests.wandb_state import Refusal, State
+from tests.standins.wandb_records import Agent, Run, Sweep, storage_id
+from tests.standins.wandb_state import Refusal, State
 
 Node = dict[str, Any]
 FEATURES = ("FILESTREAM_GZIP", "MARK_RUN_FILES_UPLOADED", "SWEEPS_QUERY_FILTERING")

@@ -1,0 +1,83 @@
+"""A trial: what is to be trained, how it ended, and what the journal knows of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """How a trial ended."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    PREEMPTED = "preempted"
+    INFEASIBLE = "infeasible"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of the search space, to be trained once."""
+
+    id: str
+    """Name of the trial in its study and of its directory: `0003`, or a W&B run id."""
+    number: int
+    """Position in the study, from 0."""
+    params: Mapping[str, Any]
+    """What the sweep chose, fixed settings included: fields of the trial's config."""
+    origin: str = ""
+    """Where the point came from: `defaults`, `sobol`, `gp`, `tpe`, `random`, `grid`, `wandb`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What became of one trial; holds only losses that were measured."""
+
+    id: str
+    status: Status
+    metric: float | None
+    """The best value of the sweep's metric that was measured, none if none was."""
+    reason: str = ""
+    """Why it ended as it did, in a sentence; empty for a complete trial."""
+    steps: int = 0
+    """Optimizer steps done."""
+    seconds: float = 0.0
+    """Wall time from the request to the result."""
+    peak_device_bytes: int | None = None
+    """Most device bytes allocated at once; the process's resident bytes on a CPU."""
+    evaluations: tuple[tuple[int, float], ...] = ()
+    """Every (step, eval loss) in order."""
+    tokens: int = 0
+    """Training tokens seen, padding not counted."""
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went: load, data, attach, train, eval, save."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of Python and of the packages that took part."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the config, the rows, the base and the trained adapter."""
+    attempts: int = 1
+    """How often it was started, this time included."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of this run under their own names, such as an effective micro-batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A trial as the journal knows it."""
+
+    trial: Trial
+    result: TrialResult | None
+    """None while it runs, or after the process that ran it was killed."""
+    attempts: int
+    started: float
+    """Unix time of the last start."""
+
+
+def result_from_dict(values: dict[str, Any]) -> TrialResult:
+    """Read a result from a line of the journal; fields of a newer version are left out."""
+    known = {f.name for f in fields(TrialResult)}
+    kept = {name: value for name, value in values.items() if name in known}
+    kept["status"] = Status(kept["status"])
+    kept["evaluations"] = tuple((int(step), float(loss)) for step, loss in kept.get("evaluations", ()))
+    return TrialResult(**kept)

@@ -1,0 +1,121 @@
+"""W&B's server and its client's own process: reach them, wait for them within bounds, and leave them."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import wandb
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+from kaggle_runner.errors import WandbError
+from kaggle_runner.machine.environment import Environment
+from kaggle_runner.machine.keys import FoundKey, redact, require_key
+
+_FLUSH_S = 3.0
+_POLL_S = 0.1
+
+GiveUp = Callable[[], bool]
+"""Asked while W&B is waited for: whether to wait no longer."""
+API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
+"""What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
+REACH_S = 10.0
+"""The client itself retries for minutes, and 0.26 for ever."""
+
+
+def connect(environment: Environment) -> FoundKey:
+    """Find the key, hand it to W&B's client in this process, and see that the server can be reached.
+
+    Raises:
+        SecretError: no key, or a malformed one; says what to do on this host.
+        WandbError: offline by the user's own setting, or no answer.
+    """
+    _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
+    key = require_key("wandb", environment.host)
+    os.environ["WANDB_API_KEY"] = key.value
+    # The client's own lines, a dozen for each trial, say nothing that we do not say.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "5")  # what a killed process takes with it
+    _require_online(wandb.setup().settings.mode, "by `wandb offline` the client is", "run: wandb online")
+    problem = unreachable()
+    if problem:
+        raise WandbError(f"{problem}; check the network, on Kaggle the notebook's internet setting, or run the sweep "
+                         f"file without it: python -m kaggle_runner sweep FILE --backend optuna")
+    return key
+
+
+def _require_online(mode: str, source: str, way_out: str) -> None:
+    if mode not in ("online", "shared"):
+        raise WandbError(f"{source} {mode}, but it is W&B's server that chooses a sweep's trials; {way_out}, or "
+                         f"search here: python -m kaggle_runner sweep FILE --backend optuna --log wandb-offline")
+
+
+def unreachable() -> str | None:
+    """Say why W&B's server cannot be reached; none if it answers, whatever it answers."""
+    url = wandb.setup().settings.base_url
+    try:
+        urllib.request.urlopen(url, timeout=REACH_S).close()
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"W&B cannot be reached at {url}: {getattr(error, 'reason', error)}"
+    return None
+
+
+def refused(what: str, error: Exception, key: FoundKey) -> WandbError:
+    """Put what the client raised into one line, without the key."""
+    return WandbError(f"{what}: {redact(' '.join(str(error).split()), [key])}")
+
+
+def leave() -> None:
+    """End W&B's own process, if it runs; call it when nothing is left to upload."""
+    with contextlib.suppress(OSError, SystemExit):  # a process that died already; the client exits with its status
+        wandb.teardown()
+
+
+def end_core() -> None:
+    """End W&B's own process, which would try to reach its server for days; it writes its files first."""
+    for number, patience_s in ((signal.SIGTERM, _FLUSH_S), (signal.SIGKILL, 0.0)):
+        for pid in _cores():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until = time.monotonic() + patience_s
+        while _cores() and time.monotonic() < until:
+            time.sleep(_POLL_S)
+
+
+def attempt(action: Callable[[], object], give_up: GiveUp) -> BaseException | None:
+    """Do what may wait for W&B's server for ever, in a thread of its own; return why it failed, none if it did not."""
+    failure: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            action()
+        except BaseException as error:  # the classes for a lost connection are private, one is SystemExit
+            failure.append(error)
+
+    thread = threading.Thread(target=act, name="wandb", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        if thread.is_alive() and give_up():
+            return TimeoutError("no answer in time")
+    return failure[0] if failure else None
+
+
+def _cores() -> list[int]:
+    """Find the processes `wandb-core` that this process started and that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
+            state, parent = facts.split()[:2]
+            if name.startswith("wandb-core") and state != "Z" and int(parent) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
