@@ -26,7 +26,7 @@ OWNERS = {
               "run.worker"},
     "transformers": {"training.models.base_model", "training.models.bare_model", "training.models.attention",
                      "training.finetune"},
-    "peft": {"training.finetune"},
+    "peft": {"training.finetune", "training.libraries"},
     "bitsandbytes": {"training.models.base_model", "training.finetune", "memory.fake_kernels"},
     "accelerate": {"training.finetune"},
     "wandb": {"wandb.sweep", "wandb.connection", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline",

@@ -85,14 +85,23 @@ def test_transformers_groups_where_a_t4_has_no_fast_kernel_for_it():
 
 
 def test_a_model_that_caps_its_scores_keeps_its_own_attention():
-    model = AutoModelForCausalLM.from_config(Gemma2Config(**SMALL, head_dim=8))
+    """Whatever transformers chose for it: until 5.15 that was torch's attention, which forgets the cap."""
+    config = Gemma2Config(**SMALL, head_dim=8, attn_logit_softcapping=0.001, pad_token_id=0)
+    torch.manual_seed(0)
+    capped = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
+    model = tiny_model(config)
     assert not use_causal_attention(model, groups=False)
-    assert model.config._attn_implementation not in (GROUPED, EXPANDED)
+    loss, gradients, calls = loss_and_gradients(model, PADDED)
+    wanted_loss, wanted_gradients, _ = loss_and_gradients(capped, PADDED)
+    torch.testing.assert_close(loss, wanted_loss)
+    torch.testing.assert_close(gradients, wanted_gradients)
+    assert not calls.grouped
+    assert not use_causal_attention(tiny_model(config), groups=True)
 
 
 @pytest.mark.parametrize(("mask", "wish", "named"), [
     (None, {"softcap": 50.0}, "softcap"), (torch.ones(1), {}, "a mask"), (None, {"is_causal": False}, "to look ahead")])
 def test_what_is_not_done_here_is_refused_and_not_left_out(mask, wish, named):
     heads = torch.zeros(1, 2, 4, 8)
-    with pytest.raises(ModelError, match=rf"wants {named} in its .*load the model with attn_implementation eager"):
+    with pytest.raises(ModelError, match=rf"wants {named} in its .*choose another model"):
         causal_attention(torch.nn.Module(), heads, heads, heads, mask, groups=True, **wish)

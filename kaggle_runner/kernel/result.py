@@ -73,6 +73,7 @@ def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any
         "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__, "versions": _versions(),
         "gpus": [gpu.text for gpu in session.environment.gpus], "environment": session.environment.as_dict(),
         "installed": list(session.packages.installed), "lost": list(session.packages.lost),
+        "hidden": _hidden(snapshots),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 3),
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
         "gpu_quota_hours": round(seconds / 3600, 6) if session.environment.gpus else 0.0,
@@ -110,6 +111,12 @@ def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
         if best is None or rank < best[0]:
             best = (rank, row)
     return best[1] if best else None
+
+
+def _hidden(snapshots: Sequence[Snapshot]) -> list[str]:
+    """Gather which packages of the image the workers hid from their libraries, and why."""
+    notes = [record.result.notes for snapshot in snapshots for record in snapshot.records if record.result]
+    return sorted({str(note["hidden_package"]) for note in notes if note.get("hidden_package")})
 
 
 def _versions() -> dict[str, str]:

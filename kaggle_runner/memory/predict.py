@@ -27,7 +27,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 """What a trace imports, and whose versions decide its result."""
 DECIDING_MODULES = ("memory/predict", "memory/trace", "memory/fake_kernels", "memory/live_bytes", "memory/timeline",
                     "training/models/bare_model", "training/loss", "training/finetune", "training/models/base_model",
-                    "training/models/attention", "training/data/batches")
+                    "training/models/attention", "training/libraries", "training/data/batches")
 """Our own modules whose text decides a prediction."""
 CUBLAS_BYTES = 8_519_680 + 2**20
 """Workspaces of cuBLAS and cuBLASLt, in torch's own pool; 32 MiB on a Hopper GPU, which has it to spare.

@@ -28,6 +28,7 @@ from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_
 from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.batches import MicroBatch, collate, step_batches
 from kaggle_runner.training.data.tokens import EncodedData, EncodedRows
+from kaggle_runner.training.libraries import hide_unfit_torchao
 from kaggle_runner.training.loss import summed_loss
 from kaggle_runner.training.models.base_model import BaseModel
 from kaggle_runner.training.phases import Phases, peak_bytes, reset_peak_bytes
@@ -98,6 +99,7 @@ def attach(base: BaseModel, config: FinetuneConfig) -> Any:
     Raises:
         ConfigError: `target_modules` names nothing in this model.
     """
+    hide_unfit_torchao()
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     try:
         return peft.get_peft_model(base.model, peft.LoraConfig(
@@ -223,7 +225,8 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
         seconds_by_phase=phases.seconds, versions=versions(), hashes=hashes,
         notes={"padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
                "skipped_steps": int(skipped), "attach_cpu_seconds": round(phases.cpu_seconds["attach"], 3),
-               "micro_batch": config.batch_size, "compute_dtype": str(base.compute_dtype).removeprefix("torch.")})
+               "micro_batch": config.batch_size, "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
+               "hidden_package": hide_unfit_torchao()})
 
 
 def versions() -> dict[str, str]:

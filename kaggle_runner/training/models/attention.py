@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from kaggle_runner.errors import ModelError
+from kaggle_runner.training.libraries import FAST_ATTENTION, attention_of, caps_its_scores
 
 GROUPED, EXPANDED = "sdpa_causal", "sdpa_causal_expanded"
 GROUPING_CAPABILITY = (8, 0)
@@ -26,12 +27,15 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 def use_causal_attention(model: Any, *, groups: bool) -> bool:
     """Give a model this attention and say whether that was done; `groups`: torch has a fast kernel for grouped queries.
 
-    Leaves alone a model that does not use torch's attention, such as one that caps its scores, or that attends in ways
-    of its own.
+    Leaves alone a model that does not use torch's attention, or that attends in ways of its own; one that caps its
+    scores gets the attention that its family wrote for that.
     """
     settings = model.config.get_text_config()
+    if caps_its_scores(settings):
+        model.set_attn_implementation("eager")
+        return False
     known = set(getattr(settings, "layer_types", None) or KNOWN_LAYERS) <= KNOWN_LAYERS
-    if settings._attn_implementation not in ("sdpa", GROUPED, EXPANDED) or not known:
+    if attention_of(settings) not in (FAST_ATTENTION, GROUPED, EXPANDED) or not known:
         return False
     # transformers makes masks for the attentions that it has mask functions for, and these have none
     AttentionInterface.register(GROUPED, functools.partial(causal_attention, groups=True))
@@ -56,7 +60,7 @@ def causal_attention(module: torch.nn.Module, query_BHTD: torch.Tensor, key_BGTD
         unknown.append("to look ahead")
     if unknown:
         raise ModelError(f"{type(module).__name__} wants {', '.join(unknown)} in its attention, which this tool's does "
-                         f"not do; load the model with attn_implementation eager")
+                         f"not do; choose another model")
     group = query_BHTD.shape[1] // key_BGTD.shape[1]
     if not groups and group > 1:  # every key head for the query heads of its group, which stand side by side
         key_BGTD, value_BGTD = (tensor.repeat_interleave(group, dim=1) for tensor in (key_BGTD, value_BGTD))

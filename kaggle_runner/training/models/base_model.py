@@ -16,10 +16,10 @@ from typing import Any
 import bitsandbytes
 import torch
 import transformers
-from transformers.integrations.liger import apply_liger_kernel
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.training.libraries import apply_liger
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
@@ -87,7 +87,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
-        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})  # the loss is ours
+        apply_liger(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,

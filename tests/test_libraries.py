@@ -1,0 +1,81 @@
+"""What a library of the image does not get along with: the real packages, with the one that breaks them laid beside."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+TRAIN = """
+import json, sys
+from pathlib import Path
+import torch
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.warm_finetune import FinetuneWork
+
+config = FinetuneConfig(model=sys.argv[1], dataset=sys.argv[2], samples=8, max_steps=1, eval_steps=1, max_eval_samples=4,
+                        load_in_4bit=sys.argv[3] == "4 bits", optim="adamw_torch")
+folder = Path(sys.argv[4])
+work = FinetuneWork(lambda event: None, folder, torch.device("cpu"))
+control = Control(poll=lambda: None, emit=lambda event: None, directory=folder, checkpoint_steps=None, rung_steps=(),
+                  judge=lambda step, loss: True)
+result = work.train(config, "0000", control)
+print(json.dumps([result.status.value, result.notes["hidden_package"], "torchao" in sys.modules]))
+"""
+
+
+@pytest.fixture
+def torchao(tmp_path):
+    """Return a function that lays a torchao of a version beside the real packages."""
+    def lay(version):
+        package, facts = tmp_path / "image" / "torchao", tmp_path / "image" / f"torchao-{version}.dist-info"
+        package.mkdir(parents=True)
+        facts.mkdir()
+        (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torchao\nVersion: {version}\n")
+        return package.parent
+    return lay
+
+
+def train(image, model, rows, bits, folder):
+    environ = {**os.environ, "PYTHONPATH": f"{image}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", TRAIN, str(model), str(rows), bits, str(folder)], env=environ,
+                         capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("bits", ["16 bits", "4 bits"])
+def test_with_the_torchao_of_the_images_a_trial_trains_and_says_that_it_was_hidden(bits, torchao, tiny_llama, rows_file,
+                                                                                   tmp_path):
+    status, hidden, _ = train(torchao("0.10.0"), tiny_llama, rows_file, bits, tmp_path)
+    assert status == "complete"
+    assert hidden.startswith("torchao 0.10.0: peft ")
+
+
+def test_a_torchao_that_peft_takes_is_left_alone(torchao):
+    """It is put on the path when the libraries are there: an empty stand-in has nothing that they could import."""
+    code = ("import sys\nfrom importlib.util import find_spec\n"
+            "from kaggle_runner.training.libraries import hide_unfit_torchao\nsys.path.insert(0, sys.argv[1])\n"
+            "print([hide_unfit_torchao(), find_spec('torchao').origin])")
+    image = torchao("99.0")
+    ran = subprocess.run([sys.executable, "-c", code, str(image)], capture_output=True, text=True, timeout=200,
+                         env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert ran.stdout.splitlines()[-1] == str(["", str(image / "torchao" / "__init__.py")]), ran.stderr[-3000:]
+
+
+def test_liger_is_asked_for_everything_but_a_loss(tmp_path):
+    """A stand-in: Liger's kernels need a GPU to run, its function's name and options do not."""
+    package = tmp_path / "liger_kernel" / "transformers"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("def _apply_liger_kernel_to_instance(**options):\n    print(options)\n")
+    code = "from kaggle_runner.training.libraries import apply_liger\napply_liger('a model')"
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=200)
+    assert ran.stdout.splitlines()[-1] == ("{'model': 'a model', 'cross_entropy': False, "
+                                           "'fused_linear_cross_entropy': False}"), ran.stderr[-3000:]
