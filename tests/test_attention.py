@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig
 
 from kaggle_runner.errors import ModelError
-from kaggle_runner.training.models.attention import EXPANDED, GROUPED, causal_attention, use_causal_attention
+from kaggle_runner.training.models.attention import causal_attention, use_causal_attention
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2}

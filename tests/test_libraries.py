@@ -17,8 +17,8 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.warm_finetune import FinetuneWork
 
-config = FinetuneConfig(model=sys.argv[1], dataset=sys.argv[2], samples=8, max_steps=1, eval_steps=1, max_eval_samples=4,
-                        load_in_4bit=sys.argv[3] == "4 bits", optim="adamw_torch")
+config = FinetuneConfig(model=sys.argv[1], dataset=sys.argv[2], samples=8, max_steps=1, eval_steps=1,
+                        max_eval_samples=4, load_in_4bit=sys.argv[3] == "4 bits", optim="adamw_torch")
 folder = Path(sys.argv[4])
 work = FinetuneWork(lambda event: None, folder, torch.device("cpu"))
 control = Control(poll=lambda: None, emit=lambda event: None, directory=folder, checkpoint_steps=None, rung_steps=(),
