@@ -71,6 +71,11 @@ class Fit:
     without_bytes: int | None = None
     """The peak without computing activations again; none if that was not looked at."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters that were decided here."""
+        return {"gradient_checkpointing": self.config.gradient_checkpointing}
+
     def as_notes(self) -> dict[str, Any]:
         """Return what a trial's record keeps of it, in the terms in which its real peak is measured.
 
