@@ -31,7 +31,7 @@ OWNERS = {
     "accelerate": {"training.finetune"},
     "wandb": {"wandb.sweep", "wandb.connection", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline",
               "wandb.checkpoints", "wandb.fetch"},
-    "datasets": {"training.data.instructions"},
+    "datasets": {"training.data.sources"},
     "optuna": {"run.optuna_journal", "run.propose"},
     "yaml": {"sweep.yaml_file"},
     "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.lab"},

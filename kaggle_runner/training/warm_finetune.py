@@ -22,6 +22,10 @@ from kaggle_runner.training.finetune import attach, evaluate, loss_of, rows_of_s
 from kaggle_runner.training.models.base_model import BaseModel, base_key, computing_in, load_base
 from kaggle_runner.training.phases import Phases
 
+SHAPES_ROWS = ("dataset", "dataset_config", "dataset_split", "dataset_revision", "eval_dataset", "columns", "samples",
+               "full_dataset", "max_eval_samples", "max_length", "completion_only_loss", "train_on")
+"""Hyperparameters that decide which tokens the rows are."""
+
 
 class WarmFinetune:
     """The base and the rows of the last config, and what is done with them."""
@@ -79,15 +83,16 @@ class WarmFinetune:
             self._emit(Phase(phase="load", text=f"loading {config.model}"))
             self._base = load_base(config, self._device)
             phases.enter("load")
-        key = (config.dataset, config.samples, config.full_dataset, config.max_eval_samples, config.max_length,
-               config.completion_only_loss, config.model)
+        key = (config.model, *(getattr(config, name) for name in SHAPES_ROWS))
         if self._data is None or self._data[0] != key:
             self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
             rows = load_rows(config, cache_directory=self._cache_directory)
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
+            encoded.account.require(config.max_lost_share, rows.source)
             self._data = (key, encoded)
-            self._emit(Phase(phase="ready", text=f"{rows.format}; {len(encoded.train)} training and "
-                                                 f"{len(encoded.validation)} held-out rows"))
+            self._emit(Phase(phase="ready", text="; ".join([rows.format, encoded.account.as_line()])))
+            for warning in encoded.warnings:
+                self._emit(Note(text=f"warning: {warning}"))
             phases.enter("data")
             # What is loaded stays: the collections between trials need not look at it again.
             gc.collect()
