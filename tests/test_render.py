@@ -55,7 +55,8 @@ LLAMA_3 = """{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role 
 {{ m.content | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
 
 {% endif %}"""
-GEMMA = """{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+GEMMA = """{{ bos_token }}{% if messages[0].role == 'system' %}
+{{- raise_exception('System role not supported') }}{% endif %}
 {%- for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}
 {{ m.content | trim }}<end_of_turn>
 {% endfor %}{% if add_generation_prompt %}<start_of_turn>model

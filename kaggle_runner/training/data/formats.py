@@ -133,8 +133,8 @@ def recognise(columns: Iterable[str], source: str, mapping: Mapping[str, str] | 
     verdicts = [name for name in VERDICTS if name in names]
     if verdicts and not (layout is not None and layout.is_plain and set(verdicts) <= {"label", "labels"}):
         answer = next((name for name in ("chosen", "completion", "response") if name in names), "COLUMN")
-        raise DataError(f"{source} is preference data: answers are judged by {' and '.join(verdicts)}, and this trainer "
-                        f"would learn good and bad ones alike; keep the good rows, or name what to learn with "
+        raise DataError(f"{source} is preference data: answers are judged by {' and '.join(verdicts)}, and this "
+                        f"trainer would learn good and bad ones alike; keep the good rows, or name what to learn with "
                         f"columns: {{prompt: prompt, completion: {answer}}}")
     if layout is not None:
         return layout
