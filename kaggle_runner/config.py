@@ -13,12 +13,17 @@ from typing import Any
 from kaggle_runner.config_fields import field_types, plain_fields, type_problems
 from kaggle_runner.errors import ConfigError
 
-__all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "OPTIMIZERS", "SCHEDULES", "TRAINERS", "CharLMConfig",
-           "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
+__all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "MOST_SAMPLES", "OPTIMIZERS", "SCHEDULES", "TRAINERS",
+           "CharLMConfig", "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
 
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 CHARLM_OPTIMIZERS = ("muon", "adamw_torch")
+MOST_SAMPLES = 12_000
+"""Training rows where `samples` is left out: what there is, but not more."""
+MOST_EPOCHS = 10_000
+"""Passes over the rows beyond which a number is a slip."""
+ONE_LENGTH = "max_steps and num_train_epochs are both given, and a trial has one length; leave one of them out"
 DEMO_MODEL = "demo"
 """`model: demo` is the small base that ships with the package."""
 DEMO_DATASET = "python-docs"
@@ -39,16 +44,25 @@ class FinetuneConfig:
     """Hub id, local folder, or `demo` for the small base that ships with the package."""
     dataset: str = DEMO_DATASET
     """Hub id, local JSON/JSONL/CSV/Parquet file or folder, or `python-docs` for the built-in rows."""
-    samples: int = 12_000
-    """Training rows drawn from the dataset, by seed; ignored when `full_dataset` is true."""
+    trust_remote_code: bool = False
+    """Run the Python code that a model's folder or hub page brings along; false refuses such a model."""
+    samples: int | None = None
+    """Training rows drawn from the dataset, always the same ones; none: what there is, up to 12,000. Ignored when
+    `full_dataset` is true."""
     full_dataset: bool = False
     """Train on every row that is not held out."""
+    eval_share: float = 0.05
+    """Share of the rows that is held out, at most, where the dataset has no validation split of its own."""
     max_eval_samples: int = 500
-    """Held-out rows that measure `eval/loss`; the same rows for every trial of a study."""
+    """Held-out rows that measure `eval/loss`, at most; the same rows for every trial of a study."""
     max_length: int = 512
     """Tokens in a row; longer rows are cut at the end."""
+    eval_max_length: int | None = None
+    """Tokens in a held-out row, where trials of different `max_length` are compared; none: `max_length`."""
     completion_only_loss: bool = True
     """Count the loss on the answer's tokens only, in training and in evaluation."""
+    eval_completion_only_loss: bool | None = None
+    """The same for the evaluation alone, where trials that differ in it are compared; none: `completion_only_loss`."""
     batch_size: int = 2
     """Rows in one forward pass on one device."""
     gradient_accumulation_steps: int = 4
@@ -64,7 +78,10 @@ class FinetuneConfig:
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
     max_steps: int = 1_500
-    """Optimizer steps of a full trial: 12,000 rows at the default effective batch of 8."""
+    """Optimizer steps of a full trial: 12,000 rows at the default effective batch of 8. With `num_train_epochs` it is
+    not given but follows: from `samples`, and exactly from the rows there are as soon as these are counted."""
+    num_train_epochs: float | None = None
+    """Passes over the training rows, in place of `max_steps`; trials of different batches then see the same rows."""
     eval_steps: int = 100
     """Optimizer steps between two evaluations; the last step is always evaluated."""
     early_stopping_patience: int | None = 15
@@ -93,6 +110,21 @@ class FinetuneConfig:
         problems = type_problems(self) or self._range_problems()
         if problems:
             raise ConfigError("; ".join(problems))
+        if self.num_train_epochs is not None:
+            object.__setattr__(self, "max_steps", self._steps_of(self.samples or MOST_SAMPLES))
+
+    def counted(self, rows: int) -> "FinetuneConfig":
+        """Return the config with the steps that its epochs take over so many training rows; as it is without epochs."""
+        if self.num_train_epochs is None:
+            return self
+        return dataclasses.replace(self, max_steps=self._steps_of(rows), num_train_epochs=None)
+
+    def for_scoring(self) -> "FinetuneConfig":
+        """Return the config whose `max_length` and `completion_only_loss` are those of the held-out rows."""
+        inherited = self.eval_completion_only_loss is None
+        return dataclasses.replace(
+            self, max_length=self.eval_max_length or self.max_length,
+            completion_only_loss=self.completion_only_loss if inherited else bool(self.eval_completion_only_loss))
 
     @property
     def effective_batch_size(self) -> int:
@@ -107,6 +139,8 @@ class FinetuneConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = dataclasses.asdict(self)
+        if self.num_train_epochs is not None:
+            del values["max_steps"]  # follows, and a config takes one of the two
         if isinstance(self.target_modules, tuple):
             values["target_modules"] = list(self.target_modules)
         return values
@@ -118,16 +152,26 @@ class FinetuneConfig:
         Raises:
             ConfigError: a name that is no hyperparameter, or a value that cannot work.
         """
+        if "max_steps" in params and params.get("num_train_epochs") is not None:
+            raise ConfigError(ONE_LENGTH)
         return cls(**plain_fields(cls, params))
+
+    def _steps_of(self, rows: int) -> int:
+        return max(1, math.ceil(round((self.num_train_epochs or 0) * rows / self.effective_batch_size, 6)))
 
     def _range_problems(self) -> list[str]:
         problems = []
         for name in ("samples", "max_eval_samples", "batch_size", "gradient_accumulation_steps", "max_steps",
                      "eval_steps", "lora_r", "lora_alpha"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 problems.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_length < 8:
-            problems.append(f"max_length must be at least 8 tokens, got {self.max_length}")
+        for name in ("max_length", "eval_max_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 8:
+                problems.append(f"{name} must be at least 8 tokens, got {getattr(self, name)}")
+        if self.num_train_epochs is not None and not 0 < self.num_train_epochs <= MOST_EPOCHS:
+            problems.append(f"num_train_epochs must be above 0 and at most {MOST_EPOCHS}, got {self.num_train_epochs}")
+        if not 0 < self.eval_share < 1:
+            problems.append(f"eval_share is a share of the rows, above 0 and below 1, got {self.eval_share}")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             problems.append(f"early_stopping_patience must be at least 1, or null for never, "
                             f"got {self.early_stopping_patience}")
