@@ -20,8 +20,8 @@ def test_left_out_samples_few_held_out_rows_and_many_epochs_are_told_with_the_fi
     config = FinetuneConfig(max_steps=500)
     assert rows_warnings(config, 340, 17) == [
         "samples is left out: trials train on all 340 rows there are",
-        "warning: eval/loss is measured on 17 held-out rows only, fewer than 50, so small differences are chance; raise "
-        "max_eval_samples or eval_share, or give more rows"]
+        "warning: eval/loss is measured on 17 held-out rows only, fewer than 50, so small differences are chance; "
+        "raise max_eval_samples or eval_share, or give more rows"]
     assert rows_warnings(config, 12_000, 50) == [
         "samples is left out: trials train on 12,000 rows; full_dataset: true takes all"]
     assert rows_warnings(FinetuneConfig(samples=340), 340, 50) == []

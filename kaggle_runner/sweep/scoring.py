@@ -57,8 +57,9 @@ def hold_scoring(found: Findings, parameters: Mapping[str, Parameter], fields: I
         known = [name for name in TOKENIZER_FREE if name in metrics]
         other = (f", or judge by metric: {known[0]}, which counts bytes" if known else
                  ", or search the hyperparameters of one model and compare the winners by what they write")
-        found.problem("parameters.model", f"models cut text into tokens of their own, so {metric} would not rank trials "
-                                          f"that differ in it; give it one value and run a sweep for each{other}")
+        found.problem("parameters.model",
+                      f"models cut text into tokens of their own, so {metric} would not rank trials that differ in it; "
+                      f"give it one value and run a sweep for each{other}")
     return held
 
 

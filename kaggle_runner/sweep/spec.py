@@ -184,8 +184,8 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
     if found.problems:
         raise SweepError(str(path), found.problems)
     spec = SweepSpec(source=str(path), name=raw.get("name") or path.stem, method=method, metric=metric, goal=goal,
-                     target=target, parameters={**parameters, **held}, held={name: it.value for name, it in held.items()},
-                     early_terminate=early_terminate, run_cap=run_cap, raw=raw)
+                     target=target, parameters={**parameters, **held}, early_terminate=early_terminate,
+                     run_cap=run_cap, raw=raw, held={name: setting.value for name, setting in held.items()})
     _warn_about_length(found, spec, config_type)
     _warn_about_trials(found, spec, config_type)
     return dataclasses.replace(spec, warnings=tuple(found.warnings))
