@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.config_fields import field_types, plain_fields, type_problems
+from kaggle_runner.config_fields import ROW_FIELDS, SCHEDULES, field_types, plain_fields, shared_problems, type_problems
 from kaggle_runner.errors import ConfigError
 
 __all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "MOST_SAMPLES", "OPTIMIZERS", "SCHEDULES", "TRAINERS",
            "CharLMConfig", "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
 
-SCHEDULES = ("cosine", "linear", "constant")
+COLUMN_ROLES = ("prompt", "completion", "system", "context", "history", "tools", "messages", "text")
+"""What a column can be, for `columns`."""
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 CHARLM_OPTIMIZERS = ("muon", "adamw_torch")
 MOST_SAMPLES = 12_000
@@ -38,6 +39,9 @@ class FinetuneConfig:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
 
+    has_base = True
+    """It adapts a model that is there before the trial: a base that can be measured untouched and kept warm."""
+
     trainer: str = "finetune"
     """What trains this config; a sweep file that says nothing means this one."""
     model: str = DEMO_MODEL
@@ -46,6 +50,18 @@ class FinetuneConfig:
     """Hub id, local JSON/JSONL/CSV/Parquet file or folder, or `python-docs` for the built-in rows."""
     trust_remote_code: bool = False
     """Run the Python code that a model's folder or hub page brings along; false refuses such a model."""
+    dataset_config: str | None = None
+    """Which of a dataset's configurations to read, where it has several."""
+    dataset_split: str | None = None
+    """Which split to train on; none: `train`, or the only one."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of a dataset on the hub; none: its newest."""
+    eval_dataset: str | None = None
+    """A dataset whose rows are held out; none: the dataset's own validation or test rows, else some of its rows."""
+    columns: tuple[str, ...] | None = None
+    """Which column is what, as `{prompt: question, completion: answer}`, where the names do not tell it."""
+    max_lost_share: float = 0.1
+    """Share of the rows that may be left out, because nothing can be learned from them, before the sweep is refused."""
     samples: int | None = None
     """Training rows drawn from the dataset, always the same ones; none: what there is, up to 12,000. Ignored when
     `full_dataset` is true."""
@@ -60,9 +76,13 @@ class FinetuneConfig:
     eval_max_length: int | None = None
     """Tokens in a held-out row, where trials of different `max_length` are compared; none: `max_length`."""
     completion_only_loss: bool = True
-    """Count the loss on the answer's tokens only, in training and in evaluation."""
+    """Count the loss on the answers' tokens only, in training and in evaluation."""
     eval_completion_only_loss: bool | None = None
     """The same for the evaluation alone, where trials that differ in it are compared; none: `completion_only_loss`."""
+    train_on: str = "all"
+    """Which answers of a conversation count: `all`, or only the `last`."""
+    eval_train_on: str | None = None
+    """The same for the evaluation alone, where trials that differ in it are compared; none: `train_on`."""
     batch_size: int = 2
     """Rows in one forward pass on one device."""
     gradient_accumulation_steps: int = 4
@@ -120,11 +140,21 @@ class FinetuneConfig:
         return dataclasses.replace(self, max_steps=self._steps_of(rows), num_train_epochs=None)
 
     def for_scoring(self) -> "FinetuneConfig":
-        """Return the config whose `max_length` and `completion_only_loss` are those of the held-out rows."""
+        """Return the config whose `max_length`, `completion_only_loss`, `train_on` are those of the held-out rows."""
         inherited = self.eval_completion_only_loss is None
         return dataclasses.replace(
-            self, max_length=self.eval_max_length or self.max_length,
+            self, max_length=self.eval_max_length or self.max_length, train_on=self.eval_train_on or self.train_on,
             completion_only_loss=self.completion_only_loss if inherited else bool(self.eval_completion_only_loss))
+
+    @property
+    def rows_key(self) -> tuple[Any, ...]:
+        """What its rows and tokens depend on: configs with equal keys share both."""
+        return tuple(getattr(self, name) for name in ROW_FIELDS)
+
+    @property
+    def column_of(self) -> dict[str, str]:
+        """The column of each role that `columns` names, in its order."""
+        return dict(entry.split("=", 1) for entry in self.columns or ())
 
     @property
     def effective_batch_size(self) -> int:
@@ -141,9 +171,7 @@ class FinetuneConfig:
         values = dataclasses.asdict(self)
         if self.num_train_epochs is not None:
             del values["max_steps"]  # follows, and a config takes one of the two
-        if isinstance(self.target_modules, tuple):
-            values["target_modules"] = list(self.target_modules)
-        return values
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "FinetuneConfig":
@@ -175,15 +203,25 @@ class FinetuneConfig:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             problems.append(f"early_stopping_patience must be at least 1, or null for never, "
                             f"got {self.early_stopping_patience}")
-        problems += _shared_problems(self)
+        problems += shared_problems(self)
         if not 0 <= self.lora_dropout < 1:
             problems.append(f"lora_dropout must be 0 to below 1, got {self.lora_dropout}")
         if self.trainer != "finetune":
             problems.append(f"trainer must be one of {', '.join(TRAINERS)}, got {self.trainer!r}")
         if self.optim not in OPTIMIZERS:
             problems.append(f"optim must be one of {', '.join(OPTIMIZERS)}, got {self.optim!r}")
-        for name in ("model", "dataset", "target_modules"):
-            if not getattr(self, name):
+        for name in ("train_on", "eval_train_on"):
+            if getattr(self, name) not in (("all", "last") if name == "train_on" else ("all", "last", None)):
+                problems.append(f"{name} must be all or last, got {getattr(self, name)!r}")
+        if not 0 <= self.max_lost_share <= 1:
+            problems.append(f"max_lost_share is a share of the rows, 0 to 1, got {self.max_lost_share}")
+        for entry in self.columns or ():
+            role, is_pair, column = entry.partition("=")
+            if role not in COLUMN_ROLES or not is_pair or not column:
+                problems.append(f"columns must name a column for some of {', '.join(COLUMN_ROLES)}, got {entry!r}")
+        for name in ("model", "dataset", "target_modules", "eval_dataset", "dataset_config", "dataset_split", "columns",
+                     "dataset_revision"):
+            if getattr(self, name) is not None and not getattr(self, name):
                 problems.append(f"{name} must not be empty")
         return problems
 
@@ -197,6 +235,9 @@ class CharLMConfig:
     Raises:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
+
+    has_base = False
+    """It trains a model from nothing."""
 
     trainer: str = "charlm"
     """What trains this config; a sweep file says `trainer: {value: charlm}`."""
@@ -308,7 +349,7 @@ class CharLMConfig:
         whole = ("max_eval_tokens", "evaluations", "hidden_size", "num_hidden_layers", "num_attention_heads",
                  "batch_size", "gradient_accumulation_steps")
         problems = [f"{name} must be at least 1, got {value}" for name in whole if (value := getattr(self, name)) < 1]
-        problems += _shared_problems(self)
+        problems += shared_problems(self)
         for name in ("dropout", "label_smoothing_factor", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be 0 to below 1, got {getattr(self, name)}")
@@ -357,21 +398,3 @@ def config_from_params(params: Mapping[str, Any]) -> Config:
         ConfigError: an unknown trainer, a name that is no hyperparameter of it, or a value that cannot work.
     """
     return TRAINERS[trainer_of(params)].from_params(params)
-
-
-def _shared_problems(config: Any) -> list[str]:
-    """Check the fields that both configs have."""
-    problems = []
-    if not config.learning_rate > 0 or not math.isfinite(config.learning_rate):
-        problems.append(f"learning_rate must be above 0, got {config.learning_rate}")
-    if not config.max_grad_norm > 0:
-        problems.append(f"max_grad_norm must be above 0, got {config.max_grad_norm}")
-    if config.weight_decay < 0:
-        problems.append(f"weight_decay must not be negative, got {config.weight_decay}")
-    if not 0 <= config.warmup_ratio < 1:
-        problems.append(f"warmup_ratio is a share of the steps, 0 to below 1, got {config.warmup_ratio}")
-    if not 0 <= config.seed < 2**32:
-        problems.append(f"seed must be 0 to 2**32 - 1, got {config.seed}")
-    if config.lr_scheduler_type not in SCHEDULES:
-        problems.append(f"lr_scheduler_type must be one of {', '.join(SCHEDULES)}, got {config.lr_scheduler_type!r}")
-    return problems

@@ -83,3 +83,9 @@ def test_every_result_is_one_short_line():
     rows = [line for line in lines if line.startswith("|")][2:]
     assert rows
     assert not [row for row in rows if len(row) > 260 or len(row.split(" | ")) != 3]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "standins").glob("*.py")), ids=lambda path: path.stem)
+def test_every_stand_in_names_its_unpleasant_habits(path):
+    docstring = ast.get_docstring(ast.parse(text(path)))
+    assert re.search(r"\bhabits?\b|\bkinder\b", docstring), "where is it as unpleasant as the real thing?"

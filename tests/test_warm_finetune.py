@@ -5,8 +5,9 @@ import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
+from kaggle_runner.events import Note
 from kaggle_runner.training.control import Control
-from kaggle_runner.training.warm_finetune import FinetuneWork, length_warning, rows_warnings
+from kaggle_runner.training.warm_finetune import WarmFinetune, length_warning, rows_warnings
 
 
 @pytest.fixture
@@ -33,30 +34,30 @@ def test_left_out_samples_few_held_out_rows_and_many_epochs_are_told_with_the_fi
 
 def test_rows_that_are_not_there_are_an_error_before_the_model_is_loaded(tmp_path, params):
     events = []
-    work = FinetuneWork(events.append, tmp_path, torch.device("cpu"))
+    work = WarmFinetune(events.append, tmp_path, torch.device("cpu"))
     config = FinetuneConfig.from_params({**params, "samples": 1_000_000})
     with pytest.raises(DataError, match=r"training rows but samples is 1000000; set samples: \d+, or leave it out"):
         work.prepare(config)
-    assert [event.get("phase") for event in events] == ["data"]
+    assert [event.phase for event in events] == ["data"]
 
 
 def test_epochs_are_counted_over_the_rows_there_are_and_a_warning_comes_once(tmp_path, params):
     events = []
-    work = FinetuneWork(events.append, tmp_path, torch.device("cpu"))
+    work = WarmFinetune(events.append, tmp_path, torch.device("cpu"))
     del params["max_steps"]
     config = FinetuneConfig.from_params({**params, "num_train_epochs": 0.5, "samples": 41})
-    _, facts = work.prepare(config)
-    assert facts["train_rows"] == 41
+    warm = work.prepare(config)
+    assert warm.train_rows == 41
     for name in ("a", "b"):
         result = work.train(config, name, Control(poll=lambda: None, emit=events.append, directory=tmp_path / name))
         assert result.steps == 6  # 20.5 rows in steps of 4
         assert [step for step, _ in result.evaluations] == [2, 4, 6]
-    few = [event["text"] for event in events if event["event"] == "note" and "held-out rows only" in event["text"]]
+    few = [event.text for event in events if isinstance(event, Note) and "held-out rows only" in event.text]
     assert len(few) == 1
 
 
 def test_trials_that_differ_in_what_they_train_on_are_scored_on_the_same_tokens(tmp_path, params):
-    work = FinetuneWork(lambda event: None, tmp_path, torch.device("cpu"))
+    work = WarmFinetune(lambda event: None, tmp_path, torch.device("cpu"))
     held = {"eval_max_length": 96, "eval_completion_only_loss": False}
     bases = [work.baseline(FinetuneConfig.from_params({**params, **held, "max_length": length,
                                                        "completion_only_loss": only}))

@@ -30,7 +30,8 @@ NOT_HYPERPARAMETERS = {
     "eval_steps": "it changes what is measured", "max_tokens": "values are compared at equal tokens",
     "max_steps": "values are compared at equal steps", "num_train_epochs": "values are compared at equal epochs",
     "eval_share": "it changes what is measured", "eval_max_length": "it changes what is measured",
-    "eval_completion_only_loss": "it changes what is measured", "trust_remote_code": "it changes no loss",
+    "eval_completion_only_loss": "it changes what is measured", "eval_train_on": "it changes what is measured",
+    "trust_remote_code": "it changes no loss",
     "save_model": "it changes no model",
 }
 """Fields of the configs that no study can vary, with the reason."""

@@ -4,7 +4,6 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 
 from kaggle_runner.config import MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.study.trial import TrialResult
-from kaggle_runner.training.control import Control, Emit
+from kaggle_runner.training.control import Control, Warm
 from kaggle_runner.training.cpu_speed import choose
 from kaggle_runner.training.data.batches import collate
 from kaggle_runner.training.data.instructions import load_rows
@@ -52,20 +52,21 @@ def length_warning(config: FinetuneConfig, train_rows: int) -> str:
             f"{train_rows:,} training rows, more than {MANY_EPOCHS}; lower max_steps, or write num_train_epochs: 3")
 
 
-class FinetuneWork:
+class WarmFinetune:
     """The base and the rows of the last config, and what is done with them."""
 
-    def __init__(self, emit: Emit, cache_directory: Path, device: torch.device) -> None:
+    def __init__(self, emit: Notify, cache_directory: Path, device: torch.device) -> None:
         self._emit, self._cache_directory, self._device = emit, cache_directory, device
         self._base: BaseModel | None = None
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
         self._warned: set[str] = set()
 
-    def prepare(self, config: FinetuneConfig) -> tuple[Phases, Mapping[str, Any]]:
-        """Load base and rows if they are not warm; return what that took, and what there is to know of them."""
+    def prepare(self, config: FinetuneConfig) -> Warm:
+        """Load base and rows if they are not warm."""
         _, data, phases = self._prepared(config)
-        return phases, {"versions": versions(), "notes": data.notes, "train_rows": len(data.train)}
+        return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes,
+                    train_rows=len(data.train))
 
     def baseline(self, config: FinetuneConfig) -> float:
         """Measure the untouched base."""
@@ -83,7 +84,7 @@ class FinetuneWork:
         """Say something once, however many trials it is true of."""
         if text and text not in self._warned:
             self._warned.add(text)
-            self._emit({"event": "note", "text": text})
+            self._emit(Note(text=text))
 
     def _choose_speed(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> BaseModel:
         """Measure forward and backward of a micro-batch in the middle: in bfloat16 they do not compare alike."""
@@ -105,32 +106,30 @@ class FinetuneWork:
             adapted.unload()
             base.model.eval()
         self.threads = choice.threads
-        self._emit({"event": "note", "text": choice.reason})
+        self._emit(Note(text=choice.reason))
         return computing_in(base, choice.compute_dtype)
 
     def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
         """Return the base and the rows of a config, from the warm ones where they are the same."""
         phases = Phases()
-        key = (config.dataset, config.samples, config.full_dataset, config.eval_share, config.max_eval_samples,
-               config.max_length, config.eval_max_length, config.completion_only_loss,
-               config.eval_completion_only_loss, config.model)
+        key = config.rows_key
         rows = None
         if self._data is None or self._data[0] != key:  # before the base: what is wrong with them is said in seconds
-            self._emit({"event": "phase", "phase": "data", "text": f"reading {config.dataset}"})
+            self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
             rows = load_rows(config, cache_directory=self._cache_directory)
             phases.enter("data")
         if self._base is None or self._base.key != base_key(config):
             self._base = self._data = None  # two bases do not fit
             gc.unfreeze()
-            self._emit({"event": "phase", "phase": "load", "text": f"loading {config.model}"})
+            self._emit(Phase(phase="load", text=f"loading {config.model}"))
             self._base = load_base(config, self._device)
             phases.enter("load")
         if rows is not None or self._data is None:
             rows = rows or load_rows(config, cache_directory=self._cache_directory)
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
             self._data = (key, encoded)
-            self._emit({"event": "phase", "phase": "ready", "text": f"{rows.format}; {len(encoded.train)} training and "
-                                                                   f"{len(encoded.validation)} held-out rows"})
+            self._emit(Phase(phase="ready", text=f"{rows.format}; {len(encoded.train)} training and "
+                                                 f"{len(encoded.validation)} held-out rows"))
             for warning in rows_warnings(config, len(encoded.train), len(encoded.validation)):
                 self._warn(warning)
             phases.enter("data")
