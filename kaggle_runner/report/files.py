@@ -68,7 +68,7 @@ def summary_markdown(analysis: Analysis, pictures: Sequence[str] = ()) -> str:
     if best is not None:
         blocks.append("\n".join(f"- {markdown_text(name)}: **{markdown_text(value_text(value))}**"
                                 for name, value in say.settings(analysis, best)))
-    blocks += ["## What won", _ranking(analysis), markdown_text(say.repeats(analysis)),
+    blocks += ["## What is best", _ranking(analysis), markdown_text(say.repeats(analysis)),
                markdown_text(say.progress(analysis)), markdown_text(say.curves(analysis)),
                "## What mattered", markdown_text(say.importance(analysis)),
                "\n".join(f"- {markdown_text(axis.name)}: {markdown_text(say.axis(analysis, axis))}"

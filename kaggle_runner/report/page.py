@@ -86,7 +86,7 @@ def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
         f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis),
         _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(analysis),
         _settings(analysis), *_warnings(analysis),
-        "<h3>What won, and by how much</h3>", _cards(place, won), _repeats(analysis),
+        "<h3>What is best, and by how much</h3>", _cards(place, won), _repeats(analysis),
         "<h3>What mattered</h3>", mattered_text, _cards(place, mattered),
         "<h3>Where to search next</h3>",
         "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
@@ -180,15 +180,19 @@ def _meta(analysis: Analysis) -> str:
 
 
 def _facts(analysis: Analysis) -> str:
-    best, base = analysis.best, analysis.baseline
-    facts = [(f"best {analysis.metric}", metric_text(best.value if best else None), f"trial {best.id}" if best else "")]
+    base, ranked = analysis.baseline, analysis.first.ranked
+    facts = [(f"best {analysis.metric}", metric_text(ranked[0].mean if ranked else None),
+              say.configuration_text(ranked[0]) if ranked else "")]
     if base is not None:
-        change = (f"the best is {percent_text(abs(best.value / base - 1))} {'below' if best.value < base else 'above'}"
-                  if best and best.value is not None and base else "")
+        change = (f"the best is {percent_text(abs(ranked[0].mean / base - 1))} "
+                  f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base else "")
         facts.append(("untouched base", metric_text(base), change))
     known = analysis.noise
     facts.append(("noise of one trial", f"± {number_text(known.deviation, 2)}" if known else "not known",
-                  count_text(len(analysis.ties), "other trial") + " as good as the best" if known and best else ""))
+                  f"at most {number_text(known.upper, 2)}" if known else ""))
+    if len(analysis.first.ranked) > 1:
+        facts.append(("share first place", f"{len(analysis.first.shared):,}",
+                      f"of {count_text(len(analysis.first.ranked), 'configuration')}"))
     ended = Counter(row.status for row in analysis.rows if row.status != "complete")
     facts.append(("complete trials", f"{len(analysis.complete):,} of {len(analysis.rows):,}",
                   ", ".join(f"{count:,} {status}" for status, count in ended.most_common())))

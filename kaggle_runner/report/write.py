@@ -107,7 +107,7 @@ class StudyView:
 
     def _repr_html_(self) -> str:
         """Return what Jupyter, Colab and Kaggle show for an object at the end of a cell."""
-        analysis = analyse(self.snapshot, models=False)
+        analysis = analyse(self.snapshot)
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
@@ -122,7 +122,7 @@ class StudyView:
                 f'src="data:image/png;base64,{picture}">')
 
     def __repr__(self) -> str:
-        analysis = analyse(self.snapshot, models=False)
+        analysis = analyse(self.snapshot)
         best = ", ".join(f"{name}={value_text(value)}" for name, value in settings(analysis, analysis.best)) \
             if analysis.best else ""
         return " ".join(part for part in (f"{analysis.name}:", winner(analysis), noise(analysis), best) if part)
