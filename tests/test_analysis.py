@@ -43,7 +43,7 @@ def write_two_effects(directory, count=40):
     """A valley of the learning rate with its bottom at 10^-3.5, and a weight decay that does harm."""
     generator = random.Random(0)
     trials = []
-    for i in range(count):
+    for _ in range(count):
         rate, decay, rank = 10 ** generator.uniform(-5, -3), generator.uniform(0, 0.1), generator.choice([8, 16])
         value = 2.7 + 0.15 * (math.log10(rate) + 3.5) ** 2 + decay + generator.gauss(0, 0.004)
         trials.append(Made(params={"learning_rate": rate, "weight_decay": decay, "lora_r": rank}, value=value))

@@ -168,6 +168,20 @@ def test_the_notebook_runs_again_in_a_fresh_kernel_with_only_the_csv_files(mixed
     assert done.returncode == 0, done.stderr
 
 
+def test_ipython_is_imported_before_the_notebooks_thread_and_matplotlib_could_meet_in_it(tmp_path):
+    directory = write_study(tmp_path / "study", numbers(2))
+    script = ("import sys, threading\nfrom pathlib import Path\nseen = []\n"
+              "class Watch:\n    def find_spec(self, name, path=None, target=None):\n"
+              "        if name == 'IPython': seen.append(threading.current_thread().name)\n"
+              "sys.meta_path.insert(0, Watch())\n"
+              "from kaggle_runner.report.write import write_report\n"
+              f"write_report([Path({str(directory)!r})])\nprint(seen)\n")
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.stdout, done.stderr) == ("['MainThread']\n", "")
+
+
 def test_a_notebook_without_a_kernel_is_delivered_with_the_reason(tmp_path, monkeypatch):
     """A kernel folder of the environment that names a program that is not there stands before the real one."""
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
@@ -240,8 +254,10 @@ def test_a_sentence_counts_the_best_trials_it_is_about(tmp_path):
 
 
 @pytest.mark.parametrize(("status", "sentence"), [
-    (Status.COMPLETE, "4 trials trained to their end. Trial 0000, best at the end, was number 1 of 4 at step 30 of 60."),
-    (Status.PRUNED, "3 trials trained to their end; 1 pruned. Trial 0000, best at the end, was number 1 of 4 at step 30")])
+    (Status.COMPLETE,
+     "4 trials trained to their end. Trial 0000, best at the end, was number 1 of 4 at step 30 of 60."),
+    (Status.PRUNED,
+     "3 trials trained to their end; 1 pruned. Trial 0000, best at the end, was number 1 of 4 at step 30")])
 def test_curves_say_how_early_the_winner_showed(tmp_path, status, sentence):
     last = Made(params={"learning_rate": 1e-4}, status=status, value=4.0, curve=loss_curve(4.0))
     analysis = analyse(read_study(write_study(tmp_path / "study", [*numbers(3), last])))

@@ -1,4 +1,4 @@
-"""The rates at which a report is wrong, on made studies with known truth; `benchmarks/truth.py` measures them at length.
+"""How often a report is wrong on made studies with known truth; `benchmarks/truth.py` measures that at length.
 
 The seeds are fixed, so these are the same studies every time.
 """

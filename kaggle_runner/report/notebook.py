@@ -4,6 +4,8 @@ It opens anywhere, without this package; importances, which take a model, are in
 """
 
 import asyncio
+import contextlib
+import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -254,6 +256,16 @@ if (trials["measured"] * trials["predicted"]).notna().any():
     plt.ylabel("measured peak, GiB")
     legend()
     plt.show()"""
+
+
+def prepare_kernel() -> None:
+    """Import IPython now if it is there; to be called before `write_notebook` runs in a thread.
+
+    Starting a kernel imports it, and Matplotlib, which draws meanwhile, asks an IPython that is half imported for its
+    version and dies of an AttributeError. Source: `_fix_ipython_backend2gui` in matplotlib/backend_bases.py, 3.10.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("IPython")
 
 
 def write_notebook(analysis: Analysis, directory: Path, *, execute: bool = True) -> str:

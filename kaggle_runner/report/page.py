@@ -20,6 +20,7 @@ from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
 from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
 from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
 from kaggle_runner.report.style import (
     count_text,
     metric_text,
@@ -90,9 +91,12 @@ def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
         "<h3>What mattered</h3>", mattered_text, _cards(place, mattered),
         "<h3>Where to search next</h3>",
         "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
+        _recipe("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
+        _recipe("The best configuration", best_yaml(analysis)),
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
-        '<div class="table"><table class="trials"><thead><tr></tr></thead><tbody></tbody></table></div>', "</section>"]
+        '<div class="table"><table class="trials"><thead><tr></tr></thead><tbody></tbody></table></div>',
+        "<h3>How this was run</h3>", _how(analysis), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in (*won, *mattered, *cost)],
             "columns": trial_columns(analysis), "best": best}
@@ -216,6 +220,19 @@ def _warnings(analysis: Analysis) -> list[str]:
     return [_paragraph(f"The best {found.name}, {value_text(found.value)}, is at the {found.side} end of its range "
                        f"({value_text(found.limit)}): a better one may lie outside.", "warning")
             for found in say.pressing(analysis)]
+
+
+def _recipe(title: str, text: str) -> str:
+    if not text:
+        return ""
+    return (f'<details class="recipe"><summary>{title}, as YAML</summary><button type="button" class="copy">copy'
+            f"</button><pre>{html.escape(text)}</pre></details>")
+
+
+def _how(analysis: Analysis) -> str:
+    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
+                   for name, text in analysis.how)
+    return f'<dl class="how">{rows}</dl>' if rows else ""
 
 
 def _repeats(analysis: Analysis) -> str:

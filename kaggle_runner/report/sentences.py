@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Row
+from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Contour, Region, Row
 from kaggle_runner.report.analysis.first_place import MIN_FOR_NOISE
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.style import (
@@ -20,9 +20,6 @@ from kaggle_runner.report.style import (
 )
 from kaggle_runner.study.axes import Axis, Boundary
 from kaggle_runner.study.noise import Configuration
-
-TRIALS_TO_FIX = 20
-"""Complete trials from which a hyperparameter without a visible effect is said to be not worth searching."""
 
 
 def winner(analysis: Analysis) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
 from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
+from kaggle_runner.report.analysis.provenance import how_it_was_run
 from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
@@ -21,6 +22,8 @@ from kaggle_runner.study.trial import TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
 """Configurations below which the best of them are too few to show a region."""
+TRIALS_TO_FIX = 20
+"""Configurations from which on a hyperparameter without a visible effect is said to be not worth searching."""
 _GRID = 28
 
 
@@ -106,6 +109,8 @@ class Analysis:
     name: str
     metric: str
     goal: str
+    sweep: Mapping[str, Any]
+    """The sweep file as read."""
     baseline: float | None
     device: str
     """`GPU` or `CPU`: whose hours are counted; `machine` where no session says."""
@@ -125,6 +130,8 @@ class Analysis:
     """Those with several seeds, of the study and of its confirmation."""
     first: FirstPlace
     rungs: tuple[Rung, ...]
+    how: tuple[tuple[str, str], ...]
+    """How the study was run, as names and texts."""
 
     @property
     def noise(self) -> Noise | None:
@@ -169,13 +176,13 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=snapshot.info.metric, goal=goal,
-        baseline=snapshot.baseline, device=_device(snapshot),
+        sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=_device(snapshot),
         rows=rows, best=best, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, goal),
         regions=_regions(varied, first), repeats=repeats, first=first,
         boundaries=tuple(limit for axis in axes if best and axis.name in best.params
                          and (limit := boundary(axis, best.params[axis.name]))),
-        rungs=_rungs(snapshot, rows, curves))
+        rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot))
 
 
 def _best(complete: Sequence[Row], first: FirstPlace, goal: str) -> Row | None:

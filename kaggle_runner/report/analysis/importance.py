@@ -167,7 +167,7 @@ def _score(explained: np.ndarray, columns: int, freedom: int) -> np.ndarray:
     part = np.minimum(explained, 1 - 1e-12)
     root = np.cbrt(part / columns / ((1 - part) / freedom))
     a, b = 2 / (9 * columns), 2 / (9 * freedom)
-    return ((1 - b) * root - (1 - a)) / np.sqrt(b * root * root + a)  # type: ignore[no-any-return]
+    return np.asarray(((1 - b) * root - (1 - a)) / np.sqrt(b * root * root + a))
 
 
 def _shapes(factor: Factor) -> list[np.ndarray]:
@@ -207,7 +207,7 @@ def _curves(at: np.ndarray, distinct: np.ndarray) -> list[list[np.ndarray]]:
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
-    return values[np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))]
+    return np.asarray(values[np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))])
 
 
 def _orthonormal(shape: np.ndarray, basis: np.ndarray) -> np.ndarray:
@@ -216,11 +216,11 @@ def _orthonormal(shape: np.ndarray, basis: np.ndarray) -> np.ndarray:
     columns = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
     columns = columns - basis @ (basis.T @ columns)
     vectors, sizes, _ = np.linalg.svd(columns, full_matrices=False)
-    return vectors[:, sizes > 1e-6]  # type: ignore[no-any-return]
+    return np.asarray(vectors[:, sizes > 1e-6])
 
 
 def winsorised(values: np.ndarray, reach: float = 3) -> np.ndarray:
     """Pull extreme values in to so many interquartile ranges from the median."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     width = reach * (high - low) or np.inf
-    return np.clip(values, middle - width, middle + width)
+    return np.asarray(np.clip(values, middle - width, middle + width))
