@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
@@ -274,7 +275,7 @@ def test_where_to_search_next_says_whether_more_trials_promise_anything(tmp_path
 
     assert "More trials inside these ranges promise little" in advice("found", [i / 19 for i in range(20)])
     missed = advice("missed", [i / 50 for i in range(10)] + [1 - i / 50 for i in range(10)])
-    tried = float(re.search(r"Try x ([\d.]+) with y [\d.]+: the fitted surface expects 2\.0", missed).group(1))
+    tried = float(re.search(r"Try x ([\d.]+) with y [\d.]+: the fitted surface expects 2\.", missed).group(1))
     assert 0.2 < tried < 0.8  # in the gap, where no trial was
 
 
@@ -442,7 +443,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
 def test_a_full_disk_is_one_clear_line(tmp_path):
     directory = write_study(tmp_path / "study", numbers(1))
     (directory / "report").mkdir()
-    (directory / "report" / f".index.html.{os.getpid()}").symlink_to("/dev/full")  # the name it is first written under
+    first = f".index.html.{os.getpid()}.{threading.get_ident()}"  # the name it is first written under
+    (directory / "report" / first).symlink_to("/dev/full")
     with pytest.raises(StudyError, match="no space left on the disk; free some"):
         write_report([directory])
 

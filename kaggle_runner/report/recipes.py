@@ -75,4 +75,5 @@ def _scalar(value: Any) -> str:
         return f"{mantissa if '.' in mantissa else mantissa + '.0'}{mark}{exponent}" if mark else mantissa
     is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in (
         "true", "false", "yes", "no", "on", "off", "null", "none", "y", "n")
-    return value if is_plain else json.dumps(value)
+    # A page or a fenced block could take these two for markup; YAML reads the escapes as them.
+    return value if is_plain else json.dumps(value).replace("<", "\\u003c").replace("`", "\\u0060")
