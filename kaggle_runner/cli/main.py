@@ -15,7 +15,7 @@ import click
 
 import kaggle_runner
 from kaggle_runner.cli import kernel, lab, plan, sweep
-from kaggle_runner.cli.shared import detect_here, print_best, run_spec, sweep_options
+from kaggle_runner.cli.shared import detect_here, print_best, require_pictures, run_spec, sweep_options
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
 FETCH_EVERY_S = 60.0
@@ -106,6 +106,7 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
         found = [read_claims(directory) for directory in directories]
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
         return
+    require_pictures()
     from kaggle_runner.report.write import watch_report, write_report
 
     def fetch() -> None:
