@@ -19,7 +19,7 @@ from kaggle_runner.cli.shared import detect_here, print_best, require_pictures, 
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
 FETCH_EVERY_S = 60.0
-"""Between two readings of a watched sweep from W&B: each asks for every run."""
+"""Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

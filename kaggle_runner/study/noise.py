@@ -21,7 +21,7 @@ class Repeat:
     trial_ids: tuple[str, ...]
     mean: float
     deviation: float
-    """Of the values around their mean, with one degree of freedom less than values."""
+    """Standard deviation of the values around their mean, with one degree of freedom less than values."""
     half_width: float
     """Half of the mean's 95 % interval, from this configuration's values alone."""
 

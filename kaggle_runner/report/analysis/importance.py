@@ -15,7 +15,7 @@ MIN_TRIALS = 6
 """Complete trials below which nothing is said: a tree would be judged on one or two trials."""
 _MAX_BINS = 24
 _MAX_ROWS = 300
-"""Rows that one tree sees, in and out of the bag, so that the cost does not grow with the study."""
+"""Most rows that one tree sees, in and out of the bag, so that the cost does not grow with the study."""
 _DEPTH = 5
 _REPEATS = 40
 _TINY = 1e-12
@@ -27,7 +27,7 @@ class Factor:
 
     name: str
     positions: tuple[float, ...]
-    """One for each trial; equal positions are one value. Negative: the trial does not have it."""
+    """Position of each trial's value; equal positions are one value, and a negative one means there is none."""
     ordered: bool
     """Whether the order of the positions means something; unordered values are split one against the rest."""
 
