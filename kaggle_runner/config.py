@@ -33,6 +33,9 @@ class FinetuneConfig:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
 
+    has_base = True
+    """It adapts a model that is there before the trial: a base that can be measured untouched and kept warm."""
+
     trainer: str = "finetune"
     """What trains this config; a sweep file that says nothing means this one."""
     model: str = DEMO_MODEL
@@ -153,6 +156,9 @@ class CharLMConfig:
     Raises:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
+
+    has_base = False
+    """It trains a model from nothing."""
 
     trainer: str = "charlm"
     """What trains this config; a sweep file says `trainer: {value: charlm}`."""

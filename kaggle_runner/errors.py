@@ -18,6 +18,7 @@
     │   └── SweepOver        a sweep that is finished or cancelled and gives no trials
     ├── KernelError          Kaggle refused, lost or failed a kernel; its `refusal` is the exit status
     └── WorkerError          the worker process died, hung or spoke nonsense
+        └── ProtocolError    a line between two of our processes that cannot be read
 
 Messages say what happened with the values, why it matters and what to do: lower case, no full stop.
 The command line prints them as one block, without a traceback, and exits with `exit_status`: 1, but for kernels
@@ -26,6 +27,9 @@ and for sessions that lack what they need.
 
 from collections.abc import Sequence
 from enum import IntEnum
+
+INTERRUPTED = 130
+"""Exit status of a session that was ended early: the same command continues it."""
 
 
 class KaggleRunnerError(Exception):
@@ -149,3 +153,7 @@ class KernelError(KaggleRunnerError):
 
 class WorkerError(KaggleRunnerError):
     """The worker process died, hung or spoke nonsense."""
+
+
+class ProtocolError(WorkerError):
+    """A line between two of our processes that cannot be read, or is of a kind that this version does not know."""

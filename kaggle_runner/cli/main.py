@@ -15,8 +15,8 @@ import click
 
 import kaggle_runner
 from kaggle_runner.cli import kernel, lab, plan, sweep
-from kaggle_runner.cli.shared import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
-from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.cli.shared import detect_here, print_best, run_spec, sweep_options
+from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
 FETCH_EVERY_S = 60.0
 """Between two readings of a watched sweep from W&B: each asks for every run."""

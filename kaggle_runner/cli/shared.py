@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kaggle_runner.errors import INTERRUPTED
+
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
-
-INTERRUPTED = 130
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,12 +40,13 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     for warning in spec.warnings:
         click.echo(f"warning: {warning}", err=True)
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.files import folder_name
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
-    directory = study or environment.writable_directory / "studies" / f"{spec.name}{suffix}"
+    directory = study or environment.writable_directory / "studies" / f"{folder_name(spec.name)}{suffix}"
     order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ))
     with display() as notify:
@@ -106,7 +107,7 @@ def print_best(snapshot: "Snapshot") -> None:
 
 
 def detect_here() -> "Environment":
-    """Detect this machine; `KAGGLE_RUNNER_ROOT` stands for `/` in tests."""
-    from kaggle_runner.machine.environment import detect as detect_environment
+    """Detect this machine."""
+    from kaggle_runner.machine.environment import detect, root_of
 
-    return detect_environment(os.environ, Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/")))
+    return detect(os.environ, root_of(os.environ))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kaggle_runner.cli.shared import (
-    INTERRUPTED,
     detect_here,
     print_page,
     print_study,
@@ -16,6 +15,7 @@ from kaggle_runner.cli.shared import (
     sweep_options,
     tell_launcher,
 )
+from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
