@@ -11,9 +11,11 @@ from kaggle_runner.cli.shared import (
     detect_here,
     print_page,
     print_study,
+    require,
     run_spec,
     sweep_options,
     tell_launcher,
+    warn_of_no_page,
 )
 from kaggle_runner.errors import INTERRUPTED
 
@@ -50,6 +52,8 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
     spec = read_sweep(file)
     if backend == "wandb":
         return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
+    if log:
+        require(("wandb",), "wandb")
     run_spec(spec, cpu_only=cpu, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
 
 
@@ -77,6 +81,7 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     from kaggle_runner.wandb.agent import AgentOrder
     from kaggle_runner.wandb.one_per_gpu import run_agents
 
+    warn_of_no_page()
     order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
     with display() as notify:
         outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)

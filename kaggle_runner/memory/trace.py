@@ -89,6 +89,7 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
 
 def fullest_evaluation(config: FinetuneConfig) -> tuple[int, int]:
     """Return rows and length of the evaluation batch that has the most tokens."""
+    config = config.for_scoring()
     limit = max(config.batch_size * config.max_length, finetune.EVAL_TOKENS)
     return max(((limit // length, length) for length in range(8, config.max_length + 1)),
                key=lambda shape: (shape[0] * shape[1], shape[1]))

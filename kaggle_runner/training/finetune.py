@@ -114,6 +114,7 @@ def attach(base: BaseModel, config: FinetuneConfig) -> Any:
 def evaluate(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> float:
     """Measure the token-weighted mean loss over the held-out rows, in nats, with whatever adapter is attached."""
     base.model.eval()
+    config = config.for_scoring()
     losses, count = [], 0
     for indices in _eval_batches(rows, config):
         batch = collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)

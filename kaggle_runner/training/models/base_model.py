@@ -67,16 +67,17 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     if config.use_liger_kernel:
         _require_liger(device)
     source = model_source(config.model)
-    model_config = _read_config(config.model, source)
+    model_config = _read_config(config.model, source, trust=config.trust_remote_code)
     compute_dtype = compute_dtype_of(device, model_config.model_type)
     quantised_already = getattr(model_config, "quantization_config", None) is not None
-    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)}}
+    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)},
+                               "trust_remote_code": config.trust_remote_code}
     if config.load_in_4bit and not quantised_already:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -173,9 +174,9 @@ def _require_liger(device: torch.device) -> None:
         raise HostError("use_liger_kernel is true, but Liger's kernels run on GPUs only; set it to false")
 
 
-def _read_config(model: str, source: str) -> Any:
+def _read_config(model: str, source: str, *, trust: bool) -> Any:
     try:
-        return complete_config(transformers.AutoConfig.from_pretrained(source))
+        return complete_config(transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust))
     except (OSError, ValueError, KeyError) as error:
         what = _first_line(error)
         if source != model or Path(source).is_dir():
