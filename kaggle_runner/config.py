@@ -388,7 +388,7 @@ def trainer_of(params: Mapping[str, Any]) -> str:
     trainer = params.get("trainer", "finetune")
     if trainer not in TRAINERS:
         raise ConfigError(f"trainer must be one of {', '.join(TRAINERS)}, got {trainer!r}")
-    return trainer
+    return str(trainer)
 
 
 def config_from_params(params: Mapping[str, Any]) -> Config:

@@ -112,7 +112,9 @@ def _tokenise(rows: Sequence[Row], tokenizer: Any, config: FinetuneConfig) -> di
 
 
 def _ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False,
+                                     verbose=False)["input_ids"]
+    return ids
 
 
 def _chat_texts(turns: tuple[Turn, ...], tokenizer: Any, template: str) -> tuple[str, str] | None:
@@ -132,7 +134,7 @@ def _chat_texts(turns: tuple[Turn, ...], tokenizer: Any, template: str) -> tuple
 def _chat_template(tokenizer: Any) -> str | None:
     if tokenizer.chat_template is None:
         return None
-    template = tokenizer.get_chat_template()
+    template: str = tokenizer.get_chat_template()
     return FIXED_DAY + template if "strftime_now" in template else template
 
 

@@ -84,7 +84,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
             raise
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
-    _freeze(model, compute_dtype)
+    freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
@@ -185,7 +185,7 @@ def _read_config(model: str, source: str, *, trust: bool) -> Any:
                          f"give a local folder") from error
 
 
-def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.
