@@ -29,14 +29,15 @@ setup(
     package_data={"kaggle_runner": ["py.typed", "sweep/shipped/*.yaml", "training/demo_base/*",
                                     "training/models/*.json", "report/*.css", "report/*.js"]},
     include_package_data=False,
-    install_requires=["click>=8.3", "PyYAML>=6.0", "rich>=13.9"],
+    install_requires=["click>=8.3", "PyYAML>=6.0", "rich>=13.9", "packaging>=26.1"],
     extras_require={
         "train": TRAIN,
         "wandb": WANDB,
         "kaggle": KAGGLE,
         "report": REPORT,
         "local": LOCAL,
-        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
+        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy",
+                 "types-PyYAML"],
     },
     entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.cli:main"]},
     classifiers=[

@@ -141,6 +141,8 @@ class Prepared(Event):
     device: str
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    train_rows: int | None = None
+    """From which the steps of epochs follow."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The command line: parse, call one function, print what it returned.
 
 A command imports its modules when it runs, so that `--help` and `detect` start in a blink.
-Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 18 no kernel or no verdict from it
-(`errors.Refusal`), 130 interrupted.
+Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20 no kernel or no verdict from it
+(`errors.Refusal`), 21 no GPU and 22 no internet where a session needs them, 130 interrupted.
 """
 
 import json

@@ -9,6 +9,7 @@ from kaggle_runner.kaggle.folder import SLUG_LIMIT, T4_X2, KernelSpec, slugify
 from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
+from kaggle_runner.machine.internet import INTERNET_VARIABLE
 from kaggle_runner.sweep.spec import read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
@@ -93,6 +94,8 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
     settings = {name: environ[name] for name in PASSED_ON if environ.get(name)}
     if order.upload_every_s is not None:
         settings[UPLOAD_VARIABLE] = f"{order.upload_every_s:g}"
+    if not order.internet:
+        settings[INTERNET_VARIABLE] = "off"
     if not order.is_file:
         address = order.sweep.strip()
         name = address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]

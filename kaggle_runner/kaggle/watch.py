@@ -161,7 +161,7 @@ def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Patie
 def read_result(path: Path) -> dict[str, Any] | None:
     """Read a verdict; none if there is none, or if it is something else: an old program stores an error page as it."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         int(result["exit_status"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

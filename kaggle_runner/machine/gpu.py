@@ -68,8 +68,8 @@ class Gpu:
         if self.compute_capability >= (7, 0):
             return None
         return (f"{self.name} has compute capability {self._capability} and torch has no kernels for it, 7.5 is the "
-                f"least its wheels are sure to have; choose a T4 (on Kaggle: machine_shape NvidiaTeslaT4), or hide the "
-                f"GPU with CUDA_VISIBLE_DEVICES= to train on the CPU")
+                f"least its wheels are sure to have; choose a T4 (on Kaggle: --machine NvidiaTeslaT4), or train on the "
+                f"CPU with --cpu")
 
     @property
     def meaning(self) -> str:

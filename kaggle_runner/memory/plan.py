@@ -29,8 +29,9 @@ Source: Kaggle's documentation of notebooks, "Technical Specifications".
 """
 WEEK_S = 30 * HOUR_S
 """GPU hours of a week on Kaggle, counted by session, whatever the session's GPUs. Source: the same, "GPU quota"."""
-MEMORY_PARAMETERS = ("model", "load_in_4bit", "max_length", "batch_size", "gradient_accumulation_steps", "lora_r",
-                     "lora_dropout", "target_modules", "optim", "gradient_checkpointing", "eval_steps", "max_steps")
+MEMORY_PARAMETERS = ("model", "load_in_4bit", "max_length", "eval_max_length", "batch_size",
+                     "gradient_accumulation_steps", "lora_r", "lora_dropout", "target_modules", "optim",
+                     "gradient_checkpointing", "eval_steps", "max_steps")
 """The hyperparameters that memory depends on."""
 DRAWN_TRIALS = 64
 """Trials that are drawn to learn how long one takes on average."""

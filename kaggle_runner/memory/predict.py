@@ -113,7 +113,8 @@ def predict(config: FinetuneConfig, model_config: Mapping[str, Any] | None = Non
 def shape_of_trial(config: FinetuneConfig) -> dict[str, Any]:
     """Return what of a config decides its memory: equal shapes have equal predictions."""
     return {
-        "batch_size": config.batch_size, "max_length": config.max_length, "lora_r": config.lora_r,
+        "batch_size": config.batch_size, "max_length": config.max_length,
+        "eval_max_length": config.for_scoring().max_length, "lora_r": config.lora_r,
         "dropout": config.lora_dropout > 0, "target_modules": config.target_modules, "optim": config.optim,
         "load_in_4bit": config.load_in_4bit, "checkpointing": config.gradient_checkpointing,
         "accumulates": config.gradient_accumulation_steps > 1, "evaluates_midway": config.eval_steps < config.max_steps,

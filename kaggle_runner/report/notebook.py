@@ -325,9 +325,10 @@ def _notebook(analysis: Analysis) -> nbformat.NotebookNode:
     add("What it cost: memory", [say.memory(analysis), say.predicted(analysis)], _MEMORY)
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"  # the same notebook for the same study
-    return new_notebook(cells=cells, metadata={
+    notebook: nbformat.NotebookNode = new_notebook(cells=cells, metadata={
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"}})
+    return notebook
 
 
 def _constants(analysis: Analysis) -> str:

@@ -1,5 +1,6 @@
 """A study as text: the trial table and the lines about the best trial."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def seed_noise(snapshot: Snapshot) -> float | None:
     if not repeated:
         return None
     squares = sum(statistics.variance(group) * (len(group) - 1) for group in repeated)
-    return (squares / sum(len(group) - 1 for group in repeated)) ** 0.5
+    return math.sqrt(squares / sum(len(group) - 1 for group in repeated))
 
 
 def format_value(value: Any) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from kaggle_runner.sweep.beta import beta_cdf, beta_inverse
+from kaggle_runner.errors import MissingPackages
 
 KEYS = {
     "constant": ("value",),
@@ -208,7 +208,7 @@ class Range:
             case "log_normal":
                 return _normal_cdf((math.log(value) - self.mu) / self.sigma) if value > 0 else 0.0
             case "beta":
-                return beta_cdf(value, self.a, self.b)
+                return float(_scipy_special().betainc(self.a, self.b, min(max(value, 0.0), 1.0)))
             case "uniform":
                 place = value
             case _:
@@ -262,7 +262,7 @@ class Range:
             case "log_normal":
                 return math.exp(self.sigma * _normal_inverse(u)) * math.exp(self.mu)
             case "beta":
-                return beta_inverse(u, self.a, self.b)
+                return float(_scipy_special().betaincinv(self.a, self.b, u))
         start, end = self._ends
         place = _clamp(u * (end - start) + start, start, end)
         if self._shape == "uniform":
@@ -282,7 +282,7 @@ def same_value(left: Any, right: Any) -> bool:
         return False
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(same_value, left, right))
-    return left == right
+    return bool(left == right)
 
 
 def _nth_of(u: float, start: int, stop: int) -> int:
@@ -307,3 +307,16 @@ def _normal_cdf(z: float) -> float:
 
 def _clamp(value: float, low: float, high: float) -> float:
     return max(low, min(value, high))
+
+
+def _scipy_special() -> Any:
+    """Return scipy's special functions, which only the beta distributions need: the base install has no scipy.
+
+    Raises:
+        MissingPackages: scipy is not installed.
+    """
+    try:
+        from scipy import special
+    except ModuleNotFoundError as error:
+        raise MissingPackages(["scipy"], "local") from error
+    return special

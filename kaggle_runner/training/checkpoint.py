@@ -33,7 +33,8 @@ class Checkpoint:
 
 def config_hash(config: Any) -> str:
     """Return the SHA-256 of all values of a config that decide its losses: computing activations twice changes none."""
-    values = {name: value for name, value in config.as_dict().items() if name != "gradient_checkpointing"}
+    values = {name: value for name, value in config.as_dict().items()
+              if name not in ("gradient_checkpointing", "trust_remote_code")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

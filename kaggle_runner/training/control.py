@@ -48,6 +48,8 @@ class Warm:
     """Versions of Python and of the packages that take part."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the data under their own names."""
+    train_rows: int | None = None
+    """Training rows, from which the steps of epochs follow; none where no config has epochs."""
 
 
 ConfigType = TypeVar("ConfigType", contravariant=True)

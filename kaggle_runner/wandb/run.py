@@ -78,17 +78,17 @@ class RunLog:
     @property
     def id(self) -> str:
         """W&B's id of the run, which is the trial's id."""
-        return self._run.id
+        return str(self._run.id)
 
     @property
     def path(self) -> str:
         """`entity/project/id`."""
-        return self._run.path
+        return str(self._run.path)
 
     @property
     def was_resumed(self) -> bool:
         """Whether W&B knew the run already."""
-        return self._run.resumed
+        return bool(self._run.resumed)
 
     @property
     def params(self) -> dict[str, Any]:

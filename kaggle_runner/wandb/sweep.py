@@ -96,7 +96,7 @@ def state_of(sweep: RemoteSweep) -> str:
     if unreachable():
         return "UNREACHABLE"
     try:
-        return wandb.Api().sweep(sweep.path).state
+        return str(wandb.Api().sweep(sweep.path).state)
     except API_ERRORS as error:
         return "DELETED" if "could not find" in str(error).lower() else "UNREACHABLE"
 

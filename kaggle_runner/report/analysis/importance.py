@@ -101,7 +101,7 @@ class _Forest:
         in_bag[:, :max(2, round(0.632 * rows))] = True
         credit = self._grow(order, in_bag, (target - mean)[order], weight[order])
         out = np.where(in_bag, 0.0, weight[order]).sum()
-        return np.bincount(self.owners, weights=credit, minlength=self.factors) / out / variance
+        return np.asarray(np.bincount(self.owners, weights=credit, minlength=self.factors) / out / variance)
 
     def _grow(self, rows: np.ndarray, in_bag: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Grow the trees and return, for each column, the out-of-bag covariance of its splits with the target."""
@@ -189,4 +189,4 @@ def winsorised(values: np.ndarray) -> np.ndarray:
     """Pull extreme values in to three interquartile ranges from the median."""
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     reach = 3 * (high - low) or np.inf
-    return np.clip(values, middle - reach, middle + reach)
+    return np.asarray(np.clip(values, middle - reach, middle + reach))

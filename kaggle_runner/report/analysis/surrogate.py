@@ -40,7 +40,7 @@ class Surrogate:
 
     def predict(self, points: np.ndarray) -> np.ndarray:
         """Return the expected metric at each point."""
-        return self.mean + self.scale * _kernel(points, self.points, self.lengths) @ self.weights
+        return np.asarray(self.mean + self.scale * _kernel(points, self.points, self.lengths) @ self.weights)
 
 
 def fit(points: np.ndarray, values: np.ndarray, *, seed: int = 0) -> Surrogate:
@@ -99,4 +99,4 @@ def _kernel(left: np.ndarray, right: np.ndarray, lengths: np.ndarray) -> np.ndar
     a, b = left / lengths, right / lengths
     squares = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * a @ b.T, 0.0)
     distance = np.sqrt(5 * squares)
-    return (1 + distance + distance * distance / 3) * np.exp(-distance)
+    return np.asarray((1 + distance + distance * distance / 3) * np.exp(-distance))

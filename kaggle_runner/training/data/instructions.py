@@ -19,15 +19,13 @@ from typing import Any
 import datasets
 import numpy as np
 
-from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
+from kaggle_runner.config import DEMO_DATASET, MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import write_cache_file
 from kaggle_runner.training.data import builtin_docs
 from kaggle_runner.training.data.builtin_docs import held_out_fraction, normalized
 from kaggle_runner.training.data.formats import Layout, Row, plain_name, recognise
 
-HELD_OUT_SHARE = 0.05
-"""Most that is held out of a dataset without a validation split of its own."""
 DATA_SEED = 0
 """Seed of the draw of `samples` rows: fixed, so that all trials of a study train on the same rows."""
 READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -74,7 +72,7 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
         train, validation = list(contents.train), _lowest(contents.held_out, config.max_eval_samples)
         held_out = f"{len(validation)} rows of its {contents.held_out_split} split"
     else:
-        train, validation = _hold_out(contents, config.max_eval_samples)
+        train, validation = _hold_out(contents, config.max_eval_samples, config.eval_share)
         held_out = f"{len(validation)} rows with the lowest hash of their prompt"
     forbidden = {_identity(row) for row in validation}
     kept = [row for row in train if _identity(row) not in forbidden]
@@ -83,7 +81,7 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
         raise DataError(f"all {len(train)} training rows of {contents.source} are validation rows too, which would "
                         f"make eval/loss worthless; give it other validation rows, or none")
     if not config.full_dataset:
-        kept = _draw(kept, config.samples, contents.source)
+        kept = _draw(kept, _count_of(config, len(kept), contents.source))
     text = json.dumps([[row.turns for row in split] for split in (kept, validation)])
     return InstructionData(
         train=tuple(kept), validation=tuple(validation), source=contents.source, format=contents.format,
@@ -257,13 +255,13 @@ def _did_you_mean(path: Path) -> str:
 # Splits
 
 
-def _hold_out(contents: _Contents, limit: int) -> tuple[list[Row], list[Row]]:
+def _hold_out(contents: _Contents, limit: int, share: float) -> tuple[list[Row], list[Row]]:
     """Split into training and validation rows by the hash of the prompt, whatever the order of the rows."""
     rows = contents.train
     if len(rows) < 2:
         raise DataError(f"{contents.source} has a single row; it takes at least 2, one to train on and one to hold out")
-    low = sum(_fraction(row) < HELD_OUT_SHARE for row in rows)
-    validation = _lowest(rows, max(1, min(limit, low, int(len(rows) * HELD_OUT_SHARE))))
+    low = sum(_fraction(row) < share for row in rows)
+    validation = _lowest(rows, max(1, min(limit, low, int(len(rows) * share))))
     chosen = {id(row) for row in validation}
     return [row for row in rows if id(row) not in chosen], validation
 
@@ -280,10 +278,17 @@ def _identity(row: Row) -> tuple[str, str]:
     return normalized(row.prompt), normalized(row.completion)
 
 
-def _draw(rows: Sequence[Row], count: int, source: str) -> list[Row]:
-    if len(rows) < count:
-        raise DataError(f"{source} has {len(rows)} training rows but samples is {count}; "
-                        f"set samples: {len(rows)} or full_dataset: true")
+def _count_of(config: FinetuneConfig, there: int, source: str) -> int:
+    """Return how many training rows a config takes of those there are."""
+    if config.samples is None:
+        return min(there, MOST_SAMPLES)
+    if there < config.samples:
+        raise DataError(f"{source} has {there} training rows but samples is {config.samples}; set samples: {there}, or "
+                        f"leave it out for all of them up to {MOST_SAMPLES:,}")
+    return config.samples
+
+
+def _draw(rows: Sequence[Row], count: int) -> list[Row]:
     # The bit stream is numpy's promise for all its versions; its shuffles are not.
     order = np.argsort(np.random.PCG64(DATA_SEED).random_raw(len(rows)), kind="stable")
     return [rows[i] for i in order[:count]]

@@ -65,8 +65,9 @@ def encode(data: InstructionData, tokenizer: Any, config: FinetuneConfig, *, cac
     arrays, cache_note = _read_cache(path)
     if arrays is None:
         arrays = {}
-        for split, rows in zip(SPLITS, (data.train, data.validation), strict=True):
-            arrays |= {f"{split}_{name}": array for name, array in _tokenise(rows, tokenizer, config).items()}
+        for split, rows, shape in zip(SPLITS, (data.train, data.validation), (config, config.for_scoring()),
+                                      strict=True):
+            arrays |= {f"{split}_{name}": array for name, array in _tokenise(rows, tokenizer, shape).items()}
         cache_note += _write_cache(path, arrays)
     train, validation = (EncodedRows(**{name: arrays[f"{split}_{name}"] for name in ARRAYS}) for split in SPLITS)
     cut, no_room, refused = (int(n) for n in arrays["train_counts"] + arrays["validation_counts"])
@@ -111,7 +112,9 @@ def _tokenise(rows: Sequence[Row], tokenizer: Any, config: FinetuneConfig) -> di
 
 
 def _ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False,
+                                     verbose=False)["input_ids"]
+    return ids
 
 
 def _chat_texts(turns: tuple[Turn, ...], tokenizer: Any, template: str) -> tuple[str, str] | None:
@@ -131,7 +134,7 @@ def _chat_texts(turns: tuple[Turn, ...], tokenizer: Any, template: str) -> tuple
 def _chat_template(tokenizer: Any) -> str | None:
     if tokenizer.chat_template is None:
         return None
-    template = tokenizer.get_chat_template()
+    template: str = tokenizer.get_chat_template()
     return FIXED_DAY + template if "strftime_now" in template else template
 
 
@@ -152,8 +155,10 @@ def _key(data: InstructionData, tokenizer: Any, config: FinetuneConfig) -> str:
     bos = _bos(tokenizer)  # before the next line: the first call resets the padding state that is part of the text
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    scoring = config.for_scoring()
     parts = [VERSION, data.sha256, type(tokenizer).__name__, vocabulary, bos, tokenizer.eos_token_id,
-             _chat_template(tokenizer) or PLAIN_TEMPLATE, config.max_length, config.completion_only_loss]
+             _chat_template(tokenizer) or PLAIN_TEMPLATE, config.max_length, config.completion_only_loss,
+             scoring.max_length, scoring.completion_only_loss]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

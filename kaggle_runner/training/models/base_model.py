@@ -67,23 +67,24 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     if config.use_liger_kernel:
         _require_liger(device)
     source = model_source(config.model)
-    model_config = _read_config(config.model, source)
+    model_config = _read_config(config.model, source, trust=config.trust_remote_code)
     compute_dtype = compute_dtype_of(device, model_config.model_type)
     quantised_already = getattr(model_config, "quantization_config", None) is not None
-    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)}}
+    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)},
+                               "trust_remote_code": config.trust_remote_code}
     if config.load_in_4bit and not quantised_already:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
-    _freeze(model, compute_dtype)
+    freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
@@ -173,9 +174,9 @@ def _require_liger(device: torch.device) -> None:
         raise HostError("use_liger_kernel is true, but Liger's kernels run on GPUs only; set it to false")
 
 
-def _read_config(model: str, source: str) -> Any:
+def _read_config(model: str, source: str, *, trust: bool) -> Any:
     try:
-        return complete_config(transformers.AutoConfig.from_pretrained(source))
+        return complete_config(transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust))
     except (OSError, ValueError, KeyError) as error:
         what = _first_line(error)
         if source != model or Path(source).is_dir():
@@ -184,7 +185,7 @@ def _read_config(model: str, source: str) -> Any:
                          f"give a local folder") from error
 
 
-def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.

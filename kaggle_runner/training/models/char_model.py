@@ -60,7 +60,8 @@ class CharModel(nn.Module):
         rotations = None if self.rotations is None else self.rotations[:length]
         for block in self.blocks:
             hidden_BTD = block(hidden_BTD, rotations)
-        return self.head(self.norm(hidden_BTD))
+        logits_BTV: torch.Tensor = self.head(self.norm(hidden_BTD))
+        return logits_BTV
 
     @property
     def parameter_count(self) -> int:
