@@ -1,8 +1,8 @@
 """The command line: parse, call one function, print what it returned.
 
 A command imports its modules when it runs, so that `--help` and `detect` start in a blink.
-Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 18 no kernel or no verdict from it
-(`errors.Refusal`), 130 interrupted.
+Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20 no kernel or no verdict from it
+(`errors.Refusal`), 21 no GPU and 22 no internet where a session needs them, 130 interrupted.
 """
 
 import json
@@ -19,7 +19,7 @@ from kaggle_runner.cli.shared import detect_here, print_best, require_pictures, 
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
 FETCH_EVERY_S = 60.0
-"""Between two readings of a watched sweep from W&B: each asks for every run."""
+"""Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

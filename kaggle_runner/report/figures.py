@@ -25,7 +25,7 @@ _LAYERS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One drawing with what to see in it."""
+    """One drawing, with a sentence on what there is to see in it."""
 
     key: str
     """Name of its place in the page, unique in a study."""

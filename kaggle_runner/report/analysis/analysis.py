@@ -61,7 +61,7 @@ class Progress:
     trial_id: str
     number: int
     hours: float
-    """Of all trials up to and with this one, added up."""
+    """Hours of all trials up to and with this one, added up."""
     best: float
 
 
@@ -71,7 +71,7 @@ class Region:
 
     name: str
     count: int
-    """Configurations that it is made of."""
+    """Number of configurations that the region is made of."""
     low: float | None = None
     high: float | None = None
     values: tuple[Any, ...] = ()
@@ -85,7 +85,7 @@ class Contour:
     x: Axis
     y: Axis
     x_positions: tuple[float, ...]
-    """On the axis, from 0 to 1."""
+    """Positions on the axis, from 0 to 1."""
     y_positions: tuple[float, ...]
     values: tuple[tuple[float, ...], ...]
     """One row for each y position."""

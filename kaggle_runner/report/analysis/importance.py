@@ -29,7 +29,7 @@ class Factor:
 
     name: str
     positions: tuple[float, ...]
-    """One for each trial; equal positions are one value. Negative: the trial does not have it."""
+    """Position of each trial's value; equal positions are one value, and a negative one means there is none."""
     ordered: bool
     """Whether the order of the positions means something; unordered values are compared group by group."""
 

@@ -16,13 +16,14 @@ on threads that wait for each other (measured: numpy 2.4, `solve` of 120 against
 _PRIOR_LENGTH = (0.3, 1.0)
 """Mean and deviation of the log of a length, on axes from 0 to 1: about 1.3, from 0.2 to 10."""
 _PRIOR_NOISE = (-3.0, 2.0)
-"""Of the log of the ratio of the noise's variance to the surface's: of the deviations 0.2, from 0.03 to 1.6."""
+"""Mean and deviation of the log of the ratio of the noise's variance to the surface's: of the deviations 0.2, from
+0.03 to 1.6."""
 _DRAWS, _ROUNDS = 240, 3
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted process."""
+    """A Gaussian process that is fitted to the trials of a study."""
 
     points: np.ndarray
     """Trials x axes, each from 0 to 1."""
