@@ -33,7 +33,7 @@ class Configuration:
     """The first trial's, its seed included."""
     mean: float
     deviation: float
-    """Standard deviation of the values around their mean, with one degree of freedom less than values; 0 for one seed."""
+    """Standard deviation of the values around their mean, one degree of freedom less than values; 0 for one seed."""
     half_width: float
     """Half of the mean's 95 % interval, from this configuration's values alone; infinite for one seed."""
 
