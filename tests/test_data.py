@@ -12,7 +12,7 @@ import pytest
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.training.data.builtin_docs import PRETRAINING_HOLDS_OUT, held_out_fraction, rows
-from kaggle_runner.training.data.instructions import HELD_OUT_SHARE, load_rows
+from kaggle_runner.training.data.instructions import load_rows
 
 
 def alpaca(count, start=0):
@@ -100,7 +100,7 @@ def test_the_held_out_rows_are_those_of_the_lowest_prompt_hash(tmp_path):
     data = load(write(tmp_path / "rows.jsonl", alpaca(400)), tmp_path)
     expected = sorted((held_out_fraction(f"What is {i}?"), i) for i in range(400))[:len(data.validation)]
     assert [row.completion for row in data.validation] == [f"{i} is {i}" for _, i in expected]
-    assert expected[-1][0] < HELD_OUT_SHARE
+    assert expected[-1][0] < FinetuneConfig().eval_share
     assert 10 <= len(data.validation) <= 20
 
 
@@ -182,7 +182,7 @@ def test_plain_text_is_split_by_the_hash_of_the_text(tmp_path):
 def test_the_built_in_rows_hold_out_what_the_demo_model_never_saw(tmp_path):
     data = load("python-docs", tmp_path, samples=1000)
     assert len(data.validation) >= 100
-    assert max(held_out_fraction(row.prompt) for row in data.validation) < HELD_OUT_SHARE < PRETRAINING_HOLDS_OUT
+    assert max(held_out_fraction(row.prompt) for row in data.validation) < 0.05 < PRETRAINING_HOLDS_OUT
     assert {(row.prompt, row.completion) for row in data.train} <= set(rows())
 
 
@@ -210,7 +210,7 @@ def in_fresh_process(code, home, **variables):
 
 
 LOAD = """
-import sys, time
+import sys, time, datasets
 from pathlib import Path
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.training.data.instructions import load_rows
@@ -303,12 +303,27 @@ def test_a_bad_folder_is_refused(tmp_path, names, message):
 
 def test_fewer_rows_than_asked_for_are_refused_with_both_ways_out(tmp_path):
     path = write(tmp_path / "rows.jsonl", alpaca(500))
-    count = len(load(path, tmp_path).train)
+    count = len(load(path, tmp_path, samples=None).train)
     assert 475 <= count < 500
     with pytest.raises(DataError, match=rf"rows\.jsonl has {count} training rows but samples is 12000; "
-                                        rf"set samples: {count} or full_dataset: true"):
+                                        rf"set samples: {count}, or leave it out for all of them up to 12,000"):
         load(path, tmp_path, samples=12_000)
     assert len(load(path, tmp_path, samples=count).train) == count
+
+
+def test_samples_left_out_take_what_there_is_and_the_share_says_how_much_is_held_out(tmp_path):
+    path = write(tmp_path / "rows.jsonl", alpaca(500))
+    everything = load(path, tmp_path)
+    assert len(load(path, tmp_path, samples=None).train) == len(everything.train)
+    half = load(path, tmp_path, eval_share=0.5)
+    assert len(half.train) + len(half.validation) == 500
+    assert 200 <= len(half.validation) <= 250
+    assert {row.prompt for row in everything.validation} <= {row.prompt for row in half.validation}
+
+
+def test_samples_left_out_stop_at_twelve_thousand(tmp_path):
+    path = write(tmp_path / "rows.jsonl", alpaca(12_800))
+    assert len(load(path, tmp_path, samples=None).train) == 12_000
 
 
 def test_training_rows_that_are_all_held_out_are_refused(tmp_path):

@@ -222,7 +222,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_pat
             ({"model": "owner/no-such-model"}, "cannot get the model 'owner/no-such-model' from the hub"),
             ({"dataset": str(tmp_path / "rows.jsonl")}, r"rows\.jsonl"),
             ({"dataset": str(tmp_path / "empty.jsonl")}, r"empty\.jsonl"),
-            ({"samples": 5000}, r"has \d+ training rows but samples is 5000; set samples: \d+ or full_dataset: true"),
+            ({"samples": 5000}, r"has \d+ training rows but samples is 5000; set samples: \d+, or leave it out"),
         ]:
             with pytest.raises(WorkerError, match=message) as raised:
                 supervisor.measure_baseline(FinetuneConfig.from_params({**params, **change}))

@@ -73,7 +73,7 @@ def tensors_of(module: nn.Module) -> list[torch.Tensor]:
 
 def materialise(module: nn.Module) -> None:
     """Turn tensors without a device into fake ones, in the fake mode that is active; tied ones stay tied."""
-    made: dict[int, Any] = {}
+    made: dict[int, torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
@@ -90,7 +90,9 @@ def materialise(module: nn.Module) -> None:
                         setattr(state, name, fake(getattr(state, name)))
             new.__dict__.update({name: value for name, value in vars(parameter).items() if name == "quant_state"})
             made[id(parameter)] = new
-        return made[id(parameter)]
+        known = made[id(parameter)]
+        assert isinstance(known, nn.Parameter)
+        return known
 
     keep = tensors_of(module)  # ids stay unique while their tensors live
     for owner in module.modules():
@@ -119,7 +121,8 @@ def _packed(linear: nn.Linear, stored_as: torch.dtype, nested: bool) -> nn.Param
         quant_type="nf4", dtype=stored_as, offset=torch.empty(()) if nested else None,
         state2=second if nested else None)
     weight.compress_statistics, weight.quant_type = nested, "nf4"
-    return weight
+    made: nn.Parameter = weight
+    return made
 
 
 def _states_of(tensor: torch.Tensor) -> Iterator[QuantState]:
@@ -162,8 +165,9 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn
             attn_mask = F.pad(attn_mask, (0, 16 - columns % 16))[..., :columns]
         attn_mask = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], columns)
     keeps_statistics = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    return torch.ops.aten._scaled_dot_product_efficient_attention(
+    mixed: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, keeps_statistics, dropout_p, is_causal, scale=scale)[0]
+    return mixed
 
 
 def _is_half(argument: Any) -> bool:

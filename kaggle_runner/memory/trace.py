@@ -89,6 +89,7 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
 
 def fullest_evaluation(config: FinetuneConfig) -> tuple[int, int]:
     """Return rows and length of the evaluation batch that has the most tokens."""
+    config = config.for_scoring()
     limit = max(config.batch_size * config.max_length, finetune.EVAL_TOKENS)
     return max(((limit // length, length) for length in range(8, config.max_length + 1)),
                key=lambda shape: (shape[0] * shape[1], shape[1]))
@@ -102,14 +103,14 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     quantization = quantization_of(config, model_config)
     if quantization is not None:
         quantise(model, quantization, stored_as=stored_dtype(model_config, dtype), compute_dtype=dtype)
-    base_model._freeze(model, dtype)
+    base_model.freeze(model, dtype)
     use_causal_attention(model, groups=not cuda)  # a GPU that groups takes less
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
                      compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0)
     with torch.device("meta"):
         adapted = finetune.attach(base, config)
     if config.gradient_checkpointing:
-        finetune._set_checkpointing(model, True)
+        finetune.set_checkpointing(model, True)
     # 2. what is there before a micro-batch starts
     start, parameters = _standing(model, layers, block_bytes=BLOCK_BYTES if cuda else 1)
     start["optimizer"] = sum(_state_bytes(size, config.optim, cuda) for size in parameters)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.training.data.account import Account
 from kaggle_runner.training.data.builtin_docs import held_out_fraction, normalized
@@ -23,8 +23,6 @@ from kaggle_runner.training.data.formats import Layout
 from kaggle_runner.training.data.sources import Source, Table, open_source
 from kaggle_runner.training.data.turns import Row
 
-HELD_OUT_SHARE = 0.05
-"""Most that is held out of a dataset without a validation split of its own."""
 DATA_SEED = 0
 """Seed of the draw of `samples` rows: fixed, so that all trials of a study train on the same rows."""
 
@@ -51,7 +49,7 @@ class InstructionData:
     remarks: tuple[str, ...] = ()
     """What a person should know of how it was read."""
     sha256: str
-    """Of both splits, in their order."""
+    """SHA-256 of both splits, in their order."""
 
 
 def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionData:
@@ -68,7 +66,8 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
     source = open_source(config, cache_directory)
     other = open_source(config, cache_directory, of_evaluation=True) if config.eval_dataset else None
     held_out_table = other.train if other else source.held_out
-    scan = _scan(source.train, keep=0 if held_out_table else config.max_eval_samples)
+    share = config.eval_share
+    scan = _scan(source.train, keep=0 if held_out_table else config.max_eval_samples, share=share)
     if not scan.rows:
         if scan.lost:
             raise DataError(f"all {scan.read} rows of {source.name} are left out: {_reasons(scan.lost)} "
@@ -76,7 +75,7 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
                             f"are filled")
         raise DataError(f"{source.name} has no rows; give a dataset with at least 2")
     if held_out_table:
-        evaluation = _scan(held_out_table, keep=config.max_eval_samples)
+        evaluation = _scan(held_out_table, keep=config.max_eval_samples, share=share)
         if not evaluation.rows:
             reasons = _reasons(evaluation.lost) or "it is empty"
             raise DataError(f"{held_out_table.name} has no row to hold out: {reasons}; give it rows with answers, or "
@@ -85,7 +84,7 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
         held_out = f"{len(chosen)} rows of {config.eval_dataset}" if other else \
             f"{len(chosen)} rows of its {held_out_table.split} split"
     else:
-        evaluation, chosen = _Scan(), _lowest_of(scan, config.max_eval_samples, source.name)
+        evaluation, chosen = _Scan(), _lowest_of(scan, config.max_eval_samples, share, source.name)
         held_out = f"{len(chosen)} rows with the lowest hash of their prompt"
     validation = [row for _, row in chosen]
     own = set() if held_out_table else {index for index, _ in chosen}
@@ -96,7 +95,7 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
     if not len(kept):
         raise DataError(f"all {scan.rows} training rows of {source.name} are validation rows too, which would "
                         f"make eval/loss worthless; give it other validation rows, or none")
-    drawn = kept if config.full_dataset else _draw(kept, config.samples, source.name)
+    drawn = kept if config.full_dataset else _draw(kept, _count_of(config, len(kept), source.name))
     train = _pick(source.train, drawn)
     lost = Counter(scan.lost) + Counter(evaluation.lost)
     account = Account(read=scan.read + evaluation.read, train=len(train), validation=len(validation),
@@ -122,7 +121,7 @@ class _Scan:
     identities: "array[int]" = field(default_factory=lambda: array("Q"))
     """What each says, as a number: 16 bytes a row, so that a large file fits."""
     low: int = 0
-    """Rows below `HELD_OUT_SHARE`."""
+    """Rows whose fraction is below the share to hold out."""
     lowest: list[tuple[int, Row]] = field(default_factory=list)
     """Places and rows with the lowest fractions."""
     lost: Counter[str] = field(default_factory=Counter)
@@ -134,7 +133,7 @@ class _Scan:
         return len(self.indices)
 
 
-def _scan(table: Table, *, keep: int) -> _Scan:
+def _scan(table: Table, *, keep: int, share: float) -> _Scan:
     """Read a table once; the `keep` rows with the lowest fractions are kept, in their order."""
     scan = _Scan()
 
@@ -147,7 +146,7 @@ def _scan(table: Table, *, keep: int) -> _Scan:
                 scan.lost[row] += 1
                 continue
             fraction = held_out_fraction(row.prompt or row.completion)
-            scan.low += fraction < HELD_OUT_SHARE
+            scan.low += fraction < share
             scan.indices.append(index)
             scan.identities.append(_identity(row))
             yield fraction, row.completion, index, row
@@ -159,11 +158,11 @@ def _scan(table: Table, *, keep: int) -> _Scan:
     return scan
 
 
-def _lowest_of(scan: _Scan, limit: int, source: str) -> list[tuple[int, Row]]:
+def _lowest_of(scan: _Scan, limit: int, share: float, source: str) -> list[tuple[int, Row]]:
     """Return the rows to hold out, by the hash of the prompt, whatever the order of the rows."""
     if scan.rows < 2:
         raise DataError(f"{source} has a single row; it takes at least 2, one to train on and one to hold out")
-    return scan.lowest[:max(1, min(limit, scan.low, int(scan.rows * HELD_OUT_SHARE)))]
+    return scan.lowest[:max(1, min(limit, scan.low, int(scan.rows * share)))]
 
 
 def _identity(row: Row) -> int:
@@ -171,10 +170,17 @@ def _identity(row: Row) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
-def _draw(kept: np.ndarray, count: int, source: str) -> np.ndarray:
-    if len(kept) < count:
-        raise DataError(f"{source} has {len(kept)} training rows but samples is {count}; "
-                        f"set samples: {len(kept)} or full_dataset: true")
+def _count_of(config: FinetuneConfig, there: int, source: str) -> int:
+    """Return how many training rows a config takes of those there are."""
+    if config.samples is None:
+        return min(there, MOST_SAMPLES)
+    if there < config.samples:
+        raise DataError(f"{source} has {there} training rows but samples is {config.samples}; set samples: {there}, or "
+                        f"leave it out for all of them up to {MOST_SAMPLES:,}")
+    return config.samples
+
+
+def _draw(kept: np.ndarray, count: int) -> np.ndarray:
     # The bit stream is numpy's promise for all its versions; its shuffles are not.
     order = np.argsort(np.random.PCG64(DATA_SEED).random_raw(len(kept)), kind="stable")
     drawn: np.ndarray = kept[order[:count]]

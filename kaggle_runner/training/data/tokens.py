@@ -60,14 +60,15 @@ def encode(data: InstructionData, tokenizer: Any, config: FinetuneConfig, *, cac
     Raises:
         DataError: no row of a split is left.
     """
-    renderer = Renderer(tokenizer, train_on=config.train_on)
-    key = _key(data, tokenizer, renderer, config)
+    shapes = config, config.for_scoring()
+    renderers = [Renderer(tokenizer, train_on=shape.train_on) for shape in shapes]
+    key = _key(data, tokenizer, renderers[0], config)
     path = cache_directory / f"tokens-{key[:32]}.npz"
     arrays, cache_note = _read_cache(path)
     if arrays is None:
         arrays = {}
-        for split, rows in zip(SPLITS, (data.train, data.validation), strict=True):
-            arrays |= {f"{split}_{name}": array for name, array in _tokenise(rows, renderer, tokenizer, config).items()}
+        for split, rows, shape, renderer in zip(SPLITS, (data.train, data.validation), shapes, renderers, strict=True):
+            arrays |= {f"{split}_{name}": array for name, array in _tokenise(rows, renderer, tokenizer, shape).items()}
         cache_note += _write_cache(path, arrays)
     train, validation = (EncodedRows(**{name: arrays[f"{split}_{name}"] for name in ARRAYS}) for split in SPLITS)
     counts = [json.loads(str(arrays[f"{split}_counts"])) for split in SPLITS]
@@ -141,8 +142,10 @@ def _key(data: InstructionData, tokenizer: Any, renderer: Renderer, config: Fine
     # after the renderer was made: its first call resets the padding state that is part of the text
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    scoring = config.for_scoring()
     parts = [VERSION, data.sha256, type(tokenizer).__name__, vocabulary, renderer.bos, tokenizer.eos_token_id,
-             renderer.template or PLAIN_TEMPLATE, config.max_length, config.completion_only_loss, config.train_on]
+             renderer.template or PLAIN_TEMPLATE, config.max_length, config.completion_only_loss, config.train_on,
+             scoring.max_length, scoring.completion_only_loss, scoring.train_on]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

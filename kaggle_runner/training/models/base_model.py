@@ -26,7 +26,7 @@ from kaggle_runner.training.models.bare_model import own_head
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
 
 MINIMUM_CAPABILITY = (7, 0)
-"""Torch's CUDA 12.8 wheels have no kernels below it. Source: docker-python issue 1546."""
+"""Compute capability below which torch's CUDA 12.8 wheels have no kernels. Source: docker-python issue 1546."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class BaseModel:
     """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU, or
     bfloat16 where that is much faster."""
     sha256: str
-    """Of the folder's files, or `commit:` and the hub's commit."""
+    """SHA-256 of the folder's files, or `commit:` and the hub's commit."""
     own_head: bool
     """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
     seconds: float
@@ -67,23 +67,24 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     if config.use_liger_kernel:
         _require_liger(device)
     source = model_source(config.model)
-    model_config = _read_config(config.model, source)
+    model_config = _read_config(config.model, source, trust=config.trust_remote_code)
     compute_dtype = compute_dtype_of(device, model_config.model_type)
     quantised_already = getattr(model_config, "quantization_config", None) is not None
-    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)}}
+    options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)},
+                               "trust_remote_code": config.trust_remote_code}
     if config.load_in_4bit and not quantised_already:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
-    _freeze(model, compute_dtype)
+    freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
@@ -173,9 +174,9 @@ def _require_liger(device: torch.device) -> None:
         raise HostError("use_liger_kernel is true, but Liger's kernels run on GPUs only; set it to false")
 
 
-def _read_config(model: str, source: str) -> Any:
+def _read_config(model: str, source: str, *, trust: bool) -> Any:
     try:
-        return complete_config(transformers.AutoConfig.from_pretrained(source))
+        return complete_config(transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust))
     except (OSError, ValueError, KeyError) as error:
         what = _first_line(error)
         if source != model or Path(source).is_dir():
@@ -184,7 +185,7 @@ def _read_config(model: str, source: str) -> Any:
                          f"give a local folder") from error
 
 
-def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.
