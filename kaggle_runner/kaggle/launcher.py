@@ -23,11 +23,11 @@ from kaggle_runner.machine.credentials import credentials_of, is_secret_name, ke
 LIMIT_BYTES = 900_000
 """Kaggle refuses a source over 1 MB, without saying whether that is 10**6 or 2**20 bytes."""
 CHUNK = 1000
-"""Characters of the package in a line."""
+"""Number of characters of the package in one line of the script."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab")
-"""Folders that stay here: the demo model's weights would be most of the file, and a kernel has a hub or a mounted
-model; the rooms of pushes and of the tuning lab are for one's own machine."""
+"""Folders that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel has a hub or a
+mounted model; the rooms of pushes and of the tuning lab are for one's own machine."""
 LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests")
 """Modules of other rooms whose commands are for one's own machine."""
 
@@ -100,7 +100,7 @@ working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "wor
 with open(os.path.join(working, "result.json"), "w") as file:
     json.dump({"verdict": "failed", "exit_status": 2, "reason": reason}, file)
 """
-"""What a launcher is before it is prepared."""
+"""The launcher that the repository holds: it runs nothing and says how to prepare one."""
 
 
 @dataclass(frozen=True, kw_only=True)

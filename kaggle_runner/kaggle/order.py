@@ -18,7 +18,7 @@ from kaggle_runner.sweep.distributions import Choice, Fixed
 from kaggle_runner.sweep.spec import read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
-"""Read by `wandb_checkpoints` on the kernel."""
+"""Environment variable with the seconds between two uploads; `wandb/checkpoints.py` reads it on the kernel."""
 GATED = re.compile(r"meta-llama/.+|google/(?:code|rec|shield|data)?gemma.+|mistralai/(?:Mistral|Codestral|Ministral).+|"
                    r"CohereLabs/.+|bigcode/starcoder.*|stabilityai/stablelm-2.+", re.IGNORECASE)
 """Models of the hub that mostly ask for a licence first; a guess from their owners' pages, so it only warns."""
@@ -37,9 +37,9 @@ class KernelOrder:
     upload_every_s: float | None = None
     """Seconds between two uploads of a running trial's checkpoint to its W&B run; none: it stays on the kernel."""
     owner: str = ""
-    """Kaggle account; empty: the one that the `kaggle` program is logged in to."""
+    """Kaggle account; an empty one means the account that the `kaggle` program is logged in to."""
     title: str = ""
-    """Of the kernel; empty: made from the sweep."""
+    """Title of the kernel; an empty one is made from the sweep."""
     machine_shape: str = T4_X2
     internet: bool = True
     datasets: tuple[str, ...] = ()

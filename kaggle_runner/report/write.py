@@ -20,7 +20,7 @@ from kaggle_runner.report.compare import comparison_figures, labels
 from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
 from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report.maps import map_figures
-from kaggle_runner.report.notebook import write_notebook
+from kaggle_runner.report.notebook import prepare_kernel, write_notebook
 from kaggle_runner.report.page import page
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, settings, winner
@@ -107,7 +107,7 @@ class StudyView:
 
     def _repr_html_(self) -> str:
         """Return what Jupyter, Colab and Kaggle show for an object at the end of a cell."""
-        analysis = analyse(self.snapshot, models=False)
+        analysis = analyse(self.snapshot)
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
@@ -122,7 +122,7 @@ class StudyView:
                 f'src="data:image/png;base64,{picture}">')
 
     def __repr__(self) -> str:
-        analysis = analyse(self.snapshot, models=False)
+        analysis = analyse(self.snapshot)
         best = ", ".join(f"{name}={value_text(value)}" for name, value in settings(analysis, analysis.best)) \
             if analysis.best else ""
         return " ".join(part for part in (f"{analysis.name}:", winner(analysis), noise(analysis), best) if part)
@@ -156,6 +156,8 @@ def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify:
     write_atomically(directory / "trials.csv", trials_csv(analysis))
     write_atomically(directory / "curves.csv", curves_csv(analysis))
     write_atomically(directory / "surfaces.csv", surfaces_csv(analysis))
+    if notebook:
+        prepare_kernel()
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
         running = executor.submit(write_notebook, analysis, directory, execute=notebook)
         pictures = _write_pictures(_figures(analysis), directory)

@@ -33,7 +33,7 @@ from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0
-"""For a child to end when it was told to."""
+"""Seconds that a child gets to end when it was told to."""
 _POLL_S = 0.5
 
 
