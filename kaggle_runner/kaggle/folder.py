@@ -28,8 +28,7 @@ class KernelSpec:
 
     owner: str
     title: str
-    """Title of the kernel; its slug is made from it as the `kaggle` program does, and Kaggle moves a kernel whose id and
-    title differ."""
+    """Title of the kernel; the `kaggle` program makes its slug from it, and Kaggle moves a kernel whose id is another."""
     launch: Launch
     machine_shape: str = T4_X2
     """Kaggle's name of the machine; empty: no GPU."""
