@@ -28,7 +28,7 @@ class KernelSpec:
 
     owner: str
     title: str
-    """Title of the kernel; the `kaggle` program makes its slug from it, and Kaggle moves a kernel whose id is another."""
+    """Title of the kernel; `kaggle` makes its slug from it, and Kaggle moves a kernel whose id is another."""
     launch: Launch
     machine_shape: str = T4_X2
     """Kaggle's name of the machine; empty: no GPU."""
