@@ -8,7 +8,7 @@ Shape suffixes: B rows of a batch, T tokens of its longest row, N positions whos
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,13 +106,6 @@ def collate(rows: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_id: i
         targets.append(row[first:])
     return MicroBatch(tokens_BT=tokens_BT, positions_N=np.concatenate(positions),
                       targets_N=np.concatenate(targets).astype(np.int64), tokens=int(rows.lengths[indices].sum()))
-
-
-def padding_share(rows: EncodedRows, batches: Iterable[np.ndarray]) -> float:
-    """Return the share of padding among all tokens of some batches."""
-    lengths = [rows.lengths[batch] for batch in batches]
-    padded = sum(len(batch) * int(batch.max()) for batch in lengths)
-    return 1 - sum(int(batch.sum()) for batch in lengths) / padded
 
 
 def _cheapest_cut(lengths: Sequence[int], batch_size: int, most_tokens: int, pass_tokens: int) -> list[int]:
