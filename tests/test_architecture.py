@@ -34,6 +34,7 @@ OWNERS = {
     "datasets": {"training.data.sources"},
     "optuna": {"run.optuna_journal", "run.propose"},
     "yaml": {"sweep.yaml_file"},
+    "slugify": {"kaggle.folder", "kaggle.order"},
     "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.lab"},
     "rich": {"cli.progress"},
     "plotly": {"report.page"},

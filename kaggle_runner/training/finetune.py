@@ -313,6 +313,7 @@ def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], direct
 
 
 def set_checkpointing(model: Any, on: bool) -> None:
+    """Have a model compute activations again in the backward pass, or no more."""
     # transformers 5.17 renamed it; Kaggle's image still has the old name
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:
