@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import bitsandbytes
 import torch
 import transformers
 
-from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
+from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.training.libraries import apply_liger, complete_config
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
+from kaggle_runner.training.models.tokenizer import model_source
 
 MINIMUM_CAPABILITY = (7, 0)
 """Compute capability below which torch's CUDA 12.8 wheels have no kernels. Source: docker-python issue 1546."""
@@ -135,28 +135,6 @@ def half_dtype(capability: tuple[int, int], model_type: str) -> torch.dtype:
         return torch.float16
     require_bfloat16(model_type, capability >= (8, 0))
     return torch.bfloat16
-
-
-def model_source(model: str) -> str:
-    """Turn the `model` hyperparameter into what transformers loads: a folder, or a hub id as it is.
-
-    Raises:
-        ModelError: it reads like a folder and is none.
-    """
-    if model == DEMO_MODEL:
-        return str(files("kaggle_runner.training") / "demo_base")
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
-                             f"save_pretrained wrote, or a hub id")
-        return str(path)
-    if path.is_file():
-        raise ModelError(f"{model} is a file, not a model; give the folder with config.json, or a hub id")
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
-                         f"'owner/name'")
-    return model
 
 
 def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
