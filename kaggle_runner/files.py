@@ -92,7 +92,7 @@ def make_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def alone_with(path: Path) -> Iterator[None]:
-    """Keep everybody else who asks for this out of the block.
+    """Hold the lock of a file during the block, so that only one process at a time is in it.
 
     Raises:
         StudyError: the file cannot be opened.

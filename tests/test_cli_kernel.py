@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.kaggle.launcher import read_launcher
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.yaml_file import shipped_sweep
+from tests.launcher_reader import read_launcher
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")

@@ -55,9 +55,10 @@ def test_every_kind_of_error_is_in_the_page_of_what_goes_wrong():
 
 def test_every_exit_status_is_documented_with_what_to_do():
     statuses = re.findall(r"^\| (\d+) \|", section(DOCS / "kaggle.md", "Exit statuses"), flags=re.MULTILINE)
-    assert set(map(int, statuses)) == {int(refusal) for refusal in errors.Refusal} - {errors.Refusal.OTHER}
+    assert set(map(int, statuses)) == {*map(int, errors.Refusal), errors.NoGpu.exit_status,
+                                       errors.NoInternet.exit_status} - {errors.Refusal.OTHER}
     everywhere = section(DOCS / "when-it-goes-wrong.md", "Exit statuses")
-    for status in ("0", "1", "2", "10 to 18", "130"):
+    for status in ("0", "1", "2", "10 to 20", "21, 22", "130"):
         assert f"| {status} |" in everywhere
 
 

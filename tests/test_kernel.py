@@ -76,7 +76,7 @@ def until(condition, timeout_s=200):
 
 @pytest.fixture
 def desk(tmp_path):
-    with KaggleServer(tmp_path / "server", environ={"PIP_NO_INDEX": "1"}) as server:
+    with KaggleServer(tmp_path / "server", environ={"PIP_NO_INDEX": "1", "HF_HUB_OFFLINE": "1"}) as server:
         yield Desk(server, tmp_path)
         assert server.leaks == []
 
@@ -126,7 +126,7 @@ def test_a_study_goes_on_from_session_to_session(desk):
                                 seed=0) as study:
         study.record_start(Trial(id="0000", number=0, params={}), {})
     desk.server.add_dataset("old-study", {"trials.jsonl": (study.directory / "trials.jsonl").read_bytes()})
-    launch = Launch(arguments=("sweep", "any.yaml", "--study", "studies/any", "--help"))
+    launch = Launch(arguments=("sweep", "any.yaml", "--study", "studies/any", "--cpu", "--help"))
     spec = replace(SPEC, machine_shape="", launch=launch, datasets=(f"{OWNER}/old-study",))
     verdict = push.push_sessions(
         desk.kaggle, spec, desk.directory / "folder", desk.directory / "output", desk.told.append,

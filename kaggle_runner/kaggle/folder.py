@@ -19,7 +19,7 @@ SLUG_LIMIT = 50
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSpec:
-    """A kernel as it shall be.
+    """A kernel that is to be pushed.
 
     Raises:
         KernelError: a title or owner that Kaggle would refuse or change.
@@ -27,7 +27,7 @@ class KernelSpec:
 
     owner: str
     title: str
-    """Its slug is made from it: Kaggle moves a kernel whose id and title differ."""
+    """Title of the kernel; its slug is made from it, and Kaggle moves a kernel whose id and title differ."""
     launch: Launch
     machine_shape: str = T4_X2
     """Kaggle's name of the machine; empty: no GPU."""
@@ -50,12 +50,12 @@ class KernelSpec:
 
     @property
     def slug(self) -> str:
-        """The last part of its address."""
+        """The last part of the kernel's address, made from its title."""
         return slugify(self.title)
 
     @property
     def ref(self) -> str:
-        """`owner/slug`."""
+        """The kernel's address as `owner/slug`."""
         return f"{self.owner}/{self.slug}"
 
     def metadata(self) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from kaggle_runner.kaggle.folder import SLUG_LIMIT, T4_X2, KernelSpec, slugify
 from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
+from kaggle_runner.machine.internet import INTERNET_VARIABLE
 from kaggle_runner.sweep.spec import read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
-"""Read by `wandb_checkpoints` on the kernel."""
+"""Environment variable with the seconds between two uploads; `wandb/checkpoints.py` reads it on the kernel."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
 
@@ -28,9 +29,9 @@ class KernelOrder:
     upload_every_s: float | None = None
     """Seconds between two uploads of a running trial's checkpoint to its W&B run; none: it stays on the kernel."""
     owner: str = ""
-    """Kaggle account; empty: the one that the `kaggle` program is logged in to."""
+    """Kaggle account; an empty one means the account that the `kaggle` program is logged in to."""
     title: str = ""
-    """Of the kernel; empty: made from the sweep."""
+    """Title of the kernel; an empty one is made from the sweep."""
     machine_shape: str = T4_X2
     internet: bool = True
     datasets: tuple[str, ...] = ()
@@ -93,6 +94,8 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
     settings = {name: environ[name] for name in PASSED_ON if environ.get(name)}
     if order.upload_every_s is not None:
         settings[UPLOAD_VARIABLE] = f"{order.upload_every_s:g}"
+    if not order.internet:
+        settings[INTERNET_VARIABLE] = "off"
     if not order.is_file:
         address = order.sweep.strip()
         name = address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]

@@ -43,7 +43,7 @@ class Contest(Protocol):
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """What names each setting, the default's among them."""
+        """The name of each setting, the default's among them."""
 
     @property
     def default(self) -> Any:
@@ -57,7 +57,7 @@ class Contest(Protocol):
         """The hyperparameters in which two of its trials may differ, beside the seed."""
 
     def value_of(self, trial: Trial) -> Any:
-        """Return which setting a trial is of."""
+        """Return the name of the setting that a trial was run with."""
 
     def first_trials(self) -> list[Trial]:
         """List every setting with every seed."""
@@ -66,7 +66,7 @@ class Contest(Protocol):
         """List the two contenders with more seeds."""
 
     def sweep(self) -> dict[str, Any]:
-        """Return what the journal begins with."""
+        """Return the study as a sweep file would say it, for the first line of its journal."""
 
     def as_yaml(self) -> str:
         """Return the study as a file."""
@@ -88,7 +88,7 @@ class VaryRun:
 
     snapshot: Snapshot
     decision: Decision | None
-    """None while trials are missing."""
+    """The decision; none while trials are missing."""
     reason: str = ""
     """Why the session ended before the study did."""
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from bitsandbytes.functional import QuantState
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers.pytorch_utils import Conv1D
 
 QUANT_BLOCK, SCALE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
@@ -53,7 +52,7 @@ class ExpertKernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
         if func in _GROUPED:
-            return _Grouped.apply(args[0], args[1])
+            return _Grouped.apply(args[0], args[1])  # type: ignore[no-untyped-call]  # torch's own
         return func(*args, **(kwargs or {}))
 
 
@@ -80,9 +79,10 @@ def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dt
     kept = quantization.get("llm_int8_skip_modules") or ()
     nested = bool(quantization.get("bnb_4bit_use_double_quant", False))
     for name, module in list(model.named_modules()):
-        if type(module) in (nn.Linear, Conv1D) and module is not head \
+        turned = type(module).__name__ == "Conv1D"  # GPT-2's linear layer, which bitsandbytes takes too
+        if (turned or type(module) is nn.Linear) and module is not head \
                 and not any(part in name.split(".") for part in kept):
-            inputs, outputs = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
+            inputs, outputs = module.weight.shape if turned else module.weight.shape[::-1]
             with torch.device("meta"):
                 layer = bitsandbytes.nn.Linear4bit(inputs, outputs, module.bias is not None, compute_dtype,
                                                    compress_statistics=nested, quant_type="nf4")
@@ -106,7 +106,7 @@ def tensors_of(module: nn.Module) -> list[torch.Tensor]:
 
 def materialise(module: nn.Module) -> None:
     """Turn tensors without a device into fake ones, in the fake mode that is active; tied ones stay tied."""
-    made: dict[int, Any] = {}
+    made: dict[int, torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
@@ -123,7 +123,9 @@ def materialise(module: nn.Module) -> None:
                         setattr(state, name, fake(getattr(state, name)))
             new.__dict__.update({name: value for name, value in vars(parameter).items() if name == "quant_state"})
             made[id(parameter)] = new
-        return made[id(parameter)]
+        known = made[id(parameter)]
+        assert isinstance(known, nn.Parameter)
+        return known
 
     keep = tensors_of(module)  # ids stay unique while their tensors live
     for owner in module.modules():
@@ -152,7 +154,8 @@ def _packed(inputs: int, outputs: int, stored_as: torch.dtype, nested: bool) -> 
         quant_type="nf4", dtype=stored_as, offset=torch.empty(()) if nested else None,
         state2=second if nested else None)
     weight.compress_statistics, weight.quant_type = nested, "nf4"
-    return weight
+    made: nn.Parameter = weight
+    return made
 
 
 def _states_of(tensor: torch.Tensor) -> Iterator[QuantState]:
@@ -195,8 +198,9 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn
             attn_mask = F.pad(attn_mask, (0, 16 - columns % 16))[..., :columns]
         attn_mask = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], columns)
     keeps_statistics = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    return torch.ops.aten._scaled_dot_product_efficient_attention(
+    mixed: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, keeps_statistics, dropout_p, is_causal, scale=scale)[0]
+    return mixed
 
 
 def _is_half(argument: Any) -> bool:

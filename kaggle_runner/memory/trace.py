@@ -116,14 +116,14 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     quantization = quantization_of(config, model_config)
     if quantization is not None:
         quantise(model, quantization, stored_as=stored_dtype(model_config, dtype), compute_dtype=dtype)
-    base_model._freeze(model, dtype)
+    base_model.freeze(model, dtype)
     use_causal_attention(model, groups=not cuda)  # a GPU that groups takes less
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
                      compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0)
     with torch.device("meta"):
         adapted = finetune.attach(base, config)
     if config.gradient_checkpointing:
-        finetune._set_checkpointing(model, True)
+        finetune.set_checkpointing(model, True)
     # 2. what is there before a micro-batch starts
     start, parameters = _standing(model, layers, block_bytes=BLOCK_BYTES if cuda else 1)
     start["optimizer"] = sum(_state_bytes(size, config.optim, cuda) for size in parameters)

@@ -29,7 +29,7 @@ from kaggle_runner.sweep.sections import (
     read_whole_number,
 )
 from kaggle_runner.sweep.yaml_file import (
-    _check_plain,
+    check_plain,
     find_file,
     parse_mapping,
     refuse_other_file,
@@ -63,7 +63,7 @@ class SweepSpec:
     """What the evaluation is held at, because a hyperparameter is searched that would change which tokens count."""
     early_terminate: Hyperband | None = None
     run_cap: int | None = None
-    """Most trials of the sweep; none: no limit."""
+    """Most trials that the sweep may have; none for no limit."""
     raw: Mapping[str, Any]
     """The file as read, plain JSON values only."""
     warnings: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ def check_config(raw: Mapping[str, Any], source: str, config_type: type | None =
         SweepError: it has problems; holds all of them.
     """
     found = Findings()
-    _check_plain(found, "", raw)
+    check_plain(found, "", raw)
     return _checked(Path(source), dict(raw), found, config_type, metrics)
 
 

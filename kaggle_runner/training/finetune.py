@@ -10,7 +10,7 @@ import hashlib
 import math
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
-from kaggle_runner.training.data.batches import MicroBatch, collate, step_batches
-from kaggle_runner.training.data.tokens import EncodedData, EncodedRows
+from kaggle_runner.training.data.batches import EncodedRows, MicroBatch, collate, step_batches
+from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.libraries import hide_unfit_torchao
 from kaggle_runner.training.loss import summed_loss
 from kaggle_runner.training.models.bare_model import without_adapters
@@ -84,11 +84,11 @@ def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, tr
     adapted = attach(base, config)
     try:
         if config.gradient_checkpointing:
-            _set_checkpointing(base.model, True)
+            set_checkpointing(base.model, True)
         return _train(base, adapted, data, config, trial_id, control, phases)
     finally:
         if config.gradient_checkpointing:  # it survives the adapter, and so does the hook on the embedding
-            _set_checkpointing(base.model, False)
+            set_checkpointing(base.model, False)
             base.model.disable_input_require_grads()
         adapted.unload()
         base.model.eval()
@@ -245,11 +245,13 @@ def versions() -> dict[str, str]:
 
 
 def _optimizer(config: FinetuneConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    kinds: dict[str, Any] = {"adamw_torch": torch.optim.AdamW, "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-                             "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adamw_torch": torch.optim.AdamW, "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
     # fused, a step that the scaler skips is skipped on the GPU, and the host need not wait to know
     options = {"fused": True} if config.optim == "adamw_torch" and parameters[0].is_cuda else {}
-    return kinds[config.optim](parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
+    kind = kinds[config.optim]
+    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
 
 
 def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, progress: _Progress,
@@ -316,7 +318,7 @@ def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], direct
     return digest.hexdigest()
 
 
-def _set_checkpointing(model: Any, on: bool) -> None:
+def set_checkpointing(model: Any, on: bool) -> None:
     # transformers 5.17 renamed it; Kaggle's image still has the old name
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:

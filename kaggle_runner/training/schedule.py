@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """What the configs of both trainers say about it."""
+    """What the configs of both trainers say about the learning rate."""
 
     @property
     def learning_rate(self) -> float: ...

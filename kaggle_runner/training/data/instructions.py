@@ -53,7 +53,7 @@ class InstructionData:
     without_answer: int
     """Rows left out because there is nothing to learn in them."""
     sha256: str
-    """Of both splits, in their order."""
+    """SHA-256 of both splits, in their order."""
 
 
 def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionData:

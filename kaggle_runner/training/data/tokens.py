@@ -24,7 +24,7 @@ from kaggle_runner.training.data.formats import Row, Turn
 from kaggle_runner.training.data.instructions import InstructionData
 
 PLAIN_TEMPLATE = "### Question:\n{prompt}\n\n### Answer:\n"
-"""What goes before the answer where the tokenizer has no chat template."""
+"""The text before the answer where the tokenizer has no chat template."""
 FIXED_DAY = ("{% macro strftime_now(format) %}{{ format.replace('%d', '26').replace('%b', 'Jul').replace('%B', 'July')"
              ".replace('%m', '07').replace('%Y', '2024').replace('%A', 'Friday') }}{% endmacro %}")
 """Goes before a chat template that asks for the date: with the real one the same rows would change overnight.
@@ -35,7 +35,7 @@ TOKENIZER_ROWS = 1000
 """Rows handed to the tokenizer at once, so that the text of a large dataset is not held twice."""
 SPLITS = ("train", "validation")
 ARRAYS = ("tokens", "starts", "completion_starts")
-"""Fields of EncodedRows."""
+"""The fields of `EncodedRows` that a cache file holds."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,7 +112,9 @@ def _tokenise(rows: Sequence[Row], tokenizer: Any, config: FinetuneConfig) -> di
 
 
 def _ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False,
+                                     verbose=False)["input_ids"]
+    return ids
 
 
 def _chat_texts(turns: tuple[Turn, ...], tokenizer: Any, template: str) -> tuple[str, str] | None:
@@ -132,7 +134,7 @@ def _chat_texts(turns: tuple[Turn, ...], tokenizer: Any, template: str) -> tuple
 def _chat_template(tokenizer: Any) -> str | None:
     if tokenizer.chat_template is None:
         return None
-    template = tokenizer.get_chat_template()
+    template: str = tokenizer.get_chat_template()
     return FIXED_DAY + template if "strftime_now" in template else template
 
 

@@ -96,7 +96,7 @@ def quantization_of(config: FinetuneConfig, model_config: Mapping[str, Any]) -> 
     """
     if "quantization_config" not in model_config:
         return {"bnb_4bit_use_double_quant": True} if config.load_in_4bit else None
-    found = model_config["quantization_config"]
+    found: Mapping[str, Any] = model_config["quantization_config"]
     if found.get("quant_method") != "bitsandbytes" or not found.get("load_in_4bit"):
         raise ModelError(f"cannot forecast the memory of a model that is quantised by {found.get('quant_method')!r}; "
                          f"choose one in 16 bits, or one that bitsandbytes has quantised to 4 bits")

@@ -36,7 +36,7 @@ from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
 MOST_LEFT = 0.5
 """Share of a model's layers that 4-bit loading may leave in 16 bits without a word."""
 MINIMUM_CAPABILITY = (7, 0)
-"""Torch's CUDA 12.8 wheels have no kernels below it. Source: docker-python issue 1546."""
+"""Compute capability below which torch's CUDA 12.8 wheels have no kernels. Source: docker-python issue 1546."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class BaseModel:
     """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU, or
     bfloat16 where that is much faster."""
     sha256: str
-    """Of the folder's files, or `commit:` and the hub's commit."""
+    """SHA-256 of the folder's files, or `commit:` and the hub's commit."""
     own_head: bool
     """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
     seconds: float
@@ -97,7 +97,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
             raise
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
-    _freeze(model, compute_dtype)
+    freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
@@ -247,7 +247,7 @@ def _unreadable(model: str, source: str, error: Exception) -> ModelError:
                       f"local folder")
 
 
-def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.

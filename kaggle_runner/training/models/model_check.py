@@ -9,7 +9,6 @@ from typing import Any
 
 import transformers
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from kaggle_runner.errors import ModelError
 
@@ -80,7 +79,7 @@ def set_padding(tokenizer: Any) -> None:
 
 def _code_problem(values: Mapping[str, Any], *, trust: bool) -> str:
     code = values.get("auto_map")
-    if not isinstance(code, Mapping) or not code or trust or values.get("model_type") in CONFIG_MAPPING_NAMES:
+    if not isinstance(code, Mapping) or not code or trust or values.get("model_type") in transformers.CONFIG_MAPPING:
         return ""
     names = sorted({str(name).rsplit("--", 1)[-1].split(".")[0] + ".py" for name in code.values()})
     return (f"it brings Python code of its own ({', '.join(names)}), which is not run unasked; read it and write "
@@ -111,7 +110,7 @@ def _kind_problem(values: Mapping[str, Any]) -> str:
                 f"{CHOOSE}")
     if family in MASKED and not writes and not values.get("is_decoder"):
         return f"it is an encoder ({named}), which fills gaps and does not write on; {CHOOSE}"
-    if family in CAUSAL or brought or family not in CONFIG_MAPPING_NAMES:
+    if family in CAUSAL or brought or family not in transformers.CONFIG_MAPPING:
         return ""  # or a family that this transformers does not know at all, which it says itself
     if family in MULTIMODAL or "vision_config" in values or "audio_config" in values:
         return (f"it is a multimodal model ({named}), of which transformers {transformers.__version__} makes no text "
