@@ -39,7 +39,8 @@ class Contest(Protocol):
     """Settings that are run with the same seeds to find the best: a study's values, or whole configurations."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the study."""
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -50,7 +51,8 @@ class Contest(Protocol):
         """The value of the setting that the others are compared with."""
 
     @property
-    def seeds(self) -> tuple[int, ...]: ...
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every setting is run with."""
 
     @property
     def varied(self) -> tuple[str, ...]:

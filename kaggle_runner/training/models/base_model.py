@@ -248,6 +248,7 @@ def _unreadable(model: str, source: str, error: Exception) -> ModelError:
 
 
 def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+    """Let no parameter of a model be trained; bring those that are not 4-bit to a dtype that they compute in."""
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.
