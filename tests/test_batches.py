@@ -11,7 +11,7 @@ def rows_of(lengths):
     lengths = np.asarray(lengths)
     return EncodedRows(tokens=np.repeat(np.arange(len(lengths)), lengths).astype(np.int32),
                        starts=np.concatenate([[0], np.cumsum(lengths)]),
-                       completion_starts=(lengths // 2).astype(np.int32))
+                       trained=np.concatenate([np.arange(length) >= length // 2 for length in lengths]))
 
 
 @pytest.fixture
@@ -151,6 +151,13 @@ def test_batches_are_padded_on_the_right_and_the_loss_leaves_out_prompt_and_padd
 
 
 def test_a_row_without_a_prompt_counts_from_its_second_token():
-    rows = EncodedRows(tokens=np.arange(3, dtype=np.int32), starts=np.array([0, 3]),
-                       completion_starts=np.zeros(1, dtype=np.int32))
+    rows = EncodedRows(tokens=np.arange(3, dtype=np.int32), starts=np.array([0, 3]), trained=np.ones(3, dtype=bool))
     assert collate(rows, [0], pad_id=9, completion_only=True).positions_N.tolist() == [0, 1]
+
+
+def test_several_stretches_of_a_row_count_and_what_is_between_them_does_not():
+    rows = EncodedRows(tokens=np.arange(10, 18, dtype=np.int32), starts=np.array([0, 8]),
+                       trained=np.array([False, False, True, True, False, False, True, False]))
+    batch = collate(rows, [0], pad_id=9, completion_only=True)
+    assert batch.positions_N.tolist() == [1, 2, 5]
+    assert batch.targets_N.tolist() == [12, 13, 16]
