@@ -1,5 +1,6 @@
 """Where a model is, and its tokenizer without the model: what looks at rows needs no weights and no torch."""
 
+import json
 import os
 import sys
 from importlib.resources import files
@@ -44,6 +45,10 @@ def model_source(model: str) -> str:
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            from kaggle_runner.training.models.model_check import ADAPTER, adapter_problem  # it imports transformers
+
+            if (path / ADAPTER).is_file():
+                raise adapter_problem(model, _base_of_adapter(path / ADAPTER))
             raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
                              f"save_pretrained wrote, or a hub id")
         return str(path)
@@ -53,3 +58,10 @@ def model_source(model: str) -> str:
         raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
                          f"'owner/name'")
     return model
+
+
+def _base_of_adapter(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
