@@ -360,6 +360,19 @@ def test_studies_of_different_metrics_are_not_compared(tmp_path):
     assert "measure different things (accuracy and eval/loss)" in words_of(page)
 
 
+def test_studies_that_were_scored_on_other_tokens_are_not_compared(tmp_path):
+    def study(name, **params):
+        return write_study(tmp_path / name, [Made(params={"learning_rate": rate, **params}, value=2.0 + rate)
+                                             for rate in (0.1, 0.2)])
+    words = words_of(write_report([study("a", max_length=64), study("b", max_length=128)], notebook=False))
+    assert "scored on different held-out tokens (they differ in max_length), so their values cannot be" in words
+    words = words_of(write_report([study("c", max_length=64, eval_max_length=128), study("d", max_length=128)],
+                                  notebook=False))
+    assert "found the best eval/loss" in words
+    words = words_of(write_report([study("e", model="demo"), study("f", model="a/b")], notebook=False))
+    assert "they differ in model" in words
+
+
 def test_a_watched_page_is_drawn_again_when_a_trial_ends(tmp_path):
     directory = write_study(tmp_path / "study", [*numbers(2), Made(params={"learning_rate": 1e-4}, status=None)])
     pages = watch_report([directory], poll_s=0.01)
