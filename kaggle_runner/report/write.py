@@ -17,7 +17,8 @@ from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write, write_atomically
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.compare import comparison_figures, labels
-from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
+from kaggle_runner.report.costs import cost_figures
+from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.notebook import prepare_kernel, write_notebook
