@@ -357,7 +357,7 @@ def test_names_with_markup_are_shown_and_not_obeyed(tmp_path):
     assert "<img" not in (page.parent / "summary.md").read_text()
     notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
     assert not [cell for cell in notebook.cells if cell.cell_type == "markdown" and "<img" in cell.source]
-    assert "<img" not in show(directory)._repr_html_().replace('<img alt="learning', "")
+    assert "<img" not in show(directory)._repr_html_().replace('<img alt="Learning', "")
 
 
 def test_several_studies_are_compared_on_one_page(tmp_path):

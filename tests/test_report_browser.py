@@ -192,8 +192,8 @@ def test_the_keyboard_chooses_trials_shows_their_differences_and_lets_go(chromiu
     tab.press("Enter")
     tab.wait_for("!document.querySelector('.bar').hidden")
     assert tab.evaluate("document.activeElement.dataset.position") == "0"  # the focus stays on the row
-    tab.evaluate(f"Plotly && document.getElementById('study-1-values').emit('plotly_click', "
-                 f"{{points: [{{customdata: 4}}]}})")
+    tab.evaluate("Plotly && document.getElementById('study-1-values').emit('plotly_click', "
+                 "{points: [{customdata: 4}]})")
 
     compared = tab.evaluate("[...document.querySelectorAll('.compare tr')].map((r) => [...r.cells].map((c) => "
                             "c.textContent))")
@@ -229,7 +229,7 @@ def test_paper_is_white_and_shows_everything_whatever_the_screen_is(chromium, pa
 
 def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tmp_path):
     names = [f"a_very_long_prefix_that_many_share_{i:02d}_and_an_ending_as_long" for i in range(20)]
-    trials = [Made(params={name: (i * (k + 3)) % 11 / 10 for k, name in enumerate(names)}, value=2.0 + i % 7)
+    trials = [Made(params={name: (i * (k + 3)) % 29 / 10 for k, name in enumerate(names)}, value=2.0 + i % 7)
               for i in range(12)]
     tab = chromium.open(write_page([write_study(tmp_path / "study", trials)]), width=768)
     tab.wait_for(DRAWN)

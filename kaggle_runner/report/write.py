@@ -118,8 +118,9 @@ class StudyView:
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""
         picture = base64.b64encode(overview_png(self.snapshot)).decode()
         return (f"<p><b>{html.escape(analysis.name)}</b>. {html.escape(winner(analysis))}</p>"
+                f"<p>{html.escape(noise(analysis))}</p>"
                 f"<table><thead>{header}</thead><tbody>{body}</tbody></table>{more}"
-                f'<img alt="learning curves and best values" style="max-width:100%" '
+                f'<img alt="Learning curves and best values. {html.escape(winner(analysis))}" style="max-width:100%" '
                 f'src="data:image/png;base64,{picture}">')
 
     def __repr__(self) -> str:
