@@ -18,7 +18,7 @@ from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.maps import map_figures
-from kaggle_runner.report.write import report_directory, show, watch_report, write_plots, write_report
+from kaggle_runner.report.write import report_directory, show, watch_report, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, TrialResult
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
@@ -427,13 +427,6 @@ def test_curves_that_begin_late_fill_their_plot(tmp_path):
 
 def test_a_report_of_a_finished_study_does_not_reload_itself(mixed):
     assert 'data-reload=""' in mixed[1].read_text()
-
-
-def test_plots_alone_go_into_the_folder_plots(tmp_path):
-    directory = write_study(tmp_path / "study", numbers(3))
-    paths = write_plots(directory)
-    assert directory / "plots" / "curves.png" in paths
-    assert all(path.exists() for path in paths)
 
 
 def test_a_notebook_shows_a_study_as_a_table_and_a_picture(mixed):

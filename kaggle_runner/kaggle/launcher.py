@@ -194,27 +194,6 @@ def without_words(source: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
-    """Read a launcher back: what it runs, and the package inside it. Compares better than text across Pythons.
-
-    Raises:
-        KernelError: not a launcher.
-    """
-    values = {}
-    try:
-        for node in ast.parse(script).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                values[node.targets[0].id] = node.value
-        read = {name: ast.literal_eval(values[f"KAGGLE_RUNNER_{name}"])
-                for name in ("ARGUMENTS", "SETTINGS", "FILES", "PACKAGE")}
-        with zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b85decode(read["PACKAGE"])))) as archive:
-            package = {name: archive.read(name) for name in archive.namelist()}
-    except (SyntaxError, KeyError, ValueError, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise KernelError(Refusal.OTHER, f"not a launcher, or a damaged one: {error}; make it again with: "
-                                         f"python -m kaggle_runner kernel prepare") from error
-    return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package
-
-
 def _archive(files: Mapping[str, bytes]) -> bytes:
     """Zip without compression, times or modes: lzma compresses the whole better, and the bytes stay the same."""
     buffer = io.BytesIO()

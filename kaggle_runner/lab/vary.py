@@ -230,6 +230,7 @@ def _check_value(found: Findings, path: str, variable: str, value: Any, baseline
 
 
 def check_seeds(found: Findings, path: str, raw: Any) -> tuple[int, ...] | None:
+    """Return the seeds of a file, or none after adding the problem."""
     fits = isinstance(raw, list) and raw and all(
         isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31 for seed in raw)
     if not fits or len(set(raw)) < len(raw):

@@ -84,15 +84,6 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
         refresh()
 
 
-def write_plots(study: Path, *, out: Path | None = None) -> list[Path]:
-    """Write the plots of a study as PNGs into `out`, by default its folder `plots`, and return their paths.
-
-    Raises:
-        StudyError: it is not a study, or the folder cannot be written.
-    """
-    return _write_pictures(_figures(analyse(read_study(study))), out or study / "plots")
-
-
 def report_directory(studies: Sequence[Path]) -> Path:
     """Return where the report of these studies goes: into the one study, or beside the several."""
     if len(studies) == 1:
