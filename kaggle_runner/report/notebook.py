@@ -220,7 +220,8 @@ if len(varied) > 1 and len(ranked) > 1:
         column = ranked[f"place of {name}"] if name in varied else -ranked[METRIC] * (1 if GOAL != "maximize" else -1)
         for end, at in ((column.idxmin(), -0.05), (column.idxmax(), 1.05)):
             value = ranked.loc[end, name]
-            plt.text(i, at, f"{value:.3g}" if isinstance(value, float) else str(value), ha="center", va="center", size=8)
+            plt.text(i, at, f"{value:.3g}" if isinstance(value, float) else str(value), ha="center",
+                     va="center", size=8)
     plt.ylim(-0.1, 1.1)
     plt.xticks(range(len(heights.columns)), heights.columns, rotation=15)
     plt.yticks([])
