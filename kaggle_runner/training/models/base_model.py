@@ -19,6 +19,7 @@ import transformers
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.training.hub import raise_refusal
 from kaggle_runner.training.libraries import apply_liger, complete_config
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
@@ -82,6 +83,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        raise_refusal(error, config.model, ModelError)
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
@@ -181,6 +183,7 @@ def _read_config(model: str, source: str, *, trust: bool) -> Any:
         what = _first_line(error)
         if source != model or Path(source).is_dir():
             raise ModelError(f"{model} is not a model: {what}") from error
+        raise_refusal(error, model, ModelError)
         raise ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or "
                          f"give a local folder") from error
 
