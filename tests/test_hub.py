@@ -38,7 +38,8 @@ def ask(directory, **environ):
         done = subprocess.run(
             [sys.executable, "-c", ASK], cwd=directory, capture_output=True, text=True, timeout=250,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                 "HOME": str(directory), "HF_ENDPOINT": hub.url, "no_proxy": "127.0.0.1", "OMP_NUM_THREADS": "1", **environ})
+                 "HOME": str(directory), "HF_ENDPOINT": hub.url, "no_proxy": "127.0.0.1",
+                 "OMP_NUM_THREADS": "1", **environ})
     assert done.returncode == 0, done.stderr
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
@@ -55,8 +56,8 @@ def with_a_token(tmp_path_factory):
 
 def test_a_gated_model_without_a_token_asks_for_licence_and_token(without_a_token):
     assert re.fullmatch(
-        r"ModelError: the model 'gated/thing' is gated, and no Hugging Face token is here \(Access to model gated/thing "
-        r"is restricted and you are not in the authorized list\..*\); accept its licence at "
+        r"ModelError: the model 'gated/thing' is gated, and no Hugging Face token is here \(Access to model "
+        r"gated/thing is restricted and you are not in the authorized list\..*\); accept its licence at "
         rf"https://huggingface\.co/gated/thing and {STORE}; or mount Kaggle's copy with push --model .*/kaggle/input",
         without_a_token["gated model"])
     assert re.match(r"DataError: the dataset 'gated/thing' is gated, and no Hugging Face token is here; accept its "

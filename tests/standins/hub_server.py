@@ -1,6 +1,8 @@
 """A loopback hub that refuses, for the clients of transformers and datasets: HF_ENDPOINT sends them here.
 
-The owner in a repository's name says how it is refused, with the status and headers of the real hub:
+The owner in a repository's name says how it is refused. Its unpleasant habits are those of the real hub: one status for
+many reasons, and the reason in a header or nowhere.
+
 
 * `gated`: 401 without a token, 403 with one, `X-Error-Code: GatedRepo`, and the hub's own sentence.
 * `limited`: 429. The client tries again by itself, as long as the `RateLimit` header says.
