@@ -62,7 +62,7 @@ def table(directory):
 def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_path):
     done = run("dry-run", sweep_file(), "--count", "6", "--study", "a", check=0)
     snapshot = read_study(tmp_path / "a")
-    assert [r.trial.origin for r in snapshot.records] == ["defaults", "sobol", "sobol", "sobol", "gp", "gp"]
+    assert [r.trial.origin for r in snapshot.records] == ["defaults", "start", "start", "model", "model", "model"]
     assert {r.result.status for r in snapshot.records} == {"complete"}
     assert snapshot.best.result.metric < snapshot.baseline
     assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
