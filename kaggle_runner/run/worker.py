@@ -77,7 +77,8 @@ class Worker:
             else:
                 control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request["directory"]),
                                   checkpoint_steps=request.get("checkpoint_steps"),
-                                  rung_steps=tuple(request.get("rung_steps", ())), judge=self._judge)
+                                  rung_steps=tuple(request.get("rung_steps", ())), judge=self._judge,
+                                  keep=request.get("keep", ""))
                 outcome = work.train(config, request["id"], control)
                 result = asdict(outcome) | {"seconds_by_phase": phases.seconds | dict(outcome.seconds_by_phase),
                                             "notes": dict(outcome.notes) | {"threads": work.threads}}

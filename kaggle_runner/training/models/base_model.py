@@ -19,6 +19,8 @@ import transformers
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.training.layer.install import agrees, structures_of
+from kaggle_runner.training.layer.structure import CastTo
 from kaggle_runner.training.libraries import apply_liger
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
@@ -48,6 +50,8 @@ class BaseModel:
     """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
     seconds: float
     """Wall time of loading and quantising."""
+    strange_layers: str = ""
+    """Why its decoder layers are not computed by our function; empty where they are."""
 
 
 def base_key(config: FinetuneConfig) -> tuple[str, bool, bool]:
@@ -90,10 +94,13 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         apply_liger(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    structures = structures_of(model)
+    strange = (structures if isinstance(structures, str) else
+               "" if agrees(model, structures, compute_dtype, device) else "it looks known and computes something else")
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
                      own_head=own_head(model.config) and _own_head_is_exact(model, device),
-                     seconds=time.perf_counter() - started)
+                     seconds=time.perf_counter() - started, strange_layers=strange)
 
 
 def compute_dtype_of(device: torch.device, model_type: str = "") -> torch.dtype:
@@ -197,7 +204,7 @@ def _freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
             module.to(torch.float32)
             if compute_dtype is not torch.float32:
                 # What follows takes it in this dtype anyway: cast once here, and not kept in float32 by every adapter.
-                module.register_forward_hook(lambda module, arguments, output: output.to(compute_dtype))
+                module.register_forward_hook(CastTo(compute_dtype))
     for layer in linear_layers_4bit(model):
         layer.compute_dtype = compute_dtype
         layer.compute_type_is_set = True
