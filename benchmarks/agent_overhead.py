@@ -30,19 +30,20 @@ PROGRAM = textwrap.dedent("""
     import os
     from pathlib import Path
     import wandb
+    from kaggle_runner.events import Train
     from kaggle_runner.run.worker import Worker
 
     def emit(event):
-        if event["event"] == "log":
-            run.log({name: event[name] for name in ("train/loss", "eval/loss") if name in event})
-        elif event["event"] == "failed":
-            raise SystemExit(event["message"])
+        if event.kind == "log":
+            run.log({name: event.values[name] for name in ("train/loss", "eval/loss") if name in event.values})
+        elif event.kind == "failed":
+            raise SystemExit(event.message)
 
     run = wandb.init()
     directory = Path("trials", run.id)
     directory.mkdir(parents=True)
     worker = Worker(emit, Path(os.environ["KAGGLE_RUNNER_CACHE"]))
-    worker.answer({"type": "train", "id": run.id, "config": dict(run.config), "directory": str(directory)})
+    worker.answer(Train(id=run.id, config=dict(run.config), directory=str(directory)))
     run.finish()
 """)
 """What a person would have `wandb agent` run: one trial, in a process that loads everything it needs."""

@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,7 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     """Train as the worker does, by its own code."""
     import torch
 
+    from kaggle_runner.events import Event, Prepare, Train
     from kaggle_runner.run.worker import Worker
     from kaggle_runner.training import cpu_speed
     from kaggle_runner.training.finetune import rows_of_step
@@ -66,19 +66,19 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     cpu_speed.WORTH_ITS_ROUNDING = 0.0  # in the dtype of the other stacks
     failures: list[str] = []
 
-    def emit(event: Mapping[str, Any]) -> None:
-        if event["event"] == "attached":
+    def emit(event: Event) -> None:
+        if event.kind == "attached":
             meter.step(0)
-        elif "train/loss" in event:
-            meter.step(event["step"])
-        elif event["event"] == "failed":
-            failures.append(f"{event['kind'].replace('_', ' ')}: {event['message']}")
+        elif event.kind == "log" and "train/loss" in event.values:
+            meter.step(event.step)
+        elif event.kind == "failed":
+            failures.append(f"{event.failure.replace('_', ' ')}: {event.message}")
 
     worker = Worker(emit, Path(run.cache))
-    worker.answer({"type": "prepare", "config": run.config})
+    worker.answer(Prepare(config=run.config))
     if not failures:
         meter.begin()
-        worker.answer({"type": "train", "id": "0000", "config": run.config, "directory": run.directory})
+        worker.answer(Train(id="0000", config=run.config, directory=run.directory))
         meter.end()
     if failures:
         sys.exit(failures[0])

@@ -16,6 +16,8 @@ from kaggle_runner.errors import ConfigError
 __all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "OPTIMIZERS", "SCHEDULES", "TRAINERS", "CharLMConfig",
            "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
 
+COLUMN_ROLES = ("prompt", "completion", "system", "context", "history", "tools", "messages", "text")
+"""What a column can be, for `columns`."""
 SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 CHARLM_OPTIMIZERS = ("muon", "adamw_torch")
@@ -33,12 +35,27 @@ class FinetuneConfig:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
 
+    has_base = True
+    """It adapts a model that is there before the trial: a base that can be measured untouched and kept warm."""
+
     trainer: str = "finetune"
     """What trains this config; a sweep file that says nothing means this one."""
     model: str = DEMO_MODEL
     """Hub id, local folder, or `demo` for the small base that ships with the package."""
     dataset: str = DEMO_DATASET
     """Hub id, local JSON/JSONL/CSV/Parquet file or folder, or `python-docs` for the built-in rows."""
+    dataset_config: str | None = None
+    """Which of a dataset's configurations to read, where it has several."""
+    dataset_split: str | None = None
+    """Which split to train on; none: `train`, or the only one."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of a dataset on the hub; none: its newest."""
+    eval_dataset: str | None = None
+    """A dataset whose rows are held out; none: the dataset's own validation or test rows, else some of its rows."""
+    columns: tuple[str, ...] | None = None
+    """Which column is what, as `{prompt: question, completion: answer}`, where the names do not tell it."""
+    max_lost_share: float = 0.1
+    """Share of the rows that may be left out, because nothing can be learned from them, before the sweep is refused."""
     samples: int = 12_000
     """Training rows drawn from the dataset, by seed; ignored when `full_dataset` is true."""
     full_dataset: bool = False
@@ -48,7 +65,9 @@ class FinetuneConfig:
     max_length: int = 512
     """Tokens in a row; longer rows are cut at the end."""
     completion_only_loss: bool = True
-    """Count the loss on the answer's tokens only, in training and in evaluation."""
+    """Count the loss on the answers' tokens only, in training and in evaluation."""
+    train_on: str = "all"
+    """Which answers of a conversation count: `all`, or only the `last`."""
     batch_size: int = 2
     """Rows in one forward pass on one device."""
     gradient_accumulation_steps: int = 4
@@ -95,6 +114,11 @@ class FinetuneConfig:
             raise ConfigError("; ".join(problems))
 
     @property
+    def column_of(self) -> dict[str, str]:
+        """The column of each role that `columns` names, in its order."""
+        return dict(entry.split("=", 1) for entry in self.columns or ())
+
+    @property
     def effective_batch_size(self) -> int:
         """Rows that contribute to one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps
@@ -107,9 +131,7 @@ class FinetuneConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = dataclasses.asdict(self)
-        if isinstance(self.target_modules, tuple):
-            values["target_modules"] = list(self.target_modules)
-        return values
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "FinetuneConfig":
@@ -138,8 +160,17 @@ class FinetuneConfig:
             problems.append(f"trainer must be one of {', '.join(TRAINERS)}, got {self.trainer!r}")
         if self.optim not in OPTIMIZERS:
             problems.append(f"optim must be one of {', '.join(OPTIMIZERS)}, got {self.optim!r}")
-        for name in ("model", "dataset", "target_modules"):
-            if not getattr(self, name):
+        if self.train_on not in ("all", "last"):
+            problems.append(f"train_on must be all or last, got {self.train_on!r}")
+        if not 0 <= self.max_lost_share <= 1:
+            problems.append(f"max_lost_share is a share of the rows, 0 to 1, got {self.max_lost_share}")
+        for entry in self.columns or ():
+            role, is_pair, column = entry.partition("=")
+            if role not in COLUMN_ROLES or not is_pair or not column:
+                problems.append(f"columns must name a column for some of {', '.join(COLUMN_ROLES)}, got {entry!r}")
+        for name in ("model", "dataset", "target_modules", "eval_dataset", "dataset_config", "dataset_split", "columns",
+                     "dataset_revision"):
+            if getattr(self, name) is not None and not getattr(self, name):
                 problems.append(f"{name} must not be empty")
         return problems
 
@@ -153,6 +184,9 @@ class CharLMConfig:
     Raises:
         ConfigError: any field outside its range, or of the wrong type; all of them in one message.
     """
+
+    has_base = False
+    """It trains a model from nothing."""
 
     trainer: str = "charlm"
     """What trains this config; a sweep file says `trainer: {value: charlm}`."""

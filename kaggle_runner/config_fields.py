@@ -58,7 +58,10 @@ def _fits_one(value: Any, expected: Any) -> bool:
 
 
 def _plain(value: Any, expected: Any) -> Any:
-    """Turn what YAML, JSON and W&B's server make of a value into the field's own type: lists to tuples, 8.0 to 8."""
+    """Turn what YAML, JSON and W&B's server make of a value into the field's own type: lists to
+    tuples, mappings to tuples of `name=value`, 8.0 to 8."""
+    if isinstance(value, Mapping):
+        return tuple(f"{name}={column}" for name, column in value.items())
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, float) and value.is_integer() and not fits_type(value, expected):

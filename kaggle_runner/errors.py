@@ -16,6 +16,7 @@
     │   └── SweepOver        a sweep that is finished or cancelled and gives no trials
     ├── KernelError          Kaggle refused, lost or failed a kernel; its `refusal` is the exit status
     └── WorkerError          the worker process died, hung or spoke nonsense
+        └── ProtocolError    a line between two of our processes that cannot be read
 
 Messages say what happened with the values, why it matters and what to do: lower case, no full stop.
 The command line prints them as one block, without a traceback, and exits with `exit_status`: 1, but for kernels.
@@ -23,6 +24,9 @@ The command line prints them as one block, without a traceback, and exits with `
 
 from collections.abc import Sequence
 from enum import IntEnum
+
+INTERRUPTED = 130
+"""Exit status of a session that was ended early: the same command continues it."""
 
 
 class KaggleRunnerError(Exception):
@@ -130,3 +134,7 @@ class KernelError(KaggleRunnerError):
 
 class WorkerError(KaggleRunnerError):
     """The worker process died, hung or spoke nonsense."""
+
+
+class ProtocolError(WorkerError):
+    """A line between two of our processes that cannot be read, or is of a kind that this version does not know."""

@@ -5,41 +5,80 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
+import re
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError
 
+OF_A_STUDY = "choose another directory with --study"
+"""What to do where a study cannot be written."""
+RESULT = "result.json"
+"""What a launcher leaves on a kernel: the verdict on its session."""
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a temporary name and move it into place.
+
+def folder_name(label: str) -> str:
+    """Turn a name that a person gave into one folder's name: what could be a path, or is no text, becomes a hyphen.
+
+    A name of letters, digits, blanks, `_`, `-` and `.` stays as it is.
+    """
+    safe = re.sub(r"[^\w .-]+", "-", label)[:100].strip(" .-")
+    return safe if safe and set(label) - set("./") else "unnamed"
+
+
+def write_atomically(path: Path, text: str, *, way_out: str = OF_A_STUDY) -> None:
+    """Write a file under a temporary name and move it into place; `way_out` says what to do where it cannot be written.
 
     Raises:
         StudyError: the disk is full or the directory cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
+        raise cannot_write(path, error, way_out=way_out) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there when the block ends is synced and takes the place of `path`, all at once.
+
+    The folder is made. After an error nothing is left of it, and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield temporary
+        fd = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> StudyError:
-    """Say in one line why a file cannot be written and what to do."""
+def write_cache_file(path: Path, content: bytes) -> None:
+    """Write a cache file so that no other process, writing the same one or reading it, sees half of it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def cannot_write(path: Path, error: OSError, *, way_out: str = OF_A_STUDY) -> StudyError:
+    """Say in one line why a file cannot be written and what to do; `way_out` names where else it could be written."""
+    kept = ", finished trials are kept" if way_out == OF_A_STUDY else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StudyError(f"cannot write {path}: no space left on the disk; free some and run the same command "
-                          f"again, finished trials are kept")
+                          f"again{kept}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StudyError(f"cannot write {path}: {error.strerror}; choose another directory with --study")
-    return StudyError(f"cannot write {path}: {error.strerror or error}; finished trials are kept")
+        return StudyError(f"cannot write {path}: {error.strerror}; {way_out}")
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
+        return StudyError(f"cannot write {path}: there is no folder {path.parent}; make it, or {way_out}")
+    return StudyError(f"cannot write {path}: {error.strerror or error}{kept or f'; {way_out}'}")
 
 
 def make_directory(directory: Path) -> None:
@@ -108,17 +147,3 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             raise StudyError(f"{path}, line {number}, is damaged; restore the file from a copy, or delete that line "
                              f"to lose only that event") from error
-
-
-def write_cache_file(path: Path, content: bytes) -> None:
-    """Write a cache file so that no other process, writing the same one or reading it, sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

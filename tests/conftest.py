@@ -87,3 +87,17 @@ def wide_llama(tmp_path_factory, tokenizer_of_the_demo_base) -> Path:
                          num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                          max_position_embeddings=512)
     return save_tiny(config, tmp_path_factory.mktemp("wide"), tokenizer_of_the_demo_base)
+
+
+@pytest.fixture
+def torchao(tmp_path):
+    """Return a function that lays an empty torchao of a version into a folder for PYTHONPATH."""
+
+    def lay(version):
+        package, facts = tmp_path / "image" / "torchao", tmp_path / "image" / f"torchao-{version}.dist-info"
+        package.mkdir(parents=True)
+        facts.mkdir()
+        (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torchao\nVersion: {version}\n")
+        return package.parent
+    return lay

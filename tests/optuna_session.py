@@ -47,9 +47,11 @@ def run(sweep: Path, directory: Path, count: int, *, seed: int = 0,
             study.record_start(trial, dict(trial.params))
             result = train(trial)
             study.record_end(result)
+            search.failures.take(result)
             return result
 
-        return run_sweep(OptunaSearch(study, spec), run_trial=run_trial, count=count)
+        search = OptunaSearch(study, spec)
+        return run_sweep(search, run_trial=run_trial, count=count)
 
 
 def main(sweep: str, directory: str, count: str, hang: str = "-1") -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import logging
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -167,3 +169,14 @@ def test_a_family_that_overflows_in_float16_gets_bfloat16_or_is_refused():
 def test_liger_kernels_that_are_not_installed_are_refused(tiny_llama):
     with pytest.raises(HostError, match="liger-kernel is not installed; run: pip install liger-kernel, or set it to"):
         load_base(FinetuneConfig(model=str(tiny_llama), use_liger_kernel=True), CPU)
+
+
+def test_a_phi_whose_config_names_no_padding_loads(tmp_path, tokenizer_of_the_demo_base):
+    """As the checkpoints of Phi 1.5 and 2 are; transformers 5.0 asks such a config for one."""
+    settings = PhiConfig(vocab_size=len(tokenizer_of_the_demo_base), pad_token_id=0, **SMALL)
+    folder = save_tiny(settings, tmp_path / "phi", tokenizer_of_the_demo_base)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in described.items()
+                                                    if name != "pad_token_id"}))
+    base = load_base(FinetuneConfig(model=str(folder)), CPU)
+    assert len(list(linear_layers_4bit(base.model))) == 12

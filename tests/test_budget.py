@@ -24,7 +24,7 @@ def environment(tmp_path, smi=None, *, available_gib=28, **environ):
 def test_a_t4_has_14_06_gib_a_trial(tmp_path):
     budget = budget_for(environment(tmp_path, T4_X2))
     assert budget.device_bytes == 1456 * GIB // 100 - GIB // 2
-    assert (budget.micro_batch, budget.accumulation, budget.concurrency) == (2, (4, 8), 1)
+    assert (budget.micro_batch, budget.accumulation) == (2, (4, 8))
     assert budget.rows()[0] == ("budget", "14.06 GiB a trial, batch 2, gradient accumulation 4 or 8, 1 trial at a time "
                                           "on each GPU")
     assert budget.reasons["device_bytes"] == ("14.56 GiB usable of the 15.00 GiB of each GPU, less 0.50 GiB for the "
@@ -53,7 +53,7 @@ def test_without_a_gpu_the_free_ram_counts(tmp_path):
 
 def test_every_figure_has_its_reason(tmp_path):
     budget = budget_for(environment(tmp_path, T4_X2))
-    assert set(budget.reasons) == {"device_bytes", "host_bytes", "micro_batch", "accumulation", "concurrency"}
+    assert set(budget.reasons) == {"device_bytes", "host_bytes", "micro_batch", "accumulation", "trials"}
     assert [text for _, text in budget.rows()[1:]] == list(budget.reasons.values())
 
 
@@ -91,7 +91,7 @@ def test_an_effective_batch_that_does_not_divide_names_those_that_do(effective, 
 
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(BudgetError, match="host_bytes 0 is none"):
-        MemoryBudget(device_bytes=None, host_bytes=0, micro_batch=2, accumulation=(4,), concurrency=1, reasons={})
+        MemoryBudget(device_bytes=None, host_bytes=0, micro_batch=2, accumulation=(4,), reasons={})
 
 
 def test_a_budget_can_be_written_as_json(tmp_path):

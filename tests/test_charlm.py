@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from kaggle_runner.cli.main import cli
 from kaggle_runner.config import CharLMConfig, FinetuneConfig, config_from_params
 from kaggle_runner.errors import ConfigError, SweepError
+from kaggle_runner.events import Resumed
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.journal import Study
@@ -63,7 +64,7 @@ class Watcher:
 
     @property
     def rows(self):
-        return [event for event in self.events if event["event"] == "log"]
+        return [event.row for event in self.events if event.kind == "log"]
 
 
 def run(text, config, directory, watcher=None, **more):
@@ -93,7 +94,7 @@ def test_an_interrupted_trial_ends_with_the_same_bits(text, config, tmp_path, af
     assert (cut.status, cut.steps) == (Status.PREEMPTED, after)
     torch.manual_seed(99)
     rest, late = run(text, config, tmp_path / "cut")
-    assert late.events[0] == {"event": "resumed", "step": after}
+    assert late.events[0] == Resumed(step=after)
     assert rest.evaluations == whole.evaluations
     assert rest.hashes == whole.hashes
     assert early.rows + late.rows == all_rows.rows
@@ -221,7 +222,7 @@ def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(c
 
     def notify(event):
         events.append(event)
-        if event["event"] == "log" and event["step"] >= 20 and not wishes:
+        if event.kind == "log" and event.step >= 20 and not wishes:
             wishes.append("preempt")
 
     with Study.open_for_writing(tmp_path / "study", name="s", sweep={}, metric="eval/loss", goal="minimize",

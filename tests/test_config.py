@@ -55,6 +55,11 @@ def test_an_unknown_name_is_refused():
     ({"seed": -1}, "seed must be 0 to"),
     ({"model": ""}, "model must not be empty"),
     ({"target_modules": 3}, "target_modules must be text or a list of names"),
+    ({"train_on": "first"}, "train_on must be all or last, got 'first'"),
+    ({"max_lost_share": 1.5}, "max_lost_share is a share of the rows, 0 to 1, got 1.5"),
+    ({"columns": {"frage": "a"}}, "columns must name a column for some of prompt, completion, .*, got 'frage=a'"),
+    ({"columns": {}}, "columns must not be empty"),
+    ({"eval_dataset": ""}, "eval_dataset must not be empty"),
 ])
 def test_values_that_cannot_work_are_refused_with_the_value(params, message):
     with pytest.raises(ConfigError, match=message):
@@ -64,3 +69,10 @@ def test_values_that_cannot_work_are_refused_with_the_value(params, message):
 def test_all_problems_come_at_once():
     with pytest.raises(ConfigError, match=r"lora_r must be at least 1.*optim must be one of"):
         FinetuneConfig(lora_r=0, optim="sgd")
+
+
+def test_columns_are_read_from_a_mapping_and_from_what_a_record_keeps():
+    config = FinetuneConfig.from_params({"columns": {"prompt": "frage", "completion": "antwort"}})
+    assert config.column_of == {"prompt": "frage", "completion": "antwort"}
+    assert FinetuneConfig.from_params(config.as_dict()) == config
+    assert FinetuneConfig().column_of == {}

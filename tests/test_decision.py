@@ -129,8 +129,8 @@ def test_to_adopt_at_two_standard_errors_with_three_seeds_and_look_again_below_i
 
 
 @pytest.mark.parametrize(("row", "first_look"), [("default changed", None), ("over two at once", 2.0)])
-def test_the_readme_says_how_often_a_default_changes(row, first_look):
-    lines = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").splitlines()
+def test_the_page_of_the_lab_says_how_often_a_default_changes(row, first_look):
+    lines = (Path(__file__).parent.parent / "docs" / "tuning-lab.md").read_text(encoding="utf-8").splitlines()
     (gains,) = [line.split("|")[2:-1] for line in lines if line.startswith("| true gain of one value")]
     (shares,) = [line.split("|")[2:-1] for line in lines if line.startswith("| ") and row in line and "%" in line]
     told = {float(gain): float(share.strip(" %")) / 100 for gain, share in zip(gains, shares, strict=True)}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.events import Attached, Resumed
 from kaggle_runner.study.trial import Status
 from kaggle_runner.training import loss as loss_module
 from kaggle_runner.training.data.batches import collate, step_batches
@@ -49,13 +50,12 @@ class Watcher:
         self.events.append(event)
 
     def poll(self):
-        steps = [event["step"] for event in self.events if event["event"] == "log"]
+        steps = [event.step for event in self.events if event.kind == "log"]
         return self._wish if steps and steps[-1] >= self._after else None
 
     @property
     def rows(self):
-        return [{key: value for key, value in event.items() if key != "event"}
-                for event in self.events if event["event"] == "log"]
+        return [event.row for event in self.events if event.kind == "log"]
 
 
 def run(base, data, config, directory, watcher=None, checkpoint_steps=None):
@@ -110,7 +110,7 @@ def test_a_preempted_trial_goes_on_as_if_nothing_had_happened(base, data, config
     assert (cut.status, cut.steps) == (Status.PREEMPTED, after)
     torch.manual_seed(999)  # whatever the random state of the next session is
     result, late = run(base, data, config, tmp_path / "cut")
-    assert late.events[0] == {"event": "resumed", "step": after}
+    assert late.events[0] == Resumed(step=after)
     assert (result.evaluations, early.rows + late.rows, result.hashes["adapter"]) == whole
 
 
@@ -123,13 +123,13 @@ def test_a_trial_killed_between_an_evaluation_and_its_checkpoint_goes_back_one_c
     class KillAtEval(Watcher):
         def __call__(self, event):
             super().__call__(event)
-            if event["step"] == 4 and "eval/loss" in event:
+            if event.kind == "log" and event.step == 4 and "eval/loss" in event.values:
                 raise Killed("at step 4")
 
     with pytest.raises(Killed, match="at step 4"):
         run(base, data, config, tmp_path / "cut", KillAtEval(), checkpoint_steps=1)
     result, late = run(base, data, config, tmp_path / "cut", checkpoint_steps=1)
-    assert late.events[0] == {"event": "resumed", "step": 3}
+    assert late.events[0] == Resumed(step=3)
     assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
     assert late.rows == [row for row in whole[1] if row["step"] > 3]
 
@@ -156,7 +156,7 @@ def test_a_trial_killed_in_the_middle_of_accumulation_goes_back_to_its_checkpoin
     finally:
         hook.remove()
     result, late = run(base, data, config, tmp_path / "cut", checkpoint_steps=2)
-    assert late.events[0] == {"event": "resumed", "step": 2}
+    assert late.events[0] == Resumed(step=2)
     assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
     assert late.rows == [row for row in whole[1] if row["step"] > 2]
 
@@ -167,8 +167,8 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(base, data, config, tmp_pa
     newest = max((tmp_path / "cut" / "checkpoint").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
     result, watcher = run(base, data, config, tmp_path / "cut")
-    assert "checkpoint step-00000003.pt is damaged" in watcher.events[0]["text"]
-    assert watcher.events[1] == {"event": "resumed", "step": 2}
+    assert "checkpoint step-00000003.pt is damaged" in watcher.events[0].text
+    assert watcher.events[1] == Resumed(step=2)
     assert (result.evaluations, result.hashes["adapter"]) == (whole[0], whole[2])
 
 
@@ -178,8 +178,8 @@ def test_a_trial_whose_only_checkpoint_is_damaged_says_so_and_starts_over(base, 
     checkpoint, = (tmp_path / "cut" / "checkpoint").iterdir()
     checkpoint.write_bytes(b"")
     result, watcher = run(base, data, config, tmp_path / "cut")
-    assert "checkpoint step-00000003.pt is damaged" in watcher.events[0]["text"]
-    assert watcher.events[1] == {"event": "attached", "step": 0}
+    assert "checkpoint step-00000003.pt is damaged" in watcher.events[0].text
+    assert watcher.events[1] == Attached()
     assert (result.evaluations, watcher.rows, result.hashes["adapter"]) == whole
 
 

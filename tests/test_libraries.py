@@ -28,19 +28,6 @@ print(json.dumps([result.status.value, result.notes["hidden_package"], "torchao"
 """
 
 
-@pytest.fixture
-def torchao(tmp_path):
-    """Return a function that lays a torchao of a version beside the real packages."""
-    def lay(version):
-        package, facts = tmp_path / "image" / "torchao", tmp_path / "image" / f"torchao-{version}.dist-info"
-        package.mkdir(parents=True)
-        facts.mkdir()
-        (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
-        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torchao\nVersion: {version}\n")
-        return package.parent
-    return lay
-
-
 def train(image, model, rows, bits, folder):
     environ = {**os.environ, "PYTHONPATH": f"{image}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", TRAIN, str(model), str(rows), bits, str(folder)], env=environ,

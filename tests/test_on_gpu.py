@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.events import Resumed
 from kaggle_runner.memory.predict import CUBLAS_BYTES, GPU, predict
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
@@ -99,7 +100,7 @@ def test_a_preempted_trial_goes_on_within_rounding(base, data, config, tmp_path)
     cut, _ = run(base, data, config, tmp_path / "cut", lambda event: "preempt")
     assert (cut.status, 0 < cut.steps < config.max_steps) == (Status.PREEMPTED, True)
     resumed, events = run(base, data, config, tmp_path / "cut")
-    assert events[0] == {"event": "resumed", "step": cut.steps}
+    assert events[0] == Resumed(step=cut.steps)
     assert losses(resumed) == pytest.approx(losses(whole), abs=5e-3)
 
 
@@ -119,7 +120,8 @@ def test_a_step_that_overflows_is_skipped_and_counted(base, data, config, tmp_pa
         result, events = run(base, data, dataclasses.replace(config, max_steps=20, eval_steps=20), tmp_path)
     finally:
         hook.remove()
-    unscaled = [event["train/grad_norm"] for event in events if "train/grad_norm" in event]
+    unscaled = [event.values["train/grad_norm"] for event in events
+                if event.kind == "log" and "train/grad_norm" in event.values]
     assert None in unscaled or result.notes["skipped_steps"] > 1
     assert 1 <= result.notes["skipped_steps"] < 20
 

@@ -389,9 +389,9 @@ class TestKilledAndContinued:
         assert table(directory)[:3] == rows
         assert [trial.value for trial in plain_optuna(directory).trials] == [row[3] for row in table(directory)]
         assert (directory / "optuna.journal.damaged-1").read_text() == damaged
-        assert notes[0]["event"] == "note"
-        assert re.search(said, notes[0]["text"])
-        assert "kept as optuna.journal.damaged-1" in notes[0]["text"]
+        assert notes[0].kind == "note"
+        assert re.search(said, notes[0].text)
+        assert "kept as optuna.journal.damaged-1" in notes[0].text
 
     def test_a_copy_that_is_ahead_of_the_record_is_put_aside(self, tmp_path: Path) -> None:
         sweep, directory = write_sweep(tmp_path, method="random"), tmp_path / "study"
@@ -401,8 +401,8 @@ class TestKilledAndContinued:
         notes: list[Any] = []
         with opened(sweep, directory) as (study, spec):
             OptunaSearch(study, spec, notify=notes.append)
-        assert "trial 1 is finished, but not in the record" in notes[0]["text"]
-        assert notes[1]["text"] == "trial 0001 was cut off and is run again"
+        assert "trial 1 is finished, but not in the record" in notes[0].text
+        assert notes[1].text == "trial 0001 was cut off and is run again"
 
     def test_a_copy_that_cannot_be_written_is_one_clear_message(self, tmp_path: Path) -> None:
         (tmp_path / "study" / "optuna.journal").mkdir(parents=True)

@@ -45,6 +45,10 @@ def settings(study, cache, **more):
     return WorkerSettings(log=study.directory / "worker.log", cache_directory=cache, threads=1, offline=True, **more)
 
 
+def at_step(event, step):
+    return event.kind == "log" and event.step == step
+
+
 def trial(number, params, **more):
     return Trial(id=f"{number:04d}", number=number, params={**params, **more})
 
@@ -61,7 +65,7 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
 
     def notify(event):
         events.append(event)
-        if event["event"] == "log" and after_first_log:
+        if event.kind == "log" and after_first_log:
             after_first_log.pop()()
 
     with Supervisor(study=study, settings=settings(study, cache), notify=notify) as supervisor:
@@ -120,7 +124,7 @@ def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, para
         supervisor.room = dataclasses.replace(supervisor.room, budget_bytes=2**16)
         events.clear()
         infeasible = supervisor.run(trial(2, params))
-        assert not [event for event in events if event["event"] in ("phase", "attached", "log")]
+        assert not [event for event in events if event.kind in ("phase", "attached", "log")]
         unknown = supervisor.run(trial(3, params, model="nobody/nothing-7b"))
     assert (fits.status, twice.status, infeasible.status) == ("complete", "complete", "infeasible")
     assert (fits.notes["gradient_checkpointing"], twice.notes["gradient_checkpointing"]) == (False, True)
@@ -131,14 +135,14 @@ def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, para
     assert 0.5 < fits.peak_device_bytes / fits.notes["predicted_peak_bytes"] < 2
     assert "the trial needs 0.08 GiB but the budget is 0.00 GiB on the CPU; choose a smaller" in infeasible.reason
     assert "the model 'nobody/nothing-7b'" in unknown.reason
-    assert [event["text"] for event in events if event["event"] == "note"][-1].startswith(
+    assert [event.text for event in events if event.kind == "note"][-1].startswith(
         "no memory forecast: the shape of 'nobody/nothing-7b' is not known here")
 
 
 def test_a_preempted_trial_is_resumed_by_the_next_session(study, cache, params):
     wishes = []
     with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[0] if wishes else None,
-                    notify=lambda event: wishes.append("preempt") if event.get("step") == 2 else None) as supervisor:
+                    notify=lambda event: wishes.append("preempt") if at_step(event, 2) else None) as supervisor:
         cut = supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
     assert cut.status is Status.PREEMPTED
     assert 2 <= cut.steps < 40
@@ -158,7 +162,7 @@ def test_a_trial_that_was_cut_after_its_batch_was_halved_goes_on_in_half(study, 
     half = {**whole, "batch_size": 2, "gradient_accumulation_steps": 2}
     wishes = []
     with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[0] if wishes else None,
-                    notify=lambda event: wishes.append("preempt") if event.get("step") == 2 else None) as supervisor:
+                    notify=lambda event: wishes.append("preempt") if at_step(event, 2) else None) as supervisor:
         cut = supervisor.run(trial(0, half))
         assert cut.status is Status.PREEMPTED
         wishes.clear()
@@ -181,8 +185,8 @@ def test_out_of_memory_runs_once_more_with_half_the_micro_batch(study, cache, wi
     limits, notes = [40 * 2**20], []
 
     def notify(event):
-        notes.append(event.get("text", ""))
-        if event["event"] == "attached" and limits:
+        notes.append(getattr(event, "text", ""))
+        if event.kind == "attached" and limits:
             (worker,) = children()
             used = int(Path(f"/proc/{worker}/status").read_text().split("VmSize:")[1].split()[0]) * 1024
             resource.prlimit(worker, resource.RLIMIT_AS, (used + limits.pop(),) * 2)
@@ -242,7 +246,7 @@ def test_a_worker_ends_when_its_supervisor_is_killed(tmp_path, cache, params):
                 supervisor.run(Trial(id="0000", number=0, params={ {**params, 'max_steps': 10_000}!r}))
     """)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
-        worker = next(int(line.split()[-1]) for line in supervisor.stdout if "'log'" in line)
+        worker = next(int(line.split()[-1]) for line in supervisor.stdout if line.startswith("Logged("))
         assert is_running(worker)
         supervisor.send_signal(signal.SIGKILL)
         supervisor.wait()

@@ -182,17 +182,17 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     worker = trials = killed_at = 0
     def notify(event):
         global worker, trials, killed_at
-        if event["event"] == "started":
-            worker = event["pid"]
-        elif event["event"] == "trial_started":
+        if event.kind == "started":
+            worker = event.pid
+        elif event.kind == "trial_started":
             trials += 1
-        elif event["event"] == "attached" and trials == 3:
+        elif event.kind == "attached" and trials == 3:
             used = int(Path(f"/proc/{worker}/status").read_text().split("VmSize:")[1].split()[0]) * 1024
             resource.prlimit(worker, resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
-        elif event["event"] == "log" and trials == 5:
+        elif event.kind == "log" and trials == 5:
             os.kill(worker, 9)
             killed_at = time.monotonic()
-        elif event["event"] == "trial_ended" and trials == 5:
+        elif event.kind == "trial_ended" and trials == 5:
             say(closed_after=time.monotonic() - killed_at)
     agent(sys.argv[1], count=6, notify=notify)
     """
@@ -242,10 +242,10 @@ def test_a_deadline_hands_the_trial_on_and_the_next_agent_resumes_it_at_its_step
     trials = step = 0
     def notify(event):
         global trials, step
-        if event["event"] == "trial_started":
+        if event.kind == "trial_started":
             trials, step = trials + 1, 0
-        elif event["event"] == "log":
-            step = event["step"]
+        elif event.kind == "log":
+            step = event.step
     agent(sys.argv[1], count=3, notify=notify, deadline=Cut(at=None, reason="the host's"), pruning=False)
     """
     too_late = "agent(sys.argv[1], deadline=Deadline(at=time.time(), reason='a moment ago'))"
@@ -296,9 +296,9 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     body = """
     def notify(event):
         global worker
-        if event["event"] == "started":
-            worker = event["pid"]
-        elif event["event"] == "log" and not halted.exists():
+        if event.kind == "started":
+            worker = event.pid
+        elif event.kind == "log" and not halted.exists():
             os.kill(worker, 19)
             halted.write_text(str(worker))
     study = sys.argv[2]
@@ -346,9 +346,9 @@ def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict
     body = """
     def notify(event):
         global worker
-        if event["event"] == "started":
-            worker = event["pid"]
-        elif event["event"] == "log" and not halted.exists():
+        if event.kind == "started":
+            worker = event.pid
+        elif event.kind == "log" and not halted.exists():
             os.kill(worker, 19)
             halted.write_text(str(worker))
     halted = Path(f"halted-{sys.argv[2]}")
@@ -396,8 +396,8 @@ def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_bac
         **quick, "max_tokens": {"value": 64 * 50_000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
     body = """
     def notify(event):
-        if event["event"] == "started":
-            Path("worker").write_text(str(event["pid"]))
+        if event.kind == "started":
+            Path("worker").write_text(str(event.pid))
     agent(sys.argv[1], notify=notify, hurry_s=2.0)
     """
     with WandbServer() as server:

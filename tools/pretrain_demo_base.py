@@ -15,7 +15,6 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.events import Event, Note
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.data.builtin_docs import split_documents
 from kaggle_runner.training.data.windows import window_starts
@@ -187,7 +187,7 @@ def train(
         model.load_state_dict(saved.tensors["model"])
         optimizer.load_state_dict(saved.tensors["optimizer"])
         step, before_s, losses = saved.step, saved.state["seconds"], saved.state["losses"]
-        _note({"text": f"continuing at step {step} from {out / 'checkpoint'}"})
+        _note(Note(text=f"continuing at step {step} from {out / 'checkpoint'}"))
     started = last_saved = time.monotonic()
     model.train()
     while step < config.steps:
@@ -202,7 +202,7 @@ def train(
         if step % 50 == 0:
             note = f", held out {mean_loss(model, held_out[: 64 * SEQUENCE_TOKENS]):.3f}" if step % 500 == 0 else ""
             mean = sum(losses[-50:]) / len(losses[-50:])
-            _note({"text": f"step {step} ({step / config.steps:.0%}): loss {mean:.3f}{note}, {seconds:.0f} s"})
+            _note(Note(text=f"step {step} ({step / config.steps:.0%}): loss {mean:.3f}{note}, {seconds:.0f} s"))
         if time.monotonic() - last_saved > config.checkpoint_every_s:
             last_saved = time.monotonic()
             save_checkpoint(out, config, Checkpoint(
@@ -218,8 +218,9 @@ def train(
     )
 
 
-def _note(event: Mapping[str, Any]) -> None:
-    print(event["text"], file=sys.stderr, flush=True)
+def _note(event: Event) -> None:
+    if isinstance(event, Note):
+        print(event.text, file=sys.stderr, flush=True)
 
 
 def model_card(

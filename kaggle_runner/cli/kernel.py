@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli.shared import INTERRUPTED, detect_here
+from kaggle_runner.cli.shared import detect_here
+from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from kaggle_runner.kaggle.order import KernelOrder
@@ -84,7 +85,7 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, out: Pa
 
     order = KernelOrder(sweep=sweep, options=_options(count, deadline))
     launch, _ = make_launch(order, os.environ, _tell)
-    write_atomically(out, build_launcher(launch, os.environ))
+    write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
     click.echo(f"next     colab.ipynb, or: colab run --gpu T4 --timeout 39600 {out}")
 

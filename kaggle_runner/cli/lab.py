@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from kaggle_runner.cli.shared import INTERRUPTED, detect_here, tell_launcher
+from kaggle_runner.cli.shared import detect_here, require_pictures, tell_launcher
+from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from kaggle_runner.lab.contest import LabOrder
@@ -25,13 +26,14 @@ LAB = Path("hyperparameter_tuning")
 def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> None:
     """Run or continue a one-at-a-time study: one hyperparameter, every value with the same seeds."""
     from kaggle_runner.cli.progress import display
-    from kaggle_runner.files import write_atomically
+    from kaggle_runner.files import folder_name, write_atomically
     from kaggle_runner.lab.contest import run_contest
     from kaggle_runner.lab.summary import decision_json, study_summary
     from kaggle_runner.lab.vary import read_vary
 
     spec, environment = read_vary(file), detect_here()
-    directory = study or environment.writable_directory / "studies" / spec.name
+    require_pictures()
+    directory = study or environment.writable_directory / "studies" / folder_name(spec.name)
     with display() as notify:
         run = run_contest(spec, _order(directory, deadline, cpu, environment), environment, notify)
     if run.decision is None:
@@ -58,9 +60,11 @@ def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
     from kaggle_runner.cli.progress import display
     from kaggle_runner.lab.plan import read_plan
     from kaggle_runner.lab.run_plan import run_plan
-    from kaggle_runner.report.contests import present_stage
 
     read, environment = read_plan(plan), detect_here()
+    require_pictures()
+    from kaggle_runner.report.contests import present_stage
+
     directory = out or environment.writable_directory / LAB
     with display() as notify:
         run = run_plan(read, _order(directory, deadline, cpu, environment), environment, notify, present_stage)

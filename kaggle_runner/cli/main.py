@@ -15,8 +15,8 @@ import click
 
 import kaggle_runner
 from kaggle_runner.cli import kernel, lab, plan, sweep
-from kaggle_runner.cli.shared import INTERRUPTED, detect_here, print_best, run_spec, sweep_options
-from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.cli.shared import detect_here, print_best, require_pictures, run_spec, sweep_options
+from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
 FETCH_EVERY_S = 60.0
 """Between two readings of a watched sweep from W&B: each asks for every run."""
@@ -97,6 +97,7 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
 
     STUDIES are directories, or W&B sweeps by their URL or as entity/project/id: those are read from W&B first.
     """
+    require_pictures()
     from kaggle_runner.report.write import watch_report, write_report
 
     def fetch() -> None:

@@ -1,20 +1,26 @@
 """What the commands that run trials share: their options, the machine they run on, and how an ending is printed."""
 
+import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from kaggle_runner.errors import INTERRUPTED, MissingPackages
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
-INTERRUPTED = 130
+PAGE_PACKAGES = ("numpy", "plotly", "matplotlib", "nbformat", "nbclient")
+"""What draws a study; imported when its trials are done."""
+NOTEBOOK_PACKAGES = ("ipykernel", "pandas")
+"""What only the run of a report's notebook needs."""
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -39,12 +45,14 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     """
     for warning in spec.warnings:
         click.echo(f"warning: {warning}", err=True)
+    warn_of_no_page()
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.files import folder_name
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
 
     environment = detect_here()
-    directory = study or environment.writable_directory / "studies" / f"{spec.name}{suffix}"
+    directory = study or environment.writable_directory / "studies" / f"{folder_name(spec.name)}{suffix}"
     order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ))
     with display() as notify:
@@ -82,6 +90,40 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     return page
 
 
+def require_pictures() -> None:
+    """See, before a command's work, that what draws its results is installed.
+
+    Raises:
+        MissingPackages: some of it is not.
+    """
+    require(PAGE_PACKAGES, "report")
+    if absent := missing(NOTEBOOK_PACKAGES):
+        click.echo(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
+                   f"run: pip install 'kaggle_runner[report]'", err=True)
+
+
+def warn_of_no_page() -> None:
+    """Say, before trials whose results are worth having without it, that no page will be drawn."""
+    if absent := missing(PAGE_PACKAGES):
+        click.echo(f"warning: {', '.join(absent)} not installed: no page will be written; "
+                   f"run: pip install 'kaggle_runner[report]'", err=True)
+
+
+def require(packages: Sequence[str], extra: str) -> None:
+    """See that packages are installed.
+
+    Raises:
+        MissingPackages: some are not; `extra` has them.
+    """
+    if absent := missing(packages):
+        raise MissingPackages(absent, extra)
+
+
+def missing(packages: Sequence[str]) -> list[str]:
+    """Return which packages are not installed; imports none."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
 def print_page(page: Path | None) -> None:
     """Print where the page is, if there is one: the last line, because it is what people open."""
     if page is not None:
@@ -105,7 +147,7 @@ def print_best(snapshot: "Snapshot") -> None:
 
 
 def detect_here() -> "Environment":
-    """Detect this machine; `KAGGLE_RUNNER_ROOT` stands for `/` in tests."""
-    from kaggle_runner.machine.environment import detect as detect_environment
+    """Detect this machine."""
+    from kaggle_runner.machine.environment import detect, root_of
 
-    return detect_environment(os.environ, Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/")))
+    return detect(os.environ, root_of(os.environ))

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kaggle_runner.cli.shared import (
-    INTERRUPTED,
     detect_here,
     print_page,
     print_study,
+    require,
     run_spec,
     sweep_options,
     tell_launcher,
+    warn_of_no_page,
 )
+from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
@@ -49,6 +51,8 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
     spec = read_sweep(file)
     if backend == "wandb":
         return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
+    if log:
+        require(("wandb",), "wandb")
     run_spec(spec, cpu_only=False, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
 
 
@@ -72,6 +76,7 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     from kaggle_runner.wandb.agent import AgentOrder
     from kaggle_runner.wandb.one_per_gpu import run_agents
 
+    warn_of_no_page()
     order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
     with display() as notify:
         outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)

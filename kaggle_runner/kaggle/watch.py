@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.files import RESULT
 from kaggle_runner.kaggle.program import WARNING, Answer, Kaggle, State, read_state, refuse
 
-RESULT = "result.json"
 OUTPUTS = r"^(result\.json$|studies/[^/]+/(?!wandb/|trials/[^/]+/(checkpoint|kept)/))"
 """The files that are fetched: the verdict and the study, without the checkpoints and W&B's own copies."""
 

@@ -17,7 +17,6 @@ from typing import IO
 
 from kaggle_runner.machine.keys import redact
 
-INTERRUPTED = 130
 GRACE_S = 120.0
 """Time to checkpoint and close after a request to stop."""
 REASON_LINES = 12

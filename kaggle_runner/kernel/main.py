@@ -15,11 +15,12 @@ from typing import Any
 
 import kaggle_runner
 from kaggle_runner.errors import KaggleRunnerError, SecretError
+from kaggle_runner.files import RESULT
 from kaggle_runner.kernel.command import Outcome, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
-from kaggle_runner.kernel.result import RESULT, Session, describe_session, find_journals
+from kaggle_runner.kernel.result import Session, describe_session, find_journals
 from kaggle_runner.machine.deadline import STARTED_VARIABLE, find_deadline
-from kaggle_runner.machine.environment import detect
+from kaggle_runner.machine.environment import detect, root_of
 from kaggle_runner.machine.keys import VARIABLES, find_key, secret_values
 from kaggle_runner.study.journal import JOURNAL
 
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     started = float(os.environ.get(STARTED_VARIABLE, time.time()))
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    root = Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/"))
+    root = root_of(os.environ)
     environment = detect(os.environ, root)
     on_host = environment.host in ("kaggle", "colab")
     session = Session(arguments=list(arguments), environment=environment, started=started,

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import kaggle_runner
-from kaggle_runner.errors import KaggleRunnerError
-from kaggle_runner.kernel.command import INTERRUPTED, Outcome
+from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
+from kaggle_runner.kernel.command import Outcome
 from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 from kaggle_runner.study.trial import Status
 
-RESULT = "result.json"
 VERDICTS = {0: "done", INTERRUPTED: "unfinished"}
 """Of exit statuses; all others are `failed`."""
 

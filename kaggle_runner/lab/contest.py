@@ -8,32 +8,30 @@ import concurrent.futures
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from kaggle_runner.config import config_from_params, trainer_of
+from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import StudyError, WorkerError
+from kaggle_runner.events import Note, Notify, SweepStarted
 from kaggle_runner.files import write_atomically
 from kaggle_runner.lab.decision import Decision, Setting, Verdict, decide, same
 from kaggle_runner.lab.vary import METRIC, as_yaml
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import room_of
-from kaggle_runner.run.supervisor import Notify, Supervisor
+from kaggle_runner.run.failures import FailureBudget
+from kaggle_runner.run.one_trial import TrialRunner, preempts
+from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session, single_threaded_lanes
 from kaggle_runner.study.journal import Snapshot, Study
-from kaggle_runner.study.pace import refusal
-from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
 
 TEXT_HASHES = ("text", "rows", "base")
 """Hashes of a result that say what was trained on; a file that changed under a study confounds it."""
-SAME_FAILURES = 3
-"""Trials that fail with the same reason, one after the other, before the session ends."""
 
 
 class Contest(Protocol):
@@ -108,7 +106,7 @@ def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify
         stopped = run_trials(study, spec.first_trials(), order, environment, notify, what=spec.name)
         first = decision_of(spec, study.snapshot(), spec.seeds) if not stopped else None
         if first is not None and first.verdict is Verdict.MORE_SEEDS:
-            notify({"event": "note", "text": f"{spec.name}: {first.reason}; two more seeds for both"})
+            notify(Note(text=f"{spec.name}: {first.reason}; two more seeds for both"))
             more = spec.further_trials(first.challenger)
             stopped = run_trials(study, more, order, environment, notify, what=spec.name)
         snapshot = study.snapshot()
@@ -210,53 +208,29 @@ def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environme
         workers = lanes(study.directory, environment, trainer=trainer, offline=False)
     study.start_session(environment.as_dict() | {"threads": workers[0].threads, "workers": len(workers),
                                                  "deadline": order.deadline.at})
-    notify({"event": "sweep_started", "total": len(trials), "finished": len(trials) - len(todo),
-            "directory": str(study.directory)})
+    notify(SweepStarted(total=len(trials), finished=len(trials) - len(todo), directory=str(study.directory)))
     waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
     for trial in todo:
         waiting.put(trial)
     with end_on_signals() as ending, ExitStack() as stack:
-        supervisors = [stack.enter_context(Supervisor(
-            study=study, settings=worker, notify=notify, room=room_of(environment),
-            wish=lambda: "preempt" if ending.is_set() or order.deadline.seconds_left(time.time()) <= 0 else None))
-            for worker in workers]
-        for supervisor in supervisors:
-            supervisor.start()
-        if study.snapshot().baseline is None:  # what cannot be loaded is said once, and not by each trial
-            supervisors[0].measure_baseline(config_from_params(trials[0].params))
-        gate = _Gate(study, order, ending)
-        with concurrent.futures.ThreadPoolExecutor(len(supervisors), thread_name_prefix="lane") as pool:
-            runs = [pool.submit(_run_lane, supervisor, waiting, gate, notify, what) for supervisor in supervisors]
+        failures = FailureBudget()
+        runners = [TrialRunner(
+            supervisor=stack.enter_context(Supervisor(
+                study=study, settings=settings, notify=notify, room=room_of(environment),
+                wish=preempts(ending, order.deadline))),
+            deadline=order.deadline, notify=notify, shown=_varied(study.snapshot()), failures=failures,
+            interrupted=ending.is_set) for settings in workers]
+        for runner in runners:
+            runner.supervisor.start()
+        runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
+        with concurrent.futures.ThreadPoolExecutor(len(runners), thread_name_prefix="worker") as pool:
+            runs = [pool.submit(_run_waiting, runner, waiting, what, ending) for runner in runners]
             reasons = [run.result() for run in runs]
     return next((reason for reason in reasons if reason), None)
 
 
-class _Gate:
-    """Says whether another trial may start, and remembers what failed."""
-
-    def __init__(self, study: Study, order: LabOrder, ending: threading.Event) -> None:
-        self._study, self._order, self._ending = study, order, ending
-        self._failures: list[str] = []
-
-    def refusal(self, trial: Trial) -> str | None:
-        if self._ending.is_set():
-            return "interrupted"
-        last = self._failures[-SAME_FAILURES:]
-        if len(last) == SAME_FAILURES and len(set(last)) == 1 and last[0]:
-            raise WorkerError(f"{SAME_FAILURES} trials in a row failed alike, the last one with: {last[0]}")
-        snapshot = self._study.snapshot()
-        steps = max((row["step"] for row in snapshot.history(trial.id)), default=0)
-        return refusal(config_from_params(trial.params), snapshot, self._order.deadline, steps_done=steps)
-
-    def note(self, status: Status, reason: str, kind: object) -> None:
-        self._failures.append(reason if status is Status.FAILED and kind not in ("not_finite", "out_of_memory") else "")
-
-    def end(self) -> None:
-        self._ending.set()
-
-
-def _run_lane(supervisor: Supervisor, waiting: "queue.SimpleQueue[Trial]", gate: _Gate, notify: Notify,
-              what: str) -> str | None:
+def _run_waiting(runner: TrialRunner, waiting: "queue.SimpleQueue[Trial]", what: str,
+                 ending: threading.Event) -> str | None:
     """Run waiting trials on one worker until there is none, or the session must end; return why it must."""
     try:
         while True:
@@ -264,27 +238,19 @@ def _run_lane(supervisor: Supervisor, waiting: "queue.SimpleQueue[Trial]", gate:
                 trial = waiting.get_nowait()
             except queue.Empty:
                 return None
-            reason = gate.refusal(trial)
-            if reason is not None:
-                return reason
-            config = config_from_params(trial.params)
-            notify({"event": "trial_started", "id": trial.id, "origin": what, "max_steps": config.max_steps,
-                    "settings": _settings(trial, supervisor.study.snapshot())})
-            result = supervisor.run(trial)
-            gate.note(result.status, result.reason, result.notes.get("kind"))
-            notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
-                    "reason": result.reason, "seconds": result.seconds})
+            if runner.failures.verdict:
+                raise WorkerError(runner.failures.verdict)
+            result = runner.run(trial, origin=what)
             if result.status is Status.PREEMPTED:
                 return result.reason
     except BaseException:
-        gate.end()
+        ending.set()
         raise
 
 
-def _settings(trial: Trial, snapshot: Snapshot) -> str:
+def _varied(snapshot: Snapshot) -> list[str]:
     parameters: Mapping[str, Any] = snapshot.info.sweep["parameters"]
-    return "  ".join(f"{name} {format_value(trial.params[name])}" for name, entry in parameters.items()
-                     if "value" not in entry and name in trial.params)
+    return [name for name, entry in parameters.items() if "value" not in entry]
 
 
 def _write_config(study: Study, trial: Trial) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError, SweepError
+from kaggle_runner.files import folder_name
 from kaggle_runner.lab.confirmation import Confirmation, confirmation
 from kaggle_runner.lab.contest import finished
 from kaggle_runner.lab.decision import Decision
@@ -142,7 +143,7 @@ def stages(plan: TuningPlan, directory: Path) -> Iterator[Stage]:
     """
     baseline = dict(plan.baseline)
     for index, named_study in enumerate(plan.studies):
-        folder = directory / f"{index}_{named_study.name}"
+        folder = directory / f"{index}_{folder_name(named_study.name)}"
         spec = make_vary(named_study.study, {**baseline, **named_study.settings}, source=plan.source,
                          name=named_study.name, default_seeds=plan.seeds)
         snapshot = read_study(folder) if (folder / JOURNAL).is_file() else None
@@ -172,7 +173,7 @@ def check_edits(plan: TuningPlan, directory: Path) -> None:
         snapshot = read_study(stage.folder)
         if not _matches(snapshot, wanted):
             wrong.append(f"{stage.name} ({', '.join(_differences(snapshot.info.sweep, wanted))})")
-    planned = {f"{index}_{study.name}" for index, study in enumerate(plan.studies)}
+    planned = {f"{index}_{folder_name(study.name)}" for index, study in enumerate(plan.studies)}
     if plan.final:
         planned.add(_final_folder(plan, directory).name)
     there = sorted(path.name for path in directory.glob("[0-9]*_*") if (path / JOURNAL).is_file())
@@ -216,7 +217,7 @@ def _read_studies(found: Findings, source: str, raw: Any, baseline: Mapping[str,
 
 
 def _final_folder(plan: TuningPlan, directory: Path) -> Path:
-    return directory / f"{len(plan.studies)}_{plan.final.get('name', 'bayesian_optimization')}"
+    return directory / f"{len(plan.studies)}_{folder_name(str(plan.final.get('name', 'bayesian_optimization')))}"
 
 
 def _final_stage(plan: TuningPlan, directory: Path, baseline: Mapping[str, Any]) -> Stage:

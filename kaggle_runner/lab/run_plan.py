@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import StudyError
+from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import make_directory, write_atomically
 from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.contest import LabOrder, run_contest
@@ -13,7 +14,6 @@ from kaggle_runner.lab.plan import Stage, TuningPlan, check_edits, stages
 from kaggle_runner.lab.summary import decision_json, defaults_yaml, final_summary, plan_summary, study_summary
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
-from kaggle_runner.run.supervisor import Notify
 from kaggle_runner.study.journal import confirm_directory, read_study
 from kaggle_runner.study.table import format_value
 
@@ -71,7 +71,7 @@ def write_overview(plan: TuningPlan, directory: Path) -> None:
 
 def _run_stage(stage: Stage, plan: TuningPlan, order: LabOrder, environment: Environment, notify: Notify) -> str:
     """Run what a stage lacks; return why it ended early, if it did."""
-    notify({"event": "note", "text": f"{stage.name}: {_intention(stage)}"})
+    notify(Note(text=f"{stage.name}: {_intention(stage)}"))
     own = replace(order, directory=stage.folder)
     if stage.study is not None:
         return run_contest(stage.study, own, environment, notify).reason

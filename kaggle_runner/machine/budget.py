@@ -44,13 +44,11 @@ class MemoryBudget:
     """Rows in one forward pass."""
     accumulation: tuple[int, ...]
     """Choices of forward passes for one optimizer step."""
-    concurrency: int
-    """Trials at a time on each GPU, or on the CPU."""
     reasons: Mapping[str, str]
     """Why each of the figures is what it is, by the name of its field."""
 
     def __post_init__(self) -> None:
-        for name in ("device_bytes", "host_bytes", "micro_batch", "concurrency"):
+        for name in ("device_bytes", "host_bytes", "micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BudgetError(f"a budget with {name} {value} is none; it must be at least 1")
@@ -63,9 +61,9 @@ class MemoryBudget:
         """Return the budget as (label, text) lines for a person: the figures, then the reason for each."""
         memory = f"{in_gib(self.host_bytes)} of RAM" if self.device_bytes is None else in_gib(self.device_bytes)
         steps = " or ".join(str(number) for number in self.accumulation)
-        trials = f"{self.concurrency} trial{'s' if self.concurrency > 1 else ''} at a time"
         place = "the CPU" if self.device_bytes is None else "each GPU"
-        text = f"{memory} a trial, batch {self.micro_batch}, gradient accumulation {steps}, {trials} on {place}"
+        text = (f"{memory} a trial, batch {self.micro_batch}, gradient accumulation {steps}, 1 trial at a time on "
+                f"{place}")
         return [("budget", text), *(("", reason) for reason in self.reasons.values())]
 
 
@@ -104,9 +102,9 @@ def budget_for(environment: Environment, *, effective_batch: int | None = None) 
     accumulation = tuple(accumulation_for(batch, MICRO_BATCH) for batch in batches)
     reasons["accumulation"] = (f"gradient accumulation for an effective batch of "
                                f"{' or '.join(str(batch) for batch in batches)}")
-    reasons["concurrency"] = "one trial at a time: two would share the memory and the cores"
+    reasons["trials"] = "one trial at a time: two would share the memory and the cores"
     return MemoryBudget(device_bytes=device_bytes, host_bytes=host_bytes, micro_batch=MICRO_BATCH,
-                        accumulation=accumulation, concurrency=1, reasons=reasons)
+                        accumulation=accumulation, reasons=reasons)
 
 
 def accumulation_for(effective_batch: int, micro_batch: int) -> int:

@@ -9,10 +9,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.machine.environment import Environment
+from kaggle_runner.machine.environment import Environment, root_of
 from kaggle_runner.machine.limits import container_started
 
 STARTED_VARIABLE = "KAGGLE_RUNNER_SESSION_STARTED"
@@ -66,7 +65,7 @@ def _session_start(limit_s: float, environ: Mapping[str, str], now: float) -> tu
     """Find when the host began to count, and say where that comes from."""
     if STARTED_VARIABLE in environ:
         return float(environ[STARTED_VARIABLE]), "the kernel's start"
-    started = container_started(Path(environ.get("KAGGLE_RUNNER_ROOT", "/")))
+    started = container_started(root_of(environ))
     if started is not None and now - limit_s < started <= now:
         return started, "the container's start"
     return now, "now"
@@ -82,3 +81,8 @@ def _parse(text: str, now: float) -> float:
     except ValueError as error:
         raise ConfigError(f"--deadline {text!r} is neither a duration such as 8h, 90m or 1h30m, nor a time such as "
                           f"2026-01-31T23:30") from error
+
+
+def in_minutes(seconds: float) -> str:
+    """Write a duration in whole minutes, or in seconds where it is short."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -110,6 +110,11 @@ class Environment:
         ]
 
 
+def root_of(environ: Mapping[str, str]) -> Path:
+    """Return the root of the file system to look at: `/`, or in tests what KAGGLE_RUNNER_ROOT names."""
+    return Path(environ.get("KAGGLE_RUNNER_ROOT", "/"))
+
+
 def detect(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> Environment:
     """Find out which machine this is, from its environment variables and the files under `root`.
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kaggle_runner.errors import SecretError
+from kaggle_runner.machine.credentials import is_secret_name
 
 SECRET_FILE = "kaggle_runner_secret.json"
 """Name of the file in a private Kaggle dataset that holds one key; it is searched for, since Kaggle's layout varies."""
@@ -27,8 +28,6 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "huggingface": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
 }
 """Environment variables that hold a service's key, in the order its own client reads them."""
-SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|APIKEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
-"""Environment variables with such a name hold credentials."""
 _LABELS = {"wandb": "W&B", "kaggle": "Kaggle", "huggingface": "Hugging Face"}
 _WANDB_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai", "forge.coreweave.com")
 """One server under three names: `wandb login` of 0.31 files the key under the first, older ones under the second.
@@ -106,7 +105,7 @@ def secret_values(environ: Mapping[str, str], root: Path | None = None) -> tuple
 
     Meant for `redact`. Values under 8 characters are no credentials and would blot out half of a text.
     """
-    values = [value.strip() for name, value in environ.items() if SECRET_NAME.search(name)]
+    values = [value.strip() for name, value in environ.items() if is_secret_name(name)]
     for service in SERVICES if root else ():
         with contextlib.suppress(SecretError):  # a key that cannot be used is reported by who needs it
             found = find_key(service, environ, root or Path("/"))

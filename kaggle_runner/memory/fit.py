@@ -5,6 +5,8 @@ fit without, and only in as many layers as it takes, unless the sweep says what 
 """
 
 import dataclasses
+import functools
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,11 @@ LIBRARIES_BYTES = int(0.55 * GIB)
 """RAM of a worker before it trains: Python, torch, transformers, peft and bitsandbytes.
 
 Source: measured, resident bytes after importing the worker: 0.50 GiB, Linux, Python 3.11, torch 2.13 for CPUs.
+"""
+GPU_BUILD_BYTES = int(0.4 * GIB)
+"""What a torch with CUDA in it takes besides, also where there is no GPU.
+
+Source: measured like that: 0.87 GiB, Python 3.12, torch 2.10; 0.85 GiB, Python 3.13, torch 2.11; 0.25 GiB of it files.
 """
 
 
@@ -64,15 +71,28 @@ class Fit:
     without_bytes: int | None = None
     """The peak without computing activations again; none if that was not looked at."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters that were decided here."""
+        return {"gradient_checkpointing": self.config.gradient_checkpointing}
+
     def as_notes(self) -> dict[str, Any]:
         """Return what a trial's record keeps of it, in the terms in which its real peak is measured.
 
         On a GPU that is what torch has allocated, on a CPU all of the worker's memory, libraries included.
         """
-        libraries = {} if self.target.cuda else {"libraries": LIBRARIES_BYTES}
+        libraries = {} if self.target.cuda else {"libraries": libraries_bytes()}
         return {"predicted_peak_bytes": self.prediction.peak_bytes + sum(libraries.values()),
                 "predicted_parts": dict(self.prediction.parts) | libraries, "predicted_phase": self.prediction.phase,
                 "gradient_checkpointing": self.config.gradient_checkpointing, "keep": self.prediction.keep}
+
+
+@functools.cache
+def libraries_bytes() -> int:
+    """Return the RAM of a worker before it trains, by the torch that is installed; imports nothing."""
+    torch = importlib.util.find_spec("torch")
+    for_gpus = torch and torch.origin and (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").exists()
+    return LIBRARIES_BYTES + (GPU_BUILD_BYTES if for_gpus else 0)
 
 
 def room_of_gpu(gpu: Gpu, cache_directory: Path | None = None) -> Room:
@@ -94,8 +114,8 @@ def room_of(environment: Environment) -> Room:
         return Room(budget_bytes=budget.device_bytes, target=GPU, device=environment.gpus[0].name,
                     reason=budget.reasons["device_bytes"], cache_directory=cache,
                     has_bfloat16=all(gpu.supports_bfloat16 for gpu in environment.gpus))
-    reason = f"{budget.reasons['host_bytes']}, less {in_gib(LIBRARIES_BYTES)} for the worker's libraries"
-    return Room(budget_bytes=budget.host_bytes - LIBRARIES_BYTES, target=CPU, device="the CPU", reason=reason,
+    reason = f"{budget.reasons['host_bytes']}, less {in_gib(libraries_bytes())} for the worker's libraries"
+    return Room(budget_bytes=budget.host_bytes - libraries_bytes(), target=CPU, device="the CPU", reason=reason,
                 cache_directory=cache)
 
 

@@ -10,7 +10,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 import kaggle_runner
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import MissingPackages
+from kaggle_runner.files import replacing
 from kaggle_runner.training.models.shapes import read_model_config
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -167,8 +167,5 @@ def _read(path: Path) -> Prediction | None:
 
 def _write(path: Path, prediction: Prediction) -> None:
     """Keep a prediction; one that cannot be kept is made again next time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), replacing(path) as temporary:
         temporary.write_text(json.dumps(asdict(prediction), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)

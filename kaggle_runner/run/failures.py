@@ -20,9 +20,15 @@ class FailureBudget:
     def __init__(self) -> None:
         self._reasons: list[str] = []
         self._points = 0
+        self.verdict: str | None = None
+        """Why the sweep should end; none while it may go on."""
 
     def take(self, result: TrialResult) -> str | None:
-        """Take in how a trial ended; say why the sweep should end, none if it may go on."""
+        """Take in how a trial ended, and return the verdict."""
+        self.verdict = self._take(result)
+        return self.verdict
+
+    def _take(self, result: TrialResult) -> str | None:
         if result.status in (Status.COMPLETE, Status.PRUNED):
             self._reasons.clear()
             self._points = 0

@@ -13,6 +13,7 @@ from typing import Any
 
 from kaggle_runner.config import TRAINERS
 from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
+from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
 from kaggle_runner.run.propose import Lesson, Observation, propose, warm_up
@@ -21,10 +22,6 @@ from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 
 __all__ = ["OptunaSearch", "SweepOutcome", "run_sweep", "warm_up"]
-
-Notify = Callable[[Mapping[str, Any]], None]
-"""Takes the notes that a person may want to see."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOutcome:
@@ -45,7 +42,7 @@ class OptunaSearch:
 
     def __init__(self, study: Study, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
                  told_value: Callable[[TrialResult], float | None] = lambda result: result.metric,
-                 notify: Notify = lambda event: None) -> None:
+                 notify: Notify = lambda event: None, failures: FailureBudget | None = None) -> None:
         """Open the study's search and bring Optuna's copy in line with the record.
 
         `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
@@ -63,7 +60,8 @@ class OptunaSearch:
         self._results: dict[int, TrialResult] = {}
         self._told: dict[int, float | None] = {}
         self._held: set[int] = set()
-        self._failures = FailureBudget()
+        self.failures = FailureBudget() if failures is None else failures
+        """Counted by whoever runs the trials; its verdict ends the sweep."""
         self._end: str | None = None
         self.gave_up = False
         snapshot = study.snapshot()
@@ -132,7 +130,8 @@ class OptunaSearch:
                 return
             self._take(trial, result)
             self._held.discard(trial.number)
-            self._note_failure(result)
+            if self.failures.verdict is not None:  # the same bug strikes again and again
+                self._end, self.gave_up = self.failures.verdict, True
 
     def _open(self, snapshot: Snapshot, notify: Notify) -> OptunaJournal:
         """Open Optuna's copy; one that cannot be used is put aside and begun anew."""
@@ -145,7 +144,7 @@ class OptunaSearch:
             journal.check(snapshot)
         except DamagedJournal as error:
             aside = put_aside(snapshot.directory)
-            notify(_note(f"{error}; the old one is kept as {aside.name}"))
+            notify(Note(text=f"{error}; the old one is kept as {aside.name}"))
             journal = OptunaJournal(snapshot.directory, snapshot.info, self._spec)
         return journal
 
@@ -167,9 +166,9 @@ class OptunaSearch:
             if record and record.result and record.result.status is not Status.PREEMPTED:
                 self._take(trial, record.result)
             elif record:
-                notify(_note(f"trial {trial.id} was cut off and is run again"))
+                notify(Note(text=f"trial {trial.id} was cut off and is run again"))
         if added:
-            notify(_note(f"{added} trials of the record were added to {self._journal.path.name}"))
+            notify(Note(text=f"{added} trials of the record were added to {self._journal.path.name}"))
 
     def _propose(self, number: int) -> Trial | None:
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]
@@ -206,12 +205,6 @@ class OptunaSearch:
             if reached:
                 self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
 
-    def _note_failure(self, result: TrialResult) -> None:
-        """End the sweep when the same bug strikes again and again."""
-        verdict = self._failures.take(result)
-        if verdict is not None:
-            self._end, self.gave_up = verdict, True
-
 
 def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,
               may_start: Callable[[], str | None] = lambda: None) -> SweepOutcome:
@@ -240,6 +233,3 @@ def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult]
         trials_run += 1
     return SweepOutcome(reason=search.reason, trials_run=trials_run, gave_up=search.gave_up)
 
-
-def _note(text: str) -> dict[str, Any]:
-    return {"event": "note", "text": text}

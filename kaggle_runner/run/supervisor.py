@@ -10,18 +10,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaggle_runner.config import Config, FinetuneConfig, config_from_params, trainer_of
+from kaggle_runner.config import TRAINERS, Config, trainer_of
 from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.events import (
+    AtRung,
+    Attached,
+    BaseMeasured,
+    Event,
+    Failed,
+    ForecastMemory,
+    Logged,
+    MeasureBase,
+    MemoryForecast,
+    Note,
+    Notify,
+    Preempt,
+    Prepare,
+    Prepared,
+    Request,
+    Resumed,
+    RungVerdict,
+    Stop,
+    Train,
+    Trained,
+)
 from kaggle_runner.memory.fit import Room
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 from kaggle_runner.study.journal import Study
-from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
 
 POLL_S = 0.2
-
-Notify = Callable[[Mapping[str, Any]], None]
-"""Takes the events that a person may want to see: phases, logged numbers, evaluations, notes."""
-
+ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
+"""The events that end the work on a request."""
+WISHES = {"stop": Stop(), "preempt": Preempt()}
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
@@ -33,16 +54,6 @@ class Patience:
     """Between two events of a running trial."""
     stop_s: float = 900.0
     """From a wish to stop to the end of the trial: a step, and an evaluation, which takes minutes for a 7B on a T4."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What the worker predicts of a trial's memory."""
-
-    fits: bool
-    reason: str
-    notes: Mapping[str, Any]
-    """The predicted peak and its parts, for the record; and whether activations are computed twice."""
 
 
 @dataclass(kw_only=True)
@@ -88,30 +99,28 @@ class Supervisor:
         Raises:
             WorkerError: the worker died or could not load what the config names; the message says why.
         """
-        has_base = isinstance(config, FinetuneConfig)
-        answer = self._converse({"type": "baseline" if has_base else "prepare", "config": config.as_dict()},
-                                lambda event: None)
-        if answer["event"] == "failed":
-            raise WorkerError(answer["message"])
-        if not has_base:
+        request = MeasureBase if config.has_base else Prepare
+        answer = self._converse(request(config=config.as_dict()))
+        if isinstance(answer, Failed):
+            raise WorkerError(answer.message)
+        if not isinstance(answer, BaseMeasured):
             return None
-        self.study.record_baseline(answer["value"])
-        return answer["value"]
+        self.study.record_baseline(answer.value)
+        return answer.value
 
-    def forecast(self, params: Mapping[str, Any]) -> Forecast | None:
+    def forecast(self, params: Mapping[str, Any]) -> MemoryForecast | None:
         """Have the worker predict a trial's memory; none where that cannot be done, which is said.
 
         Raises:
             WorkerError: the worker died or hung over it.
         """
-        if self.room is None or trainer_of(params) != FinetuneConfig.trainer:
+        if self.room is None or not TRAINERS[trainer_of(params)].has_base:
             return None
-        answer = self._converse({"type": "forecast", "config": dict(params), "room": self.room.as_dict()},
-                                lambda event: None)
-        if answer["event"] == "failed":
-            self.notify({"event": "note", "text": f"no memory forecast: {answer['message']}"})
-            return None
-        return Forecast(fits=answer["fits"], reason=answer["reason"], notes=answer["notes"])
+        answer = self._converse(ForecastMemory(config=dict(params), room=self.room.as_dict()))
+        if isinstance(answer, MemoryForecast):
+            return answer
+        self.notify(Note(text=f"no memory forecast: {answer.message if isinstance(answer, Failed) else answer.kind}"))
+        return None
 
     def run(self, trial: Trial) -> TrialResult:
         """Run one trial to its end and record it; never raises for what the trial does wrong.
@@ -124,7 +133,7 @@ class Supervisor:
         """
         started = time.monotonic()
         try:
-            config = config_from_params(trial.params)
+            config = trial.config
         except ConfigError as error:
             self.study.record_start(trial, dict(trial.params))
             return self._finish(trial, _failure(trial, str(error)), started)
@@ -152,9 +161,8 @@ class Supervisor:
         """Run it again with half the micro-batch and twice the accumulation: the same effective batch and seed."""
         smaller = dataclasses.replace(config, batch_size=config.batch_size // 2,
                                       gradient_accumulation_steps=config.gradient_accumulation_steps * 2)
-        self.notify({"event": "note", "text":
-                     f"trial {trial.id}: {reason}; once more with batch_size {smaller.batch_size}, "
-                     f"gradient_accumulation_steps {smaller.gradient_accumulation_steps}"})
+        self.notify(Note(text=f"trial {trial.id}: {reason}; once more with batch_size {smaller.batch_size}, "
+                              f"gradient_accumulation_steps {smaller.gradient_accumulation_steps}"))
         result = self._attempt_if_it_fits(trial, smaller)
         return dataclasses.replace(result, notes=dict(result.notes) | {
             "out_of_memory_at": config.batch_size, "micro_batch": smaller.batch_size,
@@ -162,43 +170,39 @@ class Supervisor:
 
     def _attempt_if_it_fits(self, trial: Trial, config: Config) -> TrialResult:
         """Run a config, a variant of the trial's own, as the forecast of its memory advises."""
-        if not isinstance(config, FinetuneConfig):
-            return self._attempt(trial, config)
         changed = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
         try:
             forecast = self.forecast({**trial.params, **changed})
         except WorkerError as error:
             self._drop_worker()
-            self.notify({"event": "note", "text": f"no memory forecast: {error}"})
+            self.notify(Note(text=f"no memory forecast: {error}"))
             forecast = None
         if forecast is None:
             return self._attempt(trial, config)
         if not forecast.fits:
             return TrialResult(id=trial.id, status=Status.INFEASIBLE, metric=None, reason=forecast.reason,
                                notes=forecast.notes)
-        config = dataclasses.replace(config, gradient_checkpointing=forecast.notes["gradient_checkpointing"])
+        config = dataclasses.replace(config, **forecast.settings)
         self.study.record_config(trial.id, config.as_dict())
-        result = self._attempt(trial, config, keep=forecast.notes["keep"])
+        result = self._attempt(trial, config, keep=forecast.notes.get("keep", ""))
         return dataclasses.replace(result, notes={**forecast.notes, **result.notes})
 
     def _attempt(self, trial: Trial, config: Config, keep: str = "") -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""
         directory = self.study.trial_directory(trial.id)
-        request = {"type": "train", "id": trial.id, "config": config.as_dict(), "directory": str(directory.resolve()),
-                   "checkpoint_steps": config.eval_steps, "rung_steps": list(self.rungs(config)),
-                   "keep": keep}
+        request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
+                        checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)), keep=keep)
         progress = _Progress()
 
-        def follow(event: Mapping[str, Any]) -> None:
-            if event["event"] in ("attached", "resumed"):
-                for row in self.study.cut_history(trial.id, event["step"]):
+        def follow(event: Event) -> None:
+            if isinstance(event, Attached | Resumed):
+                for row in self.study.cut_history(trial.id, event.step):
                     progress.take(row)
-            elif event["event"] == "log":
-                row = {name: value for name, value in event.items() if name != "event"}
-                self.study.log(trial.id, row)
-                progress.take(row)
-            elif event["event"] == "rung" and self._worker is not None:
-                self._worker.send({"type": "verdict", "go_on": self.judge(trial, event["step"], event["eval/loss"])})
+            elif isinstance(event, Logged):
+                self.study.log(trial.id, event.row)
+                progress.take(event.row)
+            elif isinstance(event, AtRung) and self._worker is not None:
+                self._worker.send(RungVerdict(go_on=self.judge(trial, event.step, event.value)))
 
         try:
             answer = self._converse(request, follow)
@@ -208,13 +212,14 @@ class Supervisor:
                                    exit_status=error.exit_status)
         except WorkerError as error:
             return progress.failed(trial, str(error), "hung")
-        if answer["event"] == "failed":
-            if answer["kind"] not in ("refused", "foreign_checkpoint", "not_finite"):
-                self._drop_worker()  # a fresh process beats any clean-up
-            return progress.failed(trial, answer["message"], answer["kind"])
-        return _result(answer)
+        if isinstance(answer, Trained):
+            return result_from_dict(answer.result)
+        assert isinstance(answer, Failed)
+        if answer.failure not in ("refused", "foreign_checkpoint", "not_finite"):
+            self._drop_worker()  # a fresh process beats any clean-up
+        return progress.failed(trial, answer.message, answer.failure)
 
-    def _converse(self, request: Mapping[str, Any], follow: Notify) -> dict[str, Any]:
+    def _converse(self, request: Request, follow: Notify = lambda event: None) -> Event:
         """Send a request and pass on its events until the answer comes.
 
         Raises:
@@ -230,15 +235,15 @@ class Supervisor:
             now = time.monotonic()
             if event is not None:
                 heard = now
-                if event["event"] in ("result", "failed"):
+                if isinstance(event, ANSWERS):
                     return event
-                if event["event"] in ("log", "attached", "resumed"):
+                if isinstance(event, Logged | Attached | Resumed):
                     patience_s = self.patience.step_s
                 follow(event)
-                self.notify(event | {"trial": request.get("id", "")})
+                self.notify(dataclasses.replace(event, trial=request.id if isinstance(request, Train) else ""))
             wish = self.wish()
-            if wish is not None and asked is None and request["type"] == "train":
-                self._worker.send({"type": wish})
+            if wish is not None and asked is None and isinstance(request, Train):
+                self._worker.send(WISHES[wish])
                 asked = now
             if asked is not None and now - asked > self.patience.stop_s:
                 self._drop_worker()
@@ -277,10 +282,3 @@ class _Progress:
 
 def _failure(trial: Trial, reason: str) -> TrialResult:
     return TrialResult(id=trial.id, status=Status.FAILED, metric=None, reason=reason, notes={"kind": "refused"})
-
-
-def _result(answer: Mapping[str, Any]) -> TrialResult:
-    values = {name: value for name, value in answer.items() if name != "event"}
-    values["status"] = Status(values["status"])
-    values["evaluations"] = tuple((step, loss) for step, loss in values["evaluations"])
-    return TrialResult(**values)

@@ -9,20 +9,19 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
     {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
 
-The first four are answered by events and then by one `result`, or one `failed` with its kind. When
-stdin closes, the supervisor is gone: the process ends itself at once, in the middle of whatever it does.
+The first four are answered by events and then by one `prepared`, `baseline`, `forecast` or `trained`, or one `failed`
+that says how; `kaggle_runner.events` has them all. When stdin closes, the supervisor is gone: the process ends itself
+at once, in the middle of whatever it does.
 """
 
 import contextlib
 import gc
 import importlib
-import json
 import os
 import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,26 +30,45 @@ import torch
 
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import ForeignCheckpoint, KaggleRunnerError
+from kaggle_runner.events import (
+    AtRung,
+    BaseMeasured,
+    Event,
+    Failed,
+    ForecastMemory,
+    MeasureBase,
+    MemoryForecast,
+    Note,
+    Notify,
+    Preempt,
+    Prepare,
+    Prepared,
+    Request,
+    RungVerdict,
+    Stop,
+    Train,
+    Trained,
+    WorkerStarted,
+    read_request,
+)
 from kaggle_runner.memory.fit import Room, fit_trial
 from kaggle_runner.run.worker_process import speaks_of_memory
-from kaggle_runner.training.control import Control, NotFinite
+from kaggle_runner.training.control import Control, NotFinite, Trainer
 
-WORK = {"finetune": ("kaggle_runner.training.warm_finetune", "FinetuneWork"),
-        "charlm": ("kaggle_runner.training.warm_charlm", "CharLMWork")}
+TRAINERS = {"finetune": ("kaggle_runner.training.warm_finetune", "WarmFinetune"),
+        "charlm": ("kaggle_runner.training.warm_charlm", "WarmCharLM")}
 """What trains the configs of each trainer; imported when the first one comes, because transformers takes seconds."""
-
-Request = Mapping[str, Any]
 
 
 class Worker:
     """The warm state and the answers to requests."""
 
-    def __init__(self, emit: Callable[[Mapping[str, Any]], None], cache_directory: Path) -> None:
+    def __init__(self, emit: Notify, cache_directory: Path) -> None:
         self._emit = emit
         self._cache_directory = cache_directory
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        self._work: Any = None
-        self._trainer: str | None = None
+        self._trainer: Trainer[Any] | None = None
+        self._name = ""
         self._wish: str | None = None
         self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
@@ -65,24 +83,17 @@ class Worker:
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
         try:
-            config = config_from_params(request["config"])
-            if request["type"] == "forecast":
-                return self._forecast(request)
-            work = self.work(config.trainer)
-            phases, facts = work.prepare(config)
-            if request["type"] == "prepare":
-                result: Mapping[str, Any] = {"device": str(self._device), **facts}
-            elif request["type"] == "baseline":
-                result = {"value": work.baseline(config)}
-            else:
-                control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request["directory"]),
-                                  checkpoint_steps=request.get("checkpoint_steps"),
-                                  rung_steps=tuple(request.get("rung_steps", ())), judge=self._judge,
-                                  keep=request.get("keep", ""))
-                outcome = work.train(config, request["id"], control)
-                result = asdict(outcome) | {"seconds_by_phase": phases.seconds | dict(outcome.seconds_by_phase),
-                                            "notes": dict(outcome.notes) | {"threads": work.threads}}
-            self._emit({"event": "result", **result})
+            if isinstance(request, ForecastMemory):
+                self._emit(self._forecast(request))
+            elif isinstance(request, MeasureBase):
+                config = config_from_params(request.config)
+                self._emit(BaseMeasured(value=self.trainer(config.trainer).baseline(config)))
+            elif isinstance(request, Prepare):
+                config = config_from_params(request.config)
+                prepared = self.trainer(config.trainer).prepare(config)
+                self._emit(Prepared(device=str(self._device), versions=prepared.versions, notes=prepared.notes))
+            elif isinstance(request, Train):
+                self._emit(Trained(result=self._train(request)))
         except NotFinite as error:
             self._fail("not_finite", str(error), step=error.step)
         except ForeignCheckpoint as error:
@@ -97,31 +108,42 @@ class Worker:
         finally:
             self._wish = None
 
-    def work(self, trainer: str) -> Any:
+    def trainer(self, name: str) -> Trainer[Any]:
         """Return what trains such configs, warm from the last request if it was for the same trainer."""
-        if self._trainer != trainer:
-            self._work = self._trainer = None  # two do not fit on a GPU
-            module, name = WORK[trainer]
+        if self._trainer is None or self._name != name:
+            self._trainer = None  # two do not fit on a GPU
+            module, class_name = TRAINERS[name]
             gc.disable()  # collections among a million new objects take a second of the start and find nothing
             try:
-                work = getattr(importlib.import_module(module), name)
+                trainer_type = getattr(importlib.import_module(module), class_name)
             finally:
                 gc.enable()
-            self._work = work(self._emit, self._cache_directory, self._device)
-            self._trainer = trainer
-        return self._work
+            trainer: Trainer[Any] = trainer_type(self._emit, self._cache_directory, self._device)
+            self._trainer, self._name = trainer, name
+        return self._trainer
 
-    def _forecast(self, request: Request) -> None:
-        room = replace(Room.from_dict(request["room"]), cache_directory=self._cache_directory)
-        fit = fit_trial(request["config"], room)
-        self._emit({"event": "result", "fits": fit.fits, "reason": fit.reason, "notes": fit.as_notes()})
+    def _train(self, request: Train) -> dict[str, Any]:
+        config = config_from_params(request.config)
+        trainer = self.trainer(config.trainer)
+        prepared = trainer.prepare(config)
+        control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request.directory),
+                          checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps, judge=self._judge,
+                          keep=request.keep)
+        result = trainer.train(config, request.id, control)
+        return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
+                                 "notes": {**result.notes, "threads": trainer.threads}}
 
-    def _judge(self, step: int, loss: float) -> bool:
-        self._emit({"event": "rung", "step": step, "eval/loss": loss})
+    def _forecast(self, request: ForecastMemory) -> MemoryForecast:
+        room = replace(Room.from_dict(request.room), cache_directory=self._cache_directory)
+        fit = fit_trial(request.config, room)
+        return MemoryForecast(fits=fit.fits, reason=fit.reason, notes=fit.as_notes(), settings=fit.settings)
+
+    def _judge(self, step: int, value: float) -> bool:
+        self._emit(AtRung(step=step, value=value))
         return self._verdicts.get()
 
-    def _fail(self, kind: str, message: str, **facts: Any) -> None:
-        self._emit({"event": "failed", "kind": kind, "message": message, **facts})
+    def _fail(self, failure: str, message: str, step: int | None = None) -> None:
+        self._emit(Failed(failure=failure, message=message, step=step))
 
 
 def main() -> None:
@@ -131,9 +153,9 @@ def main() -> None:
     os.dup2(2, 1)
     write_lock = threading.Lock()
 
-    def emit(event: Mapping[str, Any]) -> None:
+    def emit(event: Event) -> None:
         with write_lock, contextlib.suppress(BrokenPipeError):
-            protocol.write(json.dumps(event, allow_nan=False) + "\n")
+            protocol.write(event.to_json() + "\n")
             protocol.flush()
 
     torch.set_num_threads(int(os.environ.get("KAGGLE_RUNNER_THREADS", str(torch.get_num_threads()))))
@@ -142,20 +164,20 @@ def main() -> None:
 
     def read() -> None:
         for line in sys.stdin:
-            request = json.loads(line)
-            if request["type"] in ("stop", "preempt"):
-                worker.ask(request["type"])
-            elif request["type"] == "verdict":
-                worker.take_verdict(request["go_on"])
+            request = read_request(line)
+            if isinstance(request, Stop | Preempt):
+                worker.ask(request.kind)
+            elif isinstance(request, RungVerdict):
+                worker.take_verdict(request.go_on)
             else:
                 requests.put(request)
         os._exit(0)
 
     threading.Thread(target=read, name="requests", daemon=True).start()
-    worker.work(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
-    emit({"event": "started", "pid": os.getpid(), "threads": torch.get_num_threads()})
+    worker.trainer(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
+    emit(WorkerStarted(pid=os.getpid(), threads=torch.get_num_threads()))
     if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
-        emit({"event": "note", "text": "this torch cannot use the GPU: the worker trains on the CPU"})
+        emit(Note(text="this torch cannot use the GPU: the worker trains on the CPU"))
     while True:
         worker.answer(requests.get())
 

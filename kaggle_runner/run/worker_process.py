@@ -4,20 +4,18 @@ Everything the worker and its libraries print goes to `worker.log` in the study 
 """
 
 import contextlib
-import json
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import kaggle_runner
 from kaggle_runner.errors import WorkerError
+from kaggle_runner.events import Event, Request, read_event
 
 STOP_GRACE_S = 5.0
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc",
@@ -68,7 +66,7 @@ class WorkerProcess:
             start_new_session=True)  # Ctrl-C goes to the supervisor alone, which decides
         if settings.cores is not None:
             os.sched_setaffinity(self.pid, settings.cores)
-        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
 
     @property
@@ -76,7 +74,7 @@ class WorkerProcess:
         """Process id, also of its session and process group."""
         return self._process.pid
 
-    def send(self, request: Mapping[str, Any]) -> None:
+    def send(self, request: Request) -> None:
         """Send one request.
 
         Raises:
@@ -84,12 +82,12 @@ class WorkerProcess:
         """
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(request.to_json() + "\n")
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
             raise self._died() from error
 
-    def receive(self, timeout_s: float) -> dict[str, Any] | None:
+    def receive(self, timeout_s: float) -> Event | None:
         """Wait for the next event; none when nothing came in time.
 
         Raises:
@@ -142,7 +140,7 @@ class WorkerProcess:
         with self._process.stdout:
             for line in self._process.stdout:
                 if line.endswith("\n"):
-                    self._events.put(json.loads(line))
+                    self._events.put(read_event(line))
         self._events.put(None)
 
 

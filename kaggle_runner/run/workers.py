@@ -29,12 +29,21 @@ def prepare_session(environment: Environment, trainer: str, *, cpu_only: bool, s
     Raises:
         MissingPackages: what training needs is not installed.
     """
+    require_packages(environment, trainer, searches=searches)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return replace(environment, gpus=()) if cpu_only else environment
+
+
+def require_packages(environment: Environment, trainer: str, *, searches: bool, extra: str = "local") -> None:
+    """See that what a trainer imports is installed, and what the embedded search does where it `searches`.
+
+    Raises:
+        MissingPackages: some of it is not; `extra` has it.
+    """
     wanted = (*PACKAGES[trainer], *(SEARCH_PACKAGES if searches else ()))
     missing = [name for name in wanted if name in environment.missing_packages]
     if missing:
-        raise MissingPackages(missing, "local")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return replace(environment, gpus=()) if cpu_only else environment
+        raise MissingPackages(missing, extra)
 
 
 def lanes(directory: Path, environment: Environment, *, trainer: str, offline: bool) -> list[WorkerSettings]:

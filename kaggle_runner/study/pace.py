@@ -4,7 +4,7 @@ import statistics
 import time
 
 from kaggle_runner.config import Config, config_from_params
-from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.machine.deadline import Deadline, in_minutes
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status
 
@@ -38,10 +38,6 @@ def refusal(config: Config, snapshot: Snapshot, deadline: Deadline, *, steps_don
         return f"the session is at its deadline ({deadline.reason})"
     forecast = forecast_s(config, snapshot, steps_done=steps_done)
     if forecast is not None and forecast * SAFETY > left:
-        return (f"the next trial takes about {_minutes(forecast)}, but the session has {_minutes(left)} left "
+        return (f"the next trial takes about {in_minutes(forecast)}, but the session has {in_minutes(left)} left "
                 f"({deadline.reason})")
     return None
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

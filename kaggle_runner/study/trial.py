@@ -1,9 +1,12 @@
 """A trial: what is to be trained, how it ended, and what the journal knows of it."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
+
+from kaggle_runner.config import Config, config_from_params
 
 
 class Status(StrEnum):
@@ -28,6 +31,15 @@ class Trial:
     """What the sweep chose, fixed settings included: fields of the trial's config."""
     origin: str = ""
     """Where the point came from: `defaults`, `sobol`, `gp`, `tpe`, `random`, `grid`, `wandb`."""
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The hyperparameters it is trained with, of the trainer that `params` names.
+
+        Raises:
+            ConfigError: an unknown trainer, a name that is no hyperparameter of it, or a value that cannot work.
+        """
+        return config_from_params(self.params)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +86,7 @@ class TrialRecord:
     """Unix time of the last start."""
 
 
-def result_from_dict(values: dict[str, Any]) -> TrialResult:
+def result_from_dict(values: Mapping[str, Any]) -> TrialResult:
     """Read a result from a line of the journal; fields of a newer version are left out."""
     known = {f.name for f in fields(TrialResult)}
     kept = {name: value for name, value in values.items() if name in known}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kaggle_runner.config import TRAINERS, FinetuneConfig, field_types
+from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig, field_types
 from kaggle_runner.errors import SweepError
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.parameters import read_parameters
@@ -76,6 +76,12 @@ class SweepSpec:
     def searched(self) -> dict[str, Choice | Range]:
         """The parameters that differ between trials, in the order of the file."""
         return {name: parameter for name, parameter in self.parameters.items() if not isinstance(parameter, Fixed)}
+
+    @property
+    def needs_no_hub(self) -> bool:
+        """Whether model and dataset are those that ship with the package."""
+        return all(self.fixed.get(name, ours) == ours and name not in self.searched
+                   for name, ours in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
 
     @property
     def count(self) -> int | None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from kaggle_runner.config import CharLMConfig
+from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
@@ -103,7 +104,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
         progress = _restore(checkpoint, model, optimizers, scaler, device)
-    control.emit({"event": "resumed" if checkpoint else "attached", "step": progress.step})
+    control.emit(Resumed(step=progress.step) if checkpoint else Attached())
     phases.enter("attach")
 
     log_every = max(1, config.max_steps // LOGGED_ROWS)
@@ -136,9 +137,10 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
             mean_loss, mean_norm, clipped_share = recent.means()
             if not math.isfinite(mean_loss):
                 raise NotFinite("train/loss", mean_loss, progress.step)
-            control.emit({"event": "log", "step": progress.step, "train/loss": mean_loss, "train/learning_rate": rate,
-                          "train/grad_norm": mean_norm if math.isfinite(mean_norm) else None,
-                          "train/clipped_share": clipped_share, "tokens": progress.step * config.step_tokens})
+            control.emit(Logged(step=progress.step, values={
+                "train/loss": mean_loss, "train/learning_rate": rate,
+                "train/grad_norm": mean_norm if math.isfinite(mean_norm) else None,
+                "train/clipped_share": clipped_share, "tokens": progress.step * config.step_tokens}))
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
         wish = control.poll()
@@ -156,7 +158,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             save_checkpoint(control.directory, config,
                             _checkpoint_of(progress, recent, model, optimizers, scaler, device))
-            control.emit({"event": "checkpoint", "step": progress.step})
+            control.emit(Checkpointed(step=progress.step))
             phases.enter("save")
         if reason:
             break
@@ -241,8 +243,9 @@ def _evaluate_step(model: CharModel, text: DeviceText, config: CharLMConfig, pro
     if not math.isfinite(loss):
         raise NotFinite("eval/loss", loss, progress.step)
     progress.evaluations = (*progress.evaluations, (progress.step, loss))
-    control.emit({"event": "log", "step": progress.step, "eval/loss": loss,
-                  "eval/bits_per_character": bits_per_character(loss), "tokens": progress.step * config.step_tokens})
+    control.emit(Logged(step=progress.step, values={
+        "eval/loss": loss, "eval/bits_per_character": bits_per_character(loss),
+        "tokens": progress.step * config.step_tokens}))
 
 
 def _checkpoint_of(progress: _Progress, recent: _Recent, model: CharModel, optimizers: list[torch.optim.Optimizer],

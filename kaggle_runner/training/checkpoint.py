@@ -3,11 +3,9 @@
 A checkpoint belongs to one config: one of another config is refused, a damaged one is passed over and said.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from typing import Any
 import torch
 
 from kaggle_runner.errors import ForeignCheckpoint
-from kaggle_runner.files import cannot_write
+from kaggle_runner.events import Note, Notify
+from kaggle_runner.files import cannot_write, replacing
 
 KEPT = 2
 
@@ -46,28 +45,21 @@ def save_checkpoint(directory: Path, config: Any, checkpoint: Checkpoint) -> Pat
     """
     folder = directory / "checkpoint"
     path = folder / f"step-{checkpoint.step:08d}.pt"
-    temporary = folder / f".{path.name}.{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save({"config": config_hash(config), "step": checkpoint.step, "state": dict(checkpoint.state),
                         "tensors": dict(checkpoint.tensors)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
         for old in _newest_first(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise cannot_write(path, error) from error
     return path
 
 
-def load_checkpoint(directory: Path, config: Any, emit: Callable[[Mapping[str, Any]], None]) -> Checkpoint | None:
+def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | None:
     """Read the newest checkpoint of a trial that can be read; none if there is none.
 
-    A damaged one is reported as a `note` event and the one before it is tried.
+    A damaged one is reported as a `Note` and the one before it is tried.
 
     Raises:
         ForeignCheckpoint: the checkpoint was written by another config.
@@ -78,8 +70,8 @@ def load_checkpoint(directory: Path, config: Any, emit: Callable[[Mapping[str, A
             checkpoint = Checkpoint(step=content["step"], state=content["state"], tensors=content["tensors"])
             written_by = content["config"]
         except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError, UnpicklingError, ...
-            emit({"event": "note", "text": f"checkpoint {path.name} is damaged ({type(error).__name__}); "
-                                           f"the trial goes back to the one before, or starts over"})
+            emit(Note(text=f"checkpoint {path.name} is damaged ({type(error).__name__}); "
+                           f"the trial goes back to the one before, or starts over"))
             continue
         if written_by != config_hash(config):
             raise ForeignCheckpoint(f"{path} was written by another config; delete the folder to start the trial "

@@ -1,12 +1,12 @@
 """How a running trial talks to whoever runs it: its events, the wishes it is asked, and why it may give up."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-Emit = Callable[[Mapping[str, Any]], None]
-"""Takes one event of a running trial: a step's numbers, an evaluation, a checkpoint."""
+from kaggle_runner.events import Notify
+from kaggle_runner.study.trial import TrialResult
 
 
 class NotFinite(Exception):
@@ -23,7 +23,7 @@ class Control:
 
     poll: Callable[[], str | None]
     """Asked after every optimizer step: none, `stop` (evaluate and end) or `preempt` (checkpoint and end)."""
-    emit: Emit
+    emit: Notify
     directory: Path
     """The trial's directory: checkpoints and what was trained go here."""
     checkpoint_steps: int | None = None
@@ -38,3 +38,46 @@ class Control:
     def checkpoint_is_due(self, step: int, max_steps: int) -> bool:
         """Say whether a checkpoint belongs after this step; the last one needs none."""
         return self.checkpoint_steps is not None and step % self.checkpoint_steps == 0 and step < max_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warm:
+    """What a trainer has loaded for a config."""
+
+    seconds_by_phase: Mapping[str, float]
+    """What loading took just now; empty where everything was warm."""
+    versions: Mapping[str, str]
+    """Versions of Python and of the packages that take part."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Facts of the data under their own names."""
+
+
+ConfigType = TypeVar("ConfigType", contravariant=True)
+
+
+class Trainer(Protocol[ConfigType]):
+    """What a worker keeps warm for the configs of one kind, and trains them with."""
+
+    threads: int
+    """CPU threads that it trains with."""
+
+    def prepare(self, config: ConfigType) -> Warm:
+        """Load what a config names, where it is not warm.
+
+        Raises:
+            KaggleRunnerError: what the config names is missing, unreadable or cannot work.
+        """
+
+    def baseline(self, config: ConfigType) -> float:
+        """Measure the metric of the untouched base.
+
+        Raises:
+            ConfigError: a model that is trained from nothing has no base.
+        """
+
+    def train(self, config: ConfigType, trial_id: str, control: Control) -> TrialResult:
+        """Train one trial to its end.
+
+        Raises:
+            NotFinite: the loss stopped being a number.
+        """

@@ -24,6 +24,7 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -159,7 +160,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
         progress, best_adapter = _restore(checkpoint, parameters, buffer, optimizer, scaler, device)
-    control.emit({"event": "resumed" if checkpoint else "attached", "step": progress.step})
+    control.emit(Resumed(step=progress.step) if checkpoint else Attached())
     phases.enter("attach")
 
     log_every = 1 if device.type == "cpu" else max(1, min(10, config.max_steps // 20))
@@ -199,9 +200,9 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
             recent_loss, recent_steps = torch.zeros((), device=device), 0
             if not math.isfinite(mean_loss):
                 raise NotFinite("train/loss", mean_loss, progress.step)
-            control.emit({"event": "log", "step": progress.step, "train/loss": mean_loss,
-                          "train/learning_rate": optimizer.param_groups[0]["lr"],
-                          "train/grad_norm": _finite(grad_norm.item()), "tokens": progress.tokens})
+            control.emit(Logged(step=progress.step, values={
+                "train/loss": mean_loss, "train/learning_rate": optimizer.param_groups[0]["lr"],
+                "train/grad_norm": _finite(grad_norm.item()), "tokens": progress.tokens}))
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
         wish = control.poll()
@@ -223,7 +224,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
             progress.skipped_steps = int(skipped)
             save_checkpoint(control.directory, config,
                             _checkpoint_of(progress, parameters, best_adapter, buffer, optimizer, scaler, device))
-            control.emit({"event": "checkpoint", "step": progress.step})
+            control.emit(Checkpointed(step=progress.step))
             phases.enter("save")
         if reason:
             break
@@ -270,7 +271,7 @@ def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, p
         raise NotFinite("eval/loss", loss, progress.step)
     is_best = progress.best is None or loss < progress.best
     progress.evaluations = (*progress.evaluations, (progress.step, loss))
-    control.emit({"event": "log", "step": progress.step, "eval/loss": loss, "tokens": progress.tokens})
+    control.emit(Logged(step=progress.step, values={"eval/loss": loss, "tokens": progress.tokens}))
     return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()} if is_best else best_adapter
 
 

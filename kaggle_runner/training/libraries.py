@@ -42,6 +42,17 @@ def caps_its_scores(settings: Any) -> bool:
     return getattr(settings, "attn_logit_softcapping", None) is not None
 
 
+def complete_config(config: Any) -> Any:
+    """Give a model's config what its family's model asks it for and its class forgets; returns the same config.
+
+    PhiConfig of transformers 5.0 takes no `pad_token_id`, and its model stops at that; later versions have it.
+    """
+    settings = config.get_text_config()
+    if not hasattr(settings, "pad_token_id"):
+        settings.pad_token_id = None
+    return config
+
+
 def hide_unfit_torchao() -> str:
     """Hide from this process a torchao that peft refuses; return what was hidden and why, empty if nothing was.
 

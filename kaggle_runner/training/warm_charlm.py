@@ -3,34 +3,39 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kaggle_runner.config import CharLMConfig
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.charlm import DeviceText, eval_windows, to_device, train_character_model, versions
-from kaggle_runner.training.control import Control, Emit
+from kaggle_runner.training.control import Control, Warm
 from kaggle_runner.training.cpu_speed import choose
 from kaggle_runner.training.data.characters import check_length, load_corpus
 from kaggle_runner.training.models.char_model import CharModel
 from kaggle_runner.training.phases import Phases
 
 
-class CharLMWork:
+class WarmCharLM:
     """The text of the last config, and what is done with it."""
 
-    def __init__(self, emit: Emit, cache_directory: Path, device: torch.device) -> None:
+    def __init__(self, emit: Notify, cache_directory: Path, device: torch.device) -> None:
         self._emit, self._cache_directory, self._device = emit, cache_directory, device
         self._text: tuple[tuple[str, str], DeviceText] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
 
-    def prepare(self, config: CharLMConfig) -> tuple[Phases, Mapping[str, Any]]:
-        """Load the text if it is not warm; return what that took, and what there is to know of it."""
+    def prepare(self, config: CharLMConfig) -> Warm:
+        """Load the text if it is not warm."""
         text, phases = self._prepared(config)
-        return phases, {"versions": versions(), "notes": {"symbols": text.symbols, "characters": len(text.train)}}
+        return Warm(seconds_by_phase=phases.seconds, versions=versions(),
+                    notes={"symbols": text.symbols, "characters": len(text.train)})
+
+    def baseline(self, config: CharLMConfig) -> float:
+        """Refuse: there is no untouched base."""
+        raise ConfigError("a character model is trained from nothing: it has no base to measure")
 
     def train(self, config: CharLMConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one model."""
@@ -43,10 +48,10 @@ class CharLMWork:
         phases, key = Phases(), (config.dataset, config.symbols)
         if self._text is None or self._text[0] != key:
             self._text = None
-            self._emit({"event": "phase", "phase": "data", "text": f"reading {config.dataset}"})
+            self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
             corpus = load_corpus(config, cache_directory=self._cache_directory)
             self._text = (key, to_device(corpus, self._device))
-            self._emit({"event": "phase", "phase": "ready", "text": corpus.source})
+            self._emit(Phase(phase="ready", text=corpus.source))
             phases.enter("data")
         text = self._text[1]
         check_length(config.dataset, len(text.train), len(text.validation), config)
@@ -66,5 +71,5 @@ class CharLMWork:
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
         choice = choose(lambda dtype: batch(), most_threads=self._most_threads, cache_directory=self._cache_directory,
                         key=key, tries_bfloat16=False)
-        self._emit({"event": "note", "text": choice.reason})
+        self._emit(Note(text=choice.reason))
         return choice.threads

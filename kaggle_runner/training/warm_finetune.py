@@ -4,7 +4,6 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.study.trial import TrialResult
-from kaggle_runner.training.control import Control, Emit
+from kaggle_runner.training.control import Control, Warm
 from kaggle_runner.training.cpu_speed import choose
 from kaggle_runner.training.data.batches import collate
 from kaggle_runner.training.data.instructions import load_rows
@@ -31,19 +31,19 @@ from kaggle_runner.training.models.base_model import BaseModel, base_key, comput
 from kaggle_runner.training.phases import Phases
 
 
-class FinetuneWork:
+class WarmFinetune:
     """The base and the rows of the last config, and what is done with them."""
 
-    def __init__(self, emit: Emit, cache_directory: Path, device: torch.device) -> None:
+    def __init__(self, emit: Notify, cache_directory: Path, device: torch.device) -> None:
         self._emit, self._cache_directory, self._device = emit, cache_directory, device
         self._base: BaseModel | None = None
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
 
-    def prepare(self, config: FinetuneConfig) -> tuple[Phases, Mapping[str, Any]]:
-        """Load base and rows if they are not warm; return what that took, and what there is to know of them."""
+    def prepare(self, config: FinetuneConfig) -> Warm:
+        """Load base and rows if they are not warm."""
         _, data, phases = self._prepared(config)
-        return phases, {"versions": versions(), "notes": data.notes}
+        return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes)
 
     def baseline(self, config: FinetuneConfig) -> float:
         """Measure the untouched base."""
@@ -81,7 +81,7 @@ class FinetuneWork:
             adapted.unload()
             base.model.eval()
         self.threads = choice.threads
-        self._emit({"event": "note", "text": choice.reason})
+        self._emit(Note(text=choice.reason))
         return computing_in(base, choice.compute_dtype)
 
     def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
@@ -90,18 +90,18 @@ class FinetuneWork:
         if self._base is None or self._base.key != base_key(config):
             self._base = self._data = None  # two bases do not fit
             gc.unfreeze()
-            self._emit({"event": "phase", "phase": "load", "text": f"loading {config.model}"})
+            self._emit(Phase(phase="load", text=f"loading {config.model}"))
             self._base = load_base(config, self._device)
             phases.enter("load")
         key = (config.dataset, config.samples, config.full_dataset, config.max_eval_samples, config.max_length,
                config.completion_only_loss, config.model)
         if self._data is None or self._data[0] != key:
-            self._emit({"event": "phase", "phase": "data", "text": f"reading {config.dataset}"})
+            self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
             rows = load_rows(config, cache_directory=self._cache_directory)
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
             self._data = (key, encoded)
-            self._emit({"event": "phase", "phase": "ready", "text": f"{rows.format}; {len(encoded.train)} training and "
-                                                                   f"{len(encoded.validation)} held-out rows"})
+            self._emit(Phase(phase="ready", text=f"{rows.format}; {len(encoded.train)} training and "
+                                                 f"{len(encoded.validation)} held-out rows"))
             phases.enter("data")
             # What is loaded stays: the collections between trials need not look at it again.
             gc.collect()

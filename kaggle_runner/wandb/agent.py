@@ -19,25 +19,24 @@ from typing import Any
 
 import wandb
 
-from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL
-from kaggle_runner.errors import HostError, MissingPackages
+from kaggle_runner.errors import INTERRUPTED, HostError
+from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.budget import budget_for
-from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.machine.deadline import Deadline, in_minutes
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.machine.keys import FoundKey
 from kaggle_runner.memory.fit import room_of
-from kaggle_runner.run.supervisor import Notify
 from kaggle_runner.run.worker_process import WorkerSettings
+from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.connection import connect, end_core, leave, refused
-from kaggle_runner.wandb.ending import CONTINUES, AgentPatience
+from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, find_sweep, state_of
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets")
 LEAVE_S = 5.0
 """For W&B's own process to end when nothing is left to upload."""
 NO_JOB = "no trial from W&B"
@@ -103,7 +102,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             "pid": os.getpid(), "threads": settings.threads, "gpu": settings.gpu, "deadline": order.deadline.at,
             "budget": budget_for(environment).as_dict(), "sweep": sweep.path, "wandb": wandb.__version__})
         where = f"gpu {gpu.index} ({gpu.name})" if gpu else "the CPU"
-        notify({"event": "note", "text": f"agent of sweep {sweep.path} ({sweep.url}) on {where}, study {directory}"})
+        notify(Note(text=f"agent of sweep {sweep.path} ({sweep.url}) on {where}, study {directory}"))
         runner = JobRunner(sweep=sweep, study=record, settings=settings, room=room_of(environment),
                            deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
                            notify=notify)
@@ -128,9 +127,7 @@ def prepare(environment: Environment) -> FoundKey:
     """
     if threading.current_thread() is not threading.main_thread():
         raise HostError("an agent needs the main thread, where signals arrive; run it as a program of its own")
-    missing = [name for name in PACKAGES if name in environment.missing_packages]
-    if missing:
-        raise MissingPackages(missing, "train,wandb")
+    require_packages(environment, "finetune", searches=False, extra="train,wandb")
     return connect(environment)
 
 
@@ -253,7 +250,7 @@ class _Agent:
             if number == signal.SIGINT and self._interrupting:
                 self._interrupting = False
                 raise KeyboardInterrupt
-            self._ending.ask(f"interrupted by {signal.Signals(number).name}", CONTINUES,
+            self._ending.ask(f"interrupted by {signal.Signals(number).name}", INTERRUPTED,
                              0.0 if signalled else self._patience.hurry_s)
             signalled = True
 
@@ -271,7 +268,7 @@ def _verdict(runner: JobRunner, sweep: RemoteSweep, patience: AgentPatience) -> 
     if ending.reason and ending.reason != NO_JOB:
         return ending.exit_status, ending.reason
     state = state_of(sweep)
-    no_job = f" for {_minutes(patience.no_job_s)}" if ending.reason else ""
+    no_job = f" for {in_minutes(patience.no_job_s)}" if ending.reason else ""
     verdicts = {
         "FINISHED": (0, "the sweep is finished: it has all its trials"),
         "CANCELED": (0, "the sweep was cancelled on W&B"),
@@ -294,13 +291,7 @@ def _leave_in_time() -> None:
 
 
 def _worker_settings(directory: Path, environment: Environment, gpu: Gpu | None, spec: SweepSpec) -> WorkerSettings:
-    ours = all(spec.fixed.get(name, own) == own and name not in spec.searched
-               for name, own in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
     return WorkerSettings(
         log=directory / (f"worker-{gpu.index}.log" if gpu and gpu.index else "worker.log"),
         cache_directory=environment.cache_directory, threads=environment.cpu_count, trainer=spec.trainer,
-        gpu=gpu.uuid if gpu else None, offline=ours)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        gpu=gpu.uuid if gpu else None, offline=spec.needs_no_hub)

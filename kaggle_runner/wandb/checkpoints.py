@@ -13,6 +13,7 @@ from pathlib import Path
 
 import wandb
 
+from kaggle_runner.files import replacing
 from kaggle_runner.study.journal import JOURNAL, Study
 from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
 from kaggle_runner.wandb.run import RunLog
@@ -101,11 +102,8 @@ def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:
 
 def _stage(source: Path, target: Path, *, copies: bool = False) -> None:
     """Put a file where it is uploaded from, whole at any moment; a checkpoint, which is never changed, as a link."""
-    target.parent.mkdir(exist_ok=True)
-    temporary = target.with_name(f".{target.name}")
-    temporary.unlink(missing_ok=True)
-    if copies:
-        shutil.copyfile(source, temporary)
-    else:
-        os.link(source, temporary)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        if copies:
+            shutil.copyfile(source, temporary)
+        else:
+            os.link(source, temporary)

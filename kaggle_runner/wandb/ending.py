@@ -4,9 +4,6 @@ import math
 import time
 from dataclasses import dataclass
 
-CONTINUES = 130
-"""Exit status of a session that was ended: the same command continues."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgentPatience:

@@ -7,20 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kaggle_runner.config import Config, config_from_params
-from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.config import Config
+from kaggle_runner.errors import INTERRUPTED, ConfigError
+from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.memory.fit import Room
-from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.rungs import rung_gate, stays, values_at
-from kaggle_runner.run.supervisor import Notify, Supervisor
+from kaggle_runner.run.one_trial import TrialRunner, goes_on
+from kaggle_runner.run.rungs import rung_gate
+from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.journal import Study
-from kaggle_runner.study.pace import refusal
-from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
-from kaggle_runner.wandb.ending import CONTINUES, AgentPatience, Ending
+from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
 
@@ -41,14 +40,16 @@ class JobRunner:
         """W&B's own process was ended with something left to upload."""
         self._spec, self._study, self._deadline, self._count = sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
-        self._failures = FailureBudget()
         self._log: RunLog | None = None
         self._stop_asked: Callable[[], bool] = lambda: False
         self._trials_run = 0
-        self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(_note(text)))
+        self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(Note(text=text)))
         self._supervisor = Supervisor(
             study=study, settings=settings, room=room, notify=self._follow, wish=self._wish,
-            rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (), judge=self._goes_on)
+            rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (),
+            judge=lambda trial, step, value: goes_on(sweep.spec, study, trial, step, value))
+        self._runner = TrialRunner(supervisor=self._supervisor, deadline=deadline, notify=notify,
+                                   shown=sweep.spec.searched or sweep.spec.parameters)
 
     def close(self) -> None:
         """End the worker."""
@@ -75,32 +76,30 @@ class JobRunner:
     def check_deadline(self) -> None:
         """Ask for the end when the deadline is there."""
         if self._deadline.seconds_left(time.time()) <= 0:
-            self.ending.ask(f"the session is at its deadline ({self._deadline.reason})", CONTINUES,
+            self.ending.ask(f"the session is at its deadline ({self._deadline.reason})", INTERRUPTED,
                             max(self._deadline.margin_s * 0.8, self._patience.hurry_s))
 
     def _serve(self, log: RunLog, stop_asked: Callable[[], bool]) -> None:
         params = {name: value for name, value in log.params.items() if name in self._spec.parameters}
-        try:
-            config = config_from_params(params)
-        except ConfigError:  # the supervisor says it
-            config = None
+        trial = Trial(id=log.id, number=-1, params=params, origin="wandb")
+        config = _config_of(trial)
         self.check_deadline()
-        why_not = self.ending.reason or (self._refusal(log.id, config) if config and self._trials_run else None)
+        # the first trial of a session always starts
+        why_not = self.ending.reason or (self._runner.why_not(trial) if self._trials_run else None)
         if why_not:
-            self.ending.ask(why_not, CONTINUES)
-            self._notify(_note(f"trial {log.id} goes back to the sweep's queue: {why_not}"))
+            self.ending.ask(why_not, INTERRUPTED)
+            self._notify(Note(text=f"trial {log.id} goes back to the sweep's queue: {why_not}"))
             log.describe(TrialResult(id=log.id, status=Status.PREEMPTED, metric=None, reason=why_not), stopped=False)
             log.mark_preempting()
             return self._finish(log, PREEMPTED, ())
-        trial = Trial(id=log.id, number=self._study.claim_number(log.id), params=params, origin="wandb")
+        trial = replace(trial, number=self._study.claim_number(log.id))
         if config:
             log.add_config({name: value for name, value in config.as_dict().items()
                             if name not in params and name != "gradient_checkpointing"})  # which the forecast decides
-        self._notify({"event": "trial_started", "id": trial.id, "origin": trial.origin,
-                      "settings": self._settings(trial), "max_steps": config.max_steps if config else 0})
+        self._runner.say_started(trial)
         earlier = self._earlier(trial, config) if config else None
         began = time.monotonic()
-        fetch_checkpoint(log, self._study, lambda text: self._notify(_note(text)),
+        fetch_checkpoint(log, self._study, lambda text: self._notify(Note(text=text)),
                          lambda: self.ending.is_over(began, self._patience.upload_s))
         result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked)
         stopped = stop_asked() and not earlier
@@ -111,15 +110,8 @@ class JobRunner:
         else:
             self._uploads.end(log)
         self._finish(log, code, self._study.snapshot().history(trial.id))
-        self._notify({"event": "trial_ended", "id": trial.id, "status": result.status.value, "metric": result.metric,
-                      "reason": result.reason, "seconds": result.seconds})
-        self._draw_conclusions(result, config, stopped=stopped)
-
-    def _refusal(self, trial_id: str, config: Config) -> str | None:
-        """Say why a trial should not start in what is left of the session; its first one always starts."""
-        snapshot = self._study.snapshot()
-        done = max((row["step"] for row in snapshot.history(trial_id)), default=0)
-        return refusal(config, snapshot, self._deadline, steps_done=done)
+        self._runner.take_end(result)
+        self._draw_conclusions(trial, result)
 
     def _earlier(self, trial: Trial, config: Config) -> TrialRecord | None:
         """Find this trial, ended, or a complete one with the same configuration, which would give the same losses."""
@@ -127,7 +119,7 @@ class JobRunner:
             status = record.result.status if record.result is not None else Status.PREEMPTED
             if record.trial.id == trial.id and status is not Status.PREEMPTED:
                 return record
-            if status is Status.COMPLETE and config_from_params(record.trial.params) == config:
+            if status is Status.COMPLETE and record.trial.config == config:
                 return record
         return None
 
@@ -139,8 +131,8 @@ class JobRunner:
             log.catch_up(history)
             return earlier.result
         reason = f"the same configuration as trial {earlier.trial.id}, answered from the journal"
-        self._notify(_note(f"trial {trial.id}: {reason}"))
-        self._study.record_start(trial, config_from_params(trial.params).as_dict())
+        self._notify(Note(text=f"trial {trial.id}: {reason}"))
+        self._study.record_start(trial, trial.config.as_dict())
         rows = [row for row in history if "eval/loss" in row]
         for row in rows:
             self._study.log(trial.id, row)
@@ -175,14 +167,14 @@ class JobRunner:
         self._study.record_end(result)
         return result
 
-    def _follow(self, event: Mapping[str, Any]) -> None:
+    def _follow(self, event: Event) -> None:
         """Log what the worker reports of a trial."""
-        if self._log is not None and event["event"] == "log":
-            self._log.log(event)
-        elif self._log is not None and event["event"] in ("attached", "resumed"):
-            self._log.catch_up(self._study.snapshot().history(event["trial"]))
-        elif self._log is not None and event["event"] == "checkpoint" and not self.ending.reason:  # no time for it then
-            self._uploads.take(self._log)
+        if self._log is not None and isinstance(event, Logged):
+            self._log.log(event.row)
+        elif self._log is not None and isinstance(event, Attached | Resumed):
+            self._log.catch_up(self._study.snapshot().history(event.trial))
+        elif self._log is not None and isinstance(event, Checkpointed) and not self.ending.reason:
+            self._uploads.take(self._log)  # at the end of a session there is no time for it
         self._notify(event)
 
     def _wish(self) -> str | None:
@@ -198,10 +190,6 @@ class JobRunner:
             self._log.mark_preempting()
         return "preempt"
 
-    def _goes_on(self, trial: Trial, step: int, loss: float) -> bool:
-        gate = rung_gate(self._spec, config_from_params(trial.params))
-        return stays(gate, loss, values_at(self._study.snapshot(), step, without=trial.id))
-
     def _finish(self, log: RunLog, code: int, rows: Sequence[Mapping[str, Any]]) -> None:
         began = time.monotonic()
         try:
@@ -215,38 +203,27 @@ class JobRunner:
 
     def _lose(self, reason: str) -> None:
         self.lost = True
-        self._notify(_note(reason))
+        self._notify(Note(text=reason))
         self.ending.ask(reason, 1)
 
-    def _draw_conclusions(self, result: TrialResult, config: Config | None, *, stopped: bool) -> None:
+    def _draw_conclusions(self, trial: Trial, result: TrialResult) -> None:
         """Decide whether the agent goes on, and measure the untouched base once, while it is warm."""
         if result.status is Status.PREEMPTED:
-            return self.ending.ask(result.reason, CONTINUES)
+            return self.ending.ask(result.reason, INTERRUPTED)
         self._trials_run += 1
-        if not stopped and (verdict := self._failures.take(result)):
-            self.ending.ask(verdict, 1)
+        if self._runner.failures.verdict:
+            self.ending.ask(self._runner.failures.verdict, 1)
         if self._trials_run == self._count:
             self.ending.ask(f"{self._count} trials are done, as asked")
-        if config and result.status is Status.COMPLETE and not result.notes.get("repeat_of"):
-            self._measure_baseline(config)
-
-    def _measure_baseline(self, config: Config) -> None:
-        if self._study.snapshot().baseline is not None:
-            return
         try:
-            value = self._supervisor.measure_baseline(config)
+            self._runner.measure_base(trial, result)
         except _OutOfTime:
-            return self._supervisor.close()
-        except WorkerError as error:
             self._supervisor.close()
-            return self._notify(_note(f"the untouched base was not measured: {error}"))
-        if value is not None:
-            self._notify({"event": "baseline", "metric": self._spec.metric, "value": value})
-
-    def _settings(self, trial: Trial) -> str:
-        names = [name for name in self._spec.searched or self._spec.parameters if name in trial.params]
-        return "  ".join(f"{name} {format_value(trial.params[name])}" for name in names)
 
 
-def _note(text: str) -> dict[str, Any]:
-    return {"event": "note", "text": text}
+def _config_of(trial: Trial) -> Config | None:
+    """Return the config of a trial; none where it cannot be made, which the supervisor says."""
+    try:
+        return trial.config
+    except ConfigError:
+        return None

@@ -14,22 +14,22 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import kaggle_runner
-from kaggle_runner.errors import ConfigError, KaggleRunnerError, SweepOver
+from kaggle_runner.errors import INTERRUPTED, ConfigError, KaggleRunnerError, SweepOver
+from kaggle_runner.events import AgentEnded, Event, Note, Notify, read_event
 from kaggle_runner.machine.deadline import Deadline
-from kaggle_runner.machine.environment import Environment, detect
+from kaggle_runner.machine.environment import Environment, detect, root_of
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
-from kaggle_runner.run.supervisor import Notify
 from kaggle_runner.study.journal import Study
 from kaggle_runner.wandb.agent import AgentOrder, AgentOutcome, prepare, run_agent, study_directory
 from kaggle_runner.wandb.connection import leave
-from kaggle_runner.wandb.ending import CONTINUES, AgentPatience
+from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0
@@ -70,7 +70,7 @@ class _Child:
     """The agent of one GPU, in a process of its own."""
 
     def __init__(self, gpu: Gpu, order: AgentOrder, cores: Sequence[int],
-                 events: "queue.SimpleQueue[Mapping[str, Any]]") -> None:
+                 events: "queue.SimpleQueue[Event]") -> None:
         path = os.pathsep.join([str(Path(kaggle_runner.__file__).parent.parent),
                                 os.environ.get("PYTHONPATH", "")]).strip(":")
         environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid, "PYTHONPATH": path}
@@ -110,20 +110,20 @@ class _Child:
         ending: tuple[int, str] | None = None
         with self._process.stdout:
             for line in self._process.stdout:
-                event = json.loads(line)
-                if event["event"] == "agent_ended":
-                    ending = (event["exit_status"], event["reason"])
+                event = read_event(line)
+                if isinstance(event, AgentEnded):
+                    ending = (event.exit_status, event.reason)
                 else:
                     self._events.put(event)
         status = self._process.wait()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         self.ending = ending or (1, f"its agent {how}")
-        self._events.put({"event": "note", "text": f"gpu {self.gpu.index}: {self.ending[1]}"})
+        self._events.put(Note(text=f"gpu {self.gpu.index}: {self.ending[1]}"))
 
 
 def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environment, notify: Notify) -> list[_Child]:
     """Start a child for each GPU and wait for all of them, passing on what they tell and the signals that come."""
-    events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     share = max(1, environment.cpu_count // len(work))
     cores = sorted(os.sched_getaffinity(0))
     children: list[_Child] = []
@@ -137,8 +137,8 @@ def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environme
             with contextlib.suppress(queue.Empty):
                 notify(events.get(timeout=_POLL_S))
     for child in children:
-        if signalled and child.ending and child.ending[0] not in (0, CONTINUES):  # before it could listen to signals
-            child.ending = (CONTINUES, f"interrupted by {signal.Signals(signalled[0]).name}")
+        if signalled and child.ending and child.ending[0] not in (0, INTERRUPTED):  # before it could listen to signals
+            child.ending = (INTERRUPTED, f"interrupted by {signal.Signals(signalled[0]).name}")
     return children
 
 
@@ -171,9 +171,9 @@ def _together(children: Sequence[_Child]) -> tuple[int, str]:
     """Say for all agents how they ended: the same command continues if it does for one of them."""
     endings = [child.ending for child in children if child.ending is not None]
     if not endings:
-        return CONTINUES, "interrupted before it began"
+        return INTERRUPTED, "interrupted before it began"
     statuses = {status for status, _ in endings}
-    exit_status = CONTINUES if CONTINUES in statuses else max(statuses)
+    exit_status = INTERRUPTED if INTERRUPTED in statuses else max(statuses)
     if len(set(endings)) == 1:
         return exit_status, endings[0][1]
     return exit_status, "; ".join(f"gpu {child.gpu.index}: {child.ending[1]}" for child in children if child.ending)
@@ -195,9 +195,9 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print must not mix with the protocol
     lock = threading.Lock()
 
-    def emit(event: Mapping[str, Any]) -> None:
+    def emit(event: Event) -> None:
         with lock, contextlib.suppress(BrokenPipeError):
-            protocol.write(json.dumps(event) + "\n")
+            protocol.write(event.to_json() + "\n")
             protocol.flush()
 
     order = _read_order(sys.stdin.readline())
@@ -209,13 +209,13 @@ def main() -> None:
 
     threading.Thread(target=wait_for_the_end, name="parent", daemon=True).start()
     try:
-        outcome = run_agent(order, detect(os.environ, Path(os.environ.get("KAGGLE_RUNNER_ROOT", "/"))), emit)
+        outcome = run_agent(order, detect(os.environ, root_of(os.environ)), emit)
         exit_status, reason = outcome.exit_status, outcome.reason
     except SweepOver as error:  # another GPU's agent was faster
         exit_status, reason = 0, str(error)
     except KaggleRunnerError as error:
         exit_status, reason = error.exit_status, str(error)
-    emit({"event": "agent_ended", "exit_status": exit_status, "reason": reason})
+    emit(AgentEnded(exit_status=exit_status, reason=reason))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,16 @@
 """A headless Chromium for tests, driven over its debugging pipe: no driver program, no package, no open port.
 
-With `--remote-debugging-pipe` Chromium reads commands from file descriptor 3 and writes answers and events to 4, each
-JSON and ended by a zero byte. Source: https://chromedevtools.github.io/devtools-protocol/
+With `--remote-debugging-pipe` Chromium reads commands from file descriptor 3 and writes answers and events to 4,
+each JSON and ended by a zero byte. Source: https://chromedevtools.github.io/devtools-protocol/
+
+It is the real browser. Its unpleasant habits, and what is done about them here:
+
+* Its name differs from system to system, and it may be missing: `find_chromium` tries five names.
+* Without a screen it says that it has no mouse, and a page then hides what a mouse would show: FLAGS give it one.
+* Events arrive between a command and its answer, in any order: `call` keeps them in `events`.
+* It asks for updates and for addresses of its own accord: FLAGS and `open` take its network away, so that whatever a
+  page asks for is seen in `requests` and never comes.
+* It may hang instead of ending: it is killed 20 seconds after its pipe is closed.
 """
 
 import base64

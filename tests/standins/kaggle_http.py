@@ -1,4 +1,16 @@
-"""The wire of the loopback Kaggle: requests in, answers out, live logs, uploads, downloads, and the leak alarm."""
+"""The wire of the loopback Kaggle: requests in, answers out, live logs, uploads, downloads, and the leak alarm.
+
+The unpleasant habits of the real wire that it keeps:
+
+* The program's older version puts a kernel's version into the path of its live log and gets 404.
+* The live log of a queued session waits a little and answers 404. (A guess.)
+* The live log is cut now and then, silently or with a broken connection, and starts again from its beginning.
+* The log of an ended session is no stream any more: it is one JSON array.
+* Every answer names a newer API version, for which the program prints a warning.
+* While Kaggle is `down` every connection is closed without an answer.
+
+A request to any other host is refused with 403 and kept in `leaks`, which a test expects to be empty.
+"""
 
 import base64
 import contextlib

@@ -7,6 +7,19 @@
     <root>/tmp, <root>/home          not kept
 
 A test process cannot own the absolute path /kaggle, so the script is told its root by KAGGLE_RUNNER_ROOT.
+
+The unpleasant habits of the real machine that it keeps:
+
+* Only the code file is there. It gets no arguments, no terminal and no input.
+* `input` and `src` cannot be written. A script that changed its own source has failed.
+* Output is kept only after exit status 0; links are not kept. A session over its limit, or one that was cancelled, is
+  killed with everything it started, and nothing of it is kept.
+* The image is built from Colab's and carries Colab's marks.
+* The environment holds tokens of Kaggle's own, which must not end up in a study.
+* Secrets are detached from a version that a push made: `UserSecretsClient` raises ConnectionError.
+* Without internet every request to the world fails; with internet it ends at the leak alarm.
+
+What it does not have: GPUs. Its `nvidia-smi` lists T4s, and the script trains on the CPU.
 """
 
 import contextlib

@@ -1,8 +1,12 @@
 """Processes of the real wandb client, for tests against the loopback W&B server.
 
-KAGGLE_RUNNER_TEST_WANDB_PYTHON names the Python that runs them, for another wandb version (default: this one).
-A script finds `wandb`, `SWEEP`, `say(key=value)`, whose values `Client.facts` collects, and `trial(...)`, a small
+KAGGLE_RUNNER_TEST_WANDB_PYTHON names the Python that runs them, for another wandb version (default: this one). A
+script finds `wandb`, `SWEEP`, `say(key=value)`, whose values `Client.facts` collects, and `trial(...)`, a small
 training loop for `wandb.agent`.
+
+It is the real client, with its own unpleasant habits: it starts a process of its own (wandb-core) that outlives a
+killed parent, so `kill` ends the whole group; a stop arrives as an exception thrown into the thread that trains;
+and it polls every 5 and 15 seconds, for which it has no setting, so PRELUDE shortens them from inside.
 """
 
 import contextlib

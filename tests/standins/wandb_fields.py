@@ -1,4 +1,9 @@
-"""The fields that GraphQL can select from the loopback W&B server, its mutations, and the filters over runs."""
+"""The fields that GraphQL can select from the loopback W&B server, its mutations, and the filters over runs.
+
+The unpleasant habits of the real answers that it keeps: a run's config, summary and history are JSON inside text;
+sizes are text; a project has an opaque id beside its name; a list comes page by page with a cursor. `wandb_server`
+has the whole list.
+"""
 
 import datetime
 import json

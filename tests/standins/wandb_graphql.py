@@ -1,7 +1,8 @@
 """Just enough GraphQL to answer the W&B client: read a document, pick what it selects out of nested mappings.
 
-A field nobody described is null and reported, where the real server refuses the whole document: a new client keeps
-working against this server, and the test that looks at the report says which field it now asks for.
+It is kinder than the real server in one thing: a field nobody described is null and reported, where the real server
+refuses the whole document. So a new client keeps working against this server, and the test that looks at the report
+says which field it now asks for.
 """
 
 import json

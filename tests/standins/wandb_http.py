@@ -1,4 +1,10 @@
-"""The loopback W&B server's HTTP: keys, faults, GraphQL, file streams, uploads and downloads."""
+"""The loopback W&B server's HTTP: keys, faults, GraphQL, file streams, uploads and downloads.
+
+The unpleasant habits of the real server that it keeps: a refusal in GraphQL carries its reason in `errors` beside
+`data` that is null; a key that is not the server's gets 401; bodies come compressed and in chunks. It can be told
+to answer with an error, to answer late, to do the work and lose the answer, and to vanish with every connection
+reset.
+"""
 
 import base64
 import contextlib

@@ -1,4 +1,8 @@
-"""The things the loopback W&B server keeps: a run, a sweep, an agent."""
+"""The things the loopback W&B server keeps: a run, a sweep, an agent.
+
+A run holds what the client managed to send and nothing else. Its states are kept in their order, because a run that
+was preempted, requeued and finished must show all three. `wandb_server` has the list of habits.
+"""
 
 import base64
 import json

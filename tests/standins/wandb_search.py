@@ -2,6 +2,10 @@
 
 W&B's engine is the `sweeps` package (grid, random and bayes as the cloud runs them); it is used when it can be
 imported in the server's process. The seeded draw knows every distribution of the schema except the normal ones.
+
+Two unpleasant habits of the real search are kept: a sweep file with mistakes is accepted, and the mistakes are only
+warned of; an engine that raises is not seen by anyone but the agents, whose heartbeats are answered with status
+400.
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """What the loopback W&B server knows: sweeps, agents and runs, and the rules by which the cloud moves them.
 
-Nothing here knows of HTTP or GraphQL. `wandb_server` documents the habits these rules keep.
+Nothing here knows of HTTP or GraphQL. Every habit in the list of `wandb_server` is a rule of this module: what a
+heartbeat is answered, when a run is crashed or preempted, what a stop does, who gets a job.
 """
 
 import itertools

@@ -13,6 +13,7 @@ from torch import nn
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
+from kaggle_runner.training.libraries import complete_config
 
 _NOT_THE_SHAPE = ("model_type", "quantization_config", "torch_dtype", "dtype", "architectures", "transformers_version")
 
@@ -25,9 +26,10 @@ def bare_model(model_config: Mapping[str, Any], half: bool) -> Any:
     """
     values = {name: copy.deepcopy(value) for name, value in model_config.items() if name not in _NOT_THE_SHAPE}
     try:
-        shape = transformers.AutoConfig.for_model(model_config["model_type"], **values)
+        shape = complete_config(transformers.AutoConfig.for_model(model_config["model_type"], **values))
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(shape, dtype=torch.float16 if half else torch.float32)
+        model.tie_weights()  # transformers 5.0 leaves it out on this device, and the head would be counted twice
         layers_of(model)
         return model
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, StopIteration) as error:

@@ -21,7 +21,7 @@ from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo
-from kaggle_runner.training.libraries import apply_liger
+from kaggle_runner.training.libraries import apply_liger, complete_config
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
@@ -81,7 +81,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
             bnb_4bit_compute_dtype=compute_dtype)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -182,7 +182,7 @@ def _require_liger(device: torch.device) -> None:
 
 def _read_config(model: str, source: str) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(source)
+        return complete_config(transformers.AutoConfig.from_pretrained(source))
     except (OSError, ValueError, KeyError) as error:
         what = _first_line(error)
         if source != model or Path(source).is_dir():

@@ -52,7 +52,7 @@ def read_model_config(model: str, environ: Mapping[str, str] = os.environ) -> di
         ModelError: the folder has none, or the hub id is not known here.
     """
     if model == DEMO_MODEL:
-        return _read(Path(str(files("kaggle_runner") / "demo_base" / "config.json")), model)
+        return _read(Path(str(files("kaggle_runner.training") / "demo_base" / "config.json")), model)
     path = Path(model).expanduser()
     if path.is_dir():
         return _read(path / "config.json", model)

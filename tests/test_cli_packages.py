@@ -1,0 +1,60 @@
+"""What a command needs at its end is asked for at its start: real commands in an environment that lacks a package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = {
+    "vary.yaml": "vary: dropout\nvalues: [0.1, 0.2]\nseeds: [0, 1, 2]\nbaseline:\n  trainer: charlm\n",
+    "plan.yaml": ("name: plan\nseeds: [0, 1, 2]\nbaseline:\n  trainer: charlm\n"
+                  "studies:\n  - vary: dropout\n    values: [0.1, 0.2]\n"),
+    "sweep.yaml": ("method: random\nmetric: {name: eval/loss, goal: minimize}\nrun_cap: 1\nparameters:\n"
+                   "  model: {value: ./nowhere}\n  learning_rate: {values: [1.0e-3]}\n"),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command where some packages are not installed, as far as imports and find_spec can tell."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+
+    def run(*arguments, without):
+        hidden = tmp_path / "hidden"
+        hidden.mkdir(exist_ok=True)
+        (hidden / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({without!r}))\n")
+        environ = {**os.environ, "PYTHONPATH": f"{hidden}{os.pathsep}{Path(__file__).parent.parent}"}
+        return subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], cwd=tmp_path, env=environ,
+                              capture_output=True, text=True, timeout=200)
+    return run
+
+
+@pytest.mark.parametrize("arguments", [("vary", "vary.yaml"), ("tune", "plan.yaml"), ("report", "studies/none")])
+def test_what_draws_the_result_is_asked_for_before_the_first_trial(run, tmp_path, arguments):
+    done = run(*arguments, without=["nbclient", "matplotlib"])
+    assert done.returncode == 1
+    assert done.stderr == "error: matplotlib, nbclient not installed; run: pip install 'kaggle_runner[report]'\n"
+    assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+def test_a_report_says_first_that_its_notebook_will_not_be_run(run):
+    done = run("report", "studies/none", without=["pandas"])
+    assert done.stderr.splitlines()[0] == ("warning: pandas not installed: the report's notebook will not be run; "
+                                           "run: pip install 'kaggle_runner[report]'")
+
+
+def test_a_sweep_says_first_that_no_page_will_be_written_and_runs(run):
+    done = run("sweep", "sweep.yaml", without=["plotly"])
+    assert done.stderr.splitlines()[0] == ("warning: plotly not installed: no page will be written; "
+                                           "run: pip install 'kaggle_runner[report]'")
+    assert "the model folder ./nowhere does not exist" in done.stdout + done.stderr
+
+
+def test_offline_runs_are_not_promised_without_their_library(run, tmp_path):
+    done = run("sweep", "sweep.yaml", "--log", "wandb-offline", without=["wandb"])
+    assert done.returncode == 1
+    assert done.stderr == "error: wandb not installed; run: pip install 'kaggle_runner[wandb]'\n"
+    assert not list(tmp_path.rglob("trials.jsonl"))
