@@ -76,7 +76,8 @@ def quantise(model, dtype):
         if type(module) is nn.Linear and name != "lm_head":
             layer = bitsandbytes.nn.Linear4bit(module.in_features, module.out_features, module.bias is not None, dtype,
                                                compress_statistics=True, quant_type="nf4")
-            layer.weight = bitsandbytes.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4").to("cpu")
+            weight = bitsandbytes.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
+            layer.weight = weight.to("cpu")
             layer.bias = module.bias
             model.set_submodule(name, layer)
     model.is_loaded_in_4bit = True
@@ -265,13 +266,13 @@ class TestWhoIsKnown:
         assert structures_of(model) == "self_attn.q_proj is not as in a llama layer"
 
     def test_a_layer_that_computes_something_else_does_not_agree(self):
-        model, adapted = model_of("llama")
+        _, adapted = model_of("llama")
         bare = adapted.unload()
         structures = [dataclasses.replace(s, scaling=2 * s.scaling) for s in structures_of(bare)]
         assert not agrees(bare, structures, torch.float32, torch.device("cpu"))
 
     def test_a_stranger_stays_with_transformers_and_the_record_says_why(self):
-        model, adapted = model_of("llama")
+        model, _ = model_of("llama")
         layers_of(model)[1].mlp.register_forward_hook(lambda module, arguments, output: output)
         with layers_for_training(model, dtype=torch.float32, again=True) as path:
             assert path == Path(reason="something is hooked into mlp")

@@ -128,7 +128,7 @@ class TestLayers:
     @pytest.mark.parametrize("cuda", [True, False])
     def test_a_mixture_of_lists_has_the_peak_of_traced_layers(self, cuda):
         """Composed from traces of four layers of one list each; the mixture itself is traced layer by layer."""
-        shape, config = TINY | {"num_hidden_layers": 7}, config_of(max_length=96)
+        shape, config = TINY | {"num_hidden_layers": 7}, config_of(max_length=512)
         least, most = (trace(config, shape, cuda=cuda, half=cuda, keep=f"{keep} 7").peaks["training"].total_bytes
                        for keep in ("input", "products"))
         keeps = set()
@@ -259,7 +259,7 @@ class TestFit:
         assert "without computing activations again it would take 0." in fit.reason
         assert fit.reason.endswith(f"its layers keep: {fit.as_notes()['keep']}")
         half = self.fit(peaks, (whole + least) // 2)
-        assert half.prediction.peak_bytes < (whole + least) // 2
+        assert half.prediction.peak_bytes <= (whole + least) // 2
         assert half.as_notes()["keep"].startswith("input ")
         assert self.fit(peaks, least).as_notes()["keep"] == "input 8"
 
@@ -281,7 +281,7 @@ class TestFit:
     def test_a_trial_that_never_fits_says_what_it_needs_and_what_helps(self, peaks):
         fit = self.fit(peaks, peaks[2][1] - 1)
         assert not fit.fits
-        assert fit.reason.startswith("the trial needs 0.01 GiB but the budget is 0.01 GiB on a GPU; lower batch_size "
+        assert fit.reason.startswith("the trial needs 0.02 GiB but the budget is 0.02 GiB on a GPU; lower batch_size "
                                      "from 2 to 1 or lower max_length from 512 to 256")
         assert self.fit(peaks, 2**19).reason.endswith("choose a smaller model")
 
