@@ -7,10 +7,11 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TRAIN = ["torch>=2.10", "transformers>=5.0", "peft>=0.19", "bitsandbytes>=0.49", "accelerate>=1.13", "datasets>=4.0",
-         "numpy>=2.0", "tokenizers", "safetensors", "jinja2"]
-SEARCH = ["optuna>=5.0", "scipy>=1.13"]
-REPORT = ["plotly>=6.0", "matplotlib>=3.10", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29",
+# Every floor is what the older of Kaggle's and Colab's images holds, where all of it is tested: tools/image_check.sh.
+TRAIN = ["torch>=2.10", "transformers>=5.0", "peft>=0.19", "bitsandbytes>=0.50", "accelerate>=1.13", "datasets>=4.0",
+         "numpy>=2.0", "tokenizers>=0.22", "safetensors>=0.7", "jinja2>=3.1"]
+SEARCH = ["optuna>=5.0", "scipy>=1.16"]
+REPORT = ["plotly>=5.24", "matplotlib>=3.10", "nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.17",
           "numpy>=2.0", "pandas>=2.2"]
 WANDB = ["wandb>=0.26"]
 KAGGLE = ["kaggle>=2.2.4", "six"]  # the kaggle program imports six without declaring it
@@ -28,14 +29,15 @@ setup(
     package_data={"kaggle_runner": ["py.typed", "sweep/shipped/*.yaml", "training/demo_base/*",
                                     "training/models/*.json", "report/*.css", "report/*.js"]},
     include_package_data=False,
-    install_requires=["click>=8.1", "PyYAML>=6.0", "rich>=13.9"],
+    install_requires=["click>=8.3", "PyYAML>=6.0", "python-slugify>=8.0", "rich>=13.9", "packaging>=26.1"],
     extras_require={
         "train": TRAIN,
         "wandb": WANDB,
         "kaggle": KAGGLE,
         "report": REPORT,
         "local": LOCAL,
-        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.0", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
+        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy",
+                 "types-PyYAML"],
     },
     entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.cli:main"]},
     classifiers=[

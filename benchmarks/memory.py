@@ -132,7 +132,7 @@ def load_half(config: FinetuneConfig) -> BaseModel:
                                                    bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float16)
     model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float16, device_map={"": "cpu"},
                                                               quantization_config=quantization)
-    base_model._freeze(model, torch.float16)
+    base_model.freeze(model, torch.float16)
     use_causal_attention(model, groups=True)
     return BaseModel(key=base_model.base_key(config), model=model, device=DEVICE, compute_dtype=torch.float16,
                      tokenizer=transformers.AutoTokenizer.from_pretrained(config.model), sha256="", own_head=True,
@@ -157,7 +157,7 @@ def real_peak_bytes(base: BaseModel, config: FinetuneConfig, folder: Path) -> in
 def rows(lengths: list[int]) -> EncodedRows:
     """Make rows of given lengths, all of whose tokens but the first count."""
     return EncodedRows(tokens=np.random.default_rng(0).integers(3, 1000, sum(lengths)).astype(np.int32),
-                       starts=np.cumsum([0, *lengths]), completion_starts=np.ones(len(lengths), dtype=np.int32))
+                       starts=np.cumsum([0, *lengths]), trained=np.ones(sum(lengths), dtype=bool))
 
 
 def table(cache: Path) -> tuple[list[str], dict[str, Any]]:

@@ -10,17 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.config_fields import field_types, plain_fields, type_problems
+from kaggle_runner.config_fields import ROW_FIELDS, SCHEDULES, field_types, plain_fields, shared_problems, type_problems
 from kaggle_runner.errors import ConfigError
 
-__all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "OPTIMIZERS", "SCHEDULES", "TRAINERS", "CharLMConfig",
-           "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
+__all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "MOST_SAMPLES", "OPTIMIZERS", "SCHEDULES", "TRAINERS",
+           "CharLMConfig", "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
 
 COLUMN_ROLES = ("prompt", "completion", "system", "context", "history", "tools", "messages", "text")
 """What a column can be, for `columns`."""
-SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 CHARLM_OPTIMIZERS = ("muon", "adamw_torch")
+MOST_SAMPLES = 12_000
+"""Training rows where `samples` is left out: what there is, but not more."""
+MOST_EPOCHS = 10_000
+"""Passes over the rows beyond which a number is a slip."""
+ONE_LENGTH = "max_steps and num_train_epochs are both given, and a trial has one length; leave one of them out"
 DEMO_MODEL = "demo"
 """`model: demo` is the small base that ships with the package."""
 DEMO_DATASET = "python-docs"
@@ -39,11 +43,13 @@ class FinetuneConfig:
     """It adapts a model that is there before the trial: a base that can be measured untouched and kept warm."""
 
     trainer: str = "finetune"
-    """What trains this config; a sweep file that says nothing means this one."""
+    """The trainer of this config; a sweep file that names none means this one."""
     model: str = DEMO_MODEL
     """Hub id, local folder, or `demo` for the small base that ships with the package."""
     dataset: str = DEMO_DATASET
     """Hub id, local JSON/JSONL/CSV/Parquet file or folder, or `python-docs` for the built-in rows."""
+    trust_remote_code: bool = False
+    """Run the Python code that a model's folder or hub page brings along; false refuses such a model."""
     dataset_config: str | None = None
     """Which of a dataset's configurations to read, where it has several."""
     dataset_split: str | None = None
@@ -56,18 +62,27 @@ class FinetuneConfig:
     """Which column is what, as `{prompt: question, completion: answer}`, where the names do not tell it."""
     max_lost_share: float = 0.1
     """Share of the rows that may be left out, because nothing can be learned from them, before the sweep is refused."""
-    samples: int = 12_000
-    """Training rows drawn from the dataset, by seed; ignored when `full_dataset` is true."""
+    samples: int | None = None
+    """Training rows drawn from the dataset, always the same ones; none: what there is, up to 12,000. Ignored when
+    `full_dataset` is true."""
     full_dataset: bool = False
     """Train on every row that is not held out."""
+    eval_share: float = 0.05
+    """Share of the rows that is held out, at most, where the dataset has no validation split of its own."""
     max_eval_samples: int = 500
-    """Held-out rows that measure `eval/loss`; the same rows for every trial of a study."""
+    """Held-out rows that measure `eval/loss`, at most; the same rows for every trial of a study."""
     max_length: int = 512
     """Tokens in a row; longer rows are cut at the end."""
+    eval_max_length: int | None = None
+    """Tokens in a held-out row, where trials of different `max_length` are compared; none: `max_length`."""
     completion_only_loss: bool = True
     """Count the loss on the answers' tokens only, in training and in evaluation."""
+    eval_completion_only_loss: bool | None = None
+    """The same for the evaluation alone, where trials that differ in it are compared; none: `completion_only_loss`."""
     train_on: str = "all"
     """Which answers of a conversation count: `all`, or only the `last`."""
+    eval_train_on: str | None = None
+    """The same for the evaluation alone, where trials that differ in it are compared; none: `train_on`."""
     batch_size: int = 2
     """Rows in one forward pass on one device."""
     gradient_accumulation_steps: int = 4
@@ -83,7 +98,10 @@ class FinetuneConfig:
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
     max_steps: int = 1_500
-    """Optimizer steps of a full trial: 12,000 rows at the default effective batch of 8."""
+    """Optimizer steps of a full trial: 12,000 rows at the default effective batch of 8. With `num_train_epochs` it is
+    not given but follows: from `samples`, and exactly from the rows there are as soon as these are counted."""
+    num_train_epochs: float | None = None
+    """Passes over the training rows, in place of `max_steps`; trials of different batches then see the same rows."""
     eval_steps: int = 100
     """Optimizer steps between two evaluations; the last step is always evaluated."""
     early_stopping_patience: int | None = 15
@@ -112,6 +130,26 @@ class FinetuneConfig:
         problems = type_problems(self) or self._range_problems()
         if problems:
             raise ConfigError("; ".join(problems))
+        if self.num_train_epochs is not None:
+            object.__setattr__(self, "max_steps", self._steps_of(self.samples or MOST_SAMPLES))
+
+    def counted(self, rows: int) -> "FinetuneConfig":
+        """Return the config with the steps that its epochs take over so many training rows; as it is without epochs."""
+        if self.num_train_epochs is None:
+            return self
+        return dataclasses.replace(self, max_steps=self._steps_of(rows), num_train_epochs=None)
+
+    def for_scoring(self) -> "FinetuneConfig":
+        """Return the config whose `max_length`, `completion_only_loss`, `train_on` are those of the held-out rows."""
+        inherited = self.eval_completion_only_loss is None
+        return dataclasses.replace(
+            self, max_length=self.eval_max_length or self.max_length, train_on=self.eval_train_on or self.train_on,
+            completion_only_loss=self.completion_only_loss if inherited else bool(self.eval_completion_only_loss))
+
+    @property
+    def rows_key(self) -> tuple[Any, ...]:
+        """What its rows and tokens depend on: configs with equal keys share both."""
+        return tuple(getattr(self, name) for name in ROW_FIELDS)
 
     @property
     def column_of(self) -> dict[str, str]:
@@ -131,6 +169,8 @@ class FinetuneConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         values = dataclasses.asdict(self)
+        if self.num_train_epochs is not None:
+            del values["max_steps"]  # follows, and a config takes one of the two
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -140,28 +180,39 @@ class FinetuneConfig:
         Raises:
             ConfigError: a name that is no hyperparameter, or a value that cannot work.
         """
+        if "max_steps" in params and params.get("num_train_epochs") is not None:
+            raise ConfigError(ONE_LENGTH)
         return cls(**plain_fields(cls, params))
+
+    def _steps_of(self, rows: int) -> int:
+        return max(1, math.ceil(round((self.num_train_epochs or 0) * rows / self.effective_batch_size, 6)))
 
     def _range_problems(self) -> list[str]:
         problems = []
         for name in ("samples", "max_eval_samples", "batch_size", "gradient_accumulation_steps", "max_steps",
                      "eval_steps", "lora_r", "lora_alpha"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 problems.append(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_length < 8:
-            problems.append(f"max_length must be at least 8 tokens, got {self.max_length}")
+        for name in ("max_length", "eval_max_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 8:
+                problems.append(f"{name} must be at least 8 tokens, got {getattr(self, name)}")
+        if self.num_train_epochs is not None and not 0 < self.num_train_epochs <= MOST_EPOCHS:
+            problems.append(f"num_train_epochs must be above 0 and at most {MOST_EPOCHS}, got {self.num_train_epochs}")
+        if not 0 < self.eval_share < 1:
+            problems.append(f"eval_share is a share of the rows, above 0 and below 1, got {self.eval_share}")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             problems.append(f"early_stopping_patience must be at least 1, or null for never, "
                             f"got {self.early_stopping_patience}")
-        problems += _shared_problems(self)
+        problems += shared_problems(self)
         if not 0 <= self.lora_dropout < 1:
             problems.append(f"lora_dropout must be 0 to below 1, got {self.lora_dropout}")
         if self.trainer != "finetune":
             problems.append(f"trainer must be one of {', '.join(TRAINERS)}, got {self.trainer!r}")
         if self.optim not in OPTIMIZERS:
             problems.append(f"optim must be one of {', '.join(OPTIMIZERS)}, got {self.optim!r}")
-        if self.train_on not in ("all", "last"):
-            problems.append(f"train_on must be all or last, got {self.train_on!r}")
+        for name in ("train_on", "eval_train_on"):
+            if getattr(self, name) not in (("all", "last") if name == "train_on" else ("all", "last", None)):
+                problems.append(f"{name} must be all or last, got {getattr(self, name)!r}")
         if not 0 <= self.max_lost_share <= 1:
             problems.append(f"max_lost_share is a share of the rows, 0 to 1, got {self.max_lost_share}")
         for entry in self.columns or ():
@@ -189,11 +240,11 @@ class CharLMConfig:
     """It trains a model from nothing."""
 
     trainer: str = "charlm"
-    """What trains this config; a sweep file says `trainer: {value: charlm}`."""
+    """The trainer of this config; a sweep file names it with `trainer: {value: charlm}`."""
     dataset: str = DEMO_DATASET
     """Text file, `text8`, or `python-docs` for the built-in text; split 90/5/5 by position."""
     symbols: str = "own"
-    """`own`: the characters of the text; `text8`: a to z and the blank, every other character made one of them."""
+    """`own` takes the characters of the text; `text8` takes a to z and the blank, and makes every other one of them."""
     max_length: int = 256
     """Characters in a training window."""
     max_tokens: int = 50_000_000
@@ -201,7 +252,7 @@ class CharLMConfig:
     max_eval_tokens: int = 65_536
     """Validation characters that are scored, the same ones for every trial."""
     evaluations: int = 10
-    """Evaluations of a trial, the last one at its end."""
+    """Number of evaluations of a trial; the last one is at its end."""
     hidden_size: int = 384
     """Width of the model."""
     num_hidden_layers: int = 6
@@ -211,19 +262,19 @@ class CharLMConfig:
     position_embedding: str = "rope"
     """How a position is known: `rope` turns queries and keys, `learned` adds a vector for each position."""
     norm: str = "rmsnorm"
-    """`rmsnorm`, without weights, or `layernorm`, with weights where there are biases."""
+    """Normalisation: `rmsnorm`, without weights, or `layernorm`, which has weights where there are biases."""
     hidden_act: str = "relu2"
-    """Between the layers of a block's network: `relu2`, the square of ReLU, or `gelu`."""
+    """Activation between the layers of a block's network: `relu2`, the square of ReLU, or `gelu`."""
     qk_norm: bool = False
-    """Normalise queries and keys."""
+    """Whether queries and keys are normalised."""
     use_bias: bool = False
-    """Biases in the linear layers, and weights in LayerNorm."""
+    """Whether there are biases in the linear layers, and weights in LayerNorm."""
     zero_init: bool = True
-    """Start with blocks that do nothing."""
+    """Start with blocks that add nothing to what goes through them."""
     tie_word_embeddings: bool = False
-    """Use the embedding as the output matrix too."""
+    """Whether the embedding is the output matrix too."""
     dropout: float = 0.0
-    """On the embedding, on attention, and on what a block adds."""
+    """Dropout on the embedding, on attention, and on what each block adds."""
     label_smoothing_factor: float = 0.0
     """Share of the target spread over all symbols, in training only: eval/loss is always the plain one."""
     batch_size: int = 64
@@ -237,17 +288,17 @@ class CharLMConfig:
     weight_decay: float = 0.1
     """Decoupled weight decay, on matrices."""
     adam_beta2: float = 0.95
-    """How slowly AdamW's second moment follows."""
+    """How slowly AdamW's second moment follows the gradients: the share of it that each step keeps."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises from zero."""
     lr_scheduler_type: str = "cosine"
     """Shape of the learning rate after the warm-up: cosine, linear or constant."""
     min_lr_rate: float = 0.1
-    """Where cosine and linear end, as a share of the peak."""
+    """Where the learning rate ends under cosine and linear, as a share of its peak."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
     save_model: bool = False
-    """Keep the weights of the end as `model.pt` in the trial's directory."""
+    """Whether the weights of the end are kept as `model.pt` in the trial's directory."""
     seed: int = 42
     """Seed of the weights, dropout, and the order of the windows."""
 
@@ -298,7 +349,7 @@ class CharLMConfig:
         whole = ("max_eval_tokens", "evaluations", "hidden_size", "num_hidden_layers", "num_attention_heads",
                  "batch_size", "gradient_accumulation_steps")
         problems = [f"{name} must be at least 1, got {value}" for name in whole if (value := getattr(self, name)) < 1]
-        problems += _shared_problems(self)
+        problems += shared_problems(self)
         for name in ("dropout", "label_smoothing_factor", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be 0 to below 1, got {getattr(self, name)}")
@@ -323,9 +374,9 @@ class CharLMConfig:
 
 
 Config = FinetuneConfig | CharLMConfig
-"""The hyperparameters of a trial of either trainer."""
+"""The type of a trial's hyperparameters, whichever trainer it has."""
 TRAINERS: dict[str, type[FinetuneConfig] | type[CharLMConfig]] = {"finetune": FinetuneConfig, "charlm": CharLMConfig}
-"""The config of each trainer, by what a sweep file's `trainer` says."""
+"""The config type of each trainer, by the name that a sweep file's `trainer` has."""
 
 
 def trainer_of(params: Mapping[str, Any]) -> str:
@@ -337,7 +388,7 @@ def trainer_of(params: Mapping[str, Any]) -> str:
     trainer = params.get("trainer", "finetune")
     if trainer not in TRAINERS:
         raise ConfigError(f"trainer must be one of {', '.join(TRAINERS)}, got {trainer!r}")
-    return trainer
+    return str(trainer)
 
 
 def config_from_params(params: Mapping[str, Any]) -> Config:
@@ -347,21 +398,3 @@ def config_from_params(params: Mapping[str, Any]) -> Config:
         ConfigError: an unknown trainer, a name that is no hyperparameter of it, or a value that cannot work.
     """
     return TRAINERS[trainer_of(params)].from_params(params)
-
-
-def _shared_problems(config: Any) -> list[str]:
-    """Check the fields that both configs have."""
-    problems = []
-    if not config.learning_rate > 0 or not math.isfinite(config.learning_rate):
-        problems.append(f"learning_rate must be above 0, got {config.learning_rate}")
-    if not config.max_grad_norm > 0:
-        problems.append(f"max_grad_norm must be above 0, got {config.max_grad_norm}")
-    if config.weight_decay < 0:
-        problems.append(f"weight_decay must not be negative, got {config.weight_decay}")
-    if not 0 <= config.warmup_ratio < 1:
-        problems.append(f"warmup_ratio is a share of the steps, 0 to below 1, got {config.warmup_ratio}")
-    if not 0 <= config.seed < 2**32:
-        problems.append(f"seed must be 0 to 2**32 - 1, got {config.seed}")
-    if config.lr_scheduler_type not in SCHEDULES:
-        problems.append(f"lr_scheduler_type must be one of {', '.join(SCHEDULES)}, got {config.lr_scheduler_type!r}")
-    return problems

@@ -1,10 +1,18 @@
 """The fields of a config: their types, what fits into them, and what is made of a file's values."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from kaggle_runner.errors import ConfigError
+
+SCHEDULES = ("cosine", "linear", "constant")
+ROW_FIELDS = (
+    "dataset", "dataset_config", "dataset_split", "dataset_revision", "eval_dataset", "columns", "max_lost_share",
+    "samples", "full_dataset", "eval_share", "max_eval_samples", "max_length", "eval_max_length",
+    "completion_only_loss", "eval_completion_only_loss", "train_on", "eval_train_on", "model", "trust_remote_code")
+"""The fields of a fine-tune that its rows and their tokens depend on."""
 
 
 def field_types(config_type: Any) -> dict[str, Any]:
@@ -74,3 +82,21 @@ def _plain(value: Any, expected: Any) -> Any:
 @functools.cache  # 0.4 ms each time, and checking a sweep file builds a hundred configs
 def _type_hints(config_type: Any) -> dict[str, Any]:
     return get_type_hints(config_type)
+
+
+def shared_problems(config: Any) -> list[str]:
+    """Check the fields that both configs have."""
+    problems = []
+    if not config.learning_rate > 0 or not math.isfinite(config.learning_rate):
+        problems.append(f"learning_rate must be above 0, got {config.learning_rate}")
+    if not config.max_grad_norm > 0:
+        problems.append(f"max_grad_norm must be above 0, got {config.max_grad_norm}")
+    if config.weight_decay < 0:
+        problems.append(f"weight_decay must not be negative, got {config.weight_decay}")
+    if not 0 <= config.warmup_ratio < 1:
+        problems.append(f"warmup_ratio is a share of the steps, 0 to below 1, got {config.warmup_ratio}")
+    if not 0 <= config.seed < 2**32:
+        problems.append(f"seed must be 0 to 2**32 - 1, got {config.seed}")
+    if config.lr_scheduler_type not in SCHEDULES:
+        problems.append(f"lr_scheduler_type must be one of {', '.join(SCHEDULES)}, got {config.lr_scheduler_type!r}")
+    return problems

@@ -9,7 +9,9 @@
     ├── StudyError           a study directory that cannot be read, written or continued
     │   └── DamagedJournal   Optuna's copy of a study, which is written anew from the record
     ├── HostError            this machine cannot do what was asked
-    │   └── MissingPackages  packages that are not installed, with the extra that has them
+    │   ├── MissingPackages  packages that are not installed, with the extra that has them
+    │   ├── NoGpu            a session without a GPU that torch can use, where a CPU was not asked for
+    │   └── NoInternet       a session that needs the internet and has none
     ├── BudgetError          a trial that needs more memory than there is
     ├── SecretError          a key that is missing or malformed; never holds its value
     ├── WandbError           W&B refused, lost or does not know what was asked for, or cannot be reached
@@ -19,7 +21,8 @@
         └── ProtocolError    a line between two of our processes that cannot be read
 
 Messages say what happened with the values, why it matters and what to do: lower case, no full stop.
-The command line prints them as one block, without a traceback, and exits with `exit_status`: 1, but for kernels.
+The command line prints them as one block, without a traceback, and exits with `exit_status`: 1, but for kernels
+and for sessions that lack what they need.
 """
 
 from collections.abc import Sequence
@@ -83,6 +86,18 @@ class MissingPackages(HostError):
         super().__init__(f"{names} not installed; run: pip install 'kaggle_runner[{extra}]'")
 
 
+class NoGpu(HostError):
+    """A session without a GPU that torch can use, where a CPU was not asked for."""
+
+    exit_status = 21
+
+
+class NoInternet(HostError):
+    """A session that needs the internet and has none."""
+
+    exit_status = 22
+
+
 class BudgetError(KaggleRunnerError):
     """A trial that needs more memory than there is."""
 
@@ -121,6 +136,10 @@ class Refusal(IntEnum):
     """The kernel did not start in time."""
     NO_VERDICT = 18
     """The session ended without saying how: cancelled, killed, or over its time."""
+    SWITCHED_OFF = 19
+    """Kaggle saved the kernel with its GPU or its internet off."""
+    MACHINE = 20
+    """A machine that Kaggle does not have, or that nothing here runs on."""
 
 
 class KernelError(KaggleRunnerError):

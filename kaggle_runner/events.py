@@ -18,7 +18,7 @@ class Message:
     """Something that is said in one line."""
 
     key: ClassVar[str]
-    """Under which name the line has its kind."""
+    """The name under which a line holds the kind of the message."""
     kind: ClassVar[str]
 
     def to_json(self) -> str:
@@ -97,7 +97,7 @@ class Logged(Event):
     kind = "log"
     step: int
     values: Mapping[str, float | None]
-    """By W&B's names: `train/loss`, `eval/loss`, `tokens`; on the line they stand beside the step."""
+    """The numbers by W&B's names: `train/loss`, `eval/loss`, `tokens`; on the line they stand beside the step."""
 
     @property
     def row(self) -> dict[str, float | None]:
@@ -141,6 +141,8 @@ class Prepared(Event):
     device: str
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    train_rows: int | None = None
+    """From which the steps of epochs follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +204,7 @@ class TrialStarted(Event):
     kind = "trial_started"
     origin: str
     settings: str
-    """What distinguishes it from the others, in words."""
+    """What distinguishes this trial from the others, in words."""
     max_steps: int
 
 

@@ -25,7 +25,7 @@ from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import encode
 from kaggle_runner.training.finetune import Control, evaluate, train_adapter
 from kaggle_runner.training.loss import summed_loss
-from kaggle_runner.training.models.base_model import _freeze, half_dtype, linear_layers_4bit, load_base, model_source
+from kaggle_runner.training.models.base_model import freeze, half_dtype, linear_layers_4bit, load_base, model_source
 from tests.conftest import save_tiny
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_in_float16_norms_compute_in_float32_and_hand_on_float16(tiny_llama):
     base = load_base(FinetuneConfig(model=str(tiny_llama), load_in_4bit=False), CPU)
     tokens_BT = torch.arange(24).reshape(2, 12)
     exact = summed_loss(base.model, tokens_BT, *all_but_the_last(tokens_BT), own_head=True)
-    _freeze(base.model, torch.float16)
+    freeze(base.model, torch.float16)
     norm = base.model.model.norm
     hidden_BTD = torch.randn(2, 3, 64, dtype=torch.float16)
     assert norm.weight.dtype is torch.float32

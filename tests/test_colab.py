@@ -28,7 +28,7 @@ def colab(tmp_path, monkeypatch, tiny_llama, rows_file):
         end = text.index("\n", text.index("value: ", start))
         text = f"{text[:start]}  {key}:\n    value: {value}{text[end:]}"
     (tmp_path / "mine.yaml").write_text(text)
-    made = run(tmp_path, "kernel", "launcher", "mine.yaml", "--count", "1",
+    made = run(tmp_path, "kernel", "launcher", "mine.yaml", "--count", "1", "--cpu",
                "--out", str(root / "content" / "kernel_launcher.py"))
     assert "colab run --gpu T4 --timeout 39600 " in made.stdout
     for name, value in {"COLAB_RELEASE_TAG": "release-colab-external", "KAGGLE_RUNNER_ROOT": str(root),

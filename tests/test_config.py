@@ -1,5 +1,6 @@
 """The hyperparameters of a trial: names, defaults and refusals."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from kaggle_runner.errors import ConfigError
 def test_the_defaults_are_the_missions():
     config = FinetuneConfig()
     assert (config.batch_size, config.gradient_accumulation_steps, config.effective_batch_size) == (2, 4, 8)
-    assert (config.lora_r, config.lora_alpha, config.samples, config.max_steps) == (8, 16, 12_000, 1_500)
+    assert (config.lora_r, config.lora_alpha, config.samples, config.max_steps) == (8, 16, None, 1_500)
 
 
 def test_warm_up_rounds_up_to_whole_steps():
@@ -48,6 +49,10 @@ def test_an_unknown_name_is_refused():
     ({"warmup_ratio": 1.5}, "warmup_ratio is a share of the steps"),
     ({"weight_decay": -0.1}, "weight_decay must not be negative"),
     ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+    ({"num_train_epochs": 0}, "num_train_epochs must be above 0 and at most 10000, got 0"),
+    ({"eval_share": 5}, "eval_share is a share of the rows, above 0 and below 1, got 5"),
+    ({"eval_max_length": 4}, "eval_max_length must be at least 8 tokens, got 4"),
+    ({"samples": 0}, "samples must be at least 1, got 0"),
     ({"max_length": 4}, "max_length must be at least 8 tokens, got 4"),
     ({"early_stopping_patience": 0}, "early_stopping_patience must be at least 1, or null for never"),
     ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type must be one of cosine, linear, constant, got 'cosin'"),
@@ -69,6 +74,33 @@ def test_values_that_cannot_work_are_refused_with_the_value(params, message):
 def test_all_problems_come_at_once():
     with pytest.raises(ConfigError, match=r"lora_r must be at least 1.*optim must be one of"):
         FinetuneConfig(lora_r=0, optim="sgd")
+
+
+def test_epochs_become_steps_of_the_rows_there_are():
+    config = FinetuneConfig.from_params({"num_train_epochs": 1.5, "samples": 1_000, "batch_size": 2})
+    assert config.max_steps == 188  # 1,500 rows in steps of 8, the last one not full
+    assert config.counted(900).max_steps == 169
+    assert config.counted(900).num_train_epochs is None
+    assert "max_steps" not in config.as_dict()
+    assert FinetuneConfig.from_params(config.as_dict()) == config
+    assert FinetuneConfig.from_params(config.counted(900).as_dict()) == config.counted(900)
+    assert dataclasses.replace(config, batch_size=1, gradient_accumulation_steps=8).max_steps == 188
+    assert FinetuneConfig(num_train_epochs=1.0).max_steps == 1_500
+    assert FinetuneConfig(num_train_epochs=0.0001, samples=10).max_steps == 1
+    assert FinetuneConfig(max_steps=7).counted(900).max_steps == 7
+
+
+def test_a_trial_has_one_length():
+    with pytest.raises(ConfigError, match="max_steps and num_train_epochs are both given, and a trial has one length"):
+        FinetuneConfig.from_params({"max_steps": 10, "num_train_epochs": 1})
+    assert FinetuneConfig.from_params({"max_steps": 10, "num_train_epochs": None}).max_steps == 10
+
+
+def test_what_scores_the_held_out_rows_is_what_trains_unless_it_is_said():
+    plain = FinetuneConfig(max_length=96)
+    assert plain.for_scoring() == plain
+    held = FinetuneConfig(max_length=96, eval_max_length=128, eval_completion_only_loss=False).for_scoring()
+    assert (held.max_length, held.completion_only_loss) == (128, False)
 
 
 def test_columns_are_read_from_a_mapping_and_from_what_a_record_keeps():

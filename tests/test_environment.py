@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.errors import HostError
+from kaggle_runner.errors import HostError, NoGpu
 from kaggle_runner.machine.environment import NEEDED_PACKAGES, detect, find_host
 from kaggle_runner.machine.gpu import GIB
 from tests.standins.nvidia_smi import HANGING, NO_DRIVER, P100, T4_X2, answering, path_with
@@ -132,17 +132,29 @@ def test_a_p100_is_kept_apart_and_refused_with_the_way_out(root, tmp_path):
     assert found.gpus == ()
     assert [gpu.name for gpu in found.refused_gpus] == ["Tesla P100-PCIE-16GB"]
     assert "torch has no kernels for it" in found.problems[0]
-    with pytest.raises(HostError, match="choose a T4"):
+    with pytest.raises(NoGpu, match=r"capability 6\.0 and torch has no kernels for it.*--machine NvidiaTeslaT4.*--cpu"):
         found.require_gpus()
 
 
 @pytest.mark.parametrize(("environ", "way_out"), [
-    (KAGGLE, "no GPU to train on: no nvidia-smi on PATH; push with enable_gpu true and machine_shape NvidiaTeslaT4"),
+    (KAGGLE, "no GPU to train on: no nvidia-smi on PATH; push with --machine NvidiaTeslaT4.*the account's phone is "
+             "verified, at https://www.kaggle.com/settings; or use the CPU: --cpu"),
+    ({**KAGGLE, "ISTPUVM": "1"}, "no nvidia-smi on PATH, but a TPU, and nothing here trains on one; push with"),
     (COLAB, "choose Runtime > Change runtime type > T4 GPU"), ({}, "python -m kaggle_runner dry-run"),
 ])
 def test_no_gpu_has_a_way_out_on_every_host(root, environ, way_out):
-    with pytest.raises(HostError, match=way_out):
+    with pytest.raises(NoGpu, match=way_out):
         detect(environ, root).require_gpus()
+
+
+@pytest.mark.parametrize("environ", [KAGGLE, COLAB])
+def test_on_kaggle_and_colab_trials_get_a_cpu_only_where_it_was_asked_for(root, tmp_path, environ):
+    with pytest.raises(NoGpu, match="no GPU to train on"):
+        detect(environ, root).for_training(cpu_only=False)
+    assert detect(environ, root).for_training(cpu_only=True).gpus == ()
+    assert detect({}, root).for_training(cpu_only=False).gpus == ()
+    found = detect({**environ, "PATH": path_with(tmp_path / "bin", answering(T4_X2))}, root)
+    assert (len(found.for_training(cpu_only=False).gpus), found.for_training(cpu_only=True).gpus) == (2, ())
 
 
 def test_a_broken_nvidia_smi_is_a_problem_and_not_a_crash(root, tmp_path):

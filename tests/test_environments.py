@@ -1,5 +1,6 @@
 """The constraint files in environments/: what they pin, and what they must leave alone."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def pins(name):
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["local", "kaggle", "colab"])
+@pytest.mark.parametrize("name", ["local", "kaggle", "colab", "images/kaggle", "images/colab"])
 def test_every_line_pins_one_exact_version(name):
     assert pins(name)
     assert not [line for line in pins(name) if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)]
@@ -35,3 +36,22 @@ def test_what_is_added_in_the_cloud_has_the_version_that_is_tested_here(name):
 
 def test_the_kaggle_program_gets_the_package_it_forgets_to_declare():
     assert any(line.startswith("six==") for line in pins("local"))
+
+
+@pytest.mark.parametrize("name", ["kaggle", "colab"])
+def test_an_image_is_built_with_what_the_launcher_adds(name):
+    assert set(pins(name)) <= set(pins(f"images/{name}"))
+
+
+def test_the_floors_of_the_package_are_what_the_older_image_holds():
+    """So they are tested: every test of `tools/image_check.sh kaggle` runs on them."""
+    texts = [node.value for node in ast.walk(ast.parse((FOLDER.parent / "setup.py").read_text()))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    floors = dict(text.lower().split(">=") for text in texts if re.fullmatch(r"[A-Za-z]\w+>=[0-9.]+", text))
+    held = [dict(line.lower().split("==") for line in pins(f"images/{name}")) for name in ("kaggle", "colab")]
+    numbers = {name: [tuple(map(int, versions[name].split(".")[:2])) for versions in held if name in versions]
+               for name in floors}
+    del numbers["kaggle"]  # the program of one's own machine, newer than the images'
+    assert len(numbers) >= 20
+    assert {name: floor for name, floor in floors.items() if name in numbers} == {
+        name: ".".join(map(str, min(found))) for name, found in numbers.items()}

@@ -49,12 +49,14 @@ def make_wheel(folder, name, version, requires=()):
 def kernel_python(tmp_path):
     """A Python of its own with this test's pip, and a numpy of the image that must not move."""
     pytest.importorskip("pip")
+    import packaging
     import pip
 
     directory = tmp_path / "python"
     venv.create(directory, with_pip=False, symlinks=True)
     site = next((directory / "lib").glob("python3.*/site-packages"))
-    (site / "pip").symlink_to(Path(pip.__file__).parent)
+    for package in (pip, packaging):
+        (site / package.__name__).symlink_to(Path(package.__file__).parent)
     image = site / "numpy-2.0.2.dist-info"
     image.mkdir()
     (image / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.0.2\n")

@@ -12,8 +12,10 @@ import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
-from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, read_launcher, without_words
+from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, without_words
 from kaggle_runner.kernel.packages import NEEDS
+from tests.launcher_reader import read_launcher
+from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
 
 REPOSITORY = Path(__file__).parent.parent
 DETECT = Launch(arguments=("detect", "--json"))
@@ -102,12 +104,48 @@ def test_a_failure_keeps_its_status_outside_kaggle_and_becomes_a_verdict_on_kagg
 
 
 def test_settings_and_files_reach_the_command_and_its_children(tmp_path):
-    script = build_launcher(Launch(arguments=("sweep", "mine.yaml"), files={"mine.yaml": "nonsense: 1\n"},
-                                   settings={"KAGGLE_RUNNER_HOST": "colab"}), {})
+    script = build_launcher(Launch(arguments=("sweep", "mine.yaml", "--cpu"), files={"mine.yaml": "nonsense: 1\n"},
+                                   settings={"KAGGLE_RUNNER_HOST": "colab", "HF_HUB_OFFLINE": "1"}), {})
     ran = run_script(script, tmp_path, on_kaggle=True, KAGGLE_RUNNER_HOST="kaggle")
     assert ran.returncode == 0
     assert "mine.yaml" in result_of(tmp_path)["reason"]
     assert result_of(tmp_path)["environment"]["host"] == "kaggle"
+
+
+SWEEP = Launch(arguments=("sweep", "mine.yaml"), files={"mine.yaml": "nonsense: 1\n"})
+
+
+@pytest.mark.parametrize(("machine", "gpus", "reason"), [
+    (None, [], r"no GPU to train on: .*; push with --machine NvidiaTeslaT4, .*phone is verified, at https://www\.kaggle\.com/"
+               r"settings; or use the CPU: --cpu"),
+    (NO_DRIVER, [], r"no GPU to train on: nvidia-smi ended with status 9 and said: NVIDIA-SMI has failed"),
+    (answering(P100), ["Tesla P100-PCIE-16GB, 15.53 GiB usable, compute capability 6.0: refused, torch has no kernels "
+                       "for it"],
+     r"no GPU to train on: Tesla P100-PCIE-16GB has compute capability 6\.0 and torch has no kernels.*; choose a T4"),
+])
+def test_a_session_without_a_gpu_for_torch_ends_before_it_installs_anything(tmp_path, machine, gpus, reason):
+    path = path_with(tmp_path / "bin", machine) if machine else "/usr/bin:/bin"
+    ran = run_script(build_launcher(SWEEP, {}), tmp_path, on_kaggle=True, PATH=path)
+    assert ran.returncode == 0, "so that Kaggle keeps the verdict"
+    result = result_of(tmp_path)
+    assert (result["verdict"], result["exit_status"]) == ("no gpu", 21)
+    assert re.match(reason, result["reason"]), result["reason"]
+    assert (result["gpus"], result["gpu_quota_hours"] > 0) == (gpus, bool(gpus)), "Kaggle charges for a useless GPU too"
+    assert list(result["seconds_by_phase"]) == ["check"]
+
+
+def test_a_session_without_the_internet_ends_before_it_installs_anything(tmp_path):
+    script = build_launcher(SWEEP, {})
+    t4 = path_with(tmp_path / "bin", answering(T4_X2))
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
+    ran = run_script(script, tmp_path, on_kaggle=True, PATH=t4, **offline)
+    result = result_of(tmp_path)
+    assert (ran.returncode, result["verdict"], result["exit_status"]) == (0, "no internet", 22)
+    assert re.match(r'internet is off in this session: no answer from http://127\.0\.0\.1:9 .*the switch "Internet"',
+                    result["reason"])
+    assert list(result["seconds_by_phase"]) == ["check"]
+    run_script(script, tmp_path, on_kaggle=True, PATH=t4, KAGGLE_RUNNER_INTERNET="off", **offline)
+    assert "mine.yaml: 3 problems" in result_of(tmp_path)["reason"], "the command ran, and has its own words"
 
 
 def test_one_damaged_byte_is_said(tmp_path, detect_script):
@@ -119,8 +157,6 @@ def test_one_damaged_byte_is_said(tmp_path, detect_script):
                      r"kaggle_runner kernel prepare", outside.stderr)
     assert run_script(damaged, tmp_path, on_kaggle=True).returncode == 0
     assert result_of(tmp_path)["reason"].startswith("this launcher is damaged")
-    with pytest.raises(KernelError, match="not a launcher, or a damaged one"):
-        read_launcher(damaged[:position - 1] + "é" + damaged[position:])
 
 
 def test_a_package_that_cannot_be_imported_is_a_verdict_on_kaggle(tmp_path, detect_script):

@@ -61,7 +61,7 @@ def model_of(family="llama", dtype=torch.float32, *, dropout=0.0, in_4bit=True, 
             parameter.data += 0.02 * torch.randn_like(parameter)
     if in_4bit:
         quantise(model, dtype)
-    base_model._freeze(model, dtype)
+    base_model.freeze(model, dtype)
     use_causal_attention(model, groups=True)
     adapted = peft.get_peft_model(model, peft.LoraConfig(
         task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets))
@@ -192,7 +192,7 @@ def kept_bytes(keep, layers):
              "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 256}
     model = bare_model(shape, half=True)
     stand_in(model, {"bnb_4bit_use_double_quant": True}, stored_as=torch.float16, compute_dtype=torch.float16)
-    base_model._freeze(model, torch.float16)
+    base_model.freeze(model, torch.float16)
     use_causal_attention(model, groups=False)
     with torch.device("meta"):
         adapted = peft.get_peft_model(model, peft.LoraConfig(

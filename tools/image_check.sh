@@ -3,7 +3,7 @@
 #
 #   tools/image_check.sh kaggle|colab [--exact] [--only FILE...]
 #
-# Versions: environments/images/NAME.txt, on the Python that it names (PYTHON= gives another interpreter of that version).
+# Versions: environments/images/NAME.txt, on the Python that it names (IMAGE_PYTHON= gives another).
 # torch: a build for CPUs of the same version where pip is offered one, else the index's own; with --exact always the
 # latter, with every CUDA library it asks for, as the image has it: three gigabytes.
 # Runs the test files (--only: these alone), then the dry run, plan, vary and report as a user types them. The tests
@@ -23,10 +23,10 @@ shift
 exact=""
 if [ "${1:-}" = "--exact" ]; then exact="exact" && shift; fi
 only=()
-if [ "${1:-}" = "--only" ]; then shift && only=("$@"); fi
+if [ "${1:-}" = "--only" ]; then shift && for file in "$@"; do only+=("${file%.py}.py"); done; fi
 
 version="$(sed -n 's/^# Python //p' "$packages")"
-python="${PYTHON:-}"
+python="${IMAGE_PYTHON:-}"
 for candidate in "python$version" "$HOME/.pyenv/versions/$version".*/bin/python; do
     if [ -z "$python" ] && "$candidate" -c 'import venv' 2>/dev/null; then python="$candidate"; fi
 done
@@ -46,7 +46,9 @@ if [ ! -f "$venv/complete" ]; then
         wanted="$venv/wanted.txt"
         sed "s/^torch==.*/torch==$torch+cpu/" "$packages" >"$wanted"
     fi
+    mkdir -p "$venv/torch"
     "$venv/bin/pip" install -q --no-cache-dir --find-links "$venv/torch" -r "$wanted"
+    rm -r "$venv/torch"
     "$venv/bin/pip" check
     touch "$venv/complete"
 fi

@@ -33,7 +33,7 @@ def order_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--upload-every", type=float, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
         click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
-        click.option("--cpu", is_flag=True, help="No GPU."),
+        click.option("--cpu", is_flag=True, help="A session without a GPU, and trials on its CPU."),
         click.option("--image", default="", help="Docker image to pin, where kernels stay queued."),
         click.option("--no-internet", is_flag=True, help="Packages and data come from mounted inputs only."),
         click.option("--dataset", multiple=True, metavar="OWNER/SLUG", help="Kaggle dataset to mount."),
@@ -76,14 +76,15 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
 @click.argument("sweep")
 @click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end.")
 @click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
+@click.option("--cpu", is_flag=True, help="Train on the CPU of where it runs.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("kernel_launcher.py"), show_default=True)
-def kernel_launcher(sweep: str, count: int | None, deadline: str | None, out: Path) -> None:
+def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bool, out: Path) -> None:
     """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
     from kaggle_runner.files import write_atomically
     from kaggle_runner.kaggle.launcher import build_launcher
     from kaggle_runner.kaggle.order import KernelOrder, make_launch
 
-    order = KernelOrder(sweep=sweep, options=_options(count, deadline))
+    order = KernelOrder(sweep=sweep, options=(*_options(count, deadline), *(("--cpu",) if cpu else ())))
     launch, _ = make_launch(order, os.environ, _tell)
     write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
@@ -232,7 +233,7 @@ def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: b
            model: tuple[str, ...], owner: str, title: str) -> "KernelOrder":
     from kaggle_runner.kaggle.order import KernelOrder
 
-    options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()))
+    options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()), *(("--cpu",) if cpu else ()))
     upload_s = upload_every * 60 if upload_every is not None else None
     return KernelOrder(sweep=sweep, options=options, upload_every_s=upload_s, owner=owner, title=title,
                        machine_shape="" if cpu else machine, internet=not no_internet, datasets=dataset, kernels=kernel,
@@ -262,12 +263,12 @@ def _leaving_it_alone() -> Iterator[None]:
 
 def _last_pushed() -> str:
     """Name the kernel whose folder is the newest one here."""
-    from kaggle_runner.kaggle.folder import METADATA, read_folder
+    from kaggle_runner.kaggle.folder import METADATA, read_ref
 
     found = sorted(KERNELS.glob(f"*/push/{METADATA}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise click.UsageError("no kernel was pushed from this directory; name one: OWNER/KERNEL")
-    return read_folder(found[-1].parent).ref
+    return read_ref(found[-1].parent)
 
 
 def _end(verdict: "Verdict") -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
 
 LAB = Path("hyperparameter_tuning")
-"""Where a plan keeps its studies if nothing else is said."""
+"""Folder in which a plan keeps its studies if nothing else is said."""
 
 
 @click.command()
@@ -120,6 +120,7 @@ def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Envir
     from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.deadline import find_deadline
 
+    environment.for_training(cpu_only=cpu)
     return LabOrder(directory=directory, cpu_only=cpu, deadline=find_deadline(deadline, environment, os.environ))
 
 

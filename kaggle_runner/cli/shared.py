@@ -52,6 +52,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
 
     environment = detect_here()
+    environment.for_training(cpu_only=cpu_only)
     directory = study or environment.writable_directory / "studies" / f"{folder_name(spec.name)}{suffix}"
     order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ))
@@ -147,7 +148,7 @@ def print_best(snapshot: "Snapshot") -> None:
 
 
 def detect_here() -> "Environment":
-    """Detect this machine."""
+    """Find out which machine this is, and what it allows."""
     from kaggle_runner.machine.environment import detect, root_of
 
     return detect(os.environ, root_of(os.environ))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
-ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "log")
+ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "log", "cpu")
 ONLY_WANDB = ("entity", "prior_runs")
 
 
@@ -35,13 +35,14 @@ ONLY_WANDB = ("entity", "prior_runs")
 @click.option("--project", help="W&B project [the file's, else kaggle_runner].")
 @click.option("--entity", help="W&B user or team [the file's, else the key's].")
 @click.option("--prior-runs", multiple=True, metavar="RUN", help="Finished runs of the project to learn from.")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 @click.option("--log", type=click.Choice(["wandb-offline"]), help="Write the trials as W&B runs for `wandb sync`.")
 def sweep(file: Path, backend: str, project: str | None, entity: str | None, prior_runs: tuple[str, ...],
-          log: str | None, **options: Any) -> None:
+          log: str | None, cpu: bool, **options: Any) -> None:
     """Run or continue a sweep file here, or create it on W&B for agents."""
     from kaggle_runner.sweep.spec import read_sweep
 
-    given = {**options, "log": log, "entity": entity, "prior_runs": prior_runs}
+    given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs}
     misplaced = [name for name in (ONLY_HERE if backend == "wandb" else ONLY_WANDB) if given[name]]
     if misplaced or (backend == "optuna" and project and not log):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced or ["project"])
@@ -53,7 +54,7 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
         return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
     if log:
         require(("wandb",), "wandb")
-    run_spec(spec, cpu_only=False, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+    run_spec(spec, cpu_only=cpu, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
 
 
 @click.command()
@@ -63,16 +64,20 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
 @click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/ID].")
 @click.option("--max-concurrency", type=int, default=1, help="Trials at a time on each GPU: 1, and nothing else.")
 @click.option("--no-pruning", is_flag=True, help="Train every trial to its end.")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | None, max_concurrency: int,
-          no_pruning: bool) -> None:
+          no_pruning: bool, cpu: bool) -> None:
     """Run trials of a W&B sweep, by its ID, path or URL, until it ends or the session does."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.machine.keys import require_key
 
-    environment = detect_here()
+    environment = detect_here().for_training(cpu_only=cpu)
     end = find_deadline(deadline, environment, os.environ)
     require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
+    if environment.host != "local":
+        require_internet(servers_of("agent", os.environ), environment.host)
     from kaggle_runner.wandb.agent import AgentOrder
     from kaggle_runner.wandb.one_per_gpu import run_agents
 

@@ -20,12 +20,15 @@ from kaggle_runner.kernel.command import Outcome, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
 from kaggle_runner.kernel.result import Session, describe_session, find_journals
 from kaggle_runner.machine.deadline import STARTED_VARIABLE, find_deadline
-from kaggle_runner.machine.environment import detect, root_of
+from kaggle_runner.machine.environment import Environment, detect, root_of
+from kaggle_runner.machine.internet import require_internet, servers_of
 from kaggle_runner.machine.keys import VARIABLES, find_key, secret_values
 from kaggle_runner.study.journal import JOURNAL
 
 FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
 """Names the file into which a command writes why it ended."""
+TRAINING = ("agent", "sweep")
+"""The commands that train on a kernel."""
 OVERTIME_S = 600.0
 """After its deadline a command is ended by us: it should have ended by itself, and its files must still be kept."""
 
@@ -52,6 +55,8 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     try:
         session.working.mkdir(parents=True, exist_ok=True)
         if on_host:
+            with session.phase("check"):
+                require_machine(session.arguments, environment, os.environ)
             with session.phase("install"):
                 session.packages = install_missing(NEEDS, inputs, os.environ, _say)
         with session.phase("continue"):
@@ -63,12 +68,27 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
         result = describe_session(session, outcome, facts)
     except (KaggleRunnerError, OSError) as error:
         _say(f"error: {error}")
-        result = describe_session(session, Outcome(exit_status=1, reason=str(error)), {})
+        status = error.exit_status if isinstance(error, KaggleRunnerError) else 1
+        result = describe_session(session, Outcome(exit_status=status, reason=str(error)), {})
     if on_host:
         path = session.working / RESULT
         path.write_text(json.dumps(result, indent=2) + "\n")
         _say(f"{result['verdict']}{': ' if result['reason'] else ''}{result['reason']}  ({path})")
     return 0 if environment.host == "kaggle" else result["exit_status"]
+
+
+def require_machine(arguments: Sequence[str], environment: Environment, environ: Mapping[str, str]) -> None:
+    """See in a session's first minute that it can do its work: a GPU, if a CPU was not asked for, and the internet.
+
+    Raises:
+        NoGpu: there is none that torch can use.
+        NoInternet: what the command needs cannot be reached.
+    """
+    if not arguments or arguments[0] not in TRAINING:
+        return
+    environment.for_training(cpu_only="--cpu" in arguments)
+    if servers := servers_of(arguments[0], environ):
+        require_internet(servers, environment.host)
 
 
 def continue_study(inputs: Path, study: Path) -> Path | None:

@@ -7,7 +7,6 @@ breaks the others. So pip gets the running versions as constraints, and they are
 import importlib.metadata
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,13 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from kaggle_runner.errors import HostError
 
 FROZEN = ("torch", "torchvision", "torchaudio", "triton", "numpy", "protobuf", "transformers", "tokenizers", "peft",
           "accelerate", "wandb", "datasets", "safetensors", "scipy", "pandas", "pyarrow", "huggingface-hub")
 FROZEN_PREFIX = "nvidia-"
 SEARCH_LIMIT_ENTRIES = 20_000
-"""Files and folders looked at under the inputs; a mounted image dataset has millions."""
+"""Most files and folders that are looked at under the inputs; a mounted image dataset has millions."""
 PIP_TIMEOUT_S = 600
 
 
@@ -31,7 +32,7 @@ class Need:
 
     module: str
     name: str
-    """Its name for pip."""
+    """Name of the package for pip."""
     minimum: str
     """The oldest version that will do."""
     version: str = ""
@@ -44,7 +45,7 @@ class Need:
         if importlib.util.find_spec(self.module) is None:
             return False
         try:
-            return _numbers(importlib.metadata.version(self.name)) >= _numbers(self.minimum)
+            return Version(importlib.metadata.version(self.name)) >= Version(self.minimum)
         except importlib.metadata.PackageNotFoundError:  # importable without being installed: a test's, a developer's
             return True
 
@@ -67,7 +68,7 @@ The versions are those of environments/kaggle.txt and environments/colab.txt.
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What came of it."""
+    """What came of installing packages."""
 
     installed: tuple[str, ...] = ()
     """`name version` of what is new."""
@@ -160,8 +161,3 @@ def _install(need: Need, wheel_folders: Sequence[Path], frozen: Mapping[str, str
             errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR:")]
             problem = errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with status {ran.returncode}"
     return problem
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Read the leading numbers of a version: `0.50.2.dev0` -> (0, 50, 2)."""
-    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", version)[0]))

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import kaggle_runner
-from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
+from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, NoGpu, NoInternet
 from kaggle_runner.kernel.command import Outcome
 from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 from kaggle_runner.study.trial import Status
 
-VERDICTS = {0: "done", INTERRUPTED: "unfinished"}
-"""Of exit statuses; all others are `failed`."""
+VERDICTS = {0: "done", INTERRUPTED: "unfinished", NoGpu.exit_status: "no gpu", NoInternet.exit_status: "no internet"}
+"""The verdict that an exit status means; all others mean `failed`."""
 
 
 @dataclass
@@ -64,18 +64,19 @@ def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any
             if record.result and record.started >= session.started:
                 phases.update({f"trials/{name}": seconds for name, seconds in record.result.seconds_by_phase.items()})
     seconds = time.time() - session.started
+    gpus = (*session.environment.gpus, *session.environment.refused_gpus)  # Kaggle charges for both
     return {
         "verdict": VERDICTS.get(outcome.exit_status, "failed"), "exit_status": outcome.exit_status,
         "reason": facts.get("reason") or outcome.reason,
         "continue": bool(unfinished or outcome.exit_status == INTERRUPTED),
         "trials": dict(statuses), "unfinished_trials": unfinished, "best": _best(snapshots),
         "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__, "versions": _versions(),
-        "gpus": [gpu.text for gpu in session.environment.gpus], "environment": session.environment.as_dict(),
+        "gpus": [gpu.text for gpu in gpus], "environment": session.environment.as_dict(),
         "installed": list(session.packages.installed), "lost": list(session.packages.lost),
         "hidden": _hidden(snapshots),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 3),
         "seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
-        "gpu_quota_hours": round(seconds / 3600, 6) if session.environment.gpus else 0.0,
+        "gpu_quota_hours": round(seconds / 3600, 6) if gpus else 0.0,
         "studies": studies, "facts": dict(facts),
     }
 

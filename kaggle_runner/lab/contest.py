@@ -5,6 +5,7 @@ for, so there is nothing to lose between two sessions. Nothing is cut early: par
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import queue
 import threading
@@ -25,7 +26,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import room_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts
-from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session, single_threaded_lanes
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
@@ -38,25 +39,27 @@ class Contest(Protocol):
     """Settings that are run with the same seeds to find the best: a study's values, or whole configurations."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the study."""
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """What names each setting, the default's among them."""
+        """The name of each setting, the default's among them."""
 
     @property
     def default(self) -> Any:
         """The value of the setting that the others are compared with."""
 
     @property
-    def seeds(self) -> tuple[int, ...]: ...
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every setting is run with."""
 
     @property
     def varied(self) -> tuple[str, ...]:
         """The hyperparameters in which two of its trials may differ, beside the seed."""
 
     def value_of(self, trial: Trial) -> Any:
-        """Return which setting a trial is of."""
+        """Return the name of the setting that a trial was run with."""
 
     def first_trials(self) -> list[Trial]:
         """List every setting with every seed."""
@@ -65,7 +68,7 @@ class Contest(Protocol):
         """List the two contenders with more seeds."""
 
     def sweep(self) -> dict[str, Any]:
-        """Return what the journal begins with."""
+        """Return the study as a sweep file would say it, for the first line of its journal."""
 
     def as_yaml(self) -> str:
         """Return the study as a file."""
@@ -87,7 +90,7 @@ class VaryRun:
 
     snapshot: Snapshot
     decision: Decision | None
-    """None while trials are missing."""
+    """The decision; none while trials are missing."""
     reason: str = ""
     """Why the session ended before the study did."""
 
@@ -222,7 +225,8 @@ def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environme
             interrupted=ending.is_set) for settings in workers]
         for runner in runners:
             runner.supervisor.start()
-        runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
+        with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
+            runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
         with concurrent.futures.ThreadPoolExecutor(len(runners), thread_name_prefix="worker") as pool:
             runs = [pool.submit(_run_waiting, runner, waiting, what, ending) for runner in runners]
             reasons = [run.result() for run in runs]

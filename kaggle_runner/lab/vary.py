@@ -3,7 +3,6 @@
 Read from a file, or made by a tuning plan from the baseline that it has come to.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from kaggle_runner.config import TRAINERS, config_from_params, field_types, trai
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.lab.decision import EXTRA_SEEDS, same
 from kaggle_runner.study.trial import Trial
+from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion, yaml_number
 from kaggle_runner.sweep.spec import check_config
 from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other_file
 
 METRIC = "eval/loss"
 SEEDS = (1, 2, 3)
-"""Seeds where a file names none."""
+"""The seeds of a study whose file names none."""
 NOT_HYPERPARAMETERS = {
     "seed": "a study repeats it, seeds lists them", "trainer": "a study has one trainer",
     "dataset": "losses on two texts cannot be compared",
@@ -28,7 +28,11 @@ NOT_HYPERPARAMETERS = {
     "max_eval_tokens": "it changes what is measured", "max_eval_samples": "it changes what is measured",
     "completion_only_loss": "it changes what is measured", "evaluations": "it changes what is measured",
     "eval_steps": "it changes what is measured", "max_tokens": "values are compared at equal tokens",
-    "max_steps": "values are compared at equal steps", "save_model": "it changes no model",
+    "max_steps": "values are compared at equal steps", "num_train_epochs": "values are compared at equal epochs",
+    "eval_share": "it changes what is measured", "eval_max_length": "it changes what is measured",
+    "eval_completion_only_loss": "it changes what is measured", "eval_train_on": "it changes what is measured",
+    "trust_remote_code": "it changes no loss",
+    "save_model": "it changes no model",
 }
 """Fields of the configs that no study can vary, with the reason."""
 
@@ -43,12 +47,12 @@ class VarySpec:
     variable: str
     """The one hyperparameter that differs."""
     values: tuple[Any, ...]
-    """All of them, the baseline's own first if the file left it out."""
+    """All values of the variable; the baseline's own comes first if the file left it out."""
     seeds: tuple[int, ...]
     baseline: Mapping[str, Any]
     """Every field of the config but `seed`, the variable's default among them."""
     note: str = ""
-    """Why it is varied, in the author's words."""
+    """Why the variable is studied, in the author's words."""
 
     @property
     def default(self) -> Any:
@@ -61,7 +65,7 @@ class VarySpec:
         return (self.variable,)
 
     def value_of(self, trial: Trial) -> Any:
-        """Return which value a trial is of."""
+        """Return the value that a trial was run with."""
         return trial.params[self.variable]
 
     @property
@@ -171,8 +175,7 @@ def check_study(found: Findings, path: str, raw: Mapping[str, Any], baseline: Ma
     if variable is None:
         found.problem(f"{path}vary", "missing; name the one hyperparameter that is varied")
     elif variable not in fields:
-        close = difflib.get_close_matches(str(variable), fields, n=1)
-        way_out = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(fields)}"
+        way_out = explain(variable, fields) or suggestion(variable, fields)
         found.problem(f"{path}vary", f"{spelled(variable)} is no hyperparameter; {way_out}")
     elif variable in NOT_HYPERPARAMETERS:
         found.problem(f"{path}vary", f"{variable} is no hyperparameter: {NOT_HYPERPARAMETERS[variable]}")
@@ -227,6 +230,7 @@ def _check_value(found: Findings, path: str, variable: str, value: Any, baseline
 
 
 def check_seeds(found: Findings, path: str, raw: Any) -> tuple[int, ...] | None:
+    """Return the seeds of a file, or none after adding the problem."""
     fits = isinstance(raw, list) and raw and all(
         isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31 for seed in raw)
     if not fits or len(set(raw)) < len(raw):

@@ -7,11 +7,11 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.errors import HostError, SecretError
+from kaggle_runner.errors import HostError, NoGpu, SecretError
 from kaggle_runner.machine.gpu import Gpu, in_gib, survey_gpus
 from kaggle_runner.machine.keys import SERVICES, find_key
 from kaggle_runner.machine.limits import disk_free_bytes, nearest_existing, read_cpu_count, read_ram
@@ -23,6 +23,7 @@ NEEDED_PACKAGES: Mapping[str, str] = {
     "scipy": "the embedded study", "wandb": "W&B sweeps", "matplotlib": "pictures", "plotly": "reports",
 }
 """Every package a command imports, with what it is for; a command names those it lacks again when it runs."""
+_TPU = ", but a TPU, and nothing here trains on one"
 _COLAB_VARIABLES = ("COLAB_RELEASE_TAG", "COLAB_BACKEND_VERSION", "COLAB_JUPYTER_IP", "COLAB_GPU")
 _HOUR_S = 3600.0
 
@@ -38,23 +39,23 @@ class Environment:
     gpus: tuple[Gpu, ...]
     """The GPUs that can be trained on, in the order of CUDA_VISIBLE_DEVICES."""
     refused_gpus: tuple[Gpu, ...]
-    """Those that torch has no kernels for."""
+    """The GPUs that torch has no kernels for."""
     ram_bytes: int
     """All memory of this machine, or what its container may take of it."""
     ram_available_bytes: int
-    """What of it is free now."""
+    """The part of `ram_bytes` that is free now."""
     cpu_count: int
     """Cores this process may use."""
     disk_free_bytes: int
     """Bytes that can still be written to `writable_directory`."""
     session_limit_s: float | None
-    """After this long the host ends the session; none: it does not."""
+    """Seconds after which the host ends the session; none where it does not."""
     interactive: bool | None
     """On Kaggle, whether a person's notebook and not a pushed version runs; none elsewhere, where nothing tells."""
     writable_directory: Path
     """Where results go; the best place for them that is there, see `problems` for what it does not keep."""
     cache_directory: Path
-    """Where to keep what can be made again."""
+    """The directory for files that can be made again."""
     missing_packages: tuple[str, ...]
     """Those of `NEEDED_PACKAGES` that this Python cannot import."""
     api_keys: Mapping[str, str]
@@ -68,13 +69,27 @@ class Environment:
         """Return the GPUs, of which there is at least one.
 
         Raises:
-            HostError: there is none that torch can use; says why.
+            NoGpu: there is none that torch can use; says why.
         """
         if self.gpus:
             return self.gpus
         for gpu in self.refused_gpus:
-            gpu.require_supported()
-        raise HostError(f"no GPU to train on: {self.reasons['gpus']}; {_GPU_ADVICE[self.host]}")
+            raise NoGpu(f"no GPU to train on: {gpu.refusal}")
+        raise NoGpu(f"no GPU to train on: {self.reasons['gpus']}; {_GPU_ADVICE[self.host]}")
+
+    def for_training(self, *, cpu_only: bool) -> "Environment":
+        """Return this machine as trials may use it; on Kaggle and Colab they get a CPU only where it was asked for.
+
+        Hours of a session are counted: a 7B model on two cores would use up twelve of them for nothing.
+
+        Raises:
+            NoGpu: as `require_gpus`, on Kaggle and Colab without `cpu_only`.
+        """
+        if cpu_only:
+            return replace(self, gpus=())
+        if self.host != "local":
+            self.require_gpus()
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values, sizes in bytes."""
@@ -138,8 +153,8 @@ def detect(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> E
         ram_available_bytes=ram.available_bytes, cpu_count=cpu_count, disk_free_bytes=disk_free_bytes(writable),
         session_limit_s=session_limit_s, interactive=_interactive(host, environ), writable_directory=writable,
         cache_directory=cache, missing_packages=missing_packages(), api_keys=api_keys,
-        reasons={"gpus": survey.reason, "ram": ram.reason, "cpu": cpu_reason, "session": session_reason,
-                 "writable": writable_reason, "cache": cache_reason},
+        reasons={"gpus": survey.reason + (_TPU if _is_tpu(environ) else ""), "ram": ram.reason, "cpu": cpu_reason,
+                 "session": session_reason, "writable": writable_reason, "cache": cache_reason},
         problems=(*survey.problems, *(gpu.refusal or "" for gpu in refused),
                   *_host_problems(host, bool(survey.gpus), writable, root), *key_problems),
     )
@@ -183,9 +198,13 @@ def _interactive(host: str, environ: Mapping[str, str]) -> bool | None:
     return run_type == "Interactive" if host == "kaggle" and run_type else None
 
 
+def _is_tpu(environ: Mapping[str, str]) -> bool:
+    return bool(environ.get("TPU_ACCELERATOR_TYPE") or environ.get("ISTPUVM"))
+
+
 def _session_limit(host: str, environ: Mapping[str, str]) -> tuple[float | None, str]:
     """Source: Kaggle's and Colab's documentation of 2026; a push with a shorter timeout is not visible from inside."""
-    if host == "kaggle" and (environ.get("TPU_ACCELERATOR_TYPE") or environ.get("ISTPUVM")):
+    if host == "kaggle" and _is_tpu(environ):
         return 9 * _HOUR_S, "Kaggle ends a TPU session after 9 h"
     if host == "kaggle":
         return 12 * _HOUR_S, "Kaggle ends a CPU or GPU session after 12 h, an idle interactive one earlier"
@@ -250,7 +269,8 @@ def _gpu_row(gpu: Gpu) -> dict[str, Any]:
 
 
 _GPU_ADVICE = {
-    "kaggle": "push with enable_gpu true and machine_shape NvidiaTeslaT4, or choose GPU T4 x2 in the notebook",
-    "colab": "choose Runtime > Change runtime type > T4 GPU",
+    "kaggle": "push with --machine NvidiaTeslaT4, or choose the accelerator GPU T4 x2 in the notebook; Kaggle gives "
+              "none until the account's phone is verified, at https://www.kaggle.com/settings; or use the CPU: --cpu",
+    "colab": "choose Runtime > Change runtime type > T4 GPU, or use the CPU: --cpu",
     "local": "run on the CPU with: python -m kaggle_runner dry-run",
 }

@@ -68,8 +68,8 @@ class Gpu:
         if self.compute_capability >= (7, 0):
             return None
         return (f"{self.name} has compute capability {self._capability} and torch has no kernels for it, 7.5 is the "
-                f"least its wheels are sure to have; choose a T4 (on Kaggle: machine_shape NvidiaTeslaT4), or hide the "
-                f"GPU with CUDA_VISIBLE_DEVICES= to train on the CPU")
+                f"least its wheels are sure to have; choose a T4 (on Kaggle: --machine NvidiaTeslaT4), or train on the "
+                f"CPU with --cpu")
 
     @property
     def meaning(self) -> str:
@@ -107,9 +107,9 @@ class GpuSurvey:
     """What was found when looking for GPUs."""
 
     gpus: tuple[Gpu, ...]
-    """Those this process may use, in the order of CUDA_VISIBLE_DEVICES where that is set."""
+    """The GPUs that this process may use, in the order of CUDA_VISIBLE_DEVICES where that is set."""
     reason: str
-    """Why these and no others."""
+    """Why these GPUs were found and no others."""
     problems: tuple[str, ...] = ()
     """What a person should know or mend."""
 

@@ -47,7 +47,7 @@ class Target:
 
     cuda: bool
     half: bool
-    """Matrix products in float16, else in float32."""
+    """Whether matrix products are in float16; otherwise they are in float32."""
 
 
 GPU = Target(cuda=True, half=True)
@@ -60,9 +60,10 @@ class Prediction:
 
     peak_bytes: int
     phase: str
-    """When: `training`, `optimizer step` or `evaluation`."""
+    """The phase that has the peak: `training`, `optimizer step` or `evaluation`."""
     parts: Mapping[str, int]
-    """What it is made of: base, adapter, optimizer, gradients, activations, dequantised weights, loss, kernels."""
+    """What the peak is made of: base, adapter, optimizer, gradients, activations, dequantised weights, loss,
+    kernels."""
     phases: Mapping[str, int]
     """The peak of every phase."""
     checkpointing: bool
@@ -134,7 +135,8 @@ def _predicted(config: FinetuneConfig, model_config: Mapping[str, Any] | None, t
 def shape_of_trial(config: FinetuneConfig) -> dict[str, Any]:
     """Return what of a config decides its memory: equal shapes have equal predictions."""
     return {
-        "batch_size": config.batch_size, "max_length": config.max_length, "lora_r": config.lora_r,
+        "batch_size": config.batch_size, "max_length": config.max_length,
+        "eval_max_length": config.for_scoring().max_length, "lora_r": config.lora_r,
         "dropout": config.lora_dropout > 0, "target_modules": config.target_modules, "optim": config.optim,
         "load_in_4bit": config.load_in_4bit, "checkpointing": config.gradient_checkpointing,
         "evaluates_midway": config.eval_steps < config.max_steps,

@@ -4,10 +4,12 @@ The model is transformers' own, built from its config alone; adapter, loss and e
 4-bit weights and the kernels of a GPU are stood in for.
 """
 
+import contextlib
 import dataclasses
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
-from kaggle_runner.memory.fake_kernels import CpuKernels, GpuKernels, materialise, quantise, tensors_of
+from kaggle_runner.memory.fake_kernels import (
+    CpuKernels,
+    ExpertKernels,
+    GpuKernels,
+    materialise,
+    quantise,
+    tensors_of,
+)
 from kaggle_runner.memory.live_bytes import BLOCK_BYTES, LiveBytes
 from kaggle_runner.memory.timeline import TRACED_LAYERS, Event, Peak, peak_of, peak_of_layers, peak_of_mixture
 from kaggle_runner.training import finetune
@@ -153,7 +162,7 @@ def _most(limit: int, fits: Callable[[int], bool]) -> int:
 def _recorded(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
               keep: str = "") -> tuple[_Recording, int]:
     """Return what `TRACED_LAYERS` layers did, or all where they are not alike, and how many layers there are."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_fakes():
         warnings.simplefilter("ignore")
         model = bare_model(model_config, half)
         layers = len(layers_of(model))
@@ -165,7 +174,7 @@ def _recorded(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: 
             lists = keep if not keep or len(from_words(keep)) == traced else in_words(from_words(keep)[:1] * traced)
             try:
                 recording = _record(config, model, model_config, cuda=cuda, half=half, layers=layers, keep=lists)
-            except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+            except (RuntimeError, NotImplementedError, TypeError, AttributeError, IndexError, ValueError) as error:
                 raise ModelError(f"cannot forecast the memory of a {model_config['model_type']} model: "
                                  f"{str(error).splitlines()[0]}; choose another model, or run it without a forecast"
                                  ) from error
@@ -175,8 +184,20 @@ def _recorded(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: 
     return recording, layers
 
 
+@contextlib.contextmanager
+def _quiet_fakes() -> Iterator[None]:
+    """Keep torch from printing the trace of what cannot be run without data: the error says it in one line."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def fullest_evaluation(config: FinetuneConfig) -> tuple[int, int]:
     """Return rows and length of the evaluation batch that has the most tokens."""
+    config = config.for_scoring()
     limit = max(config.batch_size * config.max_length, finetune.EVAL_TOKENS)
     return max(((limit // length, length) for length in range(8, config.max_length + 1)),
                key=lambda shape: (shape[0] * shape[1], shape[1]))
@@ -190,7 +211,7 @@ def _record(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any],
     quantization = quantization_of(config, model_config)
     if quantization is not None:
         quantise(model, quantization, stored_as=stored_dtype(model_config, dtype), compute_dtype=dtype)
-    base_model._freeze(model, dtype)
+    base_model.freeze(model, dtype)
     use_causal_attention(model, groups=not cuda)  # a GPU that groups takes less
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
                      compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0,
@@ -201,6 +222,7 @@ def _record(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any],
     held = _standing(model, config, layers, cuda=cuda, half=half)
     # 3. a micro-batch and an evaluation on fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as modes:
+        modes.enter_context(ExpertKernels())
         modes.enter_context(GpuKernels() if cuda else CpuKernels())
         live = modes.enter_context(LiveBytes(block_bytes=BLOCK_BYTES if cuda else 1))
         materialise(adapted)
@@ -247,7 +269,7 @@ def _evaluate(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
 def _full_rows(count: int, length: int) -> EncodedRows:
     """Return rows of one length, all tokens of which count but the first."""
     return EncodedRows(tokens=np.zeros(count * length, dtype=np.int32), starts=np.arange(count + 1) * length,
-                       completion_starts=np.ones(count, dtype=np.int32))
+                       trained=np.ones(count * length, dtype=bool))
 
 
 def _unroll(events: Sequence[Event], recording: _Recording, layers: int) -> Peak:

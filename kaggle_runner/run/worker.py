@@ -91,7 +91,8 @@ class Worker:
             elif isinstance(request, Prepare):
                 config = config_from_params(request.config)
                 prepared = self.trainer(config.trainer).prepare(config)
-                self._emit(Prepared(device=str(self._device), versions=prepared.versions, notes=prepared.notes))
+                self._emit(Prepared(device=str(self._device), versions=prepared.versions, notes=prepared.notes,
+                                    train_rows=prepared.train_rows))
             elif isinstance(request, Train):
                 self._emit(Trained(result=self._train(request)))
         except NotFinite as error:

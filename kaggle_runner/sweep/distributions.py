@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from kaggle_runner.sweep.beta import beta_cdf, beta_inverse
+from kaggle_runner.errors import MissingPackages
 
 KEYS = {
     "constant": ("value",),
@@ -52,7 +52,7 @@ class Fixed:
 
     @property
     def count(self) -> int:
-        """Different values there are."""
+        """Number of different values."""
         return 1
 
     def from_unit(self, u: float) -> Any:
@@ -74,11 +74,11 @@ class Choice:
 
     values: tuple[Any, ...]
     probabilities: tuple[float, ...] | None = None
-    """Chance of each value; none: all the same."""
+    """Chance of each value; none where all have the same."""
 
     @property
     def count(self) -> int:
-        """Different values there are."""
+        """Number of different values."""
         return len(self.distinct)
 
     @property
@@ -89,7 +89,7 @@ class Choice:
 
     @property
     def is_numeric(self) -> bool:
-        """Every value is a number, so their order means something."""
+        """Whether every value is a number, so that their order means something."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
     def from_unit(self, u: float) -> Any:
@@ -152,22 +152,22 @@ class Range:
 
     @property
     def is_quantised(self) -> bool:
-        """The values are multiples of `q`."""
+        """Whether the values are multiples of `q`."""
         return self.distribution.startswith("q_")
 
     @property
     def is_integer(self) -> bool:
-        """Every value is a whole number."""
+        """Whether every value is a whole number."""
         return self.distribution == "int_uniform" or (self.is_quantised and float(self.q).is_integer())
 
     @property
     def is_logarithmic(self) -> bool:
-        """Equal ratios are equally likely."""
+        """Whether equal ratios are equally likely."""
         return "log_uniform" in self.distribution
 
     @property
     def is_bounded(self) -> bool:
-        """There is a smallest and a largest value."""
+        """Whether there is a smallest and a largest value."""
         return "normal" not in self.distribution
 
     @property
@@ -184,7 +184,7 @@ class Range:
 
     @property
     def count(self) -> int | None:
-        """Different values there are; none if they cannot be counted."""
+        """Number of different values; none if they cannot be counted."""
         if self.distribution == "int_uniform":
             return int(self.high) - int(self.low) + 1
         if self.is_quantised and self.is_bounded:
@@ -208,7 +208,7 @@ class Range:
             case "log_normal":
                 return _normal_cdf((math.log(value) - self.mu) / self.sigma) if value > 0 else 0.0
             case "beta":
-                return beta_cdf(value, self.a, self.b)
+                return float(_scipy_special().betainc(self.a, self.b, min(max(value, 0.0), 1.0)))
             case "uniform":
                 place = value
             case _:
@@ -262,7 +262,7 @@ class Range:
             case "log_normal":
                 return math.exp(self.sigma * _normal_inverse(u)) * math.exp(self.mu)
             case "beta":
-                return beta_inverse(u, self.a, self.b)
+                return float(_scipy_special().betaincinv(self.a, self.b, u))
         start, end = self._ends
         place = _clamp(u * (end - start) + start, start, end)
         if self._shape == "uniform":
@@ -282,7 +282,7 @@ def same_value(left: Any, right: Any) -> bool:
         return False
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(same_value, left, right))
-    return left == right
+    return bool(left == right)
 
 
 def _nth_of(u: float, start: int, stop: int) -> int:
@@ -307,3 +307,16 @@ def _normal_cdf(z: float) -> float:
 
 def _clamp(value: float, low: float, high: float) -> float:
     return max(low, min(value, high))
+
+
+def _scipy_special() -> Any:
+    """Return scipy's special functions, which only the beta distributions need: the base install has no scipy.
+
+    Raises:
+        MissingPackages: scipy is not installed.
+    """
+    try:
+        from scipy import special
+    except ModuleNotFoundError as error:
+        raise MissingPackages(["scipy"], "local") from error
+    return special

@@ -1,24 +1,16 @@
 """Read the `parameters:` of a sweep file, finding every problem instead of the first."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kaggle_runner.config import field_types
+from kaggle_runner.sweep.aliases import explain, explain_all
 from kaggle_runner.sweep.distributions import EXPONENTS, KEYS, Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion
 from kaggle_runner.sweep.values import check_together, check_values
 
 MOST_GRID_POINTS = 100_000
-NAMES_ELSEWHERE = {
-    "lr": "learning_rate", "r": "lora_r", "rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout",
-    "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size", "optimizer": "optim",
-    "grad_accum": "gradient_accumulation_steps", "max_seq_length": "max_length", "max_seq_len": "max_length",
-    "model_name": "model", "model_name_or_path": "model", "base_model": "model", "dataset_name": "dataset",
-    "num_samples": "samples", "max_samples": "samples", "scheduler": "lr_scheduler_type",
-    "patience": "early_stopping_patience", "warmup": "warmup_ratio", "random_seed": "seed",
-}
-"""What other trainers call our hyperparameters; only for suggestions."""
 
 
 def read_parameters(found: Findings, raw: Any, method: str | None, config_type: Any) -> dict[str, Parameter]:
@@ -31,10 +23,15 @@ def read_parameters(found: Findings, raw: Any, method: str | None, config_type: 
         return {}
     fields, before = field_types(config_type), len(found.problems)
     parameters: dict[str, Parameter] = {}
+    unknown = [name for name, entry in raw.items() if name not in fields and not _is_nested(entry)]
+    if unknown:
+        found.problem("parameters" + (f".{unknown[0]}" if len(unknown) == 1 else ""),
+                      explain_all(unknown, fields, "hyperparameter"))
     for name, entry in raw.items():
         path = f"parameters.{name}"
-        if name not in fields:
-            found.problem(path, f"no such hyperparameter; {suggestion(name, fields, NAMES_ELSEWHERE)}")
+        if _is_nested(entry):
+            found.problem(path, _move_up(name, entry["parameters"], fields))
+            continue
         parameter = _read_parameter(found, path, entry, method)
         if parameter is not None:
             parameters[name] = parameter
@@ -45,14 +42,32 @@ def read_parameters(found: Findings, raw: Any, method: str | None, config_type: 
     return parameters
 
 
+def _is_nested(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and "parameters" in entry
+
+
+def _move_up(name: Any, nested: Any, fields: Iterable[str]) -> str:
+    """Refuse parameters inside a parameter, and say of each what to write in its place."""
+    why = ("nested parameters are refused, a trainer takes each hyperparameter by its own name; move them up to "
+           "parameters")
+    names = list(_names_inside(nested, str(name)))
+    known = list(fields)
+    ways = "; ".join(f"{inner}: {explain(inner, known) or 'no such hyperparameter'}" for inner in names)
+    return f"{why} ({ways})" if names else why
+
+
+def _names_inside(nested: Any, path: str) -> Iterator[str]:
+    for name, entry in nested.items() if isinstance(nested, Mapping) else ():
+        if _is_nested(entry):
+            yield from _names_inside(entry["parameters"], f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"
+
+
 def _read_parameter(found: Findings, path: str, raw: Any, method: str | None) -> Parameter | None:
     if not isinstance(raw, Mapping):
         way_out = f"values: {spelled(raw)}" if isinstance(raw, list) else f"value: {spelled(raw)}"
         found.problem(path, f"must be a mapping, got {spelled(raw)}; write {way_out} below it")
-        return None
-    if "parameters" in raw:
-        found.problem(path, "nested parameters are refused, a trainer takes each hyperparameter by its own name; "
-                            "move them up to parameters")
         return None
     distribution = _distribution(found, path, raw)
     if distribution is None:

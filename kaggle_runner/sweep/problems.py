@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -46,11 +46,10 @@ class Findings:
         return True
 
 
-def suggestion(word: Any, known: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+def suggestion(word: Any, known: Iterable[str]) -> str:
     """Say which known word was probably meant, or list them all."""
     known = list(known)
-    meant = (others or {}).get(str(word))
-    close = [meant] if meant in known else difflib.get_close_matches(str(word), known, n=1)
+    close = difflib.get_close_matches(str(word), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 

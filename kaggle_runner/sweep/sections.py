@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.config import field_types
+from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion
 
 METHODS = ("bayes", "random", "grid")
@@ -19,7 +20,7 @@ REFUSED_KEYS = {
     "image_uri": "W&B Launch is not used, the trainer is built in; leave it out",
 }
 MOST_BANDS = 100
-"""Decisions after which W&B stops counting."""
+"""Number of decisions after which W&B stops counting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,25 @@ def check_key(found: Findings, key: Any, value: Any, config_type: type) -> None:
                            f"it out")
     elif key in field_types(config_type) and key not in KNOWN_KEYS:
         found.problem(key, f"is a hyperparameter; move it under parameters, as {key}: value: {spelled(value)}")
-    elif isinstance(key, str) and key not in KNOWN_KEYS:
-        found.problem(key, f"no such key; {suggestion(key, KNOWN_KEYS)}")
+
+
+def check_unknown_keys(found: Findings, raw: Mapping[str, Any], config_type: type) -> None:
+    """Add one problem for all top-level keys that are neither W&B's nor hyperparameters."""
+    fields = field_types(config_type)
+    unknown = [key for key in raw if isinstance(key, str) and key not in (*KNOWN_KEYS, *REFUSED_KEYS, *fields)]
+    ways = []
+    for key in unknown:
+        way = explain(key, fields)
+        if way.startswith("write"):
+            way += "; it belongs under parameters"
+        ways.append(way or suggestion(key, KNOWN_KEYS))
+    if len(unknown) == 1:
+        found.problem(unknown[0], f"no such key; {ways[0]}")
+    elif unknown:
+        listed = f"known are {', '.join(KNOWN_KEYS)}"
+        lines = [f"{key}: {way if way != listed else 'no such key'}" for key, way in zip(unknown, ways, strict=True)]
+        found.problem("file", "".join([f"{len(unknown)} keys are no keys of a sweep file", *(
+            f"\n    {line}" for line in (*lines, *([listed] if listed in ways else [])))]))
 
 
 def read_method(found: Findings, raw: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +18,26 @@ from kaggle_runner.errors import SweepError
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.parameters import read_parameters
 from kaggle_runner.sweep.problems import Findings
+from kaggle_runner.sweep.scoring import hold_scoring
 from kaggle_runner.sweep.sections import (
     Hyperband,
     check_key,
+    check_unknown_keys,
     read_early_terminate,
     read_method,
     read_metric,
     read_whole_number,
 )
 from kaggle_runner.sweep.yaml_file import (
-    _check_plain,
+    check_plain,
     find_file,
     parse_mapping,
     refuse_other_file,
     shipped_sweep,
 )
+
+BATCH = ("batch_size", "gradient_accumulation_steps")
+"""Whose product is the rows of an optimizer step."""
 
 __all__ = ["Choice", "Fixed", "Hyperband", "Parameter", "Range", "SweepSpec", "check_config", "read_sweep",
            "shipped_sweep"]
@@ -53,10 +58,12 @@ class SweepSpec:
     target: float | None = None
     """The sweep ends when a trial reaches this value of the metric; none: never."""
     parameters: Mapping[str, Parameter]
-    """In the order of the file."""
+    """In the order of the file, and after them what is held."""
+    held: Mapping[str, Any] = field(default_factory=dict)
+    """What the evaluation is held at, because a hyperparameter is searched that would change which tokens count."""
     early_terminate: Hyperband | None = None
     run_cap: int | None = None
-    """Most trials of the sweep; none: no limit."""
+    """Most trials that the sweep may have; none for no limit."""
     raw: Mapping[str, Any]
     """The file as read, plain JSON values only."""
     warnings: tuple[str, ...] = ()
@@ -96,8 +103,8 @@ class SweepSpec:
         Source: PyPI `sweeps` 0.3.0, `random_search_next_runs`: one number for each parameter by name, fixed ones too.
         """
         numbers = random.Random(seed)
-        drawn = {name: self.parameters[name].from_unit(numbers.random()) for name in sorted(self.parameters)}
-        return {name: drawn[name] for name in self.parameters}
+        drawn = {name: self.parameters[name].from_unit(numbers.random()) for name in sorted(self.raw["parameters"])}
+        return {name: drawn[name] for name in self.parameters if name in drawn} | dict(self.held)
 
     def grid(self) -> list[dict[str, Any]]:
         """List every trial's parameters in the order W&B's grid search runs them: by name, the last one fastest.
@@ -147,7 +154,8 @@ def read_configuration(path: Path, config_type: type | None = None,
     try:
         return _checked(path, raw, found, config_type, metrics)
     except SweepError as error:  # in this file the names stand by themselves
-        raise SweepError(error.source, [re.sub(r"^parameters\.([^:]*?)(\.value)?:", r"\1:", problem)
+        raise SweepError(error.source, [re.sub(r"^parameters: (?=\d+ names)", "",
+                                               re.sub(r"^parameters\.([^:]*?)(\.value)?:", r"\1:", problem))
                                         for problem in error.problems]) from None
 
 
@@ -159,7 +167,7 @@ def check_config(raw: Mapping[str, Any], source: str, config_type: type | None =
         SweepError: it has problems; holds all of them.
     """
     found = Findings()
-    _check_plain(found, "", raw)
+    check_plain(found, "", raw)
     return _checked(Path(source), dict(raw), found, config_type, metrics)
 
 
@@ -169,6 +177,7 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
     config_type = wanted_type or _config_type(found, raw.get("parameters"))
     for key in raw:
         check_key(found, key, raw[key], config_type)
+    check_unknown_keys(found, raw, config_type)
     method = read_method(found, raw)
     metric, goal, target = read_metric(found, raw, metrics)
     parameters = read_parameters(found, raw.get("parameters"), method, config_type)
@@ -176,11 +185,14 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
     if early_terminate and "metric" not in raw and method != "bayes":
         found.problem("early_terminate", f"needs a metric; write metric: with name: {metrics[0]} and "
                                          f"goal: minimize below it")
+    held = hold_scoring(found, parameters, field_types(config_type), metric or metrics[0], metrics)
     run_cap = read_whole_number(found, "run_cap", raw["run_cap"]) if "run_cap" in raw else None
     if found.problems:
         raise SweepError(str(path), found.problems)
     spec = SweepSpec(source=str(path), name=raw.get("name") or path.stem, method=method, metric=metric, goal=goal,
-                     target=target, parameters=parameters, early_terminate=early_terminate, run_cap=run_cap, raw=raw)
+                     target=target, parameters={**parameters, **held}, early_terminate=early_terminate,
+                     run_cap=run_cap, raw=raw, held={name: setting.value for name, setting in held.items()})
+    _warn_about_length(found, spec, config_type)
     _warn_about_trials(found, spec, config_type)
     return dataclasses.replace(spec, warnings=tuple(found.warnings))
 
@@ -194,10 +206,35 @@ def _config_type(found: Findings, parameters: Any) -> type:
     return TRAINERS.get(str(entry.get("value")), FinetuneConfig) if isinstance(entry, dict) else FinetuneConfig
 
 
+def _warn_about_length(found: Findings, spec: SweepSpec, config_type: Any) -> None:
+    """Say that trials of the same number of steps but different batches do not train on the same number of rows."""
+    names = [name for name in BATCH if name in spec.searched]
+    if not names or config_type is not FinetuneConfig or "max_steps" in spec.searched \
+            or spec.fixed.get("num_train_epochs") or "num_train_epochs" in spec.searched:
+        return
+    fixed = {name: spec.fixed[name] for name in (*BATCH, "max_steps") if name in spec.fixed}
+    ends = [FinetuneConfig.from_params({**fixed, **dict(zip(names, values, strict=True))})
+            for values in itertools.product(*(_ends(spec.searched[name]) for name in names))]
+    rows = sorted(config.effective_batch_size for config in ends)
+    if rows[-1] > rows[0]:
+        found.warn(f"parameters.{names[0]}",
+                   f"at the same max_steps {ends[0].max_steps} a trial with {rows[-1]} rows a step trains on "
+                   f"{rows[-1] / rows[0]:.3g} times the rows of one with {rows[0]}; to compare at equal rows write "
+                   f"num_train_epochs in place of max_steps")
+
+
+def _ends(parameter: Choice | Range) -> tuple[Any, ...]:
+    if isinstance(parameter, Choice):
+        return parameter.distinct
+    return (parameter.lowest, parameter.highest) if parameter.is_bounded else (parameter.from_unit(0.5),)
+
+
 def _warn_about_trials(found: Findings, spec: SweepSpec, config_type: Any) -> None:
     if spec.run_cap and spec.count is not None and spec.count < spec.run_cap:
         found.warn("run_cap", f"{spec.run_cap} trials, but only {spec.count} are different")
     names = {"max_steps", "eval_steps"}
+    if "num_train_epochs" in spec.parameters:
+        names = {"num_train_epochs", "samples", "eval_steps", *BATCH}
     if spec.early_terminate and names <= field_types(config_type).keys() and not names & spec.searched.keys():
         config = config_type.from_params({name: value for name, value in spec.fixed.items() if name in names})
         evaluations = math.ceil(config.max_steps / config.eval_steps)

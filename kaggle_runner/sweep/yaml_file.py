@@ -66,7 +66,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def find_file(path: Path, mark: str = "parameters") -> Path:
-    """Return where a file is, of the package's own those with `mark` as a key: a sweep, a plan, a study.
+    """Return where a file is: on this machine, or among those of the package that have `mark` as a key.
 
     Raises:
         SweepError: there is none; names those that were probably meant.
@@ -122,21 +122,21 @@ def parse_mapping(path: Path, found: Findings) -> dict[str, Any]:
         raise SweepError(str(path), [f"must be a mapping with method, metric and parameters, but the file is {kind}"])
     for key, line in loader.repeated:
         found.problem(f"line {line}", f"{spelled(key)} is given twice, and only the last one would count; remove one")
-    _check_plain(found, "", raw)
+    check_plain(found, "", raw)
     return raw
 
 
-def _check_plain(found: Findings, path: str, value: Any) -> None:
+def check_plain(found: Findings, path: str, value: Any) -> None:
     """Add a problem for what JSON cannot say; the file goes into the study's journal and to W&B as JSON."""
     inside = f"{path}." if path else ""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 found.problem(f"{inside}{spelled(key)}", "a key must be text; put it in quotes")
-            _check_plain(found, f"{inside}{key}", item)
+            check_plain(found, f"{inside}{key}", item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _check_plain(found, f"{path}[{index}]", item)
+            check_plain(found, f"{path}[{index}]", item)
     elif isinstance(value, float) and not math.isfinite(value):
         found.problem(path, f"must be a finite number, got {value}")
     elif not isinstance(value, str | int | float | None):

@@ -24,16 +24,17 @@ class Checkpoint:
     """Everything a trial needs to go on at a step as if nothing had happened."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of optimizer steps that were done."""
     state: Mapping[str, Any]
-    """Plain values."""
+    """Plain values: counts of tokens and steps, and the evaluations so far."""
     tensors: Mapping[str, Any]
     """Tensors and the state of optimizer, scaler and random generators."""
 
 
 def config_hash(config: Any) -> str:
     """Return the SHA-256 of all values of a config that decide its losses: computing activations twice changes none."""
-    values = {name: value for name, value in config.as_dict().items() if name != "gradient_checkpointing"}
+    values = {name: value for name, value in config.as_dict().items()
+              if name not in ("gradient_checkpointing", "trust_remote_code")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,8 @@ import hashlib
 import math
 import pathlib
 import platform
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,12 +30,13 @@ from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
-from kaggle_runner.training.data.batches import MicroBatch, collate, step_batches
-from kaggle_runner.training.data.tokens import EncodedData, EncodedRows
+from kaggle_runner.training.data.batches import EncodedRows, MicroBatch, collate, step_batches
+from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.layer.install import Path, layers_for_training
 from kaggle_runner.training.layer.projection import cast
 from kaggle_runner.training.libraries import hide_unfit_torchao
 from kaggle_runner.training.loss import summed_loss
+from kaggle_runner.training.models.bare_model import without_adapters
 from kaggle_runner.training.models.base_model import BaseModel
 from kaggle_runner.training.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.training.schedule import learning_rate_at
@@ -104,11 +106,16 @@ def attach(base: BaseModel, config: FinetuneConfig) -> Any:
     hide_unfit_torchao()
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     try:
-        return peft.get_peft_model(base.model, peft.LoraConfig(
-            task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-            target_modules=targets, fan_in_fan_out=False))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2's layers; peft mends it
+            return peft.get_peft_model(base.model, peft.LoraConfig(
+                task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+                target_modules=targets, fan_in_fan_out=False, exclude_modules=without_adapters(base.model)))
     except ValueError as error:
-        raise ConfigError(f"no adapter for target_modules {targets!r}: {str(error).splitlines()[0]}") from error
+        what = str(error).splitlines()[0]
+        way_out = ("; beside fused experts write lora_dropout: 0, or name layers: target_modules: [q_proj, v_proj]"
+                   if "ParamWrapper" in what else "")
+        raise ConfigError(f"no adapter for target_modules {targets!r}: {what}{way_out}") from error
 
 
 def buffer_of(adapted: Any, base: BaseModel) -> AdapterBuffer:
@@ -127,6 +134,7 @@ def training_layers(base: BaseModel, config: FinetuneConfig, buffer: AdapterBuff
 def evaluate(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> float:
     """Measure the token-weighted mean loss over the held-out rows, in nats, with whatever adapter is attached."""
     base.model.eval()
+    config = config.for_scoring()
     losses, count = [], 0
     for indices in _eval_batches(rows, config):
         batch = collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)
@@ -238,7 +246,8 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
         id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,
         peak_device_bytes=peak_bytes(device), evaluations=progress.evaluations, tokens=progress.tokens,
         seconds_by_phase=phases.seconds, versions=versions(), hashes=hashes,
-        notes={"padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
+        notes={"rows": data.account.as_dict(),
+               "padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
                "skipped_steps": int(skipped), "attach_cpu_seconds": round(phases.cpu_seconds["attach"], 3),
                "micro_batch": config.batch_size, "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
                "layers": layers, "hidden_package": hide_unfit_torchao()})
@@ -256,10 +265,11 @@ def _optimizer(config: FinetuneConfig, buffer: AdapterBuffer,
     if config.optim == "adamw_torch":
         # fused, a step that the scaler skips is skipped on the GPU, and the host need not wait to know
         return torch.optim.AdamW([buffer.whole], fused=True, **options)
-    kinds = {"adamw_8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
     # one by one: small parameters keep moments of 32 bits, and scales must not reach from one into the next
-    optimizer: torch.optim.Optimizer = kinds[config.optim](parameters, **options)
-    return optimizer
+    return kinds[config.optim](parameters, **options)
 
 
 def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, progress: _Progress,

@@ -40,7 +40,8 @@ def summed_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, 
     head = model.get_output_embeddings()
     cap = logit_cap(model)
     if hidden_ND.requires_grad and torch.is_grad_enabled() and _is_frozen(head):
-        loss: torch.Tensor = _LossWithGradient.apply(hidden_ND, head, cap, targets_N)
+        loss: torch.Tensor = _LossWithGradient.apply(  # type: ignore[no-untyped-call]  # torch's own
+            hidden_ND, head, cap, targets_N)
         return loss
     chunk = _chunk_rows(head)
     if len(targets_N) <= chunk:
@@ -126,7 +127,7 @@ def _is_frozen(head: Any) -> bool:
 
 
 def _chunk_rows(head: Any) -> int:
-    return max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    return max(1, CHUNK_ELEMENTS // int(head.weight.shape[0]))
 
 
 def _chunk_loss(head: Any, cap: float | None, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,8 @@ class WarmCharLM:
 
         @torch.no_grad()
         def batch() -> torch.Tensor:
-            return model(windows_BT1[:, :-1])
+            logits_BTV: torch.Tensor = model(windows_BT1[:, :-1])
+            return logits_BTV
 
         facts = ["charlm", config.hidden_size, config.num_hidden_layers, config.max_length, tuple(windows_BT1.shape),
                  text.symbols, torch.__version__, os.cpu_count(), self._most_threads]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.config import MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.study.trial import TrialResult
@@ -27,8 +27,37 @@ from kaggle_runner.training.finetune import (
     training_layers,
     versions,
 )
-from kaggle_runner.training.models.base_model import BaseModel, base_key, computing_in, load_base
+from kaggle_runner.training.models.base_model import BaseModel, base_key, check_model, computing_in, load_base
 from kaggle_runner.training.phases import Phases
+
+FEW_HELD_OUT_ROWS = 50
+"""Below, which rows are held out decides eval/loss as much as a setting does."""
+MANY_EPOCHS = 10
+"""Beyond, an adapter mostly learns its rows by heart."""
+
+
+def rows_warnings(config: FinetuneConfig, train_rows: int, held_out_rows: int) -> list[str]:
+    """Say what a person may not expect of the rows that a config comes to."""
+    warnings = []
+    if config.samples is None and not config.full_dataset:
+        if train_rows < MOST_SAMPLES:
+            warnings.append(f"samples is left out: trials train on all {train_rows:,} rows there are")
+        else:
+            warnings.append(f"samples is left out: trials train on {train_rows:,} rows; full_dataset: true takes all")
+    if held_out_rows < FEW_HELD_OUT_ROWS:
+        warnings.append(f"warning: eval/loss is measured on {held_out_rows} held-out rows only, fewer than "
+                        f"{FEW_HELD_OUT_ROWS}, so small differences are chance; raise max_eval_samples or eval_share, "
+                        f"or give more rows")
+    return warnings
+
+
+def length_warning(config: FinetuneConfig, train_rows: int) -> str:
+    """Say that a trial sees its rows too often; empty if it does not."""
+    epochs = config.max_steps * config.effective_batch_size / train_rows
+    if epochs <= MANY_EPOCHS:
+        return ""
+    return (f"warning: {config.max_steps} steps of {config.effective_batch_size} rows are {epochs:.1f} passes over the "
+            f"{train_rows:,} training rows, more than {MANY_EPOCHS}; lower max_steps, or write num_train_epochs: 3")
 
 
 class WarmFinetune:
@@ -39,11 +68,13 @@ class WarmFinetune:
         self._base: BaseModel | None = None
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
+        self._warned: set[str] = set()
 
     def prepare(self, config: FinetuneConfig) -> Warm:
         """Load base and rows if they are not warm."""
         _, data, phases = self._prepared(config)
-        return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes)
+        return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes,
+                    train_rows=len(data.train))
 
     def baseline(self, config: FinetuneConfig) -> float:
         """Measure the untouched base."""
@@ -53,7 +84,15 @@ class WarmFinetune:
     def train(self, config: FinetuneConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one adapter."""
         base, data, _ = self._prepared(config)
+        config = config.counted(len(data.train))
+        self._warn(length_warning(config, len(data.train)))
         return train_adapter(base, data, config, trial_id, control)
+
+    def _warn(self, text: str) -> None:
+        """Say something once, however many trials it is true of."""
+        if text and text not in self._warned:
+            self._warned.add(text)
+            self._emit(Note(text=text))
 
     def _choose_speed(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> BaseModel:
         """Measure forward and backward of a micro-batch in the middle: in bfloat16 they do not compare alike."""
@@ -87,21 +126,31 @@ class WarmFinetune:
     def _prepared(self, config: FinetuneConfig) -> tuple[BaseModel, EncodedData, Phases]:
         """Return the base and the rows of a config, from the warm ones where they are the same."""
         phases = Phases()
+        key = config.rows_key
+        rows = None
+        if self._base is None or self._base.key != base_key(config):
+            check_model(config)  # in a second, before rows are read
+        if self._data is None or self._data[0] != key:  # before the base: what is wrong with them is said in seconds
+            self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
+            rows = load_rows(config, cache_directory=self._cache_directory)
+            phases.enter("data")
         if self._base is None or self._base.key != base_key(config):
             self._base = self._data = None  # two bases do not fit
             gc.unfreeze()
             self._emit(Phase(phase="load", text=f"loading {config.model}"))
             self._base = load_base(config, self._device)
+            for warning in self._base.warnings:
+                self._warn(warning)
             phases.enter("load")
-        key = (config.dataset, config.samples, config.full_dataset, config.max_eval_samples, config.max_length,
-               config.completion_only_loss, config.model)
-        if self._data is None or self._data[0] != key:
-            self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
-            rows = load_rows(config, cache_directory=self._cache_directory)
+        if rows is not None or self._data is None:
+            rows = rows or load_rows(config, cache_directory=self._cache_directory)
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
+            encoded.account.require(config.max_lost_share, rows.source)
             self._data = (key, encoded)
-            self._emit(Phase(phase="ready", text=f"{rows.format}; {len(encoded.train)} training and "
-                                                 f"{len(encoded.validation)} held-out rows"))
+            self._emit(Phase(phase="ready", text="; ".join([rows.format, encoded.account.as_line()])))
+            for warning in (*rows_warnings(config, len(encoded.train), len(encoded.validation)),
+                            *(f"warning: {text}" for text in encoded.warnings)):
+                self._warn(warning)
             phases.enter("data")
             # What is loaded stays: the collections between trials need not look at it again.
             gc.collect()

@@ -25,7 +25,7 @@ from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused, 
 
 DEFAULT_PROJECT = "kaggle_runner"
 OVER_STATES = ("FINISHED", "CANCELED")
-"""States in which a sweep takes no agents."""
+"""The states in which a sweep takes no agents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class RemoteSweep:
     """A sweep on the server, checked like a sweep file."""
 
     path: str
-    """`entity/project/id`."""
+    """The sweep's path as `entity/project/id`."""
     url: str
     state: str
     """PENDING, RUNNING, PAUSED, FINISHED or CANCELED."""
@@ -96,7 +96,7 @@ def state_of(sweep: RemoteSweep) -> str:
     if unreachable():
         return "UNREACHABLE"
     try:
-        return wandb.Api().sweep(sweep.path).state
+        return str(wandb.Api().sweep(sweep.path).state)
     except API_ERRORS as error:
         return "DELETED" if "could not find" in str(error).lower() else "UNREACHABLE"
 

@@ -57,7 +57,8 @@ class Layer:
     def __call__(self, hidden_BTE: torch.Tensor, cos_BTD: torch.Tensor, sin_BTD: torch.Tensor) -> torch.Tensor:
         """Return what the layer makes of hidden states."""
         parameters = [parameter for projection in self.projections for parameter in projection.parameters]
-        out_BTE: torch.Tensor = _Function.apply(hidden_BTE, cos_BTD, sin_BTD, self, *parameters)
+        out_BTE: torch.Tensor = _Function.apply(  # type: ignore[no-untyped-call]  # torch's own
+            hidden_BTE, cos_BTD, sin_BTD, self, *parameters)
         return out_BTE
 
 

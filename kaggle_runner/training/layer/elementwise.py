@@ -53,8 +53,10 @@ def activate(gate: torch.Tensor, activation: str) -> torch.Tensor:
 def activate_backward_(gradient: torch.Tensor, gate: torch.Tensor, activation: str) -> torch.Tensor:
     """Return the gradient of what was activated, written over the gradient that is given."""
     if activation == "silu":
-        return torch.ops.aten.silu_backward.grad_input(gradient, gate, grad_input=gradient)
-    return torch.ops.aten.gelu_backward.grad_input(gradient, gate, approximate=activation, grad_input=gradient)
+        torch.ops.aten.silu_backward.grad_input(gradient, gate, grad_input=gradient)
+    else:
+        torch.ops.aten.gelu_backward.grad_input(gradient, gate, approximate=activation, grad_input=gradient)
+    return gradient
 
 
 def _scale_of(x_32: torch.Tensor, norm: Norm) -> torch.Tensor:

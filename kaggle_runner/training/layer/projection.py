@@ -76,9 +76,9 @@ class Projection:
 
     def matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the base's matrix, O x I, as numbers."""
-        weight: Any = base_of(self.module).weight
+        weight: torch.Tensor = base_of(self.module).get_parameter("weight")
         if isinstance(base_of(self.module), bitsandbytes.nn.Linear4bit):
-            weight = bitsandbytes.functional.dequantize_4bit(weight, weight.quant_state)
+            weight = bitsandbytes.functional.dequantize_4bit(weight, weight.quant_state)  # type: ignore
         return weight.to(dtype)
 
     def adapter(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -52,7 +52,7 @@ class Norm:
     @property
     def weight(self) -> torch.Tensor:
         """The weight that numbers are multiplied by."""
-        weight: Any = self.module.weight
+        weight = self.module.get_parameter("weight")
         return weight if self.offset == 0 else weight.float() + self.offset
 
 
@@ -115,7 +115,7 @@ def structure_of(layer: nn.Module) -> Structure | str:
 
 def base_of(module: nn.Module) -> nn.Module:
     """Return the linear layer under an adapter, or the module itself where there is none."""
-    base: Any = getattr(module, "base_layer", module)
+    base: nn.Module = getattr(module, "base_layer", module)
     return base
 
 
