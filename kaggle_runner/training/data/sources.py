@@ -115,6 +115,12 @@ def open_source(config: FinetuneConfig, cache_directory: Path, *, of_evaluation:
     return _from_hub(dataset, config, of_evaluation)
 
 
+def is_here(config: FinetuneConfig) -> bool:
+    """Say whether the rows of a config are on this machine, and need no hub."""
+    return all(name == DEMO_DATASET or os.path.exists(Path(name).expanduser())
+               for name in (config.dataset, config.eval_dataset) if name is not None)
+
+
 def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
     """Return the built-in rows, from the disk where they were made before: parsing Python's sources takes seconds."""
     path = cache_directory / f"{builtin_docs.fingerprint()}.json"
