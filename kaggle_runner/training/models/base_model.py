@@ -19,6 +19,7 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.training.hub import raise_refusal
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo
 from kaggle_runner.training.libraries import apply_liger, complete_config
@@ -93,6 +94,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        raise_refusal(error, config.model, ModelError)
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
@@ -214,6 +216,7 @@ def _unreadable(model: str, source: str, error: Exception) -> ModelError:
     what = _first_line(error)
     if source != model or Path(source).is_dir():
         return ModelError(f"{model} is not a model: {what}")
+    raise_refusal(error, model, ModelError)
     return ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or give a "
                       f"local folder")
 
