@@ -29,7 +29,7 @@ setup(
     package_data={"kaggle_runner": ["py.typed", "sweep/shipped/*.yaml", "training/demo_base/*",
                                     "training/models/*.json", "report/*.css", "report/*.js"]},
     include_package_data=False,
-    install_requires=["click>=8.3", "PyYAML>=6.0", "rich>=13.9", "packaging>=26.1"],
+    install_requires=["click>=8.3", "PyYAML>=6.0", "python-slugify>=8.0", "rich>=13.9", "packaging>=26.1"],
     extras_require={
         "train": TRAIN,
         "wandb": WANDB,

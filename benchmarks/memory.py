@@ -155,7 +155,7 @@ def real_peak_bytes(base: BaseModel, config: FinetuneConfig, folder: Path) -> in
 def rows(lengths: list[int]) -> EncodedRows:
     """Make rows of given lengths, all of whose tokens but the first count."""
     return EncodedRows(tokens=np.random.default_rng(0).integers(3, 1000, sum(lengths)).astype(np.int32),
-                       starts=np.cumsum([0, *lengths]), completion_starts=np.ones(len(lengths), dtype=np.int32))
+                       starts=np.cumsum([0, *lengths]), trained=np.ones(sum(lengths), dtype=bool))
 
 
 def table(cache: Path) -> tuple[list[str], dict[str, Any]]:

@@ -131,10 +131,11 @@ def _collator(tokenizer: Any) -> Any:
 
 def _dataset(rows: EncodedRows, config: FinetuneConfig) -> Any:
     tokens = [rows.row(i).tolist() for i in range(len(rows))]
-    masked = [int(start) if config.completion_only_loss else 0 for start in rows.completion_starts]
+    learned = [rows.trained_of(i) if config.completion_only_loss else [True] * len(tokens[i]) for i in range(len(rows))]
     return datasets.Dataset.from_dict({
         "input_ids": tokens, "attention_mask": [[1] * len(row) for row in tokens],
-        "labels": [[-100] * start + row[start:] for row, start in zip(tokens, masked, strict=True)]})
+        "labels": [[token if counts else -100 for token, counts in zip(row, which, strict=True)]
+                   for row, which in zip(tokens, learned, strict=True)]})
 
 
 def _counted(collator: Callable[[Any], Any], micro_batches: list[tuple[int, int]]) -> Callable[[Any], Any]:

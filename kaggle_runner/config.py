@@ -43,7 +43,7 @@ class FinetuneConfig:
     """It adapts a model that is there before the trial: a base that can be measured untouched and kept warm."""
 
     trainer: str = "finetune"
-    """What trains this config; a sweep file that says nothing means this one."""
+    """The trainer of this config; a sweep file that names none means this one."""
     model: str = DEMO_MODEL
     """Hub id, local folder, or `demo` for the small base that ships with the package."""
     dataset: str = DEMO_DATASET
@@ -240,11 +240,11 @@ class CharLMConfig:
     """It trains a model from nothing."""
 
     trainer: str = "charlm"
-    """What trains this config; a sweep file says `trainer: {value: charlm}`."""
+    """The trainer of this config; a sweep file names it with `trainer: {value: charlm}`."""
     dataset: str = DEMO_DATASET
     """Text file, `text8`, or `python-docs` for the built-in text; split 90/5/5 by position."""
     symbols: str = "own"
-    """`own`: the characters of the text; `text8`: a to z and the blank, every other character made one of them."""
+    """`own` takes the characters of the text; `text8` takes a to z and the blank, and makes every other one of them."""
     max_length: int = 256
     """Characters in a training window."""
     max_tokens: int = 50_000_000
@@ -252,7 +252,7 @@ class CharLMConfig:
     max_eval_tokens: int = 65_536
     """Validation characters that are scored, the same ones for every trial."""
     evaluations: int = 10
-    """Evaluations of a trial, the last one at its end."""
+    """Number of evaluations of a trial; the last one is at its end."""
     hidden_size: int = 384
     """Width of the model."""
     num_hidden_layers: int = 6
@@ -262,19 +262,19 @@ class CharLMConfig:
     position_embedding: str = "rope"
     """How a position is known: `rope` turns queries and keys, `learned` adds a vector for each position."""
     norm: str = "rmsnorm"
-    """`rmsnorm`, without weights, or `layernorm`, with weights where there are biases."""
+    """Normalisation: `rmsnorm`, without weights, or `layernorm`, which has weights where there are biases."""
     hidden_act: str = "relu2"
-    """Between the layers of a block's network: `relu2`, the square of ReLU, or `gelu`."""
+    """Activation between the layers of a block's network: `relu2`, the square of ReLU, or `gelu`."""
     qk_norm: bool = False
-    """Normalise queries and keys."""
+    """Whether queries and keys are normalised."""
     use_bias: bool = False
-    """Biases in the linear layers, and weights in LayerNorm."""
+    """Whether there are biases in the linear layers, and weights in LayerNorm."""
     zero_init: bool = True
-    """Start with blocks that do nothing."""
+    """Start with blocks that add nothing to what goes through them."""
     tie_word_embeddings: bool = False
-    """Use the embedding as the output matrix too."""
+    """Whether the embedding is the output matrix too."""
     dropout: float = 0.0
-    """On the embedding, on attention, and on what a block adds."""
+    """Dropout on the embedding, on attention, and on what each block adds."""
     label_smoothing_factor: float = 0.0
     """Share of the target spread over all symbols, in training only: eval/loss is always the plain one."""
     batch_size: int = 64
@@ -288,17 +288,17 @@ class CharLMConfig:
     weight_decay: float = 0.1
     """Decoupled weight decay, on matrices."""
     adam_beta2: float = 0.95
-    """How slowly AdamW's second moment follows."""
+    """How slowly AdamW's second moment follows the gradients: the share of it that each step keeps."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises from zero."""
     lr_scheduler_type: str = "cosine"
     """Shape of the learning rate after the warm-up: cosine, linear or constant."""
     min_lr_rate: float = 0.1
-    """Where cosine and linear end, as a share of the peak."""
+    """Where the learning rate ends under cosine and linear, as a share of its peak."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
     save_model: bool = False
-    """Keep the weights of the end as `model.pt` in the trial's directory."""
+    """Whether the weights of the end are kept as `model.pt` in the trial's directory."""
     seed: int = 42
     """Seed of the weights, dropout, and the order of the windows."""
 
@@ -374,9 +374,9 @@ class CharLMConfig:
 
 
 Config = FinetuneConfig | CharLMConfig
-"""The hyperparameters of a trial of either trainer."""
+"""The type of a trial's hyperparameters, whichever trainer it has."""
 TRAINERS: dict[str, type[FinetuneConfig] | type[CharLMConfig]] = {"finetune": FinetuneConfig, "charlm": CharLMConfig}
-"""The config of each trainer, by what a sweep file's `trainer` says."""
+"""The config type of each trainer, by the name that a sweep file's `trainer` has."""
 
 
 def trainer_of(params: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ class Message:
     """Something that is said in one line."""
 
     key: ClassVar[str]
-    """Under which name the line has its kind."""
+    """The name under which a line holds the kind of the message."""
     kind: ClassVar[str]
 
     def to_json(self) -> str:
@@ -97,7 +97,7 @@ class Logged(Event):
     kind = "log"
     step: int
     values: Mapping[str, float | None]
-    """By W&B's names: `train/loss`, `eval/loss`, `tokens`; on the line they stand beside the step."""
+    """The numbers by W&B's names: `train/loss`, `eval/loss`, `tokens`; on the line they stand beside the step."""
 
     @property
     def row(self) -> dict[str, float | None]:
@@ -204,7 +204,7 @@ class TrialStarted(Event):
     kind = "trial_started"
     origin: str
     settings: str
-    """What distinguishes it from the others, in words."""
+    """What distinguishes this trial from the others, in words."""
     max_steps: int
 
 

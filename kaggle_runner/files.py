@@ -82,6 +82,11 @@ def cannot_write(path: Path, error: OSError, *, way_out: str = OF_A_STUDY) -> St
 
 
 def make_directory(directory: Path) -> None:
+    """Make a directory of a study, and those above it, where it is missing.
+
+    Raises:
+        StudyError: there is a file of this name, or it cannot be made.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -92,7 +97,7 @@ def make_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def alone_with(path: Path) -> Iterator[None]:
-    """Keep everybody else who asks for this out of the block.
+    """Hold the lock of a file during the block, so that only one process at a time is in it.
 
     Raises:
         StudyError: the file cannot be opened.
@@ -121,6 +126,11 @@ def drop_torn_line(journal: Path) -> None:
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one row of JSON to a file and return when it is on the disk.
+
+    Raises:
+        StudyError: the disk is full, or the file cannot be written.
+    """
     line = (json.dumps(row, allow_nan=False) + "\n").encode()
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -1,6 +1,12 @@
+import math
+import random
+
 import pytest
 
+from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.claims import claims
+from kaggle_runner.report.maps import map_figures
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
@@ -23,7 +29,7 @@ def test_only_complete_trials_are_ranked(mixed):
 
 
 def test_the_variable_that_made_the_values_is_the_only_one_that_matters(mixed):
-    assert [share.name for share in mixed.shares if share.resolvable] == ["learning_rate"]
+    assert [share.name for share in mixed.shares if share.resolved] == ["learning_rate"]
 
 
 def test_the_good_region_holds_the_known_optimum(mixed):
@@ -33,13 +39,31 @@ def test_the_good_region_holds_the_known_optimum(mixed):
     assert region.count == len(mixed.complete) // 4
 
 
-def test_contours_show_the_two_most_important_pairs_with_the_optimum_in_its_place(mixed):
-    assert len(mixed.contours) == 2
-    contour = mixed.contours[0]
-    assert contour.x.name == "learning_rate"
-    middle = contour.values[len(contour.values) // 2]
-    best = contour.x.value(contour.x_positions[middle.index(min(middle))])
-    assert 10**-4.1 < best < 10**-2.9
+def write_two_effects(directory, count=40):
+    """A valley of the learning rate with its bottom at 10^-3.5, and a weight decay that does harm."""
+    generator = random.Random(0)
+    trials = []
+    for _ in range(count):
+        rate, decay, rank = 10 ** generator.uniform(-5, -3), generator.uniform(0, 0.1), generator.choice([8, 16])
+        value = 2.7 + 0.15 * (math.log10(rate) + 3.5) ** 2 + decay + generator.gauss(0, 0.004)
+        trials.append(Made(params={"learning_rate": rate, "weight_decay": decay, "lora_r": rank}, value=value))
+    return write_study(directory, trials, parameters={
+        "learning_rate": LEARNING_RATE, "weight_decay": {"min": 0.0, "max": 0.1}, "lora_r": {"values": [8, 16]}})
+
+
+def test_contours_show_only_hyperparameters_that_both_stand_out(mixed, tmp_path):
+    assert mixed.contours == ()  # only the learning rate does
+    contour, = analysis_of(write_two_effects(tmp_path / "s")).contours
+    assert (contour.x.name, contour.y.name) == ("learning_rate", "weight_decay")
+    bottom = contour.values[0]
+    best = contour.x.value(contour.x_positions[bottom.index(min(bottom))])
+    assert 10**-4 < best < 10**-3
+
+
+def test_noise_cannot_fill_the_colours_of_a_contour(tmp_path):
+    analysis = analysis_of(write_two_effects(tmp_path / "s"))
+    surface = next(figure for figure in map_figures(analysis) if figure.key == "contour-0").traces[0]
+    assert surface["zmax"] - surface["zmin"] >= 4 * analysis.noise.upper
 
 
 def test_rungs_say_who_survived(mixed):
@@ -65,15 +89,56 @@ def test_a_prediction_stands_beside_the_measured_peak(mixed):
     assert 500 * 2**20 <= row.peak_bytes < 600 * 2**20
 
 
-def test_noise_of_repeated_seeds_says_which_trials_are_as_good_as_the_best(tmp_path):
+def test_noise_of_repeated_seeds_says_which_configurations_share_first_place(tmp_path):
     trials = [Made(params={"x": 1, "seed": seed}, value=value) for seed, value in enumerate([2.00, 2.02, 2.04])]
-    trials += [Made(params={"x": 2, "seed": 0}, value=2.09), Made(params={"x": 3, "seed": 0}, value=2.5)]
+    trials += [Made(params={"x": 2, "seed": 0}, value=2.09), Made(params={"x": 3, "seed": 0}, value=2.9)]
     analysis = analysis_of(write_study(tmp_path / "s", trials))
 
     assert analysis.noise.deviation == pytest.approx(0.02)
-    assert analysis.noise.least_difference == pytest.approx(1.4142 * 4.30 * 0.02, rel=1e-3)  # 0.1216
-    assert analysis.ties == ("0001", "0002", "0003")
+    assert 0.1 < analysis.first.distance < 0.25  # the range of three with two degrees of freedom, 8.3 times 0.02 at 5 %
+    assert analysis.first.trial_ids == ("0000", "0001", "0002", "0003")
+    assert [one.mean for one in analysis.first.ranked] == pytest.approx([2.02, 2.09, 2.9])
     assert analysis.repeats[0].trial_ids == ("0000", "0001", "0002")
+
+
+def test_the_distance_that_counts_grows_with_the_configurations(tmp_path):
+    def distance(count):
+        trials = [Made(params={"x": 0, "seed": seed}, value=value) for seed, value in enumerate([2.0, 2.02, 2.04] * 4)]
+        trials += [Made(params={"x": i, "seed": 0}, value=3.0 + i) for i in range(1, count)]
+        return analysis_of(write_study(tmp_path / str(count), trials)).first.distance
+
+    two, ten, hundred = distance(2), distance(10), distance(100)
+    assert two < ten < hundred
+    assert ten / hundred == pytest.approx(0.72, abs=0.08)  # studentized ranges of 12 degrees of freedom: 5.4 and 7.6
+
+
+def test_repeated_seeds_are_one_configuration_with_a_mean(tmp_path):
+    """The lucky seed of a configuration that is worse on average does not make it the best."""
+    trials = [Made(params={"x": 1, "seed": seed}, value=value) for seed, value in enumerate([2.0, 2.6, 2.6])]
+    trials += [Made(params={"x": 2, "seed": seed}, value=2.2 + seed / 100) for seed in range(3)]
+    analysis = analysis_of(write_study(tmp_path / "s", trials))
+
+    assert analysis.best.id == "0003"
+    assert "trials 0003, 0004 and 0005 (mean of 3 seeds)" in say.winner(analysis)
+    assert "Confirm trials 0003 and 0000 with two more seeds each" in " ".join(say.next_search(analysis))
+
+
+def test_one_trial_has_won_nothing(tmp_path):
+    analysis = analysis_of(write_study(tmp_path / "s", [Made(params={"x": 1}, value=2.0)], baseline=3.0))
+    assert "won" not in say.winner(analysis)
+    assert "No other configuration is complete" in say.winner(analysis)
+
+
+def test_the_claims_have_the_keys_that_others_read(tmp_path, mixed):
+    told = claims(mixed)
+    assert told.keys() == {"first_place", "noise", "importance", "best", "baseline"}
+    assert told["first_place"] == list(mixed.first.trial_ids)
+    assert told["noise"].keys() == {"value", "upper", "source"}
+    assert told["noise"]["value"] < told["noise"]["upper"]
+    assert told["importance"]["learning_rate"] == {"share": pytest.approx(0.99, abs=0.02), "resolved": True}
+    assert (told["best"]["trials"], told["baseline"]) == ([mixed.best.id], 3.3)
+    empty = claims(analysis_of(write_study(tmp_path / "s", [])))
+    assert (empty["first_place"], empty["noise"]["upper"], empty["best"], empty["importance"]) == ([], None, None, {})
 
 
 def test_seeds_of_a_confirmation_inside_the_study_are_the_noise_of_its_trials(tmp_path):
@@ -97,7 +162,8 @@ def test_a_confirmation_by_another_metric_says_nothing_of_the_noise(tmp_path):
 
 def test_without_repeats_the_noise_is_a_models_estimate_and_says_so(mixed):
     assert 0.002 < mixed.noise.deviation < 0.012  # made with 0.004
-    assert "Gaussian process" in mixed.noise.source
+    assert mixed.noise.upper > 0.004
+    assert "around the effect of learning_rate" in mixed.noise.source
 
 
 def test_a_few_trials_give_no_noise_and_no_importance_but_a_reason(tmp_path):
@@ -106,7 +172,7 @@ def test_a_few_trials_give_no_noise_and_no_importance_but_a_reason(tmp_path):
 
     assert analysis.noise is None
     assert analysis.shares == ()
-    assert analysis.shares_problem == ("3 complete trials are too few to say which hyperparameter mattered; "
+    assert analysis.shares_problem == ("3 complete configurations are too few to say which hyperparameter mattered; "
                                        "6 are the least")
 
 
@@ -135,18 +201,12 @@ def test_a_pruned_trial_with_the_lowest_value_does_not_win(tmp_path):
     assert [step.best for step in analysis.progress] == [2.0]
 
 
-def test_without_models_nothing_is_fitted(tmp_path):
-    analysis = analyse(read_study(write_mixed_study(tmp_path / "s", 20)), models=False)
-    assert (analysis.shares, analysis.contours, analysis.noise) == ((), (), None)
-    assert analysis.best is not None
-
-
 def test_equal_values_and_equal_parameters_say_so(tmp_path):
     equal = analysis_of(write_study(tmp_path / "a", [Made(params={"x": i}, value=1.0) for i in range(8)]))
     same = analysis_of(write_study(tmp_path / "b", [Made(params={"x": 1}, value=float(i)) for i in range(8)]))
 
-    assert equal.shares_problem == "all 8 complete trials have the same value, so nothing can matter"
-    assert same.shares_problem == "no hyperparameter differs between the complete trials, so none can matter"
+    assert equal.shares_problem == "all 8 complete configurations have the same value, so nothing can matter"
+    assert same.shares_problem.startswith("1 complete configuration is too few to say which hyperparameter mattered")
 
 
 def test_the_same_study_gives_the_same_numbers(tmp_path):

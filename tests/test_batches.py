@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kaggle_runner.training.data.batches import ROWS_ALIKE, EncodedRows, collate, padding_share, step_batches
+from kaggle_runner.training.data.batches import ROWS_ALIKE, EncodedRows, collate, step_batches
 
 
 def rows_of(lengths):
@@ -11,7 +11,7 @@ def rows_of(lengths):
     lengths = np.asarray(lengths)
     return EncodedRows(tokens=np.repeat(np.arange(len(lengths)), lengths).astype(np.int32),
                        starts=np.concatenate([[0], np.cumsum(lengths)]),
-                       completion_starts=(lengths // 2).astype(np.int32))
+                       trained=np.concatenate([np.arange(length) >= length // 2 for length in lengths]))
 
 
 @pytest.fixture
@@ -106,6 +106,12 @@ def test_the_order_is_the_same_with_every_numpy():
     assert order == [7, 13, 18, 2, 12, 3, 8, 15, 6, 0, 11, 5, 17, 4, 16, 19, 14, 9, 10, 1, 0, 4, 9, 6]
 
 
+def padding_share(rows, batches):
+    """Return the share of padding among all tokens of some batches."""
+    lengths = [rows.lengths[batch] for batch in batches]
+    return 1 - sum(int(batch.sum()) for batch in lengths) / sum(len(batch) * int(batch.max()) for batch in lengths)
+
+
 def test_little_of_a_batch_is_padding(rows):
     def share(batch_size, accumulation):
         steps = steps_of(rows, 0, 150, batch_size=batch_size, accumulation=accumulation)
@@ -122,11 +128,6 @@ def test_little_of_a_batch_is_padding(rows):
 def test_an_optimizer_step_has_rows_of_many_lengths(rows):
     spread = np.mean([rows.lengths[order_of([step])].std() for step in steps_of(rows, 0, 100)])
     assert spread > 0.8 * rows.lengths.std()
-
-
-def test_padding_is_counted_by_hand():
-    # lengths 2, 4 in one batch and 3 in another: 2 of 11 places are padding
-    assert padding_share(rows_of([2, 4, 3]), [np.array([0, 1]), np.array([2])]) == pytest.approx(2 / 11)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 9])
@@ -150,6 +151,13 @@ def test_batches_are_padded_on_the_right_and_the_loss_leaves_out_prompt_and_padd
 
 
 def test_a_row_without_a_prompt_counts_from_its_second_token():
-    rows = EncodedRows(tokens=np.arange(3, dtype=np.int32), starts=np.array([0, 3]),
-                       completion_starts=np.zeros(1, dtype=np.int32))
+    rows = EncodedRows(tokens=np.arange(3, dtype=np.int32), starts=np.array([0, 3]), trained=np.ones(3, dtype=bool))
     assert collate(rows, [0], pad_id=9, completion_only=True).positions_N.tolist() == [0, 1]
+
+
+def test_several_stretches_of_a_row_count_and_what_is_between_them_does_not():
+    rows = EncodedRows(tokens=np.arange(10, 18, dtype=np.int32), starts=np.array([0, 8]),
+                       trained=np.array([False, False, True, True, False, False, True, False]))
+    batch = collate(rows, [0], pad_id=9, completion_only=True)
+    assert batch.positions_N.tolist() == [1, 2, 5]
+    assert batch.targets_N.tolist() == [12, 13, 16]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.kaggle.launcher import read_launcher
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.yaml_file import shipped_sweep
+from tests.launcher_reader import read_launcher
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
@@ -114,7 +114,7 @@ def test_a_dry_run_shows_folder_and_command_and_pushes_nothing(person, sweep_fil
                       "--image", "gcr.io/kaggle-gpu-images/python:v1")
     assert re.fullmatch(rf"folder   kernels/{SLUG}/push  \(\d+ KB\)\n"
                         rf"command  kaggle kernels push -p kernels/{SLUG}/push\n", done.stdout)
-    assert done.stderr == ""
+    assert re.fullmatch("(warning: .* at the same max_steps .*\n)?", done.stderr)
     metadata = json.loads((person.directory / "kernels" / SLUG / "push" / "kernel-metadata.json").read_text())
     assert (metadata["id"], metadata["docker_image"]) == (f"{OWNER}/{SLUG}", "gcr.io/kaggle-gpu-images/python:v1")
     assert person.server.kernels == {}
@@ -169,6 +169,20 @@ def test_what_a_kernel_does_not_have_is_said_before_the_push(person, sweep_file)
     assert re.search(r"warning: dataset /.* is a path of this machine: a kernel has the hub", done.stderr)
 
 
+def test_a_retired_machine_and_a_gated_model_without_a_key_are_warned_of_before_the_push(person, sweep_file):
+    gated = sweep_file(model="meta-llama/Llama-3.2-1B", dataset="python-docs")
+    done = person.run("push", gated, "--machine", "NvidiaTeslaP100", "--dry-run")
+    assert re.search(r"warning: Kaggle retired NvidiaTeslaP100 .*torch has no kernels for a P100.*; take NvidiaTeslaT4",
+                     done.stderr)
+    assert re.search(r"warning: meta-llama/Llama-3\.2-1B is probably gated, and no Hugging Face key is stored.*accept "
+                     r"its licence at https://huggingface\.co/meta-llama/Llama-3\.2-1B and .*secret put huggingface; "
+                     r"or mount Kaggle's copy with --model", done.stderr)
+    person.run("secret", "put", "huggingface")
+    assert "gated" not in person.run("push", gated, "--dry-run").stderr
+    assert "gated" not in person.run("push", sweep_file(model="Qwen/Qwen3-0.6B", dataset="python-docs"),
+                                     "--dry-run").stderr
+
+
 def test_keys_are_stored_attached_and_accounted_for(person):
     refused = person.run("push", "abcd1234", check=1)
     assert "no W&B key on the kernel" in refused.stderr
@@ -216,6 +230,9 @@ def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
     ({}, ["push", "mine.yaml", "--owner", "nobody"], 15, "id must begin with your own account: give it with --owner"),
     ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a' of 1 characters.*choose another title"),
     ({}, ["status", "tester/nothing-here"], 15, "no such kernel, or not one that this account may see"),
+    ({"phone_verified": False}, ["push", "mine.yaml", "--wait"], 19, "its GPU and its internet off.*com/settings"),
+    ({}, ["push", "mine.yaml", "--machine", "T4"], 20, "did you mean NvidiaTeslaT4. choose one of"),
+    ({}, ["push", "mine.yaml", "--machine", "TpuV6E8", "--dry-run"], 20, "has a TPU, and nothing here trains on one"),
     ({}, ["pull"], 2, "no kernel was pushed from this directory; name one: OWNER/KERNEL"),
     ({}, ["push", "abcd1234", "--no-internet"], 1, "no W&B key on the kernel"),
     ({}, ["secret", "put", "openai"], 2, "'openai' is not one of 'wandb', 'huggingface'"),

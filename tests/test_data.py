@@ -58,7 +58,7 @@ def test_a_csv_answer_stays_the_text_it_is(tmp_path):
     path = write(tmp_path / "rows.csv", [{"question": str(i), "answer": answer} for i, answer in enumerate(answers)])
     data = load(path, tmp_path)
     assert sorted(row.completion for row in data.train + data.validation) == sorted(answers)
-    assert data.without_answer == 0
+    assert data.account.lost == {}
 
 
 def test_a_file_with_glob_characters_in_its_name_is_read(tmp_path):
@@ -138,9 +138,9 @@ def test_exact_duplicates_of_held_out_rows_are_removed_from_training_and_counted
               {"instruction": "What is", "input": "0?", "output": "0 is 0 again"}, *alpaca(10, start=100)]
     write(tmp_path / "set" / "train.jsonl", [*duplicates, *others])
     data = load(tmp_path / "set", tmp_path)
-    assert data.duplicates_removed == 3
+    assert data.account.duplicates == 3
     assert len(data.train) == 12
-    assert load(tmp_path / "set", tmp_path, samples=12).duplicates_removed == 3
+    assert load(tmp_path / "set", tmp_path, samples=12).account.duplicates == 3
 
 
 def test_duplicates_of_rows_that_the_split_held_out_are_removed_too(tmp_path):
@@ -149,7 +149,7 @@ def test_duplicates_of_rows_that_the_split_held_out_are_removed_too(tmp_path):
     data = load(write(tmp_path / "twice.jsonl", alpaca(400) + noisy), tmp_path)
     held_out = {row.prompt for row in data.validation}
     # every prompt below the threshold comes twice; both copies are held out, or the second is removed
-    assert len(data.train) == 800 - len(data.validation) - data.duplicates_removed
+    assert len(data.train) == 800 - len(data.validation) - data.account.duplicates
     assert not held_out & {row.prompt for row in data.train}
     assert held_out == {row.prompt for row in once.validation}
 
@@ -157,7 +157,7 @@ def test_duplicates_of_rows_that_the_split_held_out_are_removed_too(tmp_path):
 def test_rows_without_an_answer_are_dropped_and_counted(tmp_path):
     empty = [{"instruction": "why?", "input": "", "output": "  "}] * 3
     data = load(write(tmp_path / "rows.jsonl", alpaca(40) + empty), tmp_path)
-    assert data.without_answer == 3
+    assert data.account.lost == {"no answer": 3}
     assert len(data.train) + len(data.validation) == 40
 
 
@@ -167,7 +167,7 @@ def test_conversations_are_read_from_a_file(tmp_path):
                 for i in range(40)]
     for suffix in (".jsonl", ".parquet"):
         data = load(write(tmp_path / f"rows{suffix}", examples), tmp_path)
-        assert data.format == "sharegpt: conversations -> last assistant turn"
+        assert data.format == "sharegpt: conversations -> assistant turns"
         assert {row.turns[0][1] for row in data.train + data.validation} == {f"a{i}" for i in range(40)}
 
 
@@ -210,7 +210,7 @@ def in_fresh_process(code, home, **variables):
 
 
 LOAD = """
-import sys, time
+import sys, time, datasets
 from pathlib import Path
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.training.data.instructions import load_rows
@@ -257,23 +257,25 @@ def test_a_missing_file_is_named_with_its_neighbour(tmp_path):
 @pytest.mark.parametrize("dataset", ["rows.jsonl", "./rows", "/nowhere/rows", "~/no-such-rows", "a/b/c", "ROWS.CSV"])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, dataset):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"the dataset {dataset} does not exist; give a json, jsonl, csv or parquet"):
+    with pytest.raises(DataError, match=rf"the dataset {dataset} does not exist; give a json, jsonl, csv,"):
         load(dataset, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("rows.txt", b"hello", r"rows\.txt is not a json, jsonl, csv or parquet file, judging by its name; convert it"),
+    ("rows.doc", b"hello", r"rows\.doc is not a json, jsonl, csv, .* file, .*, judging by its name; convert it"),
     ("rows.jsonl", b"", r"rows\.jsonl is empty, so there is nothing to learn; write the rows again"),
     ("rows.json", b"[]", r"rows\.json has no rows; give a dataset with at least 2"),
     ("rows.csv", b"question,answer\n", r"rows\.csv has no rows; give a dataset with at least 2"),
     ("rows.jsonl", b'{"text": "a"}\n', r"has a single row; it takes at least 2, one to train on and one to hold out"),
     ("rows.jsonl", b'{"frage": "a", "antwort": "b"}\n', r"its columns are frage, antwort; rename them to one of these"),
-    ("rows.jsonl", b'{"question": "a", "answer": ""}\n' * 5, r"all 5 rows of .* have an empty answer \(question/answer:"
-                                                             r" question -> answer\)"),
-    ("rows.jsonl", b'{"text": "a"}\n{"text": "b\n', r"cannot read the dataset .*rows\.jsonl: JSON parse error: .*; "
-                                                    r"repair it, or give another"),
-    ("rows.csv", b"question,answer\na,b\nc,d,e,f\n", r"cannot read .*rows\.csv: .*Expected 2 fields in line 3, saw 4"),
-    ("rows.csv", b"question,answer\n\xff\xfe,b\n", r"cannot read .*rows\.csv: 'utf-8' codec can't decode byte 0xff"),
+    ("rows.jsonl", b'{"question": "a", "answer": ""}\n' * 5, r"all 5 rows of .* are left out: 5 \(no answer\) \("
+                                                             r"question/answer: question -> answer\)"),
+    ("rows.jsonl", b'{"text": "a"}\n{"text": "b\n', r"cannot read the dataset .*rows\.jsonl: line 2 cannot be read as "
+                                                    r"JSON \(Unterminated string .*\); repair it, or give another"),
+    ("rows.csv", b"question,answer\na,b\nc,d,e,f\n", r"cannot read .*rows\.csv: 2 fields expected in line 3, 4 found"),
+    ("rows.csv", b"question,answer\n\xff\x81,b\n", r"cannot read .*rows\.csv: it is neither UTF-8 nor UTF-16"),
+    ("rows.jsonl", b'{"text": "a"}\n[1]\n' + b"x\n" * 6, r"lines 2, 3, 4, 5, 6 and 2 more cannot be read as JSON"),
+    ("rows.jsonl.gz", b"no gzip", r"cannot read .*rows\.jsonl\.gz: Not a gzipped file"),
     ("rows.parquet", b"PAR1 and no more", r"cannot read .*rows\.parquet: Parquet magic bytes not found"),
     ("rows.jsonl", b'{"prompt": "a", "completion": ["b"]}\n' * 2,
      r"row 1 of .*rows\.jsonl: column 'completion' holds a list, not text"),
@@ -287,9 +289,9 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, capfd, name, content, messa
 
 
 @pytest.mark.parametrize(("names", "message"), [
-    ([], r"set holds no json, jsonl, csv or parquet file; put one there, or name another"),
+    ([], r"set holds no json, jsonl, csv, .* file, .*; put one there, or name another"),
     (["a.jsonl", "b.csv"], r"set mixes csv and json files, which are read differently; keep one kind there"),
-    (["test.jsonl", "valid.jsonl"], r"set has only test and valid files, so .*; rename one to train\.jsonl"),
+    (["test.jsonl", "valid.jsonl"], r"set has only test and validation files, so .*; rename one to train\.jsonl"),
 ])
 def test_a_bad_folder_is_refused(tmp_path, names, message):
     (tmp_path / "set").mkdir()

@@ -238,7 +238,7 @@ def test_the_evaluation_is_torchs_mean_over_all_tokens_that_count(base, data, co
     total, count = 0.0, 0
     for i in range(len(data.validation)):
         row = torch.from_numpy(data.validation.row(i)).long()
-        start = data.validation.completion_starts[i]
+        start = int(data.validation.trained_of(i).argmax())
         with torch.no_grad():
             logits = base.model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits
         total += F.cross_entropy(logits[0, start - 1:-1], row[start:], reduction="sum").item()

@@ -1,7 +1,8 @@
 import pytest
 
 from kaggle_runner.errors import DataError
-from kaggle_runner.training.data.formats import LAYOUTS, Row, recognise
+from kaggle_runner.training.data.formats import LAYOUTS, recognise
+from kaggle_runner.training.data.turns import NO_ANSWER, PICTURE, Row, Turn
 
 
 @pytest.mark.parametrize(("columns", "words"), [
@@ -11,8 +12,8 @@ from kaggle_runner.training.data.formats import LAYOUTS, Row, recognise
     (["prompt", "completion"], "prompt/completion: prompt -> completion"),
     (["prompt", "response"], "prompt/response: prompt -> response"),
     (["question", "answer"], "question/answer: question -> answer"),
-    (["id", "conversations"], "sharegpt: conversations -> last assistant turn"),
-    (["prompt", "messages"], "messages: messages -> last assistant turn"),
+    (["id", "conversations"], "sharegpt: conversations -> assistant turns"),
+    (["prompt", "messages"], "messages: messages -> assistant turns"),
     (["text", "meta"], "plain text: text"),
 ])
 def test_every_layout_is_told_from_its_columns(columns, words):
@@ -45,7 +46,7 @@ def test_text_is_not_changed():
 
 @pytest.mark.parametrize("empty", ["", " \n", None])
 def test_a_row_without_an_answer_is_no_row(empty):
-    assert recognise(["question", "answer"], "x").row({"question": "q", "answer": empty}) is None
+    assert recognise(["question", "answer"], "x").row({"question": "q", "answer": empty}) == NO_ANSWER
 
 
 def test_plain_text_has_an_empty_prompt():
@@ -56,14 +57,20 @@ def test_plain_text_has_an_empty_prompt():
 def test_sharegpt_and_messages_give_the_same_row():
     shared = [{"from": "system", "value": "be brief"}, {"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
     messages = [{"role": "system", "content": "be brief"}, {"role": "assistant", "content": "yo"}]
-    messages.insert(1, {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]})
+    messages.insert(1, {"role": "user", "content": [{"type": "text", "text": "hi"}]})
     row = recognise(["conversations"], "x").row({"conversations": shared})
     assert row == recognise(["messages"], "x").row({"messages": messages})
-    assert row.turns == (("system", "be brief"), ("user", "hi"), ("assistant", "yo"))
+    assert row.turns == (Turn("system", "be brief"), Turn("user", "hi"), Turn("assistant", "yo"))
     assert row.prompt == "system: be brief\nuser: hi"
 
 
-def test_the_last_answer_of_a_long_conversation_is_learned_and_what_follows_it_is_dropped():
+def test_a_conversation_with_a_picture_is_no_row():
+    turns = [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]},
+             {"role": "assistant", "content": "yo"}]
+    assert recognise(["messages"], "x").row({"messages": turns}) == PICTURE
+
+
+def test_a_long_conversation_ends_with_its_last_answer_and_what_follows_it_is_dropped():
     turns = [{"role": role, "content": text} for role, text in
              [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "thanks")]]
     row = recognise(["messages"], "x").row({"messages": turns})
@@ -73,10 +80,9 @@ def test_the_last_answer_of_a_long_conversation_is_learned_and_what_follows_it_i
 
 def test_a_conversation_without_an_answer_is_no_row():
     layout = recognise(["messages"], "x")
-    assert layout.row({"messages": [{"role": "user", "content": "a"}]}) is None
-    assert layout.row({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]}) is None
-    assert layout.row({"messages": []}) is None
-    assert layout.row({"messages": None}) is None
+    for turns in ([{"role": "user", "content": "a"}], [], None,
+                  [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]):
+        assert layout.row({"messages": turns}) == NO_ANSWER
 
 
 def test_turns_stored_as_one_list_for_each_key_are_read():

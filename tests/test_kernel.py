@@ -13,7 +13,7 @@ import pytest
 
 from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle import keys, program, push, watch
-from kaggle_runner.kaggle.folder import CODE_FILE, METADATA, Folder, KernelSpec, next_session, prepare, read_folder
+from kaggle_runner.kaggle.folder import CODE_FILE, Folder, KernelSpec, next_session, prepare, read_folder, read_ref
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import Patience
@@ -240,15 +240,57 @@ def test_an_account_of_somebody_else_is_refused(desk):
         push.push(desk.kaggle, folder)
 
 
-def test_a_source_that_is_too_large_and_a_title_that_makes_another_name_are_refused_by_the_push_too(desk):
+def test_a_kernel_that_was_saved_without_its_gpu_or_internet_is_refused_and_not_followed(desk):
+    desk.server.phone_verified = False
+    with refused(Refusal.SWITCHED_OFF, rf"saved {SPEC.ref} with its GPU and its internet off.*phone is not verified.*"
+                                       r"https://www\.kaggle\.com/settings, under Phone Verification, and push again"):
+        push.push_sessions(desk.kaggle, SPEC, desk.directory / "folder", desk.directory / "output", desk.told.append,
+                           show=desk.lines.append, environ=desk.environ, patience=HURRY)
+    assert desk.lines == []
+    with refused(Refusal.SWITCHED_OFF, "with its internet off"):
+        push.push_once(desk.kaggle, replace(SPEC, title="without a gpu", machine_shape=""), desk.directory / "folder",
+                       desk.told.append, desk.environ)
+    push.push_once(desk.kaggle, replace(SPEC, title="without anything", machine_shape="", internet=False),
+                   desk.directory / "folder", desk.told.append, desk.environ)
+
+
+@pytest.mark.parametrize(("machine", "message"), [
+    ("T4", "no machine 'T4', and would run the kernel without a GPU; did you mean NvidiaTeslaT4. choose one of"),
+    ("t4 x2", "did you mean NvidiaTeslaT4. "), ("nvidia-l4", "did you mean NvidiaL4. "),
+    ("NvidiaTeslaT40", "did you mean NvidiaTeslaT4. "), ("A100", "did you mean NvidiaTeslaA100. "),
+    ("RtxPro", "did you mean NvidiaRtxPro6000. "), ("quantum", "without a GPU; choose one of"),
+    ("TpuV5E8", "--machine TpuV5E8 has a TPU, and nothing here trains on one"),
+])
+def test_a_machine_that_kaggle_does_not_have_is_refused_with_the_one_that_is_meant(machine, message):
+    with refused(Refusal.MACHINE, message):
+        replace(SPEC, machine_shape=machine)
+
+
+@pytest.mark.parametrize(("title", "slug"), [
+    ("Übergrößen für 1,5 B", "ubergrossen-fur-15-b"), ("T4×2, café—crème", "t4x2-cafe-creme"),
+    ("it's R&amp;D_50%", "it-s-r-d-50"), ("Ёлки 日本", "elki-ri-ben"),
+])
+def test_a_title_makes_the_slug_that_the_kaggle_program_expects(desk, title, slug):
+    folder = desk.prepare(replace(SPEC, title=title, machine_shape=""), RESULT)
+    assert folder.ref == f"{OWNER}/{slug}"
+    answer = desk.kaggle.run(*push.push_arguments(folder))
+    assert "successfully pushed" in answer.stdout
+    assert "does not resolve" not in answer.stdout
+
+
+def test_a_title_that_kaggle_reads_otherwise_is_followed_where_it_runs(desk):
+    desk.server.slug_of = lambda title: "read-otherwise"
+    pushed = push.push_once(desk.kaggle, replace(SPEC, machine_shape="", launch=Launch(arguments=("detect",))),
+                            desk.directory / "folder", desk.told.append, desk.environ)
+    assert pushed.ref == f"{OWNER}/read-otherwise"
+    assert f"warning: Kaggle saved {SPEC.ref} as {OWNER}/read-otherwise and runs it under that name" in desk.told
+    assert read_ref(desk.directory / "folder") == f"{OWNER}/read-otherwise", "for `logs` and `pull` without a name"
+    assert desk.wait(pushed.ref).exit_status == 0
+
+
+def test_a_source_that_is_too_large_is_refused_by_the_push_too(desk):
     folder = desk.prepare(replace(SPEC, machine_shape=""), "#" * 1_000_001)
     with refused(Refusal.TOO_LARGE, "Kaggle refuses a source over 1 MB; leave out large files, or mount them as a"):
-        push.push(desk.kaggle, folder)
-    folder = desk.prepare(replace(SPEC, machine_shape=""), WAIT_FOR_GO)
-    metadata = json.loads((folder.path / METADATA).read_text())
-    (folder.path / METADATA).write_text(json.dumps(metadata | {"title": "something else"}))
-    with refused(Refusal.NAME, f"saved {SPEC.ref} as {OWNER}/something-else and runs it; end it with: kaggle kernels "
-                               f"delete -y {OWNER}/something-else, and choose another title"):
         push.push(desk.kaggle, folder)
 
 

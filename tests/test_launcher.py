@@ -12,8 +12,9 @@ import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
-from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, read_launcher, without_words
+from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, without_words
 from kaggle_runner.kernel.packages import NEEDS
+from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
 
 REPOSITORY = Path(__file__).parent.parent
@@ -156,8 +157,6 @@ def test_one_damaged_byte_is_said(tmp_path, detect_script):
                      r"kaggle_runner kernel prepare", outside.stderr)
     assert run_script(damaged, tmp_path, on_kaggle=True).returncode == 0
     assert result_of(tmp_path)["reason"].startswith("this launcher is damaged")
-    with pytest.raises(KernelError, match="not a launcher, or a damaged one"):
-        read_launcher(damaged[:position - 1] + "é" + damaged[position:])
 
 
 def test_a_package_that_cannot_be_imported_is_a_verdict_on_kaggle(tmp_path, detect_script):

@@ -88,7 +88,7 @@ def real_peak_bytes(base, config, directory):
     """Train and evaluate for real: the most that torch's allocator had given out, by the profiler's record."""
     def rows(lengths):
         return EncodedRows(tokens=np.arange(sum(lengths), dtype=np.int32) % 500, starts=np.cumsum([0, *lengths]),
-                           completion_starts=np.ones(len(lengths), dtype=np.int32))
+                           trained=np.ones(sum(lengths), dtype=bool))
 
     data = EncodedData(train=rows([config.max_length] * 6 + [config.max_length - 1] * 2),
                        validation=rows([config.max_length] * 8), sha256="", notes={})

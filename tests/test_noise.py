@@ -2,7 +2,11 @@ import math
 
 import pytest
 
-from kaggle_runner.study.noise import Noise, find_repeats, noise_of_repeats, t_975
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.noise import Noise, find_configurations, find_repeats, measured_noise, noise_of_repeats, t_975
+from kaggle_runner.study.table import best_lines
+from tests.made_studies import Made, write_study
 
 TRIALS = [("a", {"lr": 1, "seed": 1}, 2.0), ("b", {"lr": 2, "seed": 1}, 5.0), ("c", {"lr": 1, "seed": 2}, 4.0),
           ("d", {"lr": 1, "seed": 3}, 6.0), ("e", {"lr": 2, "seed": 2}, 5.0)]
@@ -32,8 +36,40 @@ def test_deviations_are_pooled_by_their_degrees_of_freedom():
     assert noise_of_repeats(()) is None
 
 
-def test_few_degrees_of_freedom_make_the_least_difference_large():
-    assert Noise(deviation=1.0, source="", freedom=1).least_difference == pytest.approx(math.sqrt(2) * 12.7062)
-    assert Noise(deviation=1.0, source="", freedom=None).least_difference == pytest.approx(2.77, abs=0.01)
+def test_the_upper_bound_comes_down_to_the_estimate_with_the_degrees_of_freedom():
+    bounds = [Noise(deviation=1.0, source="", freedom=freedom).upper for freedom in (1, 2, 3, 7, 20, 1000)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[0] == pytest.approx(1 / math.sqrt(0.00393), rel=0.01)  # the 5 % point of chi-squared
+    assert bounds[-1] < 1.25
     assert t_975(30) == 2.0423
     assert t_975(31) == 1.96
+
+
+def test_a_configuration_is_all_its_trials_and_a_duplicate_is_no_second_measurement():
+    first, other = find_configurations([*TRIALS, ("f", {"lr": 1, "seed": 2}, 9.0)])
+    assert (first.trial_ids, first.duplicates, first.mean) == (("a", "c", "d"), ("f",), 4.0)
+    assert other.duplicates == ()
+
+
+def test_seeds_that_all_gave_the_same_value_say_nothing_of_the_noise():
+    assert noise_of_repeats(find_repeats([("a", {"seed": 1}, 2.0), ("b", {"seed": 2}, 2.0)])) is None
+
+
+def test_a_duplicate_of_a_run_is_no_noise_of_zero_in_any_view(tmp_path):
+    """W&B's `duplicate` trains a configuration again with its own seed: the same computation twice."""
+    trials = [Made(params={"lr": 1, "seed": 1}, value=2.0), Made(params={"lr": 1, "seed": 1}, value=2.0),
+              Made(params={"lr": 2, "seed": 1}, value=3.0)]
+    snapshot = read_study(write_study(tmp_path / "s", trials))
+
+    assert measured_noise(snapshot) == (None, ())
+    assert [label for label, _ in best_lines(snapshot) if label == "noise"] == []
+    assert analyse(snapshot).noise is None
+
+
+def test_the_table_and_the_report_say_the_same_noise(tmp_path):
+    trials = [Made(params={"lr": 1, "seed": seed}, value=value) for seed, value in enumerate([2.0, 2.02, 2.04])]
+    snapshot = read_study(write_study(tmp_path / "s", trials))
+
+    noise = analyse(snapshot).noise
+    assert noise.deviation == pytest.approx(0.02)
+    assert ("noise", f"0.0200 standard deviation of eval/loss, from {noise.source}") in best_lines(snapshot)

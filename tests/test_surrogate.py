@@ -20,18 +20,12 @@ def test_the_surface_has_its_minimum_where_the_function_has_it():
     assert predicted[100] == pytest.approx(2 * 0.7**2, abs=0.15)
 
 
-@pytest.mark.parametrize("noise", [0.05, 0.2])
-def test_the_noise_is_estimated_within_a_factor_of_two(noise):
-    estimates = [fit(*made(40, noise, seed)).noise for seed in range(5)]
-    assert noise / 2 < np.median(estimates) < noise * 2
-
-
 def test_the_same_trials_give_the_same_surface():
     points, values = made(12, 0.1, seed=1)
-    assert fit(points, values).noise == fit(points, values).noise
+    assert (fit(points, values).weights == fit(points, values).weights).all()
 
 
 def test_trials_at_the_same_point_do_not_break_the_fit():
     points = np.repeat([[0.5, 0.5], [0.1, 0.9]], 4, axis=0)
     values = np.array([1.0, 1.1, 0.9, 1.0, 2.0, 2.1, 1.9, 2.0])
-    assert 0.03 < fit(points, values).noise < 0.3
+    assert fit(points, values).predict(points)[[0, 4]] == pytest.approx([1.0, 2.0], abs=0.3)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
-from kaggle_runner.training.data.formats import Row
+from kaggle_runner.training.data.account import Account
 from kaggle_runner.training.data.instructions import InstructionData
-from kaggle_runner.training.data.tokens import PLAIN_TEMPLATE, encode
+from kaggle_runner.training.data.render import PLAIN_TEMPLATE
+from kaggle_runner.training.data.tokens import encode
+from kaggle_runner.training.data.turns import Row, Turn
 
 TEXT = ["What is the function of a list?", "A list holds items.", "### Question: ### Answer: user system assistant"]
 CHAT_TEMPLATE = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>
@@ -38,8 +41,19 @@ VALIDATION = (Row.pair("What?", "A list."),)
 
 
 def make_data(train, validation=VALIDATION):
+    account = Account(read=len(train) + len(validation) + 5, train=len(train), validation=len(validation), duplicates=2,
+                      lost={"no answer": 3}, lost_in_reading=3)
     return InstructionData(train=tuple(train), validation=tuple(validation), source="rows.jsonl", format="alpaca",
-                           held_out="1 row", duplicates_removed=2, without_answer=3, sha256=repr((train, validation)))
+                           held_out="1 row", account=account, sha256=repr((train, validation)))
+
+
+def start_of(rows, i=0):
+    """Return where the first stretch that is trained begins."""
+    return int(rows.trained_of(i).argmax())
+
+
+def turns(*pairs):
+    return tuple(Turn(*pair) for pair in pairs)
 
 
 ROWS = [Row.pair(f"What is {i}?", f"A list of {i} items.") for i in range(30)]
@@ -49,7 +63,7 @@ def test_a_question_comes_before_its_answer_and_an_end_token_after_it(tmp_path):
     tokenizer = make_tokenizer()
     encoded = encode(make_data([Row.pair("What is {x}?", "A list.")]), tokenizer, FinetuneConfig(),
                      cache_directory=tmp_path)
-    row, start = encoded.train.row(0), encoded.train.completion_starts[0]
+    row, start = encoded.train.row(0), start_of(encoded.train)
     assert tokenizer.decode(row[:start]) == PLAIN_TEMPLATE.format(prompt="What is {x}?")
     assert tokenizer.decode(row[start:]) == "A list.<end>"
     assert row[-1] == tokenizer.eos_token_id
@@ -61,7 +75,7 @@ def test_the_tokens_of_a_question_are_a_prefix_of_the_row(tmp_path):
     # "A" and "nswer" would merge with what stands before them if both parts were tokenised at once
     encoded = encode(make_data([Row.pair("What", "\nnswer")]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
     prompt = tokenizer(PLAIN_TEMPLATE.format(prompt="What"))["input_ids"]
-    assert encoded.train.row(0)[:encoded.train.completion_starts[0]].tolist() == prompt
+    assert encoded.train.row(0)[:start_of(encoded.train)].tolist() == prompt
 
 
 def test_a_tokenizer_that_begins_texts_with_a_token_begins_rows_with_it(tmp_path):
@@ -77,14 +91,15 @@ def test_plain_text_has_no_question_and_every_token_counts(tmp_path):
     text = Row.pair("", "A list holds items.")
     encoded = encode(make_data([text]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
     assert tokenizer.decode(encoded.train.row(0)) == "A list holds items.<end>"
-    assert encoded.train.completion_starts.tolist() == [0]
+    assert encoded.train.trained.all()
 
 
 def test_the_chat_template_of_the_tokenizer_is_used_for_all_turns(tmp_path):
     tokenizer = make_tokenizer(bos=True, chat_template=CHAT_TEMPLATE)
-    row = Row(turns=(("system", "Be brief."), ("user", "a?"), ("assistant", "b"), ("user", "c?"), ("assistant", "d")))
-    encoded = encode(make_data([row]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
-    start = encoded.train.completion_starts[0]
+    row = Row(turns=turns(("system", "Be brief."), ("user", "a?"), ("assistant", "b"), ("user", "c?"),
+                          ("assistant", "d")))
+    encoded = encode(make_data([row]), tokenizer, FinetuneConfig(train_on="last"), cache_directory=tmp_path)
+    start = start_of(encoded.train)
     assert tokenizer.decode(encoded.train.row(0)[:start]) == (
         "<|system|>Be brief.<end>\n<|user|>a?<end>\n<|assistant|>b<end>\n<|user|>c?<end>\n<|assistant|>")
     assert tokenizer.decode(encoded.train.row(0)[start:]) == "d<end>"
@@ -92,27 +107,27 @@ def test_the_chat_template_of_the_tokenizer_is_used_for_all_turns(tmp_path):
 
 def test_without_a_chat_template_turns_are_lines(tmp_path):
     tokenizer = make_tokenizer()
-    row = Row(turns=(("system", "Be brief."), ("user", "a?"), ("assistant", "b")))
+    row = Row(turns=turns(("system", "Be brief."), ("user", "a?"), ("assistant", "b")))
     encoded = encode(make_data([row]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
     assert tokenizer.decode(encoded.train.row(0)) == "### Question:\nsystem: Be brief.\nuser: a?\n\n### Answer:\nb<end>"
 
 
 def test_a_template_without_system_turns_gets_the_system_text_in_the_first_question(tmp_path):
     tokenizer = make_tokenizer(chat_template=NO_SYSTEM)
-    row = Row(turns=(("system", "Be brief."), ("user", "a?"), ("assistant", "b")))
+    row = Row(turns=turns(("system", "Be brief."), ("user", "a?"), ("assistant", "b")))
     encoded = encode(make_data([row]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
     assert tokenizer.decode(encoded.train.row(0)) == "<|user|>Be brief.\n\na?<end>\n<|assistant|>b<end>"
-    assert encoded.notes["rows_the_template_refuses"] == 0
+    assert "refused by the chat template" not in encoded.account.lost
 
 
 def test_rows_that_the_template_refuses_are_left_out_and_counted(tmp_path):
     refuses_tools = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}" \
                     "{% endfor %}" + CHAT_TEMPLATE
-    row = Row(turns=(("user", "a?"), ("tool", "x"), ("assistant", "b")))
+    row = Row(turns=turns(("user", "a?"), ("tool", "x"), ("assistant", "b")))
     encoded = encode(make_data([row, *ROWS]), make_tokenizer(chat_template=refuses_tools), FinetuneConfig(),
                      cache_directory=tmp_path)
     assert len(encoded.train) == 30
-    assert encoded.notes["rows_the_template_refuses"] == 1
+    assert encoded.account.lost["refused by the chat template"] == 1
 
 
 def test_a_template_that_names_the_day_gives_the_same_tokens_every_day(tmp_path):
@@ -125,11 +140,11 @@ def test_rows_are_cut_at_max_length_without_an_end_token(tmp_path):
     tokenizer = make_tokenizer()
     long, short = Row.pair("What?", "items " * 50), Row.pair("What?", "A list.")
     whole = encode(make_data([long, short]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
-    limit = int(whole.train.completion_starts[0]) + 20
+    limit = start_of(whole.train) + 20
     encoded = encode(make_data([long, short]), tokenizer, FinetuneConfig(max_length=limit), cache_directory=tmp_path)
     assert encoded.train.row(0).tolist() == whole.train.row(0)[:limit].tolist()
     assert encoded.train.row(1).tolist() == whole.train.row(1).tolist()
-    assert (whole.notes["rows_cut"], encoded.notes["rows_cut"]) == (0, 1)
+    assert (whole.account.cut, encoded.account.cut) == (0, 1)
 
 
 def test_rows_that_lose_their_whole_answer_are_left_out_and_counted(tmp_path):
@@ -138,8 +153,8 @@ def test_rows_that_lose_their_whole_answer_are_left_out_and_counted(tmp_path):
     config = FinetuneConfig(max_length=100)
     encoded = encode(make_data(rows), tokenizer, config, cache_directory=tmp_path)
     assert len(encoded.train) == 30
-    assert (encoded.notes["rows_without_room_for_an_answer"], encoded.notes["rows_cut"]) == (1, 0)
-    assert (encoded.train.completion_starts < encoded.train.lengths).all()
+    assert (encoded.account.lost["no answer begins within max_length"], encoded.account.cut) == (1, 0)
+    assert all(encoded.train.trained_of(i).any() for i in range(30))
     whole_text = encode(make_data(rows), tokenizer, dataclasses.replace(config, completion_only_loss=False),
                         cache_directory=tmp_path)
     assert len(whole_text.train) == 31
@@ -149,7 +164,7 @@ def test_rows_that_lose_their_whole_answer_are_left_out_and_counted(tmp_path):
 def test_one_token_before_and_after_the_limit_decide(tmp_path):
     tokenizer = make_tokenizer()
     whole = encode(make_data(ROWS[:1]), tokenizer, FinetuneConfig(), cache_directory=tmp_path)
-    start = int(whole.train.completion_starts[0])
+    start = start_of(whole.train)
     validation = (Row.pair("", "A list."),)
     data = make_data([*ROWS[:1], *validation], validation)
     assert len(encode(data, tokenizer, FinetuneConfig(max_length=start + 1), cache_directory=tmp_path).train) == 2
@@ -158,8 +173,8 @@ def test_one_token_before_and_after_the_limit_decide(tmp_path):
 
 def test_a_max_length_that_leaves_no_row_is_refused(tmp_path):
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match=r"no train row of rows\.jsonl has an answer within max_length 8: 31 "
-                                            r"answers begin after it, .*; raise max_length"):
+        with pytest.raises(DataError, match=r"no train row of rows\.jsonl has an answer to learn within max_length 8: "
+                                            r"3 \(no answer\), 31 \(no answer begins within max_length\); raise"):
             encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(max_length=8), cache_directory=tmp_path)
 
 
@@ -234,17 +249,16 @@ print(encoded.sha256, int(encoded.train.tokens.astype("int64").sum()))
 
 def test_the_notes_are_plain_json_facts(tmp_path):
     encoded = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
-    assert encoded.notes == {
-        "dataset": "rows.jsonl", "format": "alpaca", "held_out": "1 row", "duplicates_removed": 2,
-        "rows_without_answer": 3, "rows_cut": 0, "rows_without_room_for_an_answer": 0, "rows_the_template_refuses": 0,
-        "token_cache": "made"}
-    assert {type(value) for value in encoded.notes.values()} == {str, int}
+    assert json.loads(json.dumps(encoded.notes)) == encoded.notes == {
+        "dataset": "rows.jsonl", "format": "alpaca", "held_out": "1 row", "columns_unused": [], "token_cache": "made",
+        "rows": {"read": 36, "train": 30, "validation": 1, "duplicates": 2, "not_drawn": 0, "cut": 0,
+                 "lost": {"no answer": 3}}}
 
 
 def assert_same(one, other):
     assert one.sha256 == other.sha256
     for split in ("train", "validation"):
-        for name in ("tokens", "starts", "completion_starts"):
+        for name in ("tokens", "starts", "trained"):
             mine, theirs = getattr(getattr(one, split), name), getattr(getattr(other, split), name)
             assert mine.dtype == theirs.dtype
             assert mine.tolist() == theirs.tolist()

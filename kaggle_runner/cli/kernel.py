@@ -263,12 +263,12 @@ def _leaving_it_alone() -> Iterator[None]:
 
 def _last_pushed() -> str:
     """Name the kernel whose folder is the newest one here."""
-    from kaggle_runner.kaggle.folder import METADATA, read_folder
+    from kaggle_runner.kaggle.folder import METADATA, read_ref
 
     found = sorted(KERNELS.glob(f"*/push/{METADATA}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise click.UsageError("no kernel was pushed from this directory; name one: OWNER/KERNEL")
-    return read_folder(found[-1].parent).ref
+    return read_ref(found[-1].parent)
 
 
 def _end(verdict: "Verdict") -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
 
 LAB = Path("hyperparameter_tuning")
-"""Where a plan keeps its studies if nothing else is said."""
+"""Folder in which a plan keeps its studies if nothing else is said."""
 
 
 @click.command()

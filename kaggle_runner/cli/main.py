@@ -19,7 +19,7 @@ from kaggle_runner.cli.shared import detect_here, print_best, require_pictures, 
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
 FETCH_EVERY_S = 60.0
-"""Between two readings of a watched sweep from W&B: each asks for every run."""
+"""Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -92,11 +92,20 @@ def show(study: Path, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report [STUDY/report].")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--watch", is_flag=True, help="Write the page anew while the sweep runs.")
-def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Write nothing; print what the report claims as JSON.")
+def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: bool, as_json: bool) -> None:
     """Write a study's page, pictures, tables and notebook; several studies stand side by side.
 
     STUDIES are directories, or W&B sweeps by their URL or as entity/project/id: those are read from W&B first.
     """
+    addresses = [text for text in studies if _is_sweep(text)]
+    directories = [_fetch(text) if text in addresses else Path(text) for text in studies]
+    if as_json:
+        from kaggle_runner.report.analysis.claims import read_claims
+
+        found = [read_claims(directory) for directory in directories]
+        click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+        return
     require_pictures()
     from kaggle_runner.report.write import watch_report, write_report
 
@@ -104,8 +113,6 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
         for address in addresses:
             _fetch(address)
 
-    addresses = [text for text in studies if _is_sweep(text)]
-    directories = [_fetch(text) if text in addresses else Path(text) for text in studies]
     pages = iter([write_report(directories, out=out, notify=lambda text: click.echo(text, err=True))]) if not watch \
         else watch_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0)
     try:

@@ -22,7 +22,7 @@ from kaggle_runner.events import (
 
 LOSSES = ("train/loss", "eval/loss")
 LINE_EVERY_S = 5.0
-"""Plain lines of a running trial are at least this far apart."""
+"""Seconds that lie at least between two plain lines of a running trial."""
 
 
 class Display(Protocol):

@@ -148,7 +148,7 @@ def print_best(snapshot: "Snapshot") -> None:
 
 
 def detect_here() -> "Environment":
-    """Detect this machine."""
+    """Find out which machine this is, and what it allows."""
     from kaggle_runner.machine.environment import detect, root_of
 
     return detect(os.environ, root_of(os.environ))

@@ -7,27 +7,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from slugify import slugify
+
 from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle.launcher import EMPTY_SCRIPT, LIMIT_BYTES, Launch, build_launcher
+from kaggle_runner.kaggle.machines import T4_X2, check_machine
 
 METADATA = "kernel-metadata.json"
 CODE_FILE = "kernel_launcher.py"
-T4_X2 = "NvidiaTeslaT4"
-"""Two T4: Kaggle offers no single one, and charges both as one."""
 SLUG_LIMIT = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSpec:
-    """A kernel as it shall be.
+    """A kernel that is to be pushed.
 
     Raises:
-        KernelError: a title or owner that Kaggle would refuse or change.
+        KernelError: a title, owner or machine that Kaggle would refuse or change.
     """
 
     owner: str
     title: str
-    """Its slug is made from it: Kaggle moves a kernel whose id and title differ."""
+    """Title of the kernel; `kaggle` makes its slug from it, and Kaggle moves a kernel whose id is another."""
     launch: Launch
     machine_shape: str = T4_X2
     """Kaggle's name of the machine; empty: no GPU."""
@@ -42,6 +43,7 @@ class KernelSpec:
     """Image to pin; helps where kernels of the default image stay queued."""
 
     def __post_init__(self) -> None:
+        check_machine(self.machine_shape)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.owner):
             raise KernelError(Refusal.NAME, f"{self.owner!r} is no Kaggle account; give yours with --owner")
         if not 5 <= len(self.slug) <= SLUG_LIMIT:
@@ -50,12 +52,12 @@ class KernelSpec:
 
     @property
     def slug(self) -> str:
-        """The last part of its address."""
+        """The last part of the kernel's address, made from its title."""
         return slugify(self.title)
 
     @property
     def ref(self) -> str:
-        """`owner/slug`."""
+        """The kernel's address as `owner/slug`."""
         return f"{self.owner}/{self.slug}"
 
     def metadata(self) -> dict[str, Any]:
@@ -80,11 +82,6 @@ class Folder:
     source_bytes: int
     sources: tuple[tuple[str, str], ...]
     """(`dataset` or `kernel`, its ref) of every input."""
-
-
-def slugify(title: str) -> str:
-    """Make the slug that Kaggle makes from a title."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def prepare(spec: KernelSpec, folder: Path, environ: Mapping[str, str]) -> Folder:
@@ -146,6 +143,24 @@ def read_folder(path: Path) -> Folder:
     sources = [(kind, ref) for kind in ("dataset", "kernel") for ref in metadata.get(f"{kind}_sources") or ()]
     return Folder(path=path, ref=ref, gpu=bool(metadata.get("enable_gpu")), source_bytes=source_bytes,
                   sources=tuple(sources))
+
+
+def read_ref(path: Path) -> str:
+    """Return the `owner/slug` of a folder that was pushed.
+
+    Raises:
+        KernelError: it is not a kernel's folder.
+    """
+    try:
+        return str(json.loads((path / METADATA).read_text(encoding="utf-8"))["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelError(Refusal.OTHER, f"{path} is not a kernel's folder: {error}; push again") from error
+
+
+def write_ref(path: Path, ref: str) -> None:
+    """Note in a folder under which name Kaggle saved it, so that it is followed there."""
+    metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
+    (path / METADATA).write_text(json.dumps(metadata | {"id": ref}, indent=2) + "\n", encoding="utf-8")
 
 
 def next_session(spec: KernelSpec, number: int, previous: str) -> KernelSpec:

@@ -23,11 +23,11 @@ from kaggle_runner.machine.credentials import credentials_of, is_secret_name, ke
 LIMIT_BYTES = 900_000
 """Kaggle refuses a source over 1 MB, without saying whether that is 10**6 or 2**20 bytes."""
 CHUNK = 1000
-"""Characters of the package in a line."""
+"""Number of characters of the package in one line of the script."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab")
-"""Folders that stay here: the demo model's weights would be most of the file, and a kernel has a hub or a mounted
-model; the rooms of pushes and of the tuning lab are for one's own machine."""
+"""Folders that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel has a hub or a
+mounted model; the rooms of pushes and of the tuning lab are for one's own machine."""
 LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests")
 """Modules of other rooms whose commands are for one's own machine."""
 
@@ -100,7 +100,7 @@ working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "wor
 with open(os.path.join(working, "result.json"), "w") as file:
     json.dump({"verdict": "failed", "exit_status": 2, "reason": reason}, file)
 """
-"""What a launcher is before it is prepared."""
+"""The launcher that the repository holds: it runs nothing and says how to prepare one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,27 +192,6 @@ def without_words(source: bytes) -> bytes:
             lines[first] = lines[first][:node.col_offset] + b'""' + tail
             lines[first + 1:last + 1] = [b""] * (last - first)
     return b"\n".join(lines)
-
-
-def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
-    """Read a launcher back: what it runs, and the package inside it. Compares better than text across Pythons.
-
-    Raises:
-        KernelError: not a launcher.
-    """
-    values = {}
-    try:
-        for node in ast.parse(script).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                values[node.targets[0].id] = node.value
-        read = {name: ast.literal_eval(values[f"KAGGLE_RUNNER_{name}"])
-                for name in ("ARGUMENTS", "SETTINGS", "FILES", "PACKAGE")}
-        with zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b85decode(read["PACKAGE"])))) as archive:
-            package = {name: archive.read(name) for name in archive.namelist()}
-    except (SyntaxError, KeyError, ValueError, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise KernelError(Refusal.OTHER, f"not a launcher, or a damaged one: {error}; make it again with: "
-                                         f"python -m kaggle_runner kernel prepare") from error
-    return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

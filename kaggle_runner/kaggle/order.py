@@ -1,19 +1,27 @@
 """What a person asks of a kernel, agents of a W&B sweep or a sweep file to run, and the kernel that does it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from slugify import slugify
+
 from kaggle_runner.errors import KernelError, MissingPackages, Refusal, SecretError
-from kaggle_runner.kaggle.folder import SLUG_LIMIT, T4_X2, KernelSpec, slugify
+from kaggle_runner.kaggle.folder import SLUG_LIMIT, KernelSpec
 from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
 from kaggle_runner.kaggle.launcher import Launch
+from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
+from kaggle_runner.sweep.distributions import Choice, Fixed
 from kaggle_runner.sweep.spec import read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
-"""Read by `wandb_checkpoints` on the kernel."""
+"""Environment variable with the seconds between two uploads; `wandb/checkpoints.py` reads it on the kernel."""
+GATED = re.compile(r"meta-llama/.+|google/(?:code|rec|shield|data)?gemma.+|mistralai/(?:Mistral|Codestral|Ministral).+|"
+                   r"CohereLabs/.+|bigcode/starcoder.*|stabilityai/stablelm-2.+", re.IGNORECASE)
+"""Models of the hub that mostly ask for a licence first; a guess from their owners' pages, so it only warns."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
 
@@ -29,9 +37,9 @@ class KernelOrder:
     upload_every_s: float | None = None
     """Seconds between two uploads of a running trial's checkpoint to its W&B run; none: it stays on the kernel."""
     owner: str = ""
-    """Kaggle account; empty: the one that the `kaggle` program is logged in to."""
+    """Kaggle account; an empty one means the account that the `kaggle` program is logged in to."""
     title: str = ""
-    """Of the kernel; empty: made from the sweep."""
+    """Title of the kernel; an empty one is made from the sweep."""
     machine_shape: str = T4_X2
     internet: bool = True
     datasets: tuple[str, ...] = ()
@@ -52,13 +60,15 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     Without `asks_kaggle` an answer of Kaggle is welcome and not needed, as long as the order names the owner.
 
     Raises:
-        KernelError: no account, or a title that Kaggle would change; as `secret_sources`.
+        KernelError: no account, or a title or machine that Kaggle would change; as `secret_sources`.
         MissingPackages: the `kaggle` program is needed and not there.
         SecretError: agents, and no key for them is stored on Kaggle; or a key in the order itself.
         SweepError: the sweep file has problems.
     """
+    if warning := check_machine(order.machine_shape):
+        tell(f"warning: {warning}")
     launch, name = make_launch(order, environ, tell)
-    owner = order.owner
+    owner, keys_are_known = order.owner, True
     try:
         kaggle = find_kaggle(environ)
         owner = owner or find_owner(kaggle)
@@ -70,12 +80,18 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
             refusal = error.refusal if isinstance(error, KernelError) else Refusal.OTHER
             raise KernelError(refusal, f"{error}; or name the account with --owner, and Kaggle need not answer"
                               ) from error
+        keys_are_known = False
         keys = () if order.is_file else (secret_dataset(owner, "wandb"),)
         tell(f"warning: {error}; so which keys are stored there is not known"
              f"{f', and {keys[0]} is attached unseen' if keys else ''}")
     if not order.is_file and secret_dataset(owner, "wandb") not in (*keys, *order.datasets):
         raise SecretError("the agents would find no W&B key on the kernel, since a push detaches Kaggle's own secrets; "
                           "store it once with: python -m kaggle_runner secret put wandb")
+    if keys_are_known and order.is_file and secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
+        for model in gated_models(order):
+            tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel; accept its "
+                 f"licence at https://huggingface.co/{model} and store a key with: python -m kaggle_runner secret put "
+                 f"huggingface; or mount Kaggle's copy with --model and write its path under /kaggle/input as `model`")
     if not order.internet and not order.is_file:
         raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
                                          "sweep file, which is searched on the kernel")
@@ -108,6 +124,14 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
     name = slugify(spec.name) or "sweep"
     return Launch(arguments=("sweep", file.name, "--study", f"studies/{name}", *order.options), settings=settings,
                   files={file.name: file.read_text(encoding="utf-8")}), name
+
+
+def gated_models(order: KernelOrder) -> tuple[str, ...]:
+    """Name the models of a sweep file whose owners want a licence accepted before a download."""
+    spec = read_sweep(Path(order.sweep))
+    model = spec.parameters.get("model")
+    names = model.values if isinstance(model, Choice) else [model.value] if isinstance(model, Fixed) else []
+    return tuple(name for name in dict.fromkeys(map(str, names)) if GATED.fullmatch(name) and not Path(name).exists())
 
 
 def _title(name: str) -> str:

@@ -21,7 +21,8 @@ from kaggle_runner.errors import KernelError, MissingPackages, Refusal
 
 TIMEOUT_S = 600.0
 WARNING = "Warning: Looks like you're using an outdated `kaggle`"
-"""Printed on stdout above the answer; `-W` prevents it, but not where a token is checked at the start."""
+"""Beginning of the program's warnings, which stand on stdout above the answer; `-W` prevents them, but not where a
+token is checked at the start."""
 ENDED_STATES = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 WAITING_STATES = ("QUEUED", "NEW_SCRIPT")
 
@@ -73,12 +74,12 @@ class State:
 
     @property
     def has_ended(self) -> bool:
-        """It will not change any more."""
+        """Whether the state will not change any more."""
         return self.status in ENDED_STATES
 
     @property
     def is_waiting(self) -> bool:
-        """It has not begun."""
+        """Whether the kernel has not begun to run."""
         return self.status in WAITING_STATES
 
 

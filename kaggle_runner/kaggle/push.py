@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from kaggle_runner.errors import KernelError, Refusal
-from kaggle_runner.kaggle.folder import METADATA, Folder, KernelSpec, next_session, prepare
+from kaggle_runner.kaggle.folder import METADATA, Folder, KernelSpec, next_session, prepare, write_ref
 from kaggle_runner.kaggle.program import (
     Kaggle,
     Pushed,
@@ -36,7 +37,7 @@ def push_once(kaggle: Kaggle, spec: KernelSpec, folder: Path, tell: Callable[[st
     """Make the folder, check that a push can work and what else runs, push, and compare what Kaggle saved.
 
     Raises:
-        KernelError: as `prepare`, `check_before_push` and `push`.
+        KernelError: as `prepare`, `check_before_push`, `push` and `saved_differently`.
         SecretError: a credential of `environ` would be in the folder.
     """
     made = prepare(spec, folder, environ)
@@ -50,6 +51,9 @@ def push_once(kaggle: Kaggle, spec: KernelSpec, folder: Path, tell: Callable[[st
     if quota:
         tell(f"{quota.remaining_h:.1f} of {quota.total_h:.1f} GPU hours left this week")
     pushed = push(kaggle, made)
+    if pushed.ref.lower() != made.ref.lower():  # it runs: a refusal would leave it alone with its hours
+        tell(f"warning: Kaggle saved {made.ref} as {pushed.ref} and runs it under that name")
+        write_ref(made.path, pushed.ref)
     for difference in saved_differently(kaggle, pushed, made):
         tell(f"warning: Kaggle saved it differently: {difference}")
     tell(f"version {pushed.version} of {pushed.ref} is pushed: {pushed.url}")
@@ -103,19 +107,15 @@ def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pus
     """Push a folder; returns what Kaggle took. `timeout_s` is the session's limit, none for Kaggle's own.
 
     Raises:
-        KernelError: refused; taken without an input; or saved under another name.
+        KernelError: refused, or taken without an input.
     """
     try:
-        pushed = read_push(kaggle.run(*push_arguments(folder, timeout_s)))
+        return read_push(kaggle.run(*push_arguments(folder, timeout_s)))
     except KernelError as error:
         if error.refusal is not Refusal.CAPACITY:
             raise
         running = ", ".join(running_kernels(kaggle))
         raise KernelError(Refusal.CAPACITY, f"{error}{f'; running now: {running}' if running else ''}") from error
-    if pushed.ref.lower() != folder.ref.lower():
-        raise KernelError(Refusal.NAME, f"Kaggle saved {folder.ref} as {pushed.ref} and runs it; end it with: kaggle "
-                                        f"kernels delete -y {pushed.ref}, and choose another title")
-    return pushed
 
 
 def push_arguments(folder: Folder, timeout_s: int | None = None) -> list[str]:
@@ -143,7 +143,11 @@ def running_kernels(kaggle: Kaggle, *, also: str = "") -> dict[str, State]:
 
 
 def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[str, ...]:
-    """Compare what Kaggle saved with what was pushed; one sentence for each difference."""
+    """Compare what Kaggle saved with what was pushed; one sentence for each difference.
+
+    Raises:
+        KernelError: the GPU or the internet is off, without which the kernel can only end.
+    """
     with tempfile.TemporaryDirectory(prefix="kaggle_runner-pull-") as directory:
         answer = kaggle.run("kernels", "pull", pushed.ref, "-m", "-p", directory)
         try:
@@ -152,6 +156,11 @@ def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[s
         except (OSError, ValueError, KeyError):
             return (f"could not read back what was saved: {answer.text.strip()[:200]}",)
     wanted = json.loads((folder.path / METADATA).read_text(encoding="utf-8"))
+    if off := _switched_off(wanted, saved):
+        raise KernelError(Refusal.SWITCHED_OFF, f"Kaggle saved {pushed.ref} with its {' and its '.join(off)} off, as "
+                                                f"for an account whose phone is not verified; verify it at "
+                                                f"https://www.kaggle.com/settings, under Phone Verification, and push "
+                                                f"again; what was pushed ends itself in its first minute")
     differences = [f"{name} is {saved.get(name)!r} and not {wanted[name]!r}"
                    for name in ("is_private", "enable_gpu", "enable_internet", "machine_shape", "dataset_sources",
                                 "kernel_sources")
@@ -159,6 +168,13 @@ def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[s
     if source.split() != (folder.path / wanted["code_file"]).read_text(encoding="utf-8").split():
         differences.append("the source is not the one that was pushed")
     return tuple(differences)
+
+
+def _switched_off(wanted: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Name what a kernel cannot do without and Kaggle turned off; a GPU can also be said by the machine alone."""
+    has_gpu = saved.get("enable_gpu") or str(saved.get("machine_shape") or "").startswith("Nvidia")
+    return [*(["GPU"] if wanted.get("enable_gpu") and not has_gpu else []),
+            *(["internet"] if wanted.get("enable_internet") and saved.get("enable_internet") is False else [])]
 
 
 def _is_after(stamp: str, oldest: datetime) -> bool:

@@ -29,13 +29,13 @@ class Patience:
     """How long to wait for what, in seconds."""
 
     queue_s: float = 900.0
-    """A kernel that has not begun; some stay queued for hours."""
+    """For a kernel that has not begun; some stay queued for hours."""
     unreachable_s: float = 900.0
-    """Kaggle gives no answer at all."""
+    """For any answer of Kaggle."""
     poll_s: float = 10.0
-    """Between two questions for the state."""
+    """Between two questions for the kernel's state."""
     quiet_s: float = 300.0
-    """A live log without a line; then it is attached to anew, because a dead connection looks the same."""
+    """For a line of the live log; then the log is opened anew, because a dead connection looks the same."""
     fetch_attempts: int = 4
 
 
@@ -46,11 +46,11 @@ class Verdict:
     exit_status: int
     reason: str
     goes_on: bool
-    """There is work left for another session."""
+    """Whether work is left for another session."""
     result: dict[str, Any]
     """The whole of result.json."""
     path: Path
-    """Where it and the other files are."""
+    """Path of `result.json`, beside which the other files are."""
 
 
 def wait(kaggle: Kaggle, ref: str, into: Path, tell: Callable[[str], None], *, show: Callable[[str], None],

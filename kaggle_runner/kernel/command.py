@@ -18,7 +18,7 @@ from typing import IO
 from kaggle_runner.machine.keys import redact
 
 GRACE_S = 120.0
-"""Time to checkpoint and close after a request to stop."""
+"""Seconds that a command gets to write a checkpoint and close, after a request to stop."""
 REASON_LINES = 12
 
 

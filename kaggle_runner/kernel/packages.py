@@ -22,7 +22,7 @@ FROZEN = ("torch", "torchvision", "torchaudio", "triton", "numpy", "protobuf", "
           "accelerate", "wandb", "datasets", "safetensors", "scipy", "pandas", "pyarrow", "huggingface-hub")
 FROZEN_PREFIX = "nvidia-"
 SEARCH_LIMIT_ENTRIES = 20_000
-"""Files and folders looked at under the inputs; a mounted image dataset has millions."""
+"""Most files and folders that are looked at under the inputs; a mounted image dataset has millions."""
 PIP_TIMEOUT_S = 600
 
 
@@ -32,7 +32,7 @@ class Need:
 
     module: str
     name: str
-    """Its name for pip."""
+    """Name of the package for pip."""
     minimum: str
     """The oldest version that will do."""
     version: str = ""
@@ -68,7 +68,7 @@ The versions are those of environments/kaggle.txt and environments/colab.txt.
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What came of it."""
+    """What came of installing packages."""
 
     installed: tuple[str, ...] = ()
     """`name version` of what is new."""

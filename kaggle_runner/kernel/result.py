@@ -20,7 +20,7 @@ from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 from kaggle_runner.study.trial import Status
 
 VERDICTS = {0: "done", INTERRUPTED: "unfinished", NoGpu.exit_status: "no gpu", NoInternet.exit_status: "no internet"}
-"""Of exit statuses; all others are `failed`."""
+"""The verdict that an exit status means; all others mean `failed`."""
 
 
 @dataclass

@@ -26,14 +26,14 @@ class Archived:
     """One study that was moved out of the way."""
 
     directory: Path
-    """Where it is now."""
+    """Folder that the study is in now."""
     name: str
-    """Its folder's name before."""
+    """Name that its folder had before."""
     reason: str
     date: str
-    """When it was moved, ISO 8601 to the second."""
+    """When the study was moved, as ISO 8601 to the second."""
     depended: tuple[str, ...] = ()
-    """What was built on it then."""
+    """The defaults and studies that were built on it then."""
 
 
 def archive_study(study: Path, reason: str, *, force: bool = False, now: datetime | None = None) -> Archived:

@@ -29,7 +29,7 @@ class Confirmation:
     """`baseline` and `trial 0007` with the whole config of each, seed left out."""
     seeds: tuple[int, ...]
     varied: tuple[str, ...]
-    """What the sweep searched."""
+    """The hyperparameters that the sweep searched."""
 
     @property
     def values(self) -> tuple[Any, ...]:

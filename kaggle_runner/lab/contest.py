@@ -38,25 +38,27 @@ class Contest(Protocol):
     """Settings that are run with the same seeds to find the best: a study's values, or whole configurations."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the study."""
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """What names each setting, the default's among them."""
+        """The name of each setting, the default's among them."""
 
     @property
     def default(self) -> Any:
         """The value of the setting that the others are compared with."""
 
     @property
-    def seeds(self) -> tuple[int, ...]: ...
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every setting is run with."""
 
     @property
     def varied(self) -> tuple[str, ...]:
         """The hyperparameters in which two of its trials may differ, beside the seed."""
 
     def value_of(self, trial: Trial) -> Any:
-        """Return which setting a trial is of."""
+        """Return the name of the setting that a trial was run with."""
 
     def first_trials(self) -> list[Trial]:
         """List every setting with every seed."""
@@ -65,7 +67,7 @@ class Contest(Protocol):
         """List the two contenders with more seeds."""
 
     def sweep(self) -> dict[str, Any]:
-        """Return what the journal begins with."""
+        """Return the study as a sweep file would say it, for the first line of its journal."""
 
     def as_yaml(self) -> str:
         """Return the study as a file."""
@@ -87,7 +89,7 @@ class VaryRun:
 
     snapshot: Snapshot
     decision: Decision | None
-    """None while trials are missing."""
+    """The decision; none while trials are missing."""
     reason: str = ""
     """Why the session ended before the study did."""
 

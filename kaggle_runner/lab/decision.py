@@ -19,11 +19,11 @@ from kaggle_runner.study.noise import t_975
 from kaggle_runner.study.table import format_value
 
 LEAST_SEEDS = 3
-"""Shared seeds below which nothing is decided."""
+"""Number of shared seeds below which nothing is decided."""
 MOST_SEEDS = 5
-"""Shared seeds with which everything is decided."""
+"""Number of shared seeds with which everything is decided."""
 EXTRA_SEEDS = 2
-"""Seeds that the two contenders get where three do not decide."""
+"""Number of further seeds that the two contenders get where three do not decide."""
 CLEAR = 4.0
 """Standard errors of a gain that is adopted with three seeds."""
 OPEN = 1.0
@@ -56,13 +56,13 @@ class Comparison:
 
     value: Any
     seeds: int
-    """Seeds that it was measured with."""
+    """The seeds that the value was measured with."""
     mean: float | None
-    """Of all of them."""
+    """Mean of the losses, over all of its seeds."""
     gain: float | None = None
     """Mean over the shared seeds of how much better it is than the baseline; none for the baseline itself."""
     standard_error: float | None = None
-    """Of the gain, from the noise of the whole study."""
+    """Standard error of the gain, from the noise of the whole study."""
     half_width: float | None = None
     """Half of the gain's 95 % interval."""
     effect: float | None = None
@@ -83,9 +83,9 @@ class Decision:
     freedom: int
     """Degrees of freedom of the noise."""
     comparisons: tuple[Comparison, ...]
-    """In the order of the study, the baseline among them."""
+    """Every value beside the baseline, in the order of the study; the baseline itself is among them."""
     reason: str
-    """In a sentence with its numbers."""
+    """Why it was decided so, in a sentence with its numbers."""
 
 
 def decide(settings: Sequence[Setting], baseline: Any, *, goal: str = "minimize") -> Decision:

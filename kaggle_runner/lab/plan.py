@@ -52,7 +52,7 @@ class TuningPlan:
     source: str
     name: str
     text: str
-    """The file, word for word."""
+    """The text of the file, word for word."""
     seeds: tuple[int, ...]
     baseline: Mapping[str, Any]
     """Every field of the config but `seed`, before any study."""
@@ -69,11 +69,11 @@ class Stage:
     folder: Path
     baseline: Mapping[str, Any]
     study: VarySpec | None = None
-    """None for the final sweep."""
+    """The one-at-a-time study; none for the final sweep."""
     sweep: SweepSpec | None = None
-    """None for a study."""
+    """The sweep; none for a one-at-a-time study."""
     decision: Decision | None = None
-    """None until it is done."""
+    """What the study decided; none until it is done."""
     contest: Confirmation | None = None
     """What the final sweep's best points met, once it is done."""
 

@@ -18,7 +18,7 @@ from kaggle_runner.study.journal import confirm_directory, read_study
 from kaggle_runner.study.table import format_value
 
 Present = Callable[[Stage], None]
-"""Draws what belongs into the folder of a stage that is done."""
+"""Type of what draws the pictures into the folder of a stage that is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class PlanRun:
     """What a session did to a plan."""
 
     stages: tuple[Stage, ...]
-    """Up to the first that is not done."""
+    """The stages up to the first that is not done."""
     reason: str = ""
     """Why the session ended before the plan did; empty if the plan is done."""
 

@@ -20,7 +20,7 @@ from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other
 
 METRIC = "eval/loss"
 SEEDS = (1, 2, 3)
-"""Seeds where a file names none."""
+"""The seeds of a study whose file names none."""
 NOT_HYPERPARAMETERS = {
     "seed": "a study repeats it, seeds lists them", "trainer": "a study has one trainer",
     "dataset": "losses on two texts cannot be compared",
@@ -47,12 +47,12 @@ class VarySpec:
     variable: str
     """The one hyperparameter that differs."""
     values: tuple[Any, ...]
-    """All of them, the baseline's own first if the file left it out."""
+    """All values of the variable; the baseline's own comes first if the file left it out."""
     seeds: tuple[int, ...]
     baseline: Mapping[str, Any]
     """Every field of the config but `seed`, the variable's default among them."""
     note: str = ""
-    """Why it is varied, in the author's words."""
+    """Why the variable is studied, in the author's words."""
 
     @property
     def default(self) -> Any:
@@ -65,7 +65,7 @@ class VarySpec:
         return (self.variable,)
 
     def value_of(self, trial: Trial) -> Any:
-        """Return which value a trial is of."""
+        """Return the value that a trial was run with."""
         return trial.params[self.variable]
 
     @property
@@ -230,6 +230,7 @@ def _check_value(found: Findings, path: str, variable: str, value: Any, baseline
 
 
 def check_seeds(found: Findings, path: str, raw: Any) -> tuple[int, ...] | None:
+    """Return the seeds of a file, or none after adding the problem."""
     fits = isinstance(raw, list) and raw and all(
         isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31 for seed in raw)
     if not fits or len(set(raw)) < len(raw):

@@ -37,9 +37,9 @@ class MemoryBudget:
     """What one trial may use."""
 
     device_bytes: int | None
-    """Bytes of its GPU; none where it trains on the CPU."""
+    """Bytes of the trial's GPU; none where it trains on the CPU."""
     host_bytes: int
-    """Bytes of RAM for its worker."""
+    """Bytes of RAM for the trial's worker."""
     micro_batch: int
     """Rows in one forward pass."""
     accumulation: tuple[int, ...]

@@ -1,6 +1,6 @@
 """Tell what looks like a credential, by its form or by the name it has.
 
-For what is written out or passed on: a launcher, a log. Where keys are and how they are read is in `secrets`.
+This is for what is written out or passed on, such as a launcher or a log. Where keys are found is in `machine/keys.py`.
 """
 
 import re
@@ -15,7 +15,7 @@ KEY_SHAPES = {
 }
 SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|APIKEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 SHORTEST = 8
-"""Shorter values are found all over a text by chance."""
+"""Least characters of a value that is looked for in a text; shorter ones occur by chance."""
 
 
 def key_shape(text: str) -> str:

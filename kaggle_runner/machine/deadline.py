@@ -17,10 +17,10 @@ from kaggle_runner.machine.limits import container_started
 STARTED_VARIABLE = "KAGGLE_RUNNER_SESSION_STARTED"
 """Unix time at which the host began to count; a launcher sets it."""
 SAVING_S = 20 * 60.0
-"""Left to a host for keeping the outputs before its own limit."""
+"""Seconds before a host's own limit at which a session ends itself, so that the host can keep its outputs."""
 MARGIN_S = 300.0
-"""From the wish to stop to the end: a step, at most 30 s on a T4, an evaluation that is under way, a checkpoint and
-the record."""
+"""Seconds from a request to stop to the end of the process: a step, at most 30 s on a T4, an evaluation that is under
+way, a checkpoint and the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Deadline:
     """When this session must end."""
 
     at: float | None
-    """Unix time; none: nobody ends this session."""
+    """Unix time at which the session ends; none where nobody ends it."""
     reason: str
     margin_s: float = MARGIN_S
     """Seconds before the end at which a running trial is checkpointed."""

@@ -39,23 +39,23 @@ class Environment:
     gpus: tuple[Gpu, ...]
     """The GPUs that can be trained on, in the order of CUDA_VISIBLE_DEVICES."""
     refused_gpus: tuple[Gpu, ...]
-    """Those that torch has no kernels for."""
+    """The GPUs that torch has no kernels for."""
     ram_bytes: int
     """All memory of this machine, or what its container may take of it."""
     ram_available_bytes: int
-    """What of it is free now."""
+    """The part of `ram_bytes` that is free now."""
     cpu_count: int
     """Cores this process may use."""
     disk_free_bytes: int
     """Bytes that can still be written to `writable_directory`."""
     session_limit_s: float | None
-    """After this long the host ends the session; none: it does not."""
+    """Seconds after which the host ends the session; none where it does not."""
     interactive: bool | None
     """On Kaggle, whether a person's notebook and not a pushed version runs; none elsewhere, where nothing tells."""
     writable_directory: Path
     """Where results go; the best place for them that is there, see `problems` for what it does not keep."""
     cache_directory: Path
-    """Where to keep what can be made again."""
+    """The directory for files that can be made again."""
     missing_packages: tuple[str, ...]
     """Those of `NEEDED_PACKAGES` that this Python cannot import."""
     api_keys: Mapping[str, str]

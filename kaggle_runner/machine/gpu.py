@@ -107,9 +107,9 @@ class GpuSurvey:
     """What was found when looking for GPUs."""
 
     gpus: tuple[Gpu, ...]
-    """Those this process may use, in the order of CUDA_VISIBLE_DEVICES where that is set."""
+    """The GPUs that this process may use, in the order of CUDA_VISIBLE_DEVICES where that is set."""
     reason: str
-    """Why these and no others."""
+    """Why these GPUs were found and no others."""
     problems: tuple[str, ...] = ()
     """What a person should know or mend."""
 

@@ -43,7 +43,7 @@ _LOCAL_ADVICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class FoundKey:
-    """A key and where it was found; shows only the latter."""
+    """A key and where it was found; printing it shows only where."""
 
     service: str
     source: str

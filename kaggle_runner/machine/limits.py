@@ -13,7 +13,7 @@ from kaggle_runner.machine.gpu import in_gib
 
 @dataclass(frozen=True, kw_only=True)
 class Ram:
-    """The memory that processes here share."""
+    """The RAM that the processes of this machine share."""
 
     total_bytes: int
     available_bytes: int

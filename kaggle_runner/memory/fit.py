@@ -38,11 +38,11 @@ class Room:
     budget_bytes: int
     target: Target
     device: str
-    """What it is, in words."""
+    """Name of the device, in words."""
     reason: str
-    """Why so many bytes and no more."""
+    """Why there are so many bytes and no more."""
     cache_directory: Path | None
-    """Where predictions are kept; none: nowhere."""
+    """Folder in which predictions are kept; none keeps them nowhere."""
     has_bfloat16: bool = True
     """Whether families that overflow in float16 can be trained here."""
 
@@ -59,7 +59,7 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A trial as it should be run, and what it takes."""
+    """How a trial should be run so that it fits, and how much memory it then takes."""
 
     config: FinetuneConfig
     """The trial's config with `gradient_checkpointing` decided."""
@@ -73,7 +73,7 @@ class Fit:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The hyperparameters that were decided here."""
+        """The hyperparameters that the fit decided in place of the trial's own."""
         return {"gradient_checkpointing": self.config.gradient_checkpointing}
 
     def as_notes(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class LiveBytes(TorchDispatchMode):
         self._alive: dict[int, _Storage] = {}
 
     def enter(self, name: str, layer: int = 0) -> None:
-        """Book what follows under another segment of the step."""
+        """Count what follows as another segment of the step."""
         self._segment = (name, layer)
         self._label = "loss" if name == "loss" else "activations"
 
@@ -49,7 +49,7 @@ class LiveBytes(TorchDispatchMode):
         return events
 
     def relabel(self, tensor: torch.Tensor, label: str) -> None:
-        """Give a tensor that turned out to be something else its name."""
+        """Give another label to a tensor that turned out to be something else."""
         storage = self._alive[tensor.untyped_storage()._cdata]
         if storage.label != label:
             self._record(storage, -1)

@@ -23,18 +23,19 @@ from kaggle_runner.sweep.spec import SweepSpec
 
 HOUR_S = 3600.0
 SESSION_S = 12 * HOUR_S - SAVING_S - MARGIN_S
-"""What trials have of a GPU session of 12 hours on Kaggle.
+"""Seconds that trials have of a GPU session of 12 hours on Kaggle.
 
 Source: Kaggle's documentation of notebooks, "Technical Specifications".
 """
 WEEK_S = 30 * HOUR_S
-"""GPU hours of a week on Kaggle, counted by session, whatever the session's GPUs. Source: the same, "GPU quota"."""
+"""Seconds of GPU time that Kaggle gives in a week, counted by session, however many GPUs it has. Source: the same,
+"GPU quota"."""
 MEMORY_PARAMETERS = ("model", "load_in_4bit", "max_length", "eval_max_length", "batch_size",
                      "gradient_accumulation_steps", "lora_r", "lora_dropout", "target_modules", "optim",
                      "gradient_checkpointing", "eval_steps", "max_steps")
 """The hyperparameters that memory depends on."""
 DRAWN_TRIALS = 64
-"""Trials that are drawn to learn how long one takes on average."""
+"""Number of trials that are drawn to learn how long one takes on average."""
 FORWARD_SHARE = 0.5
 """Time of a row in an evaluation, of its time in training: without the backward pass, which takes as long at least.
 Not measured; a study's own trials count instead where there are any."""
@@ -57,15 +58,15 @@ class Times:
     mean_s: float
     longest_s: float
     reason: str
-    """Where the seconds come from."""
+    """Where the seconds are known from."""
     session_s: float
-    """Seconds of a session."""
+    """Seconds that trials have in a session."""
     workers: int
-    """GPUs, each with trials of its own."""
+    """Number of GPUs; each has trials of its own."""
 
     @property
     def session_trials(self) -> int:
-        """Trials of average length that end in one session."""
+        """Number of trials of average length that end in one session."""
         return int(self.session_s / self.mean_s) * self.workers
 
     @property

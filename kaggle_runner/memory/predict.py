@@ -44,7 +44,7 @@ class Target:
 
     cuda: bool
     half: bool
-    """Matrix products in float16, else in float32."""
+    """Whether matrix products are in float16; otherwise they are in float32."""
 
 
 GPU = Target(cuda=True, half=True)
@@ -57,9 +57,10 @@ class Prediction:
 
     peak_bytes: int
     phase: str
-    """When: `training`, `optimizer step` or `evaluation`."""
+    """The phase that has the peak: `training`, `optimizer step` or `evaluation`."""
     parts: Mapping[str, int]
-    """What it is made of: base, adapter, optimizer, gradients, activations, dequantised weights, loss, kernels."""
+    """What the peak is made of: base, adapter, optimizer, gradients, activations, dequantised weights, loss,
+    kernels."""
     phases: Mapping[str, int]
     """The peak of every phase."""
     checkpointing: bool

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 TRACED_LAYERS = 4
-"""The first, two alike, the last."""
+"""Number of layers that are traced: the first, two alike ones, and the last."""
 
 Segment = tuple[str, int]
 """A part of a step and its layer, counted from 1; layer 0 is outside the layers."""
@@ -23,7 +23,7 @@ class Event(NamedTuple):
     label: str
     size_bytes: int
     born: Segment
-    """Where it was taken."""
+    """The segment in which the memory was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Peak:
 
     total_bytes: int
     parts: Mapping[str, int]
-    """By label, at that moment."""
+    """Bytes by label, at the moment of the peak."""
 
 
 def peak_of(events: Sequence[Event], start: Mapping[str, int]) -> Peak:

@@ -165,7 +165,7 @@ def _evaluate(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
 def _full_rows(count: int, length: int) -> EncodedRows:
     """Return rows of one length, all tokens of which count but the first."""
     return EncodedRows(tokens=np.zeros(count * length, dtype=np.int32), starts=np.arange(count + 1) * length,
-                       completion_starts=np.ones(count, dtype=np.int32))
+                       trained=np.ones(count * length, dtype=bool))
 
 
 def _unroll(events: Sequence[Event], start: Mapping[str, int], model: Any, layers: int) -> Peak | None:

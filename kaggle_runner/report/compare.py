@@ -48,12 +48,13 @@ def comparison_sentence(analyses: Sequence[Analysis]) -> str:
     if len(ranked) == 1:
         return f"{sentence}; no other study has a complete trial."
     gap = abs(_best(ranked[1]) - _best(ranked[0]))
-    sentence += f", {number_text(gap, 2)} ahead of {name[id(ranked[1])]}"
-    limits = [analysis.noise.least_difference for analysis in ranked[:2] if analysis.noise]
-    if not limits:
+    sentence += f", {number_text(gap, 2)} from that of {name[id(ranked[1])]}"
+    limits = [analysis.first.distance for analysis in ranked[:2]]
+    if None in limits:
         return f"{sentence}; whether that is more than noise is not known."
-    verdict = "more than" if gap > max(limits) else "within"
-    return f"{sentence}; that is {verdict} the noise ({number_text(max(limits), 2)})."
+    limit = max(limit for limit in limits if limit is not None)
+    verdict = "more than" if gap > limit else "within"
+    return f"{sentence}; that is {verdict} what chance puts between them ({number_text(limit, 2)})."
 
 
 def comparison_rows(analyses: Sequence[Analysis]) -> list[list[str]]:
@@ -64,7 +65,7 @@ def comparison_rows(analyses: Sequence[Analysis]) -> list[list[str]]:
         best, base = analysis.best, analysis.baseline
         change = f"{percent_text(_best(analysis) / base - 1)}" if best and base else "–"
         rows.append([
-            name, analysis.metric, metric_text(best.value if best else None), best.id if best else "–",
+            name, analysis.metric, metric_text(_best(analysis) if best else None), best.id if best else "–",
             metric_text(base), change, number_text(analysis.noise.deviation, 2) if analysis.noise else "not known",
             str(len(analysis.complete)), str(len(analysis.rows)),
             seconds_text(sum(row.seconds for row in analysis.rows)),
@@ -122,4 +123,4 @@ def _trials_to_best(analysis: Analysis) -> int:
 
 
 def _best(analysis: Analysis) -> float:
-    return analysis.best.value if analysis.best and analysis.best.value is not None else float("nan")
+    return analysis.first.ranked[0].mean if analysis.first.ranked else float("nan")

@@ -44,7 +44,7 @@ def write_contest_plots(contest: Contest, snapshot: Snapshot, decision: Decision
         StudyError: the folder cannot be written.
     """
     make_directory(directory)
-    analysis = analyse(snapshot, models=False)
+    analysis = analyse(snapshot)
     also = [figure for figure in (*trial_figures(analysis), *cost_figures(analysis)) if figure.key in ALSO_DRAWN]
     return draw_figures([losses_figure(contest, snapshot, decision), gains_figure(contest, decision), *also], directory)
 

@@ -25,7 +25,7 @@ _LAYERS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One drawing with what to see in it."""
+    """One drawing, with a sentence on what there is to see in it."""
 
     key: str
     """Name of its place in the page, unique in a study."""
@@ -142,12 +142,14 @@ def _ranking(analysis: Analysis) -> Figure | None:
     if len(ranked) < 2:
         return None
     shapes = _baseline_shapes(analysis)
-    best, pad = ranked[0].value or 0.0, 0.6 + 0.02 * len(ranked)
-    if analysis.noise is not None:
-        worse = best + (-1 if analysis.goal == "maximize" else 1) * analysis.noise.least_difference
+    pad = 0.6 + 0.02 * len(ranked)
+    if analysis.first.distance is not None:
+        best = analysis.first.ranked[0].mean
+        worse = best + (-1 if analysis.goal == "maximize" else 1) * analysis.first.distance
         shapes.append({"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": best, "y1": worse, "layer": "below",
                        "fillcolor": "rgba(230,159,0,0.2)", "line": {"width": 0},
-                       "label": {"text": "as good as the best", "textposition": "top right", "font": {"size": 11}}})
+                       "label": {"text": "may be as good as the best", "textposition": "top right",
+                                 "font": {"size": 11}}})
     traces = dots(analysis, ranked, {row.id: i for i, row in enumerate(ranked, start=1)},
                   dict(zip([row.id for row in ranked], short(row.value for row in ranked), strict=True)))
     return Figure(key="ranking", title="Trials from best to worst", sentence=say.ranking(analysis),

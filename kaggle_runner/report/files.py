@@ -10,6 +10,7 @@ from typing import Any
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.maps import grid_value
+from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
 from kaggle_runner.report.style import metric_text, seconds_text, value_text
 
 _FIRST = ("trial", "number", "status")
@@ -68,7 +69,7 @@ def summary_markdown(analysis: Analysis, pictures: Sequence[str] = ()) -> str:
     if best is not None:
         blocks.append("\n".join(f"- {markdown_text(name)}: **{markdown_text(value_text(value))}**"
                                 for name, value in say.settings(analysis, best)))
-    blocks += ["## What won", _ranking(analysis), markdown_text(say.repeats(analysis)),
+    blocks += ["## What is best", _ranking(analysis), markdown_text(say.repeats(analysis)),
                markdown_text(say.progress(analysis)), markdown_text(say.curves(analysis)),
                "## What mattered", markdown_text(say.importance(analysis)),
                "\n".join(f"- {markdown_text(axis.name)}: {markdown_text(say.axis(analysis, axis))}"
@@ -78,6 +79,9 @@ def summary_markdown(analysis: Analysis, pictures: Sequence[str] = ()) -> str:
                "## What it cost", markdown_text(say.time(analysis)), markdown_text(say.hours(analysis)),
                markdown_text(say.memory(analysis)), markdown_text(say.predicted(analysis)),
                markdown_text(say.rungs(analysis))]
+    for title, text in (("The next sweep", next_sweep_yaml(analysis)), ("The best configuration", best_yaml(analysis))):
+        blocks += [f"## {title}", f"```yaml\n{text}```"] if text else []
+    blocks += ["## How this was run", "\n".join(f"- {name}: {markdown_text(text)}" for name, text in analysis.how)]
     if pictures:
         blocks += ["## Pictures", "\n".join(f"- [{name}]({name})" for name in pictures)]
     return "\n\n".join(block for block in blocks if block) + "\n"

@@ -57,17 +57,17 @@ def _importance(analysis: Analysis) -> Figure | None:
     names = [text(share.name) for share in shares]
     per_cent = [round(100 * max(0.0, share.share), 2) for share in shares]
     bars = {"type": "bar", "orientation": "h", "name": "90 % interval", "y": names, "x": per_cent,
-            "marker": {"color": [SERIES[0] if share.resolvable else FAINT for share in shares]}, "showlegend": False,
+            "marker": {"color": [SERIES[0] if share.resolved else FAINT for share in shares]}, "showlegend": False,
             "error_x": {"type": "data", "symmetric": False, "color": "#808080", "thickness": 1.6,
                         "array": [round(max(0.0, 100 * min(1.0, share.high) - shown), 2)
                                   for share, shown in zip(shares, per_cent, strict=True)],
                         "arrayminus": [round(max(0.0, shown - 100 * max(0.0, share.low)), 2)
                                        for share, shown in zip(shares, per_cent, strict=True)]},
             "hovertemplate": "%{y}: %{x:.0f} %<extra></extra>"}
-    floor = {"type": "scatter", "mode": "markers", "name": "what chance alone reaches", "y": names,
+    floor = {"type": "scatter", "mode": "markers", "name": "stands out from here", "y": names,
              "x": [round(100 * share.floor, 2) for share in shares],
              "marker": {"symbol": "line-ns-open", "size": 16, "color": LOOKS["failed"].color, "line": {"width": 2.5}},
-             "hovertemplate": "%{y}: chance alone explains up to %{x:.0f} %<extra></extra>"}
+             "hovertemplate": "%{y}: stands out from chance from %{x:.0f} % on<extra></extra>"}
     return Figure(key="importance", title="Importance", sentence=say.importance(analysis), traces=(bars, floor),
                   height=150 + 34 * len(shares), layout={
                       "xaxis": axis_layout("variance explained, %", rangemode="tozero"),
@@ -94,6 +94,11 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
         "colorscale": scale, "reversescale": analysis.goal != "maximize", "name": "surface",
         "colorbar": {"title": {"text": text(analysis.metric), "side": "right"}, "thickness": 12, "tickformat": ".4~g"},
         "hovertemplate": f"{text(one.x.name)} %{{x}}<br>{text(one.y.name)} %{{y}}<br>expected %{{z}}<extra></extra>"}
+    if analysis.noise is not None:  # noise alone must not fill the scale of colours
+        values = [value for line in one.values for value in line]
+        low, high = min(values), max(values)
+        grow = max(0.0, 4 * analysis.noise.upper - (high - low)) / 2
+        surface |= {"zmin": low - grow, "zmax": high + grow, "zauto": False}
     if smooth:
         surface |= {"ncontours": 14, "line": {"width": 0.6, "color": "rgba(128,128,128,0.6)"}}
     rows = [row for row in analysis.rows if row.status != "infeasible"

@@ -4,6 +4,8 @@ It opens anywhere, without this package; importances, which take a model, are in
 """
 
 import asyncio
+import contextlib
+import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +102,8 @@ if len(ranked) > 1:
     if NOISE is not None:
         best = ranked[METRIC].iloc[0]
         worse = best - NOISE if GOAL == "maximize" else best + NOISE
-        plt.axhspan(min(best, worse), max(best, worse), color=BEST, alpha=0.2, linewidth=0, label="as good as the best")
+        plt.axhspan(min(best, worse), max(best, worse), color=BEST, alpha=0.2, linewidth=0,
+                    label="may be as good as the best")
     baseline()
     plt.xlabel("rank among the complete trials")
     plt.ylabel(METRIC)
@@ -149,9 +152,9 @@ if IMPORTANCE:
     plt.figure(figsize=(8, 1 + 0.4 * len(shares)))
     shown = shares["share"].clip(lower=0)
     ends = pd.DataFrame([shown - shares["low"].clip(lower=0), shares["high"] - shown]).clip(lower=0)
-    plt.barh(shares.index, 100 * shown, color=["#1E84C6" if clear else "#9AA5B1" for clear in shares["resolvable"]],
+    plt.barh(shares.index, 100 * shown, color=["#1E84C6" if clear else "#9AA5B1" for clear in shares["resolved"]],
              xerr=100 * ends.values, ecolor="#808080", capsize=3)
-    plt.plot(100 * shares["floor"], shares.index, "|", color="#D55E00", markersize=16, label="reached by chance alone")
+    plt.plot(100 * shares["floor"], shares.index, "|", color="#D55E00", markersize=16, label="stands out from here")
     plt.xlabel("variance explained, %")
     legend(loc="lower right")
     plt.show()"""
@@ -255,6 +258,16 @@ if (trials["measured"] * trials["predicted"]).notna().any():
     plt.show()"""
 
 
+def prepare_kernel() -> None:
+    """Import IPython now if it is there; to be called before `write_notebook` runs in a thread.
+
+    Starting a kernel imports it, and Matplotlib, which draws meanwhile, asks an IPython that is half imported for its
+    version and dies of an AttributeError. Source: `_fix_ipython_backend2gui` in matplotlib/backend_bases.py, 3.10.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("IPython")
+
+
 def write_notebook(analysis: Analysis, directory: Path, *, execute: bool = True) -> str:
     """Write `analysis.ipynb` beside the CSV files, executed if a kernel can do it; say why if it was not, else "".
 
@@ -337,14 +350,14 @@ def _constants(analysis: Analysis) -> str:
             for axis in by_importance(analysis)}
     importance: list[dict[str, Any]] = [
         {"name": share.name, "share": round(share.share, 4), "low": round(share.low, 4), "high": round(share.high, 4),
-         "floor": round(share.floor, 4), "resolvable": share.resolvable} for share in analysis.shares]
+         "floor": round(share.floor, 4), "resolved": share.resolved} for share in analysis.shares]
     lines = [f"METRIC = {analysis.metric!r}", f"GOAL = {analysis.goal!r}", f"BASELINE = {analysis.baseline!r}",
-             "# Trials closer than this cannot be told apart.",
-             f"NOISE = {analysis.noise.least_difference if analysis.noise else None!r}",
+             "# Trials this far behind the best are known to be worse.",
+             f"NOISE = {analysis.first.distance!r}",
              f"RUNGS = {[rung.step for rung in analysis.rungs]!r}",
              "# The hyperparameters, the most important first, with their scale or their values.",
              "AXES = {" + "".join(f"\n    {name!r}: {scale!r}," for name, scale in axes.items()) + "\n}",
-             "# Share of the metric's variance, its 90 % interval, and what chance alone reaches.",
+             "# Share of the metric's variance, its 90 % interval, and where it would stand out from chance.",
              "IMPORTANCE = [" + "".join(f"\n    {share!r}," for share in importance) + "\n]"]
     return "\n".join(lines)
 

@@ -226,6 +226,15 @@
     }
   }
 
+  for (const button of document.querySelectorAll(".copy")) {
+    button.onclick = () => {
+      const text = button.parentElement.querySelector("pre");
+      getSelection().selectAllChildren(text);  // a page opened from a file may have no clipboard: then it is selected
+      const done = navigator.clipboard && navigator.clipboard.writeText(text.textContent);
+      (done || Promise.reject()).then(() => { button.textContent = "copied"; }, () => { button.textContent = "selected"; });
+    };
+  }
+
   const views = report.studies.map((study) => new View(study, document.getElementById(study.place)));
   const bar = document.querySelector(".bar");
 

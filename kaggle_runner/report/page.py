@@ -20,6 +20,7 @@ from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
 from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
 from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
 from kaggle_runner.report.style import (
     count_text,
     metric_text,
@@ -86,13 +87,16 @@ def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
         f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis),
         _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(analysis),
         _settings(analysis), *_warnings(analysis),
-        "<h3>What won, and by how much</h3>", _cards(place, won), _repeats(analysis),
+        "<h3>What is best, and by how much</h3>", _cards(place, won), _repeats(analysis),
         "<h3>What mattered</h3>", mattered_text, _cards(place, mattered),
         "<h3>Where to search next</h3>",
         "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
+        _recipe("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
+        _recipe("The best configuration", best_yaml(analysis)),
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
-        '<div class="table"><table class="trials"><thead><tr></tr></thead><tbody></tbody></table></div>', "</section>"]
+        '<div class="table"><table class="trials"><thead><tr></tr></thead><tbody></tbody></table></div>',
+        "<h3>How this was run</h3>", _how(analysis), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in (*won, *mattered, *cost)],
             "columns": trial_columns(analysis), "best": best}
@@ -180,15 +184,19 @@ def _meta(analysis: Analysis) -> str:
 
 
 def _facts(analysis: Analysis) -> str:
-    best, base = analysis.best, analysis.baseline
-    facts = [(f"best {analysis.metric}", metric_text(best.value if best else None), f"trial {best.id}" if best else "")]
+    base, ranked = analysis.baseline, analysis.first.ranked
+    facts = [(f"best {analysis.metric}", metric_text(ranked[0].mean if ranked else None),
+              say.configuration_text(ranked[0]) if ranked else "")]
     if base is not None:
-        change = (f"the best is {percent_text(abs(best.value / base - 1))} {'below' if best.value < base else 'above'}"
-                  if best and best.value is not None and base else "")
+        change = (f"the best is {percent_text(abs(ranked[0].mean / base - 1))} "
+                  f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base else "")
         facts.append(("untouched base", metric_text(base), change))
     known = analysis.noise
     facts.append(("noise of one trial", f"± {number_text(known.deviation, 2)}" if known else "not known",
-                  count_text(len(analysis.ties), "other trial") + " as good as the best" if known and best else ""))
+                  f"at most {number_text(known.upper, 2)}" if known else ""))
+    if len(analysis.first.ranked) > 1:
+        facts.append(("share first place", f"{len(analysis.first.shared):,}",
+                      f"of {count_text(len(analysis.first.ranked), 'configuration')}"))
     ended = Counter(row.status for row in analysis.rows if row.status != "complete")
     facts.append(("complete trials", f"{len(analysis.complete):,} of {len(analysis.rows):,}",
                   ", ".join(f"{count:,} {status}" for status, count in ended.most_common())))
@@ -212,6 +220,19 @@ def _warnings(analysis: Analysis) -> list[str]:
     return [_paragraph(f"The best {found.name}, {value_text(found.value)}, is at the {found.side} end of its range "
                        f"({value_text(found.limit)}): a better one may lie outside.", "warning")
             for found in say.pressing(analysis)]
+
+
+def _recipe(title: str, text: str) -> str:
+    if not text:
+        return ""
+    return (f'<details class="recipe"><summary>{title}, as YAML</summary><button type="button" class="copy">copy'
+            f"</button><pre>{html.escape(text)}</pre></details>")
+
+
+def _how(analysis: Analysis) -> str:
+    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
+                   for name, text in analysis.how)
+    return f'<dl class="how">{rows}</dl>' if rows else ""
 
 
 def _repeats(analysis: Analysis) -> str:

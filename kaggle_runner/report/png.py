@@ -46,7 +46,7 @@ def draw_overview(snapshot: Snapshot, path: Path) -> None:
 
 def overview_png(snapshot: Snapshot) -> bytes:
     """Return the picture of `draw_overview`."""
-    analysis = analyse(snapshot, models=False)
+    analysis = analyse(snapshot)
     chosen = [figure for figure in trial_figures(analysis) if figure.key in ("curves", "values")]
     return _png(chosen[::-1], title=f"{analysis.name}. {winner(analysis)}")
 
@@ -155,9 +155,12 @@ def _surface(axes: Axes, trace: Mapping[str, Any]) -> None:
         colors = colors.reversed()
     drawn: Any
     if trace["type"] == "contour":
-        drawn = axes.contourf(trace["x"], trace["y"], trace["z"], levels=14, cmap=colors)
+        low, high = trace.get("zmin", 0.0), trace.get("zmax", 0.0)
+        levels: Any = [low + i * (high - low) / 14 for i in range(15)] if high > low else 14
+        drawn = axes.contourf(trace["x"], trace["y"], trace["z"], levels=levels, cmap=colors)
     else:
-        drawn = axes.pcolormesh(trace["x"], trace["y"], trace["z"], cmap=colors, shading="nearest")
+        drawn = axes.pcolormesh(trace["x"], trace["y"], trace["z"], cmap=colors, shading="nearest",
+                                vmin=trace.get("zmin"), vmax=trace.get("zmax"))
     figure = axes.get_figure()
     assert figure is not None
     figure.colorbar(drawn, ax=axes, label=_plain(trace["colorbar"]["title"]["text"]))

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Row
-from kaggle_runner.report.analysis.importance import MIN_TRIALS, Share
-from kaggle_runner.report.analysis.surrogate import TRIALS_FOR_NOISE
+from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Contour, Region, Row
+from kaggle_runner.report.analysis.first_place import MIN_FOR_NOISE
+from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.style import (
     bytes_text,
     count_text,
@@ -19,67 +19,90 @@ from kaggle_runner.report.style import (
     value_text,
 )
 from kaggle_runner.study.axes import Axis, Boundary
-
-TRIALS_TO_FIX = 20
-"""Complete trials from which a hyperparameter without a visible effect is said to be not worth searching."""
+from kaggle_runner.study.noise import Configuration
 
 
 def winner(analysis: Analysis) -> str:
-    """Say which trial won and by how much."""
-    best, metric = analysis.best, analysis.metric
-    if best is None or best.value is None:
+    """Say which configuration is best, or that several share first place; one trial alone has won nothing."""
+    first, metric = analysis.first, analysis.metric
+    if not first.ranked:
         counts = Counter(row.status for row in analysis.rows)
         became = names_text(f"{count} {status}" for status, count in counts.most_common())
-        return f"No trial is complete, so nothing has won: {became}." if counts else "No trial has started yet."
-    text = f"Trial {best.id} won with {metric} {metric_text(best.value)}"
-    if analysis.baseline is not None:
-        gain = best.value - analysis.baseline
-        side = "below" if gain < 0 else "above"
-        relative = f" ({percent_text(abs(gain / analysis.baseline))})" if analysis.baseline else ""
-        text += f", {number_text(abs(gain), 3)}{relative} {side} the untouched base's {metric_text(analysis.baseline)}"
-    if len(analysis.ranked) > 1:
-        second = analysis.ranked[1]
-        ahead = abs((second.value or 0.0) - best.value)
-        text += f" and {number_text(ahead, 2)} ahead of trial {second.id}" if ahead else (
-            f"; trial {second.id} has the same value")
-    return text + "."
+        return f"No trial is complete, so nothing can be compared: {became}." if counts else "No trial has started yet."
+    best = first.ranked[0]
+    name, value = configuration_text(best), f"{metric} {metric_text(best.mean)}{_beside_base(analysis)}"
+    if len(first.ranked) == 1:
+        return f"{_capital(name)} has {value}. No other configuration is complete, so there is nothing to compare."
+    if len(first.shared) == 1:
+        second = first.ranked[1]
+        return (f"{_capital(name)} won with {value}, {number_text(abs(second.mean - best.mean), 2)} ahead of "
+                f"{configuration_text(second)}, which is more than chance puts between the best and another of "
+                f"{len(first.ranked)}.")
+    who = (f"all {len(first.ranked)} complete configurations" if len(first.shared) == len(first.ranked) else
+           f"{len(first.shared)} of {len(first.ranked)} complete configurations")
+    return (f"First place is shared by {who}: chance alone may have ordered them. "
+            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} is {name} with {value}.")
+
+
+def configuration_text(one: Configuration) -> str:
+    """Name a configuration by its trial, or by its trials where it has several seeds."""
+    ids = one.trial_ids
+    return f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)} (mean of {len(ids)} seeds)"
+
+
+def _beside_base(analysis: Analysis) -> str:
+    base = analysis.baseline
+    if base is None:
+        return ""
+    gain = analysis.first.ranked[0].mean - base
+    relative = f" ({percent_text(abs(gain / base))})" if base else ""
+    return f", {number_text(abs(gain), 3)}{relative} {'below' if gain < 0 else 'above'} the untouched base's " \
+           f"{metric_text(base)}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def ranking(analysis: Analysis) -> str:
-    """Say how far the complete trials lie behind the best."""
-    values = [row.value for row in analysis.ranked if row.value is not None]
+    """Say how far the configurations lie from the best."""
+    values = [one.mean for one in analysis.first.ranked]
     if len(values) < 2:
-        return "There are no two complete trials to compare."
+        return "There are no two complete configurations to compare."
     behind = [abs(value - values[0]) for value in values]
-    middle = number_text(statistics.median(behind), 2)
-    return (f"Half of {count_text(len(behind), 'complete trial')} lie within {middle} of the best; "
-            f"the worst is {number_text(behind[-1], 2)} behind.")
+    text = (f"Half of {count_text(len(behind), 'complete configuration')} lie within "
+            f"{number_text(statistics.median(behind), 2)} of the best; the last is {number_text(behind[-1], 2)} off.")
+    if analysis.first.distance is None:
+        return text
+    count = len(analysis.first.shared)
+    return f"{text} {count_text(count, 'configuration')} share{'s' if count == 1 else ''} first place."
 
 
 def noise(analysis: Analysis) -> str:
-    """Say how noisy a trial is, from where that is known, and which trials are as good as the best."""
-    if analysis.best is None:
+    """Say how noisy a trial is, from where that is known, and how far apart two trials must lie to differ."""
+    first = analysis.first
+    if not first.ranked:
         return ""
-    if analysis.noise is None:
-        return (f"Whether that is more than noise is not known: no configuration was trained with a second seed, and "
-                f"{count_text(len(analysis.complete), 'complete trial')} cannot give an estimate "
-                f"({TRIALS_FOR_NOISE} that differ are the least).")
-    known, limit = analysis.noise, analysis.noise.least_difference
-    text = (f"One trial's {analysis.metric} scatters by {number_text(known.deviation, 2)} (standard deviation, from "
-            f"{known.source}), so two trials closer than {number_text(limit, 2)} cannot be told apart")
-    if not analysis.ties:
-        return text + (": no other trial is that close to the best." if len(analysis.complete) > 1 else ".")
-    verb = "is" if len(analysis.ties) == 1 else "are"
-    return f"{text}: {_trials(analysis.ties)} {verb} as good as the best."
+    if first.noise is None or first.distance is None:
+        return (f"How much of a difference is noise is not known: no configuration was trained with a second seed, and "
+                f"{count_text(len(first.ranked), 'complete configuration')} cannot give an estimate ({MIN_FOR_NOISE} "
+                f"that differ are the least).")
+    known = first.noise
+    text = (f"One trial's {analysis.metric} scatters by about {number_text(known.deviation, 2)} and at most "
+            f"{number_text(known.upper, 2)} (standard deviation, from {known.source})")
+    if len(first.ranked) == 1:
+        return text + "."
+    return (f"{text}, so of {len(first.ranked)} configurations one is known to be worse if it lies "
+            f"{number_text(first.distance, 2)} or more behind the best.")
 
 
 def repeats(analysis: Analysis) -> str:
-    """Say which configuration is best on average over its seeds; empty where none has several."""
+    """Say which configuration has the best mean of those with several seeds; empty where none has."""
     if not analysis.repeats:
         return ""
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
-    text = (f"Best on average over seeds: {names_text(first.trial_ids)}, mean {metric_text(first.mean)} ± "
+    text = (f"Best mean over seeds: {names_text(first.trial_ids)}, mean {metric_text(first.mean)} ± "
             f"{number_text(first.half_width, 2)} (95 % interval)")
     if others:
         text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"
@@ -91,7 +114,8 @@ def progress(analysis: Analysis) -> str:
     ended = [row for row in analysis.rows if row.status != "running"]
     if analysis.best is None or not ended:
         return "There is no best value yet."
-    place = next(i for i, row in enumerate(ended) if row.id == analysis.best.id)
+    final = analysis.progress[-1].best
+    place = next(i for i, row in enumerate(ended) if row.status == "complete" and row.value == final)
     after = len(ended) - 1 - place
     since = "it was the last one to end" if not after else (
         f"the {count_text(after, 'trial')} after it found nothing better")
@@ -125,7 +149,7 @@ def curves(analysis: Analysis) -> str:
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     then = {curve.trial_id: sign * value for curve in drawn if (value := curve.at(early)) is not None}
     rank = 1 + sum(value < then[best.trial_id] for value in then.values())
-    return (f"{text} The winner, trial {best.trial_id}, was number {rank} of {len(then)} at step {early:,} of "
+    return (f"{text} Trial {best.trial_id}, best at the end, was number {rank} of {len(then)} at step {early:,} of "
             f"{best.steps[-1]:,}.")
 
 
@@ -133,34 +157,34 @@ def importance(analysis: Analysis) -> str:
     """Say which hyperparameters mattered and which cannot be told from chance."""
     if analysis.shares_problem:
         return analysis.shares_problem[0].upper() + analysis.shares_problem[1:] + "."
-    clear = [share for share in analysis.shares if share.resolvable]
-    unclear = [share.name for share in analysis.shares if not share.resolvable]
-    count = count_text(len(analysis.complete), "complete trial")
+    clear = [share for share in analysis.shares if share.resolved]
+    unclear = [share.name for share in analysis.shares if not share.resolved]
+    count = count_text(len(analysis.first.ranked), "complete configuration")
     texts = [f"{share.name} explains {_whole(share.share)} of the variance (90 % interval {_whole(share.low)} to "
-             f"{_whole(min(1.0, share.high))})" for share in clear]
-    text = f"From {count}: {names_text(texts)}." if clear else (
-        f"From {count}, no hyperparameter stands out from chance: every interval reaches down to what shuffled values "
-        f"explain (the red marks).")
-    if clear and unclear:
-        text += f" Not resolvable, because the interval reaches into what chance explains: {names_text(unclear, 8)}."
-    return text
+             f"{_whole(share.high)})" for share in clear]
+    if not clear:
+        return (f"From {count}, no hyperparameter stands out from chance: shuffled values do as well in more than "
+                f"5 of 100 shuffles.")
+    text = f"From {count}: {names_text(texts)}; shuffled values reach that in fewer than 5 of 100 shuffles."
+    return text + (f" Nothing stands out of {names_text(unclear, 8)}." if unclear else "")
 
 
 def axis(analysis: Analysis, one: Axis) -> str:
     """Say where the good values of one hyperparameter lie, and whether the best is at the end of its range."""
     region = next((region for region in analysis.regions if region.name == one.name), None)
-    count = len(analysis.complete)
+    count = len(analysis.first.ranked)
     if region is not None:
-        text = f"The best {region.count} of {count_text(count, 'complete trial')} {region_text(region)}"
+        text = f"The best {region.count} of {count_text(count, 'complete configuration')} {region_text(region)}"
     elif analysis.best is not None:
-        text = f"The best of {count_text(count, 'complete trial')} has {value_text(analysis.best.params.get(one.name))}"
+        text = (f"The best of {count_text(count, 'complete configuration')} has "
+                f"{value_text(analysis.best.params.get(one.name))}")
     else:
-        text = "No complete trial"
+        text = "No configuration is complete"
     limit = next((found for found in analysis.boundaries if found.name == one.name), None)
     if limit is not None:
         text += f"; the best value, {value_text(limit.value)}, is at the {limit.side} end of the range"
     share = next((share for share in analysis.shares if share.name == one.name), None)
-    return f"{text}{'' if share is None or share.resolvable else '; its effect is not resolvable'}."
+    return f"{text}{'' if share is None or share.resolved else '; no effect stands out from chance'}."
 
 
 def contour(analysis: Analysis, one: Contour) -> str:
@@ -170,7 +194,7 @@ def contour(analysis: Analysis, one: Contour) -> str:
           f"{one.y.name} {_about(one.y.value(one.y_positions[row]))}")
     best = analysis.best
     own = f"{value_text(best.params.get(one.x.name))} and {value_text(best.params.get(one.y.name))}" if best else "none"
-    return (f"With the other hyperparameters as in the best trial, the fitted surface is best at {at} "
+    return (f"With the other hyperparameters as in the best trial, a surface fitted to the trials is best near {at} "
             f"({metric_text(expected)}); the best trial has {own}.")
 
 
@@ -182,40 +206,38 @@ def _peak(analysis: Analysis, one: Contour) -> tuple[float, int, int]:
 
 def parallel(analysis: Analysis) -> str:
     """Say what the good trials share."""
-    resolvable = {share.name for share in analysis.shares if share.resolvable}
-    regions = [region for region in analysis.regions if region.name in resolvable]
-    shared = [f"in {region.name} they {region_text(region)}" for region in regions]
-    if not shared:
-        why = "no hyperparameter is resolvable" if not resolvable else "they are few"
+    regions = [region for region in analysis.regions if region.name in analysis.resolved]
+    if not regions:
+        why = "they are few" if analysis.resolved else "no hyperparameter stands out"
         return (f"Each line is one of {count_text(len(analysis.complete), 'complete trial')}, the better the bluer; "
                 f"{why}, so a pattern in the lines may be chance.")
-    return f"What the best {regions[0].count} trials have in common: {names_text(shared)}."
+    shared = names_text(f"in {region.name} they {region_text(region)}" for region in regions)
+    return f"What the best {regions[0].count} configurations have in common: {shared}."
 
 
 def next_search(analysis: Analysis) -> tuple[str, ...]:
     """Say where to search next, one advice each, from boundaries, regions, importance and noise."""
-    by_name: dict[str, Share] = {share.name: share for share in analysis.shares}
-    unclear = {share.name for share in analysis.shares if not share.resolvable}
+    unclear = {share.name for share in analysis.shares if not share.resolved}
     advice = [f"Widen {found.name}: the best value {value_text(found.value)} is at the {found.side} end of its range; "
               f"try {value_text(found.suggestion)} as the new end"
               + (", though its effect cannot be told from chance yet." if found.name in unclear else ".")
-              for found in pressing(analysis) if len(analysis.complete) >= MIN_TRIALS]
+              for found in analysis.boundaries if len(analysis.first.ranked) >= MIN_TRIALS
+              and (found.name not in unclear or len(analysis.first.ranked) < TRIALS_TO_FIX)]
     bounded = {found.name for found in analysis.boundaries}
     for region in analysis.regions:
-        share = by_name.get(region.name)
-        if share is not None and share.resolvable and region.name not in bounded:
-            advice.append(f"Narrow {region.name}: the best {region.count} trials {region_text(region)}.")
-    if len(analysis.complete) >= TRIALS_TO_FIX and any(share.resolvable for share in analysis.shares):
-        idle = [share.name for share in analysis.shares if not share.resolvable]
+        if region.name in analysis.resolved and region.name not in bounded:
+            advice.append(f"Narrow {region.name}: the best {region.count} configurations {region_text(region)}.")
+    if len(analysis.first.ranked) >= TRIALS_TO_FIX and analysis.resolved:
+        idle = [share.name for share in analysis.shares if not share.resolved]
         if idle:
-            advice.append(f"Fix {names_text(idle, 8)}: no effect can be seen, and every one of them makes the search "
+            advice.append(f"Fix {names_text(idle, 8)}: no effect stands out, and every one of them makes the search "
                           f"longer.")
-    if analysis.best is not None and analysis.noise is None:
-        advice.append(f"Train trial {analysis.best.id} again with two more seeds: without them no difference between "
+    rivals = [one.trial_ids[0] for one in analysis.first.shared[:3]]
+    if len(rivals) == 1 and analysis.noise is None:
+        advice.append(f"Train trial {rivals[0]} again with two more seeds: without them no difference between "
                       f"trials is known to be real.")
-    elif analysis.best is not None and analysis.ties:
-        rivals = [analysis.best.id, *analysis.ties[:2]]
-        advice.append(f"Confirm {_trials(rivals)} with two more seeds each before calling one the winner.")
+    elif len(rivals) > 1:
+        advice.append(f"Confirm {_trials(rivals)} with two more seeds each before one is called the best.")
     hope = _hope(analysis)
     if hope:
         advice.append(hope)
@@ -235,16 +257,14 @@ def _hope(analysis: Analysis) -> str:
     if gain > analysis.noise.deviation:
         return (f"Try {one.x.name} {_about(one.x.value(one.x_positions[column]))} with {one.y.name} "
                 f"{_about(one.y.value(one.y_positions[row]))}: the fitted surface expects {metric_text(expected)}, "
-                f"better than the best trial by more than one trial's noise.")
+                f"better than the best trial by more than the noise of one.")
     return (f"More trials inside these ranges promise little: along the most important hyperparameters the fitted "
             f"surface expects {metric_text(expected)} at best, within one trial's noise of what was found.")
 
 
 def pressing(analysis: Analysis) -> list[Boundary]:
-    """Return the boundaries that matter: not those of a hyperparameter that had no effect in a study of some size."""
-    idle = {share.name for share in analysis.shares if not share.resolvable}
-    return [found for found in analysis.boundaries
-            if found.name not in idle or len(analysis.complete) < TRIALS_TO_FIX]
+    """Return the boundaries of hyperparameters that stand out, and all where too few trials tell which do."""
+    return [found for found in analysis.boundaries if found.name in analysis.resolved or not analysis.shares]
 
 
 def time(analysis: Analysis) -> str:
@@ -308,7 +328,8 @@ def rungs(analysis: Analysis) -> str:
     place = next((i for i, (_, trial_id) in enumerate(standing, start=1)
                   if analysis.best and trial_id == analysis.best.id), None)
     text = f"Cut: {names_text(parts, 8)}."
-    return text + (f" The later winner was number {place} of {len(standing)} at step {first.step:,}." if place else "")
+    return text + (f" The trial that is best at the end was number {place} of {len(standing)} at step "
+                   f"{first.step:,}." if place else "")
 
 
 def region_text(region: Region) -> str:
@@ -320,8 +341,8 @@ def region_text(region: Region) -> str:
 
 
 def _about(value: Any) -> str:
-    """Write an end of a region: it is where the nearest trial happened to be, and not exact."""
-    return number_text(value, 3) if isinstance(value, float) else value_text(value)
+    """Write a place to two digits: it is where the nearest trial happened to be, and not exact."""
+    return number_text(value, 2) if isinstance(value, float) else value_text(value)
 
 
 def both_peaks(rows: Sequence[Row]) -> list[Row]:

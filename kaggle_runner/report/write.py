@@ -20,7 +20,7 @@ from kaggle_runner.report.compare import comparison_figures, labels
 from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
 from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report.maps import map_figures
-from kaggle_runner.report.notebook import write_notebook
+from kaggle_runner.report.notebook import prepare_kernel, write_notebook
 from kaggle_runner.report.page import page
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, settings, winner
@@ -83,15 +83,6 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
         refresh()
 
 
-def write_plots(study: Path, *, out: Path | None = None) -> list[Path]:
-    """Write the plots of a study as PNGs into `out`, by default its folder `plots`, and return their paths.
-
-    Raises:
-        StudyError: it is not a study, or the folder cannot be written.
-    """
-    return _write_pictures(_figures(analyse(read_study(study))), out or study / "plots")
-
-
 def report_directory(studies: Sequence[Path]) -> Path:
     """Return where the report of these studies goes: into the one study, or beside the several."""
     if len(studies) == 1:
@@ -107,7 +98,7 @@ class StudyView:
 
     def _repr_html_(self) -> str:
         """Return what Jupyter, Colab and Kaggle show for an object at the end of a cell."""
-        analysis = analyse(self.snapshot, models=False)
+        analysis = analyse(self.snapshot)
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
@@ -122,7 +113,7 @@ class StudyView:
                 f'src="data:image/png;base64,{picture}">')
 
     def __repr__(self) -> str:
-        analysis = analyse(self.snapshot, models=False)
+        analysis = analyse(self.snapshot)
         best = ", ".join(f"{name}={value_text(value)}" for name, value in settings(analysis, analysis.best)) \
             if analysis.best else ""
         return " ".join(part for part in (f"{analysis.name}:", winner(analysis), noise(analysis), best) if part)
@@ -156,6 +147,8 @@ def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify:
     write_atomically(directory / "trials.csv", trials_csv(analysis))
     write_atomically(directory / "curves.csv", curves_csv(analysis))
     write_atomically(directory / "surfaces.csv", surfaces_csv(analysis))
+    if notebook:
+        prepare_kernel()
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
         running = executor.submit(write_notebook, analysis, directory, execute=notebook)
         pictures = _write_pictures(_figures(analysis), directory)

@@ -34,11 +34,11 @@ class SweepOrder:
     """What a user asked for besides the sweep file."""
 
     directory: Path
-    """Of the study."""
+    """Folder of the study."""
     count: int | None = None
     """Trials the study shall have in the end; none takes the file's `run_cap`."""
     seed: int | None = None
-    """Of the search; none takes the study's own, or 0."""
+    """Seed of the search; none takes the study's own, or 0."""
     cpu_only: bool = False
     pruning: bool = True
     """End trials early that are clearly worse than the others."""
@@ -57,9 +57,9 @@ class SweepRun:
     reason: str
     """Why the session ended, in a sentence."""
     interrupted: bool
-    """There is more to do: the same command continues."""
+    """Whether there is more to do; the same command then continues."""
     gave_up: bool
-    """The same failure came again and again."""
+    """Whether the session ended because the same failure came again and again."""
 
 
 def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, notify: Notify) -> SweepRun:

@@ -23,14 +23,14 @@ from kaggle_runner.sweep.distributions import Choice, Range, same_value
 from kaggle_runner.sweep.spec import SweepSpec
 
 STARTUP_TRIALS = 4
-"""Trials with a value before a model of the loss is worth asking."""
+"""Number of trials with a value before a model of the loss is worth asking."""
 GP_TRIALS = 200
-"""Trials after which the Gaussian process, cubic in their number, gives way to TPE."""
+"""Number of trials after which the Gaussian process, whose cost is cubic in it, gives way to TPE."""
 ORDINAL_LEVELS = 100
 """Most values that are searched one by one; the GP sampler lists all of them at each step of its own search."""
 REASKS = 4
 RANDOM_DRAWS = 1000
-"""Draws after which a space is taken to have no untried point left."""
+"""Number of draws after which a space is taken to have no untried point left."""
 
 
 class Lesson(StrEnum):

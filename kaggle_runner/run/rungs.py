@@ -20,9 +20,9 @@ from kaggle_runner.sweep.spec import SweepSpec
 SHARES = (0.1, 0.3)
 """Shares of the steps at which trials are judged."""
 ETA = 3.0
-"""One in this many goes on."""
+"""One trial in this many goes on."""
 NEIGHBOURS = 3
-"""Complete trials that a pruned one is likened to."""
+"""Number of complete trials that a pruned one is compared with."""
 LEAST_STEPS = 5
 """A rung below this says nothing: the learning rate has hardly acted."""
 

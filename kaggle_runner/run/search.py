@@ -28,13 +28,13 @@ class SweepOutcome:
     """Why a session ended."""
 
     reason: str
-    """In a sentence."""
+    """Why the session ended, in a sentence."""
     trials_run: int
-    """Trials that this loop brought to an end."""
+    """Number of trials that this loop brought to an end."""
     cut_short: bool = False
-    """There is more to do, in a later session."""
+    """Whether there is more to do, in a later session."""
     gave_up: bool = False
-    """The same failure came again and again: the sweep is not done."""
+    """Whether the same failure came again and again, so that the sweep is not done."""
 
 
 class OptunaSearch:

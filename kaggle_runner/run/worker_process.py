@@ -7,15 +7,12 @@ import contextlib
 import os
 import queue
 import signal
-import subprocess
-import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import kaggle_runner
 from kaggle_runner.errors import WorkerError
-from kaggle_runner.events import Event, Request, read_event
+from kaggle_runner.events import Event, Request
+from kaggle_runner.run.child import ChildProcess, package_path
 
 STOP_GRACE_S = 5.0
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc",
@@ -60,19 +57,14 @@ class WorkerProcess:
         self._log = open(settings.log, "ab")  # noqa: SIM115 - lives as long as the process
         self._log_start = self._log.tell()
         self._oom_kills = system_oom_kills()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kaggle_runner.run.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, env=_environment(settings), text=True, encoding="utf-8",
-            start_new_session=True)  # Ctrl-C goes to the supervisor alone, which decides
-        if settings.cores is not None:
-            os.sched_setaffinity(self.pid, settings.cores)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
+        self._child = ChildProcess("kaggle_runner.run.worker", environ=_environment(settings), stderr=self._log,
+                                   take=self._events.put, cores=settings.cores)
 
     @property
     def pid(self) -> int:
         """Process id, also of its session and process group."""
-        return self._process.pid
+        return self._child.pid
 
     def send(self, request: Request) -> None:
         """Send one request.
@@ -80,11 +72,9 @@ class WorkerProcess:
         Raises:
             WorkerDied: there is nobody to read it.
         """
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(request.to_json() + "\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError) as error:
+            self._child.send(request.to_json())
+        except BrokenPipeError as error:
             raise self._died() from error
 
     def receive(self, timeout_s: float) -> Event | None:
@@ -103,20 +93,12 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process: by closing its input, then by force; returns when it is gone."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(STOP_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._child.close(STOP_GRACE_S)
         self._log.close()
 
     def kill(self) -> None:
         """End the process and everything it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self._child.kill()
 
     def last_lines(self, count: int = 3) -> str:
         """Return the last lines that this worker printed, joined."""
@@ -126,22 +108,10 @@ class WorkerProcess:
         return " | ".join(lines[-count:])
 
     def _died(self) -> WorkerDied:
-        try:
-            status = self._process.wait(STOP_GRACE_S)
-        except subprocess.TimeoutExpired:  # closed its pipe but lives on
-            self.kill()
-            status = -signal.SIGKILL
+        status = self._child.wait(STOP_GRACE_S)
         killed_for_memory = status == -signal.SIGKILL and (
             self._oom_kills is None or system_oom_kills() != self._oom_kills)
         return WorkerDied(status, self.last_lines(), killed_for_memory)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout:
-            for line in self._process.stdout:
-                if line.endswith("\n"):
-                    self._events.put(read_event(line))
-        self._events.put(None)
 
 
 def speaks_of_memory(text: str) -> bool:
@@ -181,8 +151,7 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         # bfloat16 on a CPU: kernels made for a shape take a megabyte each, and micro-batches have many shapes
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(kaggle_runner.__file__).parent.parent),
-                                       os.environ.get("PYTHONPATH", "")]).strip(":"),
+        "PYTHONPATH": package_path(os.environ),
     }
     if settings.offline:
         environment["HF_HUB_OFFLINE"] = "1"

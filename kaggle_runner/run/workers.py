@@ -15,10 +15,10 @@ from kaggle_runner.run.worker_process import WorkerSettings
 
 PACKAGES = {"finetune": ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
             "charlm": ("torch",)}
-"""What each trainer needs."""
+"""The packages that each trainer needs."""
 SEARCH_PACKAGES = ("optuna", "scipy")
 MOST_WORKERS = 8
-"""Of one thread each; every one holds about 0.4 GiB."""
+"""Most workers of one thread each; every one of them holds about 0.4 GiB."""
 
 
 def prepare_session(environment: Environment, trainer: str, *, cpu_only: bool, searches: bool) -> Environment:

@@ -13,7 +13,7 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.sweep.distributions import KEYS, Choice, Range, same_value
 
 SEED = "seed"
-"""Repeats of a configuration differ in it; it is noise, never an axis."""
+"""The hyperparameter in which repeats of one configuration differ: it is noise and never an axis."""
 _FEW = 6
 """So many different numbers or fewer, seen in the trials, are a list and not a range."""
 _WIDE = 50.0
@@ -38,7 +38,7 @@ class Axis:
 
     @property
     def is_range(self) -> bool:
-        """Any number between two ends, not one of a list."""
+        """Whether the axis is any number between two ends, and not one of a list."""
         return not self.values
 
     @property

@@ -37,7 +37,7 @@ class StudyInfo:
     goal: str
     seed: int
     sweep: Mapping[str, Any]
-    """The sweep file as read."""
+    """The content of the sweep file, as it was read."""
     created: float
 
 
@@ -50,7 +50,7 @@ class Snapshot:
     baseline: float | None
     """Metric of the untouched base model, none if not measured."""
     records: tuple[TrialRecord, ...]
-    """In the order of their numbers."""
+    """The trials, in the order of their numbers."""
     sessions: tuple[Mapping[str, Any], ...]
     """One for each process that worked on the study: host, time, threads, versions."""
 

@@ -47,12 +47,12 @@ class StudyLock:
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def settle(self) -> None:
-        """Let in those who share it; call it when the journal has its first line."""
+        """Let in the other processes that share the study; call this when the journal has its first line."""
         if self._shared:
             self._join()  # the step from the one lock to the other is not atomic
 
     def close(self) -> None:
-        """Give it back."""
+        """Give the right to write back."""
         os.close(self._fd)
 
     def _join(self) -> bool:

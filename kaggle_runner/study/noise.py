@@ -1,4 +1,7 @@
-"""How far apart two runs of one configuration lie, and where that is known from."""
+"""How far apart two runs of one configuration lie, where that is known from, and which trials are one configuration.
+
+The only place where seeds are pooled: what `show`, an agent and the report say of noise is this.
+"""
 
 import math
 import statistics
@@ -7,23 +10,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.study.axes import SEED
+from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
+from kaggle_runner.study.trial import Status
 
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
           2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555,
           2.0518, 2.0484, 2.0452, 2.0423)
 """97.5 % points of Student's t for 1 to 30 degrees of freedom."""
+_UPPER_OF_FEW = {1: 15.9, 2: 4.42}
+"""The root of the degrees of freedom over the 5 % point of their chi-squared."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """One configuration that was trained with several seeds."""
+class Configuration:
+    """The complete trials that differ in nothing but the seed."""
 
     trial_ids: tuple[str, ...]
+    """One for each seed."""
+    duplicates: tuple[str, ...] = ()
+    """Further trials with a seed that was there already: the same computation, and no second measurement."""
+    params: Mapping[str, Any]
+    """The first trial's, its seed included."""
     mean: float
     deviation: float
-    """Of the values around their mean, with one degree of freedom less than values."""
+    """Standard deviation of the values around their mean, one degree of freedom less than values; 0 for one seed."""
     half_width: float
-    """Half of the mean's 95 % interval, from this configuration's values alone."""
+    """Half of the mean's 95 % interval, from this configuration's values alone; infinite for one seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,49 +44,83 @@ class Noise:
 
     deviation: float
     source: str
-    """Where it comes from, to follow "known from": `2 configurations repeated with other seeds`."""
-    freedom: int | None
-    """Degrees of freedom behind it; none for a model's estimate."""
+    """Where it comes from, to follow "from": `2 configurations repeated with other seeds`."""
+    freedom: int
+    """Degrees of freedom behind it."""
 
     @property
-    def least_difference(self) -> float:
-        """Two single trials closer than this cannot be told apart, at 95 %.
+    def upper(self) -> float:
+        """What the true deviation stays under in nine of ten studies and more.
 
-        Source: the repeatability limit of ISO 5725-6, t times the square root of 2 times the deviation.
+        Source: measured by benchmarks/truth.py for normal, uniform, exponential, log-normal and Student's noise and
+        for noise with outliers; the chi-squared bound alone covers the normal one only.
         """
-        return math.sqrt(2) * t_975(self.freedom) * self.deviation
+        return self.deviation * _UPPER_OF_FEW.get(self.freedom, 1 + 5.8 / math.sqrt(self.freedom + 1))
 
 
-def find_repeats(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tuple[Repeat, ...]:
-    """Return the configurations with two or more seeds among (id, params, value), in the trials' order.
+def find_configurations(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tuple[Configuration, ...]:
+    """Group (id, params, value) by everything but the seed, in the trials' order.
 
-    Two trials with the same seed are the same computation and no repeat: the first of them counts.
+    Two trials with the same seed are the same computation: the first of them counts.
     """
-    groups: dict[str, dict[str, tuple[str, float]]] = {}
-    for trial_id, params, value in trials:
-        configuration = repr(sorted((name, repr(chosen)) for name, chosen in params.items() if name != SEED))
-        groups.setdefault(configuration, {}).setdefault(repr(params.get(SEED)), (trial_id, value))
-    repeats = []
+    groups: dict[str, dict[str, list[tuple[str, Mapping[str, Any], float]]]] = {}
+    for trial in trials:
+        own = repr(sorted((name, repr(chosen)) for name, chosen in trial[1].items() if name != SEED))
+        groups.setdefault(own, {}).setdefault(repr(trial[1].get(SEED)), []).append(trial)
+    found = []
     for group in groups.values():
-        if len(group) < 2:
-            continue
-        values = [value for _, value in group.values()]
-        deviation = statistics.stdev(values)
-        repeats.append(Repeat(
-            trial_ids=tuple(trial_id for trial_id, _ in group.values()), mean=statistics.fmean(values),
-            deviation=deviation, half_width=t_975(len(values) - 1) * deviation / math.sqrt(len(values))))
-    return tuple(repeats)
+        firsts = [same[0] for same in group.values()]
+        values = [value for _, _, value in firsts]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        half = t_975(len(values) - 1) * deviation / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        found.append(Configuration(
+            trial_ids=tuple(trial_id for trial_id, _, _ in firsts), params=firsts[0][1], deviation=deviation,
+            duplicates=tuple(trial_id for same in group.values() for trial_id, _, _ in same[1:]),
+            mean=statistics.fmean(values), half_width=half))
+    return tuple(found)
 
 
-def noise_of_repeats(repeats: Sequence[Repeat], how: str = "trained with several seeds") -> Noise | None:
-    """Pool the deviations of all repeated configurations; none without a repeat. `how` they were repeated is named."""
-    if not repeats:
-        return None
+def find_repeats(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tuple[Configuration, ...]:
+    """Return the configurations with two or more seeds."""
+    return tuple(one for one in find_configurations(trials) if len(one.trial_ids) > 1)
+
+
+def noise_of_repeats(repeats: Sequence[Configuration], how: str = "trained with several seeds") -> Noise | None:
+    """Pool the deviations of all repeated configurations; `how` they were repeated is named.
+
+    None without a repeat, and where every seed gave the same value: then the seed was not what the values depend on.
+    """
     freedom = sum(len(repeat.trial_ids) - 1 for repeat in repeats)
     squares = sum(repeat.deviation ** 2 * (len(repeat.trial_ids) - 1) for repeat in repeats)
+    if not squares:
+        return None
     configurations = "1 configuration" if len(repeats) == 1 else f"{len(repeats)} configurations"
     return Noise(deviation=math.sqrt(squares / freedom), freedom=freedom,
                  source=f"{configurations} {how}, {freedom + len(repeats)} trials")
+
+
+def measured_noise(snapshot: Snapshot) -> tuple[Noise | None, tuple[Configuration, ...]]:
+    """Return the noise that seeds of a study or of its confirmation show, and all configurations with several seeds."""
+    repeats = find_repeats([(record.trial.id, record.trial.params, record.result.metric) for record in snapshot.finished
+                            if record.result and record.result.metric is not None
+                            and record.result.status is Status.COMPLETE])
+    confirmed = _confirmed(snapshot)
+    noise = noise_of_repeats(repeats) or noise_of_repeats(confirmed, "confirmed with several seeds")
+    return noise, (*repeats, *confirmed)
+
+
+def _confirmed(snapshot: Snapshot) -> tuple[Configuration, ...]:
+    """Return the repeats of the confirmation that a tuning plan's sweep has in its directory; none without one."""
+    directory = confirm_directory(snapshot.directory)
+    if not (directory / JOURNAL).is_file():
+        return ()
+    other = read_study(directory)
+    if (other.info.metric, other.info.goal) != (snapshot.info.metric, snapshot.info.goal):
+        return ()
+    return find_repeats([(f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}",
+                          record.trial.params, record.result.metric)
+                         for record in other.records if record.result and record.result.metric is not None
+                         and record.result.status is Status.COMPLETE])
 
 
 def t_975(freedom: int | None) -> float:

@@ -9,14 +9,15 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status
 
 SAFETY = 1.1
-"""A trial is started if this times its forecast fits."""
+"""A trial is started if its forecast times this factor fits into the session."""
 
 
 def forecast_s(config: Config, snapshot: Snapshot, *, steps_done: int = 0) -> float | None:
     """Forecast the seconds that a trial will take, from the complete trials of its study; none without any.
 
     The median of their seconds by training row and step, times what this trial has left of both. Trials that were
-    answered from the journal, or run in more than one attempt, count not: their seconds are not those of their steps.
+    answered from the journal, or run in more than one attempt, do not count: their seconds are not those of their
+    steps.
     """
     rates = []
     for record in snapshot.records:

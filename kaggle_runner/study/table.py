@@ -1,12 +1,10 @@
 """A study as text: the trial table and the lines about the best trial."""
 
-import math
-import statistics
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.noise import measured_noise
 from kaggle_runner.study.trial import TrialRecord
 
 GIB = 2**30
@@ -32,24 +30,10 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", f"trial {best.trial.id}, {metric} {best.result.metric:.4f}{_gain(snapshot, best)}"))
         names = _varied(snapshot) or list(best.trial.params)
         lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
-    noise = seed_noise(snapshot)
+    noise, _ = measured_noise(snapshot)
     if noise is not None:
-        lines.append(("noise", f"{noise:.4f} standard deviation of {metric} over seeds of the same configuration"))
+        lines.append(("noise", f"{noise.deviation:.4f} standard deviation of {metric}, from {noise.source}"))
     return lines
-
-
-def seed_noise(snapshot: Snapshot) -> float | None:
-    """Return the pooled standard deviation of the metric over trials that differ in `seed` only; none without any."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for record in snapshot.finished:
-        if record.result is not None and record.result.metric is not None and record.result.status == "complete":
-            key = repr(sorted((name, value) for name, value in record.trial.params.items() if name != "seed"))
-            groups[key].append(record.result.metric)
-    repeated = [group for group in groups.values() if len(group) > 1]
-    if not repeated:
-        return None
-    squares = sum(statistics.variance(group) * (len(group) - 1) for group in repeated)
-    return math.sqrt(squares / sum(len(group) - 1 for group in repeated))
 
 
 def format_value(value: Any) -> str:

@@ -53,13 +53,13 @@ class TrialResult:
     reason: str = ""
     """Why it ended as it did, in a sentence; empty for a complete trial."""
     steps: int = 0
-    """Optimizer steps done."""
+    """Number of optimizer steps that were done."""
     seconds: float = 0.0
     """Wall time from the request to the result."""
     peak_device_bytes: int | None = None
     """Most device bytes allocated at once; the process's resident bytes on a CPU."""
     evaluations: tuple[tuple[int, float], ...] = ()
-    """Every (step, eval loss) in order."""
+    """Every evaluation as (step, loss), in order."""
     tokens: int = 0
     """Training tokens seen, padding not counted."""
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class TrialResult:
     hashes: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the config, the rows, the base and the trained adapter."""
     attempts: int = 1
-    """How often it was started, this time included."""
+    """How often the trial was started, this time included."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Facts of this run under their own names, such as an effective micro-batch."""
 

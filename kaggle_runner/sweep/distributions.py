@@ -52,7 +52,7 @@ class Fixed:
 
     @property
     def count(self) -> int:
-        """Different values there are."""
+        """Number of different values."""
         return 1
 
     def from_unit(self, u: float) -> Any:
@@ -74,11 +74,11 @@ class Choice:
 
     values: tuple[Any, ...]
     probabilities: tuple[float, ...] | None = None
-    """Chance of each value; none: all the same."""
+    """Chance of each value; none where all have the same."""
 
     @property
     def count(self) -> int:
-        """Different values there are."""
+        """Number of different values."""
         return len(self.distinct)
 
     @property
@@ -89,7 +89,7 @@ class Choice:
 
     @property
     def is_numeric(self) -> bool:
-        """Every value is a number, so their order means something."""
+        """Whether every value is a number, so that their order means something."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
     def from_unit(self, u: float) -> Any:
@@ -152,22 +152,22 @@ class Range:
 
     @property
     def is_quantised(self) -> bool:
-        """The values are multiples of `q`."""
+        """Whether the values are multiples of `q`."""
         return self.distribution.startswith("q_")
 
     @property
     def is_integer(self) -> bool:
-        """Every value is a whole number."""
+        """Whether every value is a whole number."""
         return self.distribution == "int_uniform" or (self.is_quantised and float(self.q).is_integer())
 
     @property
     def is_logarithmic(self) -> bool:
-        """Equal ratios are equally likely."""
+        """Whether equal ratios are equally likely."""
         return "log_uniform" in self.distribution
 
     @property
     def is_bounded(self) -> bool:
-        """There is a smallest and a largest value."""
+        """Whether there is a smallest and a largest value."""
         return "normal" not in self.distribution
 
     @property
@@ -184,7 +184,7 @@ class Range:
 
     @property
     def count(self) -> int | None:
-        """Different values there are; none if they cannot be counted."""
+        """Number of different values; none if they cannot be counted."""
         if self.distribution == "int_uniform":
             return int(self.high) - int(self.low) + 1
         if self.is_quantised and self.is_bounded:

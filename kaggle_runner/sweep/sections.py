@@ -20,7 +20,7 @@ REFUSED_KEYS = {
     "image_uri": "W&B Launch is not used, the trainer is built in; leave it out",
 }
 MOST_BANDS = 100
-"""Decisions after which W&B stops counting."""
+"""Number of decisions after which W&B stops counting."""
 
 
 @dataclass(frozen=True, kw_only=True)

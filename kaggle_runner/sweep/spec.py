@@ -63,7 +63,7 @@ class SweepSpec:
     """What the evaluation is held at, because a hyperparameter is searched that would change which tokens count."""
     early_terminate: Hyperband | None = None
     run_cap: int | None = None
-    """Most trials of the sweep; none: no limit."""
+    """Most trials that the sweep may have; none for no limit."""
     raw: Mapping[str, Any]
     """The file as read, plain JSON values only."""
     warnings: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def find_file(path: Path, mark: str = "parameters") -> Path:
-    """Return where a file is, of the package's own those with `mark` as a key: a sweep, a plan, a study.
+    """Return where a file is: on this machine, or among those of the package that have `mark` as a key.
 
     Raises:
         SweepError: there is none; names those that were probably meant.

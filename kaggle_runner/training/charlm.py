@@ -29,7 +29,7 @@ from kaggle_runner.training.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.training.schedule import learning_rate_at
 
 STRETCH = 1024
-"""Validation characters that are scored in one piece, or in windows of `max_length` where those are shorter."""
+"""Number of validation characters that are scored in one piece, or in windows of `max_length` if those are shorter."""
 EVAL_TOKENS = 16_384
 """Characters in an evaluation batch, whatever the training batch is."""
 LOGGED_ROWS = 50

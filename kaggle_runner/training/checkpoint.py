@@ -24,9 +24,9 @@ class Checkpoint:
     """Everything a trial needs to go on at a step as if nothing had happened."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of optimizer steps that were done."""
     state: Mapping[str, Any]
-    """Plain values."""
+    """Plain values: counts of tokens and steps, and the evaluations so far."""
     tensors: Mapping[str, Any]
     """Tensors and the state of optimizer, scaler and random generators."""
 

@@ -1,4 +1,4 @@
-"""How a running trial talks to whoever runs it: its events, the wishes it is asked, and why it may give up."""
+"""How a running trial talks to whoever runs it: its events, the requests to end early, and why it may give up."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Warm:
     """What a trainer has loaded for a config."""
 
     seconds_by_phase: Mapping[str, float]
-    """What loading took just now; empty where everything was warm."""
+    """Seconds that loading took just now, by phase; empty where everything was warm."""
     versions: Mapping[str, str]
     """Versions of Python and of the packages that take part."""
     notes: Mapping[str, Any] = field(default_factory=dict)

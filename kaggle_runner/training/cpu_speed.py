@@ -17,7 +17,7 @@ from kaggle_runner.files import write_atomically
 
 REPEATS = 3
 WORTH_IT = 0.85
-"""More threads must take at most this share of the time, or fewer stay."""
+"""More threads are chosen only if they take at most this share of the time."""
 WORTH_ITS_ROUNDING = 0.6
 """bfloat16 must take at most this share of float32's time, or float32 stays: three digits are given away for it."""
 

@@ -225,7 +225,8 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
         id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,
         peak_device_bytes=peak_bytes(device), evaluations=progress.evaluations, tokens=progress.tokens,
         seconds_by_phase=phases.seconds, versions=versions(), hashes=hashes,
-        notes={"padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
+        notes={"rows": data.account.as_dict(),
+               "padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
                "skipped_steps": int(skipped), "attach_cpu_seconds": round(phases.cpu_seconds["attach"], 3),
                "micro_batch": config.batch_size, "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
                "hidden_package": hide_unfit_torchao()})
@@ -312,6 +313,7 @@ def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], direct
 
 
 def set_checkpointing(model: Any, on: bool) -> None:
+    """Have a model compute activations again in the backward pass, or no more."""
     # transformers 5.17 renamed it; Kaggle's image still has the old name
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:

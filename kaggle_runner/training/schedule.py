@@ -5,19 +5,23 @@ from typing import Protocol
 
 
 class Schedule(Protocol):
-    """What the configs of both trainers say about it."""
+    """What the configs of both trainers say about the learning rate."""
 
     @property
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float:
+        """Peak learning rate."""
 
     @property
-    def lr_scheduler_type(self) -> str: ...
+    def lr_scheduler_type(self) -> str:
+        """Shape of the learning rate after the warm-up: cosine, linear or constant."""
 
     @property
-    def warmup_steps(self) -> int: ...
+    def warmup_steps(self) -> int:
+        """Number of optimizer steps of the warm-up."""
 
     @property
-    def max_steps(self) -> int: ...
+    def max_steps(self) -> int:
+        """Number of optimizer steps of the whole trial."""
 
 
 def learning_rate_at(config: Schedule, step: int) -> float:

@@ -127,10 +127,11 @@ class WarmFinetune:
         if rows is not None or self._data is None:
             rows = rows or load_rows(config, cache_directory=self._cache_directory)
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
+            encoded.account.require(config.max_lost_share, rows.source)
             self._data = (key, encoded)
-            self._emit(Phase(phase="ready", text=f"{rows.format}; {len(encoded.train)} training and "
-                                                 f"{len(encoded.validation)} held-out rows"))
-            for warning in rows_warnings(config, len(encoded.train), len(encoded.validation)):
+            self._emit(Phase(phase="ready", text="; ".join([rows.format, encoded.account.as_line()])))
+            for warning in (*rows_warnings(config, len(encoded.train), len(encoded.validation)),
+                            *(f"warning: {text}" for text in encoded.warnings)):
                 self._warn(warning)
             phases.enter("data")
             # What is loaded stays: the collections between trials need not look at it again.

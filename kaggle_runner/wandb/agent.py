@@ -38,7 +38,7 @@ from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, find_sweep, state_of
 
 LEAVE_S = 5.0
-"""For W&B's own process to end when nothing is left to upload."""
+"""Seconds that W&B's own process gets to end when nothing is left to upload."""
 NO_JOB = "no trial from W&B"
 _POLL_S = 0.1
 
@@ -50,7 +50,7 @@ class AgentOutcome:
     exit_status: int
     """0: the sweep is over, or as many trials as asked for are done; 130: the same command continues; 1: it gave up."""
     reason: str
-    """In a sentence."""
+    """Why the agent ended, in a sentence."""
     sweep: RemoteSweep
     snapshot: Snapshot
 
@@ -60,12 +60,12 @@ class AgentOrder:
     """What a user asked of an agent."""
 
     address: str
-    """Of the sweep: `entity/project/id`, `project/id`, `id`, or its URL."""
+    """Address of the sweep: `entity/project/id`, `project/id`, `id`, or its URL."""
     count: int | None = None
     """Trials to bring to an end; none: as many as the sweep gives."""
     deadline: Deadline
     study: Path | None = None
-    """The directory; none: named after the sweep."""
+    """Folder of the study; none names it after the sweep."""
     pruning: bool = True
     """End trials early that are clearly worse than the others."""
     patience: AgentPatience = field(default_factory=AgentPatience)

@@ -19,9 +19,9 @@ from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
 from kaggle_runner.wandb.run import RunLog
 
 EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
-"""Seconds between two uploads of a trial's checkpoint; not set: nothing is uploaded."""
+"""Environment variable with the seconds between two uploads of a trial's checkpoint; without it nothing is uploaded."""
 FOLDER = "kept"
-"""Of the files, in the trial's directory and in its run."""
+"""Folder of the files, in the trial's directory and in its run."""
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 ENDED = "the trial has ended, and with it the need for its checkpoint\n"
 

@@ -22,11 +22,11 @@ _FLUSH_S = 3.0
 _POLL_S = 0.1
 
 GiveUp = Callable[[], bool]
-"""Asked while W&B is waited for: whether to wait no longer."""
+"""Type of what is asked while W&B is waited for: whether to wait no longer."""
 API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
 """What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
 REACH_S = 10.0
-"""The client itself retries for minutes, and 0.26 for ever."""
+"""Seconds to wait for the server's first answer; the client itself retries for minutes, and 0.26 for ever."""
 
 
 def connect(environment: Environment) -> FoundKey:

@@ -28,7 +28,7 @@ from kaggle_runner.wandb.sweep import sweep_path
 
 STEP = "train/global_step"
 POINTS = 500
-"""Rows that are asked for of a run: W&B samples longer ones."""
+"""Number of rows that are asked for of a run; W&B samples longer ones."""
 _SAY_EVERY = 10
 _HOST = "wandb"
 _ENDED = {"finished": Status.COMPLETE, "preempted": Status.PREEMPTED, "preempting": Status.PREEMPTED,

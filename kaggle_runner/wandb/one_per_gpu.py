@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import kaggle_runner
 from kaggle_runner.errors import INTERRUPTED, ConfigError, KaggleRunnerError, SweepOver
-from kaggle_runner.events import AgentEnded, Event, Note, Notify, read_event
+from kaggle_runner.events import AgentEnded, Event, Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment, detect, root_of
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
+from kaggle_runner.run.child import ChildProcess, package_path
 from kaggle_runner.study.journal import Study
 from kaggle_runner.wandb.agent import AgentOrder, AgentOutcome, prepare, run_agent, study_directory
 from kaggle_runner.wandb.connection import leave
@@ -33,7 +32,7 @@ from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0
-"""For a child to end when it was told to."""
+"""Seconds that a child gets to end when it was told to."""
 _POLL_S = 0.5
 
 
@@ -71,54 +70,35 @@ class _Child:
 
     def __init__(self, gpu: Gpu, order: AgentOrder, cores: Sequence[int],
                  events: "queue.SimpleQueue[Event]") -> None:
-        path = os.pathsep.join([str(Path(kaggle_runner.__file__).parent.parent),
-                                os.environ.get("PYTHONPATH", "")]).strip(":")
-        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid, "PYTHONPATH": path}
+        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid, "PYTHONPATH": package_path(os.environ)}
         environ.pop("WANDB_SERVICE", None)  # of this process's client
         self.gpu, self._events = gpu, events
         self.ending: tuple[int, str] | None = None
         """Exit status and reason, when it has ended."""
-        self._process = subprocess.Popen([sys.executable, "-m", "kaggle_runner.wandb.one_per_gpu"],
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True,
-                                         encoding="utf-8", start_new_session=True)  # Ctrl-C goes to the parent alone
-        if cores:
-            os.sched_setaffinity(self._process.pid, cores)
-        assert self._process.stdin is not None
+        self._told: tuple[int, str] | None = None
+        self._process = ChildProcess("kaggle_runner.wandb.one_per_gpu", environ=environ, take=self._take, cores=cores)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(_written(order) + "\n")
-            self._process.stdin.flush()
-        self._reader = threading.Thread(target=self._read, name=f"gpu-{gpu.index}", daemon=True)
-        self._reader.start()
+            self._process.send(_written(order))
 
     def signal(self, number: int) -> None:
-        self._process.send_signal(number)
+        """Hand a signal on."""
+        self._process.signal(number)
 
     def close(self) -> None:
         """End it, whatever it does; returns when it is gone."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._reader.join()
+        self._process.close(END_S)
+        self._process.join()
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        ending: tuple[int, str] | None = None
-        with self._process.stdout:
-            for line in self._process.stdout:
-                event = read_event(line)
-                if isinstance(event, AgentEnded):
-                    ending = (event.exit_status, event.reason)
-                else:
-                    self._events.put(event)
-        status = self._process.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        self.ending = ending or (1, f"its agent {how}")
-        self._events.put(Note(text=f"gpu {self.gpu.index}: {self.ending[1]}"))
+    def _take(self, event: Event | None) -> None:
+        if isinstance(event, AgentEnded):
+            self._told = (event.exit_status, event.reason)
+        elif event is not None:
+            self._events.put(event)
+        else:
+            status = self._process.wait()
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+            self.ending = self._told or (1, f"its agent {how}")
+            self._events.put(Note(text=f"gpu {self.gpu.index}: {self.ending[1]}"))
 
 
 def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environment, notify: Notify) -> list[_Child]:

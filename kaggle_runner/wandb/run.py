@@ -17,13 +17,14 @@ from kaggle_runner.wandb.connection import GiveUp, attempt, end_core
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
 NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
          "gradient_checkpointing")
-"""Of a trial's notes, those that go into the run's summary."""
+"""The notes of a trial that go into the run's summary."""
 STOPPED, PREEMPTED = 143, 75
-"""Ended by W&B's stop button, as by SIGTERM; handed back to the sweep's queue, as EX_TEMPFAIL."""
+"""Exit codes of a run that W&B's stop button ended, as by SIGTERM, and of one that goes back to the sweep's queue, as
+EX_TEMPFAIL."""
 INFEASIBLE = 5
-"""Not run, because it is predicted not to fit into the memory."""
+"""Exit code of a trial that was not run, because it is predicted not to fit into the memory."""
 FAILURE_CODES: Mapping[str, int] = {"out_of_memory": 3, "not_finite": 4}
-"""By the kind of failure; any other kind is 1, and a worker that a signal killed 128 and the signal's number."""
+"""Exit codes by the kind of failure; any other kind is 1, and a worker that a signal killed is 128 and the signal."""
 
 
 class RunLost(Exception):
@@ -82,7 +83,7 @@ class RunLog:
 
     @property
     def path(self) -> str:
-        """`entity/project/id`."""
+        """The run's path as `entity/project/id`."""
         return str(self._run.path)
 
     @property
@@ -100,7 +101,7 @@ class RunLog:
         self._try(lambda: self._run.config.update(dict(values), allow_val_change=True))
 
     def add_tag(self, tag: str) -> None:
-        """Add a tag."""
+        """Add a tag to the run."""
         self._try(lambda: setattr(self._run, "tags", (*(self._run.tags or ()), tag)))
 
     def log(self, row: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused, 
 
 DEFAULT_PROJECT = "kaggle_runner"
 OVER_STATES = ("FINISHED", "CANCELED")
-"""States in which a sweep takes no agents."""
+"""The states in which a sweep takes no agents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class RemoteSweep:
     """A sweep on the server, checked like a sweep file."""
 
     path: str
-    """`entity/project/id`."""
+    """The sweep's path as `entity/project/id`."""
     url: str
     state: str
     """PENDING, RUNNING, PAUSED, FINISHED or CANCELED."""

@@ -17,6 +17,7 @@ Rules of the real server that it applies, and the unpleasant habits that it keep
 * A push does not stop the version before it. There is no cancel; `delete` takes the whole kernel.
 * No output files before the session ended, none after a failure or a cancel; a script that exits with another status
   than 0 has failed. A session over its time limit is cancelled and nothing is kept.
+* A new account, without a verified phone, gets neither GPU nor internet, and no word of it: both are saved as off.
 * A retired or missing GPU is silently replaced by the default one, two T4.
 * A dataset answers its owner 403 while it is being processed.
 * The live log is cut now and then, with or without an error, and starts again from its beginning (`log_cuts`).
@@ -27,16 +28,17 @@ Not known, and chosen here: the live log of a queued session waits a little, the
 """
 
 import os
-import re
 import sys
 import threading
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from slugify import slugify
 
 from tests.standins.kaggle_http import KEY, OWNER, TOKEN, Handler, Http, Refused
 from tests.standins.kaggle_machine import ENDED, Mount, Order, Session, log_as_json
@@ -80,6 +82,10 @@ class KaggleServer:
         self.requests: list[tuple[str, Any]] = []
         self.leaks: list[str] = []
         self.old_layout = False
+        self.slug_of: Callable[[str], str] = slugify
+        """What the server makes of a new kernel's title."""
+        self.phone_verified = True
+        """Without it Kaggle saves a kernel with GPU and internet off, and says nothing."""
         self.queue_s = 0.0
         self.processing_s = 0.0
         self.session_limit_s = 120.0
@@ -158,7 +164,7 @@ class KaggleServer:
         if slug not in self.kernels:
             if not body.get("newTitle"):
                 raise Refused(400, "A title is required for a new notebook.")
-            slug = _slugify(body["newTitle"])
+            slug = self.slug_of(body["newTitle"])
             if slug in self.kernels:
                 raise Refused(409, "Conflict")
         runs = body.get("kernelExecutionType") != "QUICK_SAVE"
@@ -262,6 +268,8 @@ class KaggleServer:
     # What the methods above share.
 
     def _fit_machine(self, body: dict[str, Any]) -> bool:
+        if not self.phone_verified:
+            body |= {"enableGpu": False, "enableInternet": False, "machineShape": ""}
         shape = RETIRED.get(body.get("machineShape", ""), body.get("machineShape", ""))
         gpu = body.get("enableGpu", False) or shape.startswith("Nvidia")
         body["machineShape"] = shape or ("NvidiaTeslaT4" if gpu else "None")
@@ -353,7 +361,3 @@ class KaggleServer:
 
     def _sign(self, path: Path) -> str:
         return f"http://localhost/storage/{urllib.parse.quote(str(path.relative_to(self.directory)))}?signature=x"
-
-
-def _slugify(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
-from kaggle_runner.report.analysis.importance import MIN_TRIALS, Factor, Share, importances, winsorised
-from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, TRIALS_FOR_NOISE, Surrogate, fit
+from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
+from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
+from kaggle_runner.report.analysis.provenance import how_it_was_run
+from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
-from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
-from kaggle_runner.study.noise import Noise, Repeat, find_repeats, noise_of_repeats
-from kaggle_runner.study.trial import Status, TrialRecord
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.noise import Configuration, Noise, find_configurations, measured_noise
+from kaggle_runner.study.trial import TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
-"""Complete trials below which the best of them are too few to show a region."""
+"""Configurations below which the best of them are too few to show a region."""
+TRIALS_TO_FIX = 20
+"""Configurations from which on a hyperparameter without a visible effect is said to be not worth searching."""
 _GRID = 28
 
 
@@ -57,17 +61,17 @@ class Progress:
     trial_id: str
     number: int
     hours: float
-    """Of all trials up to and with this one, added up."""
+    """Hours of all trials up to and with this one, added up."""
     best: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Where the best complete trials lie on one axis: a quarter of them, and three at least."""
+    """Where the best configurations lie on one axis: a quarter of them, and three at least."""
 
     name: str
     count: int
-    """Trials that it is made of."""
+    """Number of configurations that the region is made of."""
     low: float | None = None
     high: float | None = None
     values: tuple[Any, ...] = ()
@@ -81,7 +85,7 @@ class Contour:
     x: Axis
     y: Axis
     x_positions: tuple[float, ...]
-    """On the axis, from 0 to 1."""
+    """Positions on the axis, from 0 to 1."""
     y_positions: tuple[float, ...]
     values: tuple[tuple[float, ...], ...]
     """One row for each y position."""
@@ -105,11 +109,14 @@ class Analysis:
     name: str
     metric: str
     goal: str
+    sweep: Mapping[str, Any]
+    """The sweep file as read."""
     baseline: float | None
     device: str
     """`GPU` or `CPU`: whose hours are counted; `machine` where no session says."""
     rows: tuple[Row, ...]
     best: Row | None
+    """The best trial of the configuration with the best mean."""
     curves: tuple[Curve, ...]
     axes: tuple[Axis, ...]
     shares: tuple[Share, ...]
@@ -119,11 +126,22 @@ class Analysis:
     progress: tuple[Progress, ...]
     regions: tuple[Region, ...]
     boundaries: tuple[Boundary, ...]
-    repeats: tuple[Repeat, ...]
-    noise: Noise | None
-    ties: tuple[str, ...]
-    """Complete trials, the best left out, whose distance to the best is within the noise; best first."""
+    repeats: tuple[Configuration, ...]
+    """Those with several seeds, of the study and of its confirmation."""
+    first: FirstPlace
     rungs: tuple[Rung, ...]
+    how: tuple[tuple[str, str], ...]
+    """How the study was run, as names and texts."""
+
+    @property
+    def noise(self) -> Noise | None:
+        """How far one trial scatters by chance."""
+        return self.first.noise
+
+    @property
+    def resolved(self) -> tuple[str, ...]:
+        """The hyperparameters that stand out from chance, the most important first."""
+        return tuple(share.name for share in self.shares if share.resolved)
 
     @property
     def complete(self) -> tuple[Row, ...]:
@@ -142,34 +160,36 @@ class Analysis:
         return any(row.status == "running" for row in self.rows)
 
 
-def analyse(snapshot: Snapshot, *, seed: int = 0, models: bool = True) -> Analysis:
-    """Compute everything; any study that can be read can be analysed.
-
-    Without `models` nothing is fitted: no importances, no contours, noise from repeats only.
-    """
+def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
+    """Compute everything; any study that can be read can be analysed."""
     rows = tuple(_row(record) for record in snapshot.records)
-    best_record = snapshot.best
-    best = next((row for row in rows if best_record and row.id == best_record.trial.id), None)
     axes, goal = read_axes(snapshot), snapshot.info.goal
     complete = [row for row in rows if row.status == "complete" and row.value is not None]
-    varied = _varied(axes, complete)
-    shares, problem = _shares(varied, complete, seed) if models else ((), "importances were not computed")
-    surrogate = _surrogate(varied, complete, seed) if models else None
-    repeats = find_repeats([(row.id, row.params, row.value) for row in complete if row.value is not None])
-    confirmed = _confirmed(snapshot)
-    noise = (noise_of_repeats(repeats) or noise_of_repeats(confirmed, "confirmed with several seeds")
-             or _noise_of_surrogate(surrogate, len(complete)))
+    found = find_configurations([(row.id, row.params, row.value) for row in complete if row.value is not None])
+    varied = _varied(axes, found)
+    effects, problem = _effects(varied, found, seed)
+    measured, repeats = measured_noise(snapshot)
+    first = first_place(found, goal, measured, effects)
+    best = _best(complete, first, goal)
+    resolved = {share.name for share in effects.shares if share.resolved}
+    surrogate = _surrogate(varied, found, seed) if len(resolved) > 1 else None
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=snapshot.info.metric, goal=goal,
-        baseline=snapshot.baseline, device=_device(snapshot),
-        rows=rows, best=best, curves=curves, axes=axes, shares=shares, shares_problem=problem,
-        contours=_contours(varied, shares, surrogate, best), progress=_progress(rows, goal),
-        regions=_regions(varied, complete, goal), repeats=(*repeats, *confirmed), noise=noise,
-        ties=_ties(complete, best, noise, goal),
-        boundaries=tuple(found for axis in axes if best and axis.name in best.params
-                         and (found := boundary(axis, best.params[axis.name]))),
-        rungs=_rungs(snapshot, rows, curves))
+        sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=_device(snapshot),
+        rows=rows, best=best, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
+        contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, goal),
+        regions=_regions(varied, first), repeats=repeats, first=first,
+        boundaries=tuple(limit for axis in axes if best and axis.name in best.params
+                         and (limit := boundary(axis, best.params[axis.name]))),
+        rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot))
+
+
+def _best(complete: Sequence[Row], first: FirstPlace, goal: str) -> Row | None:
+    if not first.ranked:
+        return None
+    own = [row for row in complete if row.id in (*first.ranked[0].trial_ids, *first.ranked[0].duplicates)]
+    return (max if goal == "maximize" else min)(own, key=lambda row: row.value or 0.0)
 
 
 def _row(record: TrialRecord) -> Row:
@@ -191,47 +211,32 @@ def _device(snapshot: Snapshot) -> str:
     return "CPU" if any("gpus" in session for session in snapshot.sessions) else "machine"
 
 
-def _confirmed(snapshot: Snapshot) -> tuple[Repeat, ...]:
-    """Return the repeats of the confirmation that a tuning plan's sweep has in its directory; none without one."""
-    directory = confirm_directory(snapshot.directory)
-    if not (directory / JOURNAL).is_file():
-        return ()
-    other = read_study(directory)
-    if (other.info.metric, other.info.goal) != (snapshot.info.metric, snapshot.info.goal):
-        return ()
-    return find_repeats([(f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}",
-                          record.trial.params, record.result.metric)
-                         for record in other.records if record.result and record.result.metric is not None
-                         and record.result.status is Status.COMPLETE])
-
-
-def _varied(axes: Sequence[Axis], complete: Sequence[Row]) -> tuple[Axis, ...]:
-    """Return the axes on which the complete trials differ."""
+def _varied(axes: Sequence[Axis], found: Sequence[Configuration]) -> tuple[Axis, ...]:
+    """Return the axes on which the configurations differ."""
     return tuple(axis for axis in axes
-                 if len({axis.position(row.params.get(axis.name)) for row in complete}) > 1)
+                 if len({axis.position(one.params.get(axis.name)) for one in found}) > 1)
 
 
-def _shares(varied: Sequence[Axis], complete: Sequence[Row], seed: int) -> tuple[tuple[Share, ...], str]:
-    count = len(complete)
+def _effects(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) -> tuple[Effects, str]:
+    count = len(found)
     if count < MIN_TRIALS:
-        trials = "1 complete trial is" if count == 1 else f"{count or 'no'} complete trials are"
-        return (), f"{trials} too few to say which hyperparameter mattered; {MIN_TRIALS} are the least"
+        trials = "1 complete configuration is" if count == 1 else f"{count or 'no'} complete configurations are"
+        return Effects(), f"{trials} too few to say which hyperparameter mattered; {MIN_TRIALS} are the least"
     if not varied:
-        return (), "no hyperparameter differs between the complete trials, so none can matter"
+        return Effects(), "no hyperparameter differs between the complete trials, so none can matter"
     factors = [Factor(name=axis.name, ordered=axis.is_ordered, positions=tuple(
-        -1.0 if (at := axis.position(row.params.get(axis.name))) is None else at for row in complete))
+        -1.0 if (at := axis.position(one.params.get(axis.name))) is None else at for one in found))
         for axis in varied]
-    shares = importances(factors, [row.value for row in complete if row.value is not None], seed=seed)
-    return shares, "" if shares else f"all {count} complete trials have the same value, so nothing can matter"
+    effects = find_effects(factors, [one.mean for one in found], seed=seed)
+    return effects, "" if effects.shares else (
+        f"all {count} complete configurations have the same value, so nothing can matter")
 
 
-def _surrogate(varied: Sequence[Axis], complete: Sequence[Row], seed: int) -> Surrogate | None:
-    """Fit the surrogate to at most `MOST_TRIALS` trials spread over the study; none if there is nothing to fit."""
-    values = winsorised(np.array([row.value for row in complete])) if complete else np.empty(0)
-    if len(values) < MIN_TRIALS or not varied or np.ptp(values) == 0:
-        return None
+def _surrogate(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) -> Surrogate | None:
+    """Fit the surrogate to at most `MOST_TRIALS` configurations spread over the study."""
+    values = winsorised(np.array([one.mean for one in found]))
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_TRIALS)).round().astype(int))
-    points = np.array([_point(varied, complete[i].params) for i in chosen])
+    points = np.array([_point(varied, found[i].params) for i in chosen])
     return fit(points, values[chosen], seed=seed) if np.ptp(values[chosen]) > 0 else None
 
 
@@ -250,29 +255,13 @@ def _coordinates(axis: Axis, position: float | None) -> list[float]:
     return [1.0 if i == chosen else 0.0 for i in range(len(axis.values))]
 
 
-def _noise_of_surrogate(surrogate: Surrogate | None, count: int) -> Noise | None:
-    if surrogate is None or count < TRIALS_FOR_NOISE:
-        return None
-    return Noise(deviation=surrogate.noise, freedom=None,
-                 source=f"a Gaussian process fitted to {len(surrogate.points)} trials, no seed being repeated")
-
-
-def _ties(complete: Sequence[Row], best: Row | None, noise: Noise | None, goal: str) -> tuple[str, ...]:
-    if best is None or best.value is None or noise is None:
-        return ()
-    near = [(abs(row.value - best.value), row.number, row.id) for row in complete
-            if row.value is not None and row.id != best.id
-            and abs(row.value - best.value) <= noise.least_difference]
-    return tuple(trial_id for _, _, trial_id in sorted(near))
-
-
 def _contours(varied: Sequence[Axis], shares: Sequence[Share], surrogate: Surrogate | None,
               best: Row | None) -> tuple[Contour, ...]:
-    """Return the maps of the most important hyperparameter against the second and the third."""
+    """Return the maps of the most important hyperparameter against the next two, of those that stand out."""
     if surrogate is None or best is None:
         return ()
     by_name = {axis.name: axis for axis in varied}
-    order = [by_name[share.name] for share in shares]
+    order = [by_name[share.name] for share in shares if share.resolved]
     return tuple(_contour(varied, order[0], other, surrogate, best) for other in order[1:3])
 
 
@@ -311,14 +300,13 @@ def _progress(rows: Sequence[Row], goal: str) -> tuple[Progress, ...]:
     return tuple(progress)
 
 
-def _regions(varied: Sequence[Axis], complete: Sequence[Row], goal: str) -> tuple[Region, ...]:
-    if len(complete) < MIN_TRIALS_FOR_REGION:
+def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
+    if len(first.ranked) < MIN_TRIALS_FOR_REGION:
         return ()
-    sign = -1.0 if goal == "maximize" else 1.0
-    good = sorted(complete, key=lambda row: sign * (row.value or 0.0))[:max(3, len(complete) // 4)]
+    good = first.ranked[:max(3, len(first.ranked) // 4)]
     regions = []
     for axis in varied:
-        chosen = [row.params[axis.name] for row in good if axis.position(row.params.get(axis.name)) is not None]
+        chosen = [one.params[axis.name] for one in good if axis.position(one.params.get(axis.name)) is not None]
         if axis.is_range and chosen:
             regions.append(Region(name=axis.name, count=len(chosen), low=min(chosen), high=max(chosen)))
         elif chosen:

@@ -1,10 +1,11 @@
-"""A Gaussian process over the trials: how noisy one trial is, and what the metric looks like between the trials.
+"""A Gaussian process over the trials: what the metric looks like between them.
 
-Small and only for looking: Matérn 5/2 with one length for each axis. The surface is drawn at the likeliest
-hyperparameters, the noise is averaged over draws from their prior: the likeliest alone takes noise for shape.
+Small and only for looking: Matérn 5/2 with one length for each axis, at the likeliest hyperparameters. How noisy a
+trial is it does not say: the likeliest process takes noise for shape.
 Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, equations 2.30 and 4.17.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,22 +13,17 @@ import numpy as np
 MOST_TRIALS = 96
 """Trials that are fitted at most: a fit costs the cube of them, and from 100 on OpenBLAS spends ten times the CPU time
 on threads that wait for each other (measured: numpy 2.4, `solve` of 120 against 96 rows, two cores)."""
-TRIALS_FOR_NOISE = 12
-"""Trials under which the noise is the prior's and not the trials'.
-
-Measured on 8 made studies each, of 4 to 6 axes: from 15 trials on the median estimate is 0.7 to 1.0 times the noise
-where that is 2 % of the range of the metric or more, up to 2.3 times where it is less; with 8 trials up to 5 times.
-"""
 _PRIOR_LENGTH = (0.3, 1.0)
 """Mean and deviation of the log of a length, on axes from 0 to 1: about 1.3, from 0.2 to 10."""
 _PRIOR_NOISE = (-3.0, 2.0)
-"""Of the log of the ratio of the noise's variance to the surface's: of the deviations 0.2, from 0.03 to 1.6."""
+"""Mean and deviation of the log of the ratio of the noise's variance to the surface's: of the deviations 0.2, from
+0.03 to 1.6."""
 _DRAWS, _ROUNDS = 240, 3
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted process."""
+    """A Gaussian process that is fitted to the trials of a study."""
 
     points: np.ndarray
     """Trials x axes, each from 0 to 1."""
@@ -35,8 +31,6 @@ class Surrogate:
     lengths: np.ndarray
     mean: float
     scale: float
-    noise: float
-    """Standard deviation of one trial around the surface, in units of the metric."""
 
     def predict(self, points: np.ndarray) -> np.ndarray:
         """Return the expected metric at each point."""
@@ -54,15 +48,12 @@ def fit(points: np.ndarray, values: np.ndarray, *, seed: int = 0) -> Surrogate:
     center = np.array([_PRIOR_LENGTH[0]] * points.shape[1] + [_PRIOR_NOISE[0]])
     reach = np.array([_PRIOR_LENGTH[1]] * points.shape[1] + [_PRIOR_NOISE[1]])
     draws = center + reach * generator.standard_normal((_DRAWS, len(center)))
-    scored = [_likelihood(draw, points, targets) for draw in draws]
-    likelihoods = np.array([likelihood for likelihood, _ in scored])
-    chances = np.exp(likelihoods - likelihoods.max())
-    noise = float(np.exp(np.average([log_noise for _, log_noise in scored], weights=chances)))
+    likelihoods = np.array([_likelihood(draw, points, targets) for draw in draws])
     best = _sharpened(draws[likelihoods.argmax()], float(likelihoods.max()), reach, points, targets, generator)
     lengths, ratio = np.exp(best[:-1]), float(np.exp(best[-1]))
     covariance = _kernel(points, points, lengths) + (ratio + 1e-9) * np.eye(len(points))
     return Surrogate(points=points, weights=np.linalg.solve(covariance, targets), lengths=lengths, mean=mean,
-                     scale=scale, noise=scale * noise)
+                     scale=scale)
 
 
 def _sharpened(best: np.ndarray, best_likelihood: float, reach: np.ndarray, points: np.ndarray, targets: np.ndarray,
@@ -70,14 +61,14 @@ def _sharpened(best: np.ndarray, best_likelihood: float, reach: np.ndarray, poin
     """Draw around the likeliest hyperparameters, closer each round, and return the likeliest then."""
     for round_number in range(1, _ROUNDS + 1):
         for candidate in best + reach * 0.4 ** round_number * generator.standard_normal((_DRAWS // 10, len(reach))):
-            likelihood, _ = _likelihood(candidate, points, targets)
+            likelihood = _likelihood(candidate, points, targets)
             if likelihood > best_likelihood:
                 best, best_likelihood = candidate, likelihood
     return best
 
 
-def _likelihood(logs: np.ndarray, points: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-    """Return the log likelihood of the hyperparameters, up to a constant, and the log of the noise they mean."""
+def _likelihood(logs: np.ndarray, points: np.ndarray, targets: np.ndarray) -> float:
+    """Return the log likelihood of the hyperparameters, up to a constant."""
     count = len(targets)
     # With the targets as a last row the factor's last row is the solution, and the factor need not be inverted.
     bordered = np.empty((count + 1, count + 1))
@@ -87,12 +78,11 @@ def _likelihood(logs: np.ndarray, points: np.ndarray, targets: np.ndarray) -> tu
     try:
         lower = np.linalg.cholesky(bordered)
     except np.linalg.LinAlgError:
-        return -np.inf, 0.0
+        return -math.inf
     solved = lower[count, :count]
     # The most likely amplitude has a closed form, so it is not searched.
     amplitude = solved @ solved / count
-    likelihood = -0.5 * count * np.log(amplitude) - np.log(np.diag(lower)[:count]).sum()
-    return float(likelihood), float(0.5 * np.log(amplitude) + 0.5 * logs[-1])
+    return float(-0.5 * count * np.log(amplitude) - np.log(np.diag(lower)[:count]).sum())
 
 
 def _kernel(left: np.ndarray, right: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -24,10 +24,11 @@ from kaggle_runner.training.data import builtin_docs
 TEXT8 = "text8"
 TEXT8_URL = "https://mattmahoney.net/dc/text8.zip"
 TEXT8_MD5 = "3bea1919949baf155f99411df5fada7e"
-"""Of the 100,000,000 bytes inside the archive. Source: Matt Mahoney, About the Test Data."""
+"""MD5 sum of the 100,000,000 bytes inside the archive. Source: Matt Mahoney, About the Test Data."""
 TEXT8_SYMBOLS = " abcdefghijklmnopqrstuvwxyz"
 SHARES = (0.90, 0.95)
-"""Where training ends and validation ends. Source: text8's usual split, 90, 5 and 5 million characters."""
+"""Shares of the text at which training and validation end. Source: text8's usual split, 90, 5 and 5 million
+characters."""
 MOST_SYMBOLS = 256
 PIECE_BYTES = 2**22
 _PLAIN = bytes(code if chr(code) in "0123456789abcdefghijklmnopqrstuvwxyz" else
@@ -49,7 +50,7 @@ class CharCorpus:
     test: np.ndarray
     """Held out from everything: nothing in this package reads it."""
     sha256: str
-    """Of the symbols and of the whole text as numbers."""
+    """SHA-256 of the symbols and of the whole text as numbers."""
 
 
 def load_corpus(config: CharLMConfig, *, cache_directory: Path, text8_url: str = TEXT8_URL,

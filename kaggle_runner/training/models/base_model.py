@@ -26,7 +26,7 @@ from kaggle_runner.training.models.bare_model import own_head
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
 
 MINIMUM_CAPABILITY = (7, 0)
-"""Torch's CUDA 12.8 wheels have no kernels below it. Source: docker-python issue 1546."""
+"""Compute capability below which torch's CUDA 12.8 wheels have no kernels. Source: docker-python issue 1546."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class BaseModel:
     """Dtype of the matrix products: float16 on CUDA, bfloat16 for the families it overflows in, float32 on a CPU, or
     bfloat16 where that is much faster."""
     sha256: str
-    """Of the folder's files, or `commit:` and the hub's commit."""
+    """SHA-256 of the folder's files, or `commit:` and the hub's commit."""
     own_head: bool
     """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
     seconds: float
@@ -186,6 +186,7 @@ def _read_config(model: str, source: str, *, trust: bool) -> Any:
 
 
 def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+    """Let no parameter of a model be trained; bring those that are not 4-bit to a dtype that they compute in."""
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.

@@ -14,7 +14,7 @@ from torch import nn
 from kaggle_runner.config import CharLMConfig
 
 INITIAL_DEVIATION = 0.02
-"""Of weights at the start. Source: GPT-2, as nanoGPT has it."""
+"""Standard deviation of the weights at the start. Source: GPT-2, as nanoGPT has it."""
 ROPE_BASE = 10_000.0
 """Slowest rotation of rotary positions. Source: RoFormer, arXiv:2104.09864, section 3.2.2."""
 
@@ -51,7 +51,7 @@ class CharModel(nn.Module):
         self.register_buffer("rotations", rotations, persistent=False)
 
     def forward(self, symbols_BT: torch.Tensor) -> torch.Tensor:
-        """Return logits_BTV."""
+        """Return the logits of the next symbol at each position, as logits_BTV."""
         length = symbols_BT.shape[1]
         hidden_BTD = self.embedding(symbols_BT)
         if self.positions is not None:
@@ -65,7 +65,7 @@ class CharModel(nn.Module):
 
     @property
     def parameter_count(self) -> int:
-        """Trainable numbers, a tied head counted once."""
+        """Number of trainable numbers; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -137,7 +137,7 @@ def summed_cross_entropy(logits_BTV: torch.Tensor, targets_BT: torch.Tensor, smo
 
 
 def bits_per_character(nats: float) -> float:
-    """Convert a mean loss in nats."""
+    """Convert a mean loss in nats into bits."""
     return nats / math.log(2)
 
 

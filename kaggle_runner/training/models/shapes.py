@@ -35,11 +35,11 @@ class KnownModel:
 
     title: str
     parameters: int
-    """As its model card counts them; a test counts them in the shape."""
+    """Number of parameters that its model card names; a test counts them in the shape."""
     owners: tuple[str, ...]
-    """Who has it on the hub."""
+    """The accounts of the hub that have the model."""
     names: tuple[str, ...]
-    """Its names there, the fine-tuned ones too, which have the same shape."""
+    """Names of the model on the hub, also of fine-tuned ones, which have the same shape."""
     source: str
     config: Mapping[str, Any]
     """The part of `config.json` that decides memory."""
