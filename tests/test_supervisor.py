@@ -16,7 +16,7 @@ from kaggle_runner.errors import WorkerError
 from kaggle_runner.machine.gpu import GIB
 from kaggle_runner.memory.fit import Room
 from kaggle_runner.memory.predict import CPU
-from kaggle_runner.run.supervisor import Patience, Supervisor
+from kaggle_runner.run.supervisor import Patience, Supervisor, Unfinished
 from kaggle_runner.run.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial
@@ -209,6 +209,37 @@ def test_a_worker_that_hangs_is_ended_and_its_last_words_are_kept(study, cache, 
     assert result.status is Status.FAILED
     assert "gave no sign of life for 0 s and was ended" in result.reason
     assert not children()
+
+
+@pytest.mark.parametrize(("wish", "status"), [("preempt", Status.PREEMPTED), ("stop", Status.PRUNED)])
+def test_a_wish_is_obeyed_while_the_base_is_loaded(study, cache, params, wish, status):
+    wishes = [wish]
+    with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[-1] if wishes else None,
+                    patience=Patience(wish_s=0.1)) as supervisor:
+        ended = supervisor.run(trial(0, params))
+        assert (ended.status, ended.metric, ended.steps) == (status, None, 0)
+        assert ended.reason == "ended before its first step, while the model was loaded, measured or forecast"
+        assert not children()
+        with pytest.raises(Unfinished, match="ended before its first step"):
+            supervisor.measure_baseline(trial(0, params).config)
+        assert not children()
+        wishes.clear()
+        assert supervisor.run(trial(1, params)).status is Status.COMPLETE
+
+
+def test_the_steps_of_epochs_are_counted_before_a_trial_is_judged_or_forecast(study, cache, params):
+    given = {name: value for name, value in params.items() if name != "max_steps"}
+    asked = trial(0, {**given, "num_train_epochs": 1, "samples": None, "eval_share": 0.2})
+    rungs = []
+    with Supervisor(study=study, settings=settings(study, cache),
+                    rungs=lambda config: rungs.append(config.max_steps) or ()) as supervisor:
+        assert supervisor.counted(asked.config).max_steps == asked.config.max_steps  # a guess of 12,000 rows
+        result = supervisor.run(asked)
+        assert result.status is Status.COMPLETE, result.reason
+        assert rungs == [result.steps]
+        assert supervisor.counted(asked.config).max_steps == result.steps < asked.config.max_steps
+    written = json.loads((study.trial_directory("0000") / "config.json").read_text())
+    assert (written["max_steps"], written["num_train_epochs"]) == (result.steps, None)
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_path):

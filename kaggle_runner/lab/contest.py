@@ -5,6 +5,7 @@ for, so there is nothing to lose between two sessions. Nothing is cut early: par
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import queue
 import threading
@@ -25,7 +26,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import room_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts
-from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session, single_threaded_lanes
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
@@ -224,7 +225,8 @@ def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environme
             interrupted=ending.is_set) for settings in workers]
         for runner in runners:
             runner.supervisor.start()
-        runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
+        with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
+            runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
         with concurrent.futures.ThreadPoolExecutor(len(runners), thread_name_prefix="worker") as pool:
             runs = [pool.submit(_run_waiting, runner, waiting, what, ending) for runner in runners]
             reasons = [run.result() for run in runs]

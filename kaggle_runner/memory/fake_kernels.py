@@ -20,7 +20,11 @@ _STATE_TENSORS = ("absmax", "code", "offset")
 _FLOAT32_UNDER_AUTOCAST = (torch.layer_norm, F.layer_norm, F.softmax, F.log_softmax, torch.pow, torch.Tensor.pow,
                            torch.rsqrt, torch.Tensor.rsqrt, torch.exp, torch.sum, torch.Tensor.sum)
 
-# Shapes: B rows, H heads, T positions, D numbers of a head
+_GROUPED = tuple(function for function in (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
+                 if function is not None)
+
+# Shapes: B rows, H heads, T positions, D numbers of a head; E experts, S tokens of all of them, K and N numbers before
+# and after an expert
 
 
 class GpuKernels(TorchFunctionMode):
@@ -38,6 +42,32 @@ class GpuKernels(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class ExpertKernels(TorchFunctionMode):
+    """Gives fake tensors the product of tokens with the matrices of their experts, for which torch wants bfloat16.
+
+    How many tokens an expert gets is not known without data, and does not matter: together they are all the tokens.
+    Source: torch 2.13, meta_grouped_mm; transformers 5.0 to 5.23, integrations/moe.py.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
+                           kwargs: Mapping[str, Any] | None = None) -> Any:
+        if func in _GROUPED:
+            return _Grouped.apply(args[0], args[1])  # type: ignore[no-untyped-call]  # torch's own
+        return func(*args, **(kwargs or {}))
+
+
+class _Grouped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens_SK: torch.Tensor, weight_EKN: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(weight_EKN)
+        return tokens_SK.new_empty(tokens_SK.shape[0], weight_EKN.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (weight_EKN,) = ctx.saved_tensors
+        return gradients[0].new_empty(gradients[0].shape[0], weight_EKN.shape[-2]), None
+
+
 def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dtype,
              compute_dtype: torch.dtype) -> None:
     """Put NF4 layers without data in the place of the linear layers of a model that has none; all but its head.
@@ -49,11 +79,14 @@ def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dt
     kept = quantization.get("llm_int8_skip_modules") or ()
     nested = bool(quantization.get("bnb_4bit_use_double_quant", False))
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module is not head and not any(part in name.split(".") for part in kept):
+        turned = type(module).__name__ == "Conv1D"  # GPT-2's linear layer, which bitsandbytes takes too
+        if (turned or type(module) is nn.Linear) and module is not head \
+                and not any(part in name.split(".") for part in kept):
+            inputs, outputs = module.weight.shape if turned else module.weight.shape[::-1]
             with torch.device("meta"):
-                layer = bitsandbytes.nn.Linear4bit(module.in_features, module.out_features, module.bias is not None,
-                                                   compute_dtype, compress_statistics=nested, quant_type="nf4")
-                layer._parameters["weight"] = _packed(module, stored_as, nested)
+                layer = bitsandbytes.nn.Linear4bit(inputs, outputs, module.bias is not None, compute_dtype,
+                                                   compress_statistics=nested, quant_type="nf4")
+                layer._parameters["weight"] = _packed(inputs, outputs, stored_as, nested)
             if module.bias is not None:
                 layer.bias = module.bias
             model.set_submodule(name, layer)
@@ -105,19 +138,19 @@ def materialise(module: nn.Module) -> None:
                     slots[name] = make(value)
 
 
-def _packed(linear: nn.Linear, stored_as: torch.dtype, nested: bool) -> nn.Parameter:
+def _packed(inputs: int, outputs: int, stored_as: torch.dtype, nested: bool) -> nn.Parameter:
     """Return a 4-bit weight with the memory of one that bitsandbytes has quantised; `nested` quantises its scales too.
 
     bitsandbytes keeps `nested` weights' scales as bytes, with scales of their own.
     """
-    elements = linear.in_features * linear.out_features
+    elements = inputs * outputs
     scales = -(-elements // QUANT_BLOCK)
     weight: Any = nn.Parameter(torch.empty(-(-elements // 2), 1, dtype=torch.uint8), requires_grad=False)
     second = QuantState(absmax=torch.empty(-(-scales // SCALE_BLOCK)), code=torch.empty(256), blocksize=SCALE_BLOCK,
                         dtype=torch.float32)
     weight.quant_state = QuantState(
         absmax=torch.empty(scales, dtype=torch.uint8 if nested else torch.float32),
-        shape=torch.Size((linear.out_features, linear.in_features)), code=torch.empty(16), blocksize=QUANT_BLOCK,
+        shape=torch.Size((outputs, inputs)), code=torch.empty(16), blocksize=QUANT_BLOCK,
         quant_type="nf4", dtype=stored_as, offset=torch.empty(()) if nested else None,
         state2=second if nested else None)
     weight.compress_statistics, weight.quant_type = nested, "nf4"

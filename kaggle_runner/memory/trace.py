@@ -4,9 +4,11 @@ The model is transformers' own, built from its config alone; adapter, loss and e
 4-bit weights and the kernels of a GPU are stood in for.
 """
 
+import contextlib
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
-from kaggle_runner.memory.fake_kernels import GpuKernels, materialise, quantise, tensors_of
+from kaggle_runner.memory.fake_kernels import ExpertKernels, GpuKernels, materialise, quantise, tensors_of
 from kaggle_runner.memory.live_bytes import BLOCK_BYTES, LiveBytes
 from kaggle_runner.memory.timeline import TRACED_LAYERS, Event, Peak, peak_of, peak_of_layers
 from kaggle_runner.training import finetune
@@ -67,7 +69,7 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
         ModelError: transformers cannot build or run a causal language model from this config.
         ConfigError: `target_modules` names nothing in this model.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_fakes():
         warnings.simplefilter("ignore")
         model = bare_model(model_config, half)
         layers = len(layers_of(model))
@@ -77,7 +79,7 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
             keep_layers(model, traced)
             try:
                 peaks = _peaks(config, model, model_config, cuda=cuda, half=half, layers=layers)
-            except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+            except (RuntimeError, NotImplementedError, TypeError, AttributeError, IndexError, ValueError) as error:
                 raise ModelError(f"cannot forecast the memory of a {model_config['model_type']} model: "
                                  f"{str(error).splitlines()[0]}; choose another model, or run it without a forecast"
                                  ) from error
@@ -85,6 +87,17 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
                 break
     assert peaks is not None
     return Trace(peaks=peaks, layers=layers, layers_traced=traced)
+
+
+@contextlib.contextmanager
+def _quiet_fakes() -> Iterator[None]:
+    """Keep torch from printing the trace of what cannot be run without data: the error says it in one line."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def fullest_evaluation(config: FinetuneConfig) -> tuple[int, int]:
@@ -121,6 +134,7 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     accumulates = config.gradient_accumulation_steps > 1
     # 3. a micro-batch and an evaluation on fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as modes:
+        modes.enter_context(ExpertKernels())
         if cuda:
             modes.enter_context(GpuKernels())
         live = modes.enter_context(LiveBytes(block_bytes=BLOCK_BYTES if cuda else 1))

@@ -22,7 +22,7 @@ from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
-from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Trial
@@ -95,7 +95,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                 deadline=order.deadline, notify=notify, shown=spec.searched or spec.parameters, failures=failures,
                 interrupted=ending.is_set) for settings in workers]
             if finished < total:
-                _measure_base_first(runners[0], search)
+                with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
+                    _measure_base_first(runners[0], search)
             outcomes = _run_workers(runners, search, order, ending)
         snapshot = study.snapshot()
     telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))

@@ -14,7 +14,7 @@ from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialSt
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.rungs import rung_gate, stays, values_at
-from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.pace import refusal
 from kaggle_runner.study.table import format_value
@@ -47,7 +47,7 @@ class TrialRunner:
         snapshot = self.study.snapshot()
         done = max((row["step"] for row in snapshot.history(trial.id)), default=0)
         with contextlib.suppress(ConfigError):  # for the supervisor to say, as the trial's own failure
-            return refusal(trial.config, snapshot, self.deadline, steps_done=done)
+            return refusal(self.supervisor.counted(trial.config), snapshot, self.deadline, steps_done=done)
         return None
 
     def run(self, trial: Trial, origin: str | None = None) -> TrialResult:
@@ -68,7 +68,7 @@ class TrialRunner:
         """Tell that a trial is about to be trained."""
         max_steps = 0
         with contextlib.suppress(ConfigError):
-            max_steps = trial.config.max_steps
+            max_steps = self.supervisor.counted(trial.config).max_steps
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
@@ -86,6 +86,8 @@ class TrialRunner:
             return
         try:
             self.measure_base_of(trial)
+        except Unfinished:  # the next session measures it
+            return
         except WorkerError as error:
             self.supervisor.close()
             self.notify(Note(text=f"the untouched base was not measured: {error}"))
@@ -95,6 +97,7 @@ class TrialRunner:
 
         Raises:
             WorkerError: it cannot be loaded; says why.
+            Unfinished: the session must end.
         """
         snapshot = self.study.snapshot()
         if snapshot.baseline is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaggle_runner.config import TRAINERS, Config, trainer_of
+from kaggle_runner.config import TRAINERS, Config, FinetuneConfig, trainer_of
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.events import (
     AtRung,
@@ -44,6 +44,11 @@ ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
 WISHES = {"stop": Stop(), "preempt": Preempt()}
 
+
+class Unfinished(WorkerError):
+    """The worker was ended, as was wished, before a trial of it had begun."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """How long the supervisor waits for a sign of life before it ends a worker, in seconds."""
@@ -52,6 +57,8 @@ class Patience:
     """From a request to the first step: a model may have to be downloaded."""
     step_s: float = 900.0
     """Between two events of a running trial."""
+    wish_s: float = 5.0
+    """From a wish to the end of a worker that still loads, measures or forecasts: nothing is lost by it."""
     stop_s: float = 900.0
     """From a wish to stop to the end of the trial: a step, and an evaluation, which takes minutes for a 7B on a T4."""
 
@@ -65,7 +72,7 @@ class Supervisor:
     notify: Notify = lambda event: None
     patience: Patience = field(default_factory=Patience)
     wish: Callable[[], str | None] = lambda: None
-    """Asked a few times a second while a trial runs: none, `stop` or `preempt`."""
+    """Asked a few times a second while the worker is busy: none, `stop` or `preempt`."""
     rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
     """The steps at which a trial of this config is judged."""
     judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
@@ -73,6 +80,7 @@ class Supervisor:
     room: Room | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
     _worker: WorkerProcess | None = None
+    _train_rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -98,6 +106,7 @@ class Supervisor:
 
         Raises:
             WorkerError: the worker died or could not load what the config names; the message says why.
+            Unfinished: somebody wished for an end meanwhile.
         """
         request = MeasureBase if config.has_base else Prepare
         answer = self._converse(request(config=config.as_dict()))
@@ -107,6 +116,26 @@ class Supervisor:
             return None
         self.study.record_baseline(answer.value)
         return answer.value
+
+    def counted(self, config: Config) -> Config:
+        """Return a config with the steps that its epochs take, exactly where its rows have been counted before."""
+        rows = self._train_rows.get(config.rows_key) if isinstance(config, FinetuneConfig) else None
+        return config if rows is None or not isinstance(config, FinetuneConfig) else config.counted(rows)
+
+    def _count_rows(self, config: Config) -> Config:
+        """Return a config with the steps that its epochs take; its rows are loaded for it if they were not yet.
+
+        Raises:
+            WorkerError: the worker died, or what the config names cannot be loaded.
+        """
+        if not isinstance(config, FinetuneConfig) or config.num_train_epochs is None:
+            return config
+        if config.rows_key not in self._train_rows:
+            answer = self._converse(Prepare(config=config.as_dict()))
+            if not isinstance(answer, Prepared) or answer.train_rows is None:
+                raise WorkerError(answer.message if isinstance(answer, Failed) else answer.kind)
+            self._train_rows[config.rows_key] = answer.train_rows
+        return self.counted(config)
 
     def forecast(self, params: Mapping[str, Any]) -> MemoryForecast | None:
         """Have the worker predict a trial's memory; none where that cannot be done, which is said.
@@ -173,6 +202,8 @@ class Supervisor:
         changed = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}
         try:
             forecast = self.forecast({**trial.params, **changed})
+        except Unfinished as error:
+            return _unfinished(trial, self.wish(), str(error))
         except WorkerError as error:
             self._drop_worker()
             self.notify(Note(text=f"no memory forecast: {error}"))
@@ -190,6 +221,19 @@ class Supervisor:
     def _attempt(self, trial: Trial, config: Config) -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""
         directory = self.study.trial_directory(trial.id)
+        try:
+            counted = self._count_rows(config)
+        except Unfinished as error:
+            return _unfinished(trial, self.wish(), str(error))
+        except WorkerDied as error:
+            self._drop_worker()
+            return _Progress().failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
+                                      exit_status=error.exit_status)
+        except WorkerError as error:
+            return _failure(trial, str(error))
+        if counted is not config:
+            config = counted
+            self.study.record_config(trial.id, config.as_dict())
         request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
                         checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)))
         progress = _Progress()
@@ -210,6 +254,8 @@ class Supervisor:
             self._drop_worker()
             return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
                                    exit_status=error.exit_status)
+        except Unfinished as error:
+            return _unfinished(trial, self.wish(), str(error))
         except WorkerError as error:
             return progress.failed(trial, str(error), "hung")
         if isinstance(answer, Trained):
@@ -225,11 +271,12 @@ class Supervisor:
         Raises:
             WorkerDied: the process ended.
             WorkerError: it gave no sign of life for too long.
+            Unfinished: somebody wished for an end, and no trial of it had begun.
         """
         self.start()
         assert self._worker is not None
         self._worker.send(request)
-        patience_s, heard, asked = self.patience.loading_s, time.monotonic(), None
+        patience_s, heard, asked, training = self.patience.loading_s, time.monotonic(), None, False
         while True:
             event = self._worker.receive(POLL_S)
             now = time.monotonic()
@@ -238,13 +285,17 @@ class Supervisor:
                 if isinstance(event, ANSWERS):
                     return event
                 if isinstance(event, Logged | Attached | Resumed):
-                    patience_s = self.patience.step_s
+                    patience_s, training = self.patience.step_s, True
                 follow(event)
                 self.notify(dataclasses.replace(event, trial=request.id if isinstance(request, Train) else ""))
             wish = self.wish()
-            if wish is not None and asked is None and isinstance(request, Train):
-                self._worker.send(WISHES[wish])
+            if wish is not None and asked is None:
+                if isinstance(request, Train):
+                    self._worker.send(WISHES[wish])
                 asked = now
+            if asked is not None and not training and now - asked > self.patience.wish_s:
+                self._drop_worker()
+                raise Unfinished("ended before its first step, while the model was loaded, measured or forecast")
             if asked is not None and now - asked > self.patience.stop_s:
                 self._drop_worker()
                 raise WorkerError(f"the worker did not stop within {self.patience.stop_s:.0f} s and was ended")
@@ -278,6 +329,12 @@ class _Progress:
         return dataclasses.replace(
             _failure(trial, reason), steps=self.steps, tokens=self.tokens, evaluations=self.evaluations,
             metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind, **notes})
+
+
+def _unfinished(trial: Trial, wish: str | None, reason: str) -> TrialResult:
+    """Return the result of a trial that was ended before its first step: it goes on, unless it was to be stopped."""
+    status = Status.PRUNED if wish == "stop" else Status.PREEMPTED
+    return TrialResult(id=trial.id, status=status, metric=None, reason=reason)
 
 
 def _failure(trial: Trial, reason: str) -> TrialResult:

@@ -9,6 +9,7 @@ import gc
 import hashlib
 import math
 import platform
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from kaggle_runner.training.data.batches import EncodedRows, MicroBatch, collate
 from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.libraries import hide_unfit_torchao
 from kaggle_runner.training.loss import summed_loss
+from kaggle_runner.training.models.bare_model import without_adapters
 from kaggle_runner.training.models.base_model import BaseModel
 from kaggle_runner.training.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.training.schedule import learning_rate_at
@@ -103,11 +105,16 @@ def attach(base: BaseModel, config: FinetuneConfig) -> Any:
     hide_unfit_torchao()
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     try:
-        return peft.get_peft_model(base.model, peft.LoraConfig(
-            task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-            target_modules=targets, fan_in_fan_out=False))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2's layers; peft mends it
+            return peft.get_peft_model(base.model, peft.LoraConfig(
+                task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+                target_modules=targets, fan_in_fan_out=False, exclude_modules=without_adapters(base.model)))
     except ValueError as error:
-        raise ConfigError(f"no adapter for target_modules {targets!r}: {str(error).splitlines()[0]}") from error
+        what = str(error).splitlines()[0]
+        way_out = ("; beside fused experts write lora_dropout: 0, or name layers: target_modules: [q_proj, v_proj]"
+                   if "ParamWrapper" in what else "")
+        raise ConfigError(f"no adapter for target_modules {targets!r}: {what}{way_out}") from error
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from kaggle_runner.training.data.batches import collate
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import EncodedData, encode
 from kaggle_runner.training.finetune import attach, evaluate, loss_of, rows_of_step, train_adapter, versions
-from kaggle_runner.training.models.base_model import BaseModel, base_key, computing_in, load_base
+from kaggle_runner.training.models.base_model import BaseModel, base_key, check_model, computing_in, load_base
 from kaggle_runner.training.phases import Phases
 
 FEW_HELD_OUT_ROWS = 50
@@ -114,6 +114,8 @@ class WarmFinetune:
         phases = Phases()
         key = config.rows_key
         rows = None
+        if self._base is None or self._base.key != base_key(config):
+            check_model(config)  # in a second, before rows are read
         if self._data is None or self._data[0] != key:  # before the base: what is wrong with them is said in seconds
             self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
             rows = load_rows(config, cache_directory=self._cache_directory)
@@ -123,6 +125,8 @@ class WarmFinetune:
             gc.unfreeze()
             self._emit(Phase(phase="load", text=f"loading {config.model}"))
             self._base = load_base(config, self._device)
+            for warning in self._base.warnings:
+                self._warn(warning)
             phases.enter("load")
         if rows is not None or self._data is None:
             rows = rows or load_rows(config, cache_directory=self._cache_directory)

@@ -80,7 +80,8 @@ class JobRunner:
                             max(self._deadline.margin_s * 0.8, self._patience.hurry_s))
 
     def _serve(self, log: RunLog, stop_asked: Callable[[], bool]) -> None:
-        params = {name: value for name, value in log.params.items() if name in self._spec.parameters}
+        given = {name: value for name, value in log.params.items() if name in self._spec.parameters}
+        params = given | dict(self._spec.held)  # W&B knows the file only, and not what the evaluation is held at
         trial = Trial(id=log.id, number=-1, params=params, origin="wandb")
         config = _config_of(trial)
         self.check_deadline()
@@ -95,7 +96,7 @@ class JobRunner:
         trial = replace(trial, number=self._study.claim_number(log.id))
         if config:
             log.add_config({name: value for name, value in config.as_dict().items()
-                            if name not in params and name != "gradient_checkpointing"})  # which the forecast decides
+                            if name not in given and name != "gradient_checkpointing"})  # which the forecast decides
         self._runner.say_started(trial)
         earlier = self._earlier(trial, config) if config else None
         began = time.monotonic()

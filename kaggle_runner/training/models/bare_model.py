@@ -41,7 +41,26 @@ def bare_model(model_config: Mapping[str, Any], half: bool) -> Any:
 def layers_of(model: Any) -> nn.ModuleList:
     """Return the decoder's layers: the list of as many modules as the config says."""
     count = model.config.get_text_config().num_hidden_layers
-    return next(module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+    inside = model.get_decoder() if is_multimodal(model) else model
+    return next(module for module in inside.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+
+
+def is_multimodal(model: Any) -> bool:
+    """Say whether a model has parts that see or hear beside the one that writes."""
+    return model.config.get_text_config() is not model.config
+
+
+def without_adapters(model: Any) -> list[str] | None:
+    """Name the linear layers that get no adapter, whatever is asked for; none where all may.
+
+    These are the routers of experts, whose results are no matrices that an adapter could be added to, and all but the
+    language model of a multimodal one.
+    """
+    inside = {id(module) for module in model.get_decoder().modules()} if is_multimodal(model) else None
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+             and ("router" in type(module).__name__.lower() or (inside is not None and id(module) not in inside))]
+    return names or None
 
 
 def keep_layers(model: Any, count: int) -> None:

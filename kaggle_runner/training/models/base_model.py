@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -23,8 +24,17 @@ from kaggle_runner.training.libraries import apply_liger, complete_config
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
+from kaggle_runner.training.models.model_check import (
+    ADAPTER,
+    adapter_problem,
+    check_config,
+    check_tokenizer,
+    set_padding,
+)
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
 
+MOST_LEFT = 0.5
+"""Share of a model's layers that 4-bit loading may leave in 16 bits without a word."""
 MINIMUM_CAPABILITY = (7, 0)
 """Compute capability below which torch's CUDA 12.8 wheels have no kernels. Source: docker-python issue 1546."""
 
@@ -48,6 +58,8 @@ class BaseModel:
     """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
     seconds: float
     """Wall time of loading and quantising."""
+    warnings: tuple[str, ...] = ()
+    """What will work, but perhaps not as meant, a sentence each."""
 
 
 def base_key(config: FinetuneConfig) -> tuple[str, bool, bool]:
@@ -66,7 +78,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     started = time.perf_counter()
     if config.use_liger_kernel:
         _require_liger(device)
-    source = model_source(config.model)
+    source = check_model(config)
     model_config = _read_config(config.model, source, trust=config.trust_remote_code)
     compute_dtype = compute_dtype_of(device, model_config.model_type)
     quantised_already = getattr(model_config, "quantization_config", None) is not None
@@ -78,6 +90,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
             bnb_4bit_compute_dtype=compute_dtype)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+        warnings = check_tokenizer(config.model, tokenizer, model_config)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -89,12 +102,48 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
     if config.use_liger_kernel:
         apply_liger(model)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    set_padding(tokenizer)
+    if config.load_in_4bit:
+        warnings += left_in_16_bits(model)
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
                      own_head=own_head(model.config) and _own_head_is_exact(model, device),
-                     seconds=time.perf_counter() - started)
+                     seconds=time.perf_counter() - started, warnings=tuple(warnings))
+
+
+def check_model(config: FinetuneConfig) -> str:
+    """Check what the `model` hyperparameter names without its weights, and return what transformers loads.
+
+    Raises:
+        ModelError: it is missing, or cannot be trained here.
+    """
+    source = model_source(config.model)
+    folder = Path(source)
+    try:
+        values, _ = transformers.PreTrainedConfig.get_config_dict(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(config.model, source, error) from error
+    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=(folder / ADAPTER).is_file())
+    return source
+
+
+def left_in_16_bits(model: torch.nn.Module) -> list[str]:
+    """Say which part of a model's layers was not quantised, where that is most of them; embeddings do not count."""
+    packed = sum(layer.in_features * layer.out_features for layer in linear_layers_4bit(model))
+    ends = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore
+            if part is not None}
+    left: Counter[str] = Counter()
+    for module in model.modules():
+        if not isinstance(module, bitsandbytes.nn.Linear4bit):
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.dim() > 1 and id(parameter) not in ends:
+                    left[type(module).__name__] += parameter.numel()
+    whole = packed + left.total()
+    if not whole or left.total() / whole <= MOST_LEFT:
+        return []
+    shares = ", ".join(f"{name} {count / whole:.0%}" for name, count in left.most_common(3))
+    return [f"warning: load_in_4bit leaves {left.total() / whole:.0%} of the layers in 16 bits ({shares}), because "
+            f"bitsandbytes quantises plain linear layers only; the forecast of memory counts what is really there"]
 
 
 def compute_dtype_of(device: torch.device, model_type: str = "") -> torch.dtype:
@@ -148,6 +197,8 @@ def model_source(model: str) -> str:
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / ADAPTER).is_file():
+                raise adapter_problem(model, _base_of_adapter(path / ADAPTER))
             raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
                              f"save_pretrained wrote, or a hub id")
         return str(path)
@@ -157,6 +208,13 @@ def model_source(model: str) -> str:
         raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
                          f"'owner/name'")
     return model
+
+
+def _base_of_adapter(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
@@ -178,11 +236,15 @@ def _read_config(model: str, source: str, *, trust: bool) -> Any:
     try:
         return complete_config(transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust))
     except (OSError, ValueError, KeyError) as error:
-        what = _first_line(error)
-        if source != model or Path(source).is_dir():
-            raise ModelError(f"{model} is not a model: {what}") from error
-        raise ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or "
-                         f"give a local folder") from error
+        raise _unreadable(model, source, error) from error
+
+
+def _unreadable(model: str, source: str, error: Exception) -> ModelError:
+    what = _first_line(error)
+    if source != model or Path(source).is_dir():
+        return ModelError(f"{model} is not a model: {what}")
+    return ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or give a "
+                      f"local folder")
 
 
 def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:

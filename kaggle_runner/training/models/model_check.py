@@ -1,0 +1,118 @@
+"""Whether a model's folder, or its page on the hub, holds what can be trained here; asked before any weights are read.
+
+Everything that is wrong comes in one message. Nothing here runs code that a model brings along, and nothing asks a
+question on stdin: a worker's stdin is the pipe that its supervisor speaks through.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from transformers.models.auto import modeling_auto
+
+from kaggle_runner.errors import ModelError
+
+CAUSAL: Mapping[str, Any] = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+SEQ2SEQ: Mapping[str, Any] = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+MASKED: Mapping[str, Any] = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+MULTIMODAL: Mapping[str, Any] = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+"""Which families transformers knows of each kind."""
+CHOOSE = "choose a decoder such as Llama, Qwen, Mistral or Phi"
+ADAPTER = "adapter_config.json"
+
+
+def check_config(model: str, values: Mapping[str, Any], *, trust: bool, has_adapter: bool = False) -> None:
+    """Refuse what `config.json` says cannot be trained here.
+
+    Raises:
+        ModelError: all of it, in one line.
+    """
+    problems = [problem for problem in (
+        f"an {ADAPTER} lies beside it, so transformers would load that adapter too and train on top of it; move it "
+        f"out of the folder, or merge it into the model" if has_adapter else "",
+        _code_problem(values, trust=trust), _quantisation_problem(values), _kind_problem(values)) if problem]
+    if problems:
+        raise ModelError(f"{model} cannot be trained: {'; '.join(problems)}")
+
+
+def adapter_problem(model: str, base: object) -> ModelError:
+    """Say that a folder holds an adapter and no model."""
+    named = f"its base {base}" if base else "its base"
+    return ModelError(f"{model} is an adapter, not a model: it has an {ADAPTER} and no config.json; give {named}, or "
+                      f"merge the two with peft's merge_and_unload and save_pretrained")
+
+
+def check_tokenizer(model: str, tokenizer: Any, model_config: Any) -> list[str]:
+    """Refuse a tokenizer that does not fit its model; return what will work, but perhaps not as meant.
+
+    Raises:
+        ModelError: it has tokens that the model has no embedding of.
+    """
+    settings = model_config.get_text_config()
+    embeddings = getattr(settings, "vocab_size", None)
+    words = tokenizer.get_vocab()
+    last = max(words, key=lambda word: words[word]) if words else ""
+    if embeddings is not None and words and words[last] >= embeddings:
+        beyond = sum(number >= embeddings for number in words.values())
+        raise ModelError(f"{model} cannot be trained: its tokenizer has {beyond} tokens, such as {last!r} (number "
+                         f"{words[last]}), beyond the model's {embeddings} embeddings; give the tokenizer that it was "
+                         f"trained with, or one without the added tokens")
+    warnings = []
+    ends = getattr(settings, "eos_token_id", None)
+    ends = set(ends) if isinstance(ends, list | tuple) else {ends}
+    if tokenizer.eos_token_id is None:
+        warnings.append(f"warning: the tokenizer of {model} names no end token, so answers are trained without an end "
+                        f"and the model will not stop by itself; set eos_token in its tokenizer_config.json")
+    elif None not in ends and tokenizer.eos_token_id not in ends and embeddings is not None \
+            and len(words) < embeddings / 2:
+        warnings.append(f"warning: the tokenizer of {model} may be another model's: it has {len(words)} tokens of "
+                        f"{embeddings}, and ends answers with {tokenizer.eos_token!r} (number "
+                        f"{tokenizer.eos_token_id}), which config.json does not name as an end")
+    return warnings
+
+
+def set_padding(tokenizer: Any) -> None:
+    """Give a tokenizer without one a token to pad with; which does not matter, because padding is never looked at."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+
+def _code_problem(values: Mapping[str, Any], *, trust: bool) -> str:
+    code = values.get("auto_map")
+    if not isinstance(code, Mapping) or not code or trust or values.get("model_type") in transformers.CONFIG_MAPPING:
+        return ""
+    names = sorted({str(name).rsplit("--", 1)[-1].split(".")[0] + ".py" for name in code.values()})
+    return (f"it brings Python code of its own ({', '.join(names)}), which is not run unasked; read it and write "
+            f"trust_remote_code: true, or choose a model that transformers {transformers.__version__} knows")
+
+
+def _quantisation_problem(values: Mapping[str, Any]) -> str:
+    found = values.get("quantization_config")
+    if not isinstance(found, Mapping):
+        return ""
+    method = str(found.get("quant_method") or "bitsandbytes")
+    if method == "bitsandbytes" and found.get("load_in_4bit"):
+        return ""
+    how = "bitsandbytes in 8 bits" if method == "bitsandbytes" else method
+    return (f"it is quantised by {how}, and only bitsandbytes' 4 bits are trained on; give its original in 16 bits, "
+            f"which load_in_4bit quantises")
+
+
+def _kind_problem(values: Mapping[str, Any]) -> str:
+    family = str(values.get("model_type", ""))
+    architectures = [str(name) for name in values.get("architectures") or ()]
+    named = architectures[0] if architectures else family
+    writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    parts = values.get("auto_map")
+    brought = isinstance(parts, Mapping) and "AutoModelForCausalLM" in parts
+    if values.get("is_encoder_decoder") or (family in SEQ2SEQ and not writes):
+        return (f"it is a sequence-to-sequence model ({named}), which reads with one part and writes with another; "
+                f"{CHOOSE}")
+    if family in MASKED and not writes and not values.get("is_decoder"):
+        return f"it is an encoder ({named}), which fills gaps and does not write on; {CHOOSE}"
+    if family in CAUSAL or brought or family not in transformers.CONFIG_MAPPING:
+        return ""  # or a family that this transformers does not know at all, which it says itself
+    if family in MULTIMODAL or "vision_config" in values or "audio_config" in values:
+        return (f"it is a multimodal model ({named}), of which transformers {transformers.__version__} makes no text "
+                f"model; {CHOOSE}")
+    return f"it is no language model that writes on ({named}); {CHOOSE}"
