@@ -19,7 +19,7 @@ from typing import Any
 
 WHOLE_LIMIT_S = 15.0
 PAGE_LIMIT_CPU_S = 5.0
-PAGE_LIMIT_BYTES = 6_000_000
+PAGE_LIMIT_BYTES = 5_000_000
 
 WHOLE = "from kaggle_runner.report.write import write_report; write_report([Path(sys.argv[1])], notify=print)"
 PAGE = "from kaggle_runner.report.write import write_page; write_page([Path(sys.argv[1])])"

@@ -7,6 +7,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from kaggle_runner.errors import ConfigError
 
+DEMO_DATASET = "python-docs"
+"""`dataset: python-docs` is built from the documentation inside the running Python."""
 SCHEDULES = ("cosine", "linear", "constant")
 ROW_FIELDS = (
     "dataset", "dataset_config", "dataset_split", "dataset_revision", "eval_dataset", "columns", "max_lost_share",

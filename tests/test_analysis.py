@@ -1,5 +1,8 @@
+import json
 import math
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -212,3 +215,14 @@ def test_equal_values_and_equal_parameters_say_so(tmp_path):
 def test_the_same_study_gives_the_same_numbers(tmp_path):
     directory = write_mixed_study(tmp_path / "s", 20)
     assert analysis_of(directory) == analysis_of(directory)
+
+
+def test_the_command_prints_the_claims_and_writes_nothing(tmp_path):
+    directory = write_study(tmp_path / "s", [Made(params={"x": i}, value=2.0 + i) for i in range(3)], baseline=4.0)
+    before = sorted(path.name for path in directory.iterdir())
+
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", "report", str(directory), "--json"],
+                          capture_output=True, text=True, timeout=120, check=True)
+
+    assert json.loads(done.stdout) == claims(analysis_of(directory))
+    assert sorted(path.name for path in directory.iterdir()) == before

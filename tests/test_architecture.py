@@ -14,7 +14,7 @@ from kaggle_runner.kaggle.launcher import package_files
 
 PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 
-OPEN = {"errors", "events", "files", "config", "config_fields"}
+OPEN = {"errors", "events", "files", "config", "config_charlm", "config_fields"}
 """Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {
@@ -24,8 +24,8 @@ OWNERS = {
               "training.warm_charlm", "training.muon", "training.optimizers", "training.data.windows",
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
               "run.worker"},
-    "transformers": {"training.models.base_model", "training.models.model_check", "training.models.bare_model",
-                     "training.models.attention", "training.finetune"},
+    "transformers": {"training.models.base_model", "training.models.model_check", "training.models.tokenizer",
+                     "training.models.bare_model", "training.models.attention", "training.finetune"},
     "peft": {"training.finetune", "training.libraries"},
     "bitsandbytes": {"training.models.base_model", "training.finetune", "memory.fake_kernels"},
     "accelerate": {"training.finetune"},
@@ -35,7 +35,7 @@ OWNERS = {
     "optuna": {"run.optuna_journal", "run.propose"},
     "yaml": {"sweep.yaml_file"},
     "slugify": {"kaggle.folder", "kaggle.order"},
-    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.lab"},
+    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab"},
     "rich": {"cli.progress"},
     "plotly": {"report.page"},
     "matplotlib": {"report.png"},

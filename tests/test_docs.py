@@ -2,10 +2,12 @@
 
 import ast
 import dataclasses
+import inspect
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,7 +24,7 @@ DOCS = ROOT / "docs"
 
 
 def field_docstrings(config_type):
-    tree = ast.parse((ROOT / "kaggle_runner" / "config.py").read_text())
+    tree = ast.parse(Path(inspect.getfile(config_type)).read_text())
     (node,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == config_type.__name__]
     return {field.target.id: " ".join(docstring.value.value.split()).rstrip(".")
             for field, docstring in zip(node.body, node.body[1:], strict=False)

@@ -38,7 +38,10 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("families") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(60)))
+    chats = [{"messages": [{"role": role, "content": text} for question in (row, {**row, "instruction": "again"})
+                           for role, text in (("user", question["instruction"]), ("assistant", question["output"]))]}
+             for row in alpaca_rows(60)]
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     return path
 
 
@@ -53,7 +56,7 @@ def save(family, settings, folder, tokenizer):
 
 
 @torch.no_grad()
-def plain_loss(model, rows, completion_only=True):
+def plain_loss(model, rows):
     """Mean over the counted tokens, one row at a time, by torch's own cross-entropy."""
     model.eval()
     losses = []
@@ -61,13 +64,12 @@ def plain_loss(model, rows, completion_only=True):
         tokens = torch.from_numpy(rows.row(i).astype(np.int64)).unsqueeze(0)
         logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
         each = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
-        losses += each[counted(rows, i)].tolist()
+        losses += each[torch.from_numpy(rows.trained_of(i)[1:])].tolist()
     return math.fsum(losses) / len(losses)
 
 
-def counted(rows, i):
-    start = int(rows.completion_starts[i])
-    return slice(max(1, start) - 1, None)
+def stretches(trained):
+    return int(np.count_nonzero(np.diff(trained.astype(np.int8), prepend=0) == 1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,11 +78,12 @@ def test_base_and_tuned_loss_are_those_of_plain_transformers(family, tmp_path, r
     folder = save(family, settings, tmp_path / "model", tokenizer_of_the_demo_base)
     config = FinetuneConfig.from_params({
         "model": str(folder), "dataset": str(rows), "samples": 20, "eval_share": 0.1, "max_eval_samples": 5,
-        "max_length": 64, "load_in_4bit": False, "batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 3,
+        "max_length": 96, "load_in_4bit": False, "batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 3,
         "eval_steps": 3, "learning_rate": 3e-2, "lora_r": 4, **adapter})
     work = WarmFinetune(lambda event: None, tmp_path / "cache", torch.device("cpu"))
     base = work.baseline(config)
     held_out = work._data[1].validation
+    assert all(stretches(held_out.trained_of(i)) == 2 for i in range(len(held_out)))
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert base == pytest.approx(plain_loss(plain, held_out), abs=1e-5)
     result = work.train(config, "0", Control(poll=lambda: None, emit=lambda event: None, directory=tmp_path / "trial"))

@@ -1,6 +1,7 @@
 """A fine-tune on the warm base: the same bits wherever it runs, and losses that torch agrees with."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -243,6 +244,26 @@ def test_the_evaluation_is_torchs_mean_over_all_tokens_that_count(base, data, co
             logits = base.model(input_ids=row[None], attention_mask=torch.ones_like(row)[None]).logits
         total += F.cross_entropy(logits[0, start - 1:-1], row[start:], reduction="sum").item()
         count += len(row) - start
+    assert evaluate(base, data.validation, config) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_several_trained_stretches_of_a_row_count_as_labels_of_plain_transformers_do(base, config, tmp_path):
+    rows = [{"messages": [{"role": role, "content": f"{text} {i}"} for role, text in (
+        ("user", "What is a list?"), ("assistant", "A list holds items."), ("user", "And?"), ("assistant", "More."))]}
+        for i in range(40)]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = dataclasses.replace(config, dataset=str(path), samples=30, max_length=200)
+    data = encode(load_rows(config, cache_directory=tmp_path), base.tokenizer, config, cache_directory=tmp_path)
+    total, count = 0.0, 0
+    for i in range(len(data.validation)):
+        row = torch.from_numpy(data.validation.row(i)).long()
+        trained = torch.from_numpy(data.validation.trained_of(i))
+        assert int((trained[1:] & ~trained[:-1]).sum()) == 2
+        with torch.no_grad():
+            loss = base.model(input_ids=row[None], labels=row.where(trained, -100)[None]).loss
+        counted = int(trained[1:].sum())
+        total, count = total + loss.item() * counted, count + counted
     assert evaluate(base, data.validation, config) == pytest.approx(total / count, abs=1e-5)
 
 

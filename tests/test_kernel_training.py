@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from kaggle_runner.kaggle.launcher import Launch, build_launcher
+from kaggle_runner.machine.internet import INTERNET_VARIABLE
 from tests.conftest import wait_for
 from tests.standins.kaggle_machine import ENDED, Mount, Order, Session
 
@@ -33,8 +34,8 @@ def run_sweep(root, tiny_llama, rows_file, torchao, *, count, **values):
     sweep = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": count,
              "parameters": {**{name: {"value": value} for name, value in settings.items()},
                             "learning_rate": {"values": [1.0e-3, 3.0e-3]}}}
-    launch = Launch(arguments=("sweep", "mine.yaml", "--cpu", "--study", "studies/mine"),
-                    files={"mine.yaml": yaml.dump(sweep)})
+    launch = Launch(arguments=("sweep", "mine.yaml", "--study", "studies/mine", "--cpu"),  # as push --cpu --no-internet
+                    settings={INTERNET_VARIABLE: "off"}, files={"mine.yaml": yaml.dump(sweep)})
     path = [str(root / "image"), *([] if image_has_it() else [str(torchao("0.10.0"))])]
     mounts = [Mount(kind="datasets", owner="tester", slug="tiny", directory=tiny_llama),
               Mount(kind="datasets", owner="tester", slug="rows", directory=rows_file.parent)]

@@ -43,14 +43,12 @@ def messages():
     for path, tree in SOURCES.items():
         constants = constants_of(tree)
         for node in ast.walk(tree):
-            call = node.exc if isinstance(node, ast.Raise) else node
-            if not isinstance(call, ast.Call) or not call.args:
+            if not isinstance(node, ast.Call) or not node.args:
                 continue
-            name = ast.unparse(call.func)
-            if name in PROBLEMS or (isinstance(node, ast.Raise) and name in KINDS):
-                found = template(call.args[-1], constants)
+            if ast.unparse(node.func) in (*KINDS, *PROBLEMS):
+                found = template(node.args[-1], constants)
                 if re.search(r"[a-z' ]{8}", found):
-                    yield f"{path.relative_to(PACKAGE)}:{call.lineno}", found
+                    yield f"{path.relative_to(PACKAGE)}:{node.lineno}", found
 
 
 def rows():

@@ -143,6 +143,52 @@ def test_a_value_that_failed_is_listed_and_never_adopted(spec, tmp_path):
     assert "- trial 0004 failed: the loss became nan" in study_summary(spec, snapshot, decision)
 
 
+def test_values_that_change_what_is_trained_on_are_scored_alike(tmp_path):
+    path = tmp_path / "lengths.yaml"
+    path.write_text("vary: max_length\nvalues: [48, 96]\nbaseline: {model: demo, max_length: 64, max_steps: 4}\n")
+    spec = read_vary(path)
+    assert spec.values == (64, 48, 96)
+    assert {trial.params["eval_max_length"] for trial in spec.first_trials()} == {96}
+    assert spec.sweep()["parameters"]["eval_max_length"] == {"value": 96}
+    assert read_sweep_of(spec, tmp_path).first_trials() == spec.first_trials()
+    path.write_text("vary: completion_only_loss\nvalues: [true, false]\n"
+                    "baseline: {model: demo, eval_completion_only_loss: true}\n")
+    assert {trial.params["eval_completion_only_loss"] for trial in read_vary(path).first_trials()} == {True}
+    path.write_text("vary: completion_only_loss\nvalues: [true, false]\nbaseline: {model: demo}\n")
+    assert {trial.params["eval_completion_only_loss"] for trial in read_vary(path).first_trials()} == {False}
+
+
+def read_sweep_of(spec, tmp_path):
+    (tmp_path / "again.yaml").write_text(spec.as_yaml())
+    return read_vary(tmp_path / "again.yaml")
+
+
+@pytest.mark.parametrize(("variable", "message"), [
+    ("model", "model is no hyperparameter: losses of models that cut text into other tokens cannot be compared"),
+    ("eval_share", "eval_share is no hyperparameter: it changes what is measured"),
+    ("dataset_split", "dataset_split is no hyperparameter: it changes what is measured"),
+    ("num_train_epochs", "num_train_epochs is no hyperparameter: values are compared at equal epochs"),
+    ("lora_rank", "'lora_rank' is no hyperparameter; write lora_r, the rank of the adapter"),
+])
+def test_what_would_compare_losses_of_other_tokens_is_not_varied(tmp_path, variable, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"vary: {variable}\nvalues: [0.1, 0.2]\nbaseline: {{model: demo}}\n")
+    with pytest.raises(SweepError, match=message):
+        read_vary(path)
+
+
+def test_a_plan_has_one_scoring_from_its_first_study_to_its_final_sweep(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("baseline: {model: demo, max_length: 64}\nstudies:\n  - {vary: lora_r, values: [4, 8]}\n"
+                    "  - {vary: max_length, values: [32, 64]}\nfinal: {run_cap: 2, parameters: {max_length: {values: "
+                    "[64, 128]}, learning_rate: {min: 0.1, max: 0.2}}}\n")
+    assert read_plan(path).baseline["eval_max_length"] == 128
+    path.write_text("baseline: {model: demo, max_length: 64}\nstudies:\n  - {vary: max_length, values: [32, 96]}\n")
+    assert read_plan(path).baseline["eval_max_length"] == 96
+    path.write_text("baseline: {model: demo, max_length: 64}\nstudies:\n  - {vary: lora_r, values: [4, 8]}\n")
+    assert read_plan(path).baseline["eval_max_length"] is None
+
+
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("values: [0.1, 0.2]", "values: [0.1]", r"values: got \[0\.1\], and one value compares nothing; list two or more"),
     ("values: [0.1, 0.2]", "values: [0.1, 0.1]", r"values\[1\]: 0\.1 is there twice; remove one"),

@@ -15,7 +15,8 @@ from nbclient import NotebookClient
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.report.figures import cost_figures, trial_figures
+from kaggle_runner.report.costs import cost_figures
+from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.write import report_directory, show, watch_report, write_report
 from kaggle_runner.study.journal import Study, read_study
@@ -289,13 +290,37 @@ def test_values_of_the_metric_keep_the_zeros_that_make_them_comparable(tmp_path)
 
 
 def test_a_far_base_does_not_press_the_progress_over_time_flat(tmp_path):
-    def top(baseline):
+    def layout(baseline):
         directory = write_study(tmp_path / str(baseline), numbers(4)[::-1], baseline=baseline)
-        hours = next(figure for figure in cost_figures(analyse(read_study(directory))) if figure.key == "hours")
-        return hours.layout["yaxis"]["range"][1]
+        return next(figure for figure in cost_figures(analyse(read_study(directory))) if figure.key == "hours").layout
 
-    assert top(2.8) > 2.8
-    assert 2.3 < top(9.0) < 2.5
+    assert layout(2.4)["yaxis"]["range"][1] > 2.4
+    assert layout(2.4)["shapes"][0]["y0"] == 2.4
+    assert 2.3 < layout(9.0)["yaxis"]["range"][1] < 2.5
+    assert layout(9.0)["shapes"] == []
+    assert [note["text"] for note in layout(9.0)["annotations"]] == ["untouched base 9.000 ↑"]
+
+
+def test_a_trial_off_the_scale_is_a_mark_at_the_edge_with_its_value_and_a_count(tmp_path):
+    trials = [Made(params={"x": i}, value=60.0 if i == 3 else 2.0 + i / 10) for i in range(12)]
+    analysis = analyse(read_study(write_study(tmp_path / "study", trials)))
+    figure = next(figure for figure in trial_figures(analysis) if figure.key == "values")
+
+    off = next(trace for trace in figure.traces if trace["name"] == "off the scale")
+    low, high = figure.layout["yaxis"]["range"]
+    assert off["customdata"] == [3]
+    assert low < off["y"][0] < high < 60
+    assert [note["text"] for note in figure.layout["annotations"]] == ["1 off the scale, to 60.00 ↑"]
+
+
+def test_no_axis_shows_less_than_the_noise(tmp_path):
+    trials = [Made(params={"x": 1, "seed": seed}, value=2 + seed / 10) for seed in range(5)]
+    trials += [Made(params={"x": 2, "seed": 0}, value=2.2), Made(params={"x": 3, "seed": 0}, value=2.21)]
+    analysis = analyse(read_study(write_study(tmp_path / "study", trials)))
+    for figure in (*trial_figures(analysis), *cost_figures(analysis)):
+        if figure.key in ("ranking", "values", "hours"):
+            low, high = figure.layout["yaxis"]["range"]
+            assert high - low >= 6 * analysis.noise.deviation * 0.9999, figure.key
 
 
 @pytest.mark.parametrize(("count", "widths"), [(1, "h"), (2, "hh"), (3, "sss"), (4, "hhhh"), (5, "ssshh"), (6, "s" * 6),
@@ -313,7 +338,7 @@ def test_ten_thousand_points_a_trial_stay_a_small_page(tmp_path):
 
     page = write_report([directory], notebook=False)
 
-    assert page.stat().st_size < 5_200_000
+    assert page.stat().st_size < 2_500_000
     assert len(rows_of(page.parent / "curves.csv")) < 3 * 410
 
 
@@ -332,7 +357,7 @@ def test_names_with_markup_are_shown_and_not_obeyed(tmp_path):
     assert "<img" not in (page.parent / "summary.md").read_text()
     notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
     assert not [cell for cell in notebook.cells if cell.cell_type == "markdown" and "<img" in cell.source]
-    assert "<img" not in show(directory)._repr_html_().replace('<img alt="learning', "")
+    assert "<img" not in show(directory)._repr_html_().replace('<img alt="Learning', "")
 
 
 def test_several_studies_are_compared_on_one_page(tmp_path):
@@ -360,6 +385,19 @@ def test_studies_of_different_metrics_are_not_compared(tmp_path):
     assert "measure different things (accuracy and eval/loss)" in words_of(page)
 
 
+def test_studies_that_were_scored_on_other_tokens_are_not_compared(tmp_path):
+    def study(name, **params):
+        return write_study(tmp_path / name, [Made(params={"learning_rate": rate, **params}, value=2.0 + rate)
+                                             for rate in (0.1, 0.2)])
+    words = words_of(write_report([study("a", max_length=64), study("b", max_length=128)], notebook=False))
+    assert "scored on different held-out tokens (they differ in max_length), so their values cannot be" in words
+    words = words_of(write_report([study("c", max_length=64, eval_max_length=128), study("d", max_length=128)],
+                                  notebook=False))
+    assert "found the best eval/loss" in words
+    words = words_of(write_report([study("e", model="demo"), study("f", model="a/b")], notebook=False))
+    assert "they differ in model" in words
+
+
 def test_a_watched_page_is_drawn_again_when_a_trial_ends(tmp_path):
     directory = write_study(tmp_path / "study", [*numbers(2), Made(params={"learning_rate": 1e-4}, status=None)])
     pages = watch_report([directory], poll_s=0.01)
@@ -384,7 +422,7 @@ def test_a_watched_study_that_lies_elsewhere_is_brought_before_every_further_loo
             journal.write(json.dumps({"event": "baseline", "value": 3.75, "time": 0.0}) + "\n")
 
     pages = watch_report([directory], poll_s=0.01, refresh=bring)
-    assert "untouched base" not in words_of(next(pages))
+    assert "the untouched base's" not in words_of(next(pages))
     assert "the untouched base's 3.750" in words_of(next(pages))
 
 

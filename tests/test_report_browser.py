@@ -10,7 +10,7 @@ from tests.standins.chromium import Chromium, find_chromium
 
 MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
 DRAWN = "document.body && document.body.dataset.drawn === 'yes'"
-VIEWS = [(width, dark) for width in (390, 1440) for dark in (False, True)]
+VIEWS = [(width, dark) for width in (390, 768, 1440, 1920) for dark in (False, True)]
 
 pytestmark = pytest.mark.skipif(find_chromium() is None and not os.environ.get("CI"),
                                 reason="no Chromium on PATH: apt-get install chromium")
@@ -52,7 +52,7 @@ def test_every_plot_is_drawn_without_a_complaint_and_without_a_network(chromium,
     marks = ".trace, .contourlayer path, .heatmaplayer image"
     plots = tab.evaluate(f"[...document.querySelectorAll('.plot')].map((p) => [p.id, p.dataset.drawn, "
                          f"p.querySelectorAll('{marks}').length])")
-    assert len(plots) == 16
+    assert len(plots) == 14
     assert not [plot for plot, drawn, marks in plots if drawn != "yes" or marks == 0]
     assert tab.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
     ends = tab.evaluate("[...document.querySelectorAll('.plot svg')].map((svg) => svg.getBoundingClientRect().right)")
@@ -154,6 +154,91 @@ def test_names_with_markup_stay_text_in_the_page_the_plots_and_the_hover(chromiu
     assert tab.evaluate("document.querySelectorAll('main b b, main img, .plot image[href=x]').length") == 0
     assert tab.evaluate("window.hacked") is None
     assert MARKUP[:20] in tab.evaluate("document.querySelector('.hoverlayer .hovertext').textContent")
+    assert tab.problems() == []
+
+
+def test_parallel_coordinates_lie_on_their_side_on_a_phone(chromium, page):
+    for width, side in ((390, "yaxis"), (1440, "xaxis")):
+        tab = chromium.open(page, width=width)
+        tab.wait_for(DRAWN)
+        names = tab.evaluate(f"document.getElementById('study-1-parallel').layout.{side}.ticktext")
+        assert names[0] == "learning_rate"
+        assert names[-1] == "eval/loss, by rank"
+
+
+def test_a_box_over_an_axis_chooses_the_trials_inside_it(chromium, page):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for(DRAWN)
+    box = tab.evaluate("""(() => { const place = document.getElementById('study-1-parallel');
+        place.scrollIntoView({block: 'center'});
+        const box = place.getBoundingClientRect(), layout = place._fullLayout, last = layout.xaxis.tickvals.length - 1;
+        return [-0.2, 0.2].map((aside, i) => [box.left + layout.xaxis._offset + layout.xaxis.d2p(last + aside),
+            box.top + layout.yaxis._offset + layout.yaxis.d2p(i ? 0.78 : 1.02)]); })()""")
+    tab.drag(*box)
+    tab.wait_for("!document.querySelector('.bar').hidden")
+
+    ranked = sorted((float(value), trial) for trial, value in tab.evaluate(
+        "[...document.querySelectorAll('table.trials tbody tr')].map((r) => [r.cells[0].textContent, "
+        "r.cells[2].textContent])"))
+    assert len(ranked) == 4  # ranks 1 to 4 of 19 lie above 0.78
+    assert ranked[0][1] == tab.evaluate("document.querySelector('tr.best').cells[0].textContent")
+    assert tab.problems() == []
+
+
+def test_the_keyboard_chooses_trials_shows_their_differences_and_lets_go(chromium, page):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for(DRAWN)
+    tab.evaluate("document.querySelector('table.trials tbody tr').focus()")
+    tab.press("Enter")
+    tab.wait_for("!document.querySelector('.bar').hidden")
+    assert tab.evaluate("document.activeElement.dataset.position") == "0"  # the focus stays on the row
+    tab.evaluate("Plotly && document.getElementById('study-1-values').emit('plotly_click', "
+                 "{points: [{customdata: 4}]})")
+
+    compared = tab.evaluate("[...document.querySelectorAll('.compare tr')].map((r) => [...r.cells].map((c) => "
+                            "c.textContent))")
+    assert compared[0] == ["trial", "0000", "0004"]
+    assert "learning_rate" in [row[0] for row in compared]
+    assert "status" not in [row[0] for row in compared]  # both are complete
+
+    tab.press("Escape")
+    tab.wait_for("document.querySelector('.bar').hidden")
+    assert tab.evaluate("document.querySelectorAll('.compare tr').length") == 0
+    tab.evaluate("document.querySelector('table.trials tbody tr').focus()")
+    tab.press("ArrowDown")
+    assert tab.evaluate("document.activeElement.dataset.position") == "1"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_paper_is_white_and_shows_everything_whatever_the_screen_is(chromium, page, dark):
+    tab = chromium.open(page, width=1440, dark=dark)
+    tab.wait_for(DRAWN)
+    assert tab.pdf().startswith(b"%PDF")
+
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.evaluate("document.getElementById('study-1-curves')._fullLayout.font.color") == "#1c2430"
+    assert tab.evaluate("[...document.querySelectorAll('details')].every((one) => one.open)")
+    assert tab.evaluate("Math.max(...[...document.querySelectorAll('.plot')].map((p) => p._fullLayout.width))") <= 700
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate("document.getElementById('study-1-curves')._fullLayout.font.color") == (
+        "#e6e9ee" if dark else "#1c2430")
+    assert not tab.evaluate("[...document.querySelectorAll('details')].some((one) => one.open)")
+    assert tab.problems() == []
+
+
+def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tmp_path):
+    names = [f"a_very_long_prefix_that_many_share_{i:02d}_and_an_ending_as_long" for i in range(20)]
+    trials = [Made(params={name: (i * (k + 3)) % 29 / 10 for k, name in enumerate(names)}, value=2.0 + i % 7)
+              for i in range(12)]
+    tab = chromium.open(write_page([write_study(tmp_path / "study", trials)]), width=768)
+    tab.wait_for(DRAWN)
+
+    assert tab.evaluate("document.documentElement.scrollWidth") == 768
+    titles = tab.evaluate("[...document.querySelectorAll('.card h4')].map((title) => title.textContent)")
+    assert set(names) <= set(titles)
+    shown = tab.evaluate("document.getElementById('study-1-parallel').layout.xaxis.ticktext")
+    assert len(set(shown)) == len(shown)
     assert tab.problems() == []
 
 

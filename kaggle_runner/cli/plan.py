@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kaggle_runner.cli.shared import detect_here
+
+if TYPE_CHECKING:
+    from kaggle_runner.sweep.spec import SweepSpec
 
 
 @click.command()
@@ -38,6 +42,25 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
         click.echo(f"warning: {warning}", err=True)
     for label, text in found.as_lines():
         click.echo(f"{label:<9} {text}")
+    click.echo(f"rows      {_rows_of(spec, environment.cache_directory)}")
+
+
+def _rows_of(spec: "SweepSpec", cache_directory: Path) -> str:
+    """Say in one line what `preview` says of a sweep's rows; those of the hub are left for it to fetch."""
+    from kaggle_runner.config import FinetuneConfig
+    from kaggle_runner.errors import DataError
+    from kaggle_runner.training.data.instructions import load_rows
+    from kaggle_runner.training.data.sources import is_here
+
+    command = f"python -m kaggle_runner preview {spec.source}"
+    config = FinetuneConfig.from_params(spec.typical())
+    if not is_here(config):
+        return f"{config.dataset} of the hub; see them with {command}"
+    try:
+        data = load_rows(config, cache_directory=cache_directory)
+    except DataError as error:
+        return f"cannot be used: {error}"
+    return f"{data.format}; {data.account.as_line()}; see them with {command}"
 
 
 COMMANDS = (plan,)

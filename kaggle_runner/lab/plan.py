@@ -24,10 +24,12 @@ from kaggle_runner.lab.vary import (
     check_keys,
     check_seeds,
     check_study,
+    hold_baseline,
     make_vary,
 )
 from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
 from kaggle_runner.sweep.problems import Findings, spelled
+from kaggle_runner.sweep.scoring import HELD
 from kaggle_runner.sweep.spec import SweepSpec, check_config
 from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other_file
 
@@ -117,8 +119,14 @@ def read_plan(path: Path) -> TuningPlan:
             found.problems += [f"final.{problem}" for problem in error.problems]
     if found.problems or seeds is None:
         raise SweepError(str(path), found.problems)
+    varied = {study.study.variable: [baseline[study.study.variable], *study.study.values] for study in studies}
+    if final:  # one scoring for the whole plan, so that a winner's value can be followed from study to study
+        held = final_spec(final, baseline, str(path)).held
+        for name, field in HELD.items():
+            if field in held:
+                varied.setdefault(name, [baseline[name]]).append(held[field])
     return TuningPlan(source=str(path), name=str(raw.get("name") or path.stem), text=path.read_text(encoding="utf-8"),
-                      seeds=seeds, baseline=baseline, studies=studies, final=final)
+                      seeds=seeds, baseline=hold_baseline(baseline, varied), studies=studies, final=final)
 
 
 def final_spec(final: Mapping[str, Any], baseline: Mapping[str, Any], source: str) -> SweepSpec:

@@ -4,7 +4,7 @@ Read from a file, or made by a tuning plan from the baseline that it has come to
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,25 @@ from kaggle_runner.lab.decision import EXTRA_SEEDS, same
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion, yaml_number
+from kaggle_runner.sweep.scoring import HELD, most_counted
 from kaggle_runner.sweep.spec import check_config
 from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other_file
 
 METRIC = "eval/loss"
 SEEDS = (1, 2, 3)
 """The seeds of a study whose file names none."""
+_MEASURE = "it changes what is measured"
 NOT_HYPERPARAMETERS = {
     "seed": "a study repeats it, seeds lists them", "trainer": "a study has one trainer",
     "dataset": "losses on two texts cannot be compared",
+    "model": "losses of models that cut text into other tokens cannot be compared; run a study for each",
     "symbols": "losses over two sets of symbols cannot be compared",
-    "max_eval_tokens": "it changes what is measured", "max_eval_samples": "it changes what is measured",
-    "completion_only_loss": "it changes what is measured", "evaluations": "it changes what is measured",
-    "eval_steps": "it changes what is measured", "max_tokens": "values are compared at equal tokens",
-    "max_steps": "values are compared at equal steps", "num_train_epochs": "values are compared at equal epochs",
-    "eval_share": "it changes what is measured", "eval_max_length": "it changes what is measured",
-    "eval_completion_only_loss": "it changes what is measured", "eval_train_on": "it changes what is measured",
-    "trust_remote_code": "it changes no loss",
-    "save_model": "it changes no model",
+    **dict.fromkeys(("max_eval_tokens", "max_eval_samples", "evaluations", "eval_steps", "eval_share", "eval_dataset",
+                     "eval_max_length", "eval_completion_only_loss", "eval_train_on", "dataset_config",
+                     "dataset_split", "dataset_revision", "columns"), _MEASURE),
+    "max_tokens": "values are compared at equal tokens", "max_steps": "values are compared at equal steps",
+    "num_train_epochs": "values are compared at equal epochs", "trust_remote_code": "it changes no loss",
+    "max_lost_share": "it changes no loss", "save_model": "it changes no model",
 }
 """Fields of the configs that no study can vary, with the reason."""
 
@@ -134,10 +135,18 @@ def make_vary(study: PlannedStudy, baseline: Mapping[str, Any], *, source: str, 
               default_seeds: tuple[int, ...]) -> VarySpec:
     """Put a study on a baseline; the baseline's own value leads the values if it is not among them."""
     default = baseline[study.variable]
+    baseline = hold_baseline(baseline, {study.variable: (default, *study.values)})
     known = any(same(value, default) for value in study.values)
     return VarySpec(source=source, name=name, variable=study.variable, note=study.note,
                     values=study.values if known else (default, *study.values),
                     seeds=study.seeds or default_seeds, baseline=baseline)
+
+
+def hold_baseline(baseline: Mapping[str, Any], varied: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return a baseline whose evaluation is held at the most that is varied, where it says nothing of it itself."""
+    held = {field: most_counted(name, varied[name]) for name, field in HELD.items()
+            if name in varied and field in baseline and baseline[field] is None}
+    return {**baseline, **held}
 
 
 def check_keys(found: Findings, path: str, raw: Mapping[str, Any], known: tuple[str, ...]) -> None:

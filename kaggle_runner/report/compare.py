@@ -17,6 +17,7 @@ from kaggle_runner.report.style import (
     value_text,
     visible_range,
 )
+from kaggle_runner.study.scoring import differing, scoring_of
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -38,6 +39,9 @@ def comparison_sentence(analyses: Sequence[Analysis]) -> str:
     metrics = sorted({analysis.metric for analysis in analyses})
     if len(metrics) > 1 or len({analysis.goal for analysis in analyses}) > 1:
         return f"The studies measure different things ({names_text(metrics)}), so their values cannot be compared."
+    if unlike := _unlike(analyses):
+        return (f"The studies were scored on different held-out tokens (they differ in {names_text(unlike)}), so their "
+                f"values cannot be compared.")
     name = dict(zip(map(id, analyses), labels(analyses), strict=True))
     won = [analysis for analysis in analyses if analysis.best and analysis.best.value is not None]
     if not won:
@@ -77,7 +81,7 @@ def comparison_figures(analyses: Sequence[Analysis]) -> tuple[Figure, ...]:
     """Return the best value of each study by trial and by time; none if they measure different things."""
     measured = [analysis for analysis in analyses if analysis.progress]
     names = [name for name, analysis in zip(labels(analyses), analyses, strict=True) if analysis.progress]
-    if len({(analysis.metric, analysis.goal) for analysis in measured}) != 1:
+    if len({(analysis.metric, analysis.goal) for analysis in measured}) != 1 or _unlike(measured):
         return ()
     hours = max(analysis.progress[-1].hours for analysis in measured)
     scale, unit = hour_unit(hours)
@@ -99,6 +103,11 @@ def comparison_figures(analyses: Sequence[Analysis]) -> tuple[Figure, ...]:
         Figure(key="by-time", title="Best so far, by time", traces=_steps(measured, names, by_time), is_half=True,
                sentence=f"Time until the best value was there: {names_text(spent)}.",
                layout={"xaxis": axis_layout(f"{unit}, all trials added up"), "yaxis": y_axis}))
+
+
+def _unlike(analyses: Sequence[Analysis]) -> list[str]:
+    """Name what the studies' best trials differ in that decides which tokens are scored."""
+    return differing(scoring_of(analysis.best.params, analysis.metric) for analysis in analyses if analysis.best)
 
 
 def _steps(analyses: Sequence[Analysis], names: Sequence[str],

@@ -8,8 +8,10 @@ from kaggle_runner.lab.contest import Contest
 from kaggle_runner.lab.decision import Comparison, Decision, same
 from kaggle_runner.lab.plan import Stage
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.report.figures import Figure, axis_layout, cost_figures, level, trial_figures
+from kaggle_runner.report.costs import cost_figures
+from kaggle_runner.report.figures import Figure, axis_layout, text, trial_figures
 from kaggle_runner.report.png import draw_figures
+from kaggle_runner.report.scale import level
 from kaggle_runner.report.style import BASELINE, BEST, LOOKS, SERIES
 from kaggle_runner.report.write import write_report
 from kaggle_runner.study.journal import Snapshot, confirm_directory, read_study
@@ -82,7 +84,7 @@ def gains_figure(contest: Contest, decision: Decision) -> Figure:
         if chosen:
             traces.append({"type": "scatter", "mode": "markers", "name": name, "y": [row.gain for row in chosen],
                            "x": [format_value(row.value) for row in chosen], "marker": {"color": color, "size": 10}})
-    line = level(0.0, f"the default, {format_value(contest.default)}")
+    line = level(0.0, text(f"the default, {format_value(contest.default)}"))
     return Figure(key="gains", title="Gain over the default, with 95 % intervals", sentence=decision.reason,
                   traces=tuple(traces), layout={"xaxis": axis_layout(_studied(contest), type="category"),
                                                 "yaxis": axis_layout("gain in eval/loss"), "shapes": [line]})

@@ -13,7 +13,7 @@ from kaggle_runner.report.figures import (
     highlight,
     layered,
     lines,
-    metric_axis,
+    scale_of,
     short,
     spread,
     text,
@@ -33,13 +33,12 @@ from kaggle_runner.report.style import (
 )
 from kaggle_runner.study.axes import Axis
 
-_MOST_SLICES = 12
 _MOST_PARALLEL = 10
 
 
 def map_figures(analysis: Analysis) -> tuple[Figure, ...]:
     """Return the figures on what mattered: importance, slices, contours, parallel coordinates."""
-    figures = [_importance(analysis), *(_slice(analysis, axis) for axis in by_importance(analysis)[:_MOST_SLICES]),
+    figures = [_importance(analysis), *(_slice(analysis, axis) for axis in by_importance(analysis)),
                *(_contour(analysis, i, one) for i, one in enumerate(analysis.contours)), _parallel(analysis)]
     return tuple(figure for figure in figures if figure is not None)
 
@@ -79,10 +78,14 @@ def _slice(analysis: Analysis, axis: Axis) -> Figure:
     rows = [row for row in analysis.rows if axis.position(row.params.get(axis.name)) is not None]
     x = {row.id: _place(axis, row.params[axis.name], row.number) for row in rows}
     y = {row.id: float(f"{row.value:.6g}") for row in rows if row.value is not None}
-    traces = (*dots(analysis, rows, x, y, size=8), *without_value(analysis, rows, x))
-    return Figure(key=f"slice-{axis.name}", title=axis.name, sentence=say.axis(analysis, axis), height=300,
+    scale = scale_of(analysis)
+    traces = (*dots(analysis, rows, x, y, size=8, scale=scale), *without_value(analysis, rows, x))
+    idle = bool(analysis.resolved) and axis.name not in analysis.resolved
+    return Figure(key=f"slice-{axis.name}", title=axis.name, is_folded=idle, sentence=say.axis(analysis, axis),
+                  height=300,
                   is_small=True, traces=traces, layout={
-                      "xaxis": value_axis(axis), "showlegend": False, **with_edge(traces, metric_axis(analysis))})
+                      "xaxis": value_axis(axis), "showlegend": False, "annotations": scale.notes,
+                      **with_edge(traces, scale.axis)})
 
 
 def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
@@ -116,6 +119,7 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
 
 def _parallel(analysis: Analysis) -> Figure | None:
     axes, ranked = by_importance(analysis)[:_MOST_PARALLEL], analysis.ranked
+    left_out = len(analysis.axes) - len(axes)
     if len(axes) < 2 or len(ranked) < 2:
         return None
     place = {row.id: i for i, row in enumerate(analysis.rows)}
@@ -133,14 +137,26 @@ def _parallel(analysis: Analysis) -> Figure | None:
     own = [*_heights(axes, best, place[best.id]), height[best.id]]
     traces.append(lines([(place[best.id], range(len(own)), own)], name="best", color=BEST, width=3.2))
     traces.append(highlight())
-    ticks = [text(axis.name) for axis in axes] + [text(analysis.metric)]
-    return Figure(key="parallel", title="Parallel coordinates", sentence=say.parallel(analysis), traces=tuple(traces),
-                  height=460, layout={
+    ticks = [*map(text, short_names([axis.name for axis in axes])), f"{text(analysis.metric)}, by rank"]
+    return Figure(key="parallel", title="Parallel coordinates", traces=tuple(traces),
+                  sentence=say.parallel(analysis) + (f" Of {len(analysis.axes)} hyperparameters {len(axes)} are drawn."
+                                                     if left_out else ""),
+                  height=460, turns=True, layout={
                       "xaxis": {"tickvals": list(range(len(ticks))), "ticktext": ticks, "automargin": True,
                                 "range": [-0.3, len(axes) + 0.3], "showgrid": True, "zeroline": False,
                                 "fixedrange": True},
                       "yaxis": {"visible": False, "range": [-0.1, 1.1], "fixedrange": True},
                       "annotations": _parallel_labels(axes, analysis, ranked)})
+
+
+def short_names(names: Sequence[str], most: int = 18) -> list[str]:
+    """Shorten long names in their middle, so that no two look alike."""
+    for length in range(most, max(map(len, names), default=most) + 1):
+        cut = [name if len(name) <= length else f"{name[:length // 2]}…{name[len(name) - (length - length // 2 - 1):]}"
+               for name in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return list(names)
 
 
 def _heights(axes: Sequence[Axis], row: Row, position: int) -> list[float | None]:
@@ -162,7 +178,7 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
         elif len(axis.values) <= 8:
             labels += [(i, axis.position(value) or 0.0, value_text(value)) for value in axis.values]
     labels += [(len(axes), 1.045, metric_text(ranked[0].value)), (len(axes), -0.045, metric_text(ranked[-1].value))]
-    return [{"x": x, "y": y, "text": text(shown if len(shown) < 14 else shown[:12] + "…"), "showarrow": False,
+    return [{"x": x, "y": y, "text": text(short_names([shown], 14)[0]), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 
 

@@ -216,6 +216,13 @@ if len(varied) > 1 and len(ranked) > 1:
         is_best = i == len(heights) - 1
         plt.plot(range(len(row)), row, color=BEST if is_best else plt.get_cmap("cividis_r")(i / len(heights)),
                  linewidth=2.6 if is_best else 1, alpha=1 if is_best else 0.6)
+    for i, name in enumerate(heights):
+        column = ranked[f"place of {name}"] if name in varied else -ranked[METRIC] * (1 if GOAL != "maximize" else -1)
+        for end, at in ((column.idxmin(), -0.05), (column.idxmax(), 1.05)):
+            value = ranked.loc[end, name]
+            plt.text(i, at, f"{value:.3g}" if isinstance(value, float) else str(value), ha="center",
+                     va="center", size=8)
+    plt.ylim(-0.1, 1.1)
     plt.xticks(range(len(heights.columns)), heights.columns, rotation=15)
     plt.yticks([])
     plt.show()"""
@@ -338,6 +345,8 @@ def _notebook(analysis: Analysis) -> nbformat.NotebookNode:
     add("What it cost: memory", [say.memory(analysis), say.predicted(analysis)], _MEMORY)
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"  # the same notebook for the same study
+        if cell["cell_type"] == "code":  # the plots first: Jupyter and Colab fold the code, and show it on a click
+            cell["metadata"] = {"jupyter": {"source_hidden": True}, "cellView": "form"}
     notebook: nbformat.NotebookNode = new_notebook(cells=cells, metadata={
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"}})

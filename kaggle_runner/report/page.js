@@ -46,6 +46,15 @@
     return layout;
   }
 
+  // Parallel coordinates lie on their side on a phone: what was across is down.
+  function turned(figure) {
+    const { xaxis, yaxis, annotations, ...layout } = figure.layout, count = xaxis.tickvals.length;
+    return { ...figure, height: 90 + 64 * count, isTurned: true,
+      traces: figure.traces.map((trace) => ({ ...trace, x: trace.y, y: trace.x })),
+      layout: { ...layout, xaxis: yaxis, yaxis: { ...xaxis, range: [...xaxis.range].reverse() },
+        annotations: annotations.map((label) => ({ ...label, x: label.y, y: label.x, yshift: 9 })) } };
+  }
+
   function describe(study, position) {
     const lines = study.columns.filter((column) => column.cells[position] !== null && column.cells[position] !== "")
       .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position], column).slice(0, 80))}</b>`
@@ -73,21 +82,68 @@
       return !this.statuses.size || this.statuses.has(this.statusCells[position]);
     }
 
-    async draw(figure) {
-      const place = document.getElementById(figure.place);
+    async draw(given) {
+      const place = document.getElementById(given.place);
+      const figure = given.turns && place.clientWidth < 560 ? turned(given) : given;
+      place.style.height = `${figure.height}px`;
       const traces = figure.traces.map((trace) => {
         if (!(trace.meta && trace.meta.trials)) return trace;
         const text = trace.customdata.map((position) => position === null ? "" : this.cards[position]);
         return { ...trace, text, textposition: "none", hovertemplate: "%{text}<extra></extra>" };
       });
-      await Plotly.newPlot(place, traces, layoutOf(figure),
+      const layout = layoutOf(figure);
+      if (figure.turns && mouse) layout.dragmode = "select";
+      await Plotly.newPlot(place, traces, layout,
         { responsive: true, displaylogo: false, displayModeBar: mouse ? "hover" : false,
           modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] });
       place.on("plotly_click", (event) => {
         const position = event.points[0] && event.points[0].customdata;
         if (typeof position === "number") this.toggle(position);
       });
+      if (figure.turns) place.on("plotly_selected", (event) => this.brush(place, event, figure.isTurned));
       place.dataset.drawn = "yes";
+    }
+
+    // A box over axes chooses the trials whose line crosses every axis in it inside the box.
+    brush(place, event, isTurned) {
+      if (!event || !event.range) return;
+      const [across, along] = isTurned ? [event.range.y, event.range.x] : [event.range.x, event.range.y];
+      const inside = (value, ends) => value >= Math.min(...ends) && value <= Math.max(...ends);
+      const kept = new Map();
+      for (const trace of place.data) {
+        if (!trace.meta || !trace.meta.lines) continue;
+        const at = isTurned ? trace.y : trace.x, height = isTurned ? trace.x : trace.y;
+        trace.customdata.forEach((position, i) => {
+          if (position === null || !inside(at[i], across)) return;
+          kept.set(position, (kept.get(position) ?? true) && height[i] !== null && inside(height[i], along));
+        });
+      }
+      Plotly.relayout(place, { selections: [] });
+      if (!kept.size) return;
+      this.chosen = new Set([...kept].filter(([, is]) => is).map(([position]) => position));
+      this.update();
+    }
+
+    // Two to eight chosen trials side by side: only what differs between them.
+    compare() {
+      const place = this.section.querySelector(".compare"), chosen = [...this.chosen].sort((a, b) => a - b);
+      if (!place) return;
+      place.replaceChildren();
+      if (chosen.length < 2 || chosen.length > 8) return;
+      const table = document.createElement("table");
+      for (const column of this.study.columns) {
+        const cells = chosen.map((position) => shown(column.cells[position], column));
+        if (new Set(cells).size < 2) continue;
+        const row = table.insertRow();
+        [column.unit ? `${column.name}, ${column.unit}` : column.name, ...cells].forEach((text, i) => {
+          const cell = document.createElement(i ? "td" : "th");
+          cell.textContent = text || "–";
+          if (!i) cell.scope = "row";
+          row.append(cell);
+        });
+      }
+      table.createCaption().textContent = `${chosen.length} chosen trials: where they differ`;
+      place.append(table);
     }
 
     toggle(position) {
@@ -103,6 +159,7 @@
 
     update() {
       this.fillTable();
+      this.compare();
       for (const figure of this.study.figures) this.filterPlot(document.getElementById(figure.place));
       showBar();
     }
@@ -204,7 +261,11 @@
         if (this.chosen.has(position)) row.classList.add("chosen");
         if (position === this.study.best) row.classList.add("best");
         row.onclick = () => this.toggle(position);
-        row.onkeydown = (event) => { if (event.key === "Enter") this.toggle(position); };
+        row.onkeydown = (event) => {
+          if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.toggle(position); }
+          const other = event.key === "ArrowDown" ? row.nextElementSibling : event.key === "ArrowUp" ? row.previousElementSibling : null;
+          if (other) { event.preventDefault(); other.focus(); }
+        };
         for (const column of this.study.columns) {
           const cell = row.insertCell(), value = column.cells[position];
           cell.textContent = shown(value, column);
@@ -212,7 +273,9 @@
           else if (typeof value === "string" && value.length > 40) cell.className = "long";
         }
       }
+      const focused = table.tBodies[0].contains(document.activeElement) && document.activeElement.dataset.position;
       table.tBodies[0].replaceWith(body);
+      if (focused) body.querySelector(`[data-position="${focused}"]`)?.focus();
       this.count.textContent = `${order.length} of ${this.statusCells.length} trials`;
       if (order.length > most) {
         const button = document.createElement("button");
@@ -246,6 +309,15 @@
   }
   bar.querySelector("button").onclick = () => views.forEach((view) => { if (view.isFiltered) view.clear(); });
 
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape") views.forEach((view) => { if (view.isFiltered) view.clear(); });
+  });
+  for (const details of document.querySelectorAll("details.folded")) {
+    details.addEventListener("toggle", () => {  // a figure that was drawn while hidden has no width yet
+      if (details.open) for (const place of details.querySelectorAll(".plot[data-drawn=yes]")) Plotly.Plots.resize(place);
+    });
+  }
+
   function repaint() {
     const look = theme(), change = {
       "font.color": look.font.color, "hoverlabel.bgcolor": look.hoverlabel.bgcolor,
@@ -262,8 +334,39 @@
   }
   dark.addEventListener("change", repaint);
 
+  // plotly.js comes compressed. A policy may forbid evaluating text, but not a script element made by this one.
+  async function unpack() {
+    const text = document.getElementById("plotly").textContent;
+    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+
+  // Paper is white whatever the screen is, and as wide as it is: figures are drawn for it before and back after.
+  function paper(on) {
+    if (document.documentElement.classList.toggle("paper", on) && !on) return;
+    for (const details of document.querySelectorAll("details")) {
+      if (on) { details.dataset.open = String(details.open); details.open = true; }
+      else details.open = details.dataset.open === "true";
+    }
+    repaint();
+    for (const place of document.querySelectorAll(".plot[data-drawn=yes]")) {
+      const half = on && place.closest(".half, .small");
+      Plotly.relayout(place, on ? { width: half ? 330 : 680 } : { width: null, autosize: true });
+    }
+  }
+  addEventListener("beforeprint", () => paper(true));
+  addEventListener("afterprint", () => paper(false));
+
   // One figure a frame, so that the page can be scrolled while a large study is drawn.
   async function drawAll() {
+    if (typeof DecompressionStream === "undefined") {
+      document.querySelector(".old").hidden = false;
+      return;
+    }
+    await unpack();
     for (const view of views) {
       for (const figure of view.study.figures) {
         await view.draw(figure);

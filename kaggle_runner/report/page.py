@@ -3,6 +3,8 @@
 A content security policy forbids it every request, so it cannot begin to depend on a network.
 """
 
+import base64
+import gzip
 import html
 import itertools
 import json
@@ -18,7 +20,8 @@ from plotly.offline import get_plotlyjs
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
-from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
+from kaggle_runner.report.costs import cost_figures
+from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
 from kaggle_runner.report.style import (
@@ -34,6 +37,17 @@ from kaggle_runner.study.axes import is_number
 _POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
            "font-src data:")
 _MIB = 2**20
+_GLOSS = (
+    ("configuration", "The trials that differ in nothing but the seed; its value is their mean."),
+    ("noise", "How far one trial scatters if it is trained again with another seed, as a standard deviation."),
+    ("share first place", "Chance alone may have put them behind the best: the best of many is the luckiest of many."),
+    ("stands out", "Shuffled values explain as much in fewer than 5 of 100 shuffles, over all hyperparameters."),
+    ("variance explained", "The part of the differences between trials that goes with one hyperparameter."),
+    ("pruned", "Stopped early, at a rung, because others were better at that step."),
+    ("rung", "A step at which trials are compared and the worse ones stopped."),
+    ("infeasible", "Not run: its predicted memory is over what the machine has."),
+    ("preempted", "Cut off by the end of a session; it goes on in the next."),
+    ("untouched base", "The model before any training, measured on the same evaluation rows."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,8 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
         "</head>", f'<body data-reload="{reload_s or ""}">', "<main>",
         "<noscript><p class=warning>The figures and the table of trials need JavaScript; summary.md beside this page "
         "does not.</p></noscript>",
+        '<p class="warning old" hidden>This browser cannot unpack the figures; one of 2023 or later can. The pictures '
+        "and summary.md beside this page show the same.</p>",
         *(part.markup for part in parts),
         "<footer>Hover over a mark to see its trial; click it, or a row of the table, to see it everywhere; "
         "double-click a figure to see all of it.</footer>",
@@ -75,9 +91,14 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
         '<div class="bar" hidden><span></span><button type="button">show all trials</button></div>',
         # A tag inside a name could end the element; JSON may write it as an escape.
         '<script type="application/json" id="report-data">' + data.replace("<", "\\u003c") + "</script>",
-        f"<script>{get_plotlyjs()}</script>",
+        f'<script type="text/plain" id="plotly">{_packed(get_plotlyjs())}</script>',
         f"<script>{resources.joinpath('page.js').read_text(encoding='utf-8')}</script>",
         "</body>", "</html>", ""])
+
+
+def _packed(script: str) -> str:
+    """Return a script compressed, as text: a third of its size; the browser unpacks it (since 2023 every one does)."""
+    return base64.b64encode(gzip.compress(script.encode(), compresslevel=6, mtime=0)).decode()
 
 
 def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
@@ -95,8 +116,10 @@ def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
         _recipe("The best configuration", best_yaml(analysis)),
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
-        '<div class="table"><table class="trials"><thead><tr></tr></thead><tbody></tbody></table></div>',
-        "<h3>How this was run</h3>", _how(analysis), "</section>"]
+        '<div class="compare" aria-live="polite"></div>',
+        '<div class="table"><table class="trials"><caption>A column name sorts, a row chooses, Escape lets go'
+        "</caption><thead><tr></tr></thead><tbody></tbody></table></div>",
+        "<h3>How this was run</h3>", _how(analysis), _words(), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in (*won, *mattered, *cost)],
             "columns": trial_columns(analysis), "best": best}
@@ -147,14 +170,17 @@ def _cards(place: str, figures: Sequence[Figure]) -> str:
     if not figures:
         return ""
     grids = []
-    for _, alike in itertools.groupby(figures, key=lambda figure: (figure.is_small, figure.is_half)):
+    for (folded, *_), alike in itertools.groupby(
+            figures, key=lambda figure: (figure.is_folded, figure.is_small, figure.is_half)):
         cards = [
             f'<figure class="card {size}"><h4>{html.escape(figure.title)}</h4>'
             f'<p class="sentence">{html.escape(figure.sentence)}</p>'
             f'<div class="plot" id="{_plot_id(place, figure)}" role="img" style="height:{figure.height}px" '
             f'aria-label="{html.escape(f"{figure.title}. {figure.sentence}")}"></div></figure>'
             for figure, size in _sized(list(alike))]
-        grids.append('<div class="figures">' + "\n".join(cards) + "</div>")
+        grid = '<div class="figures">' + "\n".join(cards) + "</div>"
+        grids.append(f'<details class="folded"><summary>{len(cards)} without an effect that stands out from chance'
+                     f"</summary>{grid}</details>" if folded else grid)
     return "\n".join(grids)
 
 
@@ -173,7 +199,8 @@ def _plot_id(place: str, figure: Figure) -> str:
 
 
 def _figure_data(place: str, figure: Figure) -> dict[str, Any]:
-    return {"place": _plot_id(place, figure), "traces": figure.traces, "layout": figure.layout, "height": figure.height}
+    return {"place": _plot_id(place, figure), "traces": figure.traces, "layout": figure.layout, "height": figure.height,
+            "turns": figure.turns}
 
 
 def _meta(analysis: Analysis) -> str:
@@ -233,6 +260,11 @@ def _how(analysis: Analysis) -> str:
     rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
                    for name, text in analysis.how)
     return f'<dl class="how">{rows}</dl>' if rows else ""
+
+
+def _words() -> str:
+    terms = "".join(f"<div><dt>{word}</dt><dd>{meaning}</dd></div>" for word, meaning in _GLOSS)
+    return f'<details class="folded"><summary>What the words mean</summary><dl class="how">{terms}</dl></details>'
 
 
 def _repeats(analysis: Analysis) -> str:

@@ -23,12 +23,13 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.sentences import winner
+from kaggle_runner.report.style import BEST
 from kaggle_runner.study.journal import Snapshot
 
 _INK, _SOFT, _GRID = "#1c2430", "#5a6675", "#e4e7eb"
 _DPI = 110
 _SYMBOLS = {"circle": "o", "circle-open": "o", "diamond-open": "D", "x": "X", "square-open": "s", "star": "*",
-            "triangle-right-open": ">", "line-ns-open": "|"}
+            "triangle-right-open": ">", "line-ns-open": "|", "triangle-up": "^", "triangle-down": "v"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _POINTS_PER_PIXEL = 0.75
 
@@ -127,6 +128,11 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], places: Mapping[str, Mapping[
         style |= {"marker": _SYMBOLS[symbol], "markersize": marker.get("size", 6) * _POINTS_PER_PIXEL * 0.95,
                   "fillstyle": "none" if hollow else "full", "markeredgewidth": edge.get("width", 0) * 0.7,
                   "markeredgecolor": marker.get("color") if hollow else "#444444"}
+    if trace.get("fill") == "tonexty":
+        under = axes.lines[-1].get_ydata()
+        axes.fill_between(x, under, y, step="post", color=BEST, alpha=0.22, linewidth=0, zorder=1,
+                          label=_plain(trace["name"]))
+        return
     shown = trace.get("showlegend", True) and not trace.get("meta", {}).get("highlight")
     axes.plot(x, y, alpha=trace.get("opacity", 1.0), zorder=4 if on_edge else 3, clip_on=not on_edge,
               label=_plain(trace["name"]) if shown else "_", transform=axes.get_xaxis_transform() if on_edge
@@ -215,7 +221,10 @@ def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
         axes.annotate(label, (0.995, max(shape["y0"], shape["y1"])), xycoords=("axes fraction", "data"), fontsize=8,
                       ha="right", va="top", xytext=(0, -2), textcoords="offset points", color=_SOFT, clip_on=True)
     for note in layout.get("annotations", ()):
-        axes.annotate(_plain(note["text"]), (note["x"], note["y"]), ha="center", va="center", fontsize=8, color=_INK,
+        at_edge = note.get("yref") == "y domain"
+        axes.annotate(_plain(note["text"]), (note["x"], note["y"]), fontsize=8, color=_INK,
+                      xycoords="axes fraction" if at_edge else "data", ha=note.get("xanchor", "center"),
+                      va=note["yanchor"] if at_edge else "center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=6)
 
 

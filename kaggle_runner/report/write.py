@@ -17,7 +17,8 @@ from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write, write_atomically
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.compare import comparison_figures, labels
-from kaggle_runner.report.figures import Figure, cost_figures, trial_figures
+from kaggle_runner.report.costs import cost_figures
+from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.notebook import prepare_kernel, write_notebook
@@ -108,8 +109,9 @@ class StudyView:
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""
         picture = base64.b64encode(overview_png(self.snapshot)).decode()
         return (f"<p><b>{html.escape(analysis.name)}</b>. {html.escape(winner(analysis))}</p>"
+                f"<p>{html.escape(noise(analysis))}</p>"
                 f"<table><thead>{header}</thead><tbody>{body}</tbody></table>{more}"
-                f'<img alt="learning curves and best values" style="max-width:100%" '
+                f'<img alt="Learning curves and best values. {html.escape(winner(analysis))}" style="max-width:100%" '
                 f'src="data:image/png;base64,{picture}">')
 
     def __repr__(self) -> str:

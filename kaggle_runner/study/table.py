@@ -33,6 +33,12 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     noise, _ = measured_noise(snapshot)
     if noise is not None:
         lines.append(("noise", f"{noise.deviation:.4f} standard deviation of {metric}, from {noise.source}"))
+    rows = next((record.result.notes["rows"] for record in snapshot.records
+                 if record.result and record.result.notes.get("rows")), None)
+    if rows:
+        lost = "".join(f", left out {count:,} ({reason})" for reason, count in rows["lost"].items())
+        lines.append(("rows", f"{rows['read']:,} read, {rows['train']:,} trained, {rows['validation']:,} held out, "
+                              f"{rows['cut']:,} cut, {rows['duplicates']:,} duplicates{lost}"))
     return lines
 
 

@@ -97,6 +97,13 @@ class SweepSpec:
                   for parameter in self.searched.values()]
         return None if None in counts else math.prod(count for count in counts if count is not None)
 
+    def typical(self) -> dict[str, Any]:
+        """Return the parameters of one trial: the config's own defaults where the sweep may draw them."""
+        defaults = {field.name: field.default for field in dataclasses.fields(TRAINERS[self.trainer])}
+        drawn = self.sample(0)
+        return {name: defaults[name] if name in self.searched and self.parameters[name].contains(defaults[name])
+                else drawn[name] for name in self.parameters}
+
     def sample(self, seed: int) -> dict[str, Any]:
         """Draw one trial's parameters: what W&B's random search draws after `random.seed(seed)`.
 

@@ -159,6 +159,24 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press at one place, move to another and release there."""
+        self.move_to(*start)
+        self.call("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], button="left", clickCount=1)
+        for part in (0.3, 0.6, 1.0):
+            x, y = (a + part * (b - a) for a, b in zip(start, end, strict=True))
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left", buttons=1)
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], button="left", clickCount=1)
+
+    def press(self, key: str) -> None:
+        """Press a key by its name: Enter, Escape, ArrowDown."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def pdf(self) -> bytes:
+        """Return the page as it is printed on A4."""
+        return base64.b64decode(self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"])
+
     def problems(self) -> list[str]:
         """Return every error and warning of the page's console, and every uncaught exception."""
         problems = []

@@ -75,6 +75,7 @@ class Account:
         share = self.lost_share
         if share <= max_lost_share:
             return
-        ways = [way for words, way in WAYS_OUT.items() if any(words in reason for reason in self.lost)][:2]
+        ways = list(dict.fromkeys(next((way for words, way in WAYS_OUT.items() if words in reason), "give other rows")
+                                  for reason in self.lost))
         raise DataError(f"{share:.0%} of the rows asked of {source} would be left out: {self.losses}; a loss without "
                         f"them says little, so {', or '.join([*ways, f'set max_lost_share: {share + 0.005:.2f}'])}")

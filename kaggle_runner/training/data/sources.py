@@ -22,6 +22,7 @@ from kaggle_runner.training.data.files import kind_of, read_file, remarks_of
 from kaggle_runner.training.data.formats import Layout, plain_name, recognise
 from kaggle_runner.training.data.splits import choose_splits, split_of
 from kaggle_runner.training.data.turns import Row
+from kaggle_runner.training.hub import raise_refusal
 
 NO_ROWS_INSIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What `datasets` and the hub write beside the rows of a folder."""
@@ -113,6 +114,12 @@ def open_source(config: FinetuneConfig, cache_directory: Path, *, of_evaluation:
         raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
                         f"them, a hub id, or {DEMO_DATASET}")
     return _from_hub(dataset, config, of_evaluation)
+
+
+def is_here(config: FinetuneConfig) -> bool:
+    """Say whether the rows of a config are on this machine, and need no hub."""
+    return all(name == DEMO_DATASET or os.path.exists(Path(name).expanduser())
+               for name in (config.dataset, config.eval_dataset) if name is not None)
 
 
 def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
@@ -235,12 +242,15 @@ def _reading(source: str) -> Iterator[None]:
     try:
         yield
     except datasets.exceptions.DatasetNotFoundError as error:
+        raise_refusal(error, source, DataError)
         raise DataError(f"the hub has no dataset {source!r} that you may read{_did_you_mean(Path(source))}; check the "
                         f"id, set HF_TOKEN if it is private, or give a local file") from error
     except ConnectionError as error:
+        raise_refusal(error, source, DataError)
         raise DataError(f"cannot reach the hub for the dataset {source!r}{_did_you_mean(Path(source))}; check the "
                         f"network, or give a local json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise_refusal(error, source, DataError)
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"cannot read the dataset {source}: {lines[0]}; repair it, or give another") from error
     finally:

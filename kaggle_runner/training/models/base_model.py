@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,16 @@ import bitsandbytes
 import torch
 import transformers
 
-from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
+from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
+from kaggle_runner.training.hub import raise_refusal
 from kaggle_runner.training.libraries import apply_liger, complete_config
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
-from kaggle_runner.training.models.model_check import (
-    ADAPTER,
-    adapter_problem,
-    check_config,
-    check_tokenizer,
-    set_padding,
-)
+from kaggle_runner.training.models.model_check import ADAPTER, check_config, check_tokenizer, set_padding
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
+from kaggle_runner.training.models.tokenizer import model_source
 
 MOST_LEFT = 0.5
 """Share of a model's layers that 4-bit loading may leave in 16 bits without a word."""
@@ -95,6 +90,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        raise_refusal(error, config.model, ModelError)
         raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
@@ -186,37 +182,6 @@ def half_dtype(capability: tuple[int, int], model_type: str) -> torch.dtype:
     return torch.bfloat16
 
 
-def model_source(model: str) -> str:
-    """Turn the `model` hyperparameter into what transformers loads: a folder, or a hub id as it is.
-
-    Raises:
-        ModelError: it reads like a folder and is none.
-    """
-    if model == DEMO_MODEL:
-        return str(files("kaggle_runner.training") / "demo_base")
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            if (path / ADAPTER).is_file():
-                raise adapter_problem(model, _base_of_adapter(path / ADAPTER))
-            raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
-                             f"save_pretrained wrote, or a hub id")
-        return str(path)
-    if path.is_file():
-        raise ModelError(f"{model} is a file, not a model; give the folder with config.json, or a hub id")
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
-                         f"'owner/name'")
-    return model
-
-
-def _base_of_adapter(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
 def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
     """Yield the quantised linear layers of a model."""
     for module in model.modules():
@@ -243,6 +208,7 @@ def _unreadable(model: str, source: str, error: Exception) -> ModelError:
     what = _first_line(error)
     if source != model or Path(source).is_dir():
         return ModelError(f"{model} is not a model: {what}")
+    raise_refusal(error, model, ModelError)
     return ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or give a "
                       f"local folder")
 

@@ -1,0 +1,53 @@
+"""The command that shows rows: what the model will see of them, before a GPU minute is spent."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from kaggle_runner.cli.shared import detect_here
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--rows", type=click.IntRange(min=0), default=3, show_default=True, help="Training rows to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def preview(file: Path, rows: int, as_json: bool) -> None:
+    """Show a sweep's rows as the model will see them; needs no weights and no GPU.
+
+    What counts in the loss is coloured, or stands in [brackets] where the output is no terminal.
+    """
+    from kaggle_runner.config import FinetuneConfig
+    from kaggle_runner.errors import ConfigError
+    from kaggle_runner.sweep.spec import read_sweep
+
+    spec = read_sweep(file)
+    if spec.trainer != FinetuneConfig.trainer:
+        raise ConfigError(f"{spec.source} trains {spec.trainer} models on text, not on rows; only the rows of "
+                          f"fine-tunes are shown")
+    config = FinetuneConfig.from_params(spec.typical())
+    from kaggle_runner.training.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(config)
+    from kaggle_runner.training.data.preview import preview as preview_rows
+
+    found = preview_rows(config, tokenizer, cache_directory=detect_here().cache_directory, examples=rows)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        for label, text in found.as_lines():
+            click.echo(f"{label:<10} {text}")
+        for number, example in enumerate(found.examples, start=1):
+            click.echo(f"\n--- row {number}")
+            click.echo("".join(_marked(part.text) if part.is_trained else part.text for part in example))
+        for warning in found.warnings:
+            click.echo(f"warning: {warning}", err=True)
+    found.account.require(config.max_lost_share, found.source)
+
+
+def _marked(text: str) -> str:
+    return click.style(text, fg="green") if sys.stdout.isatty() else f"[{text}]"
+
+
+COMMANDS = (preview,)

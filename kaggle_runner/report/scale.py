@@ -1,0 +1,102 @@
+"""What a picture shows of the metric: no height is spent on what is far off, and none shows less than the noise.
+
+A trial off the scale is a mark at the edge; how many there are and how far they lie stands beside the edge, and so does
+the untouched base where it is far from every trial.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kaggle_runner.report.analysis.analysis import Analysis
+from kaggle_runner.report.style import BASELINE, metric_text, visible_range
+
+_NOISES = 6.0
+"""Standard deviations of one trial's noise that an axis shows at least."""
+_NEAR = 0.6
+"""The base is on the scale where it lies within so much of the scale's height beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricScale:
+    """The ends of a picture's metric axis, and what lies beyond them."""
+
+    metric: str
+    low: float
+    high: float
+    base: float | None
+    values: tuple[float, ...]
+
+    @property
+    def base_is_near(self) -> bool:
+        """Whether the untouched base is on the scale."""
+        return self.base is not None and self.low <= self.base <= self.high
+
+    def holds(self, value: float) -> bool:
+        """Say whether a value is on the scale."""
+        return self.low <= value <= self.high
+
+    def at_edge(self, value: float) -> float:
+        """Return where the mark of a value off the scale stands: just inside the nearer edge."""
+        inset = 0.02 * (self.high - self.low)
+        return float(f"{self.high - inset if value > self.high else self.low + inset:.6g}")
+
+    @property
+    def axis(self) -> dict[str, Any]:
+        """The axis for a layout."""
+        return {"title": {"text": self.metric}, "automargin": True,
+                "range": [float(f"{self.low:.6g}"), float(f"{self.high:.6g}")]}
+
+    @property
+    def shapes(self) -> list[dict[str, Any]]:
+        """The line of the untouched base, where it is on the scale."""
+        return [level(self.base, "untouched base")] if self.base is not None and self.base_is_near else []
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """What is off the scale, in words at the edges."""
+        found = []
+        for above in (True, False):
+            beyond = [value for value in self.values if (value > self.high if above else value < self.low)]
+            if beyond:
+                far = metric_text(max(beyond) if above else min(beyond))
+                found.append(_note(f"{len(beyond)} off the scale, to {far}", above, left=True))
+        if self.base is not None and not self.base_is_near:
+            found.append(_note(f"untouched base {metric_text(self.base)}", self.base > self.high, left=False))
+        return found
+
+
+def metric_scale(analysis: Analysis, values: Iterable[float], escape: Any) -> MetricScale:
+    """Choose the scale for these values; `escape` makes a name safe for plotly.js."""
+    shown = tuple(values)
+    low, high = visible_range(shown, analysis.goal)
+    if analysis.noise is not None:
+        grow = max(0.0, _NOISES * analysis.noise.deviation - (high - low)) / 2
+        low, high = low - grow, high + grow
+    base, room = analysis.baseline, _NEAR * (high - low)
+    if base is not None and (not shown or low - room <= base <= high + room):
+        margin = 0.05 * (high - low)
+        low, high = min(low, base - margin), max(high, base + margin)
+    elif base is not None:  # room for the words that say where it is
+        low, high = low - 0.09 * (high - low) * (base < low), high + 0.09 * (high - low) * (base > high)
+    return MetricScale(metric=escape(analysis.metric), low=low, high=high, base=base, values=shown)
+
+
+def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") -> dict[str, Any]:
+    """Return a horizontal line with its name, which must be safe for plotly.js, as a shape of a layout."""
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "between",
+            "line": {"color": color, "width": 1.5, "dash": dash},
+            "label": {"text": name, "textposition": "end", "yanchor": "top", "font": {"size": 11}}}
+
+
+def band(x: list[Any], low: list[float], high: list[float], name: str, color: str) -> list[Mapping[str, Any]]:
+    """Return a band between two stepped lines, as two traces of which the second is filled."""
+    edge = {"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip", "line": {"width": 0, "shape": "hv"}}
+    return [edge | {"y": low, "name": "", "showlegend": False},
+            edge | {"y": high, "name": name, "fill": "tonexty", "fillcolor": color}]
+
+
+def _note(words: str, above: bool, *, left: bool) -> dict[str, Any]:
+    return {"text": f"{words} {'↑' if above else '↓'}", "showarrow": False, "font": {"size": 11},
+            "xref": "x domain", "yref": "y domain", "x": 0.01 if left else 0.99, "y": 1.0 if above else 0.0,
+            "xanchor": "left" if left else "right", "yanchor": "top" if above else "bottom"}

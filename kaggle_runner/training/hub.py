@@ -1,0 +1,69 @@
+"""What the hub refused, in words with a way out: a licence that was not accepted, a token, too many requests.
+
+transformers and datasets wrap the hub's answer two or three times, and their first line mostly blames the network or
+the name; the answer itself is further down the chain of exceptions.
+"""
+
+from collections.abc import Iterator
+
+from kaggle_runner.errors import DataError, ModelError
+
+STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner secret put huggingface"
+GATED_DATASET = "is a gated dataset"
+"""What `datasets` says of one, without keeping the hub's answer. Source: datasets/load.py, 4.0 and 5.1."""
+
+
+def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | type[DataError]) -> None:
+    """Raise what the hub refused and what to do; returns where an error is no refusal of the hub's.
+
+    Raises:
+        ModelError, DataError: as `wanted`: too many requests, a gated repository without a token or access, a token
+            that the hub does not know, or nothing of that name.
+    """
+    from huggingface_hub import get_token  # with a whole HTTP client, for an error alone
+
+    chain = list(_chain(error))
+    answer = next((each for each in chain if getattr(each, "response", None) is not None), None)
+    status = getattr(getattr(answer, "response", None), "status_code", 0)
+    has_token, missing = get_token() is not None, _has(chain, "RepositoryNotFoundError")
+    kind, folder = ("model", "") if wanted is ModelError else ("dataset", "datasets/")
+    page, said = f"https://huggingface.co/{folder}{name}", f" ({_useful_line(answer)})" if answer else ""
+    mount = f"or mount Kaggle's copy with push --{kind} and write its path under /kaggle/input"
+    gated = _has(chain, "GatedRepoError") or GATED_DATASET in str(error)
+    if status == 429:
+        raise wanted(f"the hub takes no more requests from here for now, HTTP 429, for the {kind} {name!r}{said}: many "
+                     f"sessions share one address; wait some minutes and run the same command again; a token has a "
+                     f"limit of its own: {STORE}; {mount}") from error
+    if gated and not has_token:
+        raise wanted(f"the {kind} {name!r} is gated, and no Hugging Face token is here{said}; accept its licence at "
+                     f"{page} and {STORE}; {mount}") from error
+    if gated:
+        raise wanted(f"the {kind} {name!r} is gated, and the account of the Hugging Face token has no access to "
+                     f"it{said}; accept its licence at {page} with that account, and let the token read gated "
+                     f"repositories; {mount}") from error
+    if status in (401, 403) and has_token and not missing:
+        raise wanted(f"the hub refuses the Hugging Face token of this machine, HTTP {status}, for the {kind} "
+                     f"{name!r}{said}; make a new one at https://huggingface.co/settings/tokens and {STORE}") from error
+    if missing:
+        token = "let the token read it" if has_token else STORE
+        raise wanted(f"the hub has no {kind} {name!r} that you may read; correct the name, or if it is private, "
+                     f"{token}") from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _has(chain: list[BaseException], name: str) -> bool:
+    return any(type(each).__name__ == name for each in chain)
+
+
+def _useful_line(answer: BaseException) -> str:
+    """Return what the server said of it, else the line with the status."""
+    said = str(getattr(answer, "server_message", None) or answer).strip().splitlines()
+    access = [line for line in said if line.startswith("Access to ")]
+    return (access or said or [type(answer).__name__])[0].strip().rstrip(".")

@@ -1,0 +1,95 @@
+"""What the hub refuses, in words with a way out: the real clients of transformers and datasets, a hub on loopback."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.standins.hub_server import HubServer
+
+ASK = """
+import torch
+from pathlib import Path
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.models.base_model import load_base
+
+for owner in ("gated", "limited", "missing", "stale"):
+    for kind in ("model", "dataset"):
+        config = FinetuneConfig(**{kind: f"{owner}/thing"})
+        try:
+            if kind == "model":
+                load_base(config, torch.device("cpu"))
+            else:
+                load_rows(config, cache_directory=Path("cache"))
+        except KaggleRunnerError as error:
+            print(f"{owner} {kind}: {type(error).__name__}: {error}")
+"""
+TOKEN = "hf_plantedplantedplanted"
+STORE = r"export HF_TOKEN=\.\.\. here, and for kernels run: python -m kaggle_runner secret put huggingface"
+
+
+def ask(directory, **environ):
+    """Ask a refusing hub for models and datasets, in a process of its own: the clients read their settings once."""
+    with HubServer() as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", ASK], cwd=directory, capture_output=True, text=True, timeout=250,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                 "HOME": str(directory), "HF_ENDPOINT": hub.url, "no_proxy": "127.0.0.1",
+                 "OMP_NUM_THREADS": "1", **environ})
+    assert done.returncode == 0, done.stderr
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def without_a_token(tmp_path_factory):
+    return ask(tmp_path_factory.mktemp("without"))
+
+
+@pytest.fixture(scope="module")
+def with_a_token(tmp_path_factory):
+    return ask(tmp_path_factory.mktemp("with"), HF_TOKEN=TOKEN)
+
+
+def test_a_gated_model_without_a_token_asks_for_licence_and_token(without_a_token):
+    assert re.fullmatch(
+        r"ModelError: the model 'gated/thing' is gated, and no Hugging Face token is here \(Access to model "
+        r"gated/thing is restricted and you are not in the authorized list\..*\); accept its licence at "
+        rf"https://huggingface\.co/gated/thing and {STORE}; or mount Kaggle's copy with push --model .*/kaggle/input",
+        without_a_token["gated model"])
+    assert re.match(r"DataError: the dataset 'gated/thing' is gated, and no Hugging Face token is here; accept its "
+                    r"licence at https://huggingface\.co/datasets/gated/thing and .*push --dataset",
+                    without_a_token["gated dataset"])
+
+
+def test_a_token_without_access_is_told_from_none(with_a_token):
+    assert re.match(r"ModelError: the model 'gated/thing' is gated, and the account of the Hugging Face token has no "
+                    r"access to it \(Access to model .*\); accept its licence at https://huggingface\.co/gated/thing "
+                    r"with that account, and let the token read gated repositories", with_a_token["gated model"])
+    assert "the account of the Hugging Face token has no access to it; accept" in with_a_token["gated dataset"]
+
+
+def test_too_many_requests_are_no_missing_network(without_a_token, with_a_token):
+    for answers in (without_a_token, with_a_token):
+        for kind, error in (("model", "ModelError"), ("dataset", "DataError")):
+            assert re.match(rf"{error}: the hub takes no more requests from here for now, HTTP 429, for the {kind} "
+                            rf"'limited/thing' \(.*429 Too Many Requests.*\): many sessions share one address; wait "
+                            rf"some minutes and .*{STORE}; or mount", answers[f"limited {kind}"])
+
+
+def test_a_name_that_is_not_there_looks_like_a_private_one(without_a_token, with_a_token):
+    assert re.fullmatch(rf"ModelError: the hub has no model 'missing/thing' that you may read; correct the name, or if "
+                        rf"it is private, {STORE}", without_a_token["missing model"])
+    assert with_a_token["missing model"].endswith("if it is private, let the token read it")
+    assert "the hub has no dataset 'missing/thing' that you may read" in without_a_token["missing dataset"]
+
+
+def test_a_revoked_token_is_named_as_the_reason(with_a_token):
+    assert re.match(r"ModelError: the hub refuses the Hugging Face token of this machine, HTTP 401, for the model "
+                    r"'stale/thing' \(.*401 Unauthorized.*\); make a new one at https://huggingface\.co/settings/tokens",
+                    with_a_token["stale model"])
+    assert "refuses the Hugging Face token of this machine" in with_a_token["stale dataset"]
+    assert TOKEN not in str(with_a_token)
