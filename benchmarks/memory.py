@@ -39,6 +39,7 @@ from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.finetune import train_adapter
 from kaggle_runner.training.models import base_model
+from kaggle_runner.training.models.attention import use_causal_attention
 from kaggle_runner.training.models.base_model import BaseModel, load_base, model_source
 from kaggle_runner.training.models.shapes import known_models
 
@@ -131,7 +132,8 @@ def load_half(config: FinetuneConfig) -> BaseModel:
                                                    bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float16)
     model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float16, device_map={"": "cpu"},
                                                               quantization_config=quantization)
-    base_model._freeze(model, torch.float16)
+    base_model.freeze(model, torch.float16)
+    use_causal_attention(model, groups=True)
     return BaseModel(key=base_model.base_key(config), model=model, device=DEVICE, compute_dtype=torch.float16,
                      tokenizer=transformers.AutoTokenizer.from_pretrained(config.model), sha256="", own_head=True,
                      seconds=0.0)

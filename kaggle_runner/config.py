@@ -124,7 +124,7 @@ class FinetuneConfig:
     load_in_4bit: bool = True
     """Quantise the base to NF4 with double quantisation; false keeps it in 16 or 32 bits."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: about half the memory for a fifth of the speed."""
+    """Compute all activations again in the backward pass, or none; left out, those that there is no room to keep."""
     use_liger_kernel: bool = False
     """Use Liger's fused norms, rotations and activations, where liger-kernel is installed; GPUs only."""
     optim: str = "adamw_torch"

@@ -270,6 +270,8 @@ class Train(Request):
     directory: str
     checkpoint_steps: int | None = None
     rung_steps: tuple[int, ...] = ()
+    keep: str = ""
+    """What the decoder layers keep for the backward pass, as the forecast chose it; empty: as the config says."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Attached, Resumed
 from kaggle_runner.study.trial import Status
 from kaggle_runner.training import loss as loss_module
+from kaggle_runner.training.checkpoint import config_hash
 from kaggle_runner.training.data.batches import collate, step_batches
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import encode
@@ -22,6 +23,7 @@ from kaggle_runner.training.loss import summed_loss
 from kaggle_runner.training.models.base_model import computing_in, linear_layers_4bit, load_base
 
 CPU = torch.device("cpu")
+HASH_BY_0_2_0 = "9c6e512b994a13b23d0186596d83e7b8d19b43da662846fde44c4af588401591"
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +202,13 @@ def test_a_checkpoint_of_another_config_is_refused(base, data, config, tmp_path)
     run(base, data, config, tmp_path, Watcher("preempt", 1))
     with pytest.raises(ConfigError, match="was written by another config; delete the folder to start the trial over"):
         run(base, data, dataclasses.replace(config, lora_dropout=0.2), tmp_path)
+
+
+def test_a_config_of_0_2_0_has_the_hash_that_its_checkpoints_hold():
+    """Written down by 0.2.0 itself, so that a study it began is continued."""
+    config = FinetuneConfig(samples=60, max_steps=6, eval_steps=2)
+    assert config_hash(config) == HASH_BY_0_2_0
+    assert config_hash(dataclasses.replace(config, train_on="last")) != HASH_BY_0_2_0
 
 
 def test_a_stopped_trial_ends_with_a_real_evaluation(base, data, config, tmp_path):

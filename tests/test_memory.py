@@ -16,8 +16,8 @@ from kaggle_runner.memory.fake_kernels import tensors_of
 from kaggle_runner.memory.fit import Room, fit_trial
 from kaggle_runner.memory.live_bytes import LiveBytes
 from kaggle_runner.memory.predict import CPU, GPU, Prediction, predict
-from kaggle_runner.memory.timeline import Event, peak_of, peak_of_layers
-from kaggle_runner.memory.trace import trace
+from kaggle_runner.memory.timeline import Event, peak_of, peak_of_layers, peak_of_mixture
+from kaggle_runner.memory.trace import trace, trace_within
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.tokens import EncodedData
@@ -59,12 +59,14 @@ class TestCountedByHand:
         adapter = 4 * sum(ELEMENTS)
         assert on_a_cpu.parts["adapter"] == 2 * adapter  # in RAM the best one so far is kept beside it
         assert on_a_cpu.parts["optimizer"] == 2 * adapter
-        assert on_a_cpu.phases["optimizer step"] == on_a_cpu.parts["base"] + 5 * adapter + 2 * 4 * max(ELEMENTS)
+        assert on_a_cpu.parts["gradients"] == adapter
+        assert on_a_cpu.phases["optimizer step"] == on_a_cpu.parts["base"] + 5 * adapter
 
-    def test_on_a_gpu_every_piece_is_a_multiple_of_512_bytes(self):
+    def test_on_a_gpu_an_adapter_is_one_piece_of_a_multiple_of_512_bytes_and_its_copy_in_half(self):
         prediction = predict(config_of(), TINY, target=GPU)
-        rounded = sum(-(-4 * elements // 512) * 512 for elements in ELEMENTS)
-        assert prediction.parts["adapter"] == rounded
+        rounded = [-(-size * sum(ELEMENTS) // 512) * 512 for size in (4, 2)]
+        assert prediction.parts["adapter"] == sum(rounded)
+        assert prediction.parts["gradients"] == rounded[0]
 
     @pytest.mark.parametrize(("optim", "target", "paged"), [
         ("adamw_8bit", CPU, False), ("paged_adamw_8bit", CPU, False), ("paged_adamw_8bit", GPU, True)])
@@ -122,6 +124,35 @@ class TestLayers:
         every = trace(dataclasses.replace(config, target_modules=everything), shape, cuda=cuda, half=cuda)
         assert (few.layers_traced, every.layers_traced) == (4, 6)
         assert few.peaks == every.peaks
+
+    @pytest.mark.parametrize("cuda", [True, False])
+    def test_a_mixture_of_lists_has_the_peak_of_traced_layers(self, cuda):
+        """Composed from traces of four layers of one list each; the mixture itself is traced layer by layer."""
+        shape, config = TINY | {"num_hidden_layers": 7}, config_of(max_length=512)
+        least, most = (trace(config, shape, cuda=cuda, half=cuda, keep=f"{keep} 7").peaks["training"].total_bytes
+                       for keep in ("input", "products"))
+        keeps = set()
+        for share in (0.3, 0.6, 0.9):
+            budget = int(least + share * (most - least))
+            within = trace_within(config, shape, cuda=cuda, half=cuda, budget_bytes=budget)
+            assert within.layers_traced == 4
+            every = trace(config, shape, cuda=cuda, half=cuda, keep=within.keep)
+            assert (every.layers_traced, every.keep) == (7, within.keep)
+            assert within.peaks["training"] == every.peaks["training"]
+            assert least < within.peaks["training"].total_bytes <= budget
+            keeps.add(within.keep)
+        assert len(keeps) == 3
+
+    def test_a_mixture_is_not_composed_where_it_matters_outside_the_layers(self):
+        def events(size, freed):
+            forward = [Event(("forward", n), "activations", size, ("forward", n)) for n in (1, 2, 3, 4)]
+            loss = [Event(("loss", 0), "loss", freed, ("loss", 0))]
+            backward = [Event(("backward", n), "activations", -size, ("forward", n)) for n in (4, 3, 2, 1)]
+            return [*forward, *loss, *backward]
+
+        alike = {"a": events(10, 5), "b": events(20, 5)}
+        assert peak_of_mixture(alike, {}, ["a", "a", "b", "a", "b"]).total_bytes == 75
+        assert peak_of_mixture({"a": events(10, 5), "b": events(20, 6)}, {}, ["a", "b", "a"]) is None
 
     def test_layers_that_differ_are_all_traced(self):
         shape = TINY | {"model_type": "gemma3_text", "num_hidden_layers": 7, "head_dim": 16, "sliding_window": 16,
@@ -195,34 +226,54 @@ class TestTheCache:
 
 
 class TestFit:
-    """Which way a trial is run, from two predictions of the same tiny model."""
+    """Which way a trial is run, from predictions of the same tiny model."""
+
+    SHAPE = TINY | {"num_hidden_layers": 8}
 
     @pytest.fixture(scope="class")
     @classmethod
     def peaks(cls, tmp_path_factory):
         cache = tmp_path_factory.mktemp("cache")
-        params = {"max_length": 128, "lora_r": R}
-        found = [predict(FinetuneConfig(**params, gradient_checkpointing=on), TINY | {"num_hidden_layers": 8},
+        params = {"max_length": 512, "lora_r": R, "eval_steps": 1, "max_steps": 1}
+        found = [predict(FinetuneConfig(**params, gradient_checkpointing=on), cls.SHAPE,
                          cache_directory=cache).peak_bytes for on in (False, True)]
         return params, cache, found
 
-    def fit(self, peaks, budget_bytes, **params):
+    def fit(self, peaks, budget_bytes, shape=SHAPE, **params):
         room = Room(budget_bytes=budget_bytes, target=GPU, device="a GPU", reason="", cache_directory=peaks[1])
-        return fit_trial({**peaks[0], **params}, room, TINY | {"num_hidden_layers": 8})
+        return fit_trial({**peaks[0], **params}, room, shape)
 
     def test_a_trial_that_fits_computes_nothing_twice(self, peaks):
         fit = self.fit(peaks, peaks[2][0])
         assert fit.fits
         assert not fit.config.gradient_checkpointing
+        assert fit.as_notes()["keep"] == "products 8"
 
-    def test_a_trial_that_does_not_fit_otherwise_computes_activations_again(self, peaks):
-        fit = self.fit(peaks, peaks[2][0] - 1)
+    def test_a_trial_that_does_not_fit_otherwise_computes_again_what_there_is_no_room_for(self, peaks):
+        whole, least = peaks[2]
+        fit = self.fit(peaks, whole - 1)
         assert fit.fits
         assert fit.config.gradient_checkpointing
-        assert fit.prediction.peak_bytes == peaks[2][1] < fit.without_bytes == peaks[2][0]
+        assert least < fit.prediction.peak_bytes < fit.without_bytes == whole
+        assert fit.as_notes()["keep"].endswith("products 7")
+        assert "without computing activations again it would take 0." in fit.reason
+        assert fit.reason.endswith(f"its layers keep: {fit.as_notes()['keep']}")
+        half = self.fit(peaks, (whole + least) // 2)
+        assert half.prediction.peak_bytes <= (whole + least) // 2
+        assert half.as_notes()["keep"].startswith("input ")
+        assert self.fit(peaks, least).as_notes()["keep"] == "input 8"
+
+    def test_layers_that_transformers_computes_all_run_again(self, peaks):
+        shape = self.SHAPE | {"model_type": "gemma2", "head_dim": 16, "pad_token_id": 0, "bos_token_id": 1,
+                              "eos_token_id": 2}
+        whole = self.fit(peaks, 2**40, shape).prediction
+        fit = self.fit(peaks, whole.peak_bytes - 1, shape)
+        assert (fit.fits, fit.config.gradient_checkpointing, fit.as_notes()["keep"]) == (True, True, "")
 
     def test_what_the_sweep_says_is_done(self, peaks):
-        assert self.fit(peaks, peaks[2][0], gradient_checkpointing=True).config.gradient_checkpointing
+        stated = self.fit(peaks, peaks[2][0], gradient_checkpointing=True)
+        assert stated.config.gradient_checkpointing
+        assert stated.as_notes()["keep"] == "input 8"
         fit = self.fit(peaks, peaks[2][1], gradient_checkpointing=False)
         assert not fit.fits
         assert "set gradient_checkpointing to true or lower batch_size from 2 to 1" in fit.reason
@@ -230,8 +281,8 @@ class TestFit:
     def test_a_trial_that_never_fits_says_what_it_needs_and_what_helps(self, peaks):
         fit = self.fit(peaks, peaks[2][1] - 1)
         assert not fit.fits
-        assert fit.reason.startswith("the trial needs 0.01 GiB but the budget is 0.01 GiB on a GPU; lower batch_size "
-                                     "from 2 to 1 or lower max_length from 128 to 64")
+        assert fit.reason.startswith("the trial needs 0.02 GiB but the budget is 0.02 GiB on a GPU; lower batch_size "
+                                     "from 2 to 1 or lower max_length from 512 to 256")
         assert self.fit(peaks, 2**19).reason.endswith("choose a smaller model")
 
 

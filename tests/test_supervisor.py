@@ -133,7 +133,7 @@ def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, para
     assert twice.notes["predicted_peak_bytes"] < fits.notes["predicted_peak_bytes"]
     assert fits.notes["predicted_peak_bytes"] == sum(fits.notes["predicted_parts"].values())
     assert 0.5 < fits.peak_device_bytes / fits.notes["predicted_peak_bytes"] < 2
-    assert "the trial needs 0.08 GiB but the budget is 0.00 GiB on the CPU; choose a smaller" in infeasible.reason
+    assert "the trial needs 0.07 GiB but the budget is 0.00 GiB on the CPU; choose a smaller" in infeasible.reason
     assert "the model 'nobody/nothing-7b'" in unknown.reason
     assert [event.text for event in events if event.kind == "note"][-1].startswith(
         "no memory forecast: the shape of 'nobody/nothing-7b' is not known here")

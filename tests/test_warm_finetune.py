@@ -13,8 +13,8 @@ from kaggle_runner.training.warm_finetune import WarmFinetune, length_warning, r
 @pytest.fixture
 def params(tiny_llama, rows_file):
     return {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 40, "max_eval_samples": 8,
-            "max_length": 96, "load_in_4bit": False, "batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 4,
-            "eval_steps": 2, "learning_rate": 1e-3}
+            "max_length": 96, "max_lost_share": 0.9, "load_in_4bit": False, "batch_size": 2,
+            "gradient_accumulation_steps": 2, "max_steps": 4, "eval_steps": 2, "learning_rate": 1e-3}
 
 
 def test_left_out_samples_few_held_out_rows_and_many_epochs_are_told_with_the_figure():

@@ -14,6 +14,8 @@ from bitsandbytes.functional import QuantState
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from kaggle_runner.training.layer.attention import EFFICIENT, FLASH
+
 QUANT_BLOCK, SCALE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
 _STATE_TENSORS = ("absmax", "code", "offset")
@@ -37,9 +39,21 @@ class GpuKernels(TorchFunctionMode):
             return _dropout(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
+        if func is torch._fused_sdp_choice:
+            return _kernel(EFFICIENT, grouped_too=False, **kwargs)
         if func in _FLOAT32_UNDER_AUTOCAST and torch.is_autocast_enabled("cpu"):
             args = [argument.float() if _is_half(argument) else argument for argument in args]
         return func(*args, **kwargs)
+
+
+class CpuKernels(TorchFunctionMode):
+    """Has fake tensors attend as a CPU does; torch knows no kernel for what has no data."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
+                           kwargs: Mapping[str, Any] | None = None) -> Any:
+        if func is torch._fused_sdp_choice:
+            return _kernel(FLASH, grouped_too=True, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 class ExpertKernels(TorchFunctionMode):
@@ -174,6 +188,11 @@ def _scales_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 def _dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     """One kernel, and a mask of one byte a number. Source: ATen/native/Dropout.cpp, is_fused_kernel_acceptable."""
     return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
+def _kernel(kernel: int, *, grouped_too: bool, enable_gqa: bool = False, **kwargs: Any) -> int:
+    """Choose a kernel as torch does on a device, 0 being its slow one."""
+    return kernel if grouped_too or not enable_gqa else 0
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,

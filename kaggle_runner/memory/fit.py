@@ -1,7 +1,7 @@
-"""Whether a trial fits the memory of its device, and whether it must compute activations twice to fit.
+"""Whether a trial fits the memory of its device, and what it must compute twice to fit.
 
-Computing activations again in the backward pass halves the memory and costs a fifth of the speed, so it is chosen only
-where a trial would not fit without, unless the sweep says which it wants.
+Computing activations again in the backward pass saves memory and costs time, so it is done only where a trial would not
+fit without, and only in as many layers as it takes, unless the sweep says what it wants.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.machine.budget import DEVICE_MARGIN_BYTES, budget_for
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.gpu import GIB, Gpu, in_gib
-from kaggle_runner.memory.predict import CPU, GPU, Prediction, Target, predict
+from kaggle_runner.memory.predict import CPU, GPU, Prediction, Target, predict, predict_within
 from kaggle_runner.training.models.shapes import read_model_config, require_bfloat16
 
 LIBRARIES_BYTES = int(0.55 * GIB)
@@ -84,7 +84,7 @@ class Fit:
         libraries = {} if self.target.cuda else {"libraries": libraries_bytes()}
         return {"predicted_peak_bytes": self.prediction.peak_bytes + sum(libraries.values()),
                 "predicted_parts": dict(self.prediction.parts) | libraries, "predicted_phase": self.prediction.phase,
-                "gradient_checkpointing": self.config.gradient_checkpointing}
+                "gradient_checkpointing": self.config.gradient_checkpointing, "keep": self.prediction.keep}
 
 
 @functools.cache
@@ -120,7 +120,7 @@ def room_of(environment: Environment) -> Room:
 
 
 def fit_trial(params: Mapping[str, Any], room: Room, model_config: Mapping[str, Any] | None = None) -> Fit:
-    """Decide how a trial is run so that it fits: as it is, or computing activations again, where it may.
+    """Decide how a trial is run so that it fits: as it is, or computing again what there is no room to keep.
 
     A trial whose parameters name `gradient_checkpointing` gets what they say. `model_config` as for `predict`.
 
@@ -139,7 +139,9 @@ def fit_trial(params: Mapping[str, Any], room: Room, model_config: Mapping[str, 
     if prediction.peak_bytes > room.budget_bytes and not stated:
         reason = f"without computing activations again it would take {in_gib(prediction.peak_bytes)}"
         config = dataclasses.replace(config, gradient_checkpointing=True)
-        prediction = predict(config, model_config, target=room.target, cache_directory=room.cache_directory)
+        prediction = predict_within(config, room.budget_bytes, model_config, target=room.target,
+                                    cache_directory=room.cache_directory)
+        reason += f"; its layers keep: {prediction.keep}" if prediction.keep else ""
     fits = prediction.peak_bytes <= room.budget_bytes
     return Fit(config=config, prediction=prediction, target=room.target, fits=fits, without_bytes=without_bytes,
                reason=reason if fits else _advice(config, prediction, room))

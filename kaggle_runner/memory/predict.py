@@ -27,7 +27,10 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 """What a trace imports, and whose versions decide its result."""
 DECIDING_MODULES = ("memory/predict", "memory/trace", "memory/fake_kernels", "memory/live_bytes", "memory/timeline",
                     "training/models/bare_model", "training/loss", "training/finetune", "training/models/base_model",
-                    "training/models/attention", "training/libraries", "training/data/batches")
+                    "training/models/attention", "training/libraries", "training/data/batches",
+                    "training/adapter_buffer", "training/layer/attention", "training/layer/decoder",
+                    "training/layer/elementwise", "training/layer/install", "training/layer/keep",
+                    "training/layer/projection", "training/layer/structure")
 """Our own modules whose text decides a prediction."""
 CUBLAS_BYTES = 8_519_680 + 2**20
 """Workspaces of cuBLAS and cuBLASLt, in torch's own pool; 32 MiB on a Hopper GPU, which has it to spare.
@@ -64,7 +67,9 @@ class Prediction:
     phases: Mapping[str, int]
     """The peak of every phase."""
     checkpointing: bool
-    """Whether activations are computed again in the backward pass."""
+    """Whether activations are computed again in the backward pass, in some layers at least."""
+    keep: str
+    """What each layer keeps for the backward pass, first layer first; empty where transformers computes the layers."""
     layers_traced: int
     """How many of the model's layers were traced; the others are copies, checked event by event."""
     seconds: float
@@ -84,28 +89,44 @@ def predict(config: FinetuneConfig, model_config: Mapping[str, Any] | None = Non
         ConfigError: `target_modules` names nothing in this model.
         MissingPackages: it is not in the cache, and what a trace needs is not installed.
     """
+    return _predicted(config, model_config, target, cache_directory, None)
+
+
+def predict_within(config: FinetuneConfig, budget_bytes: int, model_config: Mapping[str, Any] | None = None, *,
+                   target: Target = GPU, cache_directory: Path | None = None) -> Prediction:
+    """Predict the peak of a trial whose layers keep as much for the backward pass as fits a budget.
+
+    Where not even the least fits, that is what is predicted. The rest is as for `predict`, and so are the errors.
+    """
+    return _predicted(config, model_config, target, cache_directory, budget_bytes)
+
+
+def _predicted(config: FinetuneConfig, model_config: Mapping[str, Any] | None, target: Target,
+               cache_directory: Path | None, budget_bytes: int | None) -> Prediction:
     if model_config is None:
         model_config = read_model_config(config.model)
-    key = _key(config, model_config, target)
+    key = _key(config, model_config, target, budget_bytes)
     path = None if cache_directory is None else cache_directory / "memory" / f"{key}.json"
     if path is not None and (kept := _read(path)) is not None:
         return kept
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackages(missing, "train")
-    from kaggle_runner.memory.trace import trace  # imports torch: seconds that a cached prediction does not take
+    from kaggle_runner.memory.trace import trace, trace_within  # imports torch: seconds that a cached one does not take
 
+    kernels_bytes = CUBLAS_BYTES if target.cuda else 0
     with _ONE_AT_A_TIME:
         started = time.perf_counter()
-        traced = trace(config, model_config, cuda=target.cuda, half=target.half)
-    kernels_bytes = CUBLAS_BYTES if target.cuda else 0
+        traced = (trace(config, model_config, cuda=target.cuda, half=target.half) if budget_bytes is None else
+                  trace_within(config, model_config, cuda=target.cuda, half=target.half,
+                               budget_bytes=budget_bytes - kernels_bytes))
     phase, peak = max(traced.peaks.items(), key=lambda item: item[1].total_bytes)
     prediction = Prediction(
         peak_bytes=peak.total_bytes + kernels_bytes, phase=phase,
         parts={name: size for name, size in {**peak.parts, "kernels": kernels_bytes}.items() if size},
         phases={name: peak.total_bytes + kernels_bytes for name, peak in traced.peaks.items()},
-        checkpointing=config.gradient_checkpointing, layers_traced=traced.layers_traced,
-        seconds=round(time.perf_counter() - started, 2))
+        checkpointing=config.gradient_checkpointing or budget_bytes is not None, keep=traced.keep,
+        layers_traced=traced.layers_traced, seconds=round(time.perf_counter() - started, 2))
     if path is not None:
         _write(path, prediction)
     return prediction
@@ -118,14 +139,15 @@ def shape_of_trial(config: FinetuneConfig) -> dict[str, Any]:
         "eval_max_length": config.for_scoring().max_length, "lora_r": config.lora_r,
         "dropout": config.lora_dropout > 0, "target_modules": config.target_modules, "optim": config.optim,
         "load_in_4bit": config.load_in_4bit, "checkpointing": config.gradient_checkpointing,
-        "accumulates": config.gradient_accumulation_steps > 1, "evaluates_midway": config.eval_steps < config.max_steps,
+        "evaluates_midway": config.eval_steps < config.max_steps,
     }
 
 
-def _key(config: FinetuneConfig, model_config: Mapping[str, Any], target: Target) -> str:
+def _key(config: FinetuneConfig, model_config: Mapping[str, Any], target: Target, budget_bytes: int | None) -> str:
     folder = Path(kaggle_runner.__file__).parent
     own = [hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in DECIDING_MODULES]
-    parts = [shape_of_trial(config), dict(model_config), asdict(target), [_version(name) for name in PACKAGES], own]
+    parts = [shape_of_trial(config), dict(model_config), asdict(target), [_version(name) for name in PACKAGES], own,
+             budget_bytes]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=list).encode()).hexdigest()[:32]
 
 

@@ -42,20 +42,66 @@ def peak_of(events: Sequence[Event], start: Mapping[str, int]) -> Peak:
 
 def peak_of_layers(events: Sequence[Event], start: Mapping[str, int], layers: int) -> Peak | None:
     """Return the peak with `layers` layers from events of `TRACED_LAYERS`; none if the inner two are not alike."""
+    segments, order = _by_segment(events)
+    if not _are_alike(segments, order):
+        return None
+    return _peak(_unrolled(segments, order, layers - 2), start)
+
+
+def peak_of_mixture(events_by_kind: Mapping[str, Sequence[Event]], start: Mapping[str, int],
+                    kinds: Sequence[str]) -> Peak | None:
+    """Return the peak of layers of several kinds, in this order, from events of `TRACED_LAYERS` of each kind.
+
+    None where the inner two of a kind are not alike, or where it matters outside the layers of which kind they are.
+    """
+    by_kind = {kind: _by_segment(events_by_kind[kind]) for kind in dict.fromkeys(kinds)}
+    outside = {kind: [list(_outside(segments[segment])) for segment in order if not segment[1]]
+               for kind, (segments, order) in by_kind.items()}
+    if not all(_are_alike(segments, order) for segments, order in by_kind.values()):
+        return None
+    if any(parts != outside[kinds[-1]] for parts in outside.values()):
+        return None
+    last, order = by_kind[kinds[-1]]
+    if any(event.born[1] in range(2, TRACED_LAYERS) for segment in order if not segment[1] for event in last[segment]):
+        return None
+    return _peak(_mixed({kind: segments for kind, (segments, _) in by_kind.items()}, order, kinds), start)
+
+
+def _by_segment(events: Sequence[Event]) -> tuple[dict[Segment, list[Event]], list[Segment]]:
     segments: dict[Segment, list[Event]] = defaultdict(list)
     for event in events:
         segments[event.segment].append(event)
-    order = list(dict.fromkeys(event.segment for event in events))
+    return segments, list(dict.fromkeys(event.segment for event in events))
+
+
+def _outside(events: Sequence[Event]) -> Iterator[tuple[str, int]]:
+    return ((event.label, event.size_bytes) for event in events)
+
+
+def _mixed(by_kind: Mapping[str, Mapping[Segment, Sequence[Event]]], order: Sequence[Segment],
+           kinds: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield label and size of every event of a model whose layers are of these kinds, in its order."""
+    done = set()
+    for name, layer in order:
+        if layer == 0:
+            yield from _outside(by_kind[kinds[-1]][name, 0])
+        elif name not in done:
+            done.add(name)
+            numbers = range(len(kinds)) if layer == 1 else range(len(kinds) - 1, -1, -1)
+            for number in numbers:
+                place = 1 if number == 0 else TRACED_LAYERS if number == len(kinds) - 1 else 2
+                yield from _outside(by_kind[kinds[number]].get((name, place), ()))
+
+
+def _are_alike(segments: Mapping[Segment, Sequence[Event]], order: Sequence[Segment]) -> bool:
+    """Say whether the inner layers do the same, and all others treat them alike."""
     inner = range(2, TRACED_LAYERS)
     for name in dict.fromkeys(name for name, layer in order if layer):
         if len({tuple(_relative(segments[name, layer])) for layer in inner}) != 1:
-            return None
+            return False
         if any(event.size_bytes < 0 and not event.born[1] for event in segments[name, 2]):
-            return None  # made once, so it cannot be given back by every layer
-    copies = layers - 2
-    if not all(_scales(segments[segment]) for segment in order if segment[1] not in inner):
-        return None
-    return _peak(_unrolled(segments, order, copies), start)
+            return False  # made once, so it cannot be given back by every layer
+    return all(_scales(segments[segment]) for segment in order if segment[1] not in inner)
 
 
 def _unrolled(segments: Mapping[Segment, Sequence[Event]], order: Sequence[Segment],

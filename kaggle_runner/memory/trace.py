@@ -5,6 +5,7 @@ The model is transformers' own, built from its config alone; adapter, loss and e
 """
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 from collections import Counter
@@ -19,11 +20,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
-from kaggle_runner.memory.fake_kernels import ExpertKernels, GpuKernels, materialise, quantise, tensors_of
+from kaggle_runner.memory.fake_kernels import (
+    CpuKernels,
+    ExpertKernels,
+    GpuKernels,
+    materialise,
+    quantise,
+    tensors_of,
+)
 from kaggle_runner.memory.live_bytes import BLOCK_BYTES, LiveBytes
-from kaggle_runner.memory.timeline import TRACED_LAYERS, Event, Peak, peak_of, peak_of_layers
+from kaggle_runner.memory.timeline import TRACED_LAYERS, Event, Peak, peak_of, peak_of_layers, peak_of_mixture
 from kaggle_runner.training import finetune
 from kaggle_runner.training.data.batches import EncodedRows, collate
+from kaggle_runner.training.layer.keep import ATTENTION, INPUT, PRODUCTS, from_words, in_words, keep_for
 from kaggle_runner.training.models import base_model
 from kaggle_runner.training.models.attention import use_causal_attention
 from kaggle_runner.training.models.bare_model import (
@@ -51,6 +60,29 @@ class Trace:
     """`training`, `optimizer step` and `evaluation`."""
     layers: int
     layers_traced: int
+    keep: str
+    """What each layer keeps, in the words of `layer.keep`; empty where transformers computes the layers."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest of the peaks."""
+        return max(peak.total_bytes for peak in self.peaks.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recording:
+    """What a model of a few layers or of all of them did in one micro-batch and one evaluation."""
+
+    training: Sequence[Event]
+    evaluation: Sequence[Event]
+    held: Counter[str]
+    """What is there throughout, with all layers."""
+    step_bytes: int
+    """What the optimizer step takes."""
+    traced: int
+    """Layers that were traced."""
+    keep: str
+    """What they keep."""
 
 
 class _Tokenizer:
@@ -59,8 +91,11 @@ class _Tokenizer:
     pad_token_id = 0
 
 
-def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool) -> Trace:
+def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
+          keep: str = "") -> Trace:
     """Trace a config on a model given by its `config.json`; `half` computes in float16, else in float32.
+
+    `keep` is what each decoder layer keeps, where they are ours and the config does not decide it.
 
     Every row is `max_length` tokens, all of which count: the most a batch can take. Traces `TRACED_LAYERS` layers and
     unrolls them to all, or all of them where they are not alike.
@@ -69,24 +104,84 @@ def trace(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool
         ModelError: transformers cannot build or run a causal language model from this config.
         ConfigError: `target_modules` names nothing in this model.
     """
+    recording, layers = _recorded(config, model_config, cuda=cuda, half=half, keep=keep)
+    words = keep_in_words(recording.keep, layers)
+    return Trace(peaks=_peaks(recording, layers), layers=layers, layers_traced=recording.traced, keep=words)
+
+
+def trace_within(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
+                 budget_bytes: int) -> Trace:
+    """Trace a config whose layers keep as much as fits a budget; where nothing fits, the input only.
+
+    Of the lists that a layer may keep the longest saves the most work for its bytes, so it goes to as many layers as
+    there is room for, and the next one to as many of the rest. Where transformers computes the layers, or they are not
+    alike, all of them run again.
+
+    Raises:
+        ModelError, ConfigError: as `trace`.
+    """
+    again = dataclasses.replace(config, gradient_checkpointing=True)
+    recording, layers = _recorded(again, model_config, cuda=cuda, half=half)
+    shortest = Trace(peaks=_peaks(recording, layers), layers=layers, layers_traced=recording.traced,
+                     keep=keep_in_words(recording.keep, layers))
+    if not recording.keep or recording.traced != TRACED_LAYERS or shortest.peak_bytes > budget_bytes:
+        return shortest
+    by_list = {INPUT: recording.training} | {
+        name: _recorded(again, model_config, cuda=cuda, half=half, keep=f"{name} {TRACED_LAYERS}")[0].training
+        for name in (ATTENTION, PRODUCTS)}
+
+    def mixture(products: int, attention: int) -> Trace | None:
+        lists = keep_for(layers, products=products, attention=attention)
+        peak = peak_of_mixture(by_list, recording.held, lists)
+        return None if peak is None else dataclasses.replace(
+            shortest, peaks={**shortest.peaks, "training": peak}, keep=in_words(lists))
+
+    def fits(traced: Trace | None) -> bool:
+        return traced is not None and traced.peak_bytes <= budget_bytes
+
+    products = _most(layers, lambda count: fits(mixture(count, 0)))
+    attention = _most(layers - products, lambda count: fits(mixture(products, count)))
+    return mixture(products, attention) or shortest
+
+
+def keep_in_words(keep: str, layers: int) -> str:
+    """Return what all layers keep, from what a few layers keep that are alike."""
+    lists = from_words(keep) if keep else ()
+    return keep if len(lists) in (0, layers) else in_words(lists[:1] * layers)
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to a limit that fits, where every smaller one does too and 0 does."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _recorded(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
+              keep: str = "") -> tuple[_Recording, int]:
+    """Return what `TRACED_LAYERS` layers did, or all where they are not alike, and how many layers there are."""
     with warnings.catch_warnings(), _quiet_fakes():
         warnings.simplefilter("ignore")
         model = bare_model(model_config, half)
         layers = len(layers_of(model))
-        alike = len({outline(layer) for layer in layers_of(model)}) == 1 and not _names_single_layers(config)
+        alike = (len({outline(layer) for layer in layers_of(model)}) == 1 and not _names_single_layers(config)
+                 and len(set(from_words(keep) if keep else ())) <= 1)
         for traced in (TRACED_LAYERS, layers) if alike and layers > TRACED_LAYERS else (layers,):
             model = bare_model(model_config, half)
             keep_layers(model, traced)
+            lists = keep if not keep or len(from_words(keep)) == traced else in_words(from_words(keep)[:1] * traced)
             try:
-                peaks = _peaks(config, model, model_config, cuda=cuda, half=half, layers=layers)
+                recording = _record(config, model, model_config, cuda=cuda, half=half, layers=layers, keep=lists)
             except (RuntimeError, NotImplementedError, TypeError, AttributeError, IndexError, ValueError) as error:
                 raise ModelError(f"cannot forecast the memory of a {model_config['model_type']} model: "
                                  f"{str(error).splitlines()[0]}; choose another model, or run it without a forecast"
                                  ) from error
-            if peaks is not None:
+            if traced == layers or all(peak_of_layers(events, {}, layers) is not None
+                                       for events in (recording.training, recording.evaluation)):
                 break
-    assert peaks is not None
-    return Trace(peaks=peaks, layers=layers, layers_traced=traced)
+    return recording, layers
 
 
 @contextlib.contextmanager
@@ -108,9 +203,9 @@ def fullest_evaluation(config: FinetuneConfig) -> tuple[int, int]:
                key=lambda shape: (shape[0] * shape[1], shape[1]))
 
 
-def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
-           layers: int) -> Mapping[str, Peak] | None:
-    """Return the peaks with `layers` layers from a bare model that may have fewer; none if these are not alike."""
+def _record(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], *, cuda: bool, half: bool,
+            layers: int, keep: str) -> _Recording:
+    """Run a micro-batch and an evaluation of a bare model that may have fewer than its `layers` layers."""
     # 1. base and adapter as the trainer makes them, without data
     dtype = torch.float16 if half else torch.float32
     quantization = quantization_of(config, model_config)
@@ -119,44 +214,39 @@ def _peaks(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any], 
     base_model.freeze(model, dtype)
     use_causal_attention(model, groups=not cuda)  # a GPU that groups takes less
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
-                     compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0)
+                     compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0,
+                     strange_layers="Liger's kernels are in it" if config.use_liger_kernel else "")
     with torch.device("meta"):
         adapted = finetune.attach(base, config)
-    if config.gradient_checkpointing:
-        finetune.set_checkpointing(model, True)
     # 2. what is there before a micro-batch starts
-    start, parameters = _standing(model, layers, block_bytes=BLOCK_BYTES if cuda else 1)
-    start["optimizer"] = sum(_state_bytes(size, config.optim, cuda) for size in parameters)
-    adapter_bytes = start["adapter"]
-    if not cuda and config.eval_steps < config.max_steps:
-        start["adapter"] += adapter_bytes  # the best adapter so far is kept in RAM
-    held = start + Counter(gradients=adapter_bytes)
-    accumulates = config.gradient_accumulation_steps > 1
+    held = _standing(model, config, layers, cuda=cuda, half=half)
     # 3. a micro-batch and an evaluation on fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as modes:
         modes.enter_context(ExpertKernels())
-        if cuda:
-            modes.enter_context(GpuKernels())
+        modes.enter_context(GpuKernels() if cuda else CpuKernels())
         live = modes.enter_context(LiveBytes(block_bytes=BLOCK_BYTES if cuda else 1))
         materialise(adapted)
-        for parameter in adapted.parameters():
-            if parameter.requires_grad and accumulates:
-                parameter.grad = torch.empty_like(parameter)
-                live.relabel(parameter.grad, "gradients")
+        buffer = finetune.buffer_of(adapted, base)
         _mark_segments(model, live)
         live.take_events()
-        _micro_batch(base, config, live)
+        with finetune.training_layers(base, config, buffer, keep) as path:
+            _micro_batch(base, config, live)
         training = live.take_events()
         _evaluate(base, config, live)
         evaluation = live.take_events()
-    peaks: dict[str, Peak | None] = {
-        "training": _unroll(training, held if accumulates else start, model, layers),
-        "evaluation": _unroll(evaluation, start, model, layers)}
-    # 4. the optimizer step: on a CPU two copies of one parameter, on a GPU one kernel that takes none
-    step_bytes = 0 if cuda and config.optim == "adamw_torch" else 8 * max(parameters)
-    peaks["optimizer step"] = Peak(total_bytes=held.total() + step_bytes, parts=held + Counter(activations=step_bytes))
-    known = {name: peak for name, peak in peaks.items() if peak is not None}
-    return known if len(known) == len(peaks) else None
+    # 4. the optimizer step: one kernel that takes nothing, but on a CPU 8-bit moments become numbers
+    step_bytes = 8 * max(_trained(model)) if config.optim != "adamw_torch" else 0
+    return _Recording(training=training, evaluation=evaluation, held=held, step_bytes=step_bytes,
+                      traced=len(layers_of(model)), keep=path.keep)
+
+
+def _peaks(recording: _Recording, layers: int) -> Mapping[str, Peak]:
+    """Return the peaks with all layers."""
+    held = recording.held
+    step = Counter(activations=recording.step_bytes)
+    return {"training": _unroll(recording.training, recording, layers),
+            "evaluation": _unroll(recording.evaluation, recording, layers),
+            "optimizer step": Peak(total_bytes=held.total() + recording.step_bytes, parts=held + step)}
 
 
 def _micro_batch(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
@@ -182,31 +272,47 @@ def _full_rows(count: int, length: int) -> EncodedRows:
                        trained=np.ones(count * length, dtype=bool))
 
 
-def _unroll(events: Sequence[Event], start: Mapping[str, int], model: Any, layers: int) -> Peak | None:
-    if len(layers_of(model)) == layers:
-        return peak_of(events, start)
-    return peak_of_layers(events, start, layers)
+def _unroll(events: Sequence[Event], recording: _Recording, layers: int) -> Peak:
+    peak = (peak_of(events, recording.held) if recording.traced == layers else
+            peak_of_layers(events, recording.held, layers))
+    assert peak is not None, "only layers that are alike are left out of a recording"
+    return peak
 
 
-def _standing(model: Any, layers: int, block_bytes: int) -> tuple[Counter[str], list[int]]:
-    """Return the bytes of base and adapter with `layers` layers, and the elements of every trained parameter."""
+def _standing(model: Any, config: FinetuneConfig, layers: int, *, cuda: bool, half: bool) -> Counter[str]:
+    """Return the bytes that are there throughout, with `layers` layers: base, adapter, optimizer, gradients."""
+    def rounded(size_bytes: int) -> int:
+        return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES if cuda else size_bytes
+
     sizes: Counter[str] = Counter()
-    trained = []
+    trained: list[int] = []
     copies = {id(tensor): layers // len(layers_of(model)) for tensor in tensors_of(layers_of(model))}
     if layers != len(layers_of(model)):  # a layer in the middle stands for all
         copies = dict.fromkeys(copies, 0) | {id(tensor): layers for tensor in tensors_of(layers_of(model)[1])}
     for tensor in tensors_of(model):
         times = copies.get(id(tensor), 1)
-        label = "adapter" if tensor.requires_grad else "base"
-        sizes[label] += times * (-(-tensor.nbytes // block_bytes) * block_bytes)
-        trained += [tensor.numel()] * (times if tensor.requires_grad else 0)
-    return sizes, trained
+        if tensor.requires_grad:
+            trained += [tensor.numel()] * times
+        else:
+            sizes["base"] += times * rounded(tensor.nbytes)
+    # all matrices of an adapter lie in one tensor, and so do their gradients and moments
+    adapter_bytes = rounded(4 * sum(trained))
+    sizes["adapter"] = adapter_bytes + (rounded(2 * sum(trained)) if half else 0)
+    if not cuda and config.eval_steps < config.max_steps:
+        sizes["adapter"] += adapter_bytes  # the best adapter so far is kept in RAM
+    sizes["gradients"] = adapter_bytes
+    sizes["optimizer"] = (2 * adapter_bytes if config.optim == "adamw_torch" else
+                          sum(_state_bytes(size, config.optim, cuda) for size in trained))
+    return sizes
+
+
+def _trained(model: Any) -> list[int]:
+    """Return the elements of every trained parameter."""
+    return [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _state_bytes(elements: int, optim: str, cuda: bool) -> int:
-    """Return the bytes of AdamW's two moments of one parameter on its device."""
-    if optim == "adamw_torch":
-        return 2 * 4 * elements
+    """Return the bytes of 8-bit AdamW's two moments of one parameter on its device."""
     if elements < SMALLEST_8BIT:
         return 2 * 4 * elements
     scales_bytes = 2 * 4 * -(-elements // STATE_BLOCK)
@@ -215,7 +321,7 @@ def _state_bytes(elements: int, optim: str, cuda: bool) -> int:
 
 
 def _mark_segments(model: Any, live: LiveBytes) -> None:
-    """Have the layers tell the recorder which of them works, forward and backward, and parameters their gradient."""
+    """Have the layers tell the recorder which of them works, forward and backward."""
     layers = layers_of(model)
 
     def starts(number: int) -> Callable[..., None]:
@@ -238,9 +344,6 @@ def _mark_segments(model: Any, live: LiveBytes) -> None:
     for number, layer in enumerate(layers, start=1):
         layer.register_forward_pre_hook(starts(number))
         layer.register_forward_hook(ends(number))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(lambda p: live.relabel(p.grad, "gradients"))
 
 
 def _names_single_layers(config: FinetuneConfig) -> bool:

@@ -215,10 +215,10 @@ class Supervisor:
                                notes=forecast.notes)
         config = dataclasses.replace(config, **forecast.settings)
         self.study.record_config(trial.id, config.as_dict())
-        result = self._attempt(trial, config)
+        result = self._attempt(trial, config, keep=forecast.notes.get("keep", ""))
         return dataclasses.replace(result, notes={**forecast.notes, **result.notes})
 
-    def _attempt(self, trial: Trial, config: Config) -> TrialResult:
+    def _attempt(self, trial: Trial, config: Config, keep: str = "") -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""
         directory = self.study.trial_directory(trial.id)
         try:
@@ -235,7 +235,7 @@ class Supervisor:
             config = counted
             self.study.record_config(trial.id, config.as_dict())
         request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
-                        checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)))
+                        checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)), keep=keep)
         progress = _Progress()
 
         def follow(event: Event) -> None:

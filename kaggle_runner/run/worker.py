@@ -128,7 +128,8 @@ class Worker:
         trainer = self.trainer(config.trainer)
         prepared = trainer.prepare(config)
         control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request.directory),
-                          checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps, judge=self._judge)
+                          checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps, judge=self._judge,
+                          keep=request.keep)
         result = trainer.train(config, request.id, control)
         return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
                                  "notes": {**result.notes, "threads": trainer.threads}}

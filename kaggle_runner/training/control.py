@@ -32,6 +32,8 @@ class Control:
     """Optimizer steps at which the trial is evaluated and judged."""
     judge: Callable[[int, float], bool] = lambda step, loss: True
     """Says at a rung, from the step and its eval loss, whether the trial goes on."""
+    keep: str = ""
+    """What the decoder layers keep for the backward pass, as `layer.keep` writes it; empty: as the config says."""
 
     def checkpoint_is_due(self, step: int, max_steps: int) -> bool:
         """Say whether a checkpoint belongs after this step; the last one needs none."""

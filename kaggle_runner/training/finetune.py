@@ -8,11 +8,12 @@ the same losses to the last bit on a CPU, whatever ran before it on the same bas
 import gc
 import hashlib
 import math
+import pathlib
 import platform
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -26,10 +27,13 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.training.adapter_buffer import AdapterBuffer
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.batches import EncodedRows, MicroBatch, collate, step_batches
 from kaggle_runner.training.data.tokens import EncodedData
+from kaggle_runner.training.layer.install import Path, layers_for_training
+from kaggle_runner.training.layer.projection import cast
 from kaggle_runner.training.libraries import hide_unfit_torchao
 from kaggle_runner.training.loss import summed_loss
 from kaggle_runner.training.models.bare_model import without_adapters
@@ -83,13 +87,10 @@ def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, tr
     reset_peak_bytes(base.device)
     adapted = attach(base, config)
     try:
-        if config.gradient_checkpointing:
-            set_checkpointing(base.model, True)
-        return _train(base, adapted, data, config, trial_id, control, phases)
+        buffer = buffer_of(adapted, base)
+        with training_layers(base, config, buffer, control.keep) as path:
+            return _train(base, adapted, buffer, data, config, trial_id, control, phases, str(path))
     finally:
-        if config.gradient_checkpointing:  # it survives the adapter, and so does the hook on the embedding
-            set_checkpointing(base.model, False)
-            base.model.disable_input_require_grads()
         adapted.unload()
         base.model.eval()
         del adapted
@@ -115,6 +116,18 @@ def attach(base: BaseModel, config: FinetuneConfig) -> Any:
         way_out = ("; beside fused experts write lora_dropout: 0, or name layers: target_modules: [q_proj, v_proj]"
                    if "ParamWrapper" in what else "")
         raise ConfigError(f"no adapter for target_modules {targets!r}: {what}{way_out}") from error
+
+
+def buffer_of(adapted: Any, base: BaseModel) -> AdapterBuffer:
+    """Put all trained parameters of an adapter into one tensor, and their gradients into another."""
+    return AdapterBuffer((p for p in adapted.parameters() if p.requires_grad), base.compute_dtype)
+
+
+def training_layers(base: BaseModel, config: FinetuneConfig, buffer: AdapterBuffer | None = None,
+                    keep: str = "") -> AbstractContextManager[Path]:
+    """Make the decoder layers ready for training; the context gives which way they are computed."""
+    return layers_for_training(base.model, dtype=base.compute_dtype, again=config.gradient_checkpointing, keep=keep,
+                               copies=buffer.copies if buffer else cast, strange=base.strange_layers)
 
 
 @torch.no_grad()
@@ -144,17 +157,17 @@ def loss_of(base: BaseModel, batch: MicroBatch) -> torch.Tensor:
         return summed_loss(base.model, tokens_BT, positions_N, targets_N, own_head=base.own_head)
 
 
-def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneConfig, trial_id: str, control: Control,
-           phases: Phases) -> TrialResult:
+def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedData, config: FinetuneConfig,
+           trial_id: str, control: Control, phases: Phases, layers: str) -> TrialResult:
     device, rows = base.device, data.train
     parameters = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    optimizer = _optimizer(config, list(parameters.values()))
+    optimizer = _optimizer(config, buffer, list(parameters.values()))
     scaler = torch.amp.GradScaler(device.type, enabled=base.compute_dtype is torch.float16)
     progress = _Progress()
     best_adapter: dict[str, torch.Tensor] = {}
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
-        progress, best_adapter = _restore(checkpoint, parameters, optimizer, scaler, device)
+        progress, best_adapter = _restore(checkpoint, parameters, buffer, optimizer, scaler, device)
     control.emit(Resumed(step=progress.step) if checkpoint else Attached())
     phases.enter("attach")
 
@@ -177,12 +190,12 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
             step_loss += loss.detach()
         # 3. the optimizer step
         scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+        grad_norm = torch.nn.utils.clip_grad_norm_([buffer.whole], config.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(config, progress.step)
         scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        buffer.after_step()
         # 4. what was done
         progress.step += 1
         progress.tokens += sum(micro_batch.tokens for micro_batch in micro_batches)
@@ -218,7 +231,7 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             progress.skipped_steps = int(skipped)
             save_checkpoint(control.directory, config,
-                            _checkpoint_of(progress, parameters, best_adapter, optimizer, scaler, device))
+                            _checkpoint_of(progress, parameters, best_adapter, buffer, optimizer, scaler, device))
             control.emit(Checkpointed(step=progress.step))
             phases.enter("save")
         if reason:
@@ -226,6 +239,7 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
 
     hashes = {"rows": data.sha256, "base": base.sha256}
     if status is not Status.PREEMPTED:
+        buffer.release()
         hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
         phases.enter("save")
     return TrialResult(
@@ -236,7 +250,7 @@ def _train(base: BaseModel, adapted: Any, data: EncodedData, config: FinetuneCon
                "padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
                "skipped_steps": int(skipped), "attach_cpu_seconds": round(phases.cpu_seconds["attach"], 3),
                "micro_batch": config.batch_size, "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
-               "hidden_package": hide_unfit_torchao()})
+               "layers": layers, "hidden_package": hide_unfit_torchao()})
 
 
 def versions() -> dict[str, str]:
@@ -245,14 +259,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}}
 
 
-def _optimizer(config: FinetuneConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(config: FinetuneConfig, buffer: AdapterBuffer,
+               parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optim == "adamw_torch":
+        # fused, a step that the scaler skips is skipped on the GPU, and the host need not wait to know
+        return torch.optim.AdamW([buffer.whole], fused=True, **options)
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adamw_torch": torch.optim.AdamW, "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
-    # fused, a step that the scaler skips is skipped on the GPU, and the host need not wait to know
-    options = {"fused": True} if config.optim == "adamw_torch" and parameters[0].is_cuda else {}
-    kind = kinds[config.optim]
-    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
+    # one by one: small parameters keep moments of 32 bits, and scales must not reach from one into the next
+    return kinds[config.optim](parameters, **options)
 
 
 def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, progress: _Progress,
@@ -276,25 +293,27 @@ def _out_of_patience(config: FinetuneConfig, progress: _Progress) -> bool:
 
 
 def _checkpoint_of(progress: _Progress, parameters: Mapping[str, torch.nn.Parameter],
-                   best_adapter: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer,
+                   best_adapter: Mapping[str, torch.Tensor], buffer: AdapterBuffer, optimizer: torch.optim.Optimizer,
                    scaler: torch.amp.GradScaler, device: torch.device) -> Checkpoint:
     return Checkpoint(
         step=progress.step,
         state={"tokens": progress.tokens, "padded_tokens": progress.padded_tokens,
                "skipped_steps": progress.skipped_steps, "evaluations": [list(pair) for pair in progress.evaluations]},
         tensors={"adapter": {name: p.detach().cpu() for name, p in parameters.items()},
-                 "best_adapter": dict(best_adapter), "optimizer": optimizer.state_dict(),
+                 "best_adapter": dict(best_adapter), "optimizer": buffer.state_of_parts(optimizer),
                  "scaler": scaler.state_dict(), "cpu_random": torch.get_rng_state(),
                  "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None})
 
 
-def _restore(checkpoint: Checkpoint, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer,
-             scaler: torch.amp.GradScaler, device: torch.device) -> tuple[_Progress, dict[str, torch.Tensor]]:
+def _restore(checkpoint: Checkpoint, parameters: Mapping[str, torch.nn.Parameter], buffer: AdapterBuffer,
+             optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+             device: torch.device) -> tuple[_Progress, dict[str, torch.Tensor]]:
     tensors = checkpoint.tensors
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors["adapter"][name])
-    optimizer.load_state_dict(tensors["optimizer"])
+    buffer.refresh()
+    buffer.load_state_of_parts(optimizer, tensors["optimizer"])
     scaler.load_state_dict(tensors["scaler"])
     torch.set_rng_state(tensors["cpu_random"])
     if tensors["cuda_random"] is not None:
@@ -304,7 +323,7 @@ def _restore(checkpoint: Checkpoint, parameters: Mapping[str, torch.nn.Parameter
     return progress, tensors["best_adapter"]
 
 
-def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], directory: Path) -> str:
+def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], directory: pathlib.Path) -> str:
     """Write the best adapter in peft's format and return the SHA-256 of its values."""
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -317,16 +336,6 @@ def _save_adapter(adapted: Any, best_adapter: Mapping[str, torch.Tensor], direct
         digest.update(name.encode())
         digest.update(best_adapter[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def set_checkpointing(model: Any, on: bool) -> None:
-    """Have a model compute activations again in the backward pass, or no more."""
-    # transformers 5.17 renamed it; Kaggle's image still has the old name
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    if on:
-        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    else:
-        getattr(model, f"{kind}_checkpointing_disable")()
 
 
 def _autocast(base: BaseModel) -> torch.autocast:

@@ -1,17 +1,22 @@
 """The loss of a causal language model over chosen positions, in chunks.
 
 Only positions that count reach the output matrix, a chunk at a time, so that batch x length x vocabulary logits
-never exist at once, in training or in evaluation.
+never exist at once, in training or in evaluation. In training the gradient of a chunk is made beside its loss: the
+logits are there, and no product is run twice.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 2**25
 """Logits in a chunk: 128 MiB in float32."""
+FLOAT16_SCALE = 2.0**8
+"""What float16 gradients of logits are multiplied by until the backward pass: a probability of 1e-5, one of 100,000
+symbols, would keep two digits of three."""
 
 # Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary
 
@@ -34,7 +39,11 @@ def summed_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, 
     hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N)
     head = model.get_output_embeddings()
     cap = logit_cap(model)
-    chunk = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    if hidden_ND.requires_grad and torch.is_grad_enabled() and _is_frozen(head):
+        loss: torch.Tensor = _LossWithGradient.apply(  # type: ignore[no-untyped-call]  # torch's own
+            hidden_ND, head, cap, targets_N)
+        return loss
+    chunk = _chunk_rows(head)
     if len(targets_N) <= chunk:
         return _chunk_loss(head, cap, hidden_ND, targets_N)
     losses = []
@@ -56,6 +65,69 @@ def logits_of(head: Any, cap: float | None, hidden_ND: torch.Tensor) -> torch.Te
 def logit_cap(model: Any) -> float | None:
     """Return the bound that a family puts on its logits; none for most."""
     return getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+
+
+class _LossWithGradient(torch.autograd.Function):
+    """The summed loss; what is kept for the backward pass is the gradient of the hidden states."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: torch.Tensor, head: Any, cap: float | None,
+                targets_N: torch.Tensor) -> torch.Tensor:
+        gradient_ND = torch.empty_like(hidden_ND)
+        losses = []
+        for start in range(0, len(targets_N), _chunk_rows(head)):
+            rows = slice(start, start + _chunk_rows(head))
+            losses.append(_chunk_with_gradient(head, cap, hidden_ND[rows], targets_N[rows], gradient_ND[rows]))
+        ctx.save_for_backward(gradient_ND)
+        ctx.scale = _scale_of(gradient_ND)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient_ND,) = ctx.saved_tensors
+        return (gradient_ND * (gradients[0] / ctx.scale)).to(gradient_ND.dtype), None, None, None
+
+
+def _chunk_with_gradient(head: Any, cap: float | None, hidden_ND: torch.Tensor, targets_N: torch.Tensor,
+                         gradient_ND: torch.Tensor) -> torch.Tensor:
+    """Return the summed loss of some positions, and write the gradient of their hidden states."""
+    bounded_NV = None
+    logits_NV = head(hidden_ND)
+    if cap is not None:
+        bounded_NV = torch.tanh(logits_NV.float() / cap)
+        logits_NV = cap * bounded_NV
+    log_NV = F.log_softmax(logits_NV, -1, dtype=torch.float32)
+    del logits_NV
+    targets_N1 = targets_N.unsqueeze(1)
+    loss = F.nll_loss(log_NV, targets_N, reduction="sum")
+    log_NV.exp_()  # probabilities, which are the gradient of the logits but for a one at the target
+    log_NV.scatter_add_(1, targets_N1, torch.full_like(targets_N1, -1, dtype=log_NV.dtype))
+    if bounded_NV is not None:
+        log_NV.mul_(bounded_NV.square_().neg_().add_(1.0))
+    scale = _scale_of(gradient_ND)
+    product_NV = (log_NV if scale == 1.0 else log_NV.mul_(scale)).to(_product_dtype(head, hidden_ND))
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        gradient_ND.copy_(product_NV @ head.weight.to(product_NV.dtype))
+    return loss
+
+
+def _product_dtype(head: Any, hidden_ND: torch.Tensor) -> torch.dtype:
+    """Return what the product with the output matrix is computed in: autocast's dtype where that is on."""
+    device = hidden_ND.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+
+
+def _scale_of(gradient_ND: torch.Tensor) -> float:
+    return FLOAT16_SCALE if gradient_ND.dtype is torch.float16 else 1.0
+
+
+def _is_frozen(head: Any) -> bool:
+    """Whether an output matrix is a plain one, without an adapter, whose gradient nobody wants."""
+    return type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
+
+
+def _chunk_rows(head: Any) -> int:
+    return max(1, CHUNK_ELEMENTS // int(head.weight.shape[0]))
 
 
 def _chunk_loss(head: Any, cap: float | None, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

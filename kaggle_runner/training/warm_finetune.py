@@ -18,7 +18,15 @@ from kaggle_runner.training.cpu_speed import choose
 from kaggle_runner.training.data.batches import collate
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import EncodedData, encode
-from kaggle_runner.training.finetune import attach, evaluate, loss_of, rows_of_step, train_adapter, versions
+from kaggle_runner.training.finetune import (
+    attach,
+    evaluate,
+    loss_of,
+    rows_of_step,
+    train_adapter,
+    training_layers,
+    versions,
+)
 from kaggle_runner.training.models.base_model import BaseModel, base_key, check_model, computing_in, load_base
 from kaggle_runner.training.phases import Phases
 
@@ -99,9 +107,15 @@ class WarmFinetune:
         except ConfigError:  # for the trial to say: others may have other target modules
             return base
         base.model.train()
+
+        def pass_both_ways(dtype: torch.dtype) -> None:
+            candidate = computing_in(base, dtype)
+            with training_layers(candidate, config):
+                loss_of(candidate, batch).backward()
+
         try:
-            choice = choose(lambda dtype: loss_of(computing_in(base, dtype), batch).backward(),
-                            most_threads=self._most_threads, cache_directory=self._cache_directory, key=key)
+            choice = choose(pass_both_ways, most_threads=self._most_threads,
+                            cache_directory=self._cache_directory, key=key)
         finally:
             adapted.unload()
             base.model.eval()

@@ -67,9 +67,14 @@ def causal_attention(module: torch.nn.Module, query_BHTD: torch.Tensor, key_BGTD
     length = query_BHTD.shape[2]
     window_TT = None
     if sliding_window is not None and length > sliding_window:
-        ones_TT = torch.ones(length, length, dtype=torch.bool, device=query_BHTD.device)
-        window_TT = ones_TT.tril() & ones_TT.triu(1 - sliding_window)
+        window_TT = window_mask(length, sliding_window, query_BHTD.device)
     out_BHTD = F.scaled_dot_product_attention(
         query_BHTD, key_BGTD, value_BGTD, attn_mask=window_TT, dropout_p=dropout, scale=scaling,
         is_causal=window_TT is None and length > 1, enable_gqa=groups and group > 1)
     return out_BHTD.transpose(1, 2).contiguous(), None
+
+
+def window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """Return which positions a token sees that sees `window` of them at most, its own among them."""
+    ones_TT = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones_TT.tril() & ones_TT.triu(1 - window)

@@ -20,6 +20,8 @@ import transformers
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.training.hub import raise_refusal
+from kaggle_runner.training.layer.install import agrees, structures_of
+from kaggle_runner.training.layer.structure import CastTo
 from kaggle_runner.training.libraries import apply_liger, complete_config
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
@@ -53,6 +55,8 @@ class BaseModel:
     """Whether the loss may be computed from hidden states and the output matrix, without the model's own head."""
     seconds: float
     """Wall time of loading and quantising."""
+    strange_layers: str = ""
+    """Why its decoder layers are not computed by our function; empty where they are."""
     warnings: tuple[str, ...] = ()
     """What will work, but perhaps not as meant, a sentence each."""
 
@@ -101,10 +105,14 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     set_padding(tokenizer)
     if config.load_in_4bit:
         warnings += left_in_16_bits(model)
+    structures = structures_of(model)
+    strange = (structures if isinstance(structures, str) else
+               "" if agrees(model, structures, compute_dtype, device) else "it looks known and computes something else")
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
                      own_head=own_head(model.config) and _own_head_is_exact(model, device),
-                     seconds=time.perf_counter() - started, warnings=tuple(warnings))
+                     seconds=time.perf_counter() - started, warnings=tuple(warnings),
+                     strange_layers=strange)
 
 
 def check_model(config: FinetuneConfig) -> str:
@@ -227,7 +235,7 @@ def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
             module.to(torch.float32)
             if compute_dtype is not torch.float32:
                 # What follows takes it in this dtype anyway: cast once here, and not kept in float32 by every adapter.
-                module.register_forward_hook(lambda module, arguments, output: output.to(compute_dtype))
+                module.register_forward_hook(CastTo(compute_dtype))
     for layer in linear_layers_4bit(model):
         layer.compute_dtype = compute_dtype
         layer.compute_type_is_set = True

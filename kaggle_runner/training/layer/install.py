@@ -1,0 +1,130 @@
+"""Puts our decoder layers into a model for the time of a trial, and says which path a trial took.
+
+The modules stay transformers' and peft's: only the layers' `forward` is exchanged, and only for training. The adapter
+that is saved is peft's.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kaggle_runner.training.layer.decoder import Layer
+from kaggle_runner.training.layer.keep import PRODUCTS, from_words, in_words, keep_everywhere
+from kaggle_runner.training.layer.projection import Copies, cast
+from kaggle_runner.training.layer.structure import Structure, structure_of
+from kaggle_runner.training.models.bare_model import layers_of
+
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Most that a hidden state may differ from transformers' own, as a share of the largest: rounding, and no more."""
+TRIED_TOKENS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """Which way the decoder layers of a trial are computed."""
+
+    keep: str = ""
+    """What each layer keeps, where our function computes them."""
+    reason: str = ""
+    """Why transformers computes them, where it does."""
+
+    def __str__(self) -> str:
+        return f"fused: {self.keep}" if self.keep else f"transformers: {self.reason}"
+
+
+def structures_of(model: Any) -> tuple[Structure, ...] | str:
+    """Return the structures of all decoder layers of a model, or why they are not known."""
+    found = []
+    for layer in layers_of(model):
+        structure = structure_of(layer)
+        if isinstance(structure, str):
+            return structure
+        found.append(structure)
+    return tuple(found)
+
+
+@contextmanager
+def fused_layers(model: Any, structures: Sequence[Structure], keep: Sequence[str], dtype: torch.dtype,
+                 copies: Copies = cast, *, training_only: bool = True) -> Iterator[None]:
+    """Have the decoder layers of a model compute as `Layer` does, each with its list of what to keep.
+
+    `training_only` leaves passes without gradients to the layers themselves.
+    """
+    layers = list(layers_of(model))
+    for layer, structure, kept in zip(layers, structures, keep, strict=True):
+        ours = Layer.of(structure, dtype=dtype, keep=kept, copies=copies)
+        layer.forward = functools.partial(_forward, ours, layer.forward, layer if training_only else None)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+@contextmanager
+def layers_for_training(model: Any, *, dtype: torch.dtype, again: bool, keep: str = "", copies: Copies = cast,
+                        strange: str = "") -> Iterator[Path]:
+    """Make the decoder layers of a model ready for a trial, and yield which way it computes them.
+
+    `keep` is what each of them keeps, in the words of `keep.in_words`; empty: all products or, with `again`, the input
+    only. `strange` is why the model is left alone whatever it looks like.
+    """
+    structures = strange or structures_of(model)
+    if isinstance(structures, str):
+        with _checkpointing(model, again):
+            yield Path(reason=structures)
+        return
+    lists = from_words(keep) if keep else keep_everywhere(len(structures), again=again)
+    with fused_layers(model, structures, lists, dtype, copies):
+        yield Path(keep=in_words(lists))
+
+
+@contextmanager
+def _checkpointing(model: Any, on: bool) -> Iterator[None]:
+    """Have transformers run its layers again in the backward pass."""
+    if not on:
+        yield
+        return
+    # transformers 5.17 renamed it; Kaggle's image still has the old name
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        yield
+    finally:  # it survives the adapter, and so does the hook on the embedding
+        getattr(model, f"{kind}_checkpointing_disable")()
+        model.disable_input_require_grads()
+
+
+@torch.no_grad()
+def agrees(model: Any, structures: Sequence[Structure], dtype: torch.dtype, device: torch.device) -> bool:
+    """Try a few tokens both ways: what looks like a known layer must also compute what one computes."""
+    model.eval()
+    decoder = getattr(model, model.base_model_prefix)
+    tokens_BT = torch.arange(TRIED_TOKENS, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
+    hidden = []
+    for ours in (False, True):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            if not ours:
+                hidden.append(decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state.float())
+                continue
+            with fused_layers(model, structures, [PRODUCTS] * len(structures), dtype, training_only=False):
+                hidden.append(decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state.float())
+    return bool((hidden[1] - hidden[0]).abs().max() <= AGREEMENT[dtype] * hidden[0].abs().max())
+
+
+def _forward(ours: Layer, own: Any, training: nn.Module | None, hidden_states: torch.Tensor,
+             attention_mask: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+             past_key_values: Any = None, use_cache: bool | None = False,
+             position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None, **kwargs: Any) -> Any:
+    """Stand in for a layer's own forward; what it was not made for goes to that."""
+    idle = training is not None and not (training.training and torch.is_grad_enabled())
+    if idle or attention_mask is not None or past_key_values is not None or position_embeddings is None:
+        return own(hidden_states, attention_mask=attention_mask, position_ids=position_ids,
+                   past_key_values=past_key_values, use_cache=use_cache, position_embeddings=position_embeddings,
+                   **kwargs)
+    return ours(hidden_states, *position_embeddings)
