@@ -111,6 +111,8 @@ def test_a_study_whose_supervisor_is_killed_goes_on_with_the_same_command(run, s
     assert (tmp_path / "cut" / "trials.jsonl").read_bytes().startswith(before), "what was finished is untouched"
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
     assert [r.attempts for r in read_study(tmp_path / "cut").records] == [1, 1, 2, 1]
+    assert [session["command"] for session in read_study(tmp_path / "cut").sessions] == 2 * [
+        f"python -m kaggle_runner dry-run {file} --count 4 --study cut"]
 
 
 @pytest.mark.slow

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.training.control import Control
-from kaggle_runner.training.warm_finetune import FinetuneWork
+from kaggle_runner.training.warm_finetune import WarmFinetune
 
 config = FinetuneConfig(model=sys.argv[1], dataset=sys.argv[2], samples=8, max_steps=1, eval_steps=1,
                         max_eval_samples=4, load_in_4bit=sys.argv[3] == "4 bits", optim="adamw_torch")
 folder = Path(sys.argv[4])
-work = FinetuneWork(lambda event: None, folder, torch.device("cpu"))
+work = WarmFinetune(lambda event: None, folder, torch.device("cpu"))
 control = Control(poll=lambda: None, emit=lambda event: None, directory=folder, checkpoint_steps=None, rung_steps=(),
                   judge=lambda step, loss: True)
 result = work.train(config, "0000", control)

@@ -47,7 +47,7 @@ if [ ! -f "$venv/complete" ]; then
         sed "s/^torch==.*/torch==$torch+cpu/" "$packages" >"$wanted"
     fi
     mkdir -p "$venv/torch"
-    "$venv/bin/pip" install -q --no-cache-dir --find-links "$venv/torch" -r "$wanted"
+    "$venv/bin/pip" install -q --no-cache-dir --no-compile --find-links "$venv/torch" -r "$wanted"
     rm -r "$venv/torch"
     "$venv/bin/pip" check
     touch "$venv/complete"
