@@ -257,3 +257,20 @@ def config_from_params(params: Mapping[str, Any]) -> Config:
         ConfigError: an unknown trainer, a name that is no hyperparameter of it, or a value that cannot work.
     """
     return TRAINERS[trainer_of(params)].from_params(params)
+
+
+SINCE_0_2 = ("trust_remote_code", "dataset_config", "dataset_split", "dataset_revision", "eval_dataset", "columns",
+             "max_lost_share", "eval_share", "eval_max_length", "eval_completion_only_loss", "train_on",
+             "eval_train_on", "num_train_epochs")
+"""Hyperparameters that studies and checkpoints of version 0.2 do not name: theirs are the defaults."""
+
+
+def known_to_0_2(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config as version 0.2 would have written them, so that its studies can be continued.
+
+    What is newer and at its default is left out; where `samples` is left open, it is what 0.2 had as its default.
+    """
+    defaults = TRAINERS[trainer_of(values)]()
+    kept = {name: value for name, value in values.items()
+            if name not in SINCE_0_2 or value != getattr(defaults, name)}
+    return kept | ({"samples": MOST_SAMPLES} if "samples" in kept and kept["samples"] is None else {})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from kaggle_runner.config import trainer_of
+from kaggle_runner.config import known_to_0_2, trainer_of
 from kaggle_runner.errors import StudyError, WorkerError
 from kaggle_runner.events import Note, Notify, SweepStarted
 from kaggle_runner.files import write_atomically
@@ -170,8 +170,9 @@ def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:
     for record in snapshot.records:
         if first is None:
             first = record
-        names = {*first.trial.params, *record.trial.params} - {*varied, "seed"}
-        other = [name for name in sorted(names) if first.trial.params.get(name) != record.trial.params.get(name)]
+        before, now = known_to_0_2(first.trial.params), known_to_0_2(record.trial.params)
+        names = {*before, *now} - {*varied, "seed"}
+        other = [name for name in sorted(names) if before.get(name) != now.get(name)]
         if other:
             name = other[0]
             raise StudyError(f"{snapshot.directory}: trials {first.trial.id} and {record.trial.id} differ in {name} "

@@ -27,7 +27,7 @@ from kaggle_runner.lab.vary import (
     hold_baseline,
     make_vary,
 )
-from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, changed_parameters, confirm_directory, read_study
 from kaggle_runner.sweep.problems import Findings, spelled
 from kaggle_runner.sweep.scoring import HELD
 from kaggle_runner.sweep.spec import SweepSpec, check_config
@@ -248,10 +248,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Name what is not the same in two sweeps, with the values where they are short."""
     found = [key for key in ("method", "metric", "early_terminate", "run_cap") if old.get(key) != new.get(key)]
     left, right = old.get("parameters", {}), new.get("parameters", {})
-    for name in sorted(left.keys() | right.keys()):
-        if left.get(name) != right.get(name):
-            was, now = (_spelled_entry(entry) for entry in (left.get(name), right.get(name)))
-            found.append(f"{name} {was} then, {now} now")
+    for name in changed_parameters(old, new):
+        was, now = (_spelled_entry(entry) for entry in (left.get(name), right.get(name)))
+        found.append(f"{name} {was} then, {now} now")
     return found
 
 

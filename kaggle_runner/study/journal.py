@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kaggle_runner.config import TRAINERS, known_to_0_2
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import (
     alone_with,
@@ -238,12 +239,24 @@ def _command() -> str:
     return ""
 
 
+def changed_parameters(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name the parameters that differ between two sweeps; what version 0.2 did not name is at its default there."""
+    left, right = (_fixed_as_0_2(sweep.get("parameters", {})) for sweep in (old, new))
+    return [name for name in sorted(left.keys() | right.keys()) if left.get(name) != right.get(name)]
+
+
+def _fixed_as_0_2(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    fixed = {name: entry["value"] for name, entry in parameters.items()
+             if isinstance(entry, Mapping) and "value" in entry}
+    kept = known_to_0_2(fixed) if fixed.get("trainer", "finetune") in TRAINERS else fixed
+    return {name: {**entry, "value": kept[name]} if name in kept else entry for name, entry in parameters.items()
+            if name in kept or name not in fixed}
+
+
 def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:
     old, new = snapshot.info.sweep, json.loads(json.dumps(sweep))
     changed = [key for key in ("method", "metric", "early_terminate") if old.get(key) != new.get(key)]
-    old_parameters, new_parameters = old.get("parameters", {}), new.get("parameters", {})
-    changed += [f"parameters.{name}" for name in sorted(old_parameters.keys() | new_parameters.keys())
-                if old_parameters.get(name) != new_parameters.get(name)]
+    changed += [f"parameters.{name}" for name in changed_parameters(old, new)]
     if changed:
         raise StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
                          f"choose another directory with --study, or restore the file")

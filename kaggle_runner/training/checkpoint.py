@@ -3,7 +3,6 @@
 A checkpoint belongs to one config: one of another config is refused, a damaged one is passed over and said.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kaggle_runner.config import known_to_0_2
 from kaggle_runner.errors import ForeignCheckpoint
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import cannot_write, replacing
@@ -32,18 +32,10 @@ class Checkpoint:
     """Tensors and the state of optimizer, scaler and random generators."""
 
 
-_SINCE_0_2_0 = {"dataset_config", "dataset_split", "dataset_revision", "eval_dataset", "columns", "max_lost_share",
-                "eval_share", "eval_max_length", "eval_completion_only_loss", "train_on", "eval_train_on",
-                "num_train_epochs"}
-"""Fields that 0.2.0 had not: left at their defaults they do not count, so that its checkpoints are continued."""
-
-
 def config_hash(config: Any) -> str:
     """Return the SHA-256 of all values of a config that decide its losses: computing activations twice changes none."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config) if field.name in _SINCE_0_2_0}
-    values = {name: value for name, value in config.as_dict().items()
-              if name not in ("gradient_checkpointing", "trust_remote_code")
-              and not (name in defaults and value == defaults[name])}
+    values = {name: value for name, value in known_to_0_2(config.as_dict()).items()
+              if name not in ("gradient_checkpointing", "trust_remote_code")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
