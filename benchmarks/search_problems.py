@@ -1,7 +1,8 @@
 """Cheap problems for benchmarks/search.py: surfaces like those of fine-tunes, and tables of trainings.
 
-A surface is a sum of what each hyperparameter adds, in losses; noise is what another seed would add. Nothing here was
-used to choose a number of the search: those were chosen on other, random surfaces.
+A surface is a sum of what each hyperparameter adds, in losses; noise is what another seed would add. The
+numbers of the search were chosen on other, random surfaces, but these decided between two and three start points, and
+four of them were looked at beside the others.
 """
 
 import itertools
