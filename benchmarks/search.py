@@ -27,7 +27,7 @@ import optuna
 from search_problems import Problem, measured, problems
 
 from kaggle_runner.run.points import optuna_samplers
-from kaggle_runner.run.points.propose import Lesson, Observation, propose, stable_seed
+from kaggle_runner.run.points.propose import Observation, Told, propose, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 
 MARKS = (5, 10, 15)
@@ -121,7 +121,7 @@ def ours(problem: Problem, seed: int, workers: int = 1) -> Ask:
     number = 0
     while True:
         while len(running) < workers:
-            told = [*past, *(Observation(params=params, lesson=Lesson.RUNNING) for params in running)]
+            told = [*past, *(Observation(params=params, told=Told.RUNNING) for params in running)]
             proposal = propose(spec, seed=seed, number=number, past=told, defaults=problem.defaults)
             if proposal is None:
                 break
@@ -130,7 +130,7 @@ def ours(problem: Problem, seed: int, workers: int = 1) -> Ask:
         if not running:
             return
         value = yield running[0]
-        past.append(Observation(params=running.pop(0), lesson=Lesson.VALUE, value=value))
+        past.append(Observation(params=running.pop(0), told=Told.VALUE, value=value))
 
 
 def chance(problem: Problem, seed: int) -> Ask:

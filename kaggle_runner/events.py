@@ -257,7 +257,7 @@ class ForecastMemory(Request):
 
     kind = "forecast"
     config: Mapping[str, Any]
-    room: Mapping[str, Any]
+    limit: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,12 +55,12 @@ def text(config, tmp_path_factory):
 class Watcher:
     """Collects the events of a trial and asks for an end after a given step."""
 
-    def __init__(self, wish=None, after=0):
-        self.events, self._wish, self._after, self._polls = [], wish, after, 0
+    def __init__(self, end_asked=None, after=0):
+        self.events, self._end_asked, self._after, self._polls = [], end_asked, after, 0
 
     def poll(self):
         self._polls += 1
-        return self._wish if self._polls >= self._after else None
+        return self._end_asked if self._polls >= self._after else None
 
     @property
     def rows(self):
@@ -217,13 +217,13 @@ def test_float16_on_a_gpu_learns_what_float32_learns_on_a_cpu(text, config, tmp_
 
 def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(config, tmp_path):
     """The trial goes through the same supervisor and worker as a fine-tune."""
-    params = config.as_dict() | {"max_tokens": 16 * 8 * 200}  # enough steps for a wish to arrive in time
-    events, wishes = [], []
+    params = config.as_dict() | {"max_tokens": 16 * 8 * 200}  # enough steps for the request to arrive in time
+    events, ends_asked = [], []
 
     def notify(event):
         events.append(event)
-        if event.kind == "log" and event.step >= 20 and not wishes:
-            wishes.append("preempt")
+        if event.kind == "log" and event.step >= 20 and not ends_asked:
+            ends_asked.append("preempt")
 
     with Study.open_for_writing(tmp_path / "study", name="s", sweep={}, metric="eval/loss", goal="minimize",
                                 seed=None) as study:
@@ -235,7 +235,7 @@ def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(c
             os.kill(supervisor._worker.pid, signal.SIGKILL)
             cut = supervisor.run(Trial(id="0002", number=2, params=params))
         with Supervisor(study=study, settings=settings, notify=notify,
-                        wish=lambda: wishes[0] if wishes else None) as supervisor:
+                        end_asked=lambda: ends_asked[0] if ends_asked else None) as supervisor:
             preempted = supervisor.run(Trial(id="0003", number=3, params=params))
         with Supervisor(study=study, settings=settings) as supervisor:
             resumed = supervisor.run(Trial(id="0003", number=3, params=params))

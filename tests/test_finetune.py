@@ -46,15 +46,15 @@ def data(config, base, tmp_path_factory):
 class Watcher:
     """Collects the events of a trial and asks for an end after a given step."""
 
-    def __init__(self, wish=None, after=0):
-        self.events, self._wish, self._after = [], wish, after
+    def __init__(self, end_asked=None, after=0):
+        self.events, self._end_asked, self._after = [], end_asked, after
 
     def __call__(self, event):
         self.events.append(event)
 
     def poll(self):
         steps = [event.step for event in self.events if event.kind == "log"]
-        return self._wish if steps and steps[-1] >= self._after else None
+        return self._end_asked if steps and steps[-1] >= self._after else None
 
     @property
     def rows(self):

@@ -16,7 +16,7 @@ from kaggle_runner.kaggle import keys, program, push, watch
 from kaggle_runner.kaggle.folder import CODE_FILE, Folder, KernelSpec, next_session, prepare, read_folder, read_ref
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.program import Kaggle
-from kaggle_runner.kaggle.watch import Patience
+from kaggle_runner.kaggle.watch import KernelPatience
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Trial
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle p
 
 SPEC = KernelSpec(owner=OWNER, title="kaggle runner abc123", launch=Launch(arguments=("detect", "--json")))
 WANDB_KEY = "fedcba9876543210fedcba9876543210fedcba98"
-HURRY = Patience(queue_s=60, unreachable_s=60, poll_s=0.3, quiet_s=20, fetch_attempts=2)
+HURRY = KernelPatience(queue_s=60, unreachable_s=60, poll_s=0.3, quiet_s=20, fetch_attempts=2)
 RESULT = "import json\njson.dump({'exit_status': 0, 'verdict': 'done'}, open('result.json', 'w'))\n"
 WAIT_FOR_GO = "import os, time\nwhile not os.path.exists(os.environ['HOME'] + '/go'):\n    time.sleep(0.05)\n"
 
@@ -48,7 +48,7 @@ class Desk:
             (folder.path / CODE_FILE).write_text(script)
         return folder
 
-    def wait(self, ref: str = SPEC.ref, patience: Patience = HURRY) -> watch.Verdict:
+    def wait(self, ref: str = SPEC.ref, patience: KernelPatience = HURRY) -> watch.KernelVerdict:
         return watch.wait(self.kaggle, ref, self.directory / "output", self.told.append, show=self.lines.append,
                                  patience=patience)
 

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError, ModelError
 from kaggle_runner.memory.fake_kernels import tensors_of
-from kaggle_runner.memory.fit import Room, fit_trial
+from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.memory.live_bytes import LiveBytes
 from kaggle_runner.memory.predict import CPU, GPU, Prediction, predict
 from kaggle_runner.memory.timeline import Event, peak_of, peak_of_layers, peak_of_mixture
@@ -240,8 +240,8 @@ class TestFit:
         return params, cache, found
 
     def fit(self, peaks, budget_bytes, shape=SHAPE, **params):
-        room = Room(budget_bytes=budget_bytes, target=GPU, device="a GPU", reason="", cache_directory=peaks[1])
-        return fit_trial({**peaks[0], **params}, room, shape)
+        limit = MemoryLimit(budget_bytes=budget_bytes, target=GPU, device="a GPU", reason="", cache_directory=peaks[1])
+        return fit_trial({**peaks[0], **params}, limit, shape)
 
     def test_a_trial_that_fits_computes_nothing_twice(self, peaks):
         fit = self.fit(peaks, peaks[2][0])

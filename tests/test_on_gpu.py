@@ -59,16 +59,16 @@ def long_rows(tmp_path_factory):
     return path
 
 
-def run(base, data, config, directory, wish=None):
+def run(base, data, config, directory, end_asked=None):
     """Train; `wish` gives what is wished after a step."""
-    events, wishes = [], []
+    events, ends_asked = [], []
 
     def emit(event):
         events.append(event)
-        if wish is not None and (wished := wish(event)):
-            wishes.append(wished)
+        if end_asked is not None and (wished := end_asked(event)):
+            ends_asked.append(wished)
 
-    control = Control(poll=lambda: wishes[0] if wishes else None, emit=emit, directory=directory)
+    control = Control(poll=lambda: ends_asked[0] if ends_asked else None, emit=emit, directory=directory)
     return train_adapter(base, data, config, "0000", control), events
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread
-from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.run.points.space import Axis, SearchSpace
 from kaggle_runner.sweep.distributions import Choice, Parameter, Range
@@ -29,7 +29,7 @@ def searched(spec: SweepSpec, loss: Callable[[Mapping[str, Any]], float], count:
     for number in range(count):
         proposal = propose(spec, seed=seed, number=number, past=past, defaults={"learning_rate": 1e-3, "dropout": 0.1})
         assert proposal is not None
-        past.append(Observation(params=proposal.params, lesson=Lesson.VALUE, value=loss(proposal.params)))
+        past.append(Observation(params=proposal.params, told=Told.VALUE, value=loss(proposal.params)))
     return [observation.params for observation in past]
 
 
@@ -45,7 +45,7 @@ def test_every_point_of_a_countable_space_is_scored_and_none_is_tried_twice() ->
         proposal = propose(spec, seed=1, number=number, past=past, defaults={"learning_rate": 1e-3})
         assert proposal is not None
         assert proposal.origin != "random"
-        past.append(Observation(params=proposal.params, lesson=Lesson.VALUE, value=decades(proposal.params, 3e-4)))
+        past.append(Observation(params=proposal.params, told=Told.VALUE, value=decades(proposal.params, 3e-4)))
     assert len({tuple(observation.params.values()) for observation in past}) == 24
     assert propose(spec, seed=1, number=24, past=past, defaults={}) is None
 
@@ -76,10 +76,10 @@ def test_the_first_points_lie_in_other_parts_of_every_range_than_the_default() -
 
 def test_trials_that_run_at_the_same_time_have_different_learning_rates() -> None:
     spec = sweep(learning_rate=RATE, dropout=DROPOUT)
-    past = [Observation(params=params, lesson=Lesson.VALUE, value=decades(params, 1e-3))
+    past = [Observation(params=params, told=Told.VALUE, value=decades(params, 1e-3))
             for params in searched(spec, lambda params: decades(params, 1e-3), 6)]
     one = propose(spec, seed=0, number=6, past=past, defaults={})
-    two = propose(spec, seed=0, number=7, past=[*past, Observation(params=one.params, lesson=Lesson.RUNNING)],
+    two = propose(spec, seed=0, number=7, past=[*past, Observation(params=one.params, told=Told.RUNNING)],
                   defaults={})
     places = [RATE.to_unit(proposal.params["learning_rate"]) for proposal in (one, two)]
     assert abs(places[0] - places[1]) >= 0.08
@@ -91,9 +91,9 @@ def test_points_that_did_not_fit_keep_the_model_away() -> None:
     for number in range(12):
         params = propose(spec, seed=0, number=number, past=past, defaults={"lora_r": 8, "learning_rate": 1e-3}).params
         fits = params["lora_r"] <= 40
-        past.append(Observation(params=params, lesson=Lesson.VALUE if fits else Lesson.INFEASIBLE,
+        past.append(Observation(params=params, told=Told.VALUE if fits else Told.INFEASIBLE,
                                 value=decades(params, 1e-3) - params["lora_r"] / 40 if fits else None))
-    assert sum(observation.lesson is Lesson.INFEASIBLE for observation in past) <= 5
+    assert sum(observation.told is Told.INFEASIBLE for observation in past) <= 5
 
 
 @pytest.mark.parametrize(("name", "is_rate"), [

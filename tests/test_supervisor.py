@@ -14,9 +14,9 @@ import pytest
 
 from kaggle_runner.errors import WorkerError
 from kaggle_runner.machine.gpu import GIB
-from kaggle_runner.memory.fit import Room
+from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.memory.predict import CPU
-from kaggle_runner.run.supervisor import Patience, Supervisor, Unfinished
+from kaggle_runner.run.supervisor import Supervisor, Unfinished, WorkerPatience
 from kaggle_runner.run.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial
@@ -116,12 +116,12 @@ def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, para
     """One worker: a trial that fits, one that must compute activations twice, one that cannot fit, one not known."""
     events, params = [], {**params, "model": str(wide_llama), "batch_size": 16, "max_steps": 2}
     with Supervisor(study=study, settings=settings(study, cache), notify=events.append) as supervisor:
-        supervisor.room = Room(budget_bytes=GIB, target=CPU, device="the CPU", reason="", cache_directory=None)
+        supervisor.limit = MemoryLimit(budget_bytes=GIB, target=CPU, device="the CPU", reason="", cache_directory=None)
         fits = supervisor.run(trial(0, params))
         tensors = fits.notes["predicted_peak_bytes"] - fits.notes["predicted_parts"]["libraries"]
-        supervisor.room = dataclasses.replace(supervisor.room, budget_bytes=tensors - 1)
+        supervisor.limit = dataclasses.replace(supervisor.limit, budget_bytes=tensors - 1)
         twice = supervisor.run(trial(1, params))
-        supervisor.room = dataclasses.replace(supervisor.room, budget_bytes=2**16)
+        supervisor.limit = dataclasses.replace(supervisor.limit, budget_bytes=2**16)
         events.clear()
         infeasible = supervisor.run(trial(2, params))
         assert not [event for event in events if event.kind in ("phase", "attached", "log")]
@@ -140,9 +140,9 @@ def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, para
 
 
 def test_a_preempted_trial_is_resumed_by_the_next_session(study, cache, params):
-    wishes = []
-    with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[0] if wishes else None,
-                    notify=lambda event: wishes.append("preempt") if at_step(event, 2) else None) as supervisor:
+    ends = []
+    with Supervisor(study=study, settings=settings(study, cache), end_asked=lambda: ends[0] if ends else None,
+                    notify=lambda event: ends.append("preempt") if at_step(event, 2) else None) as supervisor:
         cut = supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
     assert cut.status is Status.PREEMPTED
     assert 2 <= cut.steps < 40
@@ -160,12 +160,12 @@ def test_a_trial_that_was_cut_after_its_batch_was_halved_goes_on_in_half(study, 
     """The next session starts from the trial's own params, but its checkpoint is of the half micro-batch."""
     whole = {**params, "max_steps": 30, "eval_steps": 15, "batch_size": 4, "gradient_accumulation_steps": 1}
     half = {**whole, "batch_size": 2, "gradient_accumulation_steps": 2}
-    wishes = []
-    with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[0] if wishes else None,
-                    notify=lambda event: wishes.append("preempt") if at_step(event, 2) else None) as supervisor:
+    ends = []
+    with Supervisor(study=study, settings=settings(study, cache), end_asked=lambda: ends[0] if ends else None,
+                    notify=lambda event: ends.append("preempt") if at_step(event, 2) else None) as supervisor:
         cut = supervisor.run(trial(0, half))
         assert cut.status is Status.PREEMPTED
-        wishes.clear()
+        ends.clear()
         supervisor.notify = lambda event: None
         resumed = supervisor.run(trial(0, whole))
         planned = supervisor.run(trial(1, half))
@@ -203,7 +203,7 @@ def test_out_of_memory_runs_once_more_with_half_the_micro_batch(study, cache, wi
 
 def test_a_worker_that_hangs_is_ended_and_its_last_words_are_kept(study, cache, params):
     with Supervisor(study=study, settings=settings(study, cache),
-                    patience=Patience(loading_s=0.3)) as supervisor:
+                    patience=WorkerPatience(loading_s=0.3)) as supervisor:
         supervisor.start()
         result = supervisor.run(trial(0, params))
     assert result.status is Status.FAILED
@@ -211,11 +211,11 @@ def test_a_worker_that_hangs_is_ended_and_its_last_words_are_kept(study, cache, 
     assert not children()
 
 
-@pytest.mark.parametrize(("wish", "status"), [("preempt", Status.PREEMPTED), ("stop", Status.PRUNED)])
-def test_a_wish_is_obeyed_while_the_base_is_loaded(study, cache, params, wish, status):
-    wishes = [wish]
-    with Supervisor(study=study, settings=settings(study, cache), wish=lambda: wishes[-1] if wishes else None,
-                    patience=Patience(wish_s=0.1)) as supervisor:
+@pytest.mark.parametrize(("end_asked", "status"), [("preempt", Status.PREEMPTED), ("stop", Status.PRUNED)])
+def test_a_wish_is_obeyed_while_the_base_is_loaded(study, cache, params, end_asked, status):
+    ends = [end_asked]
+    with Supervisor(study=study, settings=settings(study, cache), end_asked=lambda: ends[-1] if ends else None,
+                    patience=WorkerPatience(loading_stop_s=0.1)) as supervisor:
         ended = supervisor.run(trial(0, params))
         assert (ended.status, ended.metric, ended.steps) == (status, None, 0)
         assert ended.reason == "ended before its first step, while the model was loaded, measured or forecast"
@@ -223,7 +223,7 @@ def test_a_wish_is_obeyed_while_the_base_is_loaded(study, cache, params, wish, s
         with pytest.raises(Unfinished, match="ended before its first step"):
             supervisor.measure_baseline(trial(0, params).config)
         assert not children()
-        wishes.clear()
+        ends.clear()
         assert supervisor.run(trial(1, params)).status is Status.COMPLETE
 
 

@@ -16,7 +16,7 @@ from kaggle_runner.errors import INTERRUPTED
 if TYPE_CHECKING:
     from kaggle_runner.kaggle.order import KernelOrder
     from kaggle_runner.kaggle.program import Kaggle
-    from kaggle_runner.kaggle.watch import Verdict
+    from kaggle_runner.kaggle.watch import KernelVerdict
 
 KERNELS = Path("kernels")
 """Folder of everything that is pushed and fetched, below the current directory."""
@@ -109,7 +109,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
     from kaggle_runner.kaggle.order import make_spec
     from kaggle_runner.kaggle.program import find_kaggle
     from kaggle_runner.kaggle.push import push_arguments, push_once, push_sessions
-    from kaggle_runner.kaggle.watch import OUTPUTS, Patience
+    from kaggle_runner.kaggle.watch import OUTPUTS, KernelPatience
 
     spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run)
     folder = KERNELS / spec.slug / "push"
@@ -127,7 +127,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
     into = KERNELS / spec.slug / "output"
     with _leaving_it_alone():
         verdict = push_sessions(kaggle, spec, folder, into, _tell, show=click.echo, environ=os.environ,
-                                sessions=sessions, patience=Patience(queue_s=queue_minutes * 60),
+                                sessions=sessions, patience=KernelPatience(queue_s=queue_minutes * 60),
                                 outputs=files or OUTPUTS)
     _end(verdict)
 
@@ -271,7 +271,7 @@ def _last_pushed() -> str:
     return read_ref(found[-1].parent)
 
 
-def _end(verdict: "Verdict") -> None:
+def _end(verdict: "KernelVerdict") -> None:
     """Print what a kernel came to, and exit with its own verdict."""
     result = verdict.result
     trials = ", ".join(f"{count} {status}" for status, count in result.get("trials", {}).items())

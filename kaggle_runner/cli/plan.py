@@ -23,7 +23,7 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     """Say what a sweep needs before it runs: memory, and time where something is known of it."""
     from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
     from kaggle_runner.machine.gpu_catalogue import in_kaggle_session, known_gpu
-    from kaggle_runner.memory.fit import room_of, room_of_gpu
+    from kaggle_runner.memory.fit import memory_limit_of, memory_limit_of_gpu
     from kaggle_runner.memory.plan import plan as plan_sweep
     from kaggle_runner.study.journal import read_study
     from kaggle_runner.sweep.spec import read_sweep
@@ -31,8 +31,9 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     spec = read_sweep(file)
     environment = detect_here()
     limit_s = environment.session_limit_s
-    room = room_of(environment) if gpu is None else room_of_gpu(known_gpu(gpu), environment.cache_directory)
-    found = plan_sweep(spec, room, seconds_per_step=seconds_per_step, snapshot=read_study(study) if study else None,
+    limit = memory_limit_of(environment) if gpu is None else memory_limit_of_gpu(
+        known_gpu(gpu), environment.cache_directory)
+    found = plan_sweep(spec, limit, seconds_per_step=seconds_per_step, snapshot=read_study(study) if study else None,
                        session_s=limit_s - SAVING_S - MARGIN_S if limit_s and gpu is None else None,
                        workers=max(1, len(environment.gpus)) if gpu is None else in_kaggle_session(gpu))
     if as_json:

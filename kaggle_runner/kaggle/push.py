@@ -24,7 +24,7 @@ from kaggle_runner.kaggle.program import (
     read_state,
     refuse,
 )
-from kaggle_runner.kaggle.watch import OUTPUTS, Patience, Verdict, wait
+from kaggle_runner.kaggle.watch import OUTPUTS, KernelPatience, KernelVerdict, wait
 
 SESSION_LIMIT_H = 12.0
 
@@ -62,7 +62,7 @@ def push_once(kaggle: Kaggle, spec: KernelSpec, folder: Path, tell: Callable[[st
 
 def push_sessions(kaggle: Kaggle, spec: KernelSpec, folder: Path, into: Path, tell: Callable[[str], None], *,
                   show: Callable[[str], None], environ: Mapping[str, str], sessions: int = 1,
-                  patience: Patience | None = None, outputs: str = OUTPUTS) -> Verdict:
+                  patience: KernelPatience | None = None, outputs: str = OUTPUTS) -> KernelVerdict:
     """Push a kernel and wait; while work is left, push another one that continues its study; return the last verdict.
 
     At most `sessions` in all, one after the other. Each has the output of the one before mounted.

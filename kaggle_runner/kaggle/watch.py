@@ -25,7 +25,7 @@ OUTPUTS = r"^(result\.json$|studies/[^/]+/(?!wandb/|trials/[^/]+/(checkpoint|kep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class KernelPatience:
     """How long to wait for what, in seconds."""
 
     queue_s: float = 900.0
@@ -40,7 +40,7 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class KernelVerdict:
     """What the kernel itself says about its run."""
 
     exit_status: int
@@ -54,7 +54,7 @@ class Verdict:
 
 
 def wait(kaggle: Kaggle, ref: str, into: Path, tell: Callable[[str], None], *, show: Callable[[str], None],
-         patience: Patience | None = None, outputs: str = OUTPUTS) -> Verdict:
+         patience: KernelPatience | None = None, outputs: str = OUTPUTS) -> KernelVerdict:
     """Wait for the end of a kernel's newest version and return its verdict.
 
     Each line of its log goes to `show` once, as it arrives; what happens around it to `tell`. `outputs` is a regular
@@ -63,19 +63,19 @@ def wait(kaggle: Kaggle, ref: str, into: Path, tell: Callable[[str], None], *, s
     Raises:
         KernelError: not started in time, unreachable for too long, or ended without a verdict.
     """
-    patience = patience or Patience()
+    patience = patience or KernelPatience()
     state = follow(kaggle, ref, tell, show=show, patience=patience)
     return fetch(kaggle, ref, state, into, patience=patience, outputs=outputs)
 
 
 def follow(kaggle: Kaggle, ref: str, tell: Callable[[str], None], *, show: Callable[[str], None],
-           patience: Patience | None = None) -> State:
+           patience: KernelPatience | None = None) -> State:
     """Show a kernel's log, each line once, until the kernel has ended; an ended one shows its whole log.
 
     Raises:
         KernelError: not started in time, unreachable for too long, or no such kernel.
     """
-    patience = patience or Patience()
+    patience = patience or KernelPatience()
     began, seen, last_status = time.monotonic(), 0, ""
     lost_at: float | None = None  # not the last answer: a live log is followed for hours without a question
     while True:
@@ -128,14 +128,14 @@ def print_log(kaggle: Kaggle, ref: str, *, show: Callable[[str], None]) -> None:
         show(line)
 
 
-def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Patience | None = None,
-          outputs: str = OUTPUTS) -> Verdict:
+def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: KernelPatience | None = None,
+          outputs: str = OUTPUTS) -> KernelVerdict:
     """Fetch the files of an ended kernel and read its verdict.
 
     Raises:
         KernelError: there is none: the session failed or was cancelled, or the files could not be fetched.
     """
-    patience = patience or Patience()
+    patience = patience or KernelPatience()
     into.mkdir(parents=True, exist_ok=True)
     path = into / RESULT
     path.unlink(missing_ok=True)  # of an earlier version
@@ -147,7 +147,7 @@ def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Patie
                             "--file-pattern", outputs)
         result = read_result(path)
         if result is not None and answer.exit_status == 0:
-            return Verdict(exit_status=int(result["exit_status"]), reason=str(result.get("reason", "")),
+            return KernelVerdict(exit_status=int(result["exit_status"]), reason=str(result.get("reason", "")),
                            goes_on=bool(result.get("continue")), result=result, path=into)
         if state.status != "COMPLETE" and answer.exit_status == 0:
             break

@@ -23,11 +23,11 @@ from kaggle_runner.lab.decision import Decision, Setting, Verdict, decide, same
 from kaggle_runner.lab.vary import METRIC, as_yaml
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.memory.fit import room_of
+from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
-from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session, single_threaded_lanes
+from kaggle_runner.run.workers import end_on_signals, prepare_session, single_threaded_settings, worker_settings
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
 
@@ -207,9 +207,9 @@ def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environme
     trainer = trainer_of(trials[0].params)
     environment = prepare_session(environment, trainer, cpu_only=order.cpu_only, searches=False)
     if trainer == "charlm":
-        workers = single_threaded_lanes(study.directory, environment, trainer=trainer)[:len(todo)]
+        workers = single_threaded_settings(study.directory, environment, trainer=trainer)[:len(todo)]
     else:
-        workers = lanes(study.directory, environment, trainer=trainer, offline=False)
+        workers = worker_settings(study.directory, environment, trainer=trainer, offline=False)
     study.start_session(environment.as_dict() | {"threads": workers[0].threads, "workers": len(workers),
                                                  "deadline": order.deadline.at})
     notify(SweepStarted(total=len(trials), finished=len(trials) - len(todo), directory=str(study.directory)))
@@ -220,8 +220,8 @@ def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environme
         failures = FailureBudget()
         runners = [TrialRunner(
             supervisor=stack.enter_context(Supervisor(
-                study=study, settings=settings, notify=notify, room=room_of(environment),
-                wish=preempts(ending, order.deadline))),
+                study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
+                end_asked=preempts(ending, order.deadline))),
             deadline=order.deadline, notify=notify, shown=_varied(study.snapshot()), failures=failures,
             interrupted=ending.is_set) for settings in workers]
         for runner in runners:

@@ -32,7 +32,7 @@ Source: measured like that: 0.87 GiB, Python 3.12, torch 2.10; 0.85 GiB, Python 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class MemoryLimit:
     """The memory that a trial may take, and where."""
 
     budget_bytes: int
@@ -47,12 +47,12 @@ class Room:
     """Whether families that overflow in float16 can be trained here."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the room as plain JSON values."""
+        """Return the limit as plain JSON values."""
         return dataclasses.asdict(self) | {"cache_directory": self.cache_directory and str(self.cache_directory)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Room":
-        """Return the room of `as_dict`."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "MemoryLimit":
+        """Return the limit of `as_dict`."""
         cache = values["cache_directory"]
         return cls(**{**values, "target": Target(**values["target"]), "cache_directory": cache and Path(cache)})
 
@@ -95,31 +95,31 @@ def libraries_bytes() -> int:
     return LIBRARIES_BYTES + (GPU_BUILD_BYTES if for_gpus else 0)
 
 
-def room_of_gpu(gpu: Gpu, cache_directory: Path | None = None) -> Room:
-    """Return the room on a GPU of its own."""
+def memory_limit_of_gpu(gpu: Gpu, cache_directory: Path | None = None) -> MemoryLimit:
+    """Return the limit on a GPU of its own."""
     reason = (f"{in_gib(gpu.usable_bytes)} usable, less {in_gib(DEVICE_MARGIN_BYTES)} for the CUDA context and "
               f"fragmentation")
-    return Room(budget_bytes=gpu.usable_bytes - DEVICE_MARGIN_BYTES, target=GPU, device=gpu.name, reason=reason,
+    return MemoryLimit(budget_bytes=gpu.usable_bytes - DEVICE_MARGIN_BYTES, target=GPU, device=gpu.name, reason=reason,
                 cache_directory=cache_directory, has_bfloat16=gpu.supports_bfloat16)
 
 
-def room_of(environment: Environment) -> Room:
-    """Return the room that one trial has on this machine: on its smallest GPU, or in its RAM.
+def memory_limit_of(environment: Environment) -> MemoryLimit:
+    """Return the limit that one trial has on this machine: on its smallest GPU, or in its RAM.
 
     Raises:
         BudgetError: less memory is free than has to be kept free.
     """
     budget, cache = budget_for(environment), environment.cache_directory
     if budget.device_bytes is not None:
-        return Room(budget_bytes=budget.device_bytes, target=GPU, device=environment.gpus[0].name,
+        return MemoryLimit(budget_bytes=budget.device_bytes, target=GPU, device=environment.gpus[0].name,
                     reason=budget.reasons["device_bytes"], cache_directory=cache,
                     has_bfloat16=all(gpu.supports_bfloat16 for gpu in environment.gpus))
     reason = f"{budget.reasons['host_bytes']}, less {in_gib(libraries_bytes())} for the worker's libraries"
-    return Room(budget_bytes=budget.host_bytes - libraries_bytes(), target=CPU, device="the CPU", reason=reason,
+    return MemoryLimit(budget_bytes=budget.host_bytes - libraries_bytes(), target=CPU, device="the CPU", reason=reason,
                 cache_directory=cache)
 
 
-def fit_trial(params: Mapping[str, Any], room: Room, model_config: Mapping[str, Any] | None = None) -> Fit:
+def fit_trial(params: Mapping[str, Any], limit: MemoryLimit, model_config: Mapping[str, Any] | None = None) -> Fit:
     """Decide how a trial is run so that it fits: as it is, or computing again what there is no room to keep.
 
     A trial whose parameters name `gradient_checkpointing` gets what they say. `model_config` as for `predict`.
@@ -132,28 +132,28 @@ def fit_trial(params: Mapping[str, Any], room: Room, model_config: Mapping[str, 
     config = FinetuneConfig.from_params(params)
     stated = "gradient_checkpointing" in params
     model_config = read_model_config(config.model) if model_config is None else model_config
-    require_bfloat16(model_config["model_type"], room.has_bfloat16)
-    prediction = predict(config, model_config, target=room.target, cache_directory=room.cache_directory)
+    require_bfloat16(model_config["model_type"], limit.has_bfloat16)
+    prediction = predict(config, model_config, target=limit.target, cache_directory=limit.cache_directory)
     without_bytes = None if config.gradient_checkpointing else prediction.peak_bytes
     reason = "as the sweep says" if stated else "it fits without computing activations again"
-    if prediction.peak_bytes > room.budget_bytes and not stated:
+    if prediction.peak_bytes > limit.budget_bytes and not stated:
         reason = f"without computing activations again it would take {in_gib(prediction.peak_bytes)}"
         config = dataclasses.replace(config, gradient_checkpointing=True)
-        prediction = predict_within(config, room.budget_bytes, model_config, target=room.target,
-                                    cache_directory=room.cache_directory)
+        prediction = predict_within(config, limit.budget_bytes, model_config, target=limit.target,
+                                    cache_directory=limit.cache_directory)
         reason += f"; its layers keep: {prediction.keep}" if prediction.keep else ""
-    fits = prediction.peak_bytes <= room.budget_bytes
-    return Fit(config=config, prediction=prediction, target=room.target, fits=fits, without_bytes=without_bytes,
-               reason=reason if fits else _advice(config, prediction, room))
+    fits = prediction.peak_bytes <= limit.budget_bytes
+    return Fit(config=config, prediction=prediction, target=limit.target, fits=fits, without_bytes=without_bytes,
+               reason=reason if fits else _advice(config, prediction, limit))
 
 
-def _advice(config: FinetuneConfig, prediction: Prediction, room: Room) -> str:
+def _advice(config: FinetuneConfig, prediction: Prediction, limit: MemoryLimit) -> str:
     """Say what a trial needs, what there is, and which settings would help."""
     standing = sum(prediction.parts.get(name, 0) for name in ("base", "adapter", "optimizer", "gradients"))
     ways = []
     if not config.gradient_checkpointing:
         ways.append("set gradient_checkpointing to true")
-    if standing > room.budget_bytes:
+    if standing > limit.budget_bytes:
         ways = ["set load_in_4bit to true"] if not config.load_in_4bit else []
         ways.append("choose a smaller model" if config.lora_r <= 16 else "choose a smaller model or lora_r")
     else:
@@ -161,5 +161,5 @@ def _advice(config: FinetuneConfig, prediction: Prediction, room: Room) -> str:
             ways.append(f"lower batch_size from {config.batch_size} to {config.batch_size // 2}")
         if config.max_length >= 128:
             ways.append(f"lower max_length from {config.max_length} to {config.max_length // 2}")
-    return (f"the trial needs {in_gib(prediction.peak_bytes)} but the budget is {in_gib(room.budget_bytes)} on "
-            f"{room.device}; {' or '.join(ways or ['choose a smaller model'])}")
+    return (f"the trial needs {in_gib(prediction.peak_bytes)} but the budget is {in_gib(limit.budget_bytes)} on "
+            f"{limit.device}; {' or '.join(ways or ['choose a smaller model'])}")

@@ -14,7 +14,7 @@ from kaggle_runner.config import FinetuneConfig, trainer_of
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
 from kaggle_runner.machine.gpu import in_gib
-from kaggle_runner.memory.fit import Fit, Room, fit_trial
+from kaggle_runner.memory.fit import Fit, MemoryLimit, fit_trial
 from kaggle_runner.memory.predict import shape_of_trial
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.pace import forecast_s
@@ -80,7 +80,7 @@ class Plan:
     """A sweep with its forecasts."""
 
     spec: SweepSpec
-    room: Room
+    limit: MemoryLimit
     forecasts: tuple[Forecast, ...]
     """The configurations that differ in memory, the smallest peak first."""
     times: Times | None
@@ -93,8 +93,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain JSON values, sizes in bytes."""
         return {
-            "sweep": self.spec.name, "device": self.room.device, "budget_bytes": self.room.budget_bytes,
-            "budget_reason": self.room.reason, "fitting": self.fitting,
+            "sweep": self.spec.name, "device": self.limit.device, "budget_bytes": self.limit.budget_bytes,
+            "budget_reason": self.limit.reason, "fitting": self.fitting,
             "forecasts": [{"settings": dict(forecast.settings), "fits": forecast.fit.fits,
                            "reason": forecast.fit.reason, "without_checkpointing_bytes": forecast.fit.without_bytes,
                            **asdict(forecast.fit.prediction)} for forecast in self.forecasts],
@@ -106,12 +106,12 @@ class Plan:
         """Return the plan as (label, text) lines for a person."""
         config = self.forecasts[0].fit.config
         return [("sweep", f"{self.spec.name}: {config.model}{', 4-bit' if config.load_in_4bit else ''}"),
-                ("device", f"{self.room.device}, {in_gib(self.room.budget_bytes)} a trial"),
-                ("", self.room.reason), *_forecast_lines(self.forecasts), *_time_lines(self)]
+                ("device", f"{self.limit.device}, {in_gib(self.limit.budget_bytes)} a trial"),
+                ("", self.limit.reason), *_forecast_lines(self.forecasts), *_time_lines(self)]
 
 
-def plan(spec: SweepSpec, room: Room, *, seconds_per_step: float | None = None, snapshot: Snapshot | None = None,
-         session_s: float | None = None, workers: int = 1) -> Plan:
+def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None = None,
+         snapshot: Snapshot | None = None, session_s: float | None = None, workers: int = 1) -> Plan:
     """Forecast the memory of a sweep's configurations, and the time of its trials where something is known of it.
 
     `seconds_per_step` is what the user says of the smallest effective batch of the sweep; without it the complete
@@ -128,9 +128,9 @@ def plan(spec: SweepSpec, room: Room, *, seconds_per_step: float | None = None, 
     points = list(_distinct(spec))
     names = [name for name in MEMORY_PARAMETERS
              if name in spec.searched and len({json.dumps(point[name], default=list) for point in points}) > 1]
-    forecasts = [Forecast(settings={name: point[name] for name in names}, fit=fit_trial(point, room))
+    forecasts = [Forecast(settings={name: point[name] for name in names}, fit=fit_trial(point, limit))
                  for point in points]
-    return Plan(spec=spec, room=room,
+    return Plan(spec=spec, limit=limit,
                 forecasts=tuple(sorted(forecasts, key=lambda forecast: forecast.fit.prediction.peak_bytes)),
                 times=_times(spec, seconds_per_step, snapshot, session_s or SESSION_S, workers))
 

@@ -17,13 +17,13 @@ from kaggle_runner.events import Notify, SweepStarted
 from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.memory.fit import room_of
+from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
-from kaggle_runner.run.workers import end_on_signals, lanes, prepare_session
+from kaggle_runner.run.workers import end_on_signals, prepare_session, worker_settings
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.spec import SweepSpec
@@ -73,7 +73,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                  seed=order.seed) as study, end_on_signals() as ending):
-        workers = lanes(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
+        workers = worker_settings(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         if order.one_thread:
             workers = [replace(worker, threads=1) for worker in workers]
         study.start_session(environment.as_dict() | {
@@ -88,8 +88,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         with contextlib.ExitStack() as stack:
             runners = [TrialRunner(
                 supervisor=stack.enter_context(Supervisor(
-                    study=study, settings=settings, notify=notify, room=room_of(environment),
-                    wish=preempts(ending, order.deadline),
+                    study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
+                    end_asked=preempts(ending, order.deadline),
                     rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
                     judge=lambda trial, step, loss: goes_on(spec, study, trial, step, loss))),
                 deadline=order.deadline, notify=notify, shown=spec.searched or spec.parameters, failures=failures,

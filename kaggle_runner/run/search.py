@@ -16,7 +16,7 @@ from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.failures import FailureBudget, alike
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
-from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.propose import Sampler, propose, warm_up
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -186,17 +186,17 @@ class OptunaSearch:
         """Say what the sampler is to learn from a trial."""
         trial, result = self._trials[number], self._results.get(number)
         if result is None:
-            return Observation(params=trial.params, lesson=Lesson.RUNNING)
+            return Observation(params=trial.params, told=Told.RUNNING)
         kind = result.notes.get("kind")
         value = self._told[number] if result.status is Status.PRUNED else result.metric
         if result.status in (Status.COMPLETE, Status.PRUNED) and value is not None:
             if math.isfinite(value):
-                return Observation(params=trial.params, lesson=Lesson.VALUE, value=value)
-            return Observation(params=trial.params, lesson=Lesson.BAD)
+                return Observation(params=trial.params, told=Told.VALUE, value=value)
+            return Observation(params=trial.params, told=Told.BAD)
         if result.status is Status.INFEASIBLE or kind == "out_of_memory":
-            return Observation(params=trial.params, lesson=Lesson.INFEASIBLE)
+            return Observation(params=trial.params, told=Told.INFEASIBLE)
         bad = kind == "not_finite" or self._failed_alike(number)
-        return Observation(params=trial.params, lesson=Lesson.BAD if bad else Lesson.NOTHING)
+        return Observation(params=trial.params, told=Told.BAD if bad else Told.NOTHING)
 
     def _failed_alike(self, number: int) -> bool:
         """Say whether another point failed for the same reason: then it may be where they lie, and not chance."""

@@ -34,7 +34,7 @@ from kaggle_runner.events import (
     Train,
     Trained,
 )
-from kaggle_runner.memory.fit import Room
+from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
@@ -42,7 +42,7 @@ from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_di
 POLL_S = 0.2
 ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
-WISHES = {"stop": Stop(), "preempt": Preempt()}
+ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 
 class Unfinished(WorkerError):
@@ -50,17 +50,17 @@ class Unfinished(WorkerError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class WorkerPatience:
     """How long the supervisor waits for a sign of life before it ends a worker, in seconds."""
 
     loading_s: float = 3600.0
     """From a request to the first step: a model may have to be downloaded."""
     step_s: float = 900.0
     """Between two events of a running trial."""
-    wish_s: float = 5.0
-    """From a wish to the end of a worker that still loads, measures or forecasts: nothing is lost by it."""
+    loading_stop_s: float = 5.0
+    """From a request to end to the end of a worker that still loads, measures or forecasts: nothing is lost by it."""
     stop_s: float = 900.0
-    """From a wish to stop to the end of the trial: a step, and an evaluation, which takes minutes for a 7B on a T4."""
+    """From a request to stop to the end of a trial: a step and an evaluation, which takes minutes for a 7B on a T4."""
 
 
 @dataclass(kw_only=True)
@@ -70,14 +70,14 @@ class Supervisor:
     study: Study
     settings: WorkerSettings
     notify: Notify = lambda event: None
-    patience: Patience = field(default_factory=Patience)
-    wish: Callable[[], str | None] = lambda: None
+    patience: WorkerPatience = field(default_factory=WorkerPatience)
+    end_asked: Callable[[], str | None] = lambda: None
     """Asked a few times a second while the worker is busy: none, `stop` or `preempt`."""
     rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
     """The steps at which a trial of this config is judged."""
     judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
     """Says at a rung whether a trial goes on."""
-    room: Room | None = None
+    limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
     _worker: WorkerProcess | None = None
     _train_rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -143,9 +143,9 @@ class Supervisor:
         Raises:
             WorkerError: the worker died or hung over it.
         """
-        if self.room is None or not TRAINERS[trainer_of(params)].has_base:
+        if self.limit is None or not TRAINERS[trainer_of(params)].has_base:
             return None
-        answer = self._converse(ForecastMemory(config=dict(params), room=self.room.as_dict()))
+        answer = self._converse(ForecastMemory(config=dict(params), limit=self.limit.as_dict()))
         if isinstance(answer, MemoryForecast):
             return answer
         self.notify(Note(text=f"no memory forecast: {answer.message if isinstance(answer, Failed) else answer.kind}"))
@@ -203,7 +203,7 @@ class Supervisor:
         try:
             forecast = self.forecast({**trial.params, **changed})
         except Unfinished as error:
-            return _unfinished(trial, self.wish(), str(error))
+            return _unfinished(trial, self.end_asked(), str(error))
         except WorkerError as error:
             self._drop_worker()
             self.notify(Note(text=f"no memory forecast: {error}"))
@@ -224,7 +224,7 @@ class Supervisor:
         try:
             counted = self._count_rows(config)
         except Unfinished as error:
-            return _unfinished(trial, self.wish(), str(error))
+            return _unfinished(trial, self.end_asked(), str(error))
         except WorkerDied as error:
             self._drop_worker()
             return _Progress().failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
@@ -255,7 +255,7 @@ class Supervisor:
             return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
                                    exit_status=error.exit_status)
         except Unfinished as error:
-            return _unfinished(trial, self.wish(), str(error))
+            return _unfinished(trial, self.end_asked(), str(error))
         except WorkerError as error:
             return progress.failed(trial, str(error), "hung")
         if isinstance(answer, Trained):
@@ -288,12 +288,12 @@ class Supervisor:
                     patience_s, training = self.patience.step_s, True
                 follow(event)
                 self.notify(dataclasses.replace(event, trial=request.id if isinstance(request, Train) else ""))
-            wish = self.wish()
-            if wish is not None and asked is None:
+            end_asked = self.end_asked()
+            if end_asked is not None and asked is None:
                 if isinstance(request, Train):
-                    self._worker.send(WISHES[wish])
+                    self._worker.send(ENDS[end_asked])
                 asked = now
-            if asked is not None and not training and now - asked > self.patience.wish_s:
+            if asked is not None and not training and now - asked > self.patience.loading_stop_s:
                 self._drop_worker()
                 raise Unfinished("ended before its first step, while the model was loaded, measured or forecast")
             if asked is not None and now - asked > self.patience.stop_s:
@@ -331,9 +331,9 @@ class _Progress:
             metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind, **notes})
 
 
-def _unfinished(trial: Trial, wish: str | None, reason: str) -> TrialResult:
+def _unfinished(trial: Trial, end_asked: str | None, reason: str) -> TrialResult:
     """Return the result of a trial that was ended before its first step: it goes on, unless it was to be stopped."""
-    status = Status.PRUNED if wish == "stop" else Status.PREEMPTED
+    status = Status.PRUNED if end_asked == "stop" else Status.PREEMPTED
     return TrialResult(id=trial.id, status=status, metric=None, reason=reason)
 
 

@@ -4,7 +4,7 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
 
     {"type": "prepare", "config": {...}}                        load what the config names
     {"type": "baseline", "config": {...}}                       measure the untouched base of a fine-tune
-    {"type": "forecast", "config": {...}, "room": {...}}        predict a fine-tune's memory, without loading anything
+    {"type": "forecast", "config": {...}, "limit": {...}}       predict a fine-tune's memory, without loading anything
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
     {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
@@ -51,7 +51,7 @@ from kaggle_runner.events import (
     WorkerStarted,
     read_request,
 )
-from kaggle_runner.memory.fit import Room, fit_trial
+from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.run.worker_process import speaks_of_memory
 from kaggle_runner.training.control import Control, NotFinite, Trainer
 
@@ -69,12 +69,12 @@ class Worker:
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self._trainer: Trainer[Any] | None = None
         self._name = ""
-        self._wish: str | None = None
+        self._end_asked: str | None = None
         self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-    def ask(self, wish: str) -> None:
+    def ask(self, end_asked: str) -> None:
         """Have the running trial `stop` or be `preempt`ed at its next step; called from another thread."""
-        self._wish = wish
+        self._end_asked = end_asked
 
     def take_verdict(self, go_on: bool) -> None:
         """Let the trial that waits at a rung go on or end; called from another thread."""
@@ -107,7 +107,7 @@ class Worker:
             out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or speaks_of_memory(text)
             self._fail("out_of_memory" if out_of_memory else "error", text.splitlines()[0])
         finally:
-            self._wish = None
+            self._end_asked = None
 
     def trainer(self, name: str) -> Trainer[Any]:
         """Return what trains such configs, warm from the last request if it was for the same trainer."""
@@ -127,7 +127,7 @@ class Worker:
         config = config_from_params(request.config)
         trainer = self.trainer(config.trainer)
         prepared = trainer.prepare(config)
-        control = Control(poll=lambda: self._wish, emit=self._emit, directory=Path(request.directory),
+        control = Control(poll=lambda: self._end_asked, emit=self._emit, directory=Path(request.directory),
                           checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps, judge=self._judge,
                           keep=request.keep)
         result = trainer.train(config, request.id, control)
@@ -135,8 +135,8 @@ class Worker:
                                  "notes": {**result.notes, "threads": trainer.threads}}
 
     def _forecast(self, request: ForecastMemory) -> MemoryForecast:
-        room = replace(Room.from_dict(request.room), cache_directory=self._cache_directory)
-        fit = fit_trial(request.config, room)
+        limit = replace(MemoryLimit.from_dict(request.limit), cache_directory=self._cache_directory)
+        fit = fit_trial(request.config, limit)
         return MemoryForecast(fits=fit.fits, reason=fit.reason, notes=fit.as_notes(), settings=fit.settings)
 
     def _judge(self, step: int, value: float) -> bool:

@@ -46,7 +46,7 @@ def require_packages(environment: Environment, trainer: str, *, searches: bool, 
         raise MissingPackages(missing, extra)
 
 
-def lanes(directory: Path, environment: Environment, *, trainer: str, offline: bool) -> list[WorkerSettings]:
+def worker_settings(directory: Path, environment: Environment, *, trainer: str, offline: bool) -> list[WorkerSettings]:
     """Give each GPU a worker and a fair share of the cores; without a GPU one worker has them all."""
     gpus: list[str | None] = [gpu.uuid for gpu in environment.gpus] or [None]
     share = max(1, environment.cpu_count // len(gpus))
@@ -58,13 +58,13 @@ def lanes(directory: Path, environment: Environment, *, trainer: str, offline: b
         for i, gpu in enumerate(gpus)]
 
 
-def single_threaded_lanes(directory: Path, environment: Environment, *, trainer: str) -> list[WorkerSettings]:
+def single_threaded_settings(directory: Path, environment: Environment, *, trainer: str) -> list[WorkerSettings]:
     """Give each GPU a worker, or each core one of a single thread: the losses then do not depend on how many there are.
 
     Only small models are worth it: each worker holds a model and a text of its own.
     """
     if environment.gpus:
-        return lanes(directory, environment, trainer=trainer, offline=True)
+        return worker_settings(directory, environment, trainer=trainer, offline=True)
     count = max(1, min(environment.cpu_count, MOST_WORKERS))
     return [WorkerSettings(log=directory / ("worker.log" if count == 1 else f"worker-{i}.log"), trainer=trainer,
                            cache_directory=environment.cache_directory, threads=1, offline=True)

@@ -143,17 +143,17 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
                 "train/clipped_share": clipped_share, "tokens": progress.step * config.step_tokens}))
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
-        wish = control.poll()
+        asked = control.poll()
         at_rung = progress.step in control.rung_steps
-        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or wish == "stop" or at_rung:
+        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or asked == "stop" or at_rung:
             _evaluate_step(model, text, config, progress, control)
             phases.enter("eval")
         # 6. ends before the end
-        if wish == "stop" and progress.step < config.max_steps:
+        if asked == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
         elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations[-1]):
             status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
-        elif wish == "preempt" and progress.step < config.max_steps:
+        elif asked == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             save_checkpoint(control.directory, config,

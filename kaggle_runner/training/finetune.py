@@ -213,20 +213,20 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
                 "train/grad_norm": _finite(grad_norm.item()), "tokens": progress.tokens}))
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
-        wish = control.poll()
+        asked = control.poll()
         at_rung = progress.step in control.rung_steps
-        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or wish == "stop" or at_rung:
+        if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or asked == "stop" or at_rung:
             best_adapter = _evaluate_step(base, data.validation, config, progress, parameters, best_adapter, control)
             phases.enter("eval")
         # 6. ends before the end
-        if wish == "stop" and progress.step < config.max_steps:
+        if asked == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
         elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations[-1]):
             status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
         elif _out_of_patience(config, progress) and progress.step < config.max_steps:
             reason = (f"stopped early at step {progress.step}: no better eval/loss in "
                       f"{config.early_stopping_patience} evaluations")
-        elif wish == "preempt" and progress.step < config.max_steps:
+        elif asked == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             progress.skipped_steps = int(skipped)

@@ -27,7 +27,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.machine.keys import FoundKey
-from kaggle_runner.memory.fit import room_of
+from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
@@ -103,7 +103,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             "budget": budget_for(environment).as_dict(), "sweep": sweep.path, "wandb": wandb.__version__})
         where = f"gpu {gpu.index} ({gpu.name})" if gpu else "the CPU"
         notify(Note(text=f"agent of sweep {sweep.path} ({sweep.url}) on {where}, study {directory}"))
-        runner = JobRunner(sweep=sweep, study=record, settings=settings, room=room_of(environment),
+        runner = JobRunner(sweep=sweep, study=record, settings=settings, limit=memory_limit_of(environment),
                            deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
                            notify=notify)
         stack.callback(runner.close)
@@ -242,7 +242,7 @@ class _Agent:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into the wish to end; a second one leaves no time for anything."""
+        """Turn SIGINT and SIGTERM into a request to end; a second one leaves no time for anything."""
         signalled = False
 
         def handle(number: int, frame: Any) -> None:

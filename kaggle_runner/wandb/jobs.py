@@ -11,7 +11,7 @@ from kaggle_runner.config import Config
 from kaggle_runner.errors import INTERRUPTED, ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
-from kaggle_runner.memory.fit import Room
+from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.run.one_trial import TrialRunner, goes_on
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
@@ -31,7 +31,7 @@ class _OutOfTime(Exception):
 class JobRunner:
     """One worker, and the jobs that run on it; one thread runs them all."""
 
-    def __init__(self, *, sweep: RemoteSweep, study: Study, settings: WorkerSettings, room: Room,
+    def __init__(self, *, sweep: RemoteSweep, study: Study, settings: WorkerSettings, limit: MemoryLimit,
                  deadline: Deadline, count: int | None, patience: AgentPatience, pruning: bool,
                  notify: Notify) -> None:
         """Prepare; the worker starts with the first trial."""
@@ -45,7 +45,7 @@ class JobRunner:
         self._trials_run = 0
         self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(Note(text=text)))
         self._supervisor = Supervisor(
-            study=study, settings=settings, room=room, notify=self._follow, wish=self._wish,
+            study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
             rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (),
             judge=lambda trial, step, value: goes_on(sweep.spec, study, trial, step, value))
         self._runner = TrialRunner(supervisor=self._supervisor, deadline=deadline, notify=notify,
@@ -178,7 +178,7 @@ class JobRunner:
             self._uploads.take(self._log)  # at the end of a session there is no time for it
         self._notify(event)
 
-    def _wish(self) -> str | None:
+    def _end_asked(self) -> str | None:
         """Say what the supervisor should tell the worker; asked a few times a second."""
         self.check_deadline()
         if not self.ending.reason:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
-from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.space import SAME_SHARE, Axis, SearchSpace
 
 STARTS = 3
@@ -119,15 +119,15 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     """
     generator, grid = np.random.default_rng(seed), Grid(axes=tuple(space.axes.values()))
     sign = -1.0 if goal == "maximize" else 1.0
-    taught = [o for o in past if o.lesson in (Lesson.VALUE, Lesson.BAD, Lesson.INFEASIBLE)]
+    taught = [o for o in past if o.told in (Told.VALUE, Told.BAD, Told.INFEASIBLE)]
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
     values = [bad if o.value is None else sign * o.value for o in taught]
     places_NA = _places(space, taught)
     process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry, generator=generator)
-    running_MA = _places(space, [o for o in past if o.lesson is Lesson.RUNNING])
+    running_MA = _places(space, [o for o in past if o.told is Told.RUNNING])
     judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
-                   fits_N=np.array([o.lesson is not Lesson.INFEASIBLE for o in taught]))
+                   fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
     tried_TA = _places(space, past)
     leaders = places_NA[np.argsort(process.mean(grid.columns(places_NA)), kind="stable")[:3]]
     if space.count is not None and space.count <= MOST_LISTED:

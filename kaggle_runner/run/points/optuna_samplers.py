@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.space import Axis, SearchSpace
 
 Name = Literal["optuna-gp", "optuna-tpe"]
@@ -59,17 +59,17 @@ def _lessons(space: SearchSpace, distributions: dict[str, BaseDistribution], pas
     Source: measured with memory limits: of 15 trials 8.8 ran out of memory when such trials were told as failed, 2.2
     when told as the worst value with a constraint.
     """
-    values = [o.value for o in past if o.lesson is Lesson.VALUE and o.value is not None]
+    values = [o.value for o in past if o.told is Told.VALUE and o.value is not None]
     worst = (max if goal == "minimize" else min)(values, default=0.0)
     # The GP sampler wants the constraint on all trials or on none, and on none it is twice as fast.
-    limited = any(o.lesson is Lesson.INFEASIBLE for o in past)
+    limited = any(o.told is Told.INFEASIBLE for o in past)
     trials = []
     for observation in past:
-        if observation.lesson is Lesson.NOTHING:
+        if observation.told is Told.NOTHING:
             continue
-        running = observation.lesson is Lesson.RUNNING
-        value = None if running else observation.value if observation.lesson is Lesson.VALUE else worst
-        fits = {"fits": 1.0 if observation.lesson is Lesson.INFEASIBLE else -1.0} if limited and not running else None
+        running = observation.told is Told.RUNNING
+        value = None if running else observation.value if observation.told is Told.VALUE else worst
+        fits = {"fits": 1.0 if observation.told is Told.INFEASIBLE else -1.0} if limited and not running else None
         trials.append(create_trial(state=TrialState.RUNNING if running else TrialState.COMPLETE, value=value,
                                    params=space.places(observation.params), distributions=distributions,
                                    constraints=fits))

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kaggle_runner.run.points import optuna_samplers
-from kaggle_runner.run.points.lessons import TAUGHT, Lesson, Observation, stable_seed
 from kaggle_runner.run.points.next_point import STARTS, next_point, start_points
+from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 from kaggle_runner.sweep.spec import SweepSpec
 
-__all__ = ["Lesson", "Observation", "Proposal", "Sampler", "propose", "stable_seed", "warm_up"]
+__all__ = ["Observation", "Proposal", "Sampler", "Told", "propose", "stable_seed", "warm_up"]
 
 OWN_TRIALS = 200
 """Trials after which our process, cubic in their number, gives way to Optuna's TPE."""
@@ -67,11 +67,11 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     """Yield points to try, the best first."""
     wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
     first = space.in_order({**space.fixed, **wanted})
-    taught = [o for o in past if o.lesson in TAUGHT]
-    values = [o for o in taught if o.lesson is Lesson.VALUE]
+    taught = [o for o in past if o.told in TAUGHT]
+    values = [o for o in taught if o.told is Told.VALUE]
     if number == 0 or not space.axes:
         yield Proposal(params=first, origin="defaults")
-    elif len(taught) + sum(o.lesson is Lesson.RUNNING for o in past) < STARTS or not values or len(taught) < 2:
+    elif len(taught) + sum(o.told is Told.RUNNING for o in past) < STARTS or not values or len(taught) < 2:
         # Later ones, where the first failed or are still running, are drawn away from each other in the same way.
         turn, index = divmod(number - 1, STARTS - 1)
         points = start_points(space, tuple(space.places(first).values()), stable_seed(seed, "start", turn), STARTS - 1)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Lesson(StrEnum):
+class Told(StrEnum):
     """What a sampler can learn from a trial."""
 
     VALUE = "value"
@@ -22,7 +22,7 @@ class Lesson(StrEnum):
     """A bug or a crash says nothing about the point."""
 
 
-TAUGHT = (Lesson.VALUE, Lesson.BAD, Lesson.INFEASIBLE)
+TAUGHT = (Told.VALUE, Told.BAD, Told.INFEASIBLE)
 """Lessons about the point itself."""
 
 
@@ -31,9 +31,9 @@ class Observation:
     """An earlier trial as a sampler sees it."""
 
     params: Mapping[str, Any]
-    lesson: Lesson
+    told: Told
     value: float | None = None
-    """The metric, measured or extrapolated; only with `Lesson.VALUE`."""
+    """The metric, measured or extrapolated; only with `Told.VALUE`."""
 
 
 def stable_seed(*parts: object) -> int:
