@@ -36,7 +36,7 @@ OWNERS = {
     "wandb": {"wandb.sweep", "wandb.connection", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline",
               "wandb.checkpoints", "wandb.fetch"},
     "datasets": {"training.data.sources"},
-    "optuna": {"run.optuna_journal", "run.propose"},
+    "optuna": {"run.optuna_journal", "run.points.optuna_samplers"},
     "yaml": {"sweep.yaml_file"},
     "slugify": {"kaggle.folder", "kaggle.order"},
     "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab"},

@@ -62,7 +62,7 @@ def table(directory):
 def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_path):
     done = run("dry-run", sweep_file(), "--count", "6", "--study", "a", check=0)
     snapshot = read_study(tmp_path / "a")
-    assert [r.trial.origin for r in snapshot.records] == ["defaults", "sobol", "sobol", "sobol", "gp", "gp"]
+    assert [r.trial.origin for r in snapshot.records] == ["defaults", "start", "start", "model", "model", "model"]
     assert {r.result.status for r in snapshot.records} == {"complete"}
     assert snapshot.best.result.metric < snapshot.baseline
     assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
@@ -111,6 +111,8 @@ def test_a_study_whose_supervisor_is_killed_goes_on_with_the_same_command(run, s
     assert (tmp_path / "cut" / "trials.jsonl").read_bytes().startswith(before), "what was finished is untouched"
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
     assert [r.attempts for r in read_study(tmp_path / "cut").records] == [1, 1, 2, 1]
+    assert [session["command"] for session in read_study(tmp_path / "cut").sessions] == 2 * [
+        f"python -m kaggle_runner dry-run {file} --count 4 --study cut"]
 
 
 @pytest.mark.slow

@@ -73,3 +73,11 @@ def test_the_table_and_the_report_say_the_same_noise(tmp_path):
     noise = analyse(snapshot).noise
     assert noise.deviation == pytest.approx(0.02)
     assert ("noise", f"0.0200 standard deviation of eval/loss, from {noise.source}") in best_lines(snapshot)
+
+
+def test_the_lines_of_a_study_say_what_became_of_its_rows(tmp_path):
+    rows = {"read": 6000, "train": 400, "validation": 48, "duplicates": 2, "not_drawn": 5547, "cut": 7,
+            "lost": {"no answer": 3}}
+    snapshot = read_study(write_study(tmp_path / "s", [Made(params={"lr": 1}, value=2.0, notes={"rows": rows})]))
+    line = "6,000 read, 400 trained, 48 held out, 7 cut, 2 duplicates, left out 3 (no answer)"
+    assert ("rows", line) in best_lines(snapshot)

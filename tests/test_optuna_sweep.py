@@ -17,7 +17,7 @@ import optuna
 import pytest
 
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
+from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
@@ -75,7 +75,7 @@ def session(*arguments: object) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A sweep file and a study of six trials, the last two of them the GP's, with a copy of it at every write."""
+    """A sweep file and a study of six trials, the last three of them the model's, with a copy of it at every write."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     sweep, directory = write_sweep(folder), folder / "study"
     with opened(sweep, directory) as (study, spec):
@@ -97,11 +97,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 
 class TestWhatIsAsked:
-    def test_bayes_begins_with_the_defaults_then_sobol_points_then_the_gaussian_process(
+    def test_bayes_begins_with_the_defaults_then_two_points_away_from_them_then_the_model(
             self, uninterrupted: tuple[Path, Path]) -> None:
         _, directory = uninterrupted
         rows = table(directory)
-        assert [origin for _, _, origin, _ in rows] == ["defaults", "sobol", "sobol", "sobol", "gp", "gp"]
+        assert [origin for _, _, origin, _ in rows] == ["defaults", "start", "start", "model", "model", "model"]
         assert rows[0][1] == {"model": "demo", "learning_rate": 2e-4, "lora_r": 8, "weight_decay": 0.0}
         assert [trial_id for trial_id, *_ in rows] == ["0000", "0001", "0002", "0003", "0004", "0005"]
 
@@ -154,7 +154,7 @@ class TestWhatIsAsked:
         kept = plain_optuna(tmp_path / "study").trials
         for name in ranges:
             assert [trial.params[name] for trial in kept] == [params[name] for params in asked], name
-            assert len({params[name] for params in asked}) >= 3, name
+            assert len({params[name] for params in asked}) >= 2, name
         assert kept[0].params["lists"] in ('["q"]', '["q", "v"]')
 
     def test_falsy_choices_are_values_like_any_other(self, tmp_path: Path) -> None:
@@ -188,11 +188,20 @@ class TestWhatIsAsked:
         assert sum(params["lora_r"] > 8 for params in asked[:4]) >= 2
         assert max(params["lora_r"] for params in asked[4:]) <= 8
 
-    def test_without_torch_and_scipy_tree_parzen_estimators_take_over(self, tmp_path: Path) -> None:
+    def test_the_model_needs_neither_torch_nor_scipy(self, uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+        sweep, whole = uninterrupted
         without = "import sys; sys.modules['torch'] = sys.modules['scipy'] = None; import optuna_session; "
-        main = f"optuna_session.main({str(write_sweep(tmp_path))!r}, {str(tmp_path / 'study')!r}, '6')"
+        main = f"optuna_session.main({str(sweep)!r}, {str(tmp_path / 'study')!r}, '6')"
         subprocess.run([sys.executable, "-c", without + main], check=True, env=ENVIRONMENT, stdout=subprocess.PIPE)
-        assert [row[2] for row in table(tmp_path / "study")] == ["defaults", "random", "random", "random", "tpe", "tpe"]
+        assert table(tmp_path / "study") == table(whole)
+
+    @pytest.mark.parametrize(("sampler", "origin"), [("optuna-gp", "gp"), ("optuna-tpe", "tpe")])
+    def test_optuna_s_own_samplers_still_choose_where_they_are_asked_for(self, sampler: Any, origin: str,
+                                                                         tmp_path: Path) -> None:
+        with opened(write_sweep(tmp_path), tmp_path / "study") as (study, spec):
+            search = OptunaSearch(study, spec, sampler=sampler)
+            run_sweep(search, run_trial=recorded(study, complete), count=6)
+        assert [row[2] for row in table(tmp_path / "study")][4:] == [origin] * 2
 
     def test_random_draws_what_the_sweep_draws(self, tmp_path: Path) -> None:
         sweep = write_sweep(tmp_path, method="random")
@@ -242,7 +251,7 @@ class TestWhatIsLearned:
 
     def test_a_goal_of_maximize_looks_for_the_largest_value(self, tmp_path: Path) -> None:
         sweep = write_sweep(tmp_path, goal="maximize")
-        run(sweep, tmp_path / "study", 8, train=remembering([], lambda trial: -optuna_session.loss(trial.params)))
+        run(sweep, tmp_path / "study", 10, train=remembering([], lambda trial: -optuna_session.loss(trial.params)))
         assert read_study(tmp_path / "study").best.result.metric > -2.1
         assert plain_optuna(tmp_path / "study").direction == optuna.study.StudyDirection.MAXIMIZE
 
@@ -308,7 +317,7 @@ class TestWhatIsLearned:
         assert [trial.params for trial in kept.trials] == [
             {name: params[name] for name in searched} for _, params, _, _ in table(directory)]
         assert kept.best_trial.number == read_study(directory).best.trial.number
-        assert kept.trials[4].user_attrs["trial"]["origin"] == "gp"
+        assert kept.trials[4].user_attrs["trial"]["origin"] == "model"
         assert kept.trials[4].intermediate_values == {10: kept.trials[4].value + 0.5, 20: kept.trials[4].value}
         assert kept.trials[0].distributions["learning_rate"] == optuna.distributions.FloatDistribution(
             1e-5, 1e-1, log=True)
@@ -407,7 +416,7 @@ class TestKilledAndContinued:
     def test_a_copy_that_cannot_be_written_is_one_clear_message(self, tmp_path: Path) -> None:
         (tmp_path / "study" / "optuna.journal").mkdir(parents=True)
         with opened(write_sweep(tmp_path), tmp_path / "study") as (study, spec), pytest.raises(
-                StudyError, match=r"cannot write .*optuna\.journal: Is a directory; finished trials are kept"):
+                StudyError, match=r"cannot write .*optuna\.journal: Is a directory, finished trials are kept"):
             OptunaSearch(study, spec)
 
     def test_a_preempted_trial_is_run_again_by_the_next_session(self, tmp_path: Path) -> None:
@@ -484,10 +493,12 @@ class TestHowItEnds:
         assert len({tuple(record.trial.params.values()) for record in records}) == 8
         assert sum(outcome.trials_run for outcome in outcomes) == 8
 
-    def test_warming_up_makes_the_first_question_to_the_gaussian_process_a_cheap_one(
-            self, uninterrupted: tuple[Path, Path]) -> None:
-        warm_up()
-        assert "torch" in sys.modules
+    def test_the_search_starts_without_torch(self, uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+        sweep, _ = uninterrupted
+        script = (f"import sys, optuna_session; from kaggle_runner.run.search import warm_up; warm_up(); "
+                  f"optuna_session.main({str(sweep)!r}, {str(tmp_path / 'study')!r}, '5'); "
+                  f"assert 'numpy' in sys.modules; assert 'torch' not in sys.modules")
+        subprocess.run([sys.executable, "-c", script], check=True, env=ENVIRONMENT, stdout=subprocess.PIPE)
 
 
 def recorded(study: Study, train: Callable[[Trial], TrialResult]) -> Callable[[Trial], TrialResult]:

@@ -35,7 +35,7 @@ class FailureBudget:
         elif result.status is Status.INFEASIBLE or result.notes.get("kind") in NOT_A_BUG:
             self._points += 1
         elif result.status is Status.FAILED:
-            self._reasons.append(re.sub(r"0x[0-9a-f]+|\d+", "#", result.reason))  # numbers make no other bug of it
+            self._reasons.append(alike(result.reason))
         last = self._reasons[-SAME_FAILURES:]
         if len(last) == SAME_FAILURES and len(set(last)) == 1:
             return f"{SAME_FAILURES} trials in a row failed alike, the last one with: {result.reason}"
@@ -45,3 +45,8 @@ class FailureBudget:
             return (f"{POINT_FAILURES} trials failed or did not fit with no good one in between; the ranges are "
                     f"at fault; the last one with: {result.reason}")
         return None
+
+
+def alike(reason: str) -> str:
+    """Return what failures of one kind have in common: numbers make no other bug of it."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", reason)

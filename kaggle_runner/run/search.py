@@ -14,9 +14,10 @@ from typing import Any
 from kaggle_runner.config import TRAINERS
 from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.run.failures import FailureBudget
+from kaggle_runner.run.failures import FailureBudget, alike
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
-from kaggle_runner.run.propose import Lesson, Observation, propose, warm_up
+from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.propose import Sampler, propose, warm_up
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
@@ -42,11 +43,13 @@ class OptunaSearch:
 
     def __init__(self, study: Study, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
                  told_value: Callable[[TrialResult], float | None] = lambda result: result.metric,
-                 notify: Notify = lambda event: None, failures: FailureBudget | None = None) -> None:
+                 sampler: Sampler = "own", notify: Notify = lambda event: None,
+                 failures: FailureBudget | None = None) -> None:
         """Open the study's search and bring Optuna's copy in line with the record.
 
         `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
-        is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known.
+        is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known; `sampler`
+        says who chooses the points of a `bayes` sweep.
 
         Raises:
             StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
@@ -55,6 +58,7 @@ class OptunaSearch:
         self._points = None if spec.method == "random" else spec.count
         self._defaults = TRAINERS[spec.trainer]().as_dict() if defaults is None else defaults
         self._told_value = told_value
+        self._sampler = sampler
         self._lock = threading.Lock()
         self._trials: dict[int, Trial] = {}
         self._results: dict[int, TrialResult] = {}
@@ -172,7 +176,8 @@ class OptunaSearch:
 
     def _propose(self, number: int) -> Trial | None:
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]
-        proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults)
+        proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults,
+                           sampler=self._sampler)
         if proposal is None:
             return None
         return Trial(id=f"{number:04d}", number=number, params=proposal.params, origin=proposal.origin)
@@ -190,7 +195,15 @@ class OptunaSearch:
             return Observation(params=trial.params, lesson=Lesson.BAD)
         if result.status is Status.INFEASIBLE or kind == "out_of_memory":
             return Observation(params=trial.params, lesson=Lesson.INFEASIBLE)
-        return Observation(params=trial.params, lesson=Lesson.BAD if kind == "not_finite" else Lesson.NOTHING)
+        bad = kind == "not_finite" or self._failed_alike(number)
+        return Observation(params=trial.params, lesson=Lesson.BAD if bad else Lesson.NOTHING)
+
+    def _failed_alike(self, number: int) -> bool:
+        """Say whether another point failed for the same reason: then it may be where they lie, and not chance."""
+        reason = alike(self._results[number].reason)
+        return any(other != number and result.status is Status.FAILED and alike(result.reason) == reason
+                   and self._trials[other].params != self._trials[number].params
+                   for other, result in self._results.items())
 
     def _take(self, trial: Trial, result: TrialResult) -> None:
         if self._journal.is_finished(trial.number):

@@ -7,6 +7,8 @@ meanwhile.
 
 import contextlib
 import json
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -127,7 +129,8 @@ class Study:
         return directory
 
     def start_session(self, facts: Mapping[str, Any]) -> None:
-        """Record that a process begins to work on the study, and on what machine."""
+        """Record that a process begins to work on the study, by which command and on what machine."""
+        facts = {**facts, "command": _command()}
         self.append({"event": "session", **facts})
         write_atomically(self.directory / "environment.json", json.dumps(facts, indent=2) + "\n")
 
@@ -225,6 +228,14 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "peak_device_bytes": result.peak_device_bytes if result else None,
         "reason": result.reason if result else "", "origin": record.trial.origin,
     }
+
+
+def _command() -> str:
+    """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
+    program = Path(sys.argv[0])
+    if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
+        return shlex.join(["python", "-m", "kaggle_runner", *sys.argv[1:]])
+    return ""
 
 
 def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:

@@ -1,0 +1,231 @@
+"""A Gaussian process over the trials whose hyperparameters are averaged, not maximised; numpy alone.
+
+With five trials many lengths and noises explain the values about as well, and the likeliest ones are too sure of
+themselves. So the hyperparameters are drawn, in two rounds of importance sampling from a log-normal prior, and what the
+process says is the mean over the draws, by their weights. Small values are spread and large ones squeezed before the
+fit, because the difference between good and best is what counts, and a diverged trial must not flatten it.
+
+Legend: N trials, C columns of a point, A axes, K draws, P points to judge.
+Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, equations 2.30, 2.42 and 4.17;
+Snoek et al., arXiv:1206.2944, section 3.2 (the improvement averaged over hyperparameters).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LENGTH_PRIOR = (0.0, 1.0)
+"""Mean and deviation of the log of a length on an axis from 0 to 1, in two dimensions; more axes, longer lengths."""
+NOISE_PRIOR = (math.log(0.02), 1.2)
+"""Of the log of the noise's variance over the surface's."""
+AMPLITUDE_WEIGHT = 2.0
+"""Trials that the prior of the amplitude, 1 in units of the values' variance, counts for."""
+WELL_DEPTH = 0.5
+"""Of the prior on a learning rate: so many deviations worse at both ends of its range than in the middle."""
+WELL_DOUBT = 0.25
+"""Variance of the slope and of the curve of that well: the optimum may well lie at an end."""
+DRAWS = 64
+"""Hyperparameters drawn in each of the two rounds, fewer for many trials."""
+KEPT = 12
+"""Draws, the weightiest, that points are judged with."""
+TRIALS_FOR_WARP = 4
+LENGTH_LIMITS = (-3.0, 4.0)
+NOISE_LIMITS = (-9.0, 1.0)
+_JITTER = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How the columns of a point belong to axes."""
+
+    axis_of: tuple[int, ...]
+    """For each column its axis; the columns of an unordered axis share one length."""
+    wells: tuple[int, ...] = ()
+    """Columns of learning rates: too low learns nothing, too high diverges."""
+
+    @property
+    def axes(self) -> int:
+        """Number of axes."""
+        return max(self.axis_of, default=-1) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianProcess:
+    """A process fitted to trials; smaller values are better."""
+
+    geometry: Geometry
+    points_NC: np.ndarray
+    values_N: np.ndarray
+    """Spread and standardised, without the wells."""
+    trials: int
+    """How many of the points are finished trials; the others are running, with values that are believed."""
+    lengths_KA: np.ndarray
+    noises_K: np.ndarray
+    """Variance of the noise over that of the surface."""
+    weights_K: np.ndarray
+    means_K: np.ndarray
+    amplitudes_K: np.ndarray
+    """Variance of the surface in standardised units."""
+    inverses_KNN: np.ndarray
+    """Inverse of the lower factor of the covariance."""
+
+    @classmethod
+    def fit(cls, points_NC: np.ndarray, values: Sequence[float], geometry: Geometry, *,
+            generator: np.random.Generator) -> "GaussianProcess":
+        """Fit to at least two trials at points from 0 to 1; the same generator gives the same process."""
+        spread_N = spread(np.asarray(values, float))
+        values_N = (spread_N - spread_N.mean()) / (spread_N.std() + 1e-12) - _well(points_NC, geometry)
+        draws = max(8, min(DRAWS, DRAWS * 40 // len(points_NC)))
+        axes = geometry.axes
+        center = np.array([LENGTH_PRIOR[0] + 0.5 * math.log(max(axes, 1) / 2)] * axes + [NOISE_PRIOR[0]])
+        reach = np.array([LENGTH_PRIOR[1]] * axes + [NOISE_PRIOR[1]])
+        first = center + reach * generator.standard_normal((draws, axes + 1))
+        first[0] = center
+        solved = _solve(first, points_NC, values_N, geometry)
+        chances = _normalised(solved.likelihoods_K)
+        middle = chances @ first
+        apart = (chances[:, None] * (first - middle)).T @ (first - middle) + np.diag((0.35 * reach) ** 2)
+        factor = np.linalg.cholesky(apart)
+        second = middle + generator.standard_normal((draws, axes + 1)) @ factor.T
+        second[:, :axes] = np.clip(second[:, :axes], *LENGTH_LIMITS)
+        second[:, axes] = np.clip(second[:, axes], *NOISE_LIMITS)
+        both = np.concatenate([first, second])
+        solved = solved.joined(_solve(second, points_NC, values_N, geometry))
+        prior = -0.5 * (((both - center) / reach) ** 2).sum(1) - np.log(reach).sum()
+        around = np.linalg.solve(factor, (both - middle).T)
+        proposed = -0.5 * (around * around).sum(0) - np.log(np.diag(factor)).sum()
+        chances = _normalised(solved.likelihoods_K + prior - np.logaddexp(prior, proposed))
+        kept = np.argsort(-chances, kind="stable")[:KEPT]
+        return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC),
+                   lengths_KA=np.exp(both[kept, :axes]), noises_K=np.exp(both[kept, axes]),
+                   weights_K=chances[kept] / chances[kept].sum(), means_K=solved.means_K[kept],
+                   amplitudes_K=solved.amplitudes_K[kept], inverses_KNN=solved.inverses_KNN[kept])
+
+    def believing(self, running_MC: np.ndarray) -> "tuple[np.ndarray, GaussianProcess]":
+        """Return what each draw expects of running trials, and the process as if they had come out so."""
+        expected_KM, _ = self.predict(running_MC)
+        points = np.concatenate([self.points_NC, running_MC])
+        covariance = _covariance(points, points, self.lengths_KA, self.geometry)
+        covariance += (self.noises_K[:, None, None] + _JITTER) * np.eye(len(points))
+        return expected_KM, GaussianProcess(
+            geometry=self.geometry, points_NC=points, values_N=self.values_N, trials=self.trials,
+            lengths_KA=self.lengths_KA, noises_K=self.noises_K, weights_K=self.weights_K, means_K=self.means_K,
+            amplitudes_K=self.amplitudes_K, inverses_KNN=np.linalg.inv(np.linalg.cholesky(covariance)))
+
+    def predict(self, points_PC: np.ndarray, believed_KM: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and deviation of the surface at each point, for each draw, in standardised units."""
+        cross_KPN = _covariance(points_PC, self.points_NC, self.lengths_KA, self.geometry)
+        known_KN = np.repeat(self.values_N[None], len(self.weights_K), 0)
+        if believed_KM is not None:
+            wells = _well(self.points_NC[self.trials:], self.geometry)
+            known_KN = np.concatenate([known_KN, believed_KM - wells], axis=1)
+        rest_KN = np.einsum("kij,kj->ki", self.inverses_KNN, known_KN - self.means_K[:, None])
+        solved_KPN = cross_KPN @ self.inverses_KNN.transpose(0, 2, 1)
+        mean_KP = _well(points_PC, self.geometry) + self.means_K[:, None] + np.einsum(
+            "kpn,kn->kp", solved_KPN, rest_KN)
+        variance_KP = _variance(points_PC, self.geometry) - (solved_KPN * solved_KPN).sum(2)
+        return mean_KP, np.sqrt(self.amplitudes_K[:, None] * np.maximum(variance_KP, 1e-9))
+
+    def mean(self, points_PC: np.ndarray) -> np.ndarray:
+        """Return the expected value at each point, in standardised units; only its order means something."""
+        return np.asarray(self.weights_K @ self.predict(points_PC)[0])
+
+    def log_improvement(self, points_PC: np.ndarray, best_K: np.ndarray,
+                        believed_KM: np.ndarray | None = None) -> np.ndarray:
+        """Return the log of the expected improvement on the best at each point, averaged over the draws."""
+        mean_KP, deviation_KP = self.predict(points_PC, believed_KM)
+        logs_KP = np.log(deviation_KP) + _log_gain((best_K[:, None] - mean_KP) / deviation_KP)
+        top_P = logs_KP.max(0)
+        return np.asarray(top_P + np.log(self.weights_K @ np.exp(logs_KP - top_P)))
+
+    def best(self) -> np.ndarray:
+        """Return for each draw the surface's least mean at a finished trial."""
+        return np.asarray(self.predict(self.points_NC[:self.trials])[0].min(1))
+
+    @property
+    def noise(self) -> float:
+        """Deviation of one trial around the surface, in standardised units."""
+        return float(self.weights_K @ np.sqrt(self.amplitudes_K * self.noises_K))
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Spread the good end of values that are to be small, and squeeze the bad one; their order stays."""
+    if len(values) < TRIALS_FOR_WARP:
+        return values
+    lowest = values.min()
+    return np.asarray(np.log1p((values - lowest) / max(float(np.median(values) - lowest), 1e-9)))
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """Likelihood and what comes with it, for each draw of the hyperparameters."""
+
+    likelihoods_K: np.ndarray
+    inverses_KNN: np.ndarray
+    means_K: np.ndarray
+    amplitudes_K: np.ndarray
+
+    def joined(self, other: "_Solved") -> "_Solved":
+        return _Solved(*(np.concatenate([getattr(self, name), getattr(other, name)])
+                         for name in ("likelihoods_K", "inverses_KNN", "means_K", "amplitudes_K")))
+
+
+def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, geometry: Geometry) -> _Solved:
+    """Factor the covariance of each draw; mean and amplitude have closed forms, so they are not drawn."""
+    count, axes = len(values_N), geometry.axes
+    covariance = _covariance(points_NC, points_NC, np.exp(logs[:, :axes]), geometry)
+    covariance += (np.exp(logs[:, axes])[:, None, None] + _JITTER) * np.eye(count)
+    lower = np.linalg.cholesky(covariance)
+    inverses = np.linalg.inv(lower)
+    ones, whitened = inverses.sum(2), inverses @ values_N
+    means = (ones * whitened).sum(1) / (ones * ones).sum(1)
+    rest = whitened - ones * means[:, None]
+    amplitudes = (AMPLITUDE_WEIGHT + (rest * rest).sum(1)) / (AMPLITUDE_WEIGHT + count)
+    likelihoods = (-0.5 * (count + AMPLITUDE_WEIGHT) * np.log(amplitudes)
+                   - np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(1))
+    return _Solved(likelihoods, inverses, means, amplitudes)
+
+
+def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return Matérn 5/2 with a length for each axis, and for wells a slope and a curve that may be anything."""
+    squares = (left_PC[:, None] - right_NC[None]) ** 2
+    shape = (len(lengths_KA), len(left_PC), len(right_NC))
+    inverse_squares_KC = lengths_KA[:, list(geometry.axis_of)] ** -2
+    distance = np.sqrt(5 * (inverse_squares_KC @ squares.reshape(-1, squares.shape[2]).T) + 1e-12).reshape(shape)
+    covariance = (1 + distance + distance * distance / 3) * np.exp(-distance)
+    for column in geometry.wells:
+        left, right = 2 * left_PC[:, column] - 1, 2 * right_NC[:, column] - 1
+        covariance += WELL_DOUBT * (np.outer(left, right) + np.outer(left * left, right * right))
+    return np.asarray(covariance)
+
+
+def _variance(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
+    places = [2 * points_PC[:, column] - 1 for column in geometry.wells]
+    return 1 + sum((WELL_DOUBT * (place ** 2 + place ** 4) for place in places), np.zeros(len(points_PC)))
+
+
+def _well(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
+    return WELL_DEPTH * sum(((2 * points_PC[:, column] - 1) ** 2 for column in geometry.wells),
+                            np.zeros(len(points_PC)))
+
+
+def _normalised(logs: np.ndarray) -> np.ndarray:
+    chances = np.exp(logs - logs.max())
+    return np.asarray(chances / chances.sum())
+
+
+def _log_gain(z: np.ndarray) -> np.ndarray:
+    """Return the log of `density(z) + z * distribution(z)` of the standard normal, also far below zero.
+
+    Source: Abramowitz and Stegun, 26.2.17 and 26.2.12.
+    """
+    share = 1 / (1 + 0.2316419 * np.abs(z))
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    tail = density * share * (0.319381530 + share * (-0.356563782 + share * (
+        1.781477937 + share * (-1.821255978 + share * 1.330274429))))
+    near = density + z * np.where(z >= 0, 1 - tail, tail)
+    far = -0.5 * z * z - 0.5 * math.log(2 * math.pi) - np.log(np.maximum(z * z, 1.0)) + np.log1p(
+        -3 / np.maximum(z * z, 9.0))
+    return np.asarray(np.where(z > -4, np.log(np.maximum(near, 1e-300)), far))

@@ -1,0 +1,41 @@
+"""What an earlier trial teaches, and a seed that is the same everywhere: what every sampler is given."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Lesson(StrEnum):
+    """What a sampler can learn from a trial."""
+
+    VALUE = "value"
+    """How good the point is."""
+    BAD = "bad"
+    """The point is no good, and has no loss to say how bad: it is told as the worst so far."""
+    INFEASIBLE = "infeasible"
+    """The point does not fit in memory: told as the worst so far, and as breaking a constraint."""
+    RUNNING = "running"
+    """The point is being tried now, so look elsewhere."""
+    NOTHING = "nothing"
+    """A bug or a crash says nothing about the point."""
+
+
+TAUGHT = (Lesson.VALUE, Lesson.BAD, Lesson.INFEASIBLE)
+"""Lessons about the point itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """An earlier trial as a sampler sees it."""
+
+    params: Mapping[str, Any]
+    lesson: Lesson
+    value: float | None = None
+    """The metric, measured or extrapolated; only with `Lesson.VALUE`."""
+
+
+def stable_seed(*parts: object) -> int:
+    """Return a 32-bit seed that is the same in every process for the same parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

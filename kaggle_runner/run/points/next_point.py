@@ -1,0 +1,231 @@
+"""Where a model of the loss looks next: first points away from the default, then the largest expected improvement.
+
+A function of the record and a seed: nothing is kept from one question to the next.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
+from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.space import SAME_SHARE, Axis, SearchSpace
+
+STARTS = 3
+"""Points before the model, the default among them."""
+MOST_LISTED = 2_000
+"""Points of a countable space up to which every untried one is scored."""
+SPREAD_DRAWS, NEAR_DRAWS, NEARER_DRAWS = 300, 50, 25
+"""Candidates over the whole space, around each of the best three trials, and around the best four candidates."""
+NEAR_WIDTH, NEARER_WIDTH = 0.1, 0.03
+START_STRATA = (0.1, 0.9)
+"""Part of a continuous axis that start points come from: the ends are the least likely to be good."""
+END_SHARE, END_REACH = 0.03, 1 / 3
+"""A place this near to an end is a candidate only while one of the best trials lies within this reach of that end."""
+LONG_LIST = 8
+"""Ordered values from which a list has ends like a range."""
+APART = 0.08
+"""Least distance on a learning rate between trials that run at the same time, where there is a choice."""
+BAD_SHARE = 0.2
+"""How much worse than the worst value a point without one is, as a share of the range of the values."""
+FIT_LENGTH = 0.4
+"""Length over which not fitting into memory carries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The space as columns from 0 to 1; an unordered axis has a column for each level."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Which columns belong to which axis."""
+        owners = [number for number, axis in enumerate(self.axes) for _ in range(_width(axis))]
+        return Geometry(axis_of=tuple(owners), wells=tuple(
+            owners.index(number) for number, axis in enumerate(self.axes) if axis.is_rate))
+
+    def columns(self, places_PA: np.ndarray) -> np.ndarray:
+        """Return points as columns: levels evenly spread, unordered ones all equally far apart."""
+        parts = []
+        for number, axis in enumerate(self.axes):
+            place = places_PA[:, number]
+            if not axis.levels:
+                parts.append(place[:, None])
+            elif axis.is_ordered:
+                parts.append(place[:, None] / (len(axis.levels) - 1))
+            else:
+                parts.append(np.sqrt(0.5) * (place[:, None] == np.arange(len(axis.levels))))
+        return np.concatenate(parts, axis=1)
+
+    def from_unit(self, unit_PA: np.ndarray) -> np.ndarray:
+        """Return the places at numbers from 0 to 1, as evenly spread as these."""
+        places = unit_PA.copy()
+        for number, axis in enumerate(self.axes):
+            if axis.levels:
+                count = len(axis.levels)
+                places[:, number] = np.minimum(count - 1, np.floor(unit_PA[:, number] * count))
+            else:
+                places[:, number] = np.clip(unit_PA[:, number], axis.margin, 1 - axis.margin)
+        return places
+
+    def around(self, places_PA: np.ndarray, count: int, width: float, generator: np.random.Generator) -> np.ndarray:
+        """Return neighbours of points: some axes moved a little, levels by a step or two."""
+        found = np.repeat(places_PA, count, 0)
+        moved = generator.random(found.shape) < max(0.3, 1.5 / len(self.axes))
+        for number, axis in enumerate(self.axes):
+            place = found[:, number]
+            if not axis.levels:
+                moves = moved[:, number] | (generator.random(len(place)) < 0.5)
+                place = place + np.where(moves, width * generator.standard_normal(len(place)), 0.0)
+                found[:, number] = np.clip(place, axis.margin, 1 - axis.margin)
+                continue
+            last = len(axis.levels) - 1
+            if not axis.is_ordered:
+                step = generator.integers(0, last + 1, len(place)) - place
+            else:
+                reach = 2 if last > 3 else last
+                step = generator.integers(-reach, reach + 1, len(place))
+            found[:, number] = np.clip(place + np.where(moved[:, number], step, 0), 0, last)
+        return found
+
+
+def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: int) -> np.ndarray:
+    """Return points to start with besides the first one, each axis in another stratum than the first and each other.
+
+    Of many such draws the one whose points lie furthest apart.
+    """
+    axes = tuple(space.axes.values())
+    grid, generator = Grid(axes=axes), np.random.default_rng(seed)
+    first_A = np.asarray(first, float)
+    best, furthest = np.empty((0, len(axes))), -1.0
+    for _ in range(64):
+        drawn = np.stack([_strata(axis, place, count, generator)
+                          for axis, place in zip(axes, first_A, strict=True)], axis=1)
+        columns = grid.columns(np.concatenate([first_A[None], drawn]))
+        apart = ((columns[:, None] - columns[None]) ** 2).sum(2) + 9 * columns.shape[1] * np.eye(len(columns))
+        if apart.min() > furthest:
+            best, furthest = drawn, float(apart.min())
+    return best
+
+
+def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int) -> tuple[float, ...] | None:
+    """Return the untried point with the largest expected improvement; none if every candidate was tried.
+
+    Needs a trial with a value and another that teaches something. Points that are bad or do not fit are learned as a
+    little worse than the worst value so far; trials that run are believed to come out as expected.
+    """
+    generator, grid = np.random.default_rng(seed), Grid(axes=tuple(space.axes.values()))
+    sign = -1.0 if goal == "maximize" else 1.0
+    taught = [o for o in past if o.lesson in (Lesson.VALUE, Lesson.BAD, Lesson.INFEASIBLE)]
+    measured = [sign * o.value for o in taught if o.value is not None]
+    bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
+    values = [bad if o.value is None else sign * o.value for o in taught]
+    places_NA = _places(space, taught)
+    process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry, generator=generator)
+    running_MA = _places(space, [o for o in past if o.lesson is Lesson.RUNNING])
+    judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
+                   fits_N=np.array([o.lesson is not Lesson.INFEASIBLE for o in taught]))
+    tried_TA = _places(space, past)
+    leaders = places_NA[np.argsort(process.mean(grid.columns(places_NA)), kind="stable")[:3]]
+    if space.count is not None and space.count <= MOST_LISTED:
+        candidates = np.array(list(space.every_point()))
+    else:
+        drawn = grid.from_unit(generator.random((SPREAD_DRAWS, len(grid.axes))))
+        candidates = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
+        candidates = judge.allowed(candidates, tried_TA, leaders)
+        if len(candidates):
+            top = candidates[np.argsort(-judge.score(candidates), kind="stable")[:4]]
+            candidates = np.concatenate([top, grid.around(top, NEARER_DRAWS, NEARER_WIDTH, generator)])
+    candidates = judge.allowed(candidates, tried_TA, leaders)
+    if not len(candidates):
+        return None
+    return tuple(float(place) for place in candidates[int(np.argmax(judge.score(candidates)))])
+
+
+class _Judge:
+    """Which candidates may be tried, and how much each one promises."""
+
+    def __init__(self, *, grid: Grid, process: GaussianProcess, running_MA: np.ndarray, places_NA: np.ndarray,
+                 fits_N: np.ndarray) -> None:
+        self._grid, self._running_MA, self._places_NA, self._fits_N = grid, running_MA, places_NA, fits_N
+        self._best_K, self._process, self._believed_KM = process.best(), process, None
+        if len(running_MA):
+            self._believed_KM, self._process = process.believing(grid.columns(running_MA))
+
+    def score(self, places_PA: np.ndarray) -> np.ndarray:
+        """Return the log of the expected improvement times the chance to fit."""
+        columns = self._grid.columns(places_PA)
+        score = self._process.log_improvement(columns, self._best_K, self._believed_KM)
+        return score if self._fits_N.all() else score + np.log(self._chance_to_fit(columns))
+
+    def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray) -> np.ndarray:
+        """Leave out what was tried or is nearly the same, needless ends, and what runs beside a running trial."""
+        same = np.ones((len(places_PA), len(tried_TA)), bool)
+        needless, beside = np.zeros(len(places_PA), bool), np.zeros(len(places_PA), bool)
+        for number, axis in enumerate(self._grid.axes):
+            place = places_PA[:, number]
+            near = 0.5 if axis.levels else SAME_SHARE
+            same &= np.abs(place[:, None] - tried_TA[None, :, number]) < near
+            scale = max(1, len(axis.levels) - 1)
+            if axis.is_rate and len(self._running_MA):
+                gaps = np.abs(place[:, None] - self._running_MA[None, :, number]) / scale
+                beside |= gaps.min(1) < APART
+            if not axis.levels or len(axis.levels) >= LONG_LIST:
+                leading = leaders_LA[:, number] / scale
+                needless |= (place / scale < END_SHARE) & (leading.min() > END_REACH)
+                needless |= (place / scale > 1 - END_SHARE) & (leading.max() < 1 - END_REACH)
+        untried = ~same.any(1) if len(tried_TA) else np.ones(len(places_PA), bool)
+        for wanted in (untried & ~needless & ~beside, untried & ~needless):
+            if wanted.any():
+                return places_PA[wanted]
+        return places_PA[untried]
+
+    def _chance_to_fit(self, columns: np.ndarray) -> np.ndarray:
+        """Return the chance of each point to fit into memory, from those that did and did not."""
+        known = self._grid.columns(self._places_NA)
+        kernel = _smooth(known, known) + 1e-2 * np.eye(len(known))
+        cross = _smooth(columns, known)
+        # Expected to fit where nothing is known: two deviations.
+        mean = 1.0 + cross @ np.linalg.solve(kernel, np.where(self._fits_N, 0.0, -2.0))
+        return np.asarray(1 / (1 + np.exp(-6.0 * mean)))
+
+
+def _smooth(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(-0.5 * ((left[:, None] - right[None]) ** 2).sum(2) / FIT_LENGTH ** 2))
+
+
+def _places(space: SearchSpace, past: Sequence[Observation]) -> np.ndarray:
+    return np.array([space.key(o.params) for o in past], float).reshape(len(past), len(space.axes))
+
+
+def _width(axis: Axis) -> int:
+    return 1 if axis.is_ordered or not axis.levels else len(axis.levels)
+
+
+def _strata(axis: Axis, first: float, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw places on one axis: the strata that the first point is not in, in a random order, again if they run out."""
+    drawn: list[float] = []
+    if 0 < len(axis.levels) <= count + 1 or not axis.is_ordered:
+        others = [float(level) for level in range(len(axis.levels)) if level != first]
+        edges = np.linspace(0, len(others), min(count, len(others)) + 1)
+        while len(drawn) < count:
+            parts = [others[int(generator.integers(int(low), max(int(low) + 1, int(high))))]
+                     for low, high in itertools.pairwise(edges)]
+            if len(others) < count:
+                parts.append(first)
+            drawn += [parts[i] for i in generator.permutation(len(parts))]
+        return np.array(drawn[:count])
+    levels = len(axis.levels)
+    low, high = (0.0, 1.0) if levels else START_STRATA
+    width = (high - low) / (count + 1)
+    first = (first + 0.5) / levels if levels else first
+    own = min(count, max(0, int((first - low) / width)))
+    while len(drawn) < count:
+        rest = [stratum for stratum in range(count + 1) if stratum != own]
+        drawn += [low + width * (rest[i] + generator.random()) for i in generator.permutation(len(rest))]
+    if levels:
+        return np.asarray(np.minimum(np.floor(np.array(drawn[:count]) * levels), levels - 1))
+    return np.clip(drawn[:count], axis.margin, 1 - axis.margin)

@@ -1,0 +1,91 @@
+"""Which point a sweep tries next: a function of the sweep, the seed, the trial's number and the trials before it.
+
+So a study that was killed goes on as if it had not been.
+Source: the design (current defaults, two points away from them, then a Gaussian process of our own) is measured against
+Optuna's samplers, W&B's and random search by benchmarks/search.py.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kaggle_runner.run.points import optuna_samplers
+from kaggle_runner.run.points.lessons import TAUGHT, Lesson, Observation, stable_seed
+from kaggle_runner.run.points.next_point import STARTS, next_point, start_points
+from kaggle_runner.run.points.space import SearchSpace, near
+from kaggle_runner.sweep.spec import SweepSpec
+
+__all__ = ["Lesson", "Observation", "Proposal", "Sampler", "propose", "stable_seed", "warm_up"]
+
+OWN_TRIALS = 200
+"""Trials after which our process, cubic in their number, gives way to Optuna's TPE."""
+REASKS = 4
+RANDOM_DRAWS = 1000
+"""Draws after which a space is taken to have no untried point left."""
+
+Sampler = Literal["own", "optuna-gp", "optuna-tpe"]
+"""Who chooses the points of a `bayes` sweep after the first ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A point to try and who proposed it."""
+
+    params: Mapping[str, Any]
+    origin: str
+
+
+def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observation],
+            defaults: Mapping[str, Any], sampler: Sampler = "own") -> Proposal | None:
+    """Choose the parameters of trial `number`; none when there is no untried point left.
+
+    `random` draws as W&B does, repeats included. `bayes` never repeats a point: training is deterministic, so a second
+    run of one configuration measures nothing.
+    """
+    if spec.method == "grid":
+        points = spec.grid()
+        return Proposal(params=points[number], origin="grid") if number < len(points) else None
+    if spec.method == "random":
+        return Proposal(params=spec.sample(stable_seed(seed, number)), origin="random")
+    space = SearchSpace.of(spec)
+    tried = {space.key(observation.params) for observation in past}
+    if spec.count is not None and len(tried) >= spec.count:
+        return None
+    candidates = _candidates(spec, space, seed, number, past, defaults, sampler)
+    return next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
+
+
+def warm_up() -> None:
+    """Import what the first question to the model would import, and run it once."""
+    import numpy as np
+
+    np.linalg.inv(np.linalg.cholesky(np.eye(4)))
+
+
+def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, past: Sequence[Observation],
+                defaults: Mapping[str, Any], sampler: Sampler) -> Iterator[Proposal]:
+    """Yield points to try, the best first."""
+    wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
+    first = space.in_order({**space.fixed, **wanted})
+    taught = [o for o in past if o.lesson in TAUGHT]
+    values = [o for o in taught if o.lesson is Lesson.VALUE]
+    if number == 0 or not space.axes:
+        yield Proposal(params=first, origin="defaults")
+    elif len(taught) + sum(o.lesson is Lesson.RUNNING for o in past) < STARTS or not values or len(taught) < 2:
+        # Later ones, where the first failed or are still running, are drawn away from each other in the same way.
+        turn, index = divmod(number - 1, STARTS - 1)
+        points = start_points(space, tuple(space.places(first).values()), stable_seed(seed, "start", turn), STARTS - 1)
+        places = dict(zip(space.axes, map(float, points[index]), strict=True))
+        yield Proposal(params=space.params(places), origin="start")
+    elif sampler != "own" or number >= OWN_TRIALS:
+        is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
+        name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
+        answers = optuna_samplers.answers(name, space, past, spec.goal, seed=stable_seed(seed, number))
+        for _, found in zip(range(REASKS), answers, strict=False):
+            yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
+    else:
+        point = next_point(space, past, spec.goal, stable_seed(seed, number))
+        if point is not None:
+            yield Proposal(params=space.params(dict(zip(space.axes, point, strict=True))), origin="model")
+    for draw in range(RANDOM_DRAWS):
+        yield Proposal(params=spec.sample(stable_seed(seed, number, draw)), origin="random")

@@ -1,0 +1,153 @@
+"""The space of a sweep as axes: where a value lies, which value lies at a place, and when two points are the same."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kaggle_runner.sweep.aliases import WRITE
+from kaggle_runner.sweep.distributions import Choice, Range, same_value
+from kaggle_runner.sweep.spec import SweepSpec
+
+ORDINAL_LEVELS = 100
+"""Most values that are searched one by one; more are searched as a continuous axis."""
+SAME_SHARE = 0.005
+"""Points nearer than this share of the range on every continuous axis, with equal levels, count as the same."""
+LEVELS_FOR_A_WELL = 4
+"""Values of a learning rate from which their middle is expected to be better than both ends."""
+_MARGIN = 1e-3
+_RATES = {"learning_rate", *WRITE["learning_rate"].split()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One parameter as a search sees it: the number of a level, or a place in the unit interval."""
+
+    name: str
+    parameter: Choice | Range
+    levels: tuple[Any, ...] = ()
+    """The values by number, in their order if they have one; empty for a continuous parameter."""
+    is_ordered: bool = True
+    """Neighbours are alike; false for a list of things that are not numbers."""
+    margin: float = 0.0
+    """How far a search keeps from both ends of the unit interval."""
+
+    @classmethod
+    def of(cls, name: str, parameter: Choice | Range) -> "Axis":
+        """Choose how a parameter is best searched."""
+        if isinstance(parameter, Choice):
+            levels = possible(parameter)
+            if parameter.is_numeric:
+                return cls(name=name, parameter=parameter, levels=tuple(sorted(levels)))
+            return cls(name=name, parameter=parameter, levels=levels, is_ordered=len(levels) <= 2)
+        count = parameter.count
+        if parameter.distribution in ("int_uniform", "q_uniform") and count is not None and count <= ORDINAL_LEVELS:
+            first = round(parameter.lowest / parameter.q)
+            levels = (tuple(range(int(parameter.low), int(parameter.low) + count))
+                      if parameter.distribution == "int_uniform"
+                      else tuple((first + i) * parameter.q for i in range(count)))
+            return cls(name=name, parameter=parameter, levels=levels)
+        # The ends of an unbounded distribution are eight standard deviations out, and a search loves corners.
+        return cls(name=name, parameter=parameter, margin=0.0 if parameter.is_bounded else _MARGIN)
+
+    @property
+    def is_rate(self) -> bool:
+        """A learning rate, under this or another trainer's name, with enough values to have a middle."""
+        words = re.sub(r"[^a-z]+", "_", self.name.lower())
+        named = words in _RATES or bool(re.search(r"(^|_)(lr|learning_rate)(_(init|max|peak))?$", words))
+        return named and self.is_ordered and (not self.levels or len(self.levels) >= LEVELS_FOR_A_WELL)
+
+    def place(self, value: Any) -> float:
+        """Return where a value lies on the axis.
+
+        Raises:
+            ValueError: not a value of this parameter.
+        """
+        if self.levels:
+            for index, level in enumerate(self.levels):
+                if same_value(value, level):
+                    return index
+            raise ValueError(f"{value!r} is not one of {list(self.levels)}")
+        assert isinstance(self.parameter, Range)
+        return max(self.margin, min(self.parameter.to_unit(value), 1.0 - self.margin))
+
+    def value(self, place: float) -> Any:
+        """Return the value at a place of the axis."""
+        return self.levels[int(place)] if self.levels else self.parameter.from_unit(place)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """The parameters that differ between trials, as axes; those with a single value are left out."""
+
+    fixed: Mapping[str, Any]
+    names: tuple[str, ...]
+    """Every parameter, in the order of the file."""
+    axes: Mapping[str, Axis]
+
+    @classmethod
+    def of(cls, spec: SweepSpec) -> "SearchSpace":
+        """Lay out the space of a sweep."""
+        axes = {name: Axis.of(name, parameter) for name, parameter in spec.searched.items()}
+        single = {name: axis.value(0) for name, axis in axes.items() if len(axis.levels) == 1}
+        return cls(fixed={**spec.fixed, **single}, names=tuple(spec.parameters),
+                   axes={name: axis for name, axis in axes.items() if name not in single})
+
+    @property
+    def count(self) -> int | None:
+        """Number of points; none where an axis is continuous."""
+        count = 1
+        for axis in self.axes.values():
+            if not axis.levels:
+                return None
+            count *= len(axis.levels)
+        return count
+
+    def every_point(self) -> Iterator[tuple[float, ...]]:
+        """List the places of all points of a countable space."""
+        return itertools.product(*(map(float, range(len(axis.levels))) for axis in self.axes.values()))
+
+    def places(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Return where parameters lie in the space."""
+        return {name: axis.place(params[name]) for name, axis in self.axes.items()}
+
+    def params(self, places: Mapping[str, float]) -> dict[str, Any]:
+        """Return all the parameters of a point, fixed ones included."""
+        return self.in_order({**self.fixed, **{name: axis.value(places[name]) for name, axis in self.axes.items()}})
+
+    def in_order(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters in the order of the file."""
+        return {name: values[name] for name in self.names}
+
+    def key(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return what makes a point the same as another one."""
+        return tuple(self.places(params).values())
+
+    def is_near(self, left: tuple[float, ...], right: tuple[float, ...]) -> bool:
+        """Say whether two points differ by less than what could matter."""
+        return all(abs(a - b) < (0.5 if axis.levels else SAME_SHARE)
+                   for axis, a, b in zip(self.axes.values(), left, right, strict=True))
+
+
+def near(parameter: Choice | Range, value: Any) -> Any:
+    """Return the value of the parameter that is nearest to a wanted one; its first or middle one if none is near."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(parameter, Choice):
+        values = possible(parameter)
+        if is_number and parameter.is_numeric:
+            return min(values, key=lambda choice: abs(choice - value))
+        return next((choice for choice in values if same_value(choice, value)), values[0])
+    if not is_number:
+        return parameter.from_unit(0.5)
+    if parameter.contains(value):
+        return value
+    inside = max(parameter.lowest, min(value, parameter.highest))
+    return inside if parameter.contains(inside) else parameter.from_unit(parameter.to_unit(inside))
+
+
+def possible(choice: Choice) -> tuple[Any, ...]:
+    """List the different values that have a chance."""
+    chances = choice.probabilities or (1.0,) * len(choice.values)
+    return tuple(value for index, (value, chance) in enumerate(zip(choice.values, chances, strict=True))
+                 if chance > 0 and choice.index(value) == index)

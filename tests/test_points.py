@@ -1,0 +1,124 @@
+"""The model that chooses points: what it never tries twice, where it looks, and what it keeps away from."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread
+from kaggle_runner.run.points.lessons import Lesson, Observation
+from kaggle_runner.run.points.propose import propose
+from kaggle_runner.run.points.space import Axis, SearchSpace
+from kaggle_runner.sweep.distributions import Choice, Parameter, Range
+from kaggle_runner.sweep.spec import SweepSpec
+
+RATE = Range(distribution="log_uniform_values", low=1e-5, high=1e-1)
+DROPOUT = Range(distribution="uniform", low=0.0, high=0.5)
+
+
+def sweep(**parameters: Parameter) -> SweepSpec:
+    return SweepSpec(source="s.yaml", name="s", method="bayes", metric="eval/loss", goal="minimize",
+                     parameters=parameters, raw={"parameters": dict.fromkeys(parameters)})
+
+
+def searched(spec: SweepSpec, loss: Callable[[Mapping[str, Any]], float], count: int, seed: int = 0
+             ) -> list[Mapping[str, Any]]:
+    past: list[Observation] = []
+    for number in range(count):
+        proposal = propose(spec, seed=seed, number=number, past=past, defaults={"learning_rate": 1e-3, "dropout": 0.1})
+        assert proposal is not None
+        past.append(Observation(params=proposal.params, lesson=Lesson.VALUE, value=loss(proposal.params)))
+    return [observation.params for observation in past]
+
+
+def decades(params: Mapping[str, Any], best: float) -> float:
+    return abs(math.log10(params["learning_rate"] / best))
+
+
+def test_every_point_of_a_countable_space_is_scored_and_none_is_tried_twice() -> None:
+    spec = sweep(learning_rate=Choice(values=(1e-4, 3e-4, 1e-3, 3e-3)), lora_r=Choice(values=(8, 16, 32)),
+                 weight_decay=Choice(values=(0.0, 0.1)))
+    past: list[Observation] = []
+    for number in range(24):
+        proposal = propose(spec, seed=1, number=number, past=past, defaults={"learning_rate": 1e-3})
+        assert proposal is not None
+        assert proposal.origin != "random"
+        past.append(Observation(params=proposal.params, lesson=Lesson.VALUE, value=decades(proposal.params, 3e-4)))
+    assert len({tuple(observation.params.values()) for observation in past}) == 24
+    assert propose(spec, seed=1, number=24, past=past, defaults={}) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_point_is_nearly_the_same_as_an_earlier_one(seed: int) -> None:
+    spec = sweep(learning_rate=RATE, dropout=DROPOUT)
+    space = SearchSpace.of(spec)
+    keys = [space.key(params) for params in searched(spec, lambda params: decades(params, 1e-3), 14, seed)]
+    assert not [1 for at, key in enumerate(keys) for earlier in keys[:at] if space.is_near(key, earlier)]
+
+
+def test_an_end_of_a_range_is_not_tried_while_the_best_lie_far_from_it_and_found_where_they_do_not() -> None:
+    spec = sweep(learning_rate=RATE)
+    inside = searched(spec, lambda params: decades(params, 1e-3) ** 2, 10)
+    assert all(1.5e-5 < params["learning_rate"] < 7e-2 for params in inside)
+    outside = searched(spec, lambda params: decades(params, 1.0) ** 2, 10)
+    assert max(params["learning_rate"] for params in outside) > 8e-2
+
+
+def test_the_first_points_lie_in_other_parts_of_every_range_than_the_default() -> None:
+    for seed in range(20):
+        first, *others = searched(sweep(learning_rate=RATE, dropout=DROPOUT), lambda params: 0.0, 3, seed)
+        assert first == {"learning_rate": 1e-3, "dropout": 0.1}
+        assert len({round(3.75 * (RATE.to_unit(params["learning_rate"]) - 0.1) - 0.5) for params in others}) == 2
+        assert all(params["dropout"] > 0.18 for params in others)
+
+
+def test_trials_that_run_at_the_same_time_have_different_learning_rates() -> None:
+    spec = sweep(learning_rate=RATE, dropout=DROPOUT)
+    past = [Observation(params=params, lesson=Lesson.VALUE, value=decades(params, 1e-3))
+            for params in searched(spec, lambda params: decades(params, 1e-3), 6)]
+    one = propose(spec, seed=0, number=6, past=past, defaults={})
+    two = propose(spec, seed=0, number=7, past=[*past, Observation(params=one.params, lesson=Lesson.RUNNING)],
+                  defaults={})
+    places = [RATE.to_unit(proposal.params["learning_rate"]) for proposal in (one, two)]
+    assert abs(places[0] - places[1]) >= 0.08
+
+
+def test_points_that_did_not_fit_keep_the_model_away() -> None:
+    spec = sweep(lora_r=Range(distribution="int_uniform", low=1, high=64), learning_rate=RATE)
+    past: list[Observation] = []
+    for number in range(12):
+        params = propose(spec, seed=0, number=number, past=past, defaults={"lora_r": 8, "learning_rate": 1e-3}).params
+        fits = params["lora_r"] <= 40
+        past.append(Observation(params=params, lesson=Lesson.VALUE if fits else Lesson.INFEASIBLE,
+                                value=decades(params, 1e-3) - params["lora_r"] / 40 if fits else None))
+    assert sum(observation.lesson is Lesson.INFEASIBLE for observation in past) <= 5
+
+
+@pytest.mark.parametrize(("name", "is_rate"), [
+    ("learning_rate", True), ("lr", True), ("init_lr", True), ("muon_lr", True), ("lora_r", False),
+    ("lr_scheduler_type", False), ("min_lr_rate", False)])
+def test_a_learning_rate_is_known_under_other_trainers_names(name: str, is_rate: bool) -> None:
+    assert Axis.of(name, RATE).is_rate is is_rate
+
+
+def test_two_values_of_a_learning_rate_have_no_middle() -> None:
+    assert not Axis.of("learning_rate", Choice(values=(1e-4, 1e-3))).is_rate
+
+
+def test_the_process_returns_to_what_it_was_told_and_is_unsure_in_between() -> None:
+    points = np.linspace(0.05, 0.95, 10)[:, None]
+    values = list((points[:, 0] - 0.36) ** 2)
+    process = GaussianProcess.fit(points, values, Geometry(axis_of=(0,)), generator=np.random.default_rng(0))
+    mean = process.mean(points)
+    assert np.argsort(mean)[0] == np.argmin(values)
+    assert np.corrcoef(mean, spread(np.array(values)))[0, 1] > 0.99
+    _, deviation = process.predict(np.array([[0.05], [1.6]]))
+    assert (deviation[:, 1] > deviation[:, 0]).all()
+
+
+def test_spreading_keeps_the_order_and_squeezes_what_diverged() -> None:
+    squeezed = spread(np.array([1.0, 1.01, 1.02, 1.1, 50.0]))
+    assert (np.diff(squeezed) > 0).all()
+    assert squeezed[-1] / squeezed[2] < 20
