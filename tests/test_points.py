@@ -10,7 +10,7 @@ import pytest
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread
 from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.propose import propose
-from kaggle_runner.run.points.space import Axis, SearchSpace
+from kaggle_runner.run.points.space import SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Choice, Parameter, Range
 from kaggle_runner.sweep.spec import SweepSpec
 
@@ -100,11 +100,11 @@ def test_points_that_did_not_fit_keep_the_model_away() -> None:
     ("learning_rate", True), ("lr", True), ("init_lr", True), ("muon_lr", True), ("lora_r", False),
     ("lr_scheduler_type", False), ("min_lr_rate", False)])
 def test_a_learning_rate_is_known_under_other_trainers_names(name: str, is_rate: bool) -> None:
-    assert Axis.of(name, RATE).is_rate is is_rate
+    assert SearchAxis.of(name, RATE).is_rate is is_rate
 
 
 def test_two_values_of_a_learning_rate_have_no_middle() -> None:
-    assert not Axis.of("learning_rate", Choice(values=(1e-4, 1e-3))).is_rate
+    assert not SearchAxis.of("learning_rate", Choice(values=(1e-4, 1e-3))).is_rate
 
 
 def test_the_process_returns_to_what_it_was_told_and_is_unsure_in_between() -> None:

@@ -6,6 +6,7 @@ It opens anywhere, without this package; importances, which take a model, are in
 import asyncio
 import contextlib
 import importlib
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.files import csv_cell, markdown_text
 from kaggle_runner.report.maps import by_importance
+from kaggle_runner.report.style import BEST, LOOKS, SERIES
 
 TIMEOUT_S = 120
 """Longest that one cell may take."""
@@ -34,11 +36,7 @@ import pandas as pd
 
 plt.rcParams.update({"figure.dpi": 90, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e7eb",
                      "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False})
-COLORS = {"complete": "#1E84C6", "pruned": "#CC79A7", "failed": "#D55E00", "infeasible": "#D55E00",
-          "preempted": "#8A8A8A", "running": "#8A8A8A"}
-MARKS = {"complete": "o", "pruned": "D", "failed": "X", "infeasible": "s", "preempted": ">", "running": "."}
-PHASES = ["#1E84C6", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
-BEST = "#E69F00"
+LOOKS
 trials = pd.read_csv("trials.csv", dtype={"trial": str})
 curves = pd.read_csv("curves.csv", dtype={"trial": str})
 surfaces = pd.read_csv("surfaces.csv")
@@ -316,6 +314,14 @@ def _run(notebook: nbformat.NotebookNode, directory: Path) -> str:
     return ""
 
 
+def _looks() -> str:
+    """Return the colours and marks that every picture shares, as lines of Python."""
+    values = {"COLORS": {status: look.color for status, look in LOOKS.items()},
+              "MARKS": {status: look.matplotlib for status, look in LOOKS.items()},
+              "PHASES": list(SERIES[:6]), "BEST": BEST}
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
 def _notebook(analysis: Analysis) -> nbformat.NotebookNode:
     cells: list[nbformat.NotebookNode] = []
 
@@ -325,7 +331,7 @@ def _notebook(analysis: Analysis) -> nbformat.NotebookNode:
 
     cells.append(new_markdown_cell(f"# {markdown_text(analysis.name)}\n\n{markdown_text(say.winner(analysis))} "
                                    f"{markdown_text(say.noise(analysis))}"))
-    cells += [new_code_cell(_constants(analysis)), new_code_cell(_SETUP)]
+    cells += [new_code_cell(_constants(analysis)), new_code_cell(_SETUP.replace("LOOKS\n", _looks()))]
     add("The best trials", [say.repeats(analysis)], _TABLE)
     add("From best to worst", [say.ranking(analysis)], _RANKING)
     add("Best so far", [say.progress(analysis), say.hours(analysis)], _BEST_SO_FAR)

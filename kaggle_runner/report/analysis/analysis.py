@@ -55,7 +55,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class BestSoFar:
     """The best value when a trial had ended."""
 
     trial_id: str
@@ -123,7 +123,7 @@ class Analysis:
     """Importance of the hyperparameters, largest first; empty where `shares_problem` says why."""
     shares_problem: str
     contours: tuple[Contour, ...]
-    progress: tuple[Progress, ...]
+    progress: tuple[BestSoFar, ...]
     regions: tuple[Region, ...]
     boundaries: tuple[Boundary, ...]
     repeats: tuple[Configuration, ...]
@@ -287,7 +287,7 @@ def _grid(axis: Axis) -> tuple[float, ...]:
     return tuple((i + 0.5) / count for i in range(count))
 
 
-def _progress(rows: Sequence[Row], goal: str) -> tuple[Progress, ...]:
+def _progress(rows: Sequence[Row], goal: str) -> tuple[BestSoFar, ...]:
     sign = -1.0 if goal == "maximize" else 1.0
     best: float | None = None
     hours, progress = 0.0, []
@@ -296,7 +296,7 @@ def _progress(rows: Sequence[Row], goal: str) -> tuple[Progress, ...]:
         if row.status == "complete" and row.value is not None and (best is None or sign * row.value < sign * best):
             best = row.value
         if best is not None and row.status != "running":
-            progress.append(Progress(trial_id=row.id, number=row.number, hours=hours, best=best))
+            progress.append(BestSoFar(trial_id=row.id, number=row.number, hours=hours, best=best))
     return tuple(progress)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
 from kaggle_runner.run.points.observations import Observation, Told
-from kaggle_runner.run.points.space import SAME_SHARE, Axis, SearchSpace
+from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
 
 STARTS = 3
 """Points before the model, the default among them."""
@@ -38,7 +38,7 @@ FIT_LENGTH = 0.4
 class Grid:
     """The space as columns from 0 to 1; an unordered axis has a column for each level."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[SearchAxis, ...]
 
     @property
     def geometry(self) -> Geometry:
@@ -201,11 +201,11 @@ def _places(space: SearchSpace, past: Sequence[Observation]) -> np.ndarray:
     return np.array([space.key(o.params) for o in past], float).reshape(len(past), len(space.axes))
 
 
-def _width(axis: Axis) -> int:
+def _width(axis: SearchAxis) -> int:
     return 1 if axis.is_ordered or not axis.levels else len(axis.levels)
 
 
-def _strata(axis: Axis, first: float, count: int, generator: np.random.Generator) -> np.ndarray:
+def _strata(axis: SearchAxis, first: float, count: int, generator: np.random.Generator) -> np.ndarray:
     """Draw places on one axis: the strata that the first point is not in, in a random order, again if they run out."""
     drawn: list[float] = []
     if 0 < len(axis.levels) <= count + 1 or not axis.is_ordered:

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from kaggle_runner.run.points.observations import Observation, Told
-from kaggle_runner.run.points.space import Axis, SearchSpace
+from kaggle_runner.run.points.space import SearchAxis, SearchSpace
 
 Name = Literal["optuna-gp", "optuna-tpe"]
 
@@ -43,7 +43,7 @@ def answers(name: Name, space: SearchSpace, past: Sequence[Observation], goal: s
         yield study.ask(distributions).params
 
 
-def distribution(axis: Axis) -> BaseDistribution:
+def distribution(axis: SearchAxis) -> BaseDistribution:
     """Return an axis as Optuna searches it."""
     if not axis.levels:
         return FloatDistribution(axis.margin, 1.0 - axis.margin)

@@ -21,7 +21,7 @@ _RATES = {"learning_rate", *WRITE["learning_rate"].split()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
+class SearchAxis:
     """One parameter as a search sees it: the number of a level, or a place in the unit interval."""
 
     name: str
@@ -34,7 +34,7 @@ class Axis:
     """How far a search keeps from both ends of the unit interval."""
 
     @classmethod
-    def of(cls, name: str, parameter: Choice | Range) -> "Axis":
+    def of(cls, name: str, parameter: Choice | Range) -> "SearchAxis":
         """Choose how a parameter is best searched."""
         if isinstance(parameter, Choice):
             levels = possible(parameter)
@@ -84,12 +84,12 @@ class SearchSpace:
     fixed: Mapping[str, Any]
     names: tuple[str, ...]
     """Every parameter, in the order of the file."""
-    axes: Mapping[str, Axis]
+    axes: Mapping[str, SearchAxis]
 
     @classmethod
     def of(cls, spec: SweepSpec) -> "SearchSpace":
         """Lay out the space of a sweep."""
-        axes = {name: Axis.of(name, parameter) for name, parameter in spec.searched.items()}
+        axes = {name: SearchAxis.of(name, parameter) for name, parameter in spec.searched.items()}
         single = {name: axis.value(0) for name, axis in axes.items() if len(axis.levels) == 1}
         return cls(fixed={**spec.fixed, **single}, names=tuple(spec.parameters),
                    axes={name: axis for name, axis in axes.items() if name not in single})
