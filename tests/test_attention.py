@@ -99,9 +99,9 @@ def test_a_model_that_caps_its_scores_keeps_its_own_attention():
     assert not use_causal_attention(tiny_model(config), groups=True)
 
 
-@pytest.mark.parametrize(("mask", "wish", "named"), [
+@pytest.mark.parametrize(("mask", "asked", "named"), [
     (None, {"softcap": 50.0}, "softcap"), (torch.ones(1), {}, "a mask"), (None, {"is_causal": False}, "to look ahead")])
-def test_what_is_not_done_here_is_refused_and_not_left_out(mask, end_asked, named):
+def test_what_is_not_done_here_is_refused_and_not_left_out(mask, asked, named):
     heads = torch.zeros(1, 2, 4, 8)
     with pytest.raises(ModelError, match=rf"wants {named} in its .*choose another model"):
-        causal_attention(torch.nn.Module(), heads, heads, heads, mask, groups=True, **end_asked)
+        causal_attention(torch.nn.Module(), heads, heads, heads, mask, groups=True, **asked)
