@@ -47,6 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is made. After an error nothing is left of it, and `path` is as it was.
     """
+    if not path.name or (path.exists() and not path.is_file()):  # a folder, or a device such as /dev/null
+        raise OSError(errno.EINVAL, "it is no file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -153,7 +155,10 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            yield json.loads(line)
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+            yield row
         except ValueError as error:
             raise StudyError(f"{path}, line {number}, is damaged; restore the file from a copy, or delete that line "
                              f"to lose only that event") from error

@@ -265,12 +265,12 @@ def test_what_does_not_fit_is_recorded_and_never_run(run, tmp_path, tiny_llama, 
     small = "".join(f"  {name}: {{value: {value}}}\n" for name, value in {
         "model": tiny_llama, "dataset": rows_file, **SMALL}.items())
     (tmp_path / "huge.yaml").write_text("method: grid\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
-                                        f"  batch_size: {{values: [65536, 2]}}\n{small}")
+                                        f"  batch_size: {{values: [262144, 2]}}\n{small}")
     done = run("dry-run", "huge.yaml", "--study", "huge", check=0)
     snapshot = read_study(tmp_path / "huge")
     infeasible, complete = (record.result for record in snapshot.records)
     assert (infeasible.status, complete.status) == ("infeasible", "complete")
-    assert re.match(r"the trial needs \d+\.\d\d GiB but the budget is .* lower batch_size from 65536 to 32768",
+    assert re.match(r"the trial needs \d+\.\d\d GiB but the budget is .* lower batch_size from 262144 to 131072",
                     infeasible.reason)
     assert infeasible.reason in done.stdout
     assert infeasible.steps == 0

@@ -274,3 +274,19 @@ def test_without_credentials_every_command_says_so(person, sweep_file):
     checked = person.run("secret", "check", KAGGLE_USERNAME="", KAGGLE_KEY="", WANDB_API_KEY="").stdout
     assert "kaggle   not known: Kaggle knows no such account" in checked
     assert "here     local, wandb: none; export WANDB_API_KEY=... " in checked
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("kernel", "launcher", "mine.yaml", "--out", "mine.yaml"), "--out mine.yaml is the sweep file itself"),
+    (("kernel", "launcher", "mine.yaml", "--deadline", "foo"), "--deadline 'foo' is neither a duration"),
+    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--deadline", "2020-01-01"), "is in the past"),
+    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--upload-every", "nan"), "must be a number above 0, got nan"),
+    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--queue", "-5"), "must be a number above 0, got -5")])
+def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_path, arguments, said):
+    text = shipped_sweep("demo").read_text()
+    (tmp_path / "mine.yaml").write_text(text)
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], capture_output=True, text=True,
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert (tmp_path / "mine.yaml").read_text() == text

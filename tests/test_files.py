@@ -52,6 +52,14 @@ def test_a_place_that_is_a_file_is_named_with_the_way_out(tmp_path):
         write_atomically(tmp_path / "taken" / "file", "text", way_out="give another one")
 
 
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, Path("")):
+        with pytest.raises(StudyError, match="it is no file; give another one"):
+            write_atomically(place, "text", way_out="give another one")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("place", ["/proc/x.py", "{folder}/is_a_file/x.py"])
 def test_a_launcher_that_cannot_be_written_is_not_a_study(tmp_path, place):
     (tmp_path / "is_a_file").write_text("")

@@ -182,3 +182,12 @@ def test_not_a_number_never_reaches_the_journal(tmp_path):
         with pytest.raises(ValueError, match="Out of range float"):
             study.record_baseline(float("nan"))
         assert study.snapshot().baseline is None
+
+
+def test_a_line_that_is_no_event_is_damage(tmp_path):
+    with open_study(tmp_path / "study"):
+        pass
+    with open(tmp_path / "study" / "trials.jsonl", "a") as journal:
+        journal.write("[1]\n")
+    with pytest.raises(StudyError, match="line 2, is damaged; restore the file"):
+        read_study(tmp_path / "study")

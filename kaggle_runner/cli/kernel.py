@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli.shared import detect_here
+from kaggle_runner.cli.shared import detect_here, positive
 from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def order_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
         click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
-        click.option("--upload-every", type=float, metavar="MINUTES",
+        click.option("--upload-every", type=float, callback=positive, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
         click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
         click.option("--cpu", is_flag=True, help="A session without a GPU, and trials on its CPU."),
@@ -80,12 +80,15 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("kernel_launcher.py"), show_default=True)
 def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bool, out: Path) -> None:
     """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
+    from kaggle_runner.errors import StudyError
     from kaggle_runner.files import write_atomically
     from kaggle_runner.kaggle.launcher import build_launcher
     from kaggle_runner.kaggle.order import KernelOrder, make_launch
 
     order = KernelOrder(sweep=sweep, options=(*_options(count, deadline), *(("--cpu",) if cpu else ())))
     launch, _ = make_launch(order, os.environ, _tell)
+    if out.resolve() == Path(sweep).resolve():
+        raise StudyError(f"--out {out} is the sweep file itself; choose another file with --out")
     write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
     click.echo(f"next     colab.ipynb, or: colab run --gpu T4 --timeout 39600 {out}")
@@ -98,7 +101,8 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bo
 @click.option("--sessions", type=click.IntRange(min=1), default=1, help="Go on in further kernels while work is left.")
 @click.option("--dry-run", is_flag=True, help="Make the folder, show the command, push nothing.")
 @click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
-@click.option("--queue", "queue_minutes", type=float, default=15.0, show_default=True, help="Minutes to stay queued.")
+@click.option("--queue", "queue_minutes", type=float, callback=positive, default=15.0, show_default=True,
+              help="Minutes to stay queued.")
 def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queue_minutes: float,
          **options: Any) -> None:
     """Run agents of a W&B sweep, or a sweep file, on a Kaggle kernel with two T4s.
@@ -241,6 +245,10 @@ def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: b
 
 
 def _options(count: int | None, deadline: str | None) -> tuple[str, ...]:
+    if deadline is not None:  # said here, and not after a wait in Kaggle's queue
+        from kaggle_runner.machine.deadline import find_deadline
+
+        find_deadline(deadline, detect_here(), os.environ)
     return (*(("--count", str(count)) if count else ()), *(("--deadline", deadline) if deadline else ()))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kaggle_runner.cli.shared import detect_here
+from kaggle_runner.cli.shared import detect_here, positive
 
 if TYPE_CHECKING:
     from kaggle_runner.sweep.spec import SweepSpec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--gpu", help="Plan for this GPU instead of this machine: t4, p100, l4, a100-40, ...")
-@click.option("--seconds-per-step", type=click.FloatRange(min=0, min_open=True),
+@click.option("--seconds-per-step", type=float, callback=positive,
               help="Time of a step of the sweep's smallest effective batch [from --study].")
 @click.option("--study", type=click.Path(path_type=Path), help="A study whose finished trials tell the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,13 @@ PAGE_PACKAGES = ("numpy", "plotly", "matplotlib", "nbformat", "nbclient")
 """What draws a study; imported when its trials are done."""
 NOTEBOOK_PACKAGES = ("ipykernel", "pandas")
 """What only the run of a report's notebook needs."""
+
+
+def positive(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse a number that is not above 0 and finite, as an option's callback."""
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"must be a number above 0, got {value:g}")
+    return value
 
 
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:

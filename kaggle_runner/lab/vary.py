@@ -183,8 +183,8 @@ def check_study(found: Findings, path: str, raw: Mapping[str, Any], baseline: Ma
     fields = field_types(TRAINERS[trainer_of(baseline)])
     if variable is None:
         found.problem(f"{path}vary", "missing; name the one hyperparameter that is varied")
-    elif variable not in fields:
-        way_out = explain(variable, fields) or suggestion(variable, fields)
+    elif not isinstance(variable, str) or variable not in fields:
+        way_out = explain(str(variable), fields) or suggestion(str(variable), fields)
         found.problem(f"{path}vary", f"{spelled(variable)} is no hyperparameter; {way_out}")
     elif variable in NOT_HYPERPARAMETERS:
         found.problem(f"{path}vary", f"{variable} is no hyperparameter: {NOT_HYPERPARAMETERS[variable]}")

@@ -228,7 +228,7 @@ class Supervisor:
         except WorkerDied as error:
             self._drop_worker()
             return _Progress().failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
-                                      exit_status=error.exit_status)
+                                      exit_status=error.worker_status)
         except WorkerError as error:
             return _failure(trial, str(error))
         if counted is not config:
@@ -253,7 +253,7 @@ class Supervisor:
         except WorkerDied as error:
             self._drop_worker()
             return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
-                                   exit_status=error.exit_status)
+                                   exit_status=error.worker_status)
         except Unfinished as error:
             return _unfinished(trial, self.end_asked(), str(error))
         except WorkerError as error:

@@ -41,7 +41,8 @@ class WorkerDied(WorkerError):
     """The worker process ended without being asked to."""
 
     def __init__(self, exit_status: int, last_lines: str, killed_for_memory: bool) -> None:
-        self.exit_status = exit_status
+        self.worker_status = exit_status
+        """Of the worker; that of the command stays 1, as for every error."""
         self.out_of_memory = killed_for_memory or speaks_of_memory(last_lines)
         how = f"killed by {signal.Signals(-exit_status).name}" if exit_status < 0 else f"exit status {exit_status}"
         if killed_for_memory:
