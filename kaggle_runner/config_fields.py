@@ -27,12 +27,12 @@ def type_problems(config: Any) -> list[str]:
     problems = []
     for name, expected in field_types(type(config)).items():
         value = getattr(config, name)
-        if not fits_type(value, expected):
+        if not has_type(value, expected):
             problems.append(f"{name} must be {describe_type(expected)}, got {value!r}")
     return problems
 
 
-def fits_type(value: Any, expected: Any) -> bool:
+def has_type(value: Any, expected: Any) -> bool:
     """Say whether a value can stand in a field of this type; a whole number fits where a number is wanted."""
     options = get_args(expected) if get_origin(expected) not in (None, tuple) else (expected,)
     return any(_fits_one(value, option) for option in options)
@@ -74,7 +74,7 @@ def _plain(value: Any, expected: Any) -> Any:
         return tuple(f"{name}={column}" for name, column in value.items())
     if isinstance(value, list):
         return tuple(value)
-    if isinstance(value, float) and value.is_integer() and not fits_type(value, expected):
+    if isinstance(value, float) and value.is_integer() and not has_type(value, expected):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and expected is float:
         return float(value)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep
+from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
@@ -37,7 +37,7 @@ def complete(trial: Trial) -> TrialResult:
 
 
 def run(sweep: Path, directory: Path, count: int, *, seed: int = 0,
-        train: Callable[[Trial], TrialResult] = complete) -> SweepOutcome:
+        train: Callable[[Trial], TrialResult] = complete) -> SearchEnd:
     """Run a session and record its trials as the supervisor does."""
     spec = read_sweep(sweep)
     with Study.open_for_writing(directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,

@@ -280,7 +280,7 @@ def test_without_credentials_every_command_says_so(person, sweep_file):
     (("kernel", "launcher", "mine.yaml", "--out", "mine.yaml"), "--out mine.yaml is the sweep file itself"),
     (("kernel", "launcher", "mine.yaml", "--deadline", "foo"), "--deadline 'foo' is neither a duration"),
     (("push", "mine.yaml", "--dry-run", "--owner", "me", "--deadline", "2020-01-01"), "is in the past"),
-    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--upload-every", "nan"), "must be a number above 0, got nan"),
+    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--upload-every", "nan"), "a number above it, got nan"),
     (("push", "mine.yaml", "--dry-run", "--owner", "me", "--queue", "-5"), "must be a number above 0, got -5")])
 def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_path, arguments, said):
     text = shipped_sweep("demo").read_text()

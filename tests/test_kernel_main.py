@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from kaggle_runner.kernel.command import Outcome, reason_of, run_command
+from kaggle_runner.kernel.command import CommandEnd, reason_of, run_command
 from kaggle_runner.kernel.main import continue_study
 from kaggle_runner.kernel.result import Session, describe_session
 from kaggle_runner.machine.environment import detect
@@ -42,7 +42,7 @@ def test_output_is_passed_on_and_the_values_of_keys_are_not(tmp_path, capfd):
     environ = fake_command(tmp_path, f"import sys\nprint('key', '{KEY}')\n"
                                      f"print('error: no', '{KEY}', file=sys.stderr)\nsys.exit(3)\n")
     outcome = run_command([], tmp_path, environ, [KEY])
-    assert outcome == Outcome(exit_status=3, reason="no ***")
+    assert outcome == CommandEnd(exit_status=3, reason="no ***")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("key ***\n", "error: no ***\n")
 
@@ -58,7 +58,7 @@ def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
-    assert output.startswith("closing\nOutcome(exit_status=130")
+    assert output.startswith("closing\nCommandEnd(exit_status=130")
 
 
 def test_a_command_that_does_not_keep_its_deadline_is_asked_to_end(tmp_path, capfd):
@@ -105,20 +105,20 @@ def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):
                       started=time.time() - 7)
     with session.phase("command"):
         pass
-    done = describe_session(session, Outcome(exit_status=0), {"reason": "the sweep is finished", "ended": "done"})
+    done = describe_session(session, CommandEnd(exit_status=0), {"reason": "the sweep is finished", "ended": "done"})
     assert (done["verdict"], done["continue"], done["reason"]) == ("done", False, "the sweep is finished")
     assert done["best"]["metric"] == done["studies"]["study"]["best"]["metric"] == 2.0
     assert (done["trials"], done["gpus"], done["gpu_quota_hours"]) == ({"complete": 1}, [], 0.0)
     assert 7 <= done["seconds"] < 60
     assert list(done["seconds_by_phase"]) == ["command"]
-    cut = describe_session(session, Outcome(exit_status=130, reason="Aborted"), {"reason": "at its deadline"})
+    cut = describe_session(session, CommandEnd(exit_status=130, reason="Aborted"), {"reason": "at its deadline"})
     assert (cut["verdict"], cut["continue"], cut["reason"]) == ("unfinished", True, "at its deadline")
     write_study(session.working / "study", trials=[1], status=Status.PREEMPTED)
-    preempted = describe_session(session, Outcome(exit_status=0), {})
+    preempted = describe_session(session, CommandEnd(exit_status=0), {})
     assert (preempted["unfinished_trials"], preempted["continue"]) == (1, True)
     assert preempted["trials"] == {"complete": 1, "preempted": 1}
     (session.working / "study" / "trials.jsonl").write_text("nonsense\n")
-    failed = describe_session(session, Outcome(exit_status=137, reason="killed"), {})
+    failed = describe_session(session, CommandEnd(exit_status=137, reason="killed"), {})
     assert (failed["verdict"], failed["exit_status"], failed["reason"]) == ("failed", 137, "killed")
     assert "is damaged" in failed["studies"]["study"]["error"]
     json.dumps(failed)

@@ -17,7 +17,7 @@ import optuna
 import pytest
 
 from kaggle_runner.errors import StudyError, SweepError
-from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep
+from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
@@ -225,7 +225,7 @@ class TestWhatIsAsked:
         with opened(sweep, tmp_path / "study") as (study, _):
             outcome = run_sweep(OptunaSearch(study, spec), run_trial=recorded(study, complete))
         assert [row[1] for row in table(tmp_path / "study")] == spec.grid()
-        assert outcome == SweepOutcome(reason="every point of the sweep has been tried, 4 in all", trials_run=4)
+        assert outcome == SearchEnd(reason="every point of the sweep has been tried, 4 in all", trials_run=4)
 
     def test_a_sweep_without_an_end_is_refused(self, tmp_path: Path) -> None:
         with opened(write_sweep(tmp_path), tmp_path / "study") as (study, spec):
@@ -423,7 +423,7 @@ class TestKilledAndContinued:
         sweep, directory = write_sweep(tmp_path, method="random"), tmp_path / "study"
         outcome = run(sweep, directory, 3, train=lambda trial: (
             complete(trial) if trial.number < 1 else ended(trial, Status.PREEMPTED, reason="the session ends")))
-        assert outcome == SweepOutcome(reason="the session ends", trials_run=1, cut_short=True)
+        assert outcome == SearchEnd(reason="the session ends", trials_run=1, cut_short=True)
         before = table(directory)[1][1]
         run(sweep, directory, 3)
         assert table(directory)[1][1] == before
@@ -443,7 +443,7 @@ class TestHowItEnds:
     def test_the_same_bug_three_times_in_a_row_ends_the_sweep(self, tmp_path: Path) -> None:
         outcome = run(write_sweep(tmp_path, method="random"), tmp_path / "study", 9, train=lambda trial: ended(
             trial, Status.FAILED, "crash", f"KeyError: 'x' at step {trial.number}"))
-        assert outcome == SweepOutcome(
+        assert outcome == SearchEnd(
             reason="3 trials in a row failed alike, the last one with: KeyError: 'x' at step 2", trials_run=3,
             gave_up=True)
 
@@ -466,7 +466,7 @@ class TestHowItEnds:
         with opened(write_sweep(tmp_path), tmp_path / "study") as (study, spec):
             outcome = run_sweep(OptunaSearch(study, spec), run_trial=complete, count=3,
                                 may_start=lambda: "the session ends in 4 min")
-        assert outcome == SweepOutcome(reason="the session ends in 4 min", trials_run=0, cut_short=True)
+        assert outcome == SearchEnd(reason="the session ends in 4 min", trials_run=0, cut_short=True)
         assert table(tmp_path / "study") == []
 
     def test_two_loops_share_a_search_and_never_a_trial(self, tmp_path: Path) -> None:

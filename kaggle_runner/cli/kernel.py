@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli.shared import detect_here, positive
+from kaggle_runner.cli.shared import detect_here, not_negative, positive
 from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def order_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
         click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
-        click.option("--upload-every", type=float, callback=positive, metavar="MINUTES",
+        click.option("--upload-every", type=float, callback=not_negative, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
         click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
         click.option("--cpu", is_flag=True, help="A session without a GPU, and trials on its CPU."),

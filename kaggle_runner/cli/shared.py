@@ -31,6 +31,13 @@ def positive(context: click.Context, parameter: click.Parameter, value: float | 
     return value
 
 
+def not_negative(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse a number that is below 0 or not finite, as an option's callback."""
+    if value is not None and not 0 <= value < math.inf:
+        raise click.BadParameter(f"must be 0 or a number above it, got {value:g}")
+    return value
+
+
 def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every command that runs trials has."""
     for option in (

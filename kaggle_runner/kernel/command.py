@@ -23,7 +23,7 @@ REASON_LINES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class CommandEnd:
     """How the command ended."""
 
     exit_status: int
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, str], secrets: Sequence[str] = (), *,
-                stop_at: float | None = None) -> Outcome:
+                stop_at: float | None = None) -> CommandEnd:
     """Run the command, passing its output on line by line without the values of `secrets`.
 
     SIGTERM and an interrupt are handed to it, with time to close. So is a SIGTERM at the Unix time `stop_at`, for a
@@ -61,8 +61,8 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
     if status < 0:
         name = signal.Signals(-status).name
         killed = ", as a machine does when its memory is full" if name == "SIGKILL" else ""
-        return Outcome(exit_status=128 - status, reason=f"the command was ended by {name}{killed}")
-    return Outcome(exit_status=status, reason=reason_of(last_lines) if status else "")
+        return CommandEnd(exit_status=128 - status, reason=f"the command was ended by {name}{killed}")
+    return CommandEnd(exit_status=status, reason=reason_of(last_lines) if status else "")
 
 
 def reason_of(lines: Sequence[str]) -> str:

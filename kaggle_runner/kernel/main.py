@@ -16,7 +16,7 @@ from typing import Any
 import kaggle_runner
 from kaggle_runner.errors import KaggleRunnerError, SecretError
 from kaggle_runner.files import RESULT
-from kaggle_runner.kernel.command import Outcome, run_command
+from kaggle_runner.kernel.command import CommandEnd, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
 from kaggle_runner.kernel.result import Session, describe_session, find_journals
 from kaggle_runner.machine.deadline import STARTED_VARIABLE, find_deadline
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     except (KaggleRunnerError, OSError) as error:
         _say(f"error: {error}")
         status = error.exit_status if isinstance(error, KaggleRunnerError) else 1
-        result = describe_session(session, Outcome(exit_status=status, reason=str(error)), {})
+        result = describe_session(session, CommandEnd(exit_status=status, reason=str(error)), {})
     if on_host:
         path = session.working / RESULT
         path.write_text(json.dumps(result, indent=2) + "\n")
@@ -119,7 +119,7 @@ def option(arguments: Sequence[str], name: str) -> str:
     return values[values.index(name) + 1] if name in values[:-1] else ""
 
 
-def _run(session: Session, files: Mapping[str, str], directory: Path, root: Path) -> tuple[Outcome, dict[str, Any]]:
+def _run(session: Session, files: Mapping[str, str], directory: Path, root: Path) -> tuple[CommandEnd, dict[str, Any]]:
     """Run the command; return how it ended, and what it said of that itself."""
     on_host = session.environment.host in ("kaggle", "colab")
     facts = directory / "facts.json"

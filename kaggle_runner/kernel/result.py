@@ -13,7 +13,7 @@ from typing import Any
 
 import kaggle_runner
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, NoGpu, NoInternet
-from kaggle_runner.kernel.command import Outcome
+from kaggle_runner.kernel.command import CommandEnd
 from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
@@ -44,7 +44,7 @@ class Session:
             self.seconds_by_phase[name] = round(time.monotonic() - began, 3)
 
 
-def describe_session(session: Session, outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
+def describe_session(session: Session, outcome: CommandEnd, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what result.json says; `facts` is what the command itself wrote about this session."""
     studies: dict[str, Any] = {}
     snapshots: list[Snapshot] = []

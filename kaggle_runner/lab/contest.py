@@ -85,7 +85,7 @@ class LabOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaryRun:
+class VarySession:
     """What a session did to a study."""
 
     snapshot: Snapshot
@@ -95,7 +95,7 @@ class VaryRun:
     """Why the session ended before the study did."""
 
 
-def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify: Notify) -> VaryRun:
+def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify: Notify) -> VarySession:
     """Run or continue a study until every value has every seed that it needs, or the session must end.
 
     Raises:
@@ -113,7 +113,7 @@ def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify
             more = spec.further_trials(first.challenger)
             stopped = run_trials(study, more, order, environment, notify, what=spec.name)
         snapshot = study.snapshot()
-    return VaryRun(snapshot=snapshot, reason=stopped or "", decision=None if stopped else finished(spec, snapshot))
+    return VarySession(snapshot=snapshot, reason=stopped or "", decision=None if stopped else finished(spec, snapshot))
 
 
 def finished(spec: Contest, snapshot: Snapshot) -> Decision | None:

@@ -22,7 +22,7 @@ Present = Callable[[Stage], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanRun:
+class PlanSession:
     """What a session did to a plan."""
 
     stages: tuple[Stage, ...]
@@ -31,7 +31,8 @@ class PlanRun:
     """Why the session ended before the plan did; empty if the plan is done."""
 
 
-def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify: Notify, present: Present) -> PlanRun:
+def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify: Notify,
+             present: Present) -> PlanSession:
     """Run stages until the plan is done, the session must end, or a trial cannot be run.
 
     Raises:
@@ -49,10 +50,10 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
             _write_up(stage, present)
         write_overview(plan, order.directory)
         if so_far[-1].decision is not None:
-            return PlanRun(stages=so_far)
+            return PlanSession(stages=so_far)
         reason = _run_stage(so_far[-1], plan, order, environment, notify)
         if reason:
-            return PlanRun(stages=tuple(stages(plan, order.directory)), reason=reason)
+            return PlanSession(stages=tuple(stages(plan, order.directory)), reason=reason)
         if tuple(stages(plan, order.directory))[:len(so_far)][-1].decision is None:
             raise StudyError(f"{so_far[-1].folder} is not decided although its trials are done; look at its trials: "
                              f"python -m kaggle_runner show {so_far[-1].folder}")

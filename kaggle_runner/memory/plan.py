@@ -42,7 +42,7 @@ Not measured; a study's own trials count instead where there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class PlannedConfiguration:
     """One configuration and what it needs."""
 
     settings: Mapping[str, Any]
@@ -81,7 +81,7 @@ class Plan:
 
     spec: SweepSpec
     limit: MemoryLimit
-    forecasts: tuple[Forecast, ...]
+    forecasts: tuple[PlannedConfiguration, ...]
     """The configurations that differ in memory, the smallest peak first."""
     times: Times | None
 
@@ -128,7 +128,7 @@ def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None 
     points = list(_distinct(spec))
     names = [name for name in MEMORY_PARAMETERS
              if name in spec.searched and len({json.dumps(point[name], default=list) for point in points}) > 1]
-    forecasts = [Forecast(settings={name: point[name] for name in names}, fit=fit_trial(point, limit))
+    forecasts = [PlannedConfiguration(settings={name: point[name] for name in names}, fit=fit_trial(point, limit))
                  for point in points]
     return Plan(spec=spec, limit=limit,
                 forecasts=tuple(sorted(forecasts, key=lambda forecast: forecast.fit.prediction.peak_bytes)),
@@ -180,7 +180,7 @@ def _seconds(config: FinetuneConfig, seconds_per_row: float) -> float:
                               + FORWARD_SHARE * evaluations * config.max_eval_samples)
 
 
-def _forecast_lines(forecasts: tuple[Forecast, ...]) -> Iterator[tuple[str, str]]:
+def _forecast_lines(forecasts: tuple[PlannedConfiguration, ...]) -> Iterator[tuple[str, str]]:
     names = list(forecasts[0].settings)
     rows = [[*names, "peak", "fits", "checkpointing", "made of"]]
     for forecast in forecasts:

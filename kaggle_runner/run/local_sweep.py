@@ -21,7 +21,7 @@ from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
 from kaggle_runner.run.rungs import extrapolated, rung_gate
-from kaggle_runner.run.search import OptunaSearch, SweepOutcome, run_sweep, warm_up
+from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep, warm_up
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import end_on_signals, prepare_session, worker_settings
 from kaggle_runner.study.journal import Snapshot, Study
@@ -50,7 +50,7 @@ class SweepOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRun:
+class SweepSession:
     """What a session did to a study."""
 
     snapshot: Snapshot
@@ -62,7 +62,7 @@ class SweepRun:
     """Whether the session ended because the same failure came again and again."""
 
 
-def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, notify: Notify) -> SweepRun:
+def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, notify: Notify) -> SweepSession:
     """Run or continue a sweep until it is done, the session must end, or somebody asks for an end.
 
     Raises:
@@ -100,7 +100,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
             outcomes = _run_workers(runners, search, order, ending)
         snapshot = study.snapshot()
     telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
-    return SweepRun(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up, interrupted=telling.cut_short)
+    return SweepSession(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up,
+                        interrupted=telling.cut_short)
 
 
 def _measure_base_first(runner: TrialRunner, search: OptunaSearch) -> None:
@@ -114,10 +115,10 @@ def _measure_base_first(runner: TrialRunner, search: OptunaSearch) -> None:
 
 
 def _run_workers(runners: list[TrialRunner], search: OptunaSearch, order: SweepOrder,
-                 ending: threading.Event) -> list[SweepOutcome]:
+                 ending: threading.Event) -> list[SearchEnd]:
     """Run trials on every worker until nothing is left to do; an error in one ends the others cleanly."""
 
-    def run(runner: TrialRunner) -> SweepOutcome:
+    def run(runner: TrialRunner) -> SearchEnd:
         try:
             return run_sweep(search, run_trial=runner.run, count=order.count,
                              may_start=lambda: "interrupted" if ending.is_set() else None)

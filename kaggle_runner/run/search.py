@@ -22,10 +22,10 @@ from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 
-__all__ = ["OptunaSearch", "SweepOutcome", "run_sweep", "warm_up"]
+__all__ = ["OptunaSearch", "SearchEnd", "run_sweep", "warm_up"]
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOutcome:
+class SearchEnd:
     """Why a session ended."""
 
     reason: str
@@ -220,7 +220,7 @@ class OptunaSearch:
 
 
 def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,
-              may_start: Callable[[], str | None] = lambda: None) -> SweepOutcome:
+              may_start: Callable[[], str | None] = lambda: None) -> SearchEnd:
     """Run trials until the study has as many as it shall have, or something ends the session.
 
     `run_trial` trains, and writes start and end into the record. `may_start` gives a reason not to start another trial.
@@ -234,15 +234,15 @@ def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult]
     while not search.is_complete(total):
         refusal = may_start()
         if refusal is not None:
-            return SweepOutcome(reason=refusal, trials_run=trials_run, cut_short=True)
+            return SearchEnd(reason=refusal, trials_run=trials_run, cut_short=True)
         trial = search.ask(total)
         if trial is None:
             break
         result = run_trial(trial)
         search.tell(trial, result)
         if result.status is Status.PREEMPTED:
-            return SweepOutcome(reason=result.reason or f"trial {trial.id} was preempted", trials_run=trials_run,
+            return SearchEnd(reason=result.reason or f"trial {trial.id} was preempted", trials_run=trials_run,
                                 cut_short=True)
         trials_run += 1
-    return SweepOutcome(reason=search.reason, trials_run=trials_run, gave_up=search.gave_up)
+    return SearchEnd(reason=search.reason, trials_run=trials_run, gave_up=search.gave_up)
 

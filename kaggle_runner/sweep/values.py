@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.config_fields import describe_type, field_types, fits_type
+from kaggle_runner.config_fields import describe_type, field_types, has_type
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.problems import Findings, spelled
@@ -27,7 +27,7 @@ class _Trial:
 
     def takes(self, value: Any) -> bool:
         """Say whether the field's type takes a value like this one."""
-        return fits_type(value, field_types(self.config_type)[self.name])
+        return has_type(value, field_types(self.config_type)[self.name])
 
     @property
     def wanted(self) -> str:

@@ -44,7 +44,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgentOutcome:
+class AgentSession:
     """What an agent did, and why it ended."""
 
     exit_status: int
@@ -71,7 +71,7 @@ class AgentOrder:
     patience: AgentPatience = field(default_factory=AgentPatience)
 
 
-def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> AgentOutcome:
+def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> AgentSession:
     """Run trials of a W&B sweep on one GPU until the sweep, the session or somebody ends it.
 
     Takes the first GPU that no other agent holds. Only a main thread can do this.
@@ -113,7 +113,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             if state_of(sweep) not in OVER_STATES:  # it may have ended since we asked
                 raise refused(f"W&B gave no agent for the sweep {sweep.path}", error, key) from error
         exit_status, reason = _verdict(runner, sweep, order.patience)
-        return AgentOutcome(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
+        return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
 
 
 def prepare(environment: Environment) -> FoundKey:

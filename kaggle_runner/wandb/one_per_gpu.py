@@ -26,7 +26,7 @@ from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.child import ChildProcess, package_path
 from kaggle_runner.study.journal import Study
-from kaggle_runner.wandb.agent import AgentOrder, AgentOutcome, prepare, run_agent, study_directory
+from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_agent, study_directory
 from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.sweep import find_sweep
@@ -37,7 +37,7 @@ _POLL_S = 0.5
 
 
 def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
-               max_concurrency: int = 1) -> AgentOutcome:
+               max_concurrency: int = 1) -> AgentSession:
     """Run trials of a W&B sweep on every GPU that no other agent holds; `order.count` is for all of them together.
 
     Raises:
@@ -62,7 +62,7 @@ def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
                   for count in _shares(order.count, len(gpus))]
         endings = _run_children(list(zip(gpus, orders, strict=True)), environment, notify)
         exit_status, reason = _together(endings)
-        return AgentOutcome(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=study.snapshot())
+        return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=study.snapshot())
 
 
 class _Child:
