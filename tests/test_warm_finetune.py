@@ -1,11 +1,14 @@
 """What a worker says of the rows that a config comes to, and how it counts the steps of epochs."""
 
+import math
+
 import pytest
 import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.events import Note
+from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.warm_finetune import WarmFinetune, length_warning, rows_warnings
 
@@ -54,6 +57,21 @@ def test_epochs_are_counted_over_the_rows_there_are_and_a_warning_comes_once(tmp
         assert [step for step, _ in result.evaluations] == [2, 4, 6]
     few = [event.text for event in events if isinstance(event, Note) and "held-out rows only" in event.text]
     assert len(few) == 1
+
+
+def test_a_later_session_computes_as_the_first_did_whichever_trial_it_begins_with(tmp_path, params, monkeypatch):
+    notes = []
+    monkeypatch.setattr(cpu_speed, "WORTH_ITS_ROUNDING", 0.0)  # bfloat16 is never worth it, and later always
+    for others in ({"lora_r": 8}, {"lora_r": 32, "batch_size": 4, "gradient_accumulation_steps": 1}):
+        work = WarmFinetune(notes.append, tmp_path, torch.device("cpu"))
+        work.prepare(FinetuneConfig.from_params({**params, **others}))
+        monkeypatch.setattr(cpu_speed, "WORTH_ITS_ROUNDING", math.inf)
+    first, again = [note.text for note in notes if isinstance(note, Note) and "CPU thread" in note.text]
+    assert ", float32 (" in first
+    assert again == first
+    longer = WarmFinetune(notes.append, tmp_path, torch.device("cpu"))
+    longer.prepare(FinetuneConfig.from_params({**params, "max_length": 64}))
+    assert ", bfloat16 (" in [note.text for note in notes if isinstance(note, Note)][-1], "other rows are measured anew"
 
 
 def test_trials_that_differ_in_what_they_train_on_are_scored_on_the_same_tokens(tmp_path, params):

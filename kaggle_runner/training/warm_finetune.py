@@ -95,13 +95,16 @@ class WarmFinetune:
             self._emit(Note(text=text))
 
     def _choose_speed(self, base: BaseModel, data: EncodedData, config: FinetuneConfig) -> BaseModel:
-        """Measure forward and backward of a micro-batch in the middle: in bfloat16 they do not compare alike."""
+        """Measure forward and backward of a micro-batch in the middle: in bfloat16 they do not compare alike.
+
+        The key holds what is warm, and nothing of the trial that warmed it: whichever trial a later session begins
+        with computes as the first one did.
+        """
         batches = sorted(rows_of_step(data.train, config, self._device, 1), key=len)
         batch = collate(data.train, batches[len(batches) // 2], pad_id=base.tokenizer.pad_token_id,
                         completion_only=config.completion_only_loss)
-        facts = [base.sha256, base.key, batch.tokens_BT.shape, config.lora_r, torch.__version__, os.cpu_count(),
-                 self._most_threads]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        facts = [base.sha256, base.key, config.rows_key, torch.__version__, os.cpu_count(), self._most_threads]
+        key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
         try:
             adapted = attach(base, config)
         except ConfigError:  # for the trial to say: others may have other target modules
