@@ -126,7 +126,7 @@ def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None 
         raise ConfigError(f"{spec.source} trains {trainer_of(spec.fixed)} models, which are small enough for any GPU; "
                           f"only fine-tunes are planned")
     points = list(_distinct(spec))
-    names = [name for name in MEMORY_PARAMETERS
+    names = [name for name in dict.fromkeys((*MEMORY_PARAMETERS, *spec.searched))
              if name in spec.searched and len({json.dumps(point[name], default=list) for point in points}) > 1]
     forecasts = [PlannedConfiguration(settings={name: point[name] for name in names}, fit=fit_trial(point, limit))
                  for point in points]
@@ -138,10 +138,13 @@ def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None 
 def _distinct(spec: SweepSpec) -> Iterator[dict[str, Any]]:
     """Yield one point of the sweep for every prediction that is needed."""
     middle = {name: parameter.from_unit(0.5) for name, parameter in spec.parameters.items()}
-    varied = [name for name in MEMORY_PARAMETERS if name in spec.searched]
+    needed = set(MEMORY_PARAMETERS)
+    for tied_name, tied in reversed(list(spec.tied.items())):  # each comes after those it is made of
+        needed |= set(tied.names) if tied_name in needed else set()
+    varied = [name for name in (*MEMORY_PARAMETERS, *sorted(needed - {*MEMORY_PARAMETERS})) if name in spec.searched]
     seen = set()
     for values in itertools.product(*(_ends(spec.searched[name]) for name in varied)):
-        point = middle | dict(zip(varied, values, strict=True))
+        point = spec.with_tied(middle | dict(zip(varied, values, strict=True)))
         config = FinetuneConfig.from_params(point)
         key = json.dumps([config.model, shape_of_trial(config)], sort_keys=True, default=list)
         if key not in seen:

@@ -6,25 +6,23 @@ Optuna's samplers, W&B's and random search by benchmarks/search.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from kaggle_runner.run.points import optuna_samplers
 from kaggle_runner.run.points.next_point import STARTS, next_point, start_points
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.sweep.study_settings import Sampler
 
-__all__ = ["Observation", "Proposal", "Sampler", "Told", "propose", "stable_seed", "warm_up"]
+__all__ = ["Observation", "Proposal", "Told", "propose", "stable_seed", "warm_up"]
 
 OWN_TRIALS = 200
 """Trials after which our process, cubic in their number, gives way to Optuna's TPE."""
 REASKS = 4
 RANDOM_DRAWS = 1000
 """Draws after which a space is taken to have no untried point left."""
-
-Sampler = Literal["own", "optuna-gp", "optuna-tpe"]
-"""Who chooses the points of a `bayes` sweep after the first ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,8 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     if spec.count is not None and len(tried) >= spec.count:
         return None
     candidates = _candidates(spec, space, seed, number, past, defaults, sampler)
-    return next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
+    chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
+    return chosen and replace(chosen, params=spec.with_tied(chosen.params))
 
 
 def warm_up() -> None:
