@@ -20,6 +20,7 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.pace import forecast_s
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.sweep.study_settings import arrange
 
 HOUR_S = 3600.0
 SESSION_S = 12 * HOUR_S - SAVING_S - MARGIN_S
@@ -107,7 +108,8 @@ class Plan:
         config = self.forecasts[0].fit.config
         return [("sweep", f"{self.spec.name}: {config.model}{', 4-bit' if config.load_in_4bit else ''}"),
                 ("device", f"{self.limit.device}, {in_gib(self.limit.budget_bytes)} a trial"),
-                ("", self.limit.reason), *_forecast_lines(self.forecasts), *_time_lines(self)]
+                ("", self.limit.reason), *_forecast_lines(self.forecasts), *_time_lines(self),
+                *_confirm_lines(self.spec)]
 
 
 def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None = None,
@@ -214,6 +216,18 @@ def _time_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     sweep = "" if wanted is None else (f"; the sweep's {_trials(wanted)} take "
                                        f"{wanted * times.mean_s / times.workers / WEEK_S:.1f} weeks of it")
     yield ("quota", f"{_trials(times.week_trials)} in the {_hours(WEEK_S)} of a week{sweep}")
+
+
+def _confirm_lines(spec: SweepSpec) -> Iterator[tuple[str, str]]:
+    """Say how the winner of a sweep that runs here is confirmed."""
+    confirm, search = arrange(method=spec.method, trials=spec.run_cap, in_file=spec.confirm, asked=None)
+    if not confirm.runs:
+        return
+    where = (f"on top of the {_trials(spec.run_cap)}" if spec.confirm and spec.run_cap else
+             "on top of the sweep's trials" if spec.confirm else
+             f"taken from the {spec.run_cap} trials, {search} are left for the search; --no-confirm leaves all")
+    yield ("confirm", f"the best {confirm.top} once more with {confirm.seeds} further seeds each, {confirm.runs} "
+                      f"trainings {where}")
 
 
 def _hours(seconds: float) -> str:
