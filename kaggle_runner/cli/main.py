@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import kernel, lab, plan, preview, sweep
+from kaggle_runner.cli import kernel, lab, model, plan, preview, sweep
 from kaggle_runner.cli.shared import detect_here, keep_best, print_best, require_pictures, run_spec, sweep_options
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
@@ -29,7 +29,8 @@ def cli() -> None:
     """Tune language models on free GPUs."""
 
 
-for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS):
+for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS,
+                *model.COMMANDS):
     cli.add_command(command)
 
 
