@@ -35,7 +35,6 @@ def told(row):
     ({"query": "q", "response": "a"}, QA, []),
     ({"input": "q", "output": "a"}, QA, []),
     ({"text": "a"}, ["assistant: a"], []),
-    ({"text": "a", "label": 1}, ["assistant: a"], ["label"]),
     ({"text": " "}, NO_ANSWER, []),
     ({"messages": [Q, A]}, QA, []),
     ({"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'}, QA, []),
@@ -78,6 +77,7 @@ def test_what_becomes_of_a_row(example, expected, unused):
     (["prompt", "chosen", "rejected"], "answers are judged by chosen and rejected, .*completion: chosen}"),
     (["prompt", "completion", "label"], "x is preference data: answers are judged by label"),
     (["question", "response", "rejected"], "answers are judged by rejected"),
+    (["text", "label"], r"x sorts texts by label, .*columns: \{text: text\}, or make a question"),
     (["messages", "reward"], "answers are judged by reward"),
     (["frage", "antwort"], "its columns are frage, antwort; rename them to one of these layouts"),
 ])

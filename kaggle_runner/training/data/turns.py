@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kaggle_runner.errors import DataError
 
 NO_ANSWER = "no answer"
+NO_UNICODE = "half of a character, a lone surrogate, in the text"
 PICTURE = "a picture, a sound or a file in a turn"
 
 
@@ -40,12 +41,24 @@ class Row:
     """So many turns at the beginning are the prompt, whoever speaks in them: no answer there is learned."""
     tools: str = ""
     """JSON list of the tools that may be called; empty for none."""
+    unanswered: int = 0
+    """Turns that came after the last answer, which are left away: nobody answers them."""
 
     @classmethod
     def pair(cls, prompt: str, completion: str) -> "Row":
         """Make a row of one question and its answer; an empty prompt makes it plain text."""
         answer = Turn("assistant", completion)
         return cls(turns=(Turn("user", prompt), answer) if prompt else (answer,))
+
+    @property
+    def can_be_encoded(self) -> bool:
+        """Whether all of it is Unicode: JSON can write halves of characters, which no tokenizer takes."""
+        try:
+            for text in (*(f"{turn.role} {turn.words}" for turn in self.turns), self.tools):
+                text.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
 
     @property
     def prompt(self) -> str:
@@ -98,7 +111,7 @@ def is_turns(value: Any) -> bool:
 
 
 def conversation(value: Any, column: str, *, before: Sequence[Turn] = (), tools: str = "") -> Row | str:
-    """Make the row of a list of turns that ends with its last answer; what follows that answer is left away.
+    """Make the row of a list of turns that ends with its last answer; what follows that answer is only counted.
 
     Turns that say and call nothing have nothing to show and are left away too. `before` is put in front.
 
@@ -119,7 +132,9 @@ def ending_with_answer(before: Sequence[Turn], turns: Sequence[Turn], *, tools: 
     if not answered:
         return NO_ANSWER
     front = [turn for turn in before if turn.role != "system" or turns[0].role != "system"]
-    return Row(turns=(*front, *turns[:answered[-1] + 1]), given=0 if learn_all else len(front), tools=tools)
+    end = answered[-1] + 1
+    return Row(turns=(*front, *turns[:end]), given=0 if learn_all else len(front), tools=tools,
+               unanswered=len(turns) - end)
 
 
 def turns_of(value: Any, column: str) -> list[Turn] | str:
