@@ -48,6 +48,13 @@ def told(row):
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, A]}, QA, []),
     ({"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}, A]}, PICTURE, []),
     ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}, A]}, PICTURE, []),
+    ({"messages": [{"role": "user", "content": ["q"]}, {"role": "assistant", "content": [{"text": "a"}, {"text": None}]}
+                   ]}, QA, []),
+    ({"messages": [Q, A], "images": []}, QA, ["images"]),
+    ({"conversations": [{"from": "human", "value": "<image> q"}, {"from": "gpt", "value": "a"}], "image": "x.jpg"},
+     PICTURE, ["image"]),
+    ({"question": b"q", "answer": "a"}, QA, []),
+    ({"question": "q", "answer": float("nan")}, NO_ANSWER, []),
     ({"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "2"},
                    A]},
      ["user: q", 'assistant: [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]', "tool: 2",

@@ -40,6 +40,9 @@ def zstd(content):
     ("rows.csv", TABLE.encode(), ("rows.csv is separated by ';'",)),
     ("rows.csv", TABLE.encode("cp1252"), ("rows.csv is no UTF-8 and read as cp1252", "rows.csv is separated by ';'")),
     ("rows.jsonl", LINES.encode("utf-16"), ("rows.jsonl is no UTF-8 and read as utf-16",)),
+    ("rows.jsonl", LINES.encode("utf-16-le"), ("rows.jsonl is no UTF-8 and read as utf-16-le",)),
+    ("rows.jsonl", LINES.encode("utf-32"), ("rows.jsonl is no UTF-8 and read as utf-32",)),
+    ("rows.csv", b"\n\n" + TABLE.replace(";", ",").encode(), ()),
 ])
 def test_the_same_rows_come_from_every_kind_of_file_and_what_is_unusual_is_said(tmp_path, name, content, remarks):
     (tmp_path / name).write_bytes(content)

@@ -75,7 +75,7 @@ def remarks_of(path: Path) -> list[str]:
                 remarks.append(f"{path.name} is no UTF-8 and read as {encoding}")
         if kind_of(path) == "csv":
             with _text(path) as file:
-                separator = _separator(file.readline())
+                separator = _separator(next((line for line in file if line.strip()), ""))
             if separator not in (",", "\t"):
                 remarks.append(f"{path.name} is separated by {separator!r}")
     return remarks
@@ -106,14 +106,20 @@ def _open(path: Path) -> IO[bytes]:
 
 @functools.lru_cache(maxsize=64)
 def _encoding(path: Path, changed_ns: int) -> str:
-    """Tell a file's encoding: UTF-16 by its mark, else UTF-8 if all of it is, else the one of old Windows programs.
+    """Tell a file's encoding: UTF-16 and 32 by marks or zeros, else UTF-8 if all of it is, else that of old Windows.
 
     Raises:
         ValueError: it is none of them.
     """
     with _open(path) as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16"
+        head = file.read(4096)
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = [head[start::2].count(0) for start in (0, 1)]
+    if max(zeros) > 4 * min(zeros) + len(head) / 8:  # every second byte of Latin letters
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
     for encoding in ("utf-8-sig", "cp1252"):
         decoder = codecs.getincrementaldecoder(encoding)()
         with _open(path) as file, contextlib.suppress(UnicodeDecodeError):
@@ -222,6 +228,8 @@ class _Values:
                 if is_cut and self._more():
                     continue
                 raise self._problem(error.msg, ahead) from error
+            except ValueError as error:  # such as a number of thousands of digits
+                raise self._problem(str(error)) from error
             except RecursionError:
                 raise self._problem(TOO_DEEP) from None
             if end == len(self._text) and self._more():
@@ -285,7 +293,7 @@ def _rows_of_object(values: _Values) -> Iterator[Mapping[str, Any]]:
 
 def _csv(file: IO[str]) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(2**31 - 1)  # of itself it ends at 131,072 characters
-    head = file.readline()
+    head = next((line for line in file if line.strip()), "")
     since: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -315,7 +323,7 @@ def _csv(file: IO[str]) -> Iterator[Mapping[str, Any]]:
 
 def _named(header: list[str]) -> list[str]:
     """Return the names of the columns; those without one are counted."""
-    names = [name if name.strip() else f"column {number}" for number, name in enumerate(header, start=1)]
+    names = [name if name.strip() else f"(no name, {number})" for number, name in enumerate(header, start=1)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"its header has {', '.join(map(repr, twice))} twice, and only one of them could be read")

@@ -11,6 +11,7 @@ from typing import Any
 from kaggle_runner.errors import DataError
 from kaggle_runner.training.data.turns import (
     NO_ANSWER,
+    PICTURE,
     Row,
     Turn,
     conversation,
@@ -26,8 +27,12 @@ SYSTEM = ("system", "system_prompt", "system_message")
 """Columns of a system turn, in any layout with a question; the first that is there is read."""
 HISTORY = ("history",)
 TOOLS = ("tools", "functions")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+"""Columns that a question or answer speaks of and that no text model sees."""
 VERDICTS = ("chosen", "rejected", "reward", "rewards", "preference", "label", "labels")
 """Columns that say how good an answer is, or what kind a text is."""
+MAPPED = "columns"
+"""Name of the layout that a config's `columns` describes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,8 @@ class Layout:
         if self.is_plain:
             text = text_of(example.get(self.completion), self.completion)
             return Row.pair("", text) if text.strip() else NO_ANSWER
+        if any(example.get(name) for name in MEDIA) and self.name != MAPPED:
+            return PICTURE
         system = [Turn("system", text) for text in [text_of(_value(example, self.system), self.system[0])
                                                     if self.system else ""] if text.strip()]
         tools = tools_of(_value(example, self.tools))
@@ -171,7 +178,7 @@ def _mapped(mapping: Mapping[str, str], found: list[str], source: str) -> Layout
     system, history, tools = ((role_of[role],) if role in role_of else () for role in ("system", "history", "tools"))
     if whole is not None or "completion" not in role_of:
         prompt = ()
-    return Layout(name="columns", prompt=prompt, completion=completion, is_conversation=whole is not None,
+    return Layout(name=MAPPED, prompt=prompt, completion=completion, is_conversation=whole is not None,
                   system=system, history=history, tools=tools)
 
 

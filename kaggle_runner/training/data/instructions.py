@@ -169,9 +169,10 @@ def _refuse_all_held_out(scan: _Scan, source: Source, *, has_own: bool) -> None:
     if has_own:
         raise DataError(f"all {scan.rows} training rows of {source.name} are validation rows too, which would make "
                         f"eval/loss worthless; give it other validation rows, or none")
-    raise DataError(f"the {scan.rows} rows of {source.name} say {len(set(scan.identities))} different things, and "
-                    f"those that are not held out say the same as one that is, so nothing is left to train on; give it "
-                    f"more rows that differ")
+    distinct = len(set(scan.identities))
+    said = f"say {distinct} things" if distinct > 1 else "all say one thing"
+    raise DataError(f"the {scan.rows} rows of {source.name} {said}, and those that are not held out say the same as "
+                    f"one that is, so nothing is left to train on; give it more rows that differ")
 
 
 def _identity(row: Row) -> int:

@@ -91,13 +91,19 @@ def lines_of(turns: Sequence[Turn]) -> str:
 
 
 def text_of(value: Any, column: str) -> str:
-    """Return what a column holds as text.
+    """Return what a column holds as text; a NaN is how tables write that there is nothing.
 
     Raises:
-        DataError: it holds a list or a mapping.
+        DataError: it holds a list or a mapping, or bytes that are no text.
     """
-    if value is None:
+    if value is None or value != value:
         return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"column {column!r} holds bytes that are no UTF-8, so no question or answer can be read "
+                            f"from it; write text in each row") from error
     if isinstance(value, list | dict):
         raise DataError(f"column {column!r} holds a {type(value).__name__}, not text, so no question or answer can be "
                         f"read from it; write one text in each row")
@@ -192,10 +198,10 @@ def _turn(turn: Mapping[str, Any], column: str) -> Turn | str:
                         f"content, or from and value")
     text = turn.get("content") or turn.get("value") or ""
     if isinstance(text, list):  # OpenAI's content parts
-        if any(not isinstance(part, dict) or part.get("type", "text") not in ("text", "input_text", "output_text")
-               for part in text):
+        parts = [part if isinstance(part, dict) else {"text": part} for part in text]
+        if any(part.get("type", "text") not in ("text", "input_text", "output_text") for part in parts):
             return PICTURE
-        text = "".join(part.get("text") or "" for part in text)
+        text = "".join(text_of(part.get("text"), column) for part in parts)
     if isinstance(text, dict):
         text = json.dumps(text, ensure_ascii=False)
     name = str(role).lower()
