@@ -32,7 +32,7 @@ OWNERS = {
                      "training.models.bare_model", "training.models.attention", "training.finetune",
                      "model.measured", "model.answers"},
     "safetensors": {"model.merge"},
-    "huggingface_hub": {"training.hub", "model.export"},
+    "huggingface_hub": {"training.hub", "model.export", "model.publish"},
     "peft": {"training.finetune", "training.libraries", "model.measured"},
     "bitsandbytes": {"model.merge", "training.models.base_model", "training.finetune", "memory.fake_kernels",
                      "training.layer.projection", "training.layer.structure"},

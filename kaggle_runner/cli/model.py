@@ -23,22 +23,43 @@ ROWS = 5
 @click.option("--to", "kind", type=click.Choice(["adapter", "merged"]), default="merged", show_default=True,
               help="The adapter alone, or merged into its base.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the model [STUDY/export/TRIAL-KIND].")
+@click.option("--push", metavar="NAME", help="Put it on the Hugging Face hub too, as a private model of this name.")
+@click.option("--public", is_flag=True, help="Let everybody see what --push makes.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
-def export(study: Path, trial: str | None, kind: str, out: Path | None, cpu: bool) -> None:
+def export(study: Path, trial: str | None, kind: str, out: Path | None, push: str | None, public: bool,
+           cpu: bool) -> None:
     """Take the model of a study's winner home, and measure what is taken home."""
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.model.marker import is_export_of
     from kaggle_runner.model.outcome import find_outcome
+
+    if public and push is None:
+        raise click.UsageError("--public is for what --push makes; give --push NAME too")
 
     outcome = find_outcome(study, trial)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
     folder = out or study / "export" / f"{outcome.trial.id}-{kind}"
-    environment = detect_here()
-    with display() as notify:
-        from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
+    target = None
+    if push is not None:  # checked before a model is made for it
+        from kaggle_runner.model.publish import find_target
 
-        exporter = export_adapter if kind == "adapter" else export_merged
-        exported = exporter(outcome, folder, environment, notify, cpu_only=cpu)
-    _print_exported(outcome, exported)
+        target = find_target(push, private=not public)
+    if target is None or not is_export_of(folder, outcome, kind):
+        environment = detect_here()
+        with display() as notify:
+            from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
+
+            exporter = export_adapter if kind == "adapter" else export_merged
+            exported = exporter(outcome, folder, environment, notify, cpu_only=cpu)
+        _print_exported(outcome, exported)
+    else:
+        click.echo(f"export   {folder}  (made before)")
+    if target is not None:
+        from kaggle_runner.model.publish import publish
+
+        with display() as notify:
+            sent = publish(folder, target, notify)
+        click.echo(f"hub      {target.url}  ({sent} files sent, all are there)")
 
 
 def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
