@@ -5,6 +5,8 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 (`errors.Refusal`), 21 no GPU and 22 no internet where a session needs them, 130 interrupted.
 """
 
+import importlib
+import importlib.util
 import json
 import re
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import kernel, lab, model, plan, preview, sweep
+from kaggle_runner.cli import preview, sweep
 from kaggle_runner.cli.shared import detect_here, keep_best, print_best, require_pictures, run_spec, sweep_options
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
@@ -29,8 +31,14 @@ def cli() -> None:
     """Tune language models on free GPUs."""
 
 
-for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS,
-                *model.COMMANDS):
+def _commands_at_home() -> list[click.Command]:
+    """Return the commands that a launcher leaves at home, where this is home."""
+    modules = [f"kaggle_runner.cli.{name}" for name in ("kernel", "plan", "lab", "model")]
+    return [command for name in modules if importlib.util.find_spec(name) is not None
+            for command in importlib.import_module(name).COMMANDS]
+
+
+for command in (*sweep.COMMANDS, *preview.COMMANDS, *_commands_at_home()):
     cli.add_command(command)
 
 

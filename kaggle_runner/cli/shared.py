@@ -88,9 +88,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
     from kaggle_runner.files import folder_name
-    from kaggle_runner.lab.confirm import confirmed_lines, run_confirmation
-    from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.run.confirm import confirmed_lines, run_confirmation
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
     from kaggle_runner.sweep.spec import read_start
     from kaggle_runner.sweep.study_settings import OFF
@@ -108,8 +107,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     with display() as notify:
         run = run_embedded(spec, order, environment, notify)
         if confirm.runs and not run.interrupted and not run.gave_up:
-            unconfirmed = run_confirmation(run.snapshot, confirm, LabOrder(
-                directory=directory, cpu_only=cpu_only, deadline=order.deadline), environment, notify)
+            unconfirmed = run_confirmation(run.snapshot, confirm, environment, notify, cpu_only=cpu_only,
+                                           deadline=order.deadline)
     page = print_study(run.snapshot, run.reason)
     for label, text in confirmed_lines(run.snapshot, confirm) if confirm.runs else ():
         click.echo(f"{label:<8} {text}")

@@ -81,7 +81,7 @@ def adopt(directory: Path, spec: SweepSpec) -> Adopted | None:
                      if not (path := directory.with_name(f"{directory.name}.before-{number}")).exists())
         try:
             shutil.rmtree(new, ignore_errors=True)
-            _write(new, old, spec, kept, lessons_in(old, taught, spec, 1) if taught else ())
+            _write(new, old, spec, kept, lessons_in(replace(old, directory=aside), taught, spec, 1))
             directory.rename(aside)
             new.rename(directory)
         except OSError as error:

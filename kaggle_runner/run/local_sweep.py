@@ -19,7 +19,6 @@ from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
-from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
 from kaggle_runner.run.points.prior import Known, known_of, lessons_of
@@ -126,12 +125,13 @@ def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | No
         StudyError: another study teaches nothing here, or the study has begun and cannot begin anew.
         SweepError: this sweep has no search that could learn.
     """
-    if order.adopts:
-        adopted = adopt(order.directory, spec)
+    if order.adopts or order.directory.with_name(f"{order.directory.name}.adopting").exists():
+        from kaggle_runner.run.adopt import adopt, finish_adoption  # which stays at home, where sweep files change
+
+        finish_adoption(order.directory)
+        adopted = adopt(order.directory, spec) if order.adopts else None
         for line in adopted.as_lines() if adopted else ():
             notify(Note(text=line))
-    else:
-        finish_adoption(order.directory)
     if not order.prior_studies and not order.start:
         return None
     if spec.method != "bayes":

@@ -59,8 +59,8 @@ class OptunaSearch:
 
         `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
         is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known; `sampler`
-        says who chooses the points of a `bayes` sweep, in place of the file; `stops_early` ends a long one when little is
-        expected of another trial.
+        says who chooses the points of a `bayes` sweep, in place of the file; `stops_early` ends a long one when
+        little is expected of another trial.
 
         Raises:
             StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
@@ -85,6 +85,7 @@ class OptunaSearch:
         self._seed = snapshot.info.seed
         known = known_of(snapshot)
         self._prior = observations(known.lessons, spec)
+        self._is_given = bool(known.start)
         if known.start:
             self._defaults = {**self._defaults, **known.start}
         self._journal = self._open(snapshot, notify)
@@ -198,7 +199,7 @@ class OptunaSearch:
     def _propose(self, number: int) -> Trial | None:
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]
         proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults,
-                           sampler=self._sampler, prior=self._prior)
+                           sampler=self._sampler, prior=self._prior, is_given=self._is_given)
         if proposal is None:
             return None
         self._expected = proposal.expected

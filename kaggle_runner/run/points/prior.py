@@ -35,6 +35,11 @@ class Lesson:
     is_moved: bool = False
     """It lay outside of the new ranges, and stands at their nearest point."""
 
+    @property
+    def study(self) -> str:
+        """The directory that it comes from."""
+        return self.source.rpartition(": trial ")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
@@ -74,8 +79,9 @@ def lessons_of(directories: Sequence[Path], spec: SweepSpec) -> tuple[Lesson, ..
 def observations(lessons: Sequence[Lesson], spec: SweepSpec) -> list[Observation]:
     """Return lessons as the search learns from them; those that the file's ranges do not hold any more are left out."""
     names = spec.searched.keys()
+    studies = list(dict.fromkeys(lesson.study for lesson in lessons if lesson.surface))
     return [Observation(params={**spec.fixed, **lesson.params}, told=Told.VALUE, value=lesson.value,
-                        surface=lesson.surface)
+                        surface=studies.index(lesson.study) + 1 if lesson.surface else 0)
             for lesson in lessons if lesson.params.keys() == names
             and all(spec.searched[name].contains(lesson.params[name]) for name in names)]
 

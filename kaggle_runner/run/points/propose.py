@@ -37,11 +37,12 @@ class Proposal:
 
 def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observation],
             defaults: Mapping[str, Any], sampler: Sampler = "own",
-            prior: Sequence[Observation] = ()) -> Proposal | None:
+            prior: Sequence[Observation] = (), is_given: bool = False) -> Proposal | None:
     """Choose the parameters of trial `number`; none when there is no untried point left.
 
     `random` draws as W&B does, repeats included. `bayes` never repeats a point: training is deterministic, so a second
-    run of one configuration measures nothing.
+    run of one configuration measures nothing. The best of `prior`, trials of other studies, is tried first, and after
+    `defaults` where these are a configuration that somebody has given.
     """
     if spec.method == "grid":
         points = spec.grid()
@@ -52,7 +53,7 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     tried = {space.key(observation.params) for observation in past}
     if spec.count is not None and len(tried) >= spec.count:
         return None
-    candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior)
+    candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given)
     chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
     return chosen and replace(chosen, params=spec.with_tied(chosen.params))
 
@@ -66,7 +67,7 @@ def warm_up() -> None:
 
 def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, past: Sequence[Observation],
                 defaults: Mapping[str, Any], sampler: Sampler,
-                prior: Sequence[Observation]) -> Iterator[Proposal]:
+                prior: Sequence[Observation], is_given: bool) -> Iterator[Proposal]:
     """Yield points to try, the best first."""
     wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
     usual = space.in_order({**space.fixed, **wanted})
@@ -74,11 +75,11 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     home = tuple(space.places(first).values())
     taught = [o for o in past if o.told in TAUGHT]
     values = [o for o in taught if o.told is Told.VALUE]
-    if number == 0 and prior:
+    if number == is_given and prior:
         sign = -1.0 if spec.goal == "maximize" else 1.0
         best = min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
         yield Proposal(params=space.in_order({**space.fixed, **best.params}), origin="prior")
-    if number == 0 or not space.axes or (number == 1 and prior):
+    if number == 0 or not space.axes or (number == 1 and prior and not is_given):
         yield Proposal(params=usual, origin="defaults")
     knows = len(prior) >= STARTS and bool(values)
     started = len(taught) + sum(o.told is Told.RUNNING for o in past)
