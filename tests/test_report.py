@@ -330,7 +330,7 @@ def test_no_axis_shows_less_than_the_noise(tmp_path):
 def test_rows_of_slices_are_full(tmp_path, count, widths):
     trials = [Made(params={f"p{at}": i for at in range(count)}, value=2.0 + i) for i in range(2)]
     page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
-    found = re.findall(r'<figure class="card (\w+)"><h4>p\d</h4>', page.read_text())
+    found = re.findall(r'<figure class="card (\w+)"><figcaption><h4>p\d</h4>', page.read_text())
     assert [width[0] for width in found] == list(widths)
 
 

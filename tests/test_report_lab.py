@@ -4,7 +4,8 @@ import pytest
 
 from kaggle_runner.lab.contest import finished
 from kaggle_runner.lab.vary import read_vary
-from kaggle_runner.report.contests import gains_figure, losses_figure, write_contest_plots
+from kaggle_runner.report.lab.figures import gains_figure, losses_figure
+from kaggle_runner.report.lab.write import write_contest_plots
 from tests.test_one_at_a_time import FILE, grid, journal
 
 

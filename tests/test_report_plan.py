@@ -6,7 +6,8 @@ from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.plan import read_plan, stages
 from kaggle_runner.lab.vary import METRIC
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.report.contests import gains_figure, losses_figure, present_stage
+from kaggle_runner.report.lab.figures import gains_figure, losses_figure
+from kaggle_runner.report.lab.write import present_stage
 from kaggle_runner.study.journal import Study, confirm_directory, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.lab_plans import write_plan

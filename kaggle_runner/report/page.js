@@ -49,7 +49,7 @@
   // Parallel coordinates lie on their side on a phone: what was across is down.
   function turned(figure) {
     const { xaxis, yaxis, annotations, ...layout } = figure.layout, count = xaxis.tickvals.length;
-    return { ...figure, height: 90 + 64 * count, isTurned: true,
+    return { ...figure, height: 130 + 64 * count, isTurned: true,
       traces: figure.traces.map((trace) => ({ ...trace, x: trace.y, y: trace.x })),
       layout: { ...layout, xaxis: yaxis, yaxis: { ...xaxis, range: [...xaxis.range].reverse() },
         annotations: annotations.map((label) => ({ ...label, x: label.y, y: label.x, yshift: 9 })) } };
@@ -101,7 +101,43 @@
         if (typeof position === "number") this.toggle(position);
       });
       if (figure.turns) place.on("plotly_selected", (event) => this.brush(place, event, figure.isTurned));
+      if (this.marks(place).length) this.walk(place);
       place.dataset.drawn = "yes";
+    }
+
+    // One mark for each trial of a plot, from left to right; of a trial that is only a line, its last point.
+    marks(place) {
+      const found = new Map();
+      place.data.forEach((trace, curve) => {
+        if (!trace.meta || !trace.meta.trials || trace.meta.highlight) return;
+        const isLine = Boolean(trace.meta.lines);
+        trace.customdata.forEach((position, point) => {
+          if (position === null || (isLine && found.get(position)?.isLine === false)) return;
+          const at = place.calcdata[curve][point];
+          found.set(position, { position, curve, point, isLine, x: at.x ?? at.p, y: at.y ?? at.s });
+        });
+      });
+      return [...found.values()].sort((a, b) => a.x - b.x || a.y - b.y);
+    }
+
+    // The keyboard goes over the marks of a plot as a pointer would: arrows move, Enter chooses.
+    walk(place) {
+      const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+      place.tabIndex = 0;
+      place.setAttribute("role", "group");
+      place.onblur = () => { Plotly.Fx.unhover(place); };
+      place.onkeydown = (event) => {
+        if ((event.key === "Enter" || event.key === " ") && place.mark !== undefined) this.toggle(place.mark);
+        else if (!(event.key in steps)) return;
+        else {
+          const marks = this.marks(place), now = marks.findIndex((mark) => mark.position === place.mark);
+          const next = marks[Math.min(marks.length - 1, Math.max(0, now < 0 && steps[event.key] === -1 ? marks.length - 1 : now + steps[event.key]))];
+          place.mark = next.position;
+          Plotly.Fx.hover(place, [{ curveNumber: next.curve, pointNumber: next.point }]);
+          said.innerHTML = this.cards[next.position];  // made of escaped text, as the hover is
+        }
+        event.preventDefault();
+      };
     }
 
     // A box over axes chooses the trials whose line crosses every axis in it inside the box.
@@ -299,7 +335,7 @@
   }
 
   const views = report.studies.map((study) => new View(study, document.getElementById(study.place)));
-  const bar = document.querySelector(".bar");
+  const bar = document.querySelector(".bar"), said = document.querySelector(".said");
 
   function showBar() {
     const kept = views.filter((view) => view.isFiltered)
