@@ -370,8 +370,8 @@ def test_what_is_no_number_in_a_journal_is_no_measurement(tmp_path):
 
 @pytest.mark.parametrize(("values", "sentences"), [
     ([2.5] * 9, "All 9 complete configurations have eval/loss 2.500, as the untouched base has: none of them is "
-                "better. How much of a difference is noise is not known: no configuration was trained with a second seed, and "
-                "the 9 complete configurations leave no scatter to estimate it from."),
+                "better. How much of a difference is noise is not known: no configuration was trained with a second seed, "
+                "and the 9 complete configurations leave no scatter to estimate it from."),
     # an exact line leaves rounding, which is no noise: nothing has won by it
     ([2.5 - i / 10 for i in range(12)], "First place is shared by all 12 complete configurations: chance alone may "
                                         "have ordered them. Lowest is trial 0011 with eval/loss 1.400, 1.1 (44 %) below"),
