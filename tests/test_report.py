@@ -370,11 +370,11 @@ def test_what_is_no_number_in_a_journal_is_no_measurement(tmp_path):
 
 @pytest.mark.parametrize(("values", "sentences"), [
     ([2.5] * 9, "All 9 complete configurations have eval/loss 2.500, as the untouched base has: none of them is "
-                "better. How much of a difference is noise is not known: no configuration was trained with a second seed, "
-                "and the 9 complete configurations leave no scatter to estimate it from."),
+                "better. How much of a difference is noise is not known: no configuration was trained with a second "
+                "seed, and the 9 complete configurations leave no scatter to estimate it from."),
     # an exact line leaves rounding, which is no noise: nothing has won by it
     ([2.5 - i / 10 for i in range(12)], "First place is shared by all 12 complete configurations: chance alone may "
-                                        "have ordered them. Lowest is trial 0011 with eval/loss 1.400, 1.1 (44 %) below"),
+                                        "have ordered them. Lowest is trial 0011 with eval/loss 1.400, 1.1 (44 %)"),
     ([2.4, 2.5], "First place is shared by both complete configurations")])
 def test_values_without_noise_are_no_victory(tmp_path, values, sentences):
     trials = [Made(params={"x": i}, value=value) for i, value in enumerate(values)]
