@@ -124,7 +124,8 @@ def _study(analysis: Analysis, place: str, name: str, lead: Lead | None, *, head
     cost = [figure for figure in figures if figure.key in {one.key for one in cost_figures(analysis)}]
     blocks = [
         f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis), *decided,
-        *([] if lead and lead.is_all else _searched(analysis, place)),
+        *(["<h3>What the search found</h3>"] if lead and not lead.is_all else []), *(
+            [] if lead and lead.is_all else _searched(analysis, place)),
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
         '<div class="compare" aria-live="polite"></div>',
