@@ -15,7 +15,7 @@ from kaggle_runner.training.layer.elementwise import PLAIN, Elementwise
 from kaggle_runner.training.layer.install import fused_layers, structures_of
 from kaggle_runner.training.layer.keep import ATTENTION, INPUT, PRODUCTS
 from kaggle_runner.training.layer.structure import Norm
-from kaggle_runner.training.layer.triton_elementwise import SeededMasks, TritonElementwise, philox, threshold
+from kaggle_runner.training.layer.triton_elementwise import KernelMasks, TritonElementwise, philox, threshold
 from tests.test_layer import LAYERS, model_of, off
 
 CPU = torch.device("cpu")
@@ -56,8 +56,8 @@ def ours(kernels):
 class PlainWithSeeds(Elementwise):
     """Plain torch with the masks of the kernels."""
 
-    def masks(self, device):
-        return SeededMasks()
+    def masks(self):
+        return KernelMasks()
 
 
 class Breaking:
@@ -122,7 +122,7 @@ class TestEachKernel:
     @pytest.mark.parametrize("activation", ["silu", "tanh"])
     def test_gated_activation_with_dropout(self, ours, dtype, activation, p):
         """Gate and up are halves of one product, as in Phi 3."""
-        masks = ours.masks(CPU)
+        masks = ours.masks()
         both, gradient, part = some(3, 2 * WIDE, dtype=dtype), some(3, WIDE, dtype=dtype), some(3, WIDE, dtype=dtype)
         gate, up = both.chunk(2, -1)
         made, dropped = ours.gated(gate, up, activation, masks, p, 6)
@@ -142,7 +142,7 @@ class TestEachKernel:
         assert ours.problem == ""
 
     def test_masked_add(self, ours, dtype):
-        masks, part, total = ours.masks(CPU), some(3, WIDE, dtype=dtype), some(3, WIDE, seed=1, dtype=dtype)
+        masks, part, total = ours.masks(), some(3, WIDE, dtype=dtype), some(3, WIDE, seed=1, dtype=dtype)
         expected = PLAIN.add_dropped_(total.float(), part.float(), None, masks, 0.3, 2)
         assert close(ours.add_dropped_(total, part, None, masks, 0.3, 2), expected, dtype)
         assert close(ours.dropped(part, masks, 0.3, 2, keeps=True)[0],
@@ -153,15 +153,15 @@ class TestEachKernel:
 def test_a_mask_is_a_function_of_seed_and_place():
     assert philox(0, 1, CPU).tolist() == [0x6627E8D5]  # Random123's known answer for counter and key of zeros
     torch.manual_seed(3)
-    masks, x = SeededMasks(), torch.ones(400, 50)
+    masks, x = KernelMasks(), torch.ones(400, 50)
     first, again, other = (masks.draw(x, 0.3, place) for place in (1, 1, 2))
     assert torch.equal(first, again)
     assert float((first != other).float().mean()) == pytest.approx(2 * 0.3 * 0.7, abs=0.02)
     assert float((first == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert float(first.max()) == pytest.approx(1 / 0.7)
-    assert not torch.equal(SeededMasks().draw(x, 0.3, 1), first)
+    assert not torch.equal(KernelMasks().draw(x, 0.3, 1), first)
     torch.manual_seed(3)
-    assert torch.equal(SeededMasks().draw(x, 0.3, 1), first)
+    assert torch.equal(KernelMasks().draw(x, 0.3, 1), first)
     assert threshold(0.5) == 2**31
 
 

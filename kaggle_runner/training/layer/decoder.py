@@ -72,7 +72,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_BTE: torch.Tensor, cos_BTD: torch.Tensor, sin_BTD: torch.Tensor, layer: Layer,
                 *parameters: torch.nn.Parameter) -> torch.Tensor:
-        ctx.layer, ctx.masks = layer, layer.by.masks(hidden_BTE.device)
+        ctx.layer, ctx.masks = layer, layer.by.masks()
         with torch.autocast(hidden_BTE.device.type, enabled=False):
             values: Values = {}
             _fill(values, hidden_BTE, cos_BTD, sin_BTD, layer, ctx.masks)

@@ -5,32 +5,43 @@ Shapes: D numbers of a vector, T positions, H heads, M tokens, I numbers of a to
 dimensions.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from kaggle_runner.training.layer.structure import Norm
 
+PLACES = 64
+"""More than a layer has projections."""
+PIECE = 2**16
+"""Numbers of a mask that are drawn at once: what is drawn stays in the processor's cache."""
+
 
 class Masks:
-    """The dropout masks of one pass through a layer, kept as the state of the generator that draws them.
+    """The dropout masks of one pass through a layer: a function of one seed, of the projection and of the place in it.
 
-    A mask is as large as a layer's input, the state of a generator is not. On a CPU they are the masks that
-    `torch.nn.functional.dropout` draws, in the same order.
+    Nothing is kept of them but the seed, which comes from the host's generator: a checkpoint brings that back, and
+    nothing waits for a device.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        # the generators that dropout itself draws from
-        self._generator = (torch.cuda.default_generators[torch.cuda.current_device() if device.index is None
-                                                         else device.index]
-                           if device.type == "cuda" else torch.default_generator)
-        self._states: dict[int, torch.Generator] = {}
+    def __init__(self) -> None:
+        self._seed: int | None = None
+
+    def seed(self, place: int) -> int:
+        """Return the seed of a projection's mask."""
+        if self._seed is None:
+            self._seed = int(torch.randint(2**31 - PLACES, ()))
+        return self._seed + place
 
     def draw(self, x_MI: torch.Tensor, p: float, place: int) -> torch.Tensor:
-        """Return the mask of a place, the same one for every call: 0, or 1 / (1 - p)."""
-        if place not in self._states:
-            self._states[place] = self._generator.clone_state()
-            return _mask(x_MI, p, self._generator)
-        return _mask(x_MI, p, self._states[place].clone_state())
+        """Return the mask of a projection, the same one for every call: 0, or 1 / (1 - p)."""
+        mask_MI = torch.empty_like(x_MI)
+        if x_MI.is_cuda:
+            generator = torch.Generator(x_MI.device).manual_seed(self.seed(place))
+            return mask_MI.bernoulli_(1 - p, generator=generator).div_(1 - p)
+        if type(mask_MI) is torch.Tensor:  # one without data stays without
+            _draw_(mask_MI.view(-1), p, np.random.SFC64(self.seed(place)))
+        return mask_MI
 
 
 class Elementwise:
@@ -39,9 +50,9 @@ class Elementwise:
     problem = ""
     """Why they are not the kernels that they were to be."""
 
-    def masks(self, device: torch.device) -> Masks:
+    def masks(self) -> Masks:
         """Return the masks of one pass through a layer."""
-        return Masks(device)
+        return Masks()
 
     def normalise(self, x: torch.Tensor, norm: Norm, dtype: torch.dtype) -> torch.Tensor:
         """Divide vectors by their root mean square in float32, times a weight; the result is rounded to `dtype`."""
@@ -132,6 +143,14 @@ def _scale_of(x_32: torch.Tensor, norm: Norm) -> torch.Tensor:
     return torch.rsqrt(x_32.square().mean(-1, keepdim=True).add_(norm.eps))
 
 
-def _mask(x_MI: torch.Tensor, p: float, generator: torch.Generator) -> torch.Tensor:
-    # as ATen/native/Dropout.cpp makes its own
-    return torch.empty_like(x_MI).bernoulli_(1 - p, generator=generator).div_(1 - p)
+def _draw_(mask: torch.Tensor, p: float, words: np.random.BitGenerator) -> None:
+    """Fill a mask of one dimension from 16 random bits a number.
+
+    Six times as fast as `bernoulli_`, which takes 64 bits a number, one after the other (measured: 0.6 and 3.5 ns a
+    number on one core).
+    """
+    least = round(p * 2**16) - 2**15  # of signed numbers
+    for piece in mask.split(PIECE):
+        drawn = words.random_raw((len(piece) + 3) // 4).view(np.int16)[:len(piece)]
+        torch.ge(torch.from_numpy(drawn), least, out=piece)
+        piece.mul_(1 / (1 - p))

@@ -3,6 +3,7 @@
 Shapes: M tokens, I numbers in, O numbers out, R rank.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,31 +36,41 @@ class Projection:
     """Which of the layer's projections it is: its dropout mask goes by this name."""
     copies: Copies = field(default=cast)
 
-    @property
+    @functools.cached_property
+    def base(self) -> Any:
+        """The linear layer under the adapter."""
+        return base_of(self.module)
+
+    @functools.cached_property
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """The adapter's two matrices; none where there is no adapter."""
-        if base_of(self.module) is self.module:
+        if self.base is self.module:
             return ()
         return (self.module.lora_A["default"].weight, self.module.lora_B["default"].weight)
 
     @property
     def dropout(self) -> float:
         """Share of the adapter's input that is set to zero."""
-        if not self.parameters:
-            return 0.0
-        p: float = getattr(self.module.lora_dropout["default"], "p", 0.0)
-        return p if self.module.training else 0.0
+        return self._p if self.module.training else 0.0
 
-    @property
+    @functools.cached_property
+    def _p(self) -> float:
+        return getattr(self.module.lora_dropout["default"], "p", 0.0) if self.parameters else 0.0
+
+    @functools.cached_property
     def scaling(self) -> float:
         """What the adapter's output is multiplied by."""
         scaling: float = self.module.scaling["default"]
         return scaling
 
+    @functools.cached_property
+    def _is_packed(self) -> bool:
+        return isinstance(self.base, bitsandbytes.nn.Linear4bit)
+
     def matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the base's matrix, O x I, as numbers."""
-        weight: torch.Tensor = base_of(self.module).get_parameter("weight")
-        if isinstance(base_of(self.module), bitsandbytes.nn.Linear4bit):
+        weight: torch.Tensor = self.base.weight
+        if self._is_packed:
             weight = bitsandbytes.functional.dequantize_4bit(weight, weight.quant_state)  # type: ignore
         return weight.to(dtype)
 
@@ -75,7 +86,7 @@ def project(x_MI: torch.Tensor, projection: Projection, masks: Masks, by: Elemen
 
     `dropped` is what dropout leaves of the inputs, where that is there already.
     """
-    bias: Any = base_of(projection.module).bias
+    bias = projection.base.bias
     out_MO = F.linear(x_MI, projection.matrix(x_MI.dtype), None if bias is None else bias.to(x_MI.dtype))
     if not projection.parameters:
         return out_MO

@@ -5,7 +5,7 @@ Shapes as there.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -24,19 +24,11 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class SeededMasks(Masks):
-    """Masks that are a function of one seed, of the projection and of the place in it: nothing is kept of them."""
-
-    def __init__(self) -> None:
-        # from the generator of the host, which a checkpoint brings back: no wait for the device
-        self._seed = int(torch.randint(2**31 - BLOCK, ()))
-
-    def seed(self, place: int) -> int:
-        """Return the seed of a projection."""
-        return self._seed + place
+class KernelMasks(Masks):
+    """The masks that the kernels draw."""
 
     def draw(self, x_MI: torch.Tensor, p: float, place: int) -> torch.Tensor:
-        """Return the mask that the kernels draw, by plain torch: after a kernel has failed between two passes."""
+        """Return the mask by plain torch: after a kernel has failed between two passes."""
         drawn = philox(self.seed(place), x_MI.numel(), x_MI.device)
         return (drawn >= threshold(p)).to(x_MI.dtype).div_(1 - p).view(x_MI.shape)
 
@@ -79,7 +71,7 @@ def _or_plain(method: Callable[Concatenate[Any, _P], _R]) -> Callable[Concatenat
         plain: Callable[Concatenate[Any, _P], _R] = getattr(PLAIN, method.__name__)
         return plain(*args, **kwargs)
 
-    return launched
+    return cast(Callable[Concatenate[Any, _P], _R], launched)
 
 
 class TritonElementwise(Elementwise):
@@ -88,14 +80,14 @@ class TritonElementwise(Elementwise):
     def __init__(self, kernels: Any = None) -> None:
         self._kernels = kernels
 
-    def masks(self, device: torch.device) -> Masks:
+    def masks(self) -> Masks:
         """Return masks that the kernels draw."""
-        return Masks(device) if self.problem else SeededMasks()
+        return Masks() if self.problem else KernelMasks()
 
     def check(self, device: torch.device) -> None:
         """Run every kernel on a few numbers, and keep none of them where one computes something else than torch."""
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            masks = SeededMasks()
+            masks = KernelMasks()
             ours, theirs = (_tried(by, masks, device) for by in (self, PLAIN))
         for name, values in ours.items():
             distance = max(float((a.float() - b.float()).norm() / b.float().norm())
@@ -209,7 +201,7 @@ def _dropout(masks: Masks, p: float, place: int) -> tuple[int, int, float]:
     """Return seed, least word that is kept, and what is kept is multiplied by."""
     if not p:
         return 0, 0, 1.0
-    assert isinstance(masks, SeededMasks)
+    assert isinstance(masks, KernelMasks)
     return masks.seed(place), threshold(p), 1 / (1 - p)
 
 
