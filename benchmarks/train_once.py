@@ -17,6 +17,9 @@ from stacks import STACKS, Outcome, Run
 
 from kaggle_runner.config import FinetuneConfig
 
+NOT_ON_A_T4 = ("flash_attn", "flash_attn_interface", "xformers")
+"""Packages with attention kernels of their own, which a comparison on a larger GPU would otherwise measure."""
+
 
 def main() -> None:
     """Carry out the run of a file."""
@@ -30,6 +33,9 @@ def main() -> None:
 
 def train(run: Run, config: FinetuneConfig) -> Outcome:
     """Train with the stack of the run."""
+    if run.as_t4:
+        for package in NOT_ON_A_T4:  # before anything looks for them
+            sys.modules[package] = None  # type: ignore[assignment]
     if run.stack == "unsloth":
         import unsloth  # noqa: F401 - patches transformers, so it must come before it
     import torch
@@ -45,7 +51,8 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
         base_model.GROUPING_CAPABILITY = (99, 0)
-    meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+    meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"),
+                  names_attention=run.names_attention)
     if run.stack == "ours":
         return train_ours(run, config, meter)
     import trainers
