@@ -43,8 +43,8 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     counts = []
-    print("| layer | launches | matrix products | dequantisations | attention | number by number | moved by these, MB a "
-          "token |\n|---|---|---|---|---|---|---|")
+    print("| layer | launches | matrix products | dequantisations | attention | number by number | MB a token moved by "
+          "these |\n|---|---|---|---|---|---|---|")
     for again in (False, True):
         for path in PATHS:
             counts.append(layer_counts(path, arguments.rows, arguments.tokens, again=again))

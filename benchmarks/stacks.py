@@ -17,8 +17,8 @@ from typing import Any
 
 from kaggle_runner.run.worker_process import speaks_of_memory
 
-STACKS = {"ours": "kaggle_runner", "hf": "transformers", "trl": "trl", "unsloth": "unsloth"}
-"""Each stack and the package that must be there for it."""
+STACKS = {"ours": "kaggle_runner", "before": "kaggle_runner", "hf": "transformers", "trl": "trl", "unsloth": "unsloth"}
+"""Each stack and the package that must be there for it; `before` is ours with the layers of transformers and peft."""
 
 
 @dataclass(frozen=True, kw_only=True)

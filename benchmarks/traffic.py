@@ -22,7 +22,9 @@ KINDS = {"matrix product": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddb
          "attention": ("aten::_scaled_dot_product", "aten::_efficient_attention", "aten::_flash_attention")}
 OTHER = "number by number"
 PRODUCT_OF_4_BITS = "bitsandbytes::gemm_4bit"
-"""Dequantises its scales and its weight, then multiplies. Source: bitsandbytes 0.50, _gemm_4bit_default_impl."""
+"""Makes its scales numbers, adds their offset, makes its weight numbers, and multiplies.
+
+Source: bitsandbytes 0.50, _gemm_4bit_default_impl."""
 READ: Mapping[str, tuple[int, ...]] = {
     "norm_forward": (0, 1), "norm_backward": (0, 1, 2, 3), "rotate": (0, 1, 2), "gated_forward": (0, 1),
     "gated_backward": (0, 1, 2, 3), "masked_add": (0, 1)}
@@ -54,8 +56,11 @@ class Traffic(TorchDispatchMode):
             return out
         tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
         if name == PRODUCT_OF_4_BITS:
-            has_packed_scales = (kwargs or {}).get("absmax_8bit") is not None
-            self.add("dequantisation", [], 2 if has_packed_scales else 1)
+            names = [argument.name for argument in func._schema.arguments]
+            if (dict(zip(names, args, strict=False)) | dict(kwargs or {})).get("absmax_8bit") is not None:
+                self.launches["dequantisation"] += 1
+                self.launches[OTHER] += 1  # of the offset
+            self.launches["dequantisation"] += 1
             self.add("matrix product", tensors)
             return out
         kind = next((kind for kind, starts in KINDS.items() if name.startswith(starts)), OTHER)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import bitsandbytes
-import bitsandbytes.functional
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -69,15 +68,31 @@ class Projection:
 
     def matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the base's matrix, O x I, as numbers."""
-        weight: torch.Tensor = self.base.weight
-        if self._is_packed:
-            weight = bitsandbytes.functional.dequantize_4bit(weight, weight.quant_state)  # type: ignore
-        return weight.to(dtype)
+        weight: Any = self.base.weight
+        return _numbers_of(weight, dtype) if self._is_packed else weight.to(dtype)
 
     def adapter(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the adapter's matrices, R x I and O x R, in a dtype."""
         first, second = self.parameters
         return self.copies(first, dtype), self.copies(second, dtype)
+
+
+def _numbers_of(weight: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return a 4-bit weight as numbers of a dtype at once, as bitsandbytes' own product does.
+
+    `bitsandbytes.functional.dequantize_4bit` gives the dtype that the weight was quantised from: another rounding, and
+    a copy more, for a checkpoint that was quantised elsewhere.
+    Source: bitsandbytes 0.50, functional.dequantize_4bit, backends/default/ops.py, _gemm_4bit_default_impl.
+    """
+    state, ops = weight.quant_state, torch.ops.bitsandbytes
+    absmax = state.absmax
+    if state.nested:
+        scales = state.state2
+        absmax = ops.dequantize_blockwise.default(absmax, scales.absmax, scales.code, scales.blocksize, scales.dtype)
+        absmax += state.offset
+    numbers: torch.Tensor = ops.dequantize_4bit.default(weight, absmax, state.blocksize, state.quant_type, state.shape,
+                                                        dtype)
+    return numbers
 
 
 def project(x_MI: torch.Tensor, projection: Projection, masks: Masks, by: Elementwise,
