@@ -1,7 +1,7 @@
 """Compare training speed, memory and quality: ours, HF Trainer + peft, and TRL's SFTTrainer where it is installed.
 
     python benchmarks/throughput.py [--seeds 3] [--model demo] [--dataset python-docs] [--json FILE]
-    python benchmarks/throughput.py --stacks ours,before --checkpointing    computing layers again, and as 0.2.0 did that
+    python benchmarks/throughput.py --stacks ours,before --checkpointing    computing layers again, and as 0.2.0 did
 
 On the CPU. Every stack trains on the same rows, each row once, in a process of its own; the stacks take turns, so that
 a machine that slows down slows all of them. Counted are tokens of real text, padding not, over the wall time of the
