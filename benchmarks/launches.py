@@ -3,8 +3,8 @@
     python benchmarks/launches.py [--tokens 512] [--rows 2] [--json FILE]
 
 Llama 3 8B in 4 bits, LoRA of rank 16 with dropout on all linear layers, float16, with a T4's kernels, on tensors
-without data: no GPU and no weights. A layer is what three layers do more than one, by two. What is counted, and how, is
-said in `traffic.py`; the optimizer step is left out. Before is peft's path, after are our layers in plain torch and by
+without data: no GPU and no weights. A layer is what two layers do more than one. What is counted, and how, is said in
+`traffic.py`; the optimizer step is left out. Before is peft's path, after are our layers in plain torch and by
 Triton's kernels. Prints a table; nothing is timed.
 """
 
@@ -55,10 +55,9 @@ def main() -> None:
 
 def layer_counts(path: str, rows: int, tokens: int, *, again: bool) -> dict[str, Any]:
     """Return launches and bytes of one layer, by kind; `again`: computed again from its input."""
-    three, one = (counted(path, layers, rows, tokens, again=again) for layers in (3, 1))
+    two, one = (counted(path, layers, rows, tokens, again=again) for layers in (2, 1))
     return {"path": path, "again": again, "tokens": rows * tokens,
-            "launches": {kind: (three.launches[kind] - one.launches[kind]) / 2 for kind in three.launches},
-            "moved_bytes": {kind: (three.moved_bytes[kind] - one.moved_bytes[kind]) / 2 for kind in three.moved_bytes}}
+            "launches": dict(two.launches - one.launches), "moved_bytes": dict(two.moved_bytes - one.moved_bytes)}
 
 
 def counted(path: str, layers: int, rows: int, tokens: int, *, again: bool) -> Traffic:

@@ -48,7 +48,7 @@ def elementwise_on(device: torch.device) -> Elementwise:
     """Return what computes number by number on a device: kernels on a GPU where Triton is there, else plain torch."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return PLAIN
-    return _kernels(device)
+    return _kernels(device.type)
 
 
 def kernels_problem(device: torch.device) -> str:
@@ -58,12 +58,12 @@ def kernels_problem(device: torch.device) -> str:
 
 
 @functools.cache
-def _kernels(device: torch.device) -> Elementwise:
+def _kernels(device_type: str) -> Elementwise:
     """Return the kernels of this process: what failed once is not tried again."""
     from kaggle_runner.training.layer.triton_elementwise import TritonElementwise
 
     kernels = TritonElementwise()
-    kernels.check(device)
+    kernels.check(torch.device(device_type))
     return kernels
 
 
