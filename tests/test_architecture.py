@@ -26,11 +26,15 @@ OWNERS = {
               "training.layer.elementwise", "training.layer.install", "training.layer.projection",
               "training.layer.structure", "training.layer.triton_elementwise",
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
-              "run.worker"},
+              "run.worker", "model.tensor_files", "model.merge", "model.measured", "model.export",
+              "model.answers", "model.characters"},
     "transformers": {"training.models.base_model", "training.models.model_check", "training.models.tokenizer",
-                     "training.models.bare_model", "training.models.attention", "training.finetune"},
-    "peft": {"training.finetune", "training.libraries"},
-    "bitsandbytes": {"training.models.base_model", "training.finetune", "memory.fake_kernels",
+                     "training.models.bare_model", "training.models.attention", "training.finetune",
+                     "model.measured", "model.answers"},
+    "safetensors": {"model.merge"},
+    "huggingface_hub": {"training.hub", "model.export", "model.publish"},
+    "peft": {"training.finetune", "training.libraries", "model.measured"},
+    "bitsandbytes": {"model.merge", "training.models.base_model", "training.finetune", "memory.fake_kernels",
                      "training.layer.projection", "training.layer.structure"},
     "triton": {"training.layer.triton_kernels"},
     "accelerate": {"training.finetune"},
@@ -38,9 +42,10 @@ OWNERS = {
               "wandb.checkpoints", "wandb.fetch"},
     "datasets": {"training.data.sources"},
     "optuna": {"run.optuna_journal", "run.points.optuna_samplers"},
-    "yaml": {"sweep.yaml_file"},
+    "yaml": {"sweep.yaml_file", "training.data.folders"},
     "slugify": {"kaggle.folder", "kaggle.order"},
-    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab"},
+    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab",
+              "cli.model", "cli.conversation"},
     "rich": {"cli.progress"},
     "plotly": {"report.page"},
     "matplotlib": {"report.png"},
@@ -136,7 +141,7 @@ def test_nobody_imports_the_front_door_or_the_reports():
 def test_what_is_for_ones_own_machine_never_rides_to_a_kernel():
     rode = {Path(name).parts[1] for name in package_files()}
     assert {"kernel", "run", "wandb", "training", "report", "cli"} <= rode
-    assert not rode & {"kaggle", "lab"}
+    assert not rode & {"kaggle", "lab", "model"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["detect", "--json"], ["show", "nowhere"]])
