@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from kaggle_runner.kaggle.launcher import package_files
 from kaggle_runner.training.layer import install
 from kaggle_runner.training.layer.elementwise import PLAIN, Elementwise
 from kaggle_runner.training.layer.install import fused_layers, structures_of
@@ -220,6 +222,16 @@ def test_kernels_that_compute_something_else_are_left_alone(kernels):
     assert right.problem == ""
     assert wrong.problem == "gated_backward: differs from torch by 0.1"
     assert torch.equal(torch.get_rng_state(), before), "a trial's numbers do not depend on the check"
+
+
+def test_what_rides_to_a_kernel_still_says_what_triton_must_know_when_it_compiles():
+    """A launcher's package has no types but these: without them no kernel compiles."""
+    name = "kaggle_runner/training/layer/triton_kernels.py"
+    source, rides = Path(install.__file__).with_name("triton_kernels.py").read_text(), package_files()[name].decode()
+    constants = re.findall(r"\w+: tl\.constexpr", source)
+    assert re.findall(r"\w+: tl\.constexpr", rides) == constants
+    assert len(constants) > 10
+    assert "do_not_specialize" in rides
 
 
 def test_the_record_says_what_computed():
