@@ -83,12 +83,13 @@ def test_the_gpu_cases_are_two_shapes_at_two_lengths_and_with_a_mix_of_rows(monk
     assert {shape for shape, _, _ in cases} == {"8B", "3B"}
     assert {length for _, length, _ in cases} == {"512", "2048", "mix"}
     assert gpu.TIMED_STEPS >= 10
-    rows = [len(json.loads(line)["output"]) for line in gpu.write_rows(tmp_path / "mix.jsonl", None).open()]
-    tokens = sorted(length / 3 for length in rows)
+    mix, equal = ([len(json.loads(line)["output"]) for line in gpu.write_rows(path, length).read_text().splitlines()]
+                  for path, length in ((tmp_path / "mix.jsonl", None), (tmp_path / "512.jsonl", 512)))
+    tokens = sorted(length / 3 for length in mix)
     assert tokens[0] >= 39
     assert tokens[len(tokens) // 2] == pytest.approx(gpu.MIX_TOKENS, rel=0.15)
     assert 2 * tokens[len(tokens) // 10] < tokens[-len(tokens) // 10]
-    assert len({len(json.loads(line)["output"]) for line in gpu.write_rows(tmp_path / "512.jsonl", 512).open()}) == 1
+    assert len(set(equal)) == 1
 
 
 def test_a_t4_has_no_attention_but_torchs_own(tmp_path):
