@@ -200,10 +200,13 @@ def without_words(source: bytes) -> bytes:
 
 
 def without_types(source: bytes) -> bytes:
-    """Cut the types of parameters and results out of Python source; those of classes stay, which `dataclass` reads."""
+    """Cut the types of parameters and results out of Python source.
+
+    Those stay that are read: of classes by `dataclass`, and `constexpr` by Triton.
+    """
     lines, cuts = source.split(b"\n"), []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.arg) and node.annotation:
+        if isinstance(node, ast.arg) and node.annotation and getattr(node.annotation, "attr", "") != "constexpr":
             cuts.append((node.lineno - 1, node.col_offset + len(node.arg.encode()), node.annotation))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
             line = node.returns.lineno - 1
