@@ -89,6 +89,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     from kaggle_runner.cli.progress import display
     from kaggle_runner.files import folder_name
     from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.run.confirm import confirmed_lines, run_confirmation
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
     from kaggle_runner.sweep.spec import read_start
@@ -96,6 +97,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
+    if environment.host != "local" and spec.hub_names:
+        require_internet(servers_of("sweep", os.environ), environment.host)
     directory = study or environment.writable_directory / "studies" / f"{folder_name(spec.name)}{suffix}"
     if confirm and no_confirm:
         raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import transformers
 
+from kaggle_runner.errors import DataError
 from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.model.measured import attach_trained, device_here, held_out_rows, load_trained
+from kaggle_runner.model.measured import attach_trained, device_here, held_out_rows, load_trained, system_prompt_of
 from kaggle_runner.model.outcome import Outcome
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.render import Renderer
@@ -24,8 +25,6 @@ from kaggle_runner.training.models.base_model import BaseModel
 
 FIRST_TOKENS = 16
 """How much of a row of plain text is given where a row has no question, at most; never more than half of it."""
-SHARED_SYSTEM = 0.5
-"""Share of the training rows that must have the same system prompt for it to be the study's."""
 
 Show = Callable[[str], None]
 """Takes each piece of an answer as it comes."""
@@ -87,15 +86,18 @@ class Conversation:
         """Write a conversation as the model was trained to read it; the oldest turns go where there is no room.
 
         Raises:
-            DataError: the chat template refuses it.
+            DataError: the chat template refuses it, or the question alone is too long.
         """
         turns = list(turns)
         while True:
             system = [Turn("system", self.system)] if self.system and not self._is_text else []
             text = self._renderer.bos + turns[-1].text if self._is_text else self._renderer.asking([*system, *turns])
             tokens_T = self._base.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(tokens_T) < self.room or len(turns) < 3:
-                return Question(tokens_T=tokens_T[-self.room + 1:], text=text)
+            if len(tokens_T) < self.room:
+                return Question(tokens_T=tokens_T, text=text)
+            if len(turns) < 3:
+                raise DataError(f"the question has {len(tokens_T):,} tokens, and the model takes {self.room:,} with "
+                                f"its answer; ask something shorter")
             turns = turns[2:]
 
     def answer(self, question: Question, sampling: Sampling, show: Show, *, tuned: bool) -> Answer:
@@ -161,9 +163,7 @@ def open_conversation(outcome: Outcome, environment: Environment, notify: Notify
     held = held_out_rows(outcome, base.tokenizer, environment.cache_directory)
     rows = () if held.data is None else held.data.train
     if system is None:
-        firsts = [row.turns[0].text for row in rows if row.turns[0].role in ("system", "developer")]
-        common = max(set(firsts), key=firsts.count) if firsts else None
-        system = common if common and firsts.count(common) > SHARED_SYSTEM * len(rows) else None
+        system = system_prompt_of(held.data)
     notify(Phase(phase="load", text=f"putting the adapter of trial {outcome.trial.id} on it"))
     return Conversation(base, attach_trained(base, adapter), held.rows, Renderer(base.tokenizer, train_on="all"),
                         system, remark=held.remark, is_text=bool(rows) and all(len(row.turns) == 1 for row in rows))
