@@ -170,6 +170,20 @@ def test_turns_that_nobody_answers_and_half_characters_are_counted(tmp_path):
                                       "a character, a lone surrogate, in the text)")
 
 
+def test_what_turns_hold_beside_their_text_is_named(tmp_path):
+    turn = {"role": "assistant", "content": "a", "weight": 0, "name": None}
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}, turn], "id": i} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_rows(FinetuneConfig(dataset=str(tmp_path / "rows.jsonl")), cache_directory=tmp_path)
+    assert data.columns_unused == ("id", "messages.weight")
+
+
+def test_a_file_whose_name_cannot_be_printed_is_refused(tmp_path):
+    (tmp_path / "rows\udc80.jsonl").write_text(LINES)
+    with pytest.raises(DataError, match=r"has files whose names are no UTF-8, 'rows\\udc80\.jsonl'; rename them"):
+        load_rows(FinetuneConfig(dataset=str(tmp_path)), cache_directory=tmp_path)
+
+
 @pytest.mark.parametrize(("names", "wanted", "expected"), [
     (["train", "test"], None, ("train", "test")), (["all"], None, ("all", "")),
     (["train_sft", "test_sft", "train_gen", "test_gen"], "train_sft", ("train_sft", "test_sft")),
