@@ -11,6 +11,7 @@ import pytest
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
+from kaggle_runner.training.data.files import read_file
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.splits import choose_splits, split_of
 
@@ -49,6 +50,14 @@ def test_the_same_rows_come_from_every_kind_of_file_and_what_is_unusual_is_said(
     data = load_rows(FinetuneConfig(dataset=str(tmp_path / name)), cache_directory=tmp_path)
     assert sorted(row.completion for row in (*data.train, *data.validation)) == sorted(row["answer"] for row in ROWS)
     assert data.remarks == remarks
+
+
+def test_a_list_of_rows_is_read_row_by_row(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([{**row, "long": "x" * 60_000} for row in ROWS])[:-1] + ", {")
+    rows = read_file(tmp_path / "rows.json")
+    assert [next(rows)["answer"] for _ in range(30)] == [row["answer"] for row in ROWS[:30]]
+    with pytest.raises(DataError, match="line 1 cannot be read as JSON"):
+        list(rows)
 
 
 def test_a_text_file_has_a_row_on_each_line(tmp_path):
