@@ -1,17 +1,17 @@
 """The commands of Kaggle kernels: prepare, push, follow, fetch and stop one, and store the keys that it needs."""
 
+import contextlib
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli.shared import detect_here, not_negative, positive
-from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_what_comes_out
+from kaggle_runner.errors import INTERRUPTED, StudyError
 
 if TYPE_CHECKING:
     from kaggle_runner.kaggle.order import KernelOrder
@@ -258,7 +258,7 @@ def _kaggle() -> "Kaggle":
     return find_kaggle(os.environ)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _leaving_it_alone() -> Iterator[None]:
     """Say at Ctrl-C that it ended the watching and not the kernel."""
     try:
@@ -281,6 +281,8 @@ def _last_pushed() -> str:
 
 def _end(verdict: "KernelVerdict") -> None:
     """Print what a kernel came to, and exit with its own verdict."""
+    from kaggle_runner.study.journal import read_study
+
     result = verdict.result
     trials = ", ".join(f"{count} {status}" for status, count in result.get("trials", {}).items())
     click.echo(f"verdict  {result.get('verdict', 'unknown')}{f': {verdict.reason}' if verdict.reason else ''}")
@@ -300,6 +302,9 @@ def _end(verdict: "KernelVerdict") -> None:
     if verdict.goes_on:
         click.echo("next     the same command again, with --sessions to go on by itself")
     elif studies and trials:
+        for study in studies:
+            with contextlib.suppress(StudyError):  # a session that was cut off may have left half a study
+                print_what_comes_out(read_study(study))
         click.echo(f"next     python -m kaggle_runner report {' '.join(map(str, studies))}")
     sys.exit(verdict.exit_status)
 
