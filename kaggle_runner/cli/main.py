@@ -5,6 +5,8 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 (`errors.Refusal`), 21 no GPU and 22 no internet where a session needs them, 130 interrupted.
 """
 
+import importlib
+import importlib.util
 import json
 import re
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import kernel, lab, model, plan, preview, sweep
+from kaggle_runner.cli import preview, sweep
 from kaggle_runner.cli.shared import detect_here, keep_best, print_best, require_pictures, run_spec, sweep_options
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 
@@ -29,8 +31,14 @@ def cli() -> None:
     """Tune language models on free GPUs."""
 
 
-for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS,
-                *model.COMMANDS):
+def _commands_at_home() -> list[click.Command]:
+    """Return the commands that a launcher leaves at home, where this is home."""
+    modules = [f"kaggle_runner.cli.{name}" for name in ("kernel", "plan", "lab", "model")]
+    return [command for name in modules if importlib.util.find_spec(name) is not None
+            for command in importlib.import_module(name).COMMANDS]
+
+
+for command in (*sweep.COMMANDS, *preview.COMMANDS, *_commands_at_home()):
     cli.add_command(command)
 
 
@@ -114,14 +122,14 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
         return
     require_pictures()
-    from kaggle_runner.report.write import watch_report, write_report
+    from kaggle_runner.report.lab.write import watch_any_report, write_any_report
 
     def fetch() -> None:
         for address in addresses:
             _fetch(address)
 
-    pages = iter([write_report(directories, out=out, notify=lambda text: click.echo(text, err=True))]) if not watch \
-        else watch_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0)
+    pages = watch_any_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0) if watch \
+        else iter([write_any_report(directories, out=out, notify=lambda text: click.echo(text, err=True))])
     try:
         for number, page in enumerate(pages):
             click.echo(f"page     {page}")
