@@ -203,11 +203,26 @@ def _from_hub(dataset: str, config: FinetuneConfig, of_evaluation: bool) -> Sour
     import datasets
 
     revision = None if of_evaluation else config.dataset_revision
-    with _reading(dataset, revision):
+    with _reading(dataset):
+        if revision is not None:
+            _require_revision(dataset, revision)
         names = datasets.get_dataset_config_names(dataset, revision=revision)
         name = choose_configuration(names, ["default"], config.dataset_config, dataset, of_evaluation=of_evaluation)
         splits = datasets.load_dataset(dataset, name, revision=revision)
     return _of_splits(dict(splits), dataset, config, of_evaluation)
+
+
+def _require_revision(dataset: str, revision: str) -> None:
+    """See that the hub has a revision: `datasets` 4.0 reads another one from its cache where it has not."""
+    import huggingface_hub
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # what else is wrong is for `datasets` to say
+        try:
+            huggingface_hub.HfApi().repo_info(dataset, repo_type="dataset", revision=revision)
+        except RevisionNotFoundError as error:
+            raise DataError(f"dataset_revision is {revision!r}, which {dataset} does not have; name a branch, a tag "
+                            f"or a commit that it has") from error
 
 
 def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_evaluation: bool) -> Source:
@@ -228,7 +243,7 @@ def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_
 
 
 @contextlib.contextmanager
-def _reading(source: str, revision: str | None = None) -> Iterator[None]:
+def _reading(source: str) -> Iterator[None]:
     """Silence `datasets`, and turn what it raises into one line."""
     import datasets
 
@@ -239,9 +254,6 @@ def _reading(source: str, revision: str | None = None) -> Iterator[None]:
     try:
         yield
     except datasets.exceptions.DatasetNotFoundError as error:
-        if revision is not None and "revision" in str(error).lower():
-            raise DataError(f"dataset_revision is {revision!r}, which {source} does not have; name a branch, a tag or "
-                            f"a commit that it has") from error
         raise_refusal(error, source, DataError)
         raise DataError(f"the hub has no dataset {source!r} that you may read{_did_you_mean(Path(source))}; check the "
                         f"id, set HF_TOKEN if it is private, or give a local file") from error
