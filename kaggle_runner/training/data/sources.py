@@ -23,7 +23,7 @@ from kaggle_runner.training.data.folders import READABLE, find_files
 from kaggle_runner.training.data.formats import Layout, plain_name, recognise
 from kaggle_runner.training.data.splits import choose_configuration, choose_splits
 from kaggle_runner.training.data.turns import NO_UNICODE, Row
-from kaggle_runner.training.hub import raise_refusal
+from kaggle_runner.training.hub import raise_refusal, require_revision
 
 LOOKED_AT = 100
 """Rows whose columns tell the layout: a column may be missing in the first."""
@@ -205,24 +205,11 @@ def _from_hub(dataset: str, config: FinetuneConfig, of_evaluation: bool) -> Sour
     revision = None if of_evaluation else config.dataset_revision
     with _reading(dataset):
         if revision is not None:
-            _require_revision(dataset, revision)
+            require_revision(dataset, revision)
         names = datasets.get_dataset_config_names(dataset, revision=revision)
         name = choose_configuration(names, ["default"], config.dataset_config, dataset, of_evaluation=of_evaluation)
         splits = datasets.load_dataset(dataset, name, revision=revision)
     return _of_splits(dict(splits), dataset, config, of_evaluation)
-
-
-def _require_revision(dataset: str, revision: str) -> None:
-    """See that the hub has a revision: `datasets` 4.0 reads another one from its cache where it has not."""
-    import huggingface_hub
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # what else is wrong is for `datasets` to say
-        try:
-            huggingface_hub.HfApi().repo_info(dataset, repo_type="dataset", revision=revision)
-        except RevisionNotFoundError as error:
-            raise DataError(f"dataset_revision is {revision!r}, which {dataset} does not have; name a branch, a tag "
-                            f"or a commit that it has") from error
 
 
 def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_evaluation: bool) -> Source:
