@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kaggle_runner.errors import INTERRUPTED, MissingPackages
+from kaggle_runner.cli.params import StudyPath
+from kaggle_runner.cli.words import as_typed, command, say, width_of
+from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
@@ -38,17 +40,17 @@ def not_negative(context: click.Context, parameter: click.Parameter, value: floa
     return value
 
 
-def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
+def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every command that runs trials has."""
     for option in (
         click.option("--count", type=click.IntRange(min=1), help="Trials the study shall have in the end [run_cap]."),
-        click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME]."),
+        click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME]."),
         click.option("--seed", type=click.IntRange(min=0), help="Seed of the search [0]."),
         click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
     ):
-        command = option(command)
-    return command
+        function = option(function)
+    return function
 
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
@@ -62,22 +64,21 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
         click.echo(f"warning: {warning}", err=True)
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
-    from kaggle_runner.files import folder_name
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
-    directory = study or environment.writable_directory / "studies" / f"{folder_name(spec.name)}{suffix}"
+    directory = study or directory_of(spec.name, environment, suffix)
+    refuse_among_rows(directory, spec.fixed.get("dataset"))
     order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ))
-    with display() as notify:
+    with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
     page = print_study(run.snapshot, run.reason)
     keep(run.snapshot)
     exit_status = INTERRUPTED if run.interrupted else int(run.gave_up or run.snapshot.best is None)
-    click.echo("next     " + ("run the same command again to continue" if run.interrupted else
-                              f"python -m kaggle_runner report {directory}"))
+    click.echo("next     " + (continuing() if run.interrupted else command("report", directory)))
     print_page(page)
     tell_launcher(run.reason, exit_status)
     if exit_status:
@@ -86,11 +87,11 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
 
 def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     """Print the table, the best trial and why the session ended; draw the picture, write the page and return it."""
-    from kaggle_runner.study.table import trial_table
+    from kaggle_runner.cli.table import trial_table
 
-    click.echo(trial_table(snapshot))
+    click.echo(trial_table(snapshot, width=width_of()))
     print_best(snapshot)
-    click.echo(f"study    {snapshot.directory}  ({reason})")
+    click.echo(f"study    {as_typed(snapshot.directory)}  ({reason})")
     if not snapshot.finished:
         return None
     try:
@@ -102,7 +103,7 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     page = write_page([snapshot.directory])
     picture = page.with_name("overview.png")
     draw_overview(snapshot, picture)
-    click.echo(f"picture  {picture}")
+    click.echo(f"picture  {as_typed(picture)}")
     return page
 
 
@@ -140,10 +141,52 @@ def missing(packages: Sequence[str]) -> list[str]:
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
+def directory_of(name: str, environment: "Environment", suffix: str = "") -> Path:
+    """Return where the study of a file is when nobody says.
+
+    Raises:
+        StudyError: another name makes the same folder, and has its study there.
+    """
+    from kaggle_runner.files import folder_name
+    from kaggle_runner.study.journal import JOURNAL, read_study
+
+    directory = as_typed(environment.writable_directory / "studies" / f"{folder_name(name)}{suffix}")
+    if (directory / JOURNAL).is_file() and (directory / JOURNAL).stat().st_size:
+        other = read_study(directory).info.name
+        if other != name and folder_name(other) == folder_name(name):
+            raise StudyError(f"{directory} holds the study of {other!r}, whose name makes the same folder as {name!r}; "
+                             f"choose another one with --study")
+    return directory
+
+
+def refuse_among_rows(directory: Path, dataset: object) -> None:
+    """Refuse a study inside the folder of its rows: its journal would be read as rows.
+
+    Raises:
+        StudyError: it would lie there.
+    """
+    rows = Path(str(dataset)).expanduser() if dataset else None
+    if rows is not None and rows.is_dir() and directory.resolve().is_relative_to(rows.resolve()):
+        raise StudyError(f"cannot use {directory} as a study: it lies in {rows}, whose files are read as rows; choose "
+                         f"another directory with --study")
+
+
+def continuing() -> str:
+    """Return the command that goes on with what this one began."""
+    return typed_command() or "run the same command again to continue"
+
+
+def typed_command() -> str:
+    """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
+    from kaggle_runner.study.journal import typed_command as typed
+
+    return typed()
+
+
 def print_page(page: Path | None) -> None:
     """Print where the page is, if there is one: the last line, because it is what people open."""
     if page is not None:
-        click.echo(f"page     {page}")
+        click.echo(f"page     {as_typed(page)}")
 
 
 def tell_launcher(reason: str, exit_status: int) -> None:
@@ -159,7 +202,7 @@ def print_best(snapshot: "Snapshot") -> None:
     from kaggle_runner.study.table import best_lines
 
     for label, text in best_lines(snapshot):
-        click.echo(f"{label:<8} {text}")
+        say(label, text)
 
 
 def detect_here() -> "Environment":

@@ -27,6 +27,7 @@ from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, settings, winner
 from kaggle_runner.report.style import metric_text, value_text
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.study.page_mark import mark_of
 
 PAGE = "index.html"
 RELOAD_S = 20
@@ -45,9 +46,10 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     Raises:
         StudyError: one of them is not a study, or the folder cannot be written.
     """
+    mark = mark_of(studies)
     analyses = [analyse(read_study(directory)) for directory in studies]
     directory = out or report_directory(studies)
-    _write_page(analyses, directory)
+    _write_page(analyses, directory, mark)
     for analysis, folder in zip(analyses, _folders(analyses, directory), strict=True):
         _write_files(analysis, folder, notebook=notebook, notify=notify)
     if len(analyses) > 1:
@@ -61,7 +63,9 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     Raises:
         StudyError: as `write_report`.
     """
-    return _write_page([analyse(read_study(study)) for study in studies], out or report_directory(studies), reload_s)
+    mark = mark_of(studies)
+    analyses = [analyse(read_study(study)) for study in studies]
+    return _write_page(analyses, out or report_directory(studies), mark, reload_s)
 
 
 def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
@@ -138,9 +142,9 @@ def _figures(analysis: Analysis) -> list[Figure]:
     return [*trial_figures(analysis), *map_figures(analysis), *cost_figures(analysis)]
 
 
-def _write_page(analyses: Sequence[Analysis], directory: Path, reload_s: int | None = None) -> Path:
+def _write_page(analyses: Sequence[Analysis], directory: Path, mark: str, reload_s: int | None = None) -> Path:
     _make(directory)
-    write_atomically(directory / PAGE, page(analyses, reload_s=reload_s))
+    write_atomically(directory / PAGE, page(analyses, reload_s=reload_s).rstrip("\n") + f"\n{mark}")
     return directory / PAGE
 
 

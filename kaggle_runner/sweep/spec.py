@@ -152,9 +152,9 @@ def read_configuration(path: Path, config_type: type | None = None,
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
-    path = find_file(path)
+    path = find_file(path, "")
     found = Findings()
-    values = parse_mapping(path, found)
+    values = parse_mapping(path, found, mark="")
     refuse_other_file(path, values, "train")
     raw = {"method": "grid", "metric": {"name": metrics[0], "goal": "minimize"},
            "parameters": {name: {"value": value} for name, value in values.items()}}

@@ -1,0 +1,66 @@
+"""How lines are put into words: fitted to the terminal, paths as a person would type them, commands ready to paste."""
+
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+
+import click
+
+NARROWEST = 20
+"""Columns below which nothing is fitted any more: such a width is a mistake of the terminal."""
+_TIE = "\0"
+"""Stands between a name and its value, which are not to be parted."""
+
+
+def width_of(stream_is_terminal: bool | None = None) -> int | None:
+    """Return the columns that stdout has; none where it is no terminal and COLUMNS says nothing: there is no edge."""
+    is_terminal = sys.stdout.isatty() if stream_is_terminal is None else stream_is_terminal
+    if not is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        return None
+    return max(NARROWEST, shutil.get_terminal_size().columns)
+
+
+def is_dumb() -> bool:
+    """Say whether the terminal cannot move its cursor, so that nothing may be drawn over."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+def has_colours() -> bool:
+    """Say whether stdout shows colours and the person wants them."""
+    return sys.stdout.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
+
+
+def say(label: str, text: str, *, column: int = 8) -> None:
+    """Print a labelled line; where the terminal is narrower it goes on below the text, broken between words."""
+    click.echo(fitted(label, text, width_of(), column=column))
+
+
+def fitted(label: str, text: str, width: int | None, *, column: int = 8) -> str:
+    """Return a labelled line, broken between words and never inside one; what two blanks divide stays together."""
+    start = f"{label:<{column}} "
+    if width is None or len(start) + len(text) <= width:
+        return start + text
+    tied = "  ".join(part.replace(" ", _TIE) for part in text.split("  ")) if "  " in text else text
+    lines = textwrap.wrap(tied, max(NARROWEST, width) - len(start), break_long_words=False, break_on_hyphens=False)
+    return "\n".join((" " * len(start) if number else start) + line.replace(_TIE, " ")
+                     for number, line in enumerate(lines)) or start
+
+
+def how_many(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 trial`, `1,000 trials`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def as_typed(path: Path) -> Path:
+    """Return a path as a person here would type it: relative where it lies below the current directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+
+
+def command(*arguments: str | Path) -> str:
+    """Write a command of ours, ready to be pasted into a shell."""
+    return shlex.join(["python", "-m", "kaggle_runner", *(str(as_typed(argument)) if isinstance(argument, Path)
+                                                          else argument for argument in arguments)])
