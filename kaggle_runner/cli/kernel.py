@@ -13,7 +13,7 @@ import click
 
 from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
 from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive
-from kaggle_runner.cli.words import command
+from kaggle_runner.cli.words import command, complain
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.sweep.address import require_address
 
@@ -318,7 +318,7 @@ def _end(verdict: "KernelVerdict") -> None:
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    complain(text)
 
 
 COMMANDS = (kernel, push, status, logs, pull, stop, secret)

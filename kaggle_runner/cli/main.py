@@ -25,7 +25,7 @@ from kaggle_runner.cli.shared import (
     sweep_options,
     typed_command,
 )
-from kaggle_runner.cli.words import as_typed, say, width_of
+from kaggle_runner.cli.words import as_typed, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
 from kaggle_runner.sweep.address import is_address, is_there
 
@@ -198,10 +198,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
                    f"{typed_command() or 'the same command'}", err=True)
         sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
-        click.echo(f"error: {error}", err=True)
+        complain(f"error: {error}")
         sys.exit(error.exit_status)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kaggle_runner"):
             raise
-        click.echo(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'", err=True)
+        complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
         sys.exit(1)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kaggle_runner.cli.words import as_typed, command, how_many
+from kaggle_runner.cli.words import as_typed, command
+from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot

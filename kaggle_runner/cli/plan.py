@@ -8,7 +8,7 @@ import click
 
 from kaggle_runner.cli.params import StudyPath, SweepFile
 from kaggle_runner.cli.shared import detect_here, positive
-from kaggle_runner.cli.words import say
+from kaggle_runner.cli.words import complain, say
 
 if TYPE_CHECKING:
     from kaggle_runner.sweep.spec import SweepSpec
@@ -42,7 +42,7 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
         click.echo(json.dumps(found.as_dict(), indent=2))
         return
     for warning in spec.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     for label, text in found.as_lines():
         say(label, text, column=9)
     say("rows", _rows_of(spec, environment.cache_directory), column=9)

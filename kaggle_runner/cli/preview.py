@@ -7,7 +7,7 @@ import click
 
 from kaggle_runner.cli.params import SweepFile
 from kaggle_runner.cli.shared import detect_here
-from kaggle_runner.cli.words import has_colours, say
+from kaggle_runner.cli.words import complain, has_colours, say
 
 
 @click.command()
@@ -43,7 +43,7 @@ def preview(file: Path, rows: int, as_json: bool) -> None:
             click.echo(f"\n--- row {number}")
             click.echo("".join(_marked(part.text) if part.is_trained else part.text for part in example))
         for warning in found.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            complain(f"warning: {warning}")
     found.account.require(config.max_lost_share, found.source)
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from kaggle_runner.cli.time_left import TimeLeft, about
-from kaggle_runner.cli.words import how_many, is_dumb
+from kaggle_runner.cli.words import is_dumb
 from kaggle_runner.events import (
     BaseMeasured,
     Checkpointed,
@@ -25,6 +25,7 @@ from kaggle_runner.events import (
     TrialEnded,
     TrialStarted,
 )
+from kaggle_runner.wording import how_many
 
 LOSSES = ("train/loss", "eval/loss")
 LINE_EVERY_S = 5.0

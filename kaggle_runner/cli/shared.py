@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kaggle_runner.cli.params import StudyPath
-from kaggle_runner.cli.words import as_typed, command, say, width_of
+from kaggle_runner.cli.words import as_typed, command, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     `keep` gets the study when the session is over, whatever the exit status will be.
     """
     for warning in spec.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
@@ -115,15 +115,15 @@ def require_pictures() -> None:
     """
     require(PAGE_PACKAGES, "report")
     if absent := missing(NOTEBOOK_PACKAGES):
-        click.echo(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
-                   f"run: pip install 'kaggle_runner[report]'", err=True)
+        complain(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
+                 f"run: pip install 'kaggle_runner[report]'")
 
 
 def warn_of_no_page() -> None:
     """Say, before trials whose results are worth having without it, that no page will be drawn."""
     if absent := missing(PAGE_PACKAGES):
-        click.echo(f"warning: {', '.join(absent)} not installed: no page will be written; "
-                   f"run: pip install 'kaggle_runner[report]'", err=True)
+        complain(f"warning: {', '.join(absent)} not installed: no page will be written; "
+                 f"run: pip install 'kaggle_runner[report]'")
 
 
 def require(packages: Sequence[str], extra: str) -> None:

@@ -20,9 +20,10 @@ from kaggle_runner.cli.shared import (
     typed_command,
     warn_of_no_page,
 )
-from kaggle_runner.cli.words import command
+from kaggle_runner.cli.words import command, complain
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.sweep.address import require_address
+from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
@@ -107,7 +108,7 @@ def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_ru
     from kaggle_runner.machine.keys import require_key
 
     for warning in spec.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     environment = detect_here()
     require_key("wandb", environment.host)
     from kaggle_runner.wandb.sweep import create_sweep
@@ -123,7 +124,7 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     from kaggle_runner.wandb.offline import OfflineRuns, sync_command
 
     count = OfflineRuns(project).write(snapshot)
-    click.echo(f"W&B      {count} offline runs; upload them with: {sync_command(snapshot.directory)}")
+    click.echo(f"W&B      {how_many(count, 'offline run')}; upload with: {sync_command(snapshot.directory)}")
 
 
 COMMANDS = (sweep, agent)

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.cli.words import command, fitted, how_many
+from kaggle_runner.cli.words import command, fitted
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, TrialRecord
+from kaggle_runner.wording import how_many
 
 GIB = 2**30
 SHOWN = 20

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kaggle_runner.cli.words import how_many
 from kaggle_runner.events import Event, Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.wording import how_many
 
 COUNTED = ("complete", "pruned")
 """How trials end whose time says something of the next one's: a failure may take a second."""
@@ -99,7 +99,9 @@ class TimeLeft:
 
 def about(seconds: float | None) -> str:
     """Write the time that is left, or that it is not known yet."""
-    return "time left not known yet" if seconds is None else f"about {in_words(seconds)} left"
+    if seconds is None:
+        return "time left not known yet"
+    return f"about {in_words(seconds)} left" if seconds >= 0.5 else "almost done"
 
 
 def in_words(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """How lines are put into words: fitted to the terminal, paths as a person would type them, commands ready to paste."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -11,6 +12,7 @@ import click
 
 NARROWEST = 20
 """Columns below which nothing is fitted any more: such a width is a mistake of the terminal."""
+_COMMAND = re.compile(r"(python -m kaggle_runner|pip install|kaggle kernels|wandb sweep) [^;\n]*")
 _TIE = "\0"
 """Stands between a name and its value, which are not to be parted."""
 
@@ -49,9 +51,26 @@ def fitted(label: str, text: str, width: int | None, *, column: int = 8) -> str:
                      for number, line in enumerate(lines)) or start
 
 
-def how_many(count: int, noun: str) -> str:
-    """Write a count with its noun: `1 trial`, `1,000 trials`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def flowing(text: str, width: int | None) -> str:
+    """Break each line of a text between words; a command in it stays in one piece, so that it can be copied."""
+    if width is None:
+        return text
+    return "\n".join(_flowing_line(line, width) for line in text.split("\n"))
+
+
+def _flowing_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    tied = _COMMAND.sub(lambda match: match[0].replace(" ", _TIE), line)
+    return textwrap.fill(tied, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+                         drop_whitespace=True).replace(_TIE, " ")
+
+
+def complain(text: str) -> None:
+    """Print a warning or an error to stderr, broken between words where that is a terminal."""
+    click.echo(flowing(text, max(NARROWEST, shutil.get_terminal_size().columns) if sys.stderr.isatty() else None),
+               err=True)
 
 
 def as_typed(path: Path) -> Path:
