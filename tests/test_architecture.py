@@ -26,11 +26,14 @@ OWNERS = {
               "training.layer.elementwise", "training.layer.install", "training.layer.projection",
               "training.layer.structure",
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
-              "run.worker"},
+              "run.worker", "model.tensor_files", "model.merge", "model.measured", "model.export"},
     "transformers": {"training.models.base_model", "training.models.model_check", "training.models.tokenizer",
-                     "training.models.bare_model", "training.models.attention", "training.finetune"},
-    "peft": {"training.finetune", "training.libraries"},
-    "bitsandbytes": {"training.models.base_model", "training.finetune", "memory.fake_kernels",
+                     "training.models.bare_model", "training.models.attention", "training.finetune",
+                     "model.measured"},
+    "safetensors": {"model.merge"},
+    "huggingface_hub": {"training.hub", "model.export"},
+    "peft": {"training.finetune", "training.libraries", "model.measured"},
+    "bitsandbytes": {"model.merge", "training.models.base_model", "training.finetune", "memory.fake_kernels",
                      "training.layer.projection", "training.layer.structure"},
     "accelerate": {"training.finetune"},
     "wandb": {"wandb.sweep", "wandb.connection", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline",
@@ -39,7 +42,8 @@ OWNERS = {
     "optuna": {"run.optuna_journal", "run.points.optuna_samplers"},
     "yaml": {"sweep.yaml_file"},
     "slugify": {"kaggle.folder", "kaggle.order"},
-    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab"},
+    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab",
+              "cli.model"},
     "rich": {"cli.progress"},
     "plotly": {"report.page"},
     "matplotlib": {"report.png"},
@@ -135,7 +139,7 @@ def test_nobody_imports_the_front_door_or_the_reports():
 def test_what_is_for_ones_own_machine_never_rides_to_a_kernel():
     rode = {Path(name).parts[1] for name in package_files()}
     assert {"kernel", "run", "wandb", "training", "report", "cli"} <= rode
-    assert not rode & {"kaggle", "lab"}
+    assert not rode & {"kaggle", "lab", "model"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["detect", "--json"], ["show", "nowhere"]])

@@ -8,17 +8,19 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import kernel, lab, plan, preview, sweep
+from kaggle_runner.cli import kernel, lab, model, plan, preview, sweep
 from kaggle_runner.cli.help import FIRST_STEPS, Commands, add_examples
 from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
 from kaggle_runner.cli.shared import (
     detect_here,
+    keep_best,
     print_best,
     require_pictures,
     run_spec,
@@ -50,7 +52,8 @@ def cli(context: click.Context) -> None:
         click.echo(FIRST_STEPS, nl=False)
 
 
-for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS):
+for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS,
+                *model.COMMANDS):
     cli.add_command(command)
 
 
@@ -84,10 +87,14 @@ def dry_run(file: Path, **options: Any) -> None:
 @click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def train(file: Path, study: Path | None, cpu: bool) -> None:
-    """Train one configuration, a YAML file of hyperparameters, without a sweep."""
-    from kaggle_runner.sweep.spec import read_configuration
+    """Train one configuration without a sweep.
 
-    run_spec(read_configuration(file), study=study, cpu_only=cpu)
+    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained.
+    """
+    from kaggle_runner.study.best_file import read_chosen
+
+    spec, name = read_chosen(file)
+    run_spec(replace(spec, name=name), study=study, cpu_only=cpu)
 
 
 @cli.command()
@@ -101,6 +108,7 @@ def show(study: Path | None, everything: bool, as_json: bool) -> None:
     if study is None:
         _refuse_no_study("STUDY")
     snapshot = read_study(study)
+    keep_best(snapshot)
     if as_json:
         click.echo(json.dumps(snapshot.as_dict(), indent=2))
         return

@@ -78,6 +78,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     page = print_study(run.snapshot, run.reason)
     keep(run.snapshot)
     exit_status = INTERRUPTED if run.interrupted else int(run.gave_up or run.snapshot.best is None)
+    if not run.interrupted:
+        print_what_comes_out(run.snapshot)
     click.echo("next     " + (continuing() if run.interrupted else command("report", directory)))
     print_page(page)
     tell_launcher(run.reason, exit_status)
@@ -94,6 +96,7 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     click.echo(f"study    {as_typed(snapshot.directory)}  ({reason})")
     if not snapshot.finished:
         return None
+    keep_best(snapshot)
     try:
         from kaggle_runner.report.png import draw_overview
         from kaggle_runner.report.write import write_page
@@ -195,6 +198,24 @@ def tell_launcher(reason: str, exit_status: int) -> None:
     if path:
         ended = {0: "done", INTERRUPTED: "unfinished"}.get(exit_status, "gave up")
         Path(path).write_text(json.dumps({"reason": reason, "ended": ended}) + "\n")
+
+
+def keep_best(snapshot: "Snapshot") -> None:
+    """Write the winner's configuration beside the study; a study that cannot be written is shown all the same."""
+    from kaggle_runner.study.best_file import write_best
+
+    try:
+        write_best(snapshot)
+    except StudyError as error:
+        complain(f"warning: {error}")
+
+
+def print_what_comes_out(snapshot: "Snapshot") -> None:
+    """Say how the winner of a study of fine-tunes is tried and taken home, if its adapter is there."""
+    best = snapshot.best
+    if best is not None and (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
+        click.echo(f"try      {command('try', snapshot.directory)}")
+        click.echo(f"export   {command('export', snapshot.directory, '--to', 'merged')}")
 
 
 def print_best(snapshot: "Snapshot") -> None:

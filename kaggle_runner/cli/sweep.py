@@ -13,6 +13,7 @@ from kaggle_runner.cli.shared import (
     detect_here,
     print_page,
     print_study,
+    print_what_comes_out,
     require,
     run_spec,
     sweep_options,
@@ -93,6 +94,8 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     with display(typed_command()) as notify:
         outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
     page = print_study(outcome.snapshot, outcome.reason)
+    if outcome.exit_status != INTERRUPTED:
+        print_what_comes_out(outcome.snapshot)
     click.echo(f"sweep    {outcome.sweep.url}")
     if outcome.exit_status == INTERRUPTED:
         click.echo(f"next     {continuing()}")

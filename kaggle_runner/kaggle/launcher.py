@@ -25,9 +25,9 @@ LIMIT_BYTES = 900_000
 CHUNK = 1000
 """Number of characters of the package in one line of the script."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
-LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab")
+LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "model")
 """Folders that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel has a hub or a
-mounted model; the rooms of pushes and of the tuning lab are for one's own machine."""
+mounted model; the rooms of pushes, of the tuning lab and of what is taken home are for one's own machine."""
 LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests")
 """Modules of other rooms whose commands are for one's own machine."""
 

@@ -1,14 +1,13 @@
 """What to run next, as YAML to copy: the best configuration, and the sweep file with the report's advice followed."""
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Region
 from kaggle_runner.report.analysis.provenance import entries_of
 from kaggle_runner.study.axes import Axis, is_number
+from kaggle_runner.study.best_file import yaml_text
 
 
 def best_yaml(analysis: Analysis) -> str:
@@ -47,7 +46,7 @@ def next_sweep_yaml(analysis: Analysis) -> str:
         return ""
     others = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
     label = str(analysis.sweep.get("name") or analysis.name)
-    head = "".join(f"{key}: {_scalar(value)}\n" for key, value in {"name": f"{label}-next", **others}.items())
+    head = "".join(f"{key}: {yaml_text(value)}\n" for key, value in {"name": f"{label}-next", **others}.items())
     return head + _parameters(changed)
 
 
@@ -61,19 +60,4 @@ def _narrowed(axis: Axis, region: Region) -> dict[str, Any]:
 
 
 def _parameters(entries: Mapping[str, Any]) -> str:
-    return "parameters:\n" + "".join(f"  {_scalar(name)}: {_scalar(entry)}\n" for name, entry in entries.items())
-
-
-def _scalar(value: Any) -> str:
-    """Write a value as YAML on one line, so that a reader of YAML 1.1 reads the same: 1.0e-05 and never 1e-05."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_scalar(str(key))}: {_scalar(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_scalar(item) for item in value) + "]"
-    if isinstance(value, float) and math.isfinite(value):
-        mantissa, mark, exponent = repr(value).partition("e")
-        return f"{mantissa if '.' in mantissa else mantissa + '.0'}{mark}{exponent}" if mark else mantissa
-    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in (
-        "true", "false", "yes", "no", "on", "off", "null", "none", "y", "n")
-    # A page or a fenced block could take these two for markup; YAML reads the escapes as them.
-    return value if is_plain else json.dumps(value).replace("<", "\\u003c").replace("`", "\\u0060")
+    return "parameters:\n" + "".join(f"  {yaml_text(name)}: {yaml_text(entry)}\n" for name, entry in entries.items())

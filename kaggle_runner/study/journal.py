@@ -235,7 +235,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
 
 
 OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",
-             "summary.md", "decision.json", "wandb", "confirm")
+             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export")
 """What a study's own folder may hold before its journal does: an agent's client, or a session before it, was there."""
 
 

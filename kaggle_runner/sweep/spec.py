@@ -30,12 +30,12 @@ from kaggle_runner.sweep.sections import (
 )
 from kaggle_runner.sweep.yaml_file import (
     check_plain,
-from kaggle_runner.wording import how_many
     find_file,
     parse_mapping,
     refuse_other_file,
     shipped_sweep,
 )
+from kaggle_runner.wording import how_many
 
 BATCH = ("batch_size", "gradient_accumulation_steps")
 """Whose product is the rows of an optimizer step."""
@@ -239,7 +239,7 @@ def _ends(parameter: Choice | Range) -> tuple[Any, ...]:
 
 def _warn_about_trials(found: Findings, spec: SweepSpec, config_type: Any) -> None:
     if spec.run_cap and spec.count is not None and spec.count < spec.run_cap:
-        found.warn("run_cap", f"{how_many(spec.run_cap, 'trial')}, but only {spec.count} {'is' if spec.count == 1 else 'are'} different")
+        found.warn("run_cap", f"{how_many(spec.run_cap, 'trial')}, but only {spec.count} are different")
     names = {"max_steps", "eval_steps"}
     if "num_train_epochs" in spec.parameters:
         names = {"num_train_epochs", "samples", "eval_steps", *BATCH}

@@ -1,0 +1,88 @@
+"""The card of a model that is taken home: what the record knows of it, and nothing that was not measured."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kaggle_runner import __version__
+from kaggle_runner.config import DEMO_MODEL, known_to_0_2
+from kaggle_runner.model.outcome import Outcome
+from kaggle_runner.study.best_file import yaml_text
+from kaggle_runner.study.noise import measured_noise
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is written into a card besides the record."""
+
+    title: str
+    base: str
+    """The base's name, as others can use it."""
+    library: str
+    """`peft` or `transformers`."""
+    losses: Sequence[tuple[str, float]]
+    """What was measured at the export: of what, and how much."""
+    remarks: Sequence[str]
+    load: str
+    """Python that loads it."""
+    base_sha256: str = ""
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether a model's name is one that others can get from the hub."""
+    return HUB_NAME.fullmatch(name) is not None
+
+
+def base_name_of(outcome: Outcome, source: str) -> str:
+    """Return how a base is named to others: the hub's name, else the folder that it is loaded from here."""
+    model = outcome.finetune.model
+    return model if is_hub_name(model) and source == model else source
+
+
+def card(outcome: Outcome, facts: Facts) -> str:
+    """Write the README.md of a model."""
+    config, result, snapshot = outcome.finetune, outcome.result, outcome.snapshot
+    shown = config.model if config.model == DEMO_MODEL else facts.base
+    head = {"library_name": facts.library, "pipeline_tag": "text-generation", "tags": ["lora", "kaggle_runner"]}
+    if is_hub_name(facts.base):
+        head["base_model"] = facts.base
+    if is_hub_name(config.dataset):
+        head["datasets"] = [config.dataset]
+    noise, _ = measured_noise(snapshot)
+    metric = snapshot.info.metric
+    rows = result.notes.get("rows") or {}
+    table = [("the untouched base, in the study", snapshot.baseline), (f"trial {outcome.trial.id}, in the study",
+                                                                      result.metric), *facts.losses]
+    command = next((session["command"] for session in reversed(snapshot.sessions) if session.get("command")), "")
+    is_best = snapshot.best is not None and outcome.trial.id == snapshot.best.trial.id
+    winner = f", the best of {len(snapshot.finished)}" if is_best and len(snapshot.finished) > 1 else ""
+    lines = [
+        "---", *(f"{name}: {yaml_text(value)}" for name, value in head.items()), "---", f"# {facts.title}", "",
+        f"A LoRA fine-tune of `{shown}` on `{config.dataset}`: trial {outcome.trial.id} of the study "
+        f"`{snapshot.info.name}`{winner}. Made by kaggle_runner {__version__}.", "",
+        f"| {metric} on the held-out rows | |", "|---|---|",
+        *(f"| {what} | {value:.4f} |" for what, value in table if value is not None), "",
+    ]
+    if noise is not None:
+        lines += [f"Two runs of one configuration differ by a standard deviation of {noise.deviation:.4f}, from "
+                  f"{noise.source}.", ""]
+    lines += [*(f"- {remark}" for remark in facts.remarks), *([""] if facts.remarks else [])]
+    lines += ["## Use it", "", "```python", facts.load, "```", "", "## Data", ""]
+    rows_hash = result.hashes.get("rows", "unknown")
+    lines += [f"`{config.dataset}`: {_counts(rows)}SHA-256 of rows and tokens `{rows_hash}`.", "",
+              "## Training", "", "```yaml",
+              *(f"{name}: {yaml_text(value)}" for name, value in known_to_0_2(config.as_dict()).items()), "```", "",
+              f"{result.steps} optimizer steps and {result.tokens:,} tokens in {result.seconds:.0f} s, base "
+              f"`{facts.base_sha256 or result.hashes.get('base', 'unknown')}`, "
+              + ", ".join(f"{name} {version}" for name, version in result.versions.items()) + ".", ""]
+    if command:
+        lines += ["The study's last session was begun by:", "", "```sh", command, "```", ""]
+    return "\n".join(lines)
+
+
+def _counts(rows: Mapping[str, object]) -> str:
+    named = [f"{rows[name]} rows {what}" for name, what in (("read", "read"), ("train", "trained on"),
+                                                            ("validation", "held out")) if name in rows]
+    return ", ".join(named) + "; " if named else ""

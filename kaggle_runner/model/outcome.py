@@ -1,0 +1,114 @@
+"""Which trial of a study is taken home: its configuration, its adapter, and what the record says of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaggle_runner.config import CharLMConfig, Config, FinetuneConfig, config_from_params
+from kaggle_runner.errors import ConfigError, StudyError
+from kaggle_runner.files import folder_name
+from kaggle_runner.study.journal import Snapshot, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One complete trial of a study."""
+
+    snapshot: Snapshot
+    trial: Trial
+    result: TrialResult
+    config: Config
+    """What it was really trained with."""
+    directory: Path
+    """Where what it trained lies: its own folder, or that of the trial whose result it took."""
+
+    @property
+    def finetune(self) -> FinetuneConfig:
+        """The configuration of a fine-tune.
+
+        Raises:
+            StudyError: it is none.
+        """
+        if not isinstance(self.config, FinetuneConfig):
+            raise _no_transformers_model(self)
+        return self.config
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter, in peft's format.
+
+        Raises:
+            StudyError: it is none, or it is not there.
+        """
+        if not isinstance(self.config, FinetuneConfig):
+            raise _no_transformers_model(self)
+        folder = self.directory / "adapter"
+        missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+        if missing:
+            raise StudyError(f"trial {self.trial.id} has no adapter here: {folder} lacks "
+                             f"{' and '.join(missing)}; copy it there, or train it again: python -m kaggle_runner "
+                             f"train {self.snapshot.directory / 'trials' / self.trial.id / 'config.json'}")
+        return folder
+
+    @property
+    def name(self) -> str:
+        """A name for what is made of it."""
+        return folder_name(f"{self.snapshot.directory.resolve().name}-{self.trial.id}")
+
+
+def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:
+    """Return the winner of a study, or the complete trial of an id.
+
+    Raises:
+        StudyError: no study, no complete trial, no such trial, or one that was not trained to its end.
+    """
+    snapshot = read_study(study)
+    record = snapshot.best if trial_id is None else _named(snapshot, trial_id)
+    if record is None or record.result is None:
+        raise StudyError(f"no trial of {study} is complete, so there is no model to take home; run the command that "
+                         f"made it again to go on with it")
+    directory = study / "trials" / str(record.result.notes.get("repeat_of") or record.trial.id)
+    try:
+        written = json.loads((study / "trials" / record.trial.id / "config.json").read_text(encoding="utf-8"))
+        config = config_from_params(written)
+    except (OSError, ValueError, AttributeError, ConfigError):
+        config = record.trial.config
+    return Outcome(snapshot=snapshot, trial=record.trial, result=record.result, config=config, directory=directory)
+
+
+def _no_transformers_model(outcome: Outcome) -> StudyError:
+    return StudyError(f"{outcome.snapshot.directory} holds {outcome.config.trainer} models, which transformers does "
+                      f"not know, so there is no adapter to export; the weights are "
+                      f"{outcome.directory / 'model.pt'} where save_model is true")
+
+
+def weights_of(outcome: Outcome) -> Path:
+    """Return the weights of a character model.
+
+    Raises:
+        StudyError: they were not kept.
+    """
+    path = outcome.directory / "model.pt"
+    if isinstance(outcome.config, CharLMConfig) and path.is_file():
+        return path
+    raise StudyError(f"trial {outcome.trial.id} kept no weights: there is no {path}; train it again with save_model: "
+                     f"true in a copy of best.yaml")
+
+
+def _named(snapshot: Snapshot, trial_id: str) -> TrialRecord:
+    complete = [record.trial.id for record in snapshot.records
+                if record.result and record.result.status is Status.COMPLETE]
+    choose = (f"give one that is complete: {', '.join(complete)}" if complete else
+              "run the command that made the study again to go on with it")
+    found = next((record for record in snapshot.records if record.trial.id == trial_id), None)
+    if found is None:
+        raise StudyError(f"{snapshot.directory} has no trial {trial_id!r}; {choose}")
+    if found.result is None or found.result.status is not Status.COMPLETE:
+        status = found.result.status.value if found.result else "not at its end"
+        reason = f" ({found.result.reason})" if found.result and found.result.reason else ""
+        raise StudyError(f"trial {trial_id} is {status}{reason}: it was not trained to its end, and its model is not "
+                         f"what the study compares; {choose}")
+    return found

@@ -1,0 +1,81 @@
+"""`best.yaml` beside a study: its winner's configuration, complete, as `train` takes it."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.config import config_from_params
+from kaggle_runner.errors import ConfigError, StudyError
+from kaggle_runner.files import write_atomically
+from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.sweep.spec import SweepSpec, read_configuration
+
+BEST = "best.yaml"
+
+
+def write_best(snapshot: Snapshot) -> Path | None:
+    """Write the winner's configuration into the study's folder and return the file; none without a complete trial.
+
+    Raises:
+        StudyError: the folder cannot be written.
+    """
+    best = snapshot.best
+    if best is None or best.result is None:
+        return None
+    try:
+        values = config_from_params(best.trial.params).as_dict()
+    except ConfigError:  # of another version, which knew other hyperparameters
+        values = dict(best.trial.params)
+    metric, count = snapshot.info.metric, len(snapshot.finished)
+    base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.baseline:.4f}"
+    head = [f"the best of {count} finished trial{'s' if count > 1 else ''} of the study {snapshot.info.name}: trial "
+            f"{best.trial.id}, {metric} {best.result.metric:.4f}{base}",
+            "every hyperparameter of it, for: python -m kaggle_runner train best.yaml",
+            "relative paths begin in the folder that the study was run from"]
+    path = snapshot.directory / BEST
+    write_atomically(path, "".join(f"# {' '.join(line.split())}\n" for line in head)
+                     + "".join(f"{name}: {yaml_text(value)}\n" for name, value in values.items()))
+    return path
+
+
+def read_chosen(path: Path) -> tuple[SweepSpec, str]:
+    """Read what `train` is given, a YAML file, a trial's `config.json` or a study, and return a name for it too.
+
+    Of a study the winner is taken.
+
+    Raises:
+        SweepError: the file is missing or not YAML, or has problems; holds all of them.
+        StudyError: the study has no complete trial, or cannot be written.
+    """
+    if (path / JOURNAL).is_file():
+        snapshot = read_study(path)
+        best = write_best(snapshot)
+        if best is None:
+            raise StudyError(f"no trial of {path} is complete, so it has no winner to train; run the command that made "
+                             f"it again to go on with it, or give a trial's config.json")
+        return read_configuration(best), f"{path.resolve().name}-best"
+    spec = read_configuration(path)
+    if path.name == "config.json" and path.resolve().parent.parent.name == "trials":
+        trial = path.resolve().parent
+        return spec, f"{trial.parent.parent.name}-{trial.name}"
+    if path.name == BEST and (path.parent / JOURNAL).is_file():
+        return spec, f"{path.resolve().parent.name}-best"
+    return spec, spec.name
+
+
+def yaml_text(value: Any) -> str:
+    """Write a value as YAML on one line, so that a reader of YAML 1.1 reads the same: 1.0e-05 and never 1e-05."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{yaml_text(str(key))}: {yaml_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(yaml_text(item) for item in value) + "]"
+    if isinstance(value, float) and math.isfinite(value):
+        mantissa, mark, exponent = repr(value).partition("e")
+        return f"{mantissa if '.' in mantissa else mantissa + '.0'}{mark}{exponent}" if mark else mantissa
+    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in (
+        "true", "false", "yes", "no", "on", "off", "null", "none", "y", "n")
+    # A page or a fenced block could take these two for markup; YAML reads the escapes as them.
+    return value if is_plain else json.dumps(value).replace("<", "\\u003c").replace("`", "\\u0060")

@@ -1,0 +1,60 @@
+"""`best.yaml` beside a study, and what `train` makes of it, of a trial's config.json and of a study."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from kaggle_runner.config import CharLMConfig, FinetuneConfig
+from kaggle_runner.errors import StudyError
+from kaggle_runner.study.best_file import read_chosen, write_best
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
+from tests.made_studies import Made, write_study
+
+FINETUNE = {"learning_rate": 3.5e-05, "lora_r": 4, "target_modules": ["q_proj", "v_proj"], "num_train_epochs": 2.0,
+            "columns": {"prompt": "a question", "completion": "yes"}, "dataset": "./with space & é.jsonl", "seed": 7,
+            "weight_decay": 0.0, "eval_dataset": None, "load_in_4bit": False}
+CHARLM = {"trainer": "charlm", "learning_rate": 1e-3, "hidden_size": 96}
+
+
+@pytest.mark.parametrize(("params", "kind"), [(FINETUNE, FinetuneConfig), (CHARLM, CharLMConfig)])
+def test_the_best_file_holds_every_hyperparameter_of_the_winner_and_train_reads_the_same_trial_from_it(
+        tmp_path, params, kind):
+    study = write_study(tmp_path / "mine", [Made(params=params, value=2.0), Made(params={}, value=3.0)], baseline=4.0)
+    wanted = kind.from_params(params)
+    (study / "trials" / "0000" / "config.json").write_text(json.dumps(wanted.as_dict()))
+    path = write_best(read_study(study))
+    assert yaml.safe_load(path.read_text()) == wanted.as_dict()
+    first = path.read_text().splitlines()[0]
+    assert first == ("# the best of 2 finished trials of the study made: trial 0000, eval/loss 2.0000; the untouched "
+                     "base has 4.0000")
+    for given, name in ((path, "mine-best"), (study, "mine-best"),
+                        (study / "trials" / "0000" / "config.json", "mine-0000")):
+        spec, called = read_chosen(given)
+        assert called == name
+        assert spec.count == 1
+        assert kind.from_params(spec.grid()[0]) == wanted
+
+
+def test_a_study_without_a_complete_trial_has_no_best_file_and_no_winner_to_train(tmp_path):
+    study = write_study(tmp_path / "none", [Made(value=2.0, status=Status.PRUNED), Made(status=None)])
+    assert write_best(read_study(study)) is None
+    assert not (study / "best.yaml").exists()
+    with pytest.raises(StudyError, match=r"no trial of .*none is complete, .* run the command that made it again"):
+        read_chosen(study)
+
+
+def test_show_writes_the_best_file_and_shows_a_study_that_cannot_be_written_all_the_same(tmp_path):
+    study = write_study(tmp_path / "mine", [Made(params={"lora_r": 4}, value=2.0)])
+    show = [sys.executable, "-m", "kaggle_runner", "show", str(study), "--json"]
+    done = subprocess.run(show, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "lora_r: 4\n" in (study / "best.yaml").read_text()
+    (study / "best.yaml").unlink()
+    (study / "best.yaml").mkdir()
+    done = subprocess.run(show, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["best"]["id"] == "0000"
+    assert (done.returncode, done.stderr.count("warning: cannot write ")) == (0, 1)
