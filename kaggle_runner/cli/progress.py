@@ -81,11 +81,11 @@ class Lost:
         """Say what a signal does, and how to hurry; at the second one, what is lost and the command that goes on."""
         name = "Ctrl-C" if event.signal == "SIGINT" else event.signal
         if not event.again:
-            what = "the session ends without another trial"
-            if self._steps:
-                who = "the running trial" if len(self._steps) == 1 else "each running trial"
-                what = f"{who} writes a checkpoint at its next step, then the session ends"
-            return f"{name}: {what}. Once more ends it at once and loses the steps since the last checkpoint."
+            if not self._steps:
+                return f"{name}: the session ends without another trial. Once more ends it at once."
+            who = "the running trial" if len(self._steps) == 1 else "each running trial"
+            return (f"{name}: {who} writes a checkpoint at its next step, then the session ends. Once more ends it at "
+                    f"once and loses the steps since the last checkpoint.")
         lost = [f"trial {trial} goes on from step {kept} of {step}" if kept else
                 f"trial {trial} starts over and loses {how_many(step, 'step')}"
                 for trial, step in sorted(self._steps.items()) if (kept := self._kept[trial]) < step]

@@ -15,7 +15,8 @@ def studies_near(path: Path) -> list[Path]:
         for level in range(depth):
             try:
                 for journal in folder.glob("*/" * (level + 1) + JOURNAL):
-                    found.setdefault(journal.parent, journal.stat().st_mtime)
+                    if journal.stat().st_size:
+                        found.setdefault(journal.parent, journal.stat().st_mtime)
             except (OSError, ValueError):
                 continue
     own: dict[Path, Path] = {}

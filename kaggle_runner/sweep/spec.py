@@ -239,7 +239,8 @@ def _ends(parameter: Choice | Range) -> tuple[Any, ...]:
 
 def _warn_about_trials(found: Findings, spec: SweepSpec, config_type: Any) -> None:
     if spec.run_cap and spec.count is not None and spec.count < spec.run_cap:
-        found.warn("run_cap", f"{how_many(spec.run_cap, 'trial')}, but only {spec.count} are different")
+        are = "is" if spec.count == 1 else "are"
+        found.warn("run_cap", f"{how_many(spec.run_cap, 'trial')}, but only {spec.count} {are} different")
     names = {"max_steps", "eval_steps"}
     if "num_train_epochs" in spec.parameters:
         names = {"num_train_epochs", "samples", "eval_steps", *BATCH}
