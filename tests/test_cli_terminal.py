@@ -213,7 +213,7 @@ def test_ctrl_c_says_what_happens_and_the_second_one_what_is_lost(tmp_path, kind
     terminal = Terminal(["-c", SESSION], tmp_path, TERM=kind)
     terminal.wait_for("ready")
     terminal.press_ctrl_c()
-    terminal.wait_for("loses the steps since")
+    terminal.wait_for("last checkpoint.")
     assert "Ctrl-C: the running trial writes a checkpoint at its next step" in " ".join(terminal.screen.split())
     terminal.press_ctrl_c()
     assert terminal.end() == 130

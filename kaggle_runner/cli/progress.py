@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from kaggle_runner.cli.time_left import TimeLeft, about
-from kaggle_runner.cli.words import is_dumb
+from kaggle_runner.cli.words import flowing, is_dumb
 from kaggle_runner.events import (
     BaseMeasured,
     Checkpointed,
@@ -170,7 +170,8 @@ class Bars:
             case EndAsked():
                 if event.again:
                     self._progress.stop()  # the cursor is shown again
-                self._progress.console.print(self._lost.describe(event), highlight=False, markup=False, soft_wrap=True)
+                said = flowing(self._lost.describe(event), self._progress.console.width)
+                self._progress.console.print(said, highlight=False, markup=False, soft_wrap=True)
                 return
             case SweepStarted():
                 if self._sweep is not None:  # of the stage before
