@@ -84,7 +84,8 @@ class CharLMConfig:
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
     save_model: bool = False
-    """Whether the weights of the end are kept as `model.pt` in the trial's directory."""
+    """Whether the weights of the end are kept as `model.pt` in every trial's directory; those of the best one always
+    are."""
     seed: int = 42
     """Seed of the weights, dropout, and the order of the windows."""
 

@@ -92,8 +92,8 @@ def test_adapter_and_merged_model_have_their_losses_with_plain_peft_and_transfor
     plain = loaded(transformers.AutoModelForCausalLM, tmp_path / "merged")
     assert plain_loss(plain, held_out) == pytest.approx(merged.merged[merged.taken], abs=1e-5)
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [
-        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
-        "tokenizer.json", "tokenizer_config.json"]
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "kaggle_runner.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")

@@ -112,8 +112,7 @@ def show(study: Path | None, everything: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(snapshot.as_dict(), indent=2))
         return
-    from kaggle_runner.cli.next_step import next_lines
-    from kaggle_runner.cli.table import trial_table
+    from kaggle_runner.cli.table import next_lines, trial_table
 
     click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)

@@ -1,16 +1,21 @@
 """The commands of what comes out of a study: take its winner home, and ask it something."""
 
+import logging
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kaggle_runner.cli.params import GivenPath, StudyPath
-from kaggle_runner.cli.shared import detect_here
+from kaggle_runner.cli.shared import detect_here, not_negative
 
 if TYPE_CHECKING:
     from kaggle_runner.model.export import Exported
     from kaggle_runner.model.outcome import Outcome
+
+ROWS = 5
+"""Held-out rows that are asked if nothing else is."""
 
 
 @click.command()
@@ -19,21 +24,43 @@ if TYPE_CHECKING:
 @click.option("--to", "kind", type=click.Choice(["adapter", "merged"]), default="merged", show_default=True,
               help="The adapter alone, or merged into its base.")
 @click.option("--out", type=GivenPath(), help="Folder of the model [STUDY/export/TRIAL-KIND].")
+@click.option("--push", metavar="NAME", help="Put it on the Hugging Face hub too, as a private model of this name.")
+@click.option("--public", is_flag=True, help="Let everybody see what --push makes.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
-def export(study: Path, trial: str | None, kind: str, out: Path | None, cpu: bool) -> None:
+def export(study: Path, trial: str | None, kind: str, out: Path | None, push: str | None, public: bool,
+           cpu: bool) -> None:
     """Take the model of a study's winner home, and measure what is taken home."""
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.model.marker import is_export_of
     from kaggle_runner.model.outcome import find_outcome
 
-    outcome = find_outcome(study, trial)
-    folder = out or study / "export" / f"{outcome.trial.id}-{kind}"
-    environment = detect_here()
-    with display() as notify:
-        from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
+    if public and push is None:
+        raise click.UsageError("--public is for what --push makes; give --push NAME too")
 
-        exporter = export_adapter if kind == "adapter" else export_merged
-        exported = exporter(outcome, folder, environment, notify, cpu_only=cpu)
-    _print_exported(outcome, exported)
+    outcome = find_outcome(study, trial)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
+    folder = out or study / "export" / f"{outcome.trial.id}-{kind}"
+    target = None
+    if push is not None:  # checked before a model is made for it
+        from kaggle_runner.model.publish import find_target
+
+        target = find_target(push, private=not public)
+    if target is None or not is_export_of(folder, outcome, kind):
+        environment = detect_here()
+        with display() as notify:
+            from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
+
+            exporter = export_adapter if kind == "adapter" else export_merged
+            exported = exporter(outcome, folder, environment, notify, cpu_only=cpu)
+        _print_exported(outcome, exported)
+    else:
+        click.echo(f"export   {folder}  (made before)")
+    if target is not None:
+        from kaggle_runner.model.publish import publish
+
+        with display() as notify:
+            sent = publish(folder, target, notify)
+        click.echo(f"hub      {target.url}  ({sent} files sent, all are there)")
 
 
 def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
@@ -51,4 +78,55 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     click.echo("python   " + exported.load.replace("\n", "\n         ").replace("         \n", "\n"))
 
 
-COMMANDS = (export,)
+@click.command("try")
+@click.argument("study", type=StudyPath())
+@click.option("--trial", help="Id of the trial [the study's winner].")
+@click.option("--prompt", help="What to ask [a chat on a terminal, else held-out rows].")
+@click.option("--rows", type=click.IntRange(min=1), help="Ask so many held-out rows [5, where nothing else is asked].")
+@click.option("--base", is_flag=True, help="In a chat, have the untouched base answer too.")
+@click.option("--system", help="System prompt [the study's].")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True,
+              help="Most tokens of an answer.")
+@click.option("--temperature", type=float, callback=not_negative,
+              help="How freely tokens are drawn; 0 takes the likeliest [0; 0.8 for a character model].")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
+              help="Draw from the likeliest tokens that have this share together.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, base: bool, system: str | None,
+         cpu: bool, temperature: float | None, **options: Any) -> None:
+    """Ask the model of a study's winner, beside its untouched base."""
+    from kaggle_runner.cli.conversation import ask_prompt, ask_rows, chat
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.model.outcome import find_outcome
+
+    if prompt is not None and rows is not None:
+        raise click.UsageError("--prompt and --rows are both given; give one of them")
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError("--prompt is empty; write what to ask")
+    outcome = find_outcome(study, trial)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
+    of_characters = outcome.config.trainer == "charlm"
+    if of_characters and system is not None:
+        raise click.UsageError("--system is for fine-tunes; a character model writes on after --prompt")
+    environment = detect_here()
+    with display() as notify:
+        from kaggle_runner.model.answers import Sampling, open_conversation  # takes seconds to import
+        from kaggle_runner.model.characters import Writer
+
+        talker = Writer(outcome, environment) if of_characters else open_conversation(
+            outcome, environment, notify, system=system, cpu_only=cpu)
+    if talker.remark:
+        click.echo(f"warning: {talker.remark}", err=True)
+    drawn = (0.8 if of_characters else 0.0) if temperature is None else temperature
+    sampling = Sampling(temperature=drawn, **options)
+    click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}")
+    if prompt is not None:
+        ask_prompt(talker, prompt, sampling)
+    elif rows is None and sys.stdin.isatty():
+        chat(talker, sampling, with_base=base)
+    else:
+        ask_rows(talker, rows or ROWS, sampling)
+
+
+COMMANDS = (export, try_)

@@ -16,6 +16,7 @@ from kaggle_runner.errors import ModelError
 from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.card import Facts, base_name_of, card, is_hub_name
+from kaggle_runner.model.marker import write_marker
 from kaggle_runner.model.measured import (
     HeldOut,
     attach_trained,
@@ -101,6 +102,7 @@ def export_adapter(outcome: Outcome, out: Path, environment: Environment, notify
             title=outcome.name, base=name, library="peft", losses=losses, remarks=measured.remarks,
             load=_load_adapter(Path(outcome.name), in_4_bits=bool(measured.in_4_bits)),
             base_sha256=measured.base_sha256)), encoding="utf-8")
+        write_marker(folder, outcome, "adapter", dict(losses))
     return Exported(folder=out, adapter_loss=measured.adapter_loss, remarks=tuple(measured.remarks), load=load)
 
 
@@ -149,6 +151,7 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
         (folder / "README.md").write_text(card(outcome, Facts(
             title=outcome.name, base=name, library="transformers", losses=shown, remarks=measured.remarks,
             load=_load_merged(Path(outcome.name)), base_sha256=measured.base_sha256)), encoding="utf-8")
+        write_marker(folder, outcome, "merged", dict(shown))
     return Exported(folder=out, adapter_loss=measured.adapter_loss, merged=losses, taken=best,
                     remarks=tuple(measured.remarks), load=_load_merged(out))
 

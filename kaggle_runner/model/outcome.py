@@ -9,6 +9,7 @@ from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.files import folder_name
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
+from kaggle_runner.study.weights import WEIGHTS
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -82,20 +83,20 @@ def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:
 def _no_transformers_model(outcome: Outcome) -> StudyError:
     return StudyError(f"{outcome.snapshot.directory} holds {outcome.config.trainer} models, which transformers does "
                       f"not know, so there is no adapter to export; the weights are "
-                      f"{outcome.directory / 'model.pt'} where save_model is true")
+                      f"{outcome.directory / WEIGHTS}")
 
 
-def weights_of(outcome: Outcome) -> Path:
-    """Return the weights of a character model.
+def weights_of(outcome: Outcome) -> tuple[Path, CharLMConfig]:
+    """Return the weights of a character model, and what it was trained with.
 
     Raises:
         StudyError: they were not kept.
     """
-    path = outcome.directory / "model.pt"
+    path = outcome.directory / WEIGHTS
     if isinstance(outcome.config, CharLMConfig) and path.is_file():
-        return path
-    raise StudyError(f"trial {outcome.trial.id} kept no weights: there is no {path}; train it again with save_model: "
-                     f"true in a copy of best.yaml")
+        return path, outcome.config
+    raise StudyError(f"trial {outcome.trial.id} kept no weights: there is no {path}; only the best trial's are kept, "
+                     f"and those of 0.2 were not; train it again with save_model: true in a copy of its config.json")
 
 
 def _named(snapshot: Snapshot, trial_id: str) -> TrialRecord:

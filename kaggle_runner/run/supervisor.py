@@ -38,6 +38,7 @@ from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
+from kaggle_runner.study.weights import drop_beaten_weights
 
 POLL_S = 0.2
 ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
@@ -182,6 +183,7 @@ class Supervisor:
         attempts = next(r.attempts for r in self.study.snapshot().records if r.trial.id == trial.id)
         result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), attempts=attempts)
         self.study.record_end(result)
+        drop_beaten_weights(self.study.snapshot())
         if result.status is not Status.PREEMPTED:
             shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
         return result

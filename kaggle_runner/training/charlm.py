@@ -18,7 +18,8 @@ import torch
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.study.trial import Status, TrialResult
-from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kaggle_runner.study.weights import WEIGHTS
+from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.characters import CharCorpus
 from kaggle_runner.training.data.windows import window_starts
@@ -163,8 +164,8 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         if reason:
             break
 
-    if config.save_model and status is not Status.PREEMPTED:
-        torch.save(model.state_dict(), control.directory / "model.pt")
+    if status is Status.COMPLETE or (config.save_model and status is not Status.PREEMPTED):
+        save_weights(control.directory / WEIGHTS, model.state_dict())
         phases.enter("save")
     return TrialResult(
         id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,

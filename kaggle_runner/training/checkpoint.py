@@ -58,6 +58,19 @@ def save_checkpoint(directory: Path, config: Any, checkpoint: Checkpoint) -> Pat
     return path
 
 
+def save_weights(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write the weights of a finished trial.
+
+    Raises:
+        StudyError: the disk is full or the directory cannot be written.
+    """
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            torch.save(dict(tensors), file)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | None:
     """Read the newest checkpoint of a trial that can be read; none if there is none.
 

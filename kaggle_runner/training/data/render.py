@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from kaggle_runner.errors import DataError
 from kaggle_runner.training.data.turns import Row, Turn, lines_of
 
 QUESTION, ANSWER = "### Question:\n", "\n\n### Answer:\n"
@@ -54,6 +55,30 @@ class Renderer:
             return [Piece(self._bos_before(row.prompt) + row.prompt, False), Piece(row.completion, True)]
         row = self._without_end_marks(row)
         return self._rendered(row) if self.template else self._plain(row)
+
+    def asking(self, turns: Sequence[Turn]) -> str:
+        """Return the text that asks for the next answer of a conversation, written as the rows are.
+
+        Raises:
+            DataError: the chat template refuses the conversation.
+        """
+        if len(turns) == 1 and turns[0].role == "user" and self._is_ready(turns[0].text):
+            return self._bos_before(turns[0].text) + turns[0].text
+        if not self.template:
+            text, start = self.bos, 0
+            for i, turn in enumerate(turns):
+                if turn.role == "assistant":
+                    asked = QUESTION + lines_of(turns[start:i]) + ANSWER if turns[start:i] else ""
+                    text, start = f"{text}{asked}{turn.words}{self._eos}\n\n", i + 1
+            return text + QUESTION + lines_of(turns[start:]) + ANSWER
+        reason = ""
+        for attempt in _attempts(Row(turns=(*turns, Turn("assistant", "")))):
+            try:
+                return self._apply(attempt.turns[:-1], "", opens_answer=True)
+            except (jinja2.TemplateError, TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+                reason = str(error) or type(error).__name__
+        raise DataError(f"the chat template refuses this conversation: {reason}; ask it in another way, or leave "
+                        f"--system out")
 
     def _bos_before(self, text: str) -> str:
         return "" if self.bos and text.startswith(self.bos) else self.bos

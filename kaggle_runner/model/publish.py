@@ -1,0 +1,161 @@
+"""An exported model on the Hugging Face hub: private, file by file, so that a push that broke off goes on.
+
+Nothing is believed that the hub does not hold: at the end its list of files is compared with the folder.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+
+from kaggle_runner.errors import ModelError
+from kaggle_runner.events import Note, Notify
+from kaggle_runner.model.marker import MARKER
+
+STORE = "make one that may write at https://huggingface.co/settings/tokens and export HF_TOKEN=..."
+WEIGHTS = (".safetensors", ".gguf")
+ALWAYS_THERE = {".gitattributes"}
+"""What the hub puts into a new repository itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A repository that may be written to."""
+
+    name: str
+    """With its owner."""
+    api: HfApi
+    private: bool
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"{self.api.endpoint}/{self.name}"
+
+
+def find_target(name: str, *, private: bool = True) -> Target:
+    """Check a repository's name and the token's right to it, before a model is made for it.
+
+    Raises:
+        ModelError: the name is malformed, there is no token, the hub does not know it, it may not write, or the hub
+            cannot be reached.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(f"--push {name!r} is no name for a model on the hub: {reason}; write it as owner/name, with "
+                         f"letters, digits, '-', '_' and '.'") from error
+    if get_token() is None:
+        raise ModelError(f"--push {name} needs a Hugging Face token, and none is here; {STORE}")
+    disable_progress_bars()
+    api = HfApi()
+    try:
+        account = api.whoami()
+    except OfflineModeIsEnabled as error:
+        raise ModelError("HF_HUB_OFFLINE is set, so nothing can be pushed to the hub; unset it and run the same "
+                         "command again") from error
+    except Exception as error:  # of its HTTP client, which differs from version to version
+        raise _said(error, name, "asking who the token is of") from error
+    token = (account.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "read":
+        raise ModelError(f"the Hugging Face token {token.get('displayName', '')!r} of {account.get('name')} may only "
+                         f"read, so it cannot push {name}; {STORE}")
+    whole = name if "/" in name else f"{account['name']}/{name}"
+    return Target(name=whole, api=api, private=private)
+
+
+def publish(folder: Path, target: Target, notify: Notify) -> int:
+    """Put a folder's files into a repository, weights first and one file at a time; return how many were sent.
+
+    Files that the hub has already are left out, so the same call goes on where one broke off.
+
+    Raises:
+        ModelError: the repository is of something else, the hub refuses it, the network is lost, or the hub does not
+            hold in the end what was sent.
+    """
+    try:
+        target.api.create_repo(target.name, private=target.private, exist_ok=True)
+        there = _files_there(target)
+    except Exception as error:
+        raise _said(error, target.name, "making the repository") from error
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    ours = MARKER in there and _is_there(there[MARKER], names[MARKER])
+    strange = sorted(there.keys() - ALWAYS_THERE)
+    if strange and not ours:
+        raise ModelError(f"--push {target.name} is taken: it holds something else, such as {strange[0]}; "
+                         f"choose another name, or empty it on {target.url}")
+    missing = {name: path for name, path in names.items() if name not in there or not _is_there(there[name], path)}
+    weights = [name for name in missing if name.endswith(WEIGHTS)]
+    rest = [name for name in missing if name not in weights and name != MARKER]
+    steps = [[MARKER]] if MARKER in missing else []
+    steps += [[name] for name in weights]
+    steps += [rest] if rest else []
+    sent = 0
+    for step in steps:
+        if step[0] in weights:
+            notify(Note(text=f"pushing {step[0]}, {missing[step[0]].stat().st_size / 2**20:,.0f} MiB"))
+        try:
+            _commit(target, [(name, missing[name]) for name in step])
+        except Exception as error:
+            raise _said(error, target.name, f"pushing {step[0]}", done=len(names) - len(missing) + sent,
+                        of=len(names)) from error
+        sent += len(step)
+    try:
+        there = _files_there(target)
+    except Exception as error:
+        raise _said(error, target.name, "reading what the hub holds") from error
+    lacking = [name for name, path in names.items() if name not in there or not _is_there(there[name], path)]
+    if lacking:
+        raise ModelError(f"{target.url} does not hold {', '.join(lacking[:3])} as pushed; run the same command again")
+    return sent
+
+
+def _commit(target: Target, files: Sequence[tuple[str, Path]]) -> None:
+    target.api.create_commit(
+        target.name, commit_message=f"Add {files[0][0]}" + (f" and {len(files) - 1} more" if files[1:] else ""),
+        operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files])
+
+
+def _files_there(target: Target) -> dict[str, Any]:
+    """Return what the repository holds, by name."""
+    return {sibling.rfilename: sibling
+            for sibling in target.api.model_info(target.name, files_metadata=True).siblings or ()}
+
+
+def _is_there(sibling: Any, path: Path) -> bool:
+    """Say whether the hub's file is this one: by its SHA-256 where it is large, else by git's own hash."""
+    if sibling.size != path.stat().st_size:
+        return False
+    with open(path, "rb") as file:
+        if sibling.lfs is not None:
+            return bool(sibling.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest())
+        digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return bool(sibling.blob_id == digest.hexdigest())
+
+
+def _said(error: Exception, name: str, doing: str, *, done: int = 0, of: int = 0) -> ModelError:
+    """Put into one line what the hub or the network said, and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    words = (str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__])[0]
+    if status == 401:
+        return ModelError(f"the hub does not know the Hugging Face token of this machine ({doing}: {words}); {STORE}")
+    if status == 403:
+        return ModelError(f"the Hugging Face token of this machine has no right to write to {name} ({doing}: {words}); "
+                          f"push to a name of your own, or {STORE}")
+    if isinstance(error, HfHubHTTPError) and status is not None and status < 500:
+        return ModelError(f"the hub refuses {name} ({doing}: HTTP {status}, {words}); choose another name, or mend "
+                          f"what it says")
+    there = f"; {done} of {of} files are there" if of else ""
+    server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    return ModelError(f"{server} cannot be reached ({doing}: {words}{there}); run the same command again, and it goes "
+                      f"on")

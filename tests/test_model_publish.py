@@ -1,0 +1,104 @@
+"""A model on the hub: sent by the real client to a loopback hub, gone on with, and refused in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from tests.standins.hub_uploads import HubUploads
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def hub():
+    with HubUploads() as hub:
+        yield hub
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """Return a study whose winner was exported already, as `export` leaves it."""
+    with Study.open_for_writing(tmp_path / "study", name="mine", sweep={}, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        study.record_start(Trial(id="0000", number=0, params={}), {})
+        study.record_end(TrialResult(id="0000", status=Status.COMPLETE, metric=2.0, hashes={"adapter": "abc"}))
+    folder = tmp_path / "study" / "export" / "0000-merged"
+    folder.mkdir(parents=True)
+    from kaggle_runner.model.marker import write_marker
+    from kaggle_runner.model.outcome import find_outcome
+
+    write_marker(folder, find_outcome(tmp_path / "study"), "merged", {})
+    for name, content in (("config.json", b"{}"), ("README.md", b"---\nlibrary_name: transformers\n---\n"),
+                          ("model-00001-of-00002.safetensors", b"a" * 100_000),
+                          ("model-00002-of-00002.safetensors", b"b" * 100_000)):
+        (folder / name).write_bytes(content)
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def push(exported, hub, tmp_path):
+    def push(name="me/my-model", *more, token="hf_write", **environment):
+        cleared = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        tokens = {"HF_TOKEN": token} if token else {}
+        done = subprocess.run(
+            [sys.executable, "-m", "kaggle_runner", "export", str(exported), "--push", name, *more],
+            capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            env={**cleared, **tokens, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path),
+                 "PYTHONPATH": str(ROOT), **environment})
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+    return push
+
+
+def test_a_push_is_private_goes_on_where_one_broke_off_and_is_verified(push, hub, exported):
+    hub.lose_first_large = True
+    done = push("my-model")
+    assert done.returncode == 0, done.stderr
+    assert f"hub      {hub.url}/me/my-model  (5 files sent, all are there)\n" in done.stdout
+    assert hub.private == {"me/my-model": True}
+    assert hub.puts == 3, "the first one was lost half way"
+    held = hub.repositories["me/my-model"]
+    folder = exported / "export" / "0000-merged"
+    assert {name: held[name] for name in held if name != ".gitattributes"} == {
+        path.name: path.read_bytes() for path in folder.iterdir()}
+
+    for name in ("model-00002-of-00002.safetensors", "config.json"):
+        del held[name]
+    assert "(2 files sent, all are there)" in push().stdout
+    assert hub.puts == 3, "the hub knows the second shard by its hash"
+    assert "(0 files sent, all are there)" in push("me/my-model").stdout
+    assert push("me/open", "--public").returncode == 0
+    assert hub.private["me/open"] is False
+
+
+def test_a_hub_that_keeps_less_than_it_took_is_found_out(push, hub):
+    hub.forget_large = True
+    done = push()
+    assert done.returncode == 1
+    assert "does not hold model-00001-of-00002.safetensors, model-00002-of-00002.safetensors as pushed" in done.stderr
+
+
+def test_refusals_are_one_line_with_a_way_out_and_nothing_is_sent(push, hub):
+    hub.repositories["me/taken"] = {".gitattributes": b"", "pytorch_model.bin": b"other"}
+    refusals = [
+        (push("a/b/c"), "error: --push 'a/b/c' is no name for a model on the hub: "),
+        (push("me/bad--name"), "is no name for a model on the hub: Cannot have -- or .. in repo_id"),
+        (push(token=None), "error: --push me/my-model needs a Hugging Face token, and none is here; make one"),
+        (push(token="hf_stale"), "error: the hub does not know the Hugging Face token of this machine"),
+        (push(token="hf_read"), "error: the Hugging Face token 'my read token' of me may only read, so it cannot push"),
+        (push("you/model"), "has no right to write to you/model (making the repository: "),
+        (push("me/taken"), "error: --push me/taken is taken: it holds something else, such as pytorch_model"),
+        (push(HF_HUB_OFFLINE="1"), "error: HF_HUB_OFFLINE is set, so nothing can be pushed to the hub; unset it"),
+        (push(HF_ENDPOINT="http://127.0.0.1:9"), "error: http://127.0.0.1:9 cannot be reached (asking who the token"),
+    ]
+    for done, said in refusals:
+        assert done.returncode == 1
+        assert said in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert hub.puts == 0
+    assert push("x", "--public", "--trial", "0000").returncode == 0

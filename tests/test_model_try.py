@@ -1,0 +1,178 @@
+"""`try`: what the models answer is what plain transformers generates, asked as the rows were written."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner
+
+from kaggle_runner.cli.main import cli
+from kaggle_runner.errors import DataError, StudyError
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.model.answers import Sampling, open_conversation
+from kaggle_runner.model.outcome import find_outcome
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
+from kaggle_runner.study.weights import drop_beaten_weights
+from kaggle_runner.training import cpu_speed
+from kaggle_runner.training.data.render import Renderer
+from kaggle_runner.training.data.turns import Row, Turn
+from tests.made_studies import Made, write_study
+from tests.test_families import FAMILIES, save
+from tests.test_preview import CHAT
+from tests.test_tokens import make_tokenizer
+from tests.tiny_studies import train_study, write_rows
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def here(cache, tmp_path_factory):
+    return detect({"KAGGLE_RUNNER_CACHE": str(cache)}, tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture
+def run(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("KAGGLE_RUNNER_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, error=None):
+        done = CliRunner().invoke(cli, ["try", *map(str, arguments)])
+        if error:
+            assert isinstance(done.exception, error), done.output
+            return str(done.exception)
+        return done
+    return run
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_answers_are_those_that_plain_peft_and_transformers_generate(family, tmp_path, rows, cache, here, monkeypatch,
+                                                                     tokenizer_of_the_demo_base):
+    monkeypatch.setattr(cpu_speed, "WORTH_ITS_ROUNDING", 0.0)
+    base = save(family, FAMILIES[family][0], tmp_path / "base", tokenizer_of_the_demo_base)
+    study, held_out = train_study(tmp_path / "study", cache, model=str(base), dataset=str(rows), load_in_4bit=False)
+    outcome = find_outcome(study)
+    conversation = open_conversation(outcome, here, lambda event: None)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = peft.PeftModel.from_pretrained(plain, outcome.adapter)
+    for i, question in enumerate(conversation.rows(2)):
+        row = held_out.row(i).tolist()
+        assert row[:len(question.tokens_T)] == question.tokens_T
+        assert question.text.endswith("### Question:\nagain\n\n### Answer:\n")
+        assert question.expected == tokenizer_of_the_demo_base.decode(row[len(question.tokens_T):],
+                                                                      skip_special_tokens=True)
+        for with_adapter in (True, False):
+            with tuned.disable_adapter() if not with_adapter else torch.no_grad():
+                prompt = torch.tensor([question.tokens_T])
+                expected = tuned.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12,
+                                          do_sample=False, pad_token_id=0)[0, prompt.shape[1]:].tolist()
+            shown = []
+            answer = conversation.answer(question, Sampling(max_new_tokens=12), shown.append, tuned=with_adapter)
+            assert answer.text == tokenizer_of_the_demo_base.decode(expected, skip_special_tokens=True)
+            assert answer.tokens == len(expected)
+            assert "".join(shown) == answer.text
+    drawn = [conversation.answer(conversation.rows(1)[0], Sampling(max_new_tokens=12, temperature=1.5, seed=seed),
+                                 shown.append, tuned=True).text for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("template", [None, CHAT])
+def test_a_question_is_asked_as_rows_are_written(template):
+    renderer = Renderer(make_tokenizer(chat_template=template), train_on="all")
+    turns = (Turn("system", "be short"), Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"),
+             Turn("assistant", "four"))
+    for end in (2, 4):
+        written = renderer.pieces(Row(turns=turns[:end + 1]))
+        assert "".join(piece.text for piece in written[:-1]) == renderer.asking(turns[:end])
+    ready = "<s>already written"
+    assert renderer.asking([Turn("user", ready)]).endswith(ready) or template is None
+
+
+def test_a_template_that_refuses_says_what_to_do():
+    refusing = make_tokenizer(chat_template="{{ raise_exception('no roles here') }}")
+    with pytest.raises(DataError, match=r"refuses this conversation: no roles here; .* leave --system out"):
+        Renderer(refusing, train_on="all").asking([Turn("user", "hello there")])
+
+
+def test_rows_prompts_and_chats_on_the_command_line(tmp_path, cache, run, tiny_llama):
+    chats = [{"messages": [{"role": "system", "content": "you count"}, {"role": "user", "content": f"say {i}"},
+                           {"role": "assistant", "content": f"{i} it is"}]} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    study, _ = train_study(tmp_path / "study", cache, model=str(tiny_llama), dataset=str(tmp_path / "rows.jsonl"))
+    short = ("--max-new-tokens", "4", "--cpu")
+    done = run(study, "--rows", "2", *short)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("--- held-out row ") == done.stdout.count("\nbase ") == done.stdout.count("\ntuned ") == 2
+    assert done.stdout.count(" a second)") == 4
+    asked = run(study, "--prompt", "say 7", *short)
+    assert ("asked     ### Question:\n          system: you count\n          user: say 7\n          \n"
+            "          ### Answer:\n") in asked.stdout, "the system prompt of the rows goes before it"
+    assert "system: you sing\n" in run(study, "--prompt", "say 7", "--system", "you sing", *short).stdout
+    assert run(study, "--prompt", " ").exit_code == 2
+    assert run(study, "--prompt", "a", "--rows", "2").exit_code == 2
+    assert "has no trial '0001'" in run(study, "--trial", "0001", error=StudyError)
+
+    terminal, other_end = pty.openpty()
+    os.write(terminal, b"say 8\n/new\nsay 9\n\x04")
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", "try", str(study), "--base", *short], stdin=other_end,
+                          capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "KAGGLE_RUNNER_CACHE": str(cache)})
+    os.close(terminal)
+    os.close(other_end)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tuned     ") == done.stdout.count("base      ") == 2
+    assert "Ctrl-D" in done.stdout
+
+
+def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
+    text = "the cat sat on the mat and the dog sat on the log " * 400
+    (tmp_path / "text.txt").write_text(text)
+    (tmp_path / "sweep.yaml").write_text(json.dumps({
+        "method": "grid", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
+            "learning_rate": {"values": [0.0001, 0.01]}, **{name: {"value": value} for name, value in {
+                "trainer": "charlm", "dataset": "text.txt", "max_length": 16, "max_tokens": 16 * 16 * 60,
+                "max_eval_tokens": 256, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "batch_size": 16, "gradient_accumulation_steps": 1, "evaluations": 1}.items()}}}))
+    done = CliRunner().invoke(cli, ["dry-run", "sweep.yaml", "--study", "chars", "--no-pruning"])
+    assert done.exit_code == 0, done.output
+    best = read_study(tmp_path / "chars").best.trial.id
+    assert [path.parent.name for path in (tmp_path / "chars").glob("trials/*/model.pt")] == [best]
+    done = run("chars", "--rows", "2", "--max-new-tokens", "20")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("--- held-out row ") == done.stdout.count("\ntuned ") == 2
+    assert "\nbase " not in done.stdout
+    done = run("chars", "--prompt", "the cat ", "--max-new-tokens", "20", "--temperature", "0")
+    assert any(word in done.stdout.split("tuned", 1)[1] for word in ("sat", "the", "on")), done.stdout
+    assert "the model does not know 'X', 'p', 'y'; write with the characters of its text:" in run(
+        "chars", "--prompt", "Xylophone", error=DataError)
+    loser = next(record.trial.id for record in read_study(tmp_path / "chars").records if record.trial.id != best)
+    assert "kept no weights: there is no " in run("chars", "--trial", loser, error=StudyError)
+
+
+def test_weights_of_beaten_character_models_go_unless_they_were_asked_for(tmp_path):
+    character = {"trainer": "charlm"}
+    study = write_study(tmp_path / "chars", [
+        Made(params=character, value=2.0), Made(params=character, value=1.0), Made(params={}, value=0.5,
+                                                                                    status=Status.PRUNED),
+        Made(params={**character, "save_model": True}, value=3.0), Made(params=character, status=None)])
+    for trial in (study / "trials").iterdir():
+        (trial / "model.pt").write_bytes(b"weights")
+    drop_beaten_weights(read_study(study))
+    assert sorted(path.parent.name for path in study.glob("trials/*/model.pt")) == ["0001", "0002", "0003", "0004"]
