@@ -221,10 +221,12 @@ class FinetuneConfig:
                 problems.append(f"{name} must be all or last, got {getattr(self, name)!r}")
         if not 0 <= self.max_lost_share <= 1:
             problems.append(f"max_lost_share is a share of the rows, 0 to 1, got {self.max_lost_share}")
-        for entry in self.columns or ():
-            role, is_pair, column = entry.partition("=")
-            if role not in COLUMN_ROLES or not is_pair or not column:
-                problems.append(f"columns must name a column for some of {', '.join(COLUMN_ROLES)}, got {entry!r}")
+        pairs = {entry: entry.partition("=") for entry in self.columns or ()}
+        odd = [entry for entry, (role, is_pair, column) in pairs.items()
+               if role not in COLUMN_ROLES or not is_pair or not column]
+        if odd:
+            problems.append(f"columns must name a column for some of {', '.join(COLUMN_ROLES)}, got "
+                            f"{', '.join(map(repr, odd))}; write {{prompt: question, completion: answer}}")
         for name in ("model", "dataset", "target_modules", "eval_dataset", "dataset_config", "dataset_split", "columns",
                      "dataset_revision"):
             if getattr(self, name) is not None and not getattr(self, name):

@@ -15,6 +15,8 @@ ROW_FIELDS = (
     "samples", "full_dataset", "eval_share", "max_eval_samples", "max_length", "eval_max_length",
     "completion_only_loss", "eval_completion_only_loss", "train_on", "eval_train_on", "model", "trust_remote_code")
 """The fields of a fine-tune that its rows and their tokens depend on."""
+MAPPINGS = {"columns": "a mapping such as {prompt: question, completion: answer}, or null"}
+"""Fields that a file writes as mappings, in a user's words."""
 
 
 def field_types(config_type: Any) -> dict[str, Any]:
@@ -27,8 +29,13 @@ def type_problems(config: Any) -> list[str]:
     problems = []
     for name, expected in field_types(type(config)).items():
         value = getattr(config, name)
-        if not has_type(value, expected):
-            problems.append(f"{name} must be {describe_type(expected)}, got {value!r}")
+        if has_type(value, expected):
+            continue
+        wanted = MAPPINGS.get(name) or describe_type(expected)
+        if value is None:
+            problems.append(f"{name} must be {wanted}, got nothing; write a value behind it, or leave {name} out")
+        else:
+            problems.append(f"{name} must be {wanted}, got {value!r}")
     return problems
 
 

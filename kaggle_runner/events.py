@@ -75,6 +75,15 @@ class Phase(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsCounted(Event):
+    """What became of every row of the dataset that the worker has read."""
+
+    kind = "rows"
+    facts: Mapping[str, Any]
+    """For the study's record: the dataset, how it was read, and the counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attached(Event):
     """The trial begins from nothing: its adapter or model is made."""
 

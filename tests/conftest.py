@@ -39,11 +39,20 @@ def alpaca_rows(count):
              "output": f"{words[i % 10]} is said {i} times, and {words[(i * 7) % 10]} after it"} for i in range(count)]
 
 
+def mixed_turns(count):
+    """Conversations with one answer, with two, and with a system turn: what a real set of chats has among its rows."""
+    for i, row in enumerate(alpaca_rows(count)):
+        turns = [("user", row["instruction"]), ("assistant", row["output"])]
+        more = [("user", "again"), ("assistant", row["output"].split()[0])] if i % 3 == 0 else []
+        system = [("system", "be brief")] if i % 5 == 0 else []
+        yield {"messages": [{"role": role, "content": text} for role, text in (*system, *turns, *more)]}
+
+
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory) -> Path:
-    """A JSON-lines file of 200 Alpaca rows."""
+    """A JSON-lines file of 200 conversations, a third of which have two answers."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in alpaca_rows(200)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in mixed_turns(200)))
     return path
 
 

@@ -41,7 +41,7 @@ OWNERS = {
               "wandb.checkpoints", "wandb.fetch"},
     "datasets": {"training.data.sources"},
     "optuna": {"run.optuna_journal", "run.points.optuna_samplers"},
-    "yaml": {"sweep.yaml_file"},
+    "yaml": {"sweep.yaml_file", "training.data.folders"},
     "slugify": {"kaggle.folder", "kaggle.order"},
     "click": {"cli.help", "cli.params", "cli.words", "cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan",
               "cli.preview", "cli.lab", "cli.model", "cli.conversation"},

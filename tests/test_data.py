@@ -210,17 +210,16 @@ def in_fresh_process(code, home, **variables):
 
 
 LOAD = """
-import sys, time, datasets
+import sys, datasets
 from pathlib import Path
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.errors import DataError
-started = time.perf_counter()
 try:
     data = load_rows(FinetuneConfig(dataset={dataset!r}, full_dataset=True), cache_directory=Path({cache!r}))
     print(len(data.train), "rows")
 except DataError as error:
-    print(f"{{time.perf_counter() - started:.3f}} {{error}}")
+    print(error)
 """
 
 
@@ -240,11 +239,9 @@ def test_reading_a_local_file_prints_nothing_and_leaves_nothing_behind(tmp_path)
                   "csv or parquet file or python-docs"),
     ("python-doc", "cannot reach the hub for the dataset 'python-doc', did you mean python-docs?; check the network"),
 ])
-def test_without_a_network_a_hub_id_is_refused_at_once(tmp_path, dataset, message):
+def test_without_a_network_a_hub_id_is_refused(tmp_path, dataset, message):
     done = in_fresh_process(LOAD.format(dataset=dataset, cache=str(tmp_path)), tmp_path, HF_HUB_OFFLINE="1")
-    seconds, text = done.stdout.split(" ", 1)
-    assert text.startswith(message)
-    assert float(seconds) < 5
+    assert done.stdout.startswith(message)
     assert done.stderr == ""
 
 
@@ -274,7 +271,25 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, d
                                                     r"JSON \(Unterminated string .*\); repair it, or give another"),
     ("rows.csv", b"question,answer\na,b\nc,d,e,f\n", r"cannot read .*rows\.csv: 2 fields expected in line 3, 4 found"),
     ("rows.csv", b"question,answer\n\xff\x81,b\n", r"cannot read .*rows\.csv: it is neither UTF-8 nor UTF-16"),
-    ("rows.jsonl", b'{"text": "a"}\n[1]\n' + b"x\n" * 6, r"lines 2, 3, 4, 5, 6 and 2 more cannot be read as JSON"),
+    ("rows.jsonl", b'\n{"text": "a"}\n[1]\n' + b"x\n" * 6, r"lines 3, 4, 5, 6, 7 and 2 more cannot be read as JSON"),
+    ("rows.jsonl", b'{"text": "a\n{"text": "b"}\n[2]\n',
+     r"lines 1, 3 cannot be read as JSON \(Unterminated string"),
+    ("rows.jsonl", b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b'}\n{"text": "b"}\n',
+     r"line 1 cannot be read as JSON \(nested too deeply\)"),
+    ("rows.json", b'[{"text": ' + b"[" * 200_000, r"line 1 cannot be read as JSON \(nested too deeply\)"),
+    ("rows.json", b'[{"text": "a"},\n {"text": "b"}\n {"text": "c"}]', r"line 3 cannot be read as JSON \(',' or '\]' "
+                                                                        r"expected, '\{' found\)"),
+    ("rows.json", b'[{"text": "a"},\n {"text": "b', r"line 2 cannot be read as JSON \(Unterminated string"),
+    ("rows.json", b'[{"text": "a"}] []', r"line 1 cannot be read as JSON \('the end' expected, '\[' found\)"),
+    ("rows.json", b'[{"text": "a"}, 2]', r"entry 2 of its list is a int, no object"),
+    ("rows.json", b'{"train": [{"text": "a"}], "test": [{"text": "b"}]}',
+     r"it has rows under 'train' and 'test'; write each list into a file of its own, such as test\.json"),
+    ("rows.csv", b'question,answer\na,"b\nc,d\ne,f\n', r"a quote that opens in line 2 is never closed"),
+    ("rows.csv", b"text,a,text\nx,y,z\n", r"its header has 'text' twice, and only one of them could be read"),
+    ("rows.csv", b"Text,text\nx,y\n", r"has the columns 'Text', 'text', which differ only in case or blanks"),
+    ("rows.jsonl", b'{"text": "\\ud800"}\n' * 3, r"all 3 rows of .* are left out: 3 \(half of a character, a lone "),
+    ("rows.jsonl", b'{"text": "a"}\n' * 3, r"the 3 rows of .* all say one thing, .* nothing is left to train on"),
+    ("rows.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n" * 2, r"line 1 cannot be read as JSON \(Exceeds the limit"),
     ("rows.jsonl.gz", b"no gzip", r"cannot read .*rows\.jsonl\.gz: Not a gzipped file"),
     ("rows.parquet", b"PAR1 and no more", r"cannot read .*rows\.parquet: Parquet magic bytes not found"),
     ("rows.jsonl", b'{"prompt": "a", "completion": ["b"]}\n' * 2,

@@ -84,7 +84,7 @@ def test_the_page_of_the_journal_has_the_fields_of_its_types():
 def test_every_event_that_is_written_has_a_part_of_the_page():
     source = "".join(path.read_text() for path in (ROOT / "kaggle_runner" / "study").glob("*.py"))
     written = set(re.findall(r'\.append\(\{"event": "(\w+)"', source))
-    assert written == {"study", "session", "baseline", "claim", "start", "end"}
+    assert written == {"study", "session", "baseline", "rows", "claim", "start", "end"}
     assert written == set(re.findall(r"^### `(\w+)`$", text(DOCS / "study-directory.md"), flags=re.MULTILINE))
 
 

@@ -1,9 +1,11 @@
 """What the hub refuses, in words with a way out: the real clients of transformers and datasets, a hub on loopback."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +34,11 @@ TOKEN = "hf_plantedplantedplanted"
 STORE = r"export HF_TOKEN=\.\.\. here, and for kernels run: python -m kaggle_runner secret put huggingface"
 
 
-def ask(directory, **environ):
-    """Ask a refusing hub for models and datasets, in a process of its own: the clients read their settings once."""
-    with HubServer() as hub:
+def ask(directory, script=ASK, open=Path("/nowhere"), **environ):
+    """Ask a hub for models and datasets, in a process of its own: the clients read their settings once."""
+    with HubServer(open) as hub:
         done = subprocess.run(
-            [sys.executable, "-c", ASK], cwd=directory, capture_output=True, text=True, timeout=250,
+            [sys.executable, "-c", script], cwd=directory, capture_output=True, text=True, timeout=250,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                  "HOME": str(directory), "HF_ENDPOINT": hub.url, "no_proxy": "127.0.0.1",
                  "OMP_NUM_THREADS": "1", **environ})
@@ -93,3 +95,60 @@ def test_a_revoked_token_is_named_as_the_reason(with_a_token):
                     with_a_token["stale model"])
     assert "refuses the Hugging Face token of this machine" in with_a_token["stale dataset"]
     assert TOKEN not in str(with_a_token)
+
+
+OPEN = """
+from pathlib import Path
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.training.data.instructions import load_rows
+
+for name, settings in (
+        ("plain", {}), ("plain", {"dataset_revision": "old"}), ("plain", {"dataset_revision": "none"}), ("several", {}),
+        ("several", {"dataset_config": "hard"}), ("several", {"dataset_config": "mild"}), ("families", {}),
+        ("families", {"dataset_split": "train_sft"}), ("plain", {"eval_dataset": "owner/several"})):
+    try:
+        config = FinetuneConfig(dataset=f"owner/{name}", **settings)
+        found = load_rows(config, cache_directory=Path("cache"))
+        said = f"{len(found.train)} + {found.held_out}"
+    except KaggleRunnerError as error:
+        said = str(error)
+    print(f"{name} {' '.join(settings.values())}".strip() + f": {said}")
+"""
+README = """---
+configs:
+- config_name: main
+  data_files: main/*.jsonl
+- config_name: hard
+  data_files:
+  - split: train
+    path: hard/train.jsonl
+  - split: validation
+    path: hard/held.jsonl
+---
+"""
+FILES = ("plain/train", "plain/test", "plain@old/train", "several/main/a", "several/hard/train", "several/hard/held",
+         *(f"families/data/{name}-00000-of-00001" for name in ("train_sft", "train_gen", "test_sft", "test_gen")))
+
+
+def test_a_dataset_of_the_hub_is_read_by_configuration_split_and_revision(tmp_path):
+    for number, name in enumerate(FILES):
+        path = tmp_path / "open" / "owner" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"question": f"{name} {i}", "answer": "a"} for i in range(9 + number)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "open" / "owner" / "several" / "README.md").write_text(README)
+    said = ask(tmp_path, OPEN, tmp_path / "open")
+    assert said == {
+        "plain": "9 + 10 rows of its test split", "plain old": "10 + 1 rows with the lowest hash of their prompt",
+        "plain none": "dataset_revision is 'none', which owner/plain does not have; name a branch, a tag or a commit "
+                      "that it has",
+        "several": "owner/several has several configurations, main, hard; choose one with dataset_config: main",
+        "several hard": "13 + 14 rows of its validation split",
+        "several mild": "dataset_config is 'mild', but owner/several has the configurations main, hard; name one of "
+                        "them",
+        "families": "owner/families has the splits test_gen, test_sft, train_gen, train_sft and none is named train, "
+                    "so it is unclear which to train on; choose one with dataset_split: train_gen",
+        "families train_sft": "15 + 17 rows of its test_sft split",
+        "plain owner/several": "owner/several has several configurations, main, hard; of an eval_dataset only the one "
+                               "that dataset_config names is read: give its rows as a file"}

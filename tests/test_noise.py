@@ -79,5 +79,5 @@ def test_the_lines_of_a_study_say_what_became_of_its_rows(tmp_path):
     rows = {"read": 6000, "train": 400, "validation": 48, "duplicates": 2, "not_drawn": 5547, "cut": 7,
             "lost": {"no answer": 3}}
     snapshot = read_study(write_study(tmp_path / "s", [Made(params={"lr": 1}, value=2.0, notes={"rows": rows})]))
-    line = "6,000 read, 400 trained, 48 held out, 7 cut, 2 duplicates, left out 3 (no answer)"
+    line = "6,000 read, 400 trained, 48 held out, 7 cut, 2 duplicates, 5,547 not asked for, left out 3 (no answer)"
     assert ("rows", line) in best_lines(snapshot)

@@ -62,7 +62,7 @@ def test_a_preview_is_json_with_every_row_accounted_for(run, tmp_path, model):
     assert found["roles"] == {"assistant": 106, "user": 106}
     rows = found["rows"]
     assert rows == {"read": 64, "train": 50, "validation": 3, "duplicates": 3, "not_drawn": 7, "cut": 0,
-                    "lost": {"a picture, a sound or a file in a turn": 1}}
+                    "unanswered": 0, "lost": {"a picture, a sound or a file in a turn": 1}}
     assert (found["steps_per_epoch"], found["epochs"]) == (7, 4.0)
     example, = found["examples"]
     first, second = example["trained"]

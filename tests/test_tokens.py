@@ -57,6 +57,9 @@ def turns(*pairs):
 
 
 ROWS = [Row.pair(f"What is {i}?", f"A list of {i} items.") for i in range(30)]
+MIXED = [row if i % 3 else Row(turns=(*row.turns, *turns(("user", "What?"), ("assistant", "A list."))))
+         for i, row in enumerate(ROWS)]
+"""With conversations of two answers among them."""
 
 
 def test_a_question_comes_before_its_answer_and_an_end_token_after_it(tmp_path):
@@ -180,8 +183,8 @@ def test_a_max_length_that_leaves_no_row_is_refused(tmp_path):
 
 def test_tokens_are_read_from_the_cache_the_second_time(tmp_path):
     tokenizer = make_tokenizer()
-    first = encode(make_data(ROWS), tokenizer, FinetuneConfig(), cache_directory=tmp_path / "new")
-    second = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(learning_rate=1e-3, seed=7),
+    first = encode(make_data(MIXED), tokenizer, FinetuneConfig(), cache_directory=tmp_path / "new")
+    second = encode(make_data(MIXED), make_tokenizer(), FinetuneConfig(learning_rate=1e-3, seed=7),
                     cache_directory=tmp_path / "new")
     path, = (tmp_path / "new").iterdir()
     assert first.notes["token_cache"] == "made"
@@ -190,20 +193,21 @@ def test_tokens_are_read_from_the_cache_the_second_time(tmp_path):
     assert {**first.notes, "token_cache": ""} == {**second.notes, "token_cache": ""}
 
 
-@pytest.mark.parametrize("change", ["rows", "tokenizer", "template", "max_length", "completion_only_loss"])
+@pytest.mark.parametrize("change", ["rows", "tokenizer", "template", "max_length", "completion_only_loss", "train_on"])
 def test_the_cache_is_not_used_for_anything_else(tmp_path, change):
-    first = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
+    first = encode(make_data(MIXED), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
     config = {"max_length": FinetuneConfig(max_length=100),
-              "completion_only_loss": FinetuneConfig(completion_only_loss=False)}.get(change, FinetuneConfig())
+              "completion_only_loss": FinetuneConfig(completion_only_loss=False),
+              "train_on": FinetuneConfig(train_on="last")}.get(change, FinetuneConfig())
     tokenizer = make_tokenizer(bos=change == "tokenizer", chat_template=CHAT_TEMPLATE if change == "template" else None)
-    second = encode(make_data(ROWS[1:] if change == "rows" else ROWS), tokenizer, config, cache_directory=tmp_path)
+    second = encode(make_data(MIXED[1:] if change == "rows" else MIXED), tokenizer, config, cache_directory=tmp_path)
     assert second.sha256 != first.sha256
     assert second.notes["token_cache"] == "made"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "other arrays"])
 def test_a_damaged_cache_is_made_again(tmp_path, damage):
-    first = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
+    first = encode(make_data(MIXED), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
     path, = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 0xFF
@@ -211,16 +215,16 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
         np.savez(path, tokens=np.zeros(3))
     else:
         path.write_bytes({"cut": path.read_bytes()[:-100], "flipped": content, "empty": b"", "text": b"hi"}[damage])
-    second = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
+    second = encode(make_data(MIXED), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
     assert second.notes["token_cache"].startswith(f"made again, {path.name} cannot be used: ")
     assert_same(first, second)
-    third = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
+    third = encode(make_data(MIXED), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
     assert third.notes["token_cache"] == f"read {path.name}"
 
 
 def test_a_cache_that_cannot_be_written_is_done_without_and_noted(tmp_path):
     (tmp_path / "cache").write_text("a file, no folder")
-    encoded = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path / "cache")
+    encoded = encode(make_data(MIXED), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path / "cache")
     assert encoded.notes["token_cache"].startswith("made, not kept: ")
     assert len(encoded.train) == 30
 
@@ -231,7 +235,7 @@ def test_processes_that_write_the_same_cache_at_once_do_not_hurt_each_other(tmp_
 import sys
 from pathlib import Path
 import test_tokens
-encoded = test_tokens.encode(test_tokens.make_data(test_tokens.ROWS * 200), test_tokens.make_tokenizer(),
+encoded = test_tokens.encode(test_tokens.make_data(test_tokens.MIXED * 200), test_tokens.make_tokenizer(),
                              test_tokens.FinetuneConfig(), cache_directory=Path(sys.argv[1]))
 print(encoded.sha256, int(encoded.train.tokens.astype("int64").sum()))
 """
@@ -242,7 +246,7 @@ print(encoded.sha256, int(encoded.train.tokens.astype("int64").sum()))
     assert [process.returncode for process in started] == [0, 0]
     assert len(outputs) == 1
     assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
-    again = encode(make_data(ROWS * 200), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
+    again = encode(make_data(MIXED * 200), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
     assert again.notes["token_cache"].startswith("read ")
     assert outputs == {f"{again.sha256} {int(again.train.tokens.astype('int64').sum())}\n"}
 
@@ -251,7 +255,7 @@ def test_the_notes_are_plain_json_facts(tmp_path):
     encoded = encode(make_data(ROWS), make_tokenizer(), FinetuneConfig(), cache_directory=tmp_path)
     assert json.loads(json.dumps(encoded.notes)) == encoded.notes == {
         "dataset": "rows.jsonl", "format": "alpaca", "held_out": "1 row", "columns_unused": [], "token_cache": "made",
-        "rows": {"read": 36, "train": 30, "validation": 1, "duplicates": 2, "not_drawn": 0, "cut": 0,
+        "rows": {"read": 36, "train": 30, "validation": 1, "duplicates": 2, "not_drawn": 0, "cut": 0, "unanswered": 0,
                  "lost": {"no answer": 3}}}
 
 

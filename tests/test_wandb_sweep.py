@@ -110,7 +110,7 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
     sweep_file = {
         "method": "bayes", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
         "program": "program.py", "command": ["touch", "executed"],
-        "parameters": {**parameters, "model": {"value": "demo"},
+        "parameters": {**parameters, "model": {"value": "demo"}, "max_length": {"values": [48, 64]},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}
     (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
     body = """
@@ -134,7 +134,8 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
     assert [(run.states, run.exitcode, run.starts) for run in runs] == [(["pending", "running", "finished"], 0, 1)] * 4
     assert [record.trial.id for record in snapshot.records] == [run.name for run in runs]
     for run, record in zip(runs, snapshot.records, strict=True):
-        assert record.trial.params == run.args
+        assert record.trial.params == run.args | {"eval_max_length": 64}, "trials of two lengths are scored alike"
+        assert run.params["eval_max_length"] == 64
         assert tuple((row["train/global_step"], row["eval/loss"]) for row in run.history if "eval/loss" in row) \
             == record.result.evaluations
         assert run.summary["eval/loss"] == record.result.metric
@@ -148,6 +149,7 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
     assert client.facts["best"] == [snapshot.best.trial.id]
     assert client.facts["loss"] == [snapshot.best.result.metric]
     assert snapshot.baseline > snapshot.best.result.metric
+    assert 1 <= len(snapshot.rows) <= 2, "one line for the rows of each length"
     assert not (tmp_path / "executed").exists(), "a sweep's own command is somebody else's"
 
 

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 (`errors.Refusal`), 21 no GPU and 22 no internet where a session needs them, 130 interrupted.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -15,7 +16,6 @@ from typing import Any, NoReturn
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import kernel, lab, model, plan, preview, sweep
 from kaggle_runner.cli.help import FIRST_STEPS, Commands, add_examples
 from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
 from kaggle_runner.cli.shared import (
@@ -35,6 +35,8 @@ COMPLETE_VARIABLE = "_KAGGLE_RUNNER_COMPLETE"
 """With it a shell asks for completions, and for the script that does so: `bash_source`, `zsh_source`, `fish_source`."""
 SHORT_NAME = "kaggle-runner"
 """The program's own name, which a shell can complete; `python -m` belongs to Python."""
+GROUPS = ("sweep", "kernel", "plan", "preview", "lab", "model")
+"""The modules of commands beside this one."""
 FETCH_EVERY_S = 60.0
 """Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
@@ -52,9 +54,13 @@ def cli(context: click.Context) -> None:
         click.echo(FIRST_STEPS, nl=False)
 
 
-for command in (*sweep.COMMANDS, *kernel.COMMANDS, *plan.COMMANDS, *preview.COMMANDS, *lab.COMMANDS,
-                *model.COMMANDS):
-    cli.add_command(command)
+for group in GROUPS:
+    try:
+        for command in importlib.import_module(f"kaggle_runner.cli.{group}").COMMANDS:
+            cli.add_command(command)
+    except ModuleNotFoundError as error:
+        if error.name != f"kaggle_runner.cli.{group}":  # a launcher leaves out what is for one's own machine
+            raise
 
 
 @cli.command()

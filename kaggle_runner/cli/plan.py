@@ -1,6 +1,7 @@
 """The command that looks ahead: what a sweep will need, before anything is run."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,18 +45,23 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     for warning in spec.warnings:
         complain(f"warning: {warning}")
     for label, text in found.as_lines():
+<<<<<<< HEAD
         say(label, text, column=9)
     say("rows", _rows_of(spec, environment.cache_directory), column=9)
+=======
+        click.echo(f"{label:<9} {text}")
+    click.echo(f"rows      {_rows_of(file, spec, environment.cache_directory)}")
+>>>>>>> main
 
 
-def _rows_of(spec: "SweepSpec", cache_directory: Path) -> str:
+def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:
     """Say in one line what `preview` says of a sweep's rows; those of the hub are left for it to fetch."""
     from kaggle_runner.config import FinetuneConfig
     from kaggle_runner.errors import DataError
     from kaggle_runner.training.data.instructions import load_rows
     from kaggle_runner.training.data.sources import is_here
 
-    command = f"python -m kaggle_runner preview {spec.source}"
+    command = f"python -m kaggle_runner preview {shlex.quote(str(file))}"
     config = FinetuneConfig.from_params(spec.typical())
     if not is_here(config):
         return f"{config.dataset} of the hub; see them with {command}"

@@ -17,12 +17,9 @@ _TIE = "\0"
 """Stands between a name and its value, which are not to be parted."""
 
 
-def width_of(stream_is_terminal: bool | None = None) -> int | None:
-    """Return the columns that stdout has; none where it is no terminal and COLUMNS says nothing: there is no edge."""
-    is_terminal = sys.stdout.isatty() if stream_is_terminal is None else stream_is_terminal
-    if not is_terminal and not os.environ.get("COLUMNS", "").isdigit():
-        return None
-    return max(NARROWEST, shutil.get_terminal_size().columns)
+def width_of() -> int | None:
+    """Return the columns that stdout has; none where it is no terminal: a pipe has no edge."""
+    return max(NARROWEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
 def is_dumb() -> bool:

@@ -144,10 +144,8 @@ def refuse_other_code(path: Path) -> None:
     try:
         with open(path, "rb") as file:
             begin = file.read(200)
-    except FileNotFoundError:
+    except OSError:  # there is none, or writing will say what is wrong
         return
-    except OSError as error:
-        raise KernelError(Refusal.OTHER, f"cannot read {path}: {error.strerror}; choose another place") from error
     marks = (SCRIPT.split("{")[0], EMPTY_SCRIPT.split("\n")[0])
     if begin and not any(begin.startswith(mark.encode()) for mark in marks):
         raise KernelError(Refusal.OTHER, f"{path} is there and is no launcher; move it away, or choose another place")

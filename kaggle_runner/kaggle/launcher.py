@@ -28,7 +28,8 @@ SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "model")
 """Folders that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel has a hub or a
 mounted model; the rooms of pushes, of the tuning lab and of what is taken home are for one's own machine."""
-LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests", "cli/conversation")
+LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests", "cli/conversation",
+                    "cli/kernel", "cli/lab", "cli/plan")
 """Modules of other rooms whose commands are for one's own machine."""
 
 SCRIPT = '''\

@@ -29,6 +29,7 @@ from kaggle_runner.events import (
     Prepared,
     Request,
     Resumed,
+    RowsCounted,
     RungVerdict,
     Stop,
     Train,
@@ -288,6 +289,8 @@ class Supervisor:
                     return event
                 if isinstance(event, Logged | Attached | Resumed):
                     patience_s, training = self.patience.step_s, True
+                if isinstance(event, RowsCounted):
+                    self.study.record_rows(event.facts)
                 follow(event)
                 self.notify(dataclasses.replace(event, trial=request.id if isinstance(request, Train) else ""))
             end_asked = self.end_asked()

@@ -57,6 +57,8 @@ class Snapshot:
     """The trials, in the order of their numbers."""
     sessions: tuple[Mapping[str, Any], ...]
     """One for each process that worked on the study: host, time, threads, versions."""
+    rows: tuple[Mapping[str, Any], ...] = ()
+    """What became of the rows of each dataset that was read, if trials share it only once."""
 
     @property
     def finished(self) -> tuple[TrialRecord, ...]:
@@ -81,7 +83,7 @@ class Snapshot:
         return {
             "study": str(self.directory), "metric": self.info.metric, "goal": self.info.goal,
             "baseline": self.baseline, "best": _row(best) if best else None,
-            "trials": [_row(record) for record in self.records],
+            "rows": list(self.rows), "trials": [_row(record) for record in self.records],
         }
 
 
@@ -142,6 +144,11 @@ class Study:
         """Record the metric of the untouched base model."""
         self.append({"event": "baseline", "value": value})
 
+    def record_rows(self, facts: Mapping[str, Any]) -> None:
+        """Record what became of the rows of a dataset, unless the journal says the same already."""
+        if json.loads(json.dumps(facts)) not in self.snapshot().rows:
+            self.append({"event": "rows", **facts})
+
     def claim_number(self, trial_id: str) -> int:
         """Return a trial's number: the one it has, else the next one, which nobody who shares the study gets too."""
         with alone_with(self.directory / JOURNAL):
@@ -197,6 +204,7 @@ def read_study(directory: Path) -> Snapshot:
     info: StudyInfo | None = None
     baseline: float | None = None
     sessions: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     starts: dict[str, tuple[Trial, int, float]] = {}
     results: dict[str, TrialResult] = {}
     for event in json_lines(journal):
@@ -208,6 +216,8 @@ def read_study(directory: Path) -> Snapshot:
             baseline = event["value"]
         elif kind == "session":
             sessions.append(event)
+        elif kind == "rows":
+            rows.append(event)
         elif kind == "start":
             trial = Trial(**event["trial"])
             attempts = starts[trial.id][1] if trial.id in starts else 0
@@ -219,7 +229,7 @@ def read_study(directory: Path) -> Snapshot:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started)
                for trial, attempts, started in starts.values()]
-    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
+    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions), rows=tuple(rows),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)))
 
 

@@ -21,13 +21,24 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     noise, _ = measured_noise(snapshot)
     if noise is not None:
         lines.append(("noise", f"{noise.deviation:.4f} standard deviation of {metric}, from {noise.source}"))
-    rows = next((record.result.notes["rows"] for record in snapshot.records
-                 if record.result and record.result.notes.get("rows")), None)
-    if rows:
-        lost = "".join(f", left out {count:,} ({reason})" for reason, count in rows["lost"].items())
-        lines.append(("rows", f"{rows['read']:,} read, {rows['train']:,} trained, {rows['validation']:,} held out, "
-                              f"{rows['cut']:,} cut, {rows['duplicates']:,} duplicates{lost}"))
+    lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
     return lines
+
+
+def accounts_of_rows(snapshot: Snapshot) -> list[str]:
+    """Return what became of the rows of each dataset that the trials read, in words, each account once."""
+    found = [facts["rows"] for facts in snapshot.rows]
+    found += [] if found else [record.result.notes["rows"] for record in snapshot.records
+                               if record.result and record.result.notes.get("rows")]  # of studies of earlier versions
+    return list(dict.fromkeys(_account(rows) for rows in found))
+
+
+def _account(rows: Mapping[str, Any]) -> str:
+    more = "".join(f", {rows[name]:,} {what}" for name, what in (
+        ("not_drawn", "not asked for"), ("unanswered", "without the turns after their last answer")) if rows.get(name))
+    lost = "".join(f", left out {count:,} ({reason})" for reason, count in rows["lost"].items())
+    return (f"{rows['read']:,} read, {rows['train']:,} trained, {rows['validation']:,} held out, {rows['cut']:,} cut, "
+            f"{rows['duplicates']:,} duplicates{more}{lost}")
 
 
 def format_value(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from kaggle_runner.config import MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.events import Note, Notify, Phase
+from kaggle_runner.events import Note, Notify, Phase, RowsCounted
 from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.control import Control, Warm
 from kaggle_runner.training.cpu_speed import choose
@@ -148,6 +148,7 @@ class WarmFinetune:
         if rows is not None or self._data is None:
             rows = rows or load_rows(config, cache_directory=self._cache_directory)
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
+            self._emit(RowsCounted(facts=encoded.facts))
             encoded.account.require(config.max_lost_share, rows.source)
             self._data = (key, encoded)
             self._emit(Phase(phase="ready", text="; ".join([rows.format, encoded.account.as_line()])))

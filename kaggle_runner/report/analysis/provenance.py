@@ -6,6 +6,7 @@ from typing import Any
 
 from kaggle_runner.report.style import value_text
 from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.table import accounts_of_rows
 
 _HASH = 12
 
@@ -25,6 +26,7 @@ def how_it_was_run(snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
     facts = [
         ("model", _with_hash(_listed(_given(params, "model")), results, "base")),
         ("data", _with_hash(_listed(_given(params, "dataset", "text")), results, "rows", "text")),
+        ("rows", "; ".join(accounts_of_rows(snapshot))),
         ("training rows", _listed(_given(params, "samples"))),
         ("evaluation rows", _listed(_given(params, "max_eval_samples"))),
         ("optimizer steps", f"{steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else _listed(steps)),

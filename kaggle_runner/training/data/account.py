@@ -11,6 +11,8 @@ WAYS_OUT = {
     "max_length": "raise max_length",
     "chat template": "use a model whose chat template knows these turns, or rewrite them",
     "picture": "give rows of text",
+    "lone surrogate": "write whole characters into them",
+    "nested": "make them flat",
     "answer": "fill the column of the answers",
 }
 """What to do about a reason that holds these words, the first that does."""
@@ -18,7 +20,7 @@ WAYS_OUT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Counts of rows: `read` is the sum of all others but `cut`, which are among those that are used."""
+    """Counts of rows: `read` is the sum of all others but `cut` and `unanswered`, which are used."""
 
     read: int
     train: int
@@ -31,6 +33,8 @@ class Account:
     """Not asked for: beyond `samples` and `max_eval_samples`."""
     cut: int = 0
     """Used, but cut at `max_length`."""
+    unanswered: int = 0
+    """Used, but without the turns after their last answer."""
     lost: Mapping[str, int] = field(default_factory=dict)
     """Left out, by reason."""
     lost_in_reading: int = 0
@@ -58,13 +62,14 @@ class Account:
         parts = [f"{self.read:,} rows read: {self.train:,} trained, {self.validation:,} held out"]
         parts += [f"{count:,} {what}" for count, what in (
             (self.duplicates, "duplicates of held-out rows"), (self.not_drawn, "not asked for"),
-            (self.cut, "of those used cut at max_length")) if count]
+            (self.cut, "of those used cut at max_length"),
+            (self.unanswered, "of those used without the turns after their last answer")) if count]
         return ", ".join([*parts, *([f"left out {self.losses}"] if self.lost else [])])
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"read": self.read, "train": self.train, "validation": self.validation, "duplicates": self.duplicates,
-                "not_drawn": self.not_drawn, "cut": self.cut, "lost": dict(self.lost)}
+                "not_drawn": self.not_drawn, "cut": self.cut, "unanswered": self.unanswered, "lost": dict(self.lost)}
 
     def require(self, max_lost_share: float, source: str) -> None:
         """Refuse data of which more is lost than `max_lost_share` allows.

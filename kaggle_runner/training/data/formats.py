@@ -11,6 +11,7 @@ from typing import Any
 from kaggle_runner.errors import DataError
 from kaggle_runner.training.data.turns import (
     NO_ANSWER,
+    PICTURE,
     Row,
     Turn,
     conversation,
@@ -26,8 +27,12 @@ SYSTEM = ("system", "system_prompt", "system_message")
 """Columns of a system turn, in any layout with a question; the first that is there is read."""
 HISTORY = ("history",)
 TOOLS = ("tools", "functions")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+"""Columns that a question or answer speaks of and that no text model sees."""
 VERDICTS = ("chosen", "rejected", "reward", "rewards", "preference", "label", "labels")
-"""Columns that say how good an answer is. A `label` beside plain text sorts texts, and is only not used."""
+"""Columns that say how good an answer is, or what kind a text is."""
+MAPPED = "columns"
+"""Name of the layout that a config's `columns` describes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,8 @@ class Layout:
         if self.is_plain:
             text = text_of(example.get(self.completion), self.completion)
             return Row.pair("", text) if text.strip() else NO_ANSWER
+        if any(example.get(name) for name in MEDIA) and self.name != MAPPED:
+            return PICTURE
         system = [Turn("system", text) for text in [text_of(_value(example, self.system), self.system[0])
                                                     if self.system else ""] if text.strip()]
         tools = tools_of(_value(example, self.tools))
@@ -127,11 +134,19 @@ def recognise(columns: Iterable[str], source: str, mapping: Mapping[str, str] | 
     """
     found = list(columns)
     names = [plain_name(column) for column in found]
+    alike = [column for column, name in zip(found, names, strict=True) if names.count(name) > 1]
+    if alike:
+        raise DataError(f"{source} has the columns {', '.join(map(repr, alike))}, which differ only in case or blanks, "
+                        f"so one would hide the other; rename one of them")
     if mapping:
         return _mapped(mapping, found, source)
     layout = next((layout for layout in LAYOUTS if layout.matches(names)), None)
     verdicts = [name for name in VERDICTS if name in names]
-    if verdicts and not (layout is not None and layout.is_plain and set(verdicts) <= {"label", "labels"}):
+    if verdicts and layout is not None and layout.is_plain:
+        raise DataError(f"{source} sorts texts by {' and '.join(verdicts)}, which this trainer does not learn: it "
+                        f"would learn to write all of them; name what to learn with columns: {{text: "
+                        f"{layout.completion}}}, or make a question and an answer of the two")
+    if verdicts:
         answer = next((name for name in ("chosen", "completion", "response") if name in names), "COLUMN")
         raise DataError(f"{source} is preference data: answers are judged by {' and '.join(verdicts)}, and this "
                         f"trainer would learn good and bad ones alike; keep the good rows, or name what to learn with "
@@ -144,8 +159,8 @@ def recognise(columns: Iterable[str], source: str, mapping: Mapping[str, str] | 
 
 
 def plain_name(column: str) -> str:
-    """Return a column's name as the layouts write it."""
-    return str(column).strip().lower()
+    """Return a column's name as the layouts write it, in characters that can be printed."""
+    return str(column).encode(errors="backslashreplace").decode().strip().lower()
 
 
 def _mapped(mapping: Mapping[str, str], found: list[str], source: str) -> Layout:
@@ -163,7 +178,7 @@ def _mapped(mapping: Mapping[str, str], found: list[str], source: str) -> Layout
     system, history, tools = ((role_of[role],) if role in role_of else () for role in ("system", "history", "tools"))
     if whole is not None or "completion" not in role_of:
         prompt = ()
-    return Layout(name="columns", prompt=prompt, completion=completion, is_conversation=whole is not None,
+    return Layout(name=MAPPED, prompt=prompt, completion=completion, is_conversation=whole is not None,
                   system=system, history=history, tools=tools)
 
 

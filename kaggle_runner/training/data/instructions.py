@@ -93,13 +93,13 @@ def load_rows(config: FinetuneConfig, *, cache_directory: Path) -> InstructionDa
                      if index not in own and identity not in forbidden], dtype=np.int64)
     duplicates = scan.rows - len(own) - len(kept)
     if not len(kept):
-        raise DataError(f"all {scan.rows} training rows of {source.name} are validation rows too, which would "
-                        f"make eval/loss worthless; give it other validation rows, or none")
+        _refuse_all_held_out(scan, source, has_own=held_out_table is not None)
     drawn = kept if config.full_dataset else _draw(kept, _count_of(config, len(kept), source.name))
     train = _pick(source.train, drawn)
     lost = Counter(scan.lost) + Counter(evaluation.lost)
     account = Account(read=scan.read + evaluation.read, train=len(train), validation=len(validation),
                       duplicates=duplicates, lost=lost, lost_in_reading=lost.total(),
+                      unanswered=sum(row.unanswered > 0 for row in (*train, *validation)),
                       not_drawn=len(kept) - len(drawn) + (evaluation.rows - len(validation) if held_out_table else 0))
     text = json.dumps([[(row.turns, row.given, row.tools) for row in split] for split in (train, validation)])
     layout = source.train.layout
@@ -165,9 +165,19 @@ def _lowest_of(scan: _Scan, limit: int, share: float, source: str) -> list[tuple
     return scan.lowest[:max(1, min(limit, scan.low, int(scan.rows * share)))]
 
 
+def _refuse_all_held_out(scan: _Scan, source: Source, *, has_own: bool) -> None:
+    if has_own:
+        raise DataError(f"all {scan.rows} training rows of {source.name} are validation rows too, which would make "
+                        f"eval/loss worthless; give it other validation rows, or none")
+    distinct = len(set(scan.identities))
+    said = f"say {distinct} things" if distinct > 1 else "all say one thing"
+    raise DataError(f"the {scan.rows} rows of {source.name} {said}, and those that are not held out say the same as "
+                    f"one that is, so nothing is left to train on; give it more rows that differ")
+
+
 def _identity(row: Row) -> int:
     text = f"{normalized(row.prompt)}\0{normalized(row.completion)}"
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _count_of(config: FinetuneConfig, there: int, source: str) -> int:

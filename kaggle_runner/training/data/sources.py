@@ -18,17 +18,15 @@ from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import write_cache_file
 from kaggle_runner.training.data import builtin_docs
-from kaggle_runner.training.data.files import kind_of, read_file, remarks_of
+from kaggle_runner.training.data.files import TOO_DEEP, kind_of, read_file, remarks_of
+from kaggle_runner.training.data.folders import READABLE, find_files
 from kaggle_runner.training.data.formats import Layout, plain_name, recognise
-from kaggle_runner.training.data.splits import choose_splits, split_of
-from kaggle_runner.training.data.turns import Row
+from kaggle_runner.training.data.splits import choose_configuration, choose_splits
+from kaggle_runner.training.data.turns import NO_UNICODE, Row
 from kaggle_runner.training.hub import raise_refusal
 
-NO_ROWS_INSIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""What `datasets` and the hub write beside the rows of a folder."""
 LOOKED_AT = 100
 """Rows whose columns tell the layout: a column may be missing in the first."""
-READABLE = "json, jsonl, csv, tsv, txt or parquet file, also packed as .gz, .zst, .bz2 or .xz"
 
 
 @dataclass(kw_only=True)
@@ -78,9 +76,12 @@ class Table:
 
     def _row(self, layout: Layout, example: Mapping[str, Any], index: int) -> Row | str:
         try:
-            return layout.row(example)
+            row = layout.row(example)
         except DataError as error:
             raise DataError(f"row {index + 1} of {self.name}: {error}") from error
+        except RecursionError:
+            return TOO_DEEP
+        return row if isinstance(row, str) or row.can_be_encoded else NO_UNICODE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +101,16 @@ def open_source(config: FinetuneConfig, cache_directory: Path, *, of_evaluation:
         DataError: it is missing or unreadable, or it is unclear which of its parts is meant.
     """
     dataset = str(config.eval_dataset) if of_evaluation else config.dataset
+    path = Path(dataset).expanduser()
+    is_path = os.path.exists(path)  # unlike Path.exists, no error for a folder that may not be searched
+    if not of_evaluation:
+        _refuse_idle_fields(config, path if is_path else None)
     if dataset == DEMO_DATASET:
         table = Table(name=DEMO_DATASET, split="train", fixed_format=f"{DEMO_DATASET}: question about a name -> its "
                       "documentation", read=lambda: ({"prompt": prompt, "completion": completion}
                                                      for prompt, completion in _builtin_pairs(cache_directory)))
         return Source(name=f"{DEMO_DATASET} ({builtin_docs.fingerprint()})", train=table)
-    path = Path(dataset).expanduser()
-    if os.path.exists(path):  # unlike Path.exists, no error for a folder that may not be searched
+    if is_path:
         if _is_saved(path):
             return _saved(path, config, of_evaluation)
         return _local(path, config, of_evaluation)
@@ -114,6 +118,23 @@ def open_source(config: FinetuneConfig, cache_directory: Path, *, of_evaluation:
         raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
                         f"them, a hub id, or {DEMO_DATASET}")
     return _from_hub(dataset, config, of_evaluation)
+
+
+def _refuse_idle_fields(config: FinetuneConfig, path: Path | None) -> None:
+    """Refuse fields that choose a part of a dataset which has no such parts: they would do nothing.
+
+    Raises:
+        DataError: names them.
+    """
+    if path is None and config.dataset != DEMO_DATASET:
+        return
+    idle = ["dataset_revision"] if path is not None else [
+        "dataset_revision", "dataset_config", "dataset_split", "columns"]
+    idle += ["dataset_config"] if path is not None and (path.is_file() or _is_saved(path)) else []
+    given = [name for name in idle if getattr(config, name) is not None]
+    if given:
+        raise DataError(f"{', '.join(given)} would do nothing: {config.dataset} has no such part; leave "
+                        f"{'it' if len(given) == 1 else 'them'} out")
 
 
 def is_here(config: FinetuneConfig) -> bool:
@@ -136,11 +157,12 @@ def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
 
 def _local(path: Path, config: FinetuneConfig, of_evaluation: bool) -> Source:
     """Sort a file, or the files below a folder, into splits by their names; any other name is a training file."""
-    splits = _files_by_split(path)
+    found = find_files(path, config.dataset_config, of_evaluation=of_evaluation)
+    splits = {split: list(files) for split, files in found.of_split.items()}
     if of_evaluation:
         splits = {"validation": sorted(itertools.chain.from_iterable(splits.values()))} if len(splits) == 1 else splits
         train, held_out = next(str(name) for name in ("validation", "test", "train") if name in splits), ""
-    elif config.dataset_split is None and "train" not in splits:
+    elif config.dataset_split is None and set(splits) <= {"validation", "test"}:
         first = splits[next(iter(splits))][0]
         raise DataError(f"the folder {path} has only {' and '.join(splits)} files, so there is nothing to train on; "
                         f"rename one to train{first.suffix}")
@@ -155,34 +177,12 @@ def _local(path: Path, config: FinetuneConfig, of_evaluation: bool) -> Source:
     used = [*splits[train], *(splits[held_out] if held_out else [])]
     unread = [f"the {split} files are not read: {', '.join(file.name for file in files)}"
               for split, files in splits.items() if split not in (train, held_out)]
+    if found.left_out:
+        unread.append(f"the configuration {found.configuration} of {path} has no part of "
+                      f"{', '.join(str(file.relative_to(path)) for file in found.left_out)}")
     return Source(name=str(path), train=table(train, str(path)),
                   held_out=table(held_out, f"{path} ({held_out})") if held_out else None,
                   remarks=tuple([remark for file in used for remark in remarks_of(file)] + unread))
-
-
-def _files_by_split(path: Path) -> dict[str, list[Path]]:
-    if path.is_file() and not kind_of(path):
-        raise DataError(f"{path} is not a {READABLE}, judging by its name; convert it to one")
-    found = [path] if path.is_file() else [
-        file for file in sorted(path.rglob("*"))
-        if kind_of(file) and file.is_file() and file.name not in NO_ROWS_INSIDE
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    kinds = sorted({kind_of(file) for file in found})
-    if len(kinds) > 1 and "text" in kinds:  # beside rows a text is a licence or a note
-        found, kinds = [file for file in found if kind_of(file) != "text"], [kind for kind in kinds if kind != "text"]
-    if not found:
-        raise DataError(f"the folder {path} holds no {READABLE}; put one there, or name another")
-    if len(kinds) > 1:
-        raise DataError(f"the folder {path} mixes {' and '.join(kinds)} files, which are read differently; keep one "
-                        f"kind there, or name a single file")
-    empty = [str(file) for file in found if file.stat().st_size == 0]
-    if empty:
-        raise DataError(f"{', '.join(empty)} is empty, so there is nothing to learn; write the rows again")
-    splits: dict[str, list[Path]] = {}
-    for file in found:
-        split = "train" if path.is_file() else split_of(file.relative_to(path))
-        splits.setdefault(split, []).append(file)
-    return splits
 
 
 def _is_saved(path: Path) -> bool:
@@ -202,14 +202,11 @@ def _saved(path: Path, config: FinetuneConfig, of_evaluation: bool) -> Source:
 def _from_hub(dataset: str, config: FinetuneConfig, of_evaluation: bool) -> Source:
     import datasets
 
-    with _reading(dataset):
-        name = None if of_evaluation else config.dataset_config
-        if name is None:
-            names = datasets.get_dataset_config_names(dataset, revision=config.dataset_revision)
-            if len(names) > 1 and "default" not in names:
-                raise DataError(f"{dataset} has several configurations, {', '.join(names)}; choose one with "
-                                f"dataset_config: {names[0]}")
-        splits = datasets.load_dataset(dataset, name, revision=None if of_evaluation else config.dataset_revision)
+    revision = None if of_evaluation else config.dataset_revision
+    with _reading(dataset, revision):
+        names = datasets.get_dataset_config_names(dataset, revision=revision)
+        name = choose_configuration(names, ["default"], config.dataset_config, dataset, of_evaluation=of_evaluation)
+        splits = datasets.load_dataset(dataset, name, revision=revision)
     return _of_splits(dict(splits), dataset, config, of_evaluation)
 
 
@@ -231,7 +228,7 @@ def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_
 
 
 @contextlib.contextmanager
-def _reading(source: str) -> Iterator[None]:
+def _reading(source: str, revision: str | None = None) -> Iterator[None]:
     """Silence `datasets`, and turn what it raises into one line."""
     import datasets
 
@@ -242,6 +239,9 @@ def _reading(source: str) -> Iterator[None]:
     try:
         yield
     except datasets.exceptions.DatasetNotFoundError as error:
+        if revision is not None and "revision" in str(error).lower():
+            raise DataError(f"dataset_revision is {revision!r}, which {source} does not have; name a branch, a tag or "
+                            f"a commit that it has") from error
         raise_refusal(error, source, DataError)
         raise DataError(f"the hub has no dataset {source!r} that you may read{_did_you_mean(Path(source))}; check the "
                         f"id, set HF_TOKEN if it is private, or give a local file") from error

@@ -49,6 +49,11 @@ class EncodedData:
     notes: Mapping[str, Any]
     """Plain facts for a trial's record: source, layout, rows left out or cut, what the cache did."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the study's record holds of the rows, whatever trial reads them."""
+        return {name: value for name, value in self.notes.items() if name != "token_cache"} | {"sha256": self.sha256}
+
 
 def encode(data: InstructionData, tokenizer: Any, config: FinetuneConfig, *, cache_directory: Path) -> EncodedData:
     """Tokenise both splits, or take the tokens from the cache.
@@ -92,6 +97,9 @@ def warnings_of(data: InstructionData, account: Account) -> tuple[str, ...]:
                         f"{', '.join(data.columns_unused)} of {data.source}")
     if account.lost:
         warnings.append(f"rows left out of {data.source}: {account.losses}")
+    if account.unanswered:
+        warnings.append(f"{account.unanswered:,} conversations go on after their last answer; the turns that nobody "
+                        f"answers are left away")
     if account.cut:
         warnings.append(f"{account.cut:,} rows are cut at max_length, their answers end early")
     return tuple(warnings)

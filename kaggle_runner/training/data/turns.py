@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kaggle_runner.errors import DataError
 
 NO_ANSWER = "no answer"
+NO_UNICODE = "half of a character, a lone surrogate, in the text"
 PICTURE = "a picture, a sound or a file in a turn"
 
 
@@ -40,12 +41,24 @@ class Row:
     """So many turns at the beginning are the prompt, whoever speaks in them: no answer there is learned."""
     tools: str = ""
     """JSON list of the tools that may be called; empty for none."""
+    unanswered: int = 0
+    """Turns that came after the last answer, which are left away: nobody answers them."""
 
     @classmethod
     def pair(cls, prompt: str, completion: str) -> "Row":
         """Make a row of one question and its answer; an empty prompt makes it plain text."""
         answer = Turn("assistant", completion)
         return cls(turns=(Turn("user", prompt), answer) if prompt else (answer,))
+
+    @property
+    def can_be_encoded(self) -> bool:
+        """Whether all of it is Unicode: JSON can write halves of characters, which no tokenizer takes."""
+        try:
+            for text in (*(f"{turn.role} {turn.words}" for turn in self.turns), self.tools):
+                text.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
 
     @property
     def prompt(self) -> str:
@@ -78,13 +91,19 @@ def lines_of(turns: Sequence[Turn]) -> str:
 
 
 def text_of(value: Any, column: str) -> str:
-    """Return what a column holds as text.
+    """Return what a column holds as text; a NaN is how tables write that there is nothing.
 
     Raises:
-        DataError: it holds a list or a mapping.
+        DataError: it holds a list or a mapping, or bytes that are no text.
     """
-    if value is None:
+    if value is None or value != value:
         return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"column {column!r} holds bytes that are no UTF-8, so no question or answer can be read "
+                            f"from it; write text in each row") from error
     if isinstance(value, list | dict):
         raise DataError(f"column {column!r} holds a {type(value).__name__}, not text, so no question or answer can be "
                         f"read from it; write one text in each row")
@@ -98,7 +117,7 @@ def is_turns(value: Any) -> bool:
 
 
 def conversation(value: Any, column: str, *, before: Sequence[Turn] = (), tools: str = "") -> Row | str:
-    """Make the row of a list of turns that ends with its last answer; what follows that answer is left away.
+    """Make the row of a list of turns that ends with its last answer; what follows that answer is only counted.
 
     Turns that say and call nothing have nothing to show and are left away too. `before` is put in front.
 
@@ -119,7 +138,9 @@ def ending_with_answer(before: Sequence[Turn], turns: Sequence[Turn], *, tools: 
     if not answered:
         return NO_ANSWER
     front = [turn for turn in before if turn.role != "system" or turns[0].role != "system"]
-    return Row(turns=(*front, *turns[:answered[-1] + 1]), given=0 if learn_all else len(front), tools=tools)
+    end = answered[-1] + 1
+    return Row(turns=(*front, *turns[:end]), given=0 if learn_all else len(front), tools=tools,
+               unanswered=len(turns) - end)
 
 
 def turns_of(value: Any, column: str) -> list[Turn] | str:
@@ -177,10 +198,10 @@ def _turn(turn: Mapping[str, Any], column: str) -> Turn | str:
                         f"content, or from and value")
     text = turn.get("content") or turn.get("value") or ""
     if isinstance(text, list):  # OpenAI's content parts
-        if any(not isinstance(part, dict) or part.get("type", "text") not in ("text", "input_text", "output_text")
-               for part in text):
+        parts = [part if isinstance(part, dict) else {"text": part} for part in text]
+        if any(part.get("type", "text") not in ("text", "input_text", "output_text") for part in parts):
             return PICTURE
-        text = "".join(part.get("text") or "" for part in text)
+        text = "".join(text_of(part.get("text"), column) for part in parts)
     if isinstance(text, dict):
         text = json.dumps(text, ensure_ascii=False)
     name = str(role).lower()
