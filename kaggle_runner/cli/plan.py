@@ -45,13 +45,8 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     for warning in spec.warnings:
         complain(f"warning: {warning}")
     for label, text in found.as_lines():
-<<<<<<< HEAD
         say(label, text, column=9)
-    say("rows", _rows_of(spec, environment.cache_directory), column=9)
-=======
-        click.echo(f"{label:<9} {text}")
-    click.echo(f"rows      {_rows_of(file, spec, environment.cache_directory)}")
->>>>>>> main
+    say("rows", _rows_of(file, spec, environment.cache_directory), column=9)
 
 
 def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:
