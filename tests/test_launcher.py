@@ -12,7 +12,7 @@ import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
-from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, without_words
+from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, without_types, without_words
 from kaggle_runner.kernel.packages import NEEDS
 from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
@@ -79,7 +79,26 @@ def test_docstrings_and_comments_are_left_out_and_lines_stay_where_they_are():
     assert without_words(source.encode()).decode() == stripped
     for name, content in package_files().items():
         if name.endswith(".py"):
+            compile(content, name, "exec")
             assert content.count(b"\n") == (REPOSITORY / name).read_bytes().count(b"\n")
+
+
+def test_types_of_functions_are_left_out_and_those_of_classes_stay():
+    source = """class A:
+    x: int = 1
+
+    def f(self, ä: dict[str,
+                        int], *rest: int, b: str = "->", **more: "A") -> tuple[int,
+                                                                               str]: return ä, b
+"""
+    stripped = """class A:
+    x: int = 1
+
+    def f(self, ä, *rest, b = "->", **more): return ä, b
+
+
+"""
+    assert without_types(source.encode()).decode() == stripped
 
 
 def test_it_runs_locally_from_one_file(tmp_path, detect_script):

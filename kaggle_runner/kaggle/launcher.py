@@ -11,7 +11,6 @@ import io
 import json
 import lzma
 import tokenize
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +45,7 @@ KAGGLE_RUNNER_PACKAGE = (
 
 def kaggle_runner_launch():
     """Unpack the package, put it on every path, and run the command; return the exit status."""
-    import atexit, base64, hashlib, io, json, lzma, os, shutil, sys, tempfile, traceback, zipfile
+    import atexit, base64, hashlib, io, json, lzma, os, shutil, sys, tempfile, traceback
 
     on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
     try:
@@ -56,8 +55,12 @@ def kaggle_runner_launch():
                              f"{{KAGGLE_RUNNER_SHA256[:12]}}; make it again: python -m kaggle_runner kernel prepare")
         directory = tempfile.mkdtemp(prefix="kaggle_runner-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        archive = io.BytesIO(lzma.decompress(base64.b85decode(KAGGLE_RUNNER_PACKAGE)))
-        zipfile.ZipFile(archive).extractall(directory)
+        package = io.BytesIO(lzma.decompress(base64.b85decode(KAGGLE_RUNNER_PACKAGE)))
+        for name, size in json.loads(package.readline()).items():
+            path = os.path.join(directory, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(package.read(size))
         for name in [name for name in sys.modules if name.split(".")[0] == "kaggle_runner"]:
             del sys.modules[name]  # in a notebook, the package of an older launcher
         sys.path.insert(0, directory)
@@ -165,8 +168,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files() -> dict[str, bytes]:
     """Read what of this package goes into a launcher: name in the archive -> content, in order of the names.
 
-    Docstrings and comments are left out, a quarter of the whole; line numbers stay, so that tracebacks point at the
-    right line.
+    Docstrings, comments and the types of functions are left out, a third of the whole; line numbers stay, so that
+    tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
     files = {}
@@ -175,7 +178,9 @@ def package_files() -> dict[str, bytes]:
         if path.is_file() and path.suffix in SUFFIXES and not set(inside.parts) & set(LEFT_OUT) \
                 and inside.as_posix().removesuffix(".py") not in LEFT_OUT_MODULES:
             content = path.read_bytes()
-            files[f"{root.name}/{inside.as_posix()}"] = without_words(content) if path.suffix == ".py" else content
+            if path.suffix == ".py":
+                content = without_words(without_types(content))
+            files[f"{root.name}/{inside.as_posix()}"] = content
     return files
 
 
@@ -195,12 +200,27 @@ def without_words(source: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+def without_types(source: bytes) -> bytes:
+    """Cut the types of parameters and results out of Python source; those of classes stay, which `dataclass` reads."""
+    lines, cuts = source.split(b"\n"), []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg) and node.annotation:
+            cuts.append((node.lineno - 1, node.col_offset + len(node.arg.encode()), node.annotation))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
+            line = node.returns.lineno - 1
+            arrow = lines[line].rfind(b"->", 0, node.returns.col_offset)
+            cuts.append((line, len(lines[line][:arrow].rstrip()), node.returns))
+    for line, column, annotation in sorted(cuts, key=lambda cut: cut[:2], reverse=True):
+        last = (annotation.end_lineno or annotation.lineno) - 1
+        lines[line] = lines[line][:column] + lines[last][annotation.end_col_offset:]
+        lines[line + 1:last + 1] = [b""] * (last - line)
+    return b"\n".join(lines)
+
+
 def _archive(files: Mapping[str, bytes]) -> bytes:
-    """Zip without compression, times or modes: lzma compresses the whole better, and the bytes stay the same."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in files.items():
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system, info.external_attr = 3, 0o644 << 16
-            archive.writestr(info, content)
-    return buffer.getvalue()
+    """Join a line of JSON, name -> bytes, and the contents in its order.
+
+    A zip's checksums and offsets were 6 KB of the launcher: they do not compress, and its digest covers them.
+    """
+    sizes = json.dumps({name: len(content) for name, content in files.items()})
+    return sizes.encode() + b"\n" + b"".join(files.values())
