@@ -154,7 +154,7 @@ class TestWhatIsAsked:
         kept = plain_optuna(tmp_path / "study").trials
         for name in ranges:
             assert [trial.params[name] for trial in kept] == [params[name] for params in asked], name
-            assert len({params[name] for params in asked}) >= 2, name
+            assert len({params[name] for params in asked}) >= 3, name
         assert kept[0].params["lists"] in ('["q"]', '["q", "v"]')
 
     def test_falsy_choices_are_values_like_any_other(self, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ class TestWhatIsLearned:
 
     def test_a_goal_of_maximize_looks_for_the_largest_value(self, tmp_path: Path) -> None:
         sweep = write_sweep(tmp_path, goal="maximize")
-        run(sweep, tmp_path / "study", 10, train=remembering([], lambda trial: -optuna_session.loss(trial.params)))
+        run(sweep, tmp_path / "study", 8, train=remembering([], lambda trial: -optuna_session.loss(trial.params)))
         assert read_study(tmp_path / "study").best.result.metric > -2.1
         assert plain_optuna(tmp_path / "study").direction == optuna.study.StudyDirection.MAXIMIZE
 

@@ -436,9 +436,11 @@ PARAMETERS = {
                                      "it"),
     "nothing": ("lora_r: {}", "parameters.lora_r: needs value, values, or min and max"),
     "unknown keys": ("lora_r: {vales: [8]}", "parameters.lora_r: needs value, values, or min and max, got vales"),
-    "nested": ("lora_r: {parameters: {r: {value: 8}}}",
-               "parameters.lora_r: nested parameters are refused, a trainer takes each hyperparameter by its own "
-               "name; move them up to parameters (lora_r.r: write lora_r, the rank of the adapter)"),
+    "nested": ("adapter: {parameters: {rank: {value: 8}}}",
+               "parameters.adapter.rank: no such hyperparameter; write lora_r, the rank of the adapter"),
+    "nested and empty": ("adapter: {parameters: {}}",
+                         "parameters.adapter.parameters: must be a mapping of hyperparameters; name what to search "
+                         "below it"),
     "text for a number": ("learning_rate: {value: 1e-5}",
                           "parameters.learning_rate.value: '1e-5' is text to YAML; write 1.0e-5"),
     "text in values": ("learning_rate: {values: [1e-5, 2.0e-5]}",

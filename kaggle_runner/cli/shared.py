@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
+    from kaggle_runner.sweep.study_settings import Confirm
 
 PAGE_PACKAGES = ("numpy", "plotly", "matplotlib", "nbformat", "nbclient")
 """What draws a study; imported when its trials are done."""
@@ -40,6 +41,19 @@ def not_negative(context: click.Context, parameter: click.Parameter, value: floa
     return value
 
 
+def confirming(context: click.Context, parameter: click.Parameter, value: str | None) -> "Confirm | None":
+    """Read `3x2` as an option's callback."""
+    if value is None:
+        return None
+    from kaggle_runner.sweep.study_settings import MOST_SEEDS, parse_confirm
+
+    found = parse_confirm(value)
+    if found is None:
+        raise click.BadParameter(f"must be configurations x further seeds, two or more of the first and 1 to "
+                                 f"{MOST_SEEDS} of the second, got {value!r}; write 3x2")
+    return found
+
+
 def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every command that runs trials has."""
     for option in (
@@ -48,13 +62,17 @@ def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=click.IntRange(min=0), help="Seed of the search [0]."),
         click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
+        click.option("--confirm", metavar="TOPxSEEDS", callback=confirming,
+                     help="Train the best again with more seeds, 3x2 [in a fifth of 20 trials or more]."),
+        click.option("--no-confirm", is_flag=True, help="Take the best trial as it is."),
     ):
         function = option(function)
     return function
 
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
-             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False, suffix: str = "",
+             seed: int | None = None, deadline: str | None = None, no_pruning: bool = False,
+             confirm: "Confirm | None" = None, no_confirm: bool = False, suffix: str = "",
              keep: "Callable[[Snapshot], None]" = lambda snapshot: None) -> None:
     """Run a sweep with the embedded study and print the table, the best trial and where everything is.
 
@@ -64,27 +82,56 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
         complain(f"warning: {warning}")
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
+    from kaggle_runner.lab.confirm import confirmed_lines, run_confirmation
+    from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
+    from kaggle_runner.sweep.study_settings import OFF
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
     directory = study or directory_of(spec.name, environment, suffix)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
-    order = SweepOrder(directory=directory, count=count, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
+    if confirm and no_confirm:
+        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+    confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
+    order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ))
+    unconfirmed = ""
     with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
+        if confirm.runs and not run.interrupted and not run.gave_up:
+            unconfirmed = run_confirmation(run.snapshot, confirm, LabOrder(
+                directory=directory, cpu_only=cpu_only, deadline=order.deadline), environment, notify)
     page = print_study(run.snapshot, run.reason)
+    for label, text in confirmed_lines(run.snapshot, confirm) if confirm.runs else ():
+        say(label, text)
+    if unconfirmed:
+        say("confirm", f"not done: {unconfirmed}")
     keep(run.snapshot)
-    exit_status = INTERRUPTED if run.interrupted else int(run.gave_up or run.snapshot.best is None)
-    if not run.interrupted:
+    is_cut_short = run.interrupted or bool(unconfirmed)
+    exit_status = INTERRUPTED if is_cut_short else int(run.gave_up or run.snapshot.best is None)
+    if not is_cut_short:
         print_what_comes_out(run.snapshot)
-    click.echo("next     " + (continuing() if run.interrupted else command("report", directory)))
+    click.echo("next     " + (continuing() if is_cut_short else command("report", directory)))
     print_page(page)
-    tell_launcher(run.reason, exit_status)
+    tell_launcher(unconfirmed or run.reason, exit_status)
     if exit_status:
         sys.exit(exit_status)
+
+
+def confirm_of(spec: "SweepSpec", directory: Path, count: int | None,
+               asked: "Confirm | None") -> "tuple[Confirm, int | None]":
+    """Return how a sweep is confirmed and how many trials its search has; a study that used them all has no room."""
+    from kaggle_runner.study.journal import JOURNAL, read_study
+    from kaggle_runner.sweep.study_settings import OFF, arrange
+
+    wanted = spec.run_cap if count is None else count
+    confirm, trials = arrange(method=spec.method, trials=wanted, in_file=spec.confirm, asked=asked)
+    if trials != wanted and trials is not None and (directory / JOURNAL).is_file() \
+            and len(read_study(directory).finished) > trials:
+        return OFF, wanted
+    return confirm, trials
 
 
 def print_study(snapshot: "Snapshot", reason: str) -> Path | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
-ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "log", "cpu")
+ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "log", "cpu")
 ONLY_WANDB = ("entity", "prior_runs")
 
 

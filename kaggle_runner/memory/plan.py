@@ -20,6 +20,7 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.pace import forecast_s
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.sweep.study_settings import arrange
 
 HOUR_S = 3600.0
 SESSION_S = 12 * HOUR_S - SAVING_S - MARGIN_S
@@ -107,7 +108,8 @@ class Plan:
         config = self.forecasts[0].fit.config
         return [("sweep", f"{self.spec.name}: {config.model}{', 4-bit' if config.load_in_4bit else ''}"),
                 ("device", f"{self.limit.device}, {in_gib(self.limit.budget_bytes)} a trial"),
-                ("", self.limit.reason), *_forecast_lines(self.forecasts), *_time_lines(self)]
+                ("", self.limit.reason), *_forecast_lines(self.forecasts), *_time_lines(self),
+                *_confirm_lines(self.spec)]
 
 
 def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None = None,
@@ -126,7 +128,7 @@ def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None 
         raise ConfigError(f"{spec.source} trains {trainer_of(spec.fixed)} models, which are small enough for any GPU; "
                           f"only fine-tunes are planned")
     points = list(_distinct(spec))
-    names = [name for name in MEMORY_PARAMETERS
+    names = [name for name in dict.fromkeys((*MEMORY_PARAMETERS, *spec.searched))
              if name in spec.searched and len({json.dumps(point[name], default=list) for point in points}) > 1]
     forecasts = [PlannedConfiguration(settings={name: point[name] for name in names}, fit=fit_trial(point, limit))
                  for point in points]
@@ -138,10 +140,13 @@ def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None 
 def _distinct(spec: SweepSpec) -> Iterator[dict[str, Any]]:
     """Yield one point of the sweep for every prediction that is needed."""
     middle = {name: parameter.from_unit(0.5) for name, parameter in spec.parameters.items()}
-    varied = [name for name in MEMORY_PARAMETERS if name in spec.searched]
+    needed = set(MEMORY_PARAMETERS)
+    for tied_name, tied in reversed(list(spec.tied.items())):  # each comes after those it is made of
+        needed |= set(tied.names) if tied_name in needed else set()
+    varied = [name for name in (*MEMORY_PARAMETERS, *sorted(needed - {*MEMORY_PARAMETERS})) if name in spec.searched]
     seen = set()
     for values in itertools.product(*(_ends(spec.searched[name]) for name in varied)):
-        point = middle | dict(zip(varied, values, strict=True))
+        point = spec.with_tied(middle | dict(zip(varied, values, strict=True)))
         config = FinetuneConfig.from_params(point)
         key = json.dumps([config.model, shape_of_trial(config)], sort_keys=True, default=list)
         if key not in seen:
@@ -211,6 +216,18 @@ def _time_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     sweep = "" if wanted is None else (f"; the sweep's {_trials(wanted)} take "
                                        f"{wanted * times.mean_s / times.workers / WEEK_S:.1f} weeks of it")
     yield ("quota", f"{_trials(times.week_trials)} in the {_hours(WEEK_S)} of a week{sweep}")
+
+
+def _confirm_lines(spec: SweepSpec) -> Iterator[tuple[str, str]]:
+    """Say how the winner of a sweep that runs here is confirmed."""
+    confirm, search = arrange(method=spec.method, trials=spec.run_cap, in_file=spec.confirm, asked=None)
+    if not confirm.runs:
+        return
+    where = (f"on top of the {_trials(spec.run_cap)}" if spec.confirm and spec.run_cap else
+             "on top of the sweep's trials" if spec.confirm else
+             f"taken from the {spec.run_cap} trials, {search} are left for the search; --no-confirm leaves all")
+    yield ("confirm", f"the best {confirm.top} once more with {confirm.seeds} further seeds each, {confirm.runs} "
+                      f"trainings {where}")
 
 
 def _hours(seconds: float) -> str:

@@ -17,10 +17,11 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.failures import FailureBudget, alike
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
 from kaggle_runner.run.points.observations import Observation, Told
-from kaggle_runner.run.points.propose import Sampler, propose, warm_up
+from kaggle_runner.run.points.propose import propose, warm_up
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.sweep.study_settings import Sampler
 from kaggle_runner.wording import how_many
 
 __all__ = ["OptunaSearch", "SearchEnd", "run_sweep", "warm_up"]
@@ -44,13 +45,13 @@ class OptunaSearch:
 
     def __init__(self, study: Study, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
                  told_value: Callable[[TrialResult], float | None] = lambda result: result.metric,
-                 sampler: Sampler = "own", notify: Notify = lambda event: None,
+                 sampler: Sampler | None = None, notify: Notify = lambda event: None,
                  failures: FailureBudget | None = None) -> None:
         """Open the study's search and bring Optuna's copy in line with the record.
 
         `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
         is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known; `sampler`
-        says who chooses the points of a `bayes` sweep.
+        says who chooses the points of a `bayes` sweep, in place of the file.
 
         Raises:
             StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
@@ -59,7 +60,7 @@ class OptunaSearch:
         self._points = None if spec.method == "random" else spec.count
         self._defaults = TRAINERS[spec.trainer]().as_dict() if defaults is None else defaults
         self._told_value = told_value
-        self._sampler = sampler
+        self._sampler: Sampler = spec.sampler if sampler is None else sampler
         self._lock = threading.Lock()
         self._trials: dict[int, Trial] = {}
         self._results: dict[int, TrialResult] = {}

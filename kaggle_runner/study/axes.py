@@ -96,8 +96,9 @@ def read_axes(snapshot: Snapshot) -> tuple[Axis, ...]:
             seen.setdefault(name, []).append(value)
     axes = []
     for name in [*(name for name in entries if name in seen), *(name for name in seen if name not in entries)]:
-        entry = entries.get(name)
-        axis = None if name == SEED else (_from_sweep(name, entry, seen[name]) or _from_values(name, seen[name]))
+        entry, axis = entries.get(name), None
+        if name != SEED and not _is_tied(entry, seen[name]):
+            axis = _from_sweep(name, entry, seen[name]) or _from_values(name, seen[name])
         if axis is not None:
             axes.append(axis)
     return tuple(axes)
@@ -133,6 +134,11 @@ def boundary(axis: Axis, value: Any) -> Boundary | None:
 def is_number(value: Any) -> bool:
     """Say whether a value is a finite number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_tied(entry: Any, seen: Sequence[Any]) -> bool:
+    """Say whether the sweep computes a value from others: it is no axis of its own."""
+    return isinstance(entry, Mapping) and isinstance(entry.get("value"), str) and all(map(is_number, seen))
 
 
 def _from_sweep(name: str, entry: Any, seen: Sequence[Any]) -> Axis | None:

@@ -1,67 +1,47 @@
 """Read the `parameters:` of a sweep file, finding every problem instead of the first."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kaggle_runner.config import field_types
-from kaggle_runner.sweep.aliases import explain, explain_all
+from kaggle_runner.sweep.aliases import explain_all
 from kaggle_runner.sweep.distributions import EXPONENTS, KEYS, Choice, Fixed, Parameter, Range
+from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion
+from kaggle_runner.sweep.tied import is_expression, read_tied
 from kaggle_runner.sweep.values import check_together, check_values
 
 MOST_GRID_POINTS = 100_000
 
 
-def read_parameters(found: Findings, raw: Any, method: str | None, config_type: Any) -> dict[str, Parameter]:
-    """Return the parameters that make sense, in the file's order; add a problem for each that does not."""
+def read_parameters(found: Findings, raw: Any, method: str | None,
+                    config_type: Any) -> tuple[dict[str, Parameter], dict[str, Tied]]:
+    """Return the parameters that make sense and the tied ones; add a problem for each that does not."""
     if raw is None or raw == {}:
         found.problem("parameters", "missing; name what to search, such as learning_rate, and what is fixed")
-        return {}
+        return {}, {}
     if not isinstance(raw, Mapping):
         found.problem("parameters", f"must be a mapping of hyperparameters, got {spelled(raw)}")
-        return {}
+        return {}, {}
     fields, before = field_types(config_type), len(found.problems)
     parameters: dict[str, Parameter] = {}
-    unknown = [name for name, entry in raw.items() if name not in fields and not _is_nested(entry)]
+    unknown = [name for name in raw if name not in fields]
     if unknown:
         found.problem("parameters" + (f".{unknown[0]}" if len(unknown) == 1 else ""),
                       explain_all(unknown, fields, "hyperparameter"))
+    texts = {name: entry["value"] for name, entry in raw.items()
+             if name in fields and is_expression(entry, fields[name], raw)}
     for name, entry in raw.items():
-        path = f"parameters.{name}"
-        if _is_nested(entry):
-            found.problem(path, _move_up(name, entry["parameters"], fields))
-            continue
-        parameter = _read_parameter(found, path, entry, method)
+        parameter = None if name in texts else _read_parameter(found, f"parameters.{name}", entry, method)
         if parameter is not None:
             parameters[name] = parameter
+    tied = read_tied(found, texts, parameters, config_type) if len(found.problems) == before else {}
     check_values(found, parameters, config_type)
     if len(found.problems) == before:
-        check_together(found, parameters, config_type)
+        check_together(found, parameters, tied, config_type)
         _check_search(found, parameters, method)
-    return parameters
-
-
-def _is_nested(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and "parameters" in entry
-
-
-def _move_up(name: Any, nested: Any, fields: Iterable[str]) -> str:
-    """Refuse parameters inside a parameter, and say of each what to write in its place."""
-    why = ("nested parameters are refused, a trainer takes each hyperparameter by its own name; move them up to "
-           "parameters")
-    names = list(_names_inside(nested, str(name)))
-    known = list(fields)
-    ways = "; ".join(f"{inner}: {explain(inner, known) or 'no such hyperparameter'}" for inner in names)
-    return f"{why} ({ways})" if names else why
-
-
-def _names_inside(nested: Any, path: str) -> Iterator[str]:
-    for name, entry in nested.items() if isinstance(nested, Mapping) else ():
-        if _is_nested(entry):
-            yield from _names_inside(entry["parameters"], f"{path}.{name}")
-        else:
-            yield f"{path}.{name}"
+    return parameters, tied
 
 
 def _read_parameter(found: Findings, path: str, raw: Any, method: str | None) -> Parameter | None:

@@ -7,12 +7,14 @@ from typing import Any
 from kaggle_runner.config import field_types
 from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion
+from kaggle_runner.sweep.study_settings import OUR_KEYS
 
 METHODS = ("bayes", "random", "grid")
 GOALS = ("minimize", "maximize")
 TEXT_KEYS = ("program", "name", "description", "project", "entity", "apiVersion", "kind")
 """Keys of W&B's schema that are W&B's own business: checked for their type only, like `command`."""
-KNOWN_KEYS = ("method", "metric", "parameters", "early_terminate", "run_cap", "command", "controller", *TEXT_KEYS)
+KNOWN_KEYS = ("method", "metric", "parameters", "early_terminate", "run_cap", *OUR_KEYS, "command", "controller",
+              *TEXT_KEYS)
 REFUSED_KEYS = {
     "metrics": "a trial is judged by one number; use metric",
     "scheduler": "the search runs in W&B's cloud or here; leave it out and use method bayes, random or grid",

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig, field_types
 from kaggle_runner.errors import SweepError
-from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
+from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, same_value
+from kaggle_runner.sweep.expressions import Tied
+from kaggle_runner.sweep.nesting import flat_entries
 from kaggle_runner.sweep.parameters import read_parameters
 from kaggle_runner.sweep.problems import Findings
 from kaggle_runner.sweep.scoring import hold_scoring
@@ -28,6 +30,8 @@ from kaggle_runner.sweep.sections import (
     read_metric,
     read_whole_number,
 )
+from kaggle_runner.sweep.study_settings import OUR_KEYS, Confirm, Sampler, read_confirm, read_sampler
+from kaggle_runner.sweep.tied import with_tied
 from kaggle_runner.sweep.yaml_file import (
     check_plain,
     find_file,
@@ -66,7 +70,15 @@ class SweepSpec:
     run_cap: int | None = None
     """Most trials that the sweep may have; none for no limit."""
     raw: Mapping[str, Any]
-    """The file as read, plain JSON values only."""
+    """The file as read, plain JSON values only; parameters inside parameters under their own names."""
+    tied: Mapping[str, Tied] = field(default_factory=dict)
+    """Parameters that follow from others, each after those it is made of."""
+    sampler: Sampler = "own"
+    """Who chooses the points of a `bayes` sweep that runs here."""
+    confirm: Confirm | None = None
+    """How its winner is confirmed; none where the file does not say."""
+    for_wandb: Mapping[str, Any] = field(default_factory=dict)
+    """The file as W&B gets it: as it stands, without our own keys."""
     warnings: tuple[str, ...] = ()
     """What will work, but perhaps not as meant."""
 
@@ -98,12 +110,17 @@ class SweepSpec:
                   for parameter in self.searched.values()]
         return None if None in counts else math.prod(count for count in counts if count is not None)
 
+    def with_tied(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trial's parameters with the tied ones computed."""
+        return with_tied(self.tied, params) if self.tied else dict(params)
+
     def typical(self) -> dict[str, Any]:
         """Return the parameters of one trial: the config's own defaults where the sweep may draw them."""
         defaults = {field.name: field.default for field in dataclasses.fields(TRAINERS[self.trainer])}
         drawn = self.sample(0)
-        return {name: defaults[name] if name in self.searched and self.parameters[name].contains(defaults[name])
-                else drawn[name] for name in self.parameters}
+        return self.with_tied({
+            name: defaults[name] if name in self.searched and self.parameters[name].contains(defaults[name])
+            else drawn[name] for name in self.parameters})
 
     def sample(self, seed: int) -> dict[str, Any]:
         """Draw one trial's parameters: what W&B's random search draws after `random.seed(seed)`.
@@ -111,8 +128,9 @@ class SweepSpec:
         Source: PyPI `sweeps` 0.3.0, `random_search_next_runs`: one number for each parameter by name, fixed ones too.
         """
         numbers = random.Random(seed)
-        drawn = {name: self.parameters[name].from_unit(numbers.random()) for name in sorted(self.raw["parameters"])}
-        return {name: drawn[name] for name in self.parameters if name in drawn} | dict(self.held)
+        units = {name: numbers.random() for name in sorted(self.raw["parameters"])}
+        drawn = {name: self.parameters[name].from_unit(units[name]) for name in self.parameters if name in units}
+        return self.with_tied(drawn | dict(self.held))
 
     def grid(self) -> list[dict[str, Any]]:
         """List every trial's parameters in the order W&B's grid search runs them: by name, the last one fastest.
@@ -123,13 +141,15 @@ class SweepSpec:
         names = sorted(self.searched)
         points = itertools.product(*(_grid_values(self.searched[name]) for name in names))
         chosen = (dict(zip(names, point, strict=True)) for point in points)
-        return [{name: values[name] if name in values else self.fixed[name] for name in self.parameters}
-                for values in chosen]
+        return [self.with_tied({name: values[name] if name in values else self.fixed[name]
+                                for name in self.parameters}) for values in chosen]
 
     def contains(self, params: Mapping[str, Any]) -> bool:
         """Say whether a trial with exactly these parameters could come from this sweep."""
-        return params.keys() == self.parameters.keys() and all(
-            parameter.contains(params[name]) for name, parameter in self.parameters.items())
+        if params.keys() != self.parameters.keys() | self.tied.keys():
+            return False
+        return all(parameter.contains(params[name]) for name, parameter in self.parameters.items()) and all(
+            same_value(value, params[name]) for name, value in self.with_tied(params).items())
 
 
 def read_sweep(path: Path, config_type: type | None = None, metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
@@ -188,18 +208,24 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
     check_unknown_keys(found, raw, config_type)
     method = read_method(found, raw)
     metric, goal, target = read_metric(found, raw, metrics)
-    parameters = read_parameters(found, raw.get("parameters"), method, config_type)
+    given = raw
+    if isinstance(raw.get("parameters"), Mapping):
+        raw = {**raw, "parameters": flat_entries(found, raw["parameters"], field_types(config_type))}
+    parameters, tied = read_parameters(found, raw.get("parameters"), method, config_type)
     early_terminate = read_early_terminate(found, raw["early_terminate"]) if "early_terminate" in raw else None
     if early_terminate and "metric" not in raw and method != "bayes":
         found.problem("early_terminate", f"needs a metric; write metric: with name: {metrics[0]} and "
                                          f"goal: minimize below it")
     held = hold_scoring(found, parameters, field_types(config_type), metric or metrics[0], metrics)
     run_cap = read_whole_number(found, "run_cap", raw["run_cap"]) if "run_cap" in raw else None
+    sampler, confirm = read_sampler(found, raw, method), read_confirm(found, raw)
     if found.problems:
         raise SweepError(str(path), found.problems)
     spec = SweepSpec(source=str(path), name=raw.get("name") or path.stem, method=method, metric=metric, goal=goal,
                      target=target, parameters={**parameters, **held}, early_terminate=early_terminate,
-                     run_cap=run_cap, raw=raw, held={name: setting.value for name, setting in held.items()})
+                     run_cap=run_cap, raw=raw, tied=tied, sampler=sampler, confirm=confirm,
+                     for_wandb={key: value for key, value in given.items() if key not in OUR_KEYS},
+                     held={name: setting.value for name, setting in held.items()})
     _warn_about_length(found, spec, config_type)
     _warn_about_trials(found, spec, config_type)
     return dataclasses.replace(spec, warnings=tuple(found.warnings))
@@ -221,8 +247,11 @@ def _warn_about_length(found: Findings, spec: SweepSpec, config_type: Any) -> No
             or spec.fixed.get("num_train_epochs") or "num_train_epochs" in spec.searched:
         return
     fixed = {name: spec.fixed[name] for name in (*BATCH, "max_steps") if name in spec.fixed}
-    ends = [FinetuneConfig.from_params({**fixed, **dict(zip(names, values, strict=True))})
-            for values in itertools.product(*(_ends(spec.searched[name]) for name in names))]
+    kept = {*fixed, *names, *(name for name in BATCH if name in spec.tied)}
+    drawn = {**spec.sample(0), **fixed}
+    points = [spec.with_tied({**drawn, **dict(zip(names, values, strict=True))})
+              for values in itertools.product(*(_ends(spec.searched[name]) for name in names))]
+    ends = [FinetuneConfig.from_params({name: point[name] for name in kept}) for point in points]
     rows = sorted(config.effective_batch_size for config in ends)
     if rows[-1] > rows[0]:
         found.warn(f"parameters.{names[0]}",

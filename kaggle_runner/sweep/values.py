@@ -10,7 +10,9 @@ from typing import Any
 from kaggle_runner.config_fields import describe_type, field_types, has_type
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
+from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.problems import Findings, spelled
+from kaggle_runner.sweep.tied import with_tied
 
 RARE = 0.001
 """Share of the draws of an unbounded distribution on each side that need not be a possible value."""
@@ -103,7 +105,8 @@ def _check_range(found: Findings, path: str, parameter: Range, trial: _Trial) ->
             found.problem(path, f"the {end} value of this {distribution} is {value:.6g}, but {name} {problem}")
 
 
-def check_together(found: Findings, parameters: Mapping[str, Parameter], config_type: Any) -> None:
+def check_together(found: Findings, parameters: Mapping[str, Parameter], tied: Mapping[str, Tied],
+                   config_type: Any) -> None:
     """Try the fixed values with each pair of searched ones: hyperparameters that are right alone can clash."""
     first = {name: _samples(parameter)[0] for name, parameter in parameters.items()}
     tried = [[(name, value) for value in _samples(parameter)]
@@ -113,11 +116,13 @@ def check_together(found: Findings, parameters: Mapping[str, Parameter], config_
     seen: set[str] = set()
     for pair in itertools.chain([()], ((single,) for some in tried for single in some), pairs):
         try:
-            config_type.from_params({**first, **dict(pair)})
+            config_type.from_params(with_tied(tied, {**first, **dict(pair)}))
         except ConfigError as error:
             if str(error) not in seen:
                 seen.add(str(error))
                 together = " with ".join(f"{name} {spelled(value)}" for name, value in pair)
+                together += "".join(f" with {name} {one.text}" for name, one in tied.items() if name in str(error))
+                together = together.removeprefix(" with ")
                 found.problem("parameters", f"{together}: {error}" if together else str(error))
 
 

@@ -18,6 +18,7 @@ from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
+from kaggle_runner.sweep.nesting import flat_values
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
@@ -81,8 +82,9 @@ class JobRunner:
                             max(self._deadline.margin_s * 0.8, self._patience.hurry_s))
 
     def _serve(self, log: RunLog, stop_asked: Callable[[], bool]) -> None:
-        given = {name: value for name, value in log.params.items() if name in self._spec.parameters}
-        params = given | dict(self._spec.held)  # W&B knows the file only, and not what the evaluation is held at
+        given = flat_values(log.params, {name: None for name in self._spec.parameters if name not in self._spec.held})
+        # W&B knows the file only: not what the evaluation is held at, and tied parameters as they are written.
+        params = self._spec.with_tied(given | dict(self._spec.held))
         trial = Trial(id=log.id, number=-1, params=params, origin="wandb")
         config = _config_of(trial)
         self.check_deadline()
@@ -97,7 +99,9 @@ class JobRunner:
         trial = replace(trial, number=self._study.claim_number(log.id))
         if config:
             log.add_config({name: value for name, value in config.as_dict().items()
-                            if name not in given and name != "gradient_checkpointing"})  # which the forecast decides
+                            if name not in {*given, *self._spec.tied} and name != "gradient_checkpointing"}
+                           # the forecast decides checkpointing; W&B keeps the text of a tied parameter under its name
+                           | ({"tied": {name: params[name] for name in self._spec.tied}} if self._spec.tied else {}))
         self._runner.say_started(trial)
         earlier = self._earlier(trial, config) if config else None
         began = time.monotonic()

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import wandb
 
-from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.run import RunLog, exit_code
 from kaggle_runner.wandb.sweep import DEFAULT_PROJECT
+
+CONFIRMS = "confirmation"
+"""Tag of a run that confirms the winner, beside the name of the trial that it repeats."""
 
 
 class OfflineRuns:
@@ -27,21 +30,25 @@ class OfflineRuns:
     def write(self, snapshot: Snapshot) -> int:
         """Write the finished trials that were not written yet; return how many runs there are.
 
-        A run's id is made from the study and the trial, so writing a trial again gives the same run of W&B.
+        The runs that confirmed the winner are among them, with a tag. A run's id is made from the study and the trial,
+        so writing a trial again gives the same run of W&B.
         """
-        for record in snapshot.finished:
-            run_id = run_id_of(snapshot, record)
-            if not list(snapshot.directory.glob(f"wandb/offline-run-*-{run_id}")):
-                self._write(snapshot, record, run_id)
+        confirmation = confirm_directory(snapshot.directory)
+        studies = [snapshot, *([read_study(confirmation)] if (confirmation / JOURNAL).is_file() else [])]
+        for study in studies:
+            for record in study.finished:
+                run_id = run_id_of(study, record)
+                if not list(snapshot.directory.glob(f"wandb/offline-run-*-{run_id}")):
+                    self._write(study, record, run_id, snapshot)
         leave()
         return len(list(snapshot.directory.glob("wandb/offline-run-*")))
 
-    def _write(self, snapshot: Snapshot, record: TrialRecord, run_id: str) -> None:
+    def _write(self, snapshot: Snapshot, record: TrialRecord, run_id: str, sweep: Snapshot) -> None:
         assert record.result is not None
         settings = wandb.Settings(console="off", mode="offline", silent=True)
-        run = wandb.init(dir=str(snapshot.directory), project=self._project, id=run_id, group=snapshot.info.name,
+        run = wandb.init(dir=str(sweep.directory), project=self._project, id=run_id, group=sweep.info.name,
                          name=f"{snapshot.info.name} {record.trial.id}", config=dict(record.trial.params),
-                         settings=settings)
+                         tags=None if snapshot is sweep else (CONFIRMS, record.trial.origin), settings=settings)
         log = RunLog(run)
         for row in snapshot.history(record.trial.id):
             log.log(row)

@@ -12,6 +12,7 @@ import numpy as np
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
 from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
+from kaggle_runner.sweep.distributions import Range
 
 STARTS = 3
 """Points before the model, the default among them."""
@@ -22,6 +23,8 @@ SPREAD_DRAWS, NEAR_DRAWS, NEARER_DRAWS = 300, 50, 25
 NEAR_WIDTH, NEARER_WIDTH = 0.1, 0.03
 START_STRATA = (0.1, 0.9)
 """Part of a continuous axis that start points come from: the ends are the least likely to be good."""
+QUANTISED_DRAWS = 32
+"""Draws of start points on an axis of rounded values, until they have different ones."""
 END_SHARE, END_REACH = 0.03, 1 / 3
 """A place this near to an end is a candidate only while one of the best trials lies within this reach of that end."""
 LONG_LIST = 8
@@ -40,12 +43,12 @@ class Grid:
 
     axes: tuple[SearchAxis, ...]
 
-    @property
-    def geometry(self) -> Geometry:
-        """Which columns belong to which axis."""
+    def geometry(self, home: Sequence[float]) -> Geometry:
+        """Return which columns belong to which axis, and where the default lies."""
         owners = [number for number, axis in enumerate(self.axes) for _ in range(_width(axis))]
         return Geometry(axis_of=tuple(owners), wells=tuple(
-            owners.index(number) for number, axis in enumerate(self.axes) if axis.is_rate))
+            owners.index(number) for number, axis in enumerate(self.axes) if axis.is_rate),
+            home=tuple(map(float, self.columns(np.asarray(home, float)[None])[0])))
 
     def columns(self, places_PA: np.ndarray) -> np.ndarray:
         """Return points as columns: levels evenly spread, unordered ones all equally far apart."""
@@ -92,6 +95,19 @@ class Grid:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class NextPoint:
+    """A point and what is expected of it."""
+
+    places: tuple[float, ...]
+    gain: float
+    """Expected improvement on the best so far, in the model's units."""
+    noise: float
+    """Deviation of one trial around the surface, in the same units."""
+    unit: float
+    """What one of these units is in the metric, near the best trial."""
+
+
 def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: int) -> np.ndarray:
     """Return points to start with besides the first one, each axis in another stratum than the first and each other.
 
@@ -102,7 +118,7 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
     first_A = np.asarray(first, float)
     best, furthest = np.empty((0, len(axes))), -1.0
     for _ in range(64):
-        drawn = np.stack([_strata(axis, place, count, generator)
+        drawn = np.stack([_distinct_strata(axis, place, count, generator)
                           for axis, place in zip(axes, first_A, strict=True)], axis=1)
         columns = grid.columns(np.concatenate([first_A[None], drawn]))
         apart = ((columns[:, None] - columns[None]) ** 2).sum(2) + 9 * columns.shape[1] * np.eye(len(columns))
@@ -111,11 +127,13 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
     return best
 
 
-def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int) -> tuple[float, ...] | None:
+def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int, *,
+               home: Sequence[float]) -> NextPoint | None:
     """Return the untried point with the largest expected improvement; none if every candidate was tried.
 
-    Needs a trial with a value and another that teaches something. Points that are bad or do not fit are learned as a
-    little worse than the worst value so far; trials that run are believed to come out as expected.
+    `home` is where the default lies, which the best are expected to be near. Needs a trial with a value and another
+    that teaches something. Points that are bad or do not fit are learned as a little worse than the worst value so far;
+    trials that run are believed to come out as expected.
     """
     generator, grid = np.random.default_rng(seed), Grid(axes=tuple(space.axes.values()))
     sign = -1.0 if goal == "maximize" else 1.0
@@ -124,7 +142,7 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
     values = [bad if o.value is None else sign * o.value for o in taught]
     places_NA = _places(space, taught)
-    process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry, generator=generator)
+    process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry(home), generator=generator)
     running_MA = _places(space, [o for o in past if o.told is Told.RUNNING])
     judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
@@ -142,7 +160,10 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     candidates = judge.allowed(candidates, tried_TA, leaders)
     if not len(candidates):
         return None
-    return tuple(float(place) for place in candidates[int(np.argmax(judge.score(candidates)))])
+    scores = judge.score(candidates)
+    best = int(np.argmax(scores))
+    return NextPoint(places=tuple(float(place) for place in candidates[best]), gain=float(np.exp(scores[best])),
+                     noise=process.noise, unit=process.unit)
 
 
 class _Judge:
@@ -203,6 +224,21 @@ def _places(space: SearchSpace, past: Sequence[Observation]) -> np.ndarray:
 
 def _width(axis: SearchAxis) -> int:
     return 1 if axis.is_ordered or not axis.levels else len(axis.levels)
+
+
+def _distinct_strata(axis: SearchAxis, first: float, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw places whose values differ from the first one's and each other's, where rounding to steps leaves so many."""
+    best, most = _strata(axis, first, count, generator), 0
+    if axis.levels or not isinstance(axis.parameter, Range) or not axis.parameter.is_quantised:
+        return best
+    for _ in range(QUANTISED_DRAWS):
+        drawn = _strata(axis, first, count, generator)
+        different = len({axis.value(float(place)) for place in (first, *drawn)})
+        if different > most:
+            best, most = drawn, different
+        if most > count:
+            break
+    return best
 
 
 def _strata(axis: SearchAxis, first: float, count: int, generator: np.random.Generator) -> np.ndarray:

@@ -6,25 +6,23 @@ Optuna's samplers, W&B's and random search by benchmarks/search.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from kaggle_runner.run.points import optuna_samplers
-from kaggle_runner.run.points.next_point import STARTS, next_point, start_points
+from kaggle_runner.run.points.next_point import STARTS, NextPoint, next_point, start_points
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.sweep.study_settings import Sampler
 
-__all__ = ["Observation", "Proposal", "Sampler", "Told", "propose", "stable_seed", "warm_up"]
+__all__ = ["Observation", "Proposal", "Told", "propose", "stable_seed", "warm_up"]
 
 OWN_TRIALS = 200
 """Trials after which our process, cubic in their number, gives way to Optuna's TPE."""
 REASKS = 4
 RANDOM_DRAWS = 1000
 """Draws after which a space is taken to have no untried point left."""
-
-Sampler = Literal["own", "optuna-gp", "optuna-tpe"]
-"""Who chooses the points of a `bayes` sweep after the first ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +31,8 @@ class Proposal:
 
     params: Mapping[str, Any]
     origin: str
+    expected: NextPoint | None = None
+    """What the model expects of it; none where it was not asked."""
 
 
 def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observation],
@@ -52,7 +52,8 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     if spec.count is not None and len(tried) >= spec.count:
         return None
     candidates = _candidates(spec, space, seed, number, past, defaults, sampler)
-    return next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
+    chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
+    return chosen and replace(chosen, params=spec.with_tied(chosen.params))
 
 
 def warm_up() -> None:
@@ -66,7 +67,8 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
                 defaults: Mapping[str, Any], sampler: Sampler) -> Iterator[Proposal]:
     """Yield points to try, the best first."""
     wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
-    first = space.in_order({**space.fixed, **wanted})
+    first = dict(past[0].params) if past and number else space.in_order({**space.fixed, **wanted})
+    home = tuple(space.places(first).values())
     taught = [o for o in past if o.told in TAUGHT]
     values = [o for o in taught if o.told is Told.VALUE]
     if number == 0 or not space.axes:
@@ -74,7 +76,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     elif len(taught) + sum(o.told is Told.RUNNING for o in past) < STARTS or not values or len(taught) < 2:
         # Later ones, where the first failed or are still running, are drawn away from each other in the same way.
         turn, index = divmod(number - 1, STARTS - 1)
-        points = start_points(space, tuple(space.places(first).values()), stable_seed(seed, "start", turn), STARTS - 1)
+        points = start_points(space, home, stable_seed(seed, "start", turn), STARTS - 1)
         places = dict(zip(space.axes, map(float, points[index]), strict=True))
         yield Proposal(params=space.params(places), origin="start")
     elif sampler != "own" or number >= OWN_TRIALS:
@@ -84,8 +86,9 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
         for _, found in zip(range(REASKS), answers, strict=False):
             yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
     else:
-        point = next_point(space, past, spec.goal, stable_seed(seed, number))
+        point = next_point(space, past, spec.goal, stable_seed(seed, number), home=home)
         if point is not None:
-            yield Proposal(params=space.params(dict(zip(space.axes, point, strict=True))), origin="model")
+            yield Proposal(params=space.params(dict(zip(space.axes, point.places, strict=True))), origin="model",
+                           expected=point)
     for draw in range(RANDOM_DRAWS):
         yield Proposal(params=spec.sample(stable_seed(seed, number, draw)), origin="random")

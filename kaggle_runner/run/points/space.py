@@ -12,6 +12,8 @@ from kaggle_runner.sweep.spec import SweepSpec
 
 ORDINAL_LEVELS = 100
 """Most values that are searched one by one; more are searched as a continuous axis."""
+FEW_LEVELS = 8
+"""Most rounded values of a logarithmic range that are: with more, their steps are no equal ones to a loss."""
 SAME_SHARE = 0.005
 """Points nearer than this share of the range on every continuous axis, with equal levels, count as the same."""
 LEVELS_FOR_A_WELL = 4
@@ -42,7 +44,8 @@ class SearchAxis:
                 return cls(name=name, parameter=parameter, levels=tuple(sorted(levels)))
             return cls(name=name, parameter=parameter, levels=levels, is_ordered=len(levels) <= 2)
         count = parameter.count
-        if parameter.distribution in ("int_uniform", "q_uniform") and count is not None and count <= ORDINAL_LEVELS:
+        most = ORDINAL_LEVELS if parameter.distribution in ("int_uniform", "q_uniform", "q_beta") else FEW_LEVELS
+        if count is not None and count <= most:
             first = round(parameter.lowest / parameter.q)
             levels = (tuple(range(int(parameter.low), int(parameter.low) + count))
                       if parameter.distribution == "int_uniform"
