@@ -30,7 +30,7 @@ OWNERS = {
               "model.answers", "model.characters"},
     "transformers": {"training.models.base_model", "training.models.model_check", "training.models.tokenizer",
                      "training.models.bare_model", "training.models.attention", "training.finetune",
-                     "model.measured", "model.answers"},
+                     "model.measured", "model.answers", "model.local_programs"},
     "safetensors": {"model.merge"},
     "huggingface_hub": {"training.hub", "model.export", "model.publish"},
     "peft": {"training.finetune", "training.libraries", "model.measured"},

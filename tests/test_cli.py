@@ -211,6 +211,14 @@ def test_detect_prints_the_machine_and_json(run):
     assert (kaggle["host"], kaggle["session_limit_s"]) == ("kaggle", 12 * 3600)
 
 
+def test_a_sweep_by_hand_on_a_host_whose_internet_is_off_ends_before_the_model_is_asked_for(run, sweep_file, tmp_path):
+    nowhere = {"KAGGLE_RUNNER_HOST": "kaggle", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": ""}
+    file = sweep_file(model="meta-llama/Llama-3.2-1B")
+    ended = run("sweep", file, "--cpu", "--study", "s", check=22, **nowhere)
+    assert "internet is off in this session: no answer from http://127.0.0.1:9" in ended.stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_the_console_script_does_the_same(environment):
     script = shutil.which("kaggle-runner", path=str(Path(sys.executable).parent))
     assert script, "install the package: pip install -e ."

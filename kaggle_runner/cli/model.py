@@ -21,14 +21,16 @@ ROWS = 5
 @click.command()
 @click.argument("study", type=StudyPath())
 @click.option("--trial", help="Id of the trial [the study's winner].")
-@click.option("--to", "kind", type=click.Choice(["adapter", "merged"]), default="merged", show_default=True,
-              help="The adapter alone, or merged into its base.")
+@click.option("--to", "kind", type=click.Choice(["adapter", "merged", "gguf", "ollama"]), default="merged",
+              show_default=True,
+              help="The adapter alone, merged into its base, as one GGUF file, or with a Modelfile for Ollama.")
+@click.option("--llama-cpp", type=GivenPath(), help="Folder of a llama.cpp, which makes GGUF files.")
 @click.option("--out", type=GivenPath(), help="Folder of the model [STUDY/export/TRIAL-KIND].")
 @click.option("--push", metavar="NAME", help="Put it on the Hugging Face hub too, as a private model of this name.")
 @click.option("--public", is_flag=True, help="Let everybody see what --push makes.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
-def export(study: Path, trial: str | None, kind: str, out: Path | None, push: str | None, public: bool,
-           cpu: bool) -> None:
+def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cpp: Path | None, push: str | None,
+           public: bool, cpu: bool) -> None:
     """Take the model of a study's winner home, and measure what is taken home."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.model.marker import is_export_of
@@ -49,9 +51,14 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, push: st
         environment = detect_here()
         with display() as notify:
             from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
+            from kaggle_runner.model.local_programs import export_gguf, export_ollama
 
-            exporter = export_adapter if kind == "adapter" else export_merged
-            exported = exporter(outcome, folder, environment, notify, cpu_only=cpu)
+            if kind in ("gguf", "ollama"):
+                exporter = export_gguf if kind == "gguf" else export_ollama
+                exported = exporter(outcome, folder, environment, notify, llama_cpp=llama_cpp, cpu_only=cpu)
+            else:
+                plain = export_adapter if kind == "adapter" else export_merged
+                exported = plain(outcome, folder, environment, notify, cpu_only=cpu)
         _print_exported(outcome, exported)
     else:
         click.echo(f"export   {folder}  (made before)")
@@ -75,7 +82,10 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     if exported.taken and not exported.merged:
         click.echo(f"merged   into {exported.taken}, not measured")
     click.echo(f"export   {exported.folder}  ({exported.size / 2**20:,.1f} MiB)")
-    click.echo("python   " + exported.load.replace("\n", "\n         ").replace("         \n", "\n"))
+    if exported.load:
+        click.echo("python   " + exported.load.replace("\n", "\n         ").replace("         \n", "\n"))
+    for command in exported.commands:
+        click.echo(f"next     {command}")
 
 
 @click.command("try")

@@ -85,11 +85,14 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     from kaggle_runner.lab.confirm import confirmed_lines, run_confirmation
     from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
     from kaggle_runner.sweep.study_settings import OFF
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
+    if environment.host != "local" and spec.hub_names:
+        require_internet(servers_of("sweep", os.environ), environment.host)
     directory = study or directory_of(spec.name, environment, suffix)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     if confirm and no_confirm:

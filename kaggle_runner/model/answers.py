@@ -15,7 +15,7 @@ import transformers
 
 from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.model.measured import attach_trained, device_here, held_out_rows, load_trained
+from kaggle_runner.model.measured import attach_trained, device_here, held_out_rows, load_trained, system_prompt_of
 from kaggle_runner.model.outcome import Outcome
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.render import Renderer
@@ -24,8 +24,6 @@ from kaggle_runner.training.models.base_model import BaseModel
 
 FIRST_TOKENS = 16
 """How much of a row of plain text is given where a row has no question, at most; never more than half of it."""
-SHARED_SYSTEM = 0.5
-"""Share of the training rows that must have the same system prompt for it to be the study's."""
 
 Show = Callable[[str], None]
 """Takes each piece of an answer as it comes."""
@@ -161,9 +159,7 @@ def open_conversation(outcome: Outcome, environment: Environment, notify: Notify
     held = held_out_rows(outcome, base.tokenizer, environment.cache_directory)
     rows = () if held.data is None else held.data.train
     if system is None:
-        firsts = [row.turns[0].text for row in rows if row.turns[0].role in ("system", "developer")]
-        common = max(set(firsts), key=firsts.count) if firsts else None
-        system = common if common and firsts.count(common) > SHARED_SYSTEM * len(rows) else None
+        system = system_prompt_of(held.data)
     notify(Phase(phase="load", text=f"putting the adapter of trial {outcome.trial.id} on it"))
     return Conversation(base, attach_trained(base, adapter), held.rows, Renderer(base.tokenizer, train_on="all"),
                         system, remark=held.remark, is_text=bool(rows) and all(len(row.turns) == 1 for row in rows))

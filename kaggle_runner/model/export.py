@@ -28,6 +28,7 @@ from kaggle_runner.model.measured import (
     loss_of_merged,
     names_in_4_bits,
     release,
+    system_prompt_of,
 )
 from kaggle_runner.model.merge import MergePlan, merge, plan_merge
 from kaggle_runner.model.new_folder import new_folder, require_new, require_space
@@ -51,6 +52,11 @@ class Exported:
     """What was merged into; empty for an adapter."""
     remarks: tuple[str, ...] = ()
     load: str = ""
+    """Python that loads it; empty where a program of another kind does."""
+    system: str | None = None
+    """The system prompt that most of the study's rows begin with."""
+    commands: tuple[str, ...] = ()
+    """What is typed to use it."""
 
     @property
     def size(self) -> int:
@@ -107,11 +113,11 @@ def export_adapter(outcome: Outcome, out: Path, environment: Environment, notify
 
 
 def export_merged(outcome: Outcome, out: Path, environment: Environment, notify: Notify, *, cpu_only: bool = False,
-                  more_space: int = 0) -> Exported:
+                  copies: int = 1) -> Exported:
     """Write a trial's model merged into its base, by whichever way of merging measures better.
 
     A base that training had in 4 bits can be merged into as it is stored, or as its 4 bits were. Which is better is
-    measured on the study's held-out rows. `more_space` is kept free besides.
+    measured on the study's held-out rows. The disk must have room for so many `copies` of it.
 
     Raises:
         StudyError: the adapter is not there, the folder cannot be made, or the disk is too small.
@@ -121,7 +127,7 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
     require_new(out)
     base_folder = folder_of_base(check_base(outcome))
     plan = plan_merge(base_folder, adapter)
-    require_space(out, plan.size + more_space)
+    require_space(out, plan.size * copies)
     device = device_here(cpu_only)
     measured = _measure(outcome, device, environment, notify)
     candidates = _candidates(plan, measured)
@@ -153,7 +159,8 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
             load=_load_merged(Path(outcome.name)), base_sha256=measured.base_sha256)), encoding="utf-8")
         write_marker(folder, outcome, "merged", dict(shown))
     return Exported(folder=out, adapter_loss=measured.adapter_loss, merged=losses, taken=best,
-                    remarks=tuple(measured.remarks), load=_load_merged(out))
+                    remarks=tuple(measured.remarks), load=_load_merged(out),
+                    system=system_prompt_of(measured.held.data))
 
 
 def folder_of_base(source: str) -> Path:

@@ -30,6 +30,8 @@ from kaggle_runner.training.models.base_model import (
     load_base,
 )
 
+SHARED_SYSTEM = 0.5
+"""Share of the training rows that must have the same system prompt for it to be the study's."""
 SHARE_OF_MEMORY = 0.8
 """Share of the free memory that the weights of a model to measure may take; the rest is for its activations."""
 
@@ -92,6 +94,14 @@ def held_out_rows(outcome: Outcome, tokenizer: Any, cache_directory: Path) -> He
     changed = known is not None and known != encoded.sha256
     return HeldOut(rows=encoded.validation, data=data, remark="" if not changed else
                    "the rows are no longer those that the trial had, so losses do not compare with the study's")
+
+
+def system_prompt_of(data: InstructionData | None) -> str | None:
+    """Return the system prompt that most of a study's training rows begin with; none where there is no such."""
+    rows = () if data is None else data.train
+    firsts = [row.turns[0].text for row in rows if row.turns[0].role in ("system", "developer")]
+    common = max(set(firsts), key=firsts.count) if firsts else None
+    return common if common and firsts.count(common) > SHARED_SYSTEM * len(rows) else None
 
 
 def names_in_4_bits(base: BaseModel) -> frozenset[str]:

@@ -104,6 +104,18 @@ class SweepSpec:
                    for name, ours in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
 
     @property
+    def hub_names(self) -> tuple[str, ...]:
+        """The models and datasets of a fine-tune that neither ship with the package nor are paths of this machine."""
+        if TRAINERS[self.trainer] is not FinetuneConfig:
+            return ()
+        named = (self.parameters[name] for name in ("model", "dataset") if name in self.parameters)
+        values = (value for parameter in named for value in (
+            parameter.values if isinstance(parameter, Choice) else
+            [parameter.value] if isinstance(parameter, Fixed) else []))
+        return tuple(name for name in dict.fromkeys(map(str, values))
+                     if name not in (DEMO_MODEL, DEMO_DATASET) and not Path(name).expanduser().exists())
+
+    @property
     def count(self) -> int | None:
         """Number of different trials; none if there is no end to them."""
         counts = [len(_grid_values(parameter)) if self.method == "grid" else parameter.count
