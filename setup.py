@@ -37,7 +37,7 @@ setup(
         "report": REPORT,
         "local": LOCAL,
         "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy",
-                 "types-PyYAML"],
+                 "types-PyYAML", "triton>=3.6; platform_system == 'Linux'"],  # a torch for GPUs brings its own
     },
     entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.__main__:main"]},
     classifiers=[

@@ -2,13 +2,16 @@
 
     python benchmarks/gpu.py [--out gpu.json]              on a machine with a CUDA GPU; about half an hour on a T4
     python benchmarks/gpu.py --cases 8B:512:checkpointing  some of it: shape, tokens in a row, checkpointing or plain
+    python benchmarks/gpu.py --cases 8B:mix:plain          rows of mixed length, as an instruction data set has them
     python benchmarks/gpu.py --device cpu --tiny           the same steps on a CPU, to try the benchmark itself
 
 Never run on a T4. Needs no network and no account: the models have the shapes of Llama 3 8B and Llama 3.2 3B and random
 4-bit weights, made here, and every row is exactly as long as the case says. Each run has a process of its own, in which
-torch may take 14.5 GiB of the GPU: what a T4 has; `--as-t4` also takes away the attention kernels that a T4 has not,
-so that a peak can be held against the prediction, which is for a T4. A stack that is not installed is left out and
-named. Prints a line for RESULTS.md and writes everything as JSON, after every run.
+torch may take 14.5 GiB of the GPU: what a T4 has; `--as-t4` also takes away from every stack alike the attention
+kernels that a T4 has not, flash-attn and xformers among them, so that stacks compare and a peak can be held against the
+prediction, which is for a T4. The attention that ran is recorded. Speed is the median over the optimizer steps after
+the first two. A stack that is not installed is left out and named. Prints a line for RESULTS.md and writes everything
+as JSON, after every run.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stacks import Outcome, Run, run_apart
 
 from kaggle_runner.config import FinetuneConfig
@@ -48,7 +53,12 @@ TINY_SHAPES: dict[str, dict[str, Any]] = {
              "num_key_value_heads": 2, "vocab_size": 4096, "tie_word_embeddings": False}}
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MODES = ("checkpointing", "plain")
-ROWS = 48
+ROWS = 96
+MIX = "mix"
+MIX_TOKENS, MIX_SPREAD, MIX_LIMITS = 110, 0.5, (40, 512)
+"""Median of the lengths of a mix, their spread as a logarithm, and their limits: made to be like Alpaca's rows in its
+template, of which most have 60 to 200 tokens; not drawn from them."""
+WARM_UP_STEPS, TIMED_STEPS = 2, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +69,21 @@ class Case:
     stack: str
     config: FinetuneConfig
     outcome: Outcome
+    mixed: bool
+    """Rows of mixed length."""
     predicted_bytes: int | None
-    """Of our run by the memory planner, tensors alone; none for other stacks."""
+    """Of our run by the memory planner, tensors alone; none for other stacks, and for a mix: it counts full rows."""
+
+    @property
+    def rates(self) -> list[float]:
+        """Tokens of text per second of each optimizer step after the warm-up, in order."""
+        pairs = zip(self.outcome.step_tokens, self.outcome.step_seconds, strict=True)
+        return sorted(tokens / seconds for tokens, seconds in list(pairs)[WARM_UP_STEPS:])
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens of text per second after the first optimizer step."""
-        return self.outcome.steady_tokens / self.outcome.steady_seconds if self.outcome.steady_seconds else None
+        """The median of the rates."""
+        return statistics.median(self.rates) if self.rates else None
 
 
 def main() -> None:
@@ -76,7 +94,8 @@ def main() -> None:
     parser.add_argument("--stacks", default="ours,hf,unsloth", help="of ours, hf, trl, unsloth")
     parser.add_argument("--cases", help="of all cases these, such as 8B:512:checkpointing,3B:512:plain")
     parser.add_argument("--as-t4", action="store_true", help="attend with the kernels that torch has for a T4")
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a run; the first is not timed")
+    parser.add_argument("--steps", type=int, default=WARM_UP_STEPS + TIMED_STEPS,
+                        help=f"optimizer steps of a run; the first {WARM_UP_STEPS} are not timed")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds after which a run is given up")
     parser.add_argument("--out", default="gpu.json")
     arguments = parser.parse_args()
@@ -91,12 +110,16 @@ def main() -> None:
         configs = [config_of(models[shape], length, mode, arguments.steps, Path(folder))
                    for shape, length, mode in wanted]
         predicted = predictions(configs, CPU if gpu is None else GPU)
-        for (shape, _, _), config, predicted_bytes in zip(wanted, configs, predicted, strict=True):
+        for (shape, length, _), config, predicted_bytes in zip(wanted, configs, predicted, strict=True):
             for stack in arguments.stacks.split(","):
-                cases.append(measure(shape, stack, config, gpu, Path(folder), predicted_bytes, arguments))
+                is_known = stack == "ours" and length != MIX
+                cases.append(Case(shape=shape, stack=stack, config=config, mixed=length == MIX,
+                                  predicted_bytes=predicted_bytes if is_known else None,
+                                  outcome=measure(shape, stack, config, gpu, Path(folder), length, arguments)))
                 print(line(cases[-1]), flush=True)
                 Path(arguments.out).write_text(json.dumps({"machine": machine, "cap_bytes": CAP_BYTES, "cases": [
-                    dataclasses.asdict(case) | {"tokens_per_s": case.tokens_per_s} for case in cases]}, indent=1))
+                    dataclasses.asdict(case) | {"tokens_per_s": case.tokens_per_s, "rates": case.rates}
+                    for case in cases]}, indent=1))
     print(f"written to {arguments.out}")
     print(summary(cases, machine))
     broken = [case for case in cases if case.outcome.status == "failed"]
@@ -118,9 +141,10 @@ def gpu_name(gpu: str) -> str:
     return asked.stdout.strip()
 
 
-def wanted_cases(arguments: argparse.Namespace) -> list[tuple[str, int, str]]:
+def wanted_cases(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
     """Return shape, length and mode of every case to run; ends the program if one is not known."""
-    shapes, lengths, modes = (TINY_SHAPES, (32,), MODES[:1]) if arguments.tiny else (SHAPES, (512, 2048), MODES)
+    shapes, lengths, modes = ((TINY_SHAPES, ("32", MIX), MODES[:1]) if arguments.tiny else
+                              (SHAPES, ("512", "2048", MIX), MODES))
     known = [(shape, length, mode) for shape in shapes for length in lengths for mode in modes]
     if arguments.cases is None:
         return known
@@ -131,13 +155,14 @@ def wanted_cases(arguments: argparse.Namespace) -> list[tuple[str, int, str]]:
     return [by_name[name] for name in arguments.cases.split(",")]
 
 
-def config_of(model: Path, length: int, mode: str, steps: int, folder: Path) -> FinetuneConfig:
+def config_of(model: Path, length: str, mode: str, steps: int, folder: Path) -> FinetuneConfig:
     """Return the config of a case, with its rows written."""
     dataset = folder / f"rows-{length}.jsonl"
+    most = MIX_LIMITS[1] if length == MIX else int(length)
     if not dataset.exists():
-        write_rows(dataset, length)
+        write_rows(dataset, None if length == MIX else most)
     return FinetuneConfig(
-        model=str(model), dataset=str(dataset), full_dataset=True, max_eval_samples=2, lora_r=16, max_length=length,
+        model=str(model), dataset=str(dataset), full_dataset=True, max_eval_samples=2, lora_r=16, max_length=most,
         completion_only_loss=False, max_steps=steps, eval_steps=steps,
         gradient_checkpointing=mode == "checkpointing", target_modules=LINEAR)
 
@@ -155,15 +180,14 @@ def predicted_peak(config: FinetuneConfig, content: dict[str, Any], target: Targ
     return predict(config, content, target=target).peak_bytes
 
 
-def measure(shape: str, stack: str, config: FinetuneConfig, gpu: str | None, folder: Path, predicted_bytes: int,
-            arguments: argparse.Namespace) -> Case:
+def measure(shape: str, stack: str, config: FinetuneConfig, gpu: str | None, folder: Path, length: str,
+            arguments: argparse.Namespace) -> Outcome:
     """Carry out one run."""
-    directory = folder / f"{shape}-{config.max_length}-{config.gradient_checkpointing}-{stack}"
-    outcome = run_apart(Run(
+    directory = folder / f"{shape}-{length}-{config.gradient_checkpointing}-{stack}"
+    return run_apart(Run(
         stack=stack, config=config.as_dict(), directory=str(directory), cache=str(folder / "cache"), threads=2,
-        gpu=gpu, cap_bytes=None if gpu is None else CAP_BYTES, as_t4=arguments.as_t4), timeout_s=arguments.timeout)
-    return Case(shape=shape, stack=stack, config=config, outcome=outcome,
-                predicted_bytes=predicted_bytes if stack == "ours" else None)
+        gpu=gpu, cap_bytes=None if gpu is None else CAP_BYTES, as_t4=arguments.as_t4, names_attention=True),
+        timeout_s=arguments.timeout)
 
 
 def write_random_base(shape: dict[str, Any], folder: Path) -> Path:
@@ -218,29 +242,35 @@ def write_random_base(shape: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-def write_rows(path: Path, length: int) -> Path:
-    """Write rows of at least this many tokens, from the documentation of the running Python."""
+def write_rows(path: Path, length: int | None) -> Path:
+    """Write rows of at least this many tokens, or of mixed lengths, from the documentation of the running Python."""
     text = "\n".join(answer for _, answer in builtin_docs.rows())
     step = len(text) // (ROWS + 8)
+    mix = np.random.default_rng(0).lognormal(np.log(MIX_TOKENS), MIX_SPREAD, ROWS).clip(*MIX_LIMITS)
     with open(path, "w", encoding="utf-8") as file:
         for i in range(ROWS):
             # a token of the demo base's tokenizer has about three characters, eight are enough everywhere
-            answer = text[i * step:i * step + 8 * length]
-            file.write(json.dumps({"instruction": f"Text {i}", "input": "", "output": answer}) + "\n")
+            characters = int(3 * mix[i]) if length is None else 8 * length
+            file.write(json.dumps({"instruction": f"Text {i}", "input": "",
+                                   "output": text[i * step:i * step + characters]}) + "\n")
     return path
 
 
 def line(case: Case) -> str:
     """Say what one case measured; on a CPU the peak has the libraries in it too, which the prediction has not."""
     o, config = case.outcome, case.config
-    start = (f"{case.shape:4} {config.batch_size} x {config.max_length:<5} "
+    start = (f"{case.shape:4} {config.batch_size} x {MIX if case.mixed else config.max_length:<5} "
              f"{'checkpointing' if config.gradient_checkpointing else 'no checkpointing':16} {case.stack:8}")
     if o.status != "trained":
         words = {"out_of_memory": "does not fit", "missing": "left out", "failed": "FAILED"}
         return f"{start} {words[o.status]}: {o.detail}"
     predicted = f", predicted {case.predicted_bytes / GIB:.2f} GiB" if case.predicted_bytes else ""
-    speed = f"{case.tokens_per_s:,.0f} tokens/s" if case.tokens_per_s else "not timed, one step only"
-    return f"{start} fits: peak {o.peak_bytes / GIB:.2f} GiB{predicted}; {speed}"
+    speed = f"not timed, no more than {WARM_UP_STEPS} steps"
+    if case.tokens_per_s:
+        speed = (f"{case.tokens_per_s:,.0f} tokens/s, median of {len(case.rates)} steps, {case.rates[0]:,.0f} to "
+                 f"{case.rates[-1]:,.0f}")
+    return (f"{start} fits: peak {o.peak_bytes / GIB:.2f} GiB{predicted}; {speed}; attention "
+            f"{', '.join(o.attention) or 'of its own'}")
 
 
 def summary(cases: Sequence[Case], machine: str) -> str:
@@ -250,11 +280,12 @@ def summary(cases: Sequence[Case], machine: str) -> str:
         if case.outcome.status == "missing":
             continue
         o, config = case.outcome, case.config
-        name = (f"{case.stack} {case.shape} {config.batch_size} x {config.max_length}"
+        name = (f"{case.stack} {case.shape} {config.batch_size} x {MIX if case.mixed else config.max_length}"
                 f"{' checkpointing' if config.gradient_checkpointing else ''}")
         if o.status == "trained":
             off = f" (predicted {case.predicted_bytes / GIB:.2f})" if case.predicted_bytes else ""
-            parts.append(f"{name}: {o.peak_bytes / GIB:.2f} GiB{off}, {case.tokens_per_s or 0:,.0f} tokens/s")
+            rates = f" ({case.rates[0]:,.0f} to {case.rates[-1]:,.0f})" if case.rates else ""
+            parts.append(f"{name}: {o.peak_bytes / GIB:.2f} GiB{off}, {case.tokens_per_s or 0:,.0f} tokens/s{rates}")
         else:
             parts.append(f"{name}: {'does not fit' if o.status == 'out_of_memory' else 'failed'}")
     return f"gpu | {machine}, cap {CAP_BYTES / GIB:.1f} GiB | {'; '.join(parts)}"

@@ -48,7 +48,8 @@ TOLERANCE = 0.03
 DEVICE = torch.device("cpu")
 HALF_ON_CPU = Target(cuda=False, half=True)
 LARGEST = "Llama 3 and 3.1 8B"
-LARGEST_BYTES = 9 * GIB
+LARGEST_BYTES = {(512, "off"): 9.5 * GIB, (2048, "on"): 8 * GIB}
+"""Most that the largest may take, by length and whether all layers are computed again."""
 LENGTHS = (512, 2048)
 
 
@@ -193,11 +194,12 @@ def main() -> int:
     if arguments.table:
         with tempfile.TemporaryDirectory() as folder:
             lines, content = table(arguments.cache or Path(folder))
-        largest = content[f"{LARGEST}, 2048, on"]
-        holds = largest["peak_bytes"] <= LARGEST_BYTES
+        largest = {case: content[f"{LARGEST}, {case[0]}, {case[1]}"] for case in LARGEST_BYTES}
+        holds = all(largest[case]["peak_bytes"] <= most for case, most in LARGEST_BYTES.items())
         print("\n".join(lines))
-        figure = (f"{LARGEST}, NF4, rank 16, batch 2 x 2,048: {largest['peak_bytes'] / GIB:.2f} GiB predicted "
-                  f"(limit {LARGEST_BYTES / GIB:.1f}), {largest['seconds']:.1f} s to predict")
+        peaks = "; ".join(f"2 x {length:,}, all layers again {again}: {largest[length, again]['peak_bytes'] / GIB:.2f} "
+                          f"GiB (limit {most / GIB:.1f})" for (length, again), most in LARGEST_BYTES.items())
+        figure = f"{LARGEST}, NF4, rank 16: {peaks}; {largest[2048, 'on']['seconds']:.1f} s to predict"
     else:
         compared = []
         for name in (name for name in CASES if not arguments.only or arguments.only in name):

@@ -10,15 +10,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.run.worker_process import speaks_of_memory
 
-STACKS = {"ours": "kaggle_runner", "hf": "transformers", "trl": "trl", "unsloth": "unsloth"}
-"""Each stack and the package that must be there for it."""
+STACKS = {"ours": "kaggle_runner", "before": "kaggle_runner", "hf": "transformers", "trl": "trl", "unsloth": "unsloth"}
+"""Each stack and the package that must be there for it; `before` is ours with the layers of transformers and peft."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,9 @@ class Run:
     cap_bytes: int | None = None
     """Most that torch may take of the GPU; none: all of it."""
     as_t4: bool = False
-    """Attend with the kernels that torch has for a T4, on whatever GPU."""
+    """Attend with the kernels that torch has for a T4, on whatever GPU, and without the packages that bring others."""
+    names_attention: bool = False
+    """Record which attention ran: torch's profiler watches the first optimizer step, which nobody times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,12 @@ class Outcome:
     """Wall time of the optimizer steps alone: no loading, no tokenising, no evaluation."""
     cpu_seconds: float = 0.0
     """CPU time of the same: says more than the wall on a machine that others use too."""
-    steady_tokens: int = 0
-    """Like `tokens`, without the first optimizer step."""
-    steady_seconds: float = 0.0
+    step_tokens: Sequence[int] = ()
+    """`tokens` of each optimizer step."""
+    step_seconds: Sequence[float] = ()
+    """Wall time of each optimizer step."""
+    attention: Sequence[str] = ()
+    """Names of the attention kernels that ran, where they were recorded."""
     start_bytes: int = 0
     """In use before the adapter was attached: device bytes on CUDA, else resident bytes of the process."""
     peak_bytes: int = 0

@@ -1,6 +1,7 @@
 """Compare training speed, memory and quality: ours, HF Trainer + peft, and TRL's SFTTrainer where it is installed.
 
     python benchmarks/throughput.py [--seeds 3] [--model demo] [--dataset python-docs] [--json FILE]
+    python benchmarks/throughput.py --stacks ours,before --checkpointing    computing layers again, and as 0.2.0 did
 
 On the CPU. Every stack trains on the same rows, each row once, in a process of its own; the stacks take turns, so that
 a machine that slows down slows all of them. Counted are tokens of real text, padding not, over the wall time of the
@@ -26,6 +27,8 @@ from stacks import STACKS, Outcome, Run, run_apart
 from kaggle_runner.config import FinetuneConfig
 
 MIB = 2**20
+LEAST_GAIN = 1.1
+"""Least that our layers must be faster than transformers' in our loop."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def main() -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stacks", default="ours,hf,trl", help="of ours, hf, trl")
+    parser.add_argument("--stacks", default="ours,hf,trl", help="of ours, before, hf, trl")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each stack")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--dataset", default="python-docs")
@@ -67,6 +70,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--accumulation", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--checkpointing", action="store_true", help="compute every layer again in the backward pass")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--least-ratio", type=float, default=1.3)
     parser.add_argument("--json", help="write all measurements to this file")
@@ -82,7 +86,8 @@ def plan(arguments: argparse.Namespace, folder: Path) -> list[Run]:
         config = FinetuneConfig(
             model=arguments.model, dataset=arguments.dataset, samples=arguments.samples, max_eval_samples=200,
             max_length=arguments.max_length, batch_size=arguments.batch_size, max_steps=steps, eval_steps=steps,
-            gradient_accumulation_steps=arguments.accumulation, learning_rate=arguments.learning_rate, seed=seed)
+            gradient_accumulation_steps=arguments.accumulation, learning_rate=arguments.learning_rate, seed=seed,
+            gradient_checkpointing=arguments.checkpointing)
         first = seed % len(stacks)
         runs += [Run(stack=stack, config=config.as_dict(), directory=str(folder / f"{stack}-{seed}"),
                      cache=str(folder / "cache"), threads=arguments.threads)
@@ -163,6 +168,10 @@ def problems(measured: Sequence[Measured], least_ratio: float) -> list[str]:
     facts = compare(measured, "hf")
     if facts and facts["ratio"] < least_ratio:
         wrong.append(f"ours is {facts['ratio']:.2f} times HF Trainer + peft, it should be {least_ratio}")
+    before = compare(measured, "before")
+    if before and before["ratio"] < LEAST_GAIN:
+        wrong.append(f"ours is {before['ratio']:.2f} times what it was with transformers' layers, it should be "
+                     f"{LEAST_GAIN}")
     if facts and facts["worse_by"] > facts["noise"]:
         wrong.append(f"eval/loss is worse than HF Trainer + peft's by {facts['worse_by']:.4f}, seed noise is "
                      f"{facts['noise']:.4f}")
@@ -175,8 +184,8 @@ def summary(measured: Sequence[Measured], arguments: argparse.Namespace) -> str:
     for stack in arguments.stacks.split(","):
         facts = compare(measured, stack) if stack != "ours" else None
         if facts:
-            package = STACKS[stack]
-            version = next(m.outcome.packages.get(package, "") for m in measured if m.run.stack == stack)
+            package = "transformers' layers in" if stack == "before" else STACKS[stack]
+            version = next(m.outcome.packages.get(STACKS[stack], "") for m in measured if m.run.stack == stack)
             parts.append(
                 f"against {package} {version}: {facts['rates'][0]:,.0f} to {facts['rates'][1]:,.0f} tokens of text/s, "
                 f"ratio {facts['ratio']:.2f} (by seed {facts['least']:.2f} to {facts['most']:.2f}; per CPU second "

@@ -17,6 +17,9 @@ from stacks import STACKS, Outcome, Run
 
 from kaggle_runner.config import FinetuneConfig
 
+NOT_ON_A_T4 = ("flash_attn", "flash_attn_interface", "xformers")
+"""Packages with attention kernels of their own, which a comparison on a larger GPU would otherwise measure."""
+
 
 def main() -> None:
     """Carry out the run of a file."""
@@ -30,6 +33,9 @@ def main() -> None:
 
 def train(run: Run, config: FinetuneConfig) -> Outcome:
     """Train with the stack of the run."""
+    if run.as_t4:
+        for package in NOT_ON_A_T4:  # before anything looks for them
+            sys.modules[package] = None  # type: ignore[assignment]
     if run.stack == "unsloth":
         import unsloth  # noqa: F401 - patches transformers, so it must come before it
     import torch
@@ -45,8 +51,9 @@ def train(run: Run, config: FinetuneConfig) -> Outcome:
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
         base_model.GROUPING_CAPABILITY = (99, 0)
-    meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
-    if run.stack == "ours":
+    meter = Meter(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"),
+                  names_attention=run.names_attention)
+    if run.stack in ("ours", "before"):
         return train_ours(run, config, meter)
     import trainers
 
@@ -62,7 +69,10 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     from kaggle_runner.run.worker import Worker
     from kaggle_runner.training import cpu_speed
     from kaggle_runner.training.finetune import rows_of_step
+    from kaggle_runner.training.models import base_model
 
+    if run.stack == "before":
+        base_model.structures_of = lambda model: "the benchmark wants transformers' layers"
     cpu_speed.WORTH_ITS_ROUNDING = 0.0  # in the dtype of the other stacks
     failures: list[str] = []
 
@@ -86,7 +96,7 @@ def train_ours(run: Run, config: FinetuneConfig, meter: Any) -> Outcome:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = [[(int(rows.lengths[batch].sum()), int(rows.lengths[batch].max()) * len(batch))
               for batch in rows_of_step(rows, config, device, step)] for step in range(config.max_steps)]
-    return meter.outcome("ours", steps)
+    return meter.outcome(run.stack, steps)
 
 
 def encoded_rows(run: Run, config: FinetuneConfig) -> Any:

@@ -65,8 +65,7 @@ def _train(trainer_class: Any, model: Any, arguments: Any, collator: Any, rows: 
             meter.step(0)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step in (1, config.max_steps):
-                meter.step(state.global_step)
+            meter.step(state.global_step)
 
     # what Trainer makes by default, with the learning rate of ours at every step
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

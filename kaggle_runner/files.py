@@ -148,14 +148,17 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file, leaving out a last line that is not ended."""
+    """Yield the rows of a JSON-lines file, leaving out a last line that is not ended.
+
+    NaN and Infinity, which other programs write and JSON does not have, are read as null: they are no measurement.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=lambda _: None)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
             yield row

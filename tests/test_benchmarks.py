@@ -1,5 +1,6 @@
 """The benchmarks that train run to their end with tiny settings, and judge what they measured."""
 
+import argparse
 import importlib
 import json
 import os
@@ -59,14 +60,91 @@ def test_throughput_measures_both_stacks_on_the_same_tokens(tmp_path, tiny_llama
 @pytest.mark.slow
 def test_gpu_runs_every_step_of_it_on_a_cpu(tmp_path):
     out = tmp_path / "gpu.json"
-    done = run("gpu.py", "--device", "cpu", "--tiny", "--steps", 2, "--stacks", "ours,unsloth", "--out", out)
+    done = run("gpu.py", "--device", "cpu", "--tiny", "--as-t4", "--steps", 3, "--stacks", "ours,unsloth",
+               "--cases", "tiny:32:checkpointing", "--out", out)
     assert done.returncode == 0, done.stderr
     ours, unsloth = json.loads(out.read_text())["cases"]
     assert ours["outcome"]["status"] == "trained"
-    assert ours["outcome"]["steady_tokens"] == 4 * 2 * 32  # the second step: 4 micro-batches of 2 full rows
+    assert ours["outcome"]["step_tokens"] == [4 * 2 * 32] * 3  # micro-batches of 2 full rows
+    assert len(ours["outcome"]["step_seconds"]) == 3
+    assert len(ours["rates"]) == 1, "two steps warm up"
+    assert ours["rates"] == [ours["tokens_per_s"]]
+    assert ours["outcome"]["attention"] == ["aten::_scaled_dot_product_attention_math"], "no flash attention"
     assert 0 < ours["predicted_bytes"] < ours["outcome"]["peak_bytes"]
     assert unsloth["outcome"]["status"] == "missing"
     assert "unsloth  left out: unsloth is not installed" in done.stdout
+    assert "attention aten::_scaled_dot_product_attention_math" in done.stdout
+
+
+def test_the_gpu_cases_are_two_shapes_at_two_lengths_and_with_a_mix_of_rows(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gpu = importlib.import_module("gpu")
+    cases = gpu.wanted_cases(argparse.Namespace(tiny=False, cases=None))
+    assert {shape for shape, _, _ in cases} == {"8B", "3B"}
+    assert {length for _, length, _ in cases} == {"512", "2048", "mix"}
+    assert gpu.TIMED_STEPS >= 10
+    mix, equal = ([len(json.loads(line)["output"]) for line in gpu.write_rows(path, length).read_text().splitlines()]
+                  for path, length in ((tmp_path / "mix.jsonl", None), (tmp_path / "512.jsonl", 512)))
+    tokens = sorted(length / 3 for length in mix)
+    assert tokens[0] >= 39
+    assert tokens[len(tokens) // 2] == pytest.approx(gpu.MIX_TOKENS, rel=0.15)
+    assert 2 * tokens[len(tokens) // 10] < tokens[-len(tokens) // 10]
+    assert len(set(equal)) == 1
+
+
+def test_a_t4_has_no_attention_but_torchs_own(tmp_path):
+    """Whoever asks for flash-attn or xformers is told that it is not installed, however he asks."""
+    (tmp_path / "xformers.py").write_text("")
+    script = (f"import sys; sys.path[:0] = [{str(BENCHMARKS)!r}, {str(tmp_path)!r}]\n"
+              "import importlib.util, stacks, train_once\n"
+              "from kaggle_runner.config import FinetuneConfig\n"
+              "assert importlib.util.find_spec('xformers')\n"
+              "run = stacks.Run(stack='no such', config={}, directory='', cache='', threads=1, as_t4=True)\n"
+              "try:\n    train_once.train(run, FinetuneConfig())\n"
+              "except KeyError:\n    pass\n"
+              "print(importlib.util.find_spec('xformers'))\n"
+              "import xformers.ops\n")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)})
+    assert done.stdout == "None\n", done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("ModuleNotFoundError: ")
+
+
+def test_launches_counts_what_a_layer_launches_and_moves():
+    """Fewer launches and less that moves than on peft's path, everywhere; the products stay what they are."""
+    done = run("launches.py", "--tokens", 64)
+    assert done.returncode == 0, done.stderr
+    rows = {cells[0]: [float(cell) for cell in cells[1:]] for cells in (
+        line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:])}
+    assert len(rows) == 6
+    for kind in ("everything kept", "computed again from its input"):
+        peft, plain, kernels = (rows[f"{path}, {kind}"] for path in ("peft", "ours in torch", "ours in Triton"))
+        assert peft[0] > plain[0] > 1.4 * kernels[0]
+        assert peft[-1] > 1.3 * plain[-1] > 3 * kernels[-1]
+        assert all(cells[0] == sum(cells[1:5]) for cells in (peft, plain, kernels))
+        assert plain[1:4] == kernels[1:4], "no product is Triton's"
+    assert rows["ours in Triton, everything kept"][0] <= 280, "Unsloth's"
+    assert rows["ours in Triton, everything kept"][-1] <= 2.6, "Unsloth's"
+
+
+def test_profile_step_writes_where_a_step_spends_its_time(tmp_path):
+    out = tmp_path / "profile.json"
+    done = run("profile_step.py", "--device", "cpu", "--tiny", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["layers"] == "fused: products 2"
+    assert report["launches_total"] == sum(kernel["count"] for kernel in report["kernels"]) > 100
+    assert any("flash_attention_for_cpu_backward" in kernel["name"] for kernel in report["kernels"])
+    assert 0 < report["step_ms"]["least"] <= report["step_ms"]["median"] <= report["step_ms"]["most"]
+    assert 0 < report["gaps"]["share"] < 1
+    assert report["ops"]["attention"] == 2 * 2
+    assert report["moved_mb_a_token"] > 0
+
+
+def test_profile_step_says_that_there_is_no_gpu(tmp_path):
+    done = run("profile_step.py", "--out", tmp_path / "profile.json", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("no CUDA GPU here, nothing was profiled; run this on")
 
 
 def test_gpu_says_that_there_is_no_gpu(tmp_path):

@@ -26,6 +26,7 @@ from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.characters import load_corpus
 from kaggle_runner.training.models.char_model import CharModel
 from kaggle_runner.training.schedule import learning_rate_at
+from tests.fresh_process import in_fresh_process
 
 
 @pytest.fixture(scope="module")
@@ -202,17 +203,45 @@ def test_a_trial_that_names_no_trainer_is_a_fine_tune():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_float16_on_a_gpu_learns_what_float32_learns_on_a_cpu(text, config, tmp_path):
-    there = dataclasses.replace(text, train=text.train.cuda(), validation=text.validation.cuda())
-    still = dataclasses.replace(config, dropout=0.0, max_tokens=16 * 8 * 60)
-    on_cpu, _ = run(text, still, tmp_path / "cpu")
-    on_gpu, _ = run(there, still, tmp_path / "gpu")
+    on_cpu, on_gpu, cut, rest = in_fresh_process(_trained_on_both, text, config, tmp_path)
     assert on_gpu.notes["compute_dtype"] == "float16"
     assert on_gpu.metric == pytest.approx(on_cpu.metric, abs=0.05)
     assert on_gpu.notes["skipped_steps"] <= 3
-    cut, _ = run(there, still, tmp_path / "cut", Watcher("preempt", 17))
-    rest, _ = run(there, still, tmp_path / "cut")
     assert (cut.status, rest.steps) == (Status.PREEMPTED, 60)
     assert rest.metric == pytest.approx(on_gpu.metric, abs=0.02)
+
+
+def _trained_on_both(text, config, folder):
+    """Train on the CPU, on the GPU, and on the GPU with an interruption."""
+    there = dataclasses.replace(text, train=text.train.cuda(), validation=text.validation.cuda())
+    still = dataclasses.replace(config, dropout=0.0, max_tokens=16 * 8 * 60)
+    on_cpu, _ = run(text, still, folder / "cpu")
+    on_gpu, _ = run(there, still, folder / "gpu")
+    cut, _ = run(there, still, folder / "cut", Watcher("preempt", 17))
+    rest, _ = run(there, still, folder / "cut")
+    return on_cpu, on_gpu, cut, rest
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optim", ["muon", "adamw_torch"])
+def test_no_step_in_float16_waits_for_the_gpu(text, config, tmp_path, optim):
+    """But for rows that are logged and evaluations, of which these steps have none."""
+    in_fresh_process(_train_without_waits, text, dataclasses.replace(config, optim=optim), tmp_path)
+
+
+def _train_without_waits(text, config, folder):
+    there = dataclasses.replace(text, train=text.train.cuda(), validation=text.validation.cuda())
+
+    class Strict(Watcher):
+        def poll(self):
+            self._polls += 1  # steps that are done; the first ones load kernels
+            logs_next = (self._polls + 1) % 10 == 0
+            torch.cuda.set_sync_debug_mode("default" if self._polls < 3 or logs_next else "error")
+
+    long = dataclasses.replace(config, max_tokens=16 * 8 * 500, evaluations=1)  # a row for every tenth step
+    result, _ = run(there, long, folder / "strict", Strict())
+    assert result.status is Status.COMPLETE
 
 
 def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(config, tmp_path):

@@ -106,7 +106,9 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
     assert {session.get("gpu") for session in snapshot.sessions} >= {"GPU-00000000", "GPU-00000001"}
     assert "trials   4 complete\n" in output
     assert "gpus     2 x Tesla T4, 14.56 GiB usable" in output
-    assert f"next     python -m kaggle_runner report {study.relative_to(site.person.directory)}\n" in output
+    here = study.relative_to(site.person.directory)
+    assert (f"export   python -m kaggle_runner export {here} --to merged\n"
+            f"next     python -m kaggle_runner report {here}\n") in output
     assert set(result["environment"]["api_keys"]) >= {"wandb", "huggingface"}, "both are there to be shown by mistake"
     for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):
         assert secret not in site.person.everything_written()

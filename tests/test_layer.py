@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import bitsandbytes
 import peft
@@ -14,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kaggle_runner.memory.fake_kernels import GpuKernels, materialise
 from kaggle_runner.memory.fake_kernels import quantise as stand_in
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
+from kaggle_runner.training.layer.elementwise import Masks
 from kaggle_runner.training.layer.install import Path, agrees, fused_layers, layers_for_training, structures_of
 from kaggle_runner.training.layer.keep import (
     ATTENTION,
@@ -86,7 +88,7 @@ def quantise(model, dtype):
 def measured(model, adapted, dtype, keep=None, pack=None):
     """Return loss and gradients of a micro-batch; by transformers and peft where nothing is kept by list.
 
-    `own_head` false has torch's own loss computed from the model's own logits.
+    The masks are the same. `own_head` false has torch's own loss computed from the model's own logits.
     """
     tokens_BT = torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
     positions_N = torch.cat([row * LENGTH + torch.arange(LENGTH - 1) for row in range(ROWS)])
@@ -97,6 +99,8 @@ def measured(model, adapted, dtype, keep=None, pack=None):
     with contextlib.ExitStack() as contexts:
         if keep is not None:
             contexts.enter_context(fused_layers(model, structures_of(model), keep, dtype))
+        else:
+            contexts.enter_context(same_masks(model))
         contexts.enter_context(torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32))
         if pack:
             contexts.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
@@ -104,6 +108,36 @@ def measured(model, adapted, dtype, keep=None, pack=None):
     (loss / len(positions_N)).backward()
     gradients = {name: p.grad for name, p in adapted.named_parameters() if p.requires_grad}
     return loss.item() / len(positions_N), gradients
+
+
+class SameDropout(nn.Module):
+    """Dropout in peft's place, by the mask that our layer draws for a projection."""
+
+    def __init__(self, pass_through, place, p):
+        super().__init__()
+        self.pass_through, self.place, self.p = pass_through, place, p
+
+    def forward(self, x):
+        return x * self.pass_through["masks"].draw(x.flatten(0, -2), self.p, self.place).view_as(x)
+
+
+@contextlib.contextmanager
+def same_masks(model):
+    """Have peft's path drop what our layers drop."""
+    undo = []
+    for layer in layers_of(model):
+        structure, pass_through = structure_of(layer), {}
+        undo.append(layer.register_forward_pre_hook(lambda *_, here=pass_through: here.update(masks=Masks())).remove)
+        for place, module in enumerate((*structure.qkv, structure.output, *structure.gate_up, structure.down)):
+            dropouts = getattr(module, "lora_dropout", {})
+            if "default" in dropouts and type(dropouts["default"]) is nn.Dropout:
+                undo.append(functools.partial(dropouts.__setitem__, "default", dropouts["default"]))
+                dropouts["default"] = SameDropout(pass_through, place, dropouts["default"].p)
+    try:
+        yield
+    finally:
+        for each in undo:
+            each()
 
 
 def off(ours, theirs):
@@ -351,3 +385,19 @@ class TestTheBuffer:
         buffer.after_step()
         assert copy.eq(3).all()
         assert parts[1].data.eq(3).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_masks_drop_their_share_and_are_drawn_again_by_seed_and_place(dtype):
+    torch.manual_seed(0)
+    masks, x = Masks(), torch.empty(700, 300, dtype=dtype)  # more numbers than are drawn at once
+    mask, again, other = (masks.draw(x, 0.05, place) for place in (1, 1, 2))
+    assert torch.equal(mask, again)
+    assert float((mask != other).float().mean()) == pytest.approx(2 * 0.05 * 0.95, rel=0.05)
+    assert float((mask == 0).float().mean()) == pytest.approx(0.05, rel=0.03)
+    assert mask.unique().tolist() == pytest.approx([0, 1 / 0.95], rel=4e-3)
+    for axis in (0, 1):  # no row and no column is dropped more than chance would
+        shares = (mask == 0).float().mean(axis)
+        assert float(shares.std()) == pytest.approx((0.05 * 0.95 / x.shape[axis]) ** 0.5, rel=0.15)
+    torch.manual_seed(0)
+    assert torch.equal(Masks().draw(x, 0.05, 1), mask)

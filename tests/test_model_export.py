@@ -188,6 +188,8 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, he
         for export in (export_adapter, export_merged):
             with pytest.raises(StudyError, match=message):
                 export(outcome, tmp_path / name, here, quiet)
+    with pytest.raises(StudyError, match="file is a file, not a folder for a model"):
+        export_adapter(outcome, tmp_path / "file" / "in" / "it", here, quiet)
     with pytest.raises(StudyError, match="has no trial '0007'; give one that is complete: 0000"):
         find_outcome(study, "0007")
 
@@ -217,6 +219,21 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, he
     with pytest.raises(StudyError, match=r"has no adapter here: .* lacks adapter_model.safetensors; .* train it again"):
         export_adapter(outcome, out, here, quiet)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "study"]
+
+
+def test_without_the_studys_rows_nothing_is_claimed(here, tmp_path, cache, tokenizer_of_the_demo_base):
+    base = save("llama", BASES["llama"], tmp_path / "base", tokenizer_of_the_demo_base)
+    mine = write_rows(tmp_path / "mine.jsonl")
+    study, _ = train_study(tmp_path / "study", cache, model=str(base), dataset=str(mine))
+    mine.unlink()
+    said = []
+    merged = export_merged(find_outcome(study), tmp_path / "out", here, lambda event: said.append(event.text))
+    assert (merged.adapter_loss, merged.merged, merged.taken) == (None, {}, TRAINED)
+    assert any(text.startswith("warning: the study's rows cannot be read any more: ") for text in said)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- merged into {TRAINED}, which is what training saw; there are no rows to measure it on\n" in card
+    assert "at the export |" not in card
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out") is not None
 
 
 def test_only_a_trial_that_was_trained_to_its_end_is_taken_home(tmp_path):

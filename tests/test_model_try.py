@@ -126,6 +126,8 @@ def test_rows_prompts_and_chats_on_the_command_line(tmp_path, cache, run, tiny_l
             "          ### Answer:\n") in asked.stdout, "the system prompt of the rows goes before it"
     assert "system: you sing\n" in run(study, "--prompt", "say 7", "--system", "you sing", *short).stdout
     assert run(study, "--prompt", " ").exit_code == 2
+    assert "tokens, and the model takes 256 with its answer" in run(study, "--prompt", "x " * 400, *short,
+                                                                    error=DataError)
     assert run(study, "--prompt", "a", "--rows", "2").exit_code == 2
     assert "has no trial '0001'" in run(study, "--trial", "0001", error=StudyError)
 

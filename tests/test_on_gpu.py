@@ -19,10 +19,15 @@ from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.batches import collate
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import encode
-from kaggle_runner.training.finetune import evaluate, train_adapter
+from kaggle_runner.training.finetune import attach, buffer_of, evaluate, loss_of, train_adapter
+from kaggle_runner.training.layer.elementwise import Elementwise
+from kaggle_runner.training.layer.install import elementwise_on, fused_layers, structures_of
+from kaggle_runner.training.layer.keep import keep_everywhere
+from kaggle_runner.training.layer.triton_elementwise import KernelMasks
 from kaggle_runner.training.loss import summed_loss
 from kaggle_runner.training.models import attention
 from kaggle_runner.training.models.base_model import load_base
+from tests.fresh_process import in_fresh_process
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 CUDA = torch.device("cuda", 0)
@@ -172,25 +177,62 @@ def test_the_predicted_peak_is_the_real_one(tmp_path, checkpointing, cache, long
 
 
 def test_out_of_memory_on_the_device_is_run_once_more_in_half(tmp_path, cache, long_rows):
-    """This process takes so much of the device that half the micro-batch fits, and the whole does not."""
-    params = {"dataset": str(long_rows), "samples": 128, "max_eval_samples": 8, "max_length": 512, "max_steps": 2,
+    """A process takes so much of the device that half the micro-batch fits, and the whole does not."""
+    status, reason, notes = in_fresh_process(_run_out_of_memory, tmp_path, cache, long_rows)
+    assert status is Status.COMPLETE, reason
+    assert (notes["out_of_memory_at"], notes["micro_batch"]) == (128, 64)
+
+
+def _run_out_of_memory(folder, cache, rows):
+    params = {"dataset": str(rows), "samples": 128, "max_eval_samples": 8, "max_length": 512, "max_steps": 2,
               "eval_steps": 2, "lora_r": 8, "batch_size": 128, "gradient_accumulation_steps": 1,
               "completion_only_loss": False, "gradient_checkpointing": False}
     whole = FinetuneConfig.from_params(params)
     half = dataclasses.replace(whole, batch_size=64, gradient_accumulation_steps=2)
     room = int(1.15 * predict(half, target=GPU).peak_bytes)
     assert room < 0.7 * predict(whole, target=GPU).peak_bytes
-    torch.cuda.empty_cache()
     taken = torch.empty(torch.cuda.mem_get_info()[0] - room - CONTEXT_BYTES, dtype=torch.uint8, device=CUDA)
-    with Study.open_for_writing(tmp_path / "s", name="s", sweep={}, metric="eval/loss", goal="minimize",
+    with Study.open_for_writing(folder / "s", name="s", sweep={}, metric="eval/loss", goal="minimize",
                                 seed=None) as study:
         settings = WorkerSettings(log=study.directory / "worker.log", cache_directory=cache, threads=1, gpu="0",
                                   offline=True)
         with Supervisor(study=study, settings=settings) as supervisor:
             result = supervisor.run(Trial(id="0000", number=0, params=params))
     del taken
-    assert result.status is Status.COMPLETE, result.reason
-    assert (result.notes["out_of_memory_at"], result.notes["micro_batch"]) == (128, 64)
+    return result.status, result.reason, dict(result.notes)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_the_layers_by_kernels_are_the_layers_by_torch(base, data, config, again):
+    """Every kernel as compiled for this device, in the real model; the masks are the same."""
+    class PlainWithTheSameMasks(Elementwise):
+        def masks(self):
+            return KernelMasks()
+
+    batch = collate(data.train, range(2), pad_id=0, completion_only=True)
+    lists = keep_everywhere(len(structures_of(base.model)), again=again)
+    kernels, losses, gradients = elementwise_on(CUDA), [], []
+    torch.manual_seed(0)
+    adapted = attach(base, config)
+    try:
+        buffer = buffer_of(adapted, base)
+        buffer.whole.data.normal_(0, 0.02)
+        buffer.after_step()
+        base.model.train()
+        for by in (kernels, PlainWithTheSameMasks()):
+            torch.manual_seed(1)
+            with fused_layers(base.model, structures_of(base.model), lists, base.compute_dtype, buffer.copies, by=by):
+                loss = loss_of(base, batch)
+                loss.backward()
+            losses.append(loss.item())
+            gradients.append(buffer.whole.grad.clone())
+            buffer.after_step()
+    finally:
+        adapted.unload()
+        base.model.eval()
+    assert kernels.problem == ""
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 2e-2
 
 
 def test_attention_with_and_without_groups_is_the_same(base, data):

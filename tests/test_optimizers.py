@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kaggle_runner.training.muon import Muon
 from kaggle_runner.training.optimizers import adamw, take_step
@@ -28,6 +29,26 @@ def test_a_gradient_that_overflows_in_one_optimizer_holds_all_of_them(overflow):
     assert scaler.get_scale() == 4.0
     assert step(4.0) == [True, True]
     assert torch.isfinite(torch.cat([matrix, vector])).all()
+
+
+class NobodyAsks(TorchDispatchMode):
+    """Refuses to bring a number from the device to the host, which waits for all that the device has to do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name != "aten::_local_scalar_dense", "the host asks for a number"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_with_a_scaler_never_waits_for_the_device():
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    optimizers = [Muon([matrix], lr=0.1), torch.optim.AdamW([vector], lr=0.1, fused=True)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for _ in range(2):
+        scaler.scale((matrix + vector).sum()).backward()
+        with NobodyAsks():
+            take_step(optimizers, [matrix, vector], learning_rate=0.1, max_grad_norm=1.0, scaler=scaler)
+    with NobodyAsks(), pytest.raises(AssertionError, match="the host asks for a number"):
+        scaler.get_scale()
 
 
 def test_weight_decay_pulls_at_matrices_and_not_at_vectors():

@@ -2,6 +2,7 @@ import csv
 import html
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from nbclient import NotebookClient
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.claims import read_claims
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.maps import map_figures
@@ -152,8 +154,28 @@ def test_the_notebook_is_delivered_executed_without_a_complaint(mixed):
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     assert not [output for output in outputs if output.output_type in ("error", "stream")]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 10
+    texts = [output["metadata"]["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
+    assert all(re.search(r"\d", text) for text in texts)
+    assert len(set(texts)) == 10
     pictures = [path.stem for path in mixed[1].parent.glob("*.png")]
     assert len(pictures) == 11  # the notebook has best so far by trial and by time in one
+
+
+def test_a_notebook_says_of_seeds_what_the_page_says(tmp_path):
+    lucky = {(2, 1): 1.0}  # one run of the middle configuration is the lowest of all
+    trials = [Made(params={"x": x, "seed": seed}, value=2.0 + 0.3 * x + 0.01 * seed - lucky.get((x, seed), 0.0))
+              for x in range(5) for seed in (1, 2, 3)]
+    page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
+    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
+    constants = next(cell.source for cell in notebook.cells if cell.source.startswith("METRIC"))
+    assert "BEST_TRIAL = '0000'" in constants
+    assert "BEST_MEAN = 2.02" in constants
+    assert "'trials': '0000, 0001, 0002', 'seeds': 3, 'mean': 2.02" in constants
+    assert "Best mean over seeds: 0000, 0001 and 0002, mean 2.020" in notebook.cells[0].source
+    assert "15 trials)" in notebook.cells[0].source  # where the noise is known from
+    shown = repr(show(tmp_path / "study"))
+    assert "Lowest are trials 0000, 0001 and 0002 (mean of 3 seeds) with eval/loss 2.020" in shown
+    assert "Trial 0000 has x 0." in shown
 
 
 def test_the_notebook_runs_again_in_a_fresh_kernel_with_only_the_csv_files(mixed, tmp_path):
@@ -315,6 +337,50 @@ def test_a_trial_off_the_scale_is_a_mark_at_the_edge_with_its_value_and_a_count(
     assert [note["text"] for note in figure.layout["annotations"]] == ["1 off the scale, to 60.00 ↑"]
 
 
+def test_learning_curves_that_leave_their_plot_are_counted(tmp_path):
+    trials = [Made(params={"x": i}, value=2.0 + i / 10, curve=[(1, 9.0 if i in (1, 4) else 2.5), *(
+        (step, 2.0 + i / 10) for step in range(2, 12))]) for i in range(8)]
+    figure = next(figure for figure in trial_figures(analyse(read_study(write_study(tmp_path / "study", trials))))
+                  if figure.key == "curves")
+    assert [note["text"] for note in figure.layout["annotations"]] == ["2 of 8 lines off the scale, to 9.000 ↑"]
+
+
+def test_every_hyperparameter_of_many_is_in_a_picture_and_few_are_open(tmp_path):
+    generator = random.Random(0)
+    trials = [Made(params={f"p{at:02d}": generator.random() for at in range(24)}, value=2.0 + generator.random())
+              for _ in range(14)]
+    figures = map_figures(analyse(read_study(write_study(tmp_path / "study", trials))))
+    across = [figure.layout["xaxis"]["ticktext"][:-1] for figure in figures if figure.key.startswith("parallel")]
+    assert [len(names) for names in across] == [8, 8, 8]
+    assert len({name for names in across for name in names}) == 24
+    assert sum(not figure.fold for figure in figures if figure.is_small) == 6
+
+
+def test_what_is_no_number_in_a_journal_is_no_measurement(tmp_path):
+    """Other programs write NaN and Infinity where JSON has no such thing."""
+    trials = [Made(params={"x": i}, value={2: 777.0, 4: 888.0}.get(i, 2.0 + i)) for i in range(9)]
+    directory = write_study(tmp_path / "study", trials, baseline=777.0)
+    journal = directory / "trials.jsonl"
+    journal.write_text(journal.read_text().replace("777.0", "NaN").replace("888.0", "-Infinity"))
+    page = write_report([directory], notebook=False)
+    assert "Lowest is trial 0000 with eval/loss 2.000." in words_of(page)
+    assert "7 of 9" in words_of(page)
+    assert read_claims(directory)["baseline"] is None
+
+
+@pytest.mark.parametrize(("values", "sentences"), [
+    ([2.5] * 9, "All 9 complete configurations have eval/loss 2.500, as the untouched base has: none of them is "
+                "better. How much of a difference is noise is not known: no configuration was trained with a second "
+                "seed, and the 9 complete configurations leave no scatter to estimate it from."),
+    # an exact line leaves rounding, which is no noise: nothing has won by it
+    ([2.5 - i / 10 for i in range(12)], "First place is shared by all 12 complete configurations: chance alone may "
+                                        "have ordered them. Lowest is trial 0011 with eval/loss 1.400, 1.1 (44 %)"),
+    ([2.4, 2.5], "First place is shared by both complete configurations")])
+def test_values_without_noise_are_no_victory(tmp_path, values, sentences):
+    trials = [Made(params={"x": i}, value=value) for i, value in enumerate(values)]
+    assert sentences in repr(show(write_study(tmp_path / "study", trials, baseline=2.5)))
+
+
 def test_no_axis_shows_less_than_the_noise(tmp_path):
     trials = [Made(params={"x": 1, "seed": seed}, value=2 + seed / 10) for seed in range(5)]
     trials += [Made(params={"x": 2, "seed": 0}, value=2.2), Made(params={"x": 3, "seed": 0}, value=2.21)]
@@ -330,7 +396,7 @@ def test_no_axis_shows_less_than_the_noise(tmp_path):
 def test_rows_of_slices_are_full(tmp_path, count, widths):
     trials = [Made(params={f"p{at}": i for at in range(count)}, value=2.0 + i) for i in range(2)]
     page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
-    found = re.findall(r'<figure class="card (\w+)"><h4>p\d</h4>', page.read_text())
+    found = re.findall(r'<figure class="card (\w+)"><figcaption><h4>p\d</h4>', page.read_text())
     assert [width[0] for width in found] == list(widths)
 
 

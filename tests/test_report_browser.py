@@ -209,6 +209,81 @@ def test_the_keyboard_chooses_trials_shows_their_differences_and_lets_go(chromiu
     assert tab.evaluate("document.activeElement.dataset.position") == "1"
 
 
+@pytest.mark.parametrize("plot", ["values", "curves", "time"])
+def test_the_keyboard_goes_over_the_marks_of_a_plot_and_chooses(chromium, page, plot):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for(DRAWN)
+    tab.evaluate(f"document.getElementById('study-1-{plot}').focus()")
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        tab.press(key)
+    said = tab.evaluate("document.querySelector('.said').textContent")
+    trial = said[6:10]
+    tab.wait_for(f"document.querySelector('.hoverlayer .hovertext')?.textContent.includes('{trial}')")
+
+    tab.press("Enter")
+    tab.wait_for("!document.querySelector('.bar').hidden")
+    rows = tab.evaluate("[...document.querySelectorAll('table.trials tbody tr')].map((r) => r.cells[0].textContent)")
+    assert rows == [trial]
+    assert tab.evaluate("document.activeElement.id") == f"study-1-{plot}"  # the focus stays
+    tab.press("End")
+    last = tab.evaluate("document.querySelector('.said').textContent")
+    assert last != said
+    tab.wait_for(f"document.querySelector('.hoverlayer .hovertext')?.textContent.includes('{last[6:10]}')")
+    tab.press("Escape")
+    tab.wait_for("document.querySelector('.bar').hidden")
+    assert tab.evaluate("document.activeElement.id") == f"study-1-{plot}"
+    assert tab.problems() == []
+
+
+CONTRASTS = """(() => {
+    const channel = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * channel(r / 255) + 0.7152 * channel(g / 255) + 0.0722 * channel(b / 255);
+    const read = (text) => { const found = text.match(/[\\d.]+/g); return found ? found.map(Number) : [0, 0, 0, 0]; };
+    const behind = (place) => {
+        for (let at = place; at; at = at.parentElement) {
+            const color = read(getComputedStyle(at).backgroundColor);
+            if (color.length < 4 || color[3] === 1) return color;
+        }
+        return [255, 255, 255];
+    };
+    const contrast = (a, b) => { const [low, high] = [light(a), light(b)].sort((x, y) => x - y);
+                                 return (high + 0.05) / (low + 0.05); };
+    const weak = [], seen = { text: 0, mark: 0 };
+    for (const place of document.querySelectorAll("main *:not(svg *), .bar *")) {
+        if (![...place.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+        const style = getComputedStyle(place), own = contrast(read(style.color), behind(place));
+        seen.text++;
+        if (own < 4.5) weak.push([place.tagName, place.className, own]);
+    }
+    for (const text of document.querySelectorAll(".plot svg text")) {
+        const own = contrast(read(getComputedStyle(text).fill), behind(text.closest(".card")));
+        seen.text++;
+        if (own < 4.5) weak.push(["text", text.textContent, own]);
+    }
+    const marks = ".scatterlayer .point, .scatterlayer .js-line, .bars path, .legend .scatterpts, .shapelayer path";
+    for (const mark of document.querySelectorAll(`.plot :is(${marks})`)) {
+        if (mark.closest("[id*=contour]")) continue;  // on the colours of a surface, with an outline of their own
+        const style = getComputedStyle(mark), paper = behind(mark.closest(".card"));
+        const best = Math.max(...[[style.fill, style.fillOpacity], [style.stroke, style.strokeOpacity]].filter(
+            ([color, alpha]) => color !== "none" && alpha > 0).map(([color]) => contrast(read(color), paper)), 0);
+        seen.mark++;
+        if (best && best < 3) weak.push(["mark", mark.getAttribute("class"), style.fill, style.stroke, best]);
+    }
+    return { weak, seen };
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_has_a_contrast_of_4_5_and_marks_of_3_in_both_schemes(chromium, page, dark):
+    tab = chromium.open(page, width=1440, dark=dark)
+    tab.wait_for(DRAWN)
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found = tab.evaluate(CONTRASTS)
+    assert found["seen"]["text"] > 400
+    assert found["seen"]["mark"] > 200
+    assert found["weak"] == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_paper_is_white_and_shows_everything_whatever_the_screen_is(chromium, page, dark):
     tab = chromium.open(page, width=1440, dark=dark)
@@ -220,6 +295,7 @@ def test_paper_is_white_and_shows_everything_whatever_the_screen_is(chromium, pa
     assert tab.evaluate("document.getElementById('study-1-curves')._fullLayout.font.color") == "#1c2430"
     assert tab.evaluate("[...document.querySelectorAll('details')].every((one) => one.open)")
     assert tab.evaluate("Math.max(...[...document.querySelectorAll('.plot')].map((p) => p._fullLayout.width))") <= 700
+    assert tab.evaluate("Math.max(...[...document.querySelectorAll('.plot')].map((p) => p._fullLayout.height))") <= 760
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate("document.getElementById('study-1-curves')._fullLayout.font.color") == (
         "#e6e9ee" if dark else "#1c2430")
@@ -237,8 +313,19 @@ def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tm
     assert tab.evaluate("document.documentElement.scrollWidth") == 768
     titles = tab.evaluate("[...document.querySelectorAll('.card h4')].map((title) => title.textContent)")
     assert set(names) <= set(titles)
-    shown = tab.evaluate("document.getElementById('study-1-parallel').layout.xaxis.ticktext")
-    assert len(set(shown)) == len(shown)
+    shown = tab.evaluate("[...document.querySelectorAll('.plot')].filter((p) => p.id.startsWith('study-1-parallel'))"
+                         ".map((p) => p.layout.xaxis.ticktext)")
+    assert [len(axes) for axes in shown] == [11, 11]
+    assert len({name for axes in shown for name in axes}) == 21  # no two alike, and the metric in both
+
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # more columns than a sheet is wide: several tables
+    heads = tab.evaluate("[...document.querySelectorAll('table.sheet')].map((t) => [...t.tHead.rows[0].cells].map("
+                         "(c) => c.textContent.replaceAll('\\u200b', '')))")
+    assert len(heads) == 3
+    assert set(names) <= {name for head in heads for name in head}
+    assert all(head[:3] == ["trial", "status", "eval/loss"] for head in heads)
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate("document.querySelectorAll('table.sheet').length") == 0
     assert tab.problems() == []
 
 

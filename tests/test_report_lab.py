@@ -1,11 +1,16 @@
 """The pictures of the lab hold the numbers of the journal, and no picture that a study of values has no use for."""
 
+import re
+
+import nbformat
 import pytest
 
 from kaggle_runner.lab.contest import finished
 from kaggle_runner.lab.vary import read_vary
-from kaggle_runner.report.contests import gains_figure, losses_figure, write_contest_plots
+from kaggle_runner.report.lab.figures import gains_figure, losses_figure
+from kaggle_runner.report.lab.write import write_any_report, write_contest_plots, write_study_page
 from tests.test_one_at_a_time import FILE, grid, journal
+from tests.test_report import data_of, words_of
 
 
 @pytest.fixture
@@ -47,3 +52,42 @@ def test_only_what_says_something_of_a_study_is_drawn(study, tmp_path):
     written = write_contest_plots(spec, snapshot, decision, tmp_path / "plots")
     assert sorted(path.name for path in written) == ["by_value.png", "gains.png", "time.png"]
     assert {path.read_bytes()[:8] for path in written} == {b"\x89PNG\r\n\x1a\n"}
+
+
+def test_the_page_of_a_study_is_its_decision_with_the_table_of_errors_and_nothing_of_a_search(study, tmp_path):
+    spec, snapshot, decision, _ = study
+    (snapshot.directory / "study.yaml").write_text(spec.as_yaml())
+    problems = []
+    page = write_any_report([snapshot.directory], notify=problems.append)
+    words = words_of(page)
+
+    row = decision.comparisons[0]
+    assert f"Adopted: dropout 0. 0 is better than 0.1 by {row.gain:.4g}" in words
+    assert "Small models need little." in words
+    cells = re.findall(r"<td>(.*?)</td>", page.read_text())
+    for value in (row.mean, row.gain, row.standard_error, row.gain - row.half_width):
+        assert any(f"{value:.5f}" in cell for cell in cells)
+    assert "0 is the smallest" not in words  # zero is a natural end
+    for question in ("First place", "What mattered", "Where to search next"):
+        assert question not in words
+        assert question not in (page.parent / "summary.md").read_text()
+    assert [figure["place"] for figure in data_of(page)["studies"][0]["figures"]] == [
+        "study-1-by_5f_value", "study-1-gains", "study-1-time"]
+    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
+    assert problems == []
+    assert "Adopted: dropout 0." in notebook.cells[0].source
+    assert f"{row.standard_error:.5f}" in notebook.cells[0].source
+    assert "First place" not in str(notebook)
+
+
+@pytest.mark.parametrize(("losses", "answer"), [
+    (grid(v0_1=[1.0, 1.1], v0_0=[1.0]), "Not decided yet: 3 of at least 9 trials are done."),
+    (grid(v0_1=[1.0, 1.1], v0_0=[1.0, 1.1, 1.2], v0_2=[1.0, 1.1, 1.2]) | {(0.1, 3): None},
+     "the baseline, dropout 0.1, failed (the loss became nan), so nothing can be compared with it")])
+def test_a_study_without_a_decision_says_what_it_waits_for(tmp_path, losses, answer):
+    path = tmp_path / "dropout_study.yaml"
+    path.write_text(FILE.replace("values: [0.1", "values: [0.0, 0.1").replace("dropout: 0.0", "dropout: 0.1"))
+    spec = read_vary(path)
+    snapshot = journal(spec, tmp_path / "s", losses)
+    (snapshot.directory / "study.yaml").write_text(spec.as_yaml())
+    assert answer in words_of(write_study_page(snapshot.directory))

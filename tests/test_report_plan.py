@@ -6,10 +6,12 @@ from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.plan import read_plan, stages
 from kaggle_runner.lab.vary import METRIC
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.report.contests import gains_figure, losses_figure, present_stage
+from kaggle_runner.report.lab.figures import gains_figure, losses_figure
+from kaggle_runner.report.lab.write import present_stage, write_any_report, write_study_page
 from kaggle_runner.study.journal import Study, confirm_directory, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.lab_plans import write_plan
+from tests.test_report import data_of, words_of
 
 OF_A_STUDY = {"by_value.png", "gains.png", "curves.png", "time.png"}
 OF_A_SWEEP = {"ranking.png", "values.png", "curves.png", "time.png", "memory.png", "hours.png", "slices.png"}
@@ -92,6 +94,27 @@ def test_a_gain_is_over_the_default_and_the_adopted_value_is_marked(plan):
     assert "adopted" not in {trace["name"] for trace in kept.traces if trace["x"] == ["0.2"]}
     interval = next(trace for trace in kept.traces if trace["name"] == "95 % interval")
     assert interval["y"][0] < -0.06 < interval["y"][1]
+
+
+def test_the_page_of_a_plan_has_what_every_study_decided_and_their_curves_by_value(plan):
+    folder = plan[0].folder.parent
+    (folder / "plan.yaml").write_text((folder.parent / "tiny.yaml").read_text())
+    page = write_any_report([folder])
+    words = words_of(page)
+    assert page == folder / "report" / "index.html"
+    assert "Adopted so far: learning_rate 0.02 (all done)." in words
+    for stage in plan:
+        assert f"<td>{stage.name}</td>" in page.read_text()
+        assert stage.decision.reason in words
+    curves = next(figure for figure in data_of(page)["studies"][1]["figures"] if figure["place"] == "study-1-curves")
+    means = {trace["name"]: trace for trace in curves["traces"] if trace["line"]["width"] == 3 and trace["x"]}
+    assert set(means) == {"0.001", "0.02"}
+    assert means["0.02"]["x"] == [4, 8, 12]
+    assert means["0.02"]["y"] == pytest.approx([2.42, 2.12, 2.02])  # the mean of three seeds
+    assert words.count("What mattered") == 1  # of the sweep at the end alone
+    one = write_study_page(plan[-1].folder)
+    assert "The best points beside the baseline, over seeds" in words_of(one)
+    assert words_of(write_study_page(plan[1].folder)).count("What was seen") == 1
 
 
 def test_a_study_that_is_not_decided_is_not_drawn(tmp_path):

@@ -1,20 +1,20 @@
 """The commands of Kaggle kernels: prepare, push, follow, fetch and stop one, and store the keys that it needs."""
 
+import contextlib
 import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
-from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive
+from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive, print_what_comes_out
 from kaggle_runner.cli.words import command, complain
-from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.errors import INTERRUPTED, StudyError
 from kaggle_runner.sweep.address import require_address
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _kaggle() -> "Kaggle":
     return find_kaggle(os.environ)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _leaving_it_alone() -> Iterator[None]:
     """Say at Ctrl-C that it ended the watching and not the kernel."""
     try:
@@ -294,6 +294,8 @@ def _last_pushed() -> str:
 
 def _end(verdict: "KernelVerdict") -> None:
     """Print what a kernel came to, and exit with its own verdict."""
+    from kaggle_runner.study.journal import read_study
+
     result = verdict.result
     trials = ", ".join(f"{count} {status}" for status, count in result.get("trials", {}).items())
     click.echo(f"verdict  {result.get('verdict', 'unknown')}{f': {verdict.reason}' if verdict.reason else ''}")
@@ -313,6 +315,9 @@ def _end(verdict: "KernelVerdict") -> None:
     if verdict.goes_on:
         click.echo(f"next     {continuing()}\n         with --sessions 3 it goes on by itself, in up to three kernels")
     elif studies and trials:
+        for study in studies:
+            with contextlib.suppress(StudyError):  # a session that was cut off may have left half a study
+                print_what_comes_out(read_study(study))
         click.echo(f"next     {command('report', *studies)}")
     sys.exit(verdict.exit_status)
 

@@ -49,14 +49,14 @@ def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> Non
         run = run_contest(spec, _order(directory, deadline, cpu, environment), environment, notify)
     if run.decision is None:
         _say_unfinished(directory, run.reason)
-    from kaggle_runner.report.contests import write_contest_plots
+    from kaggle_runner.report.lab.write import write_contest_plots, write_study_page
 
     text = study_summary(spec, run.snapshot, run.decision)
     write_contest_plots(spec, run.snapshot, run.decision, directory / "plots")
     write_atomically(directory / "summary.md", text)
     write_atomically(directory / "decision.json", decision_json(run.decision))
     click.echo(text)
-    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\nnext     {command('report', directory)}")
+    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\npage     {as_typed(write_study_page(directory))}")
     tell_launcher(run.decision.reason, 0)
 
 
@@ -73,13 +73,14 @@ def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
 
     read, environment = read_plan(plan), detect_here()
     require_pictures()
-    from kaggle_runner.report.contests import present_stage
+    from kaggle_runner.report.lab.write import present_stage, write_plan_page
 
     directory = out or as_typed(environment.writable_directory / LAB)
     refuse_among_rows(directory, read.baseline.get("dataset"))
     with display(typed_command()) as notify:
         run = run_plan(read, _order(directory, deadline, cpu, environment), environment, notify, present_stage)
     click.echo((directory / "summary.md").read_text(encoding="utf-8"))
+    click.echo(f"page     {as_typed(write_plan_page(directory))}")
     if run.reason:
         _say_unfinished(directory, run.reason)
     click.echo(f"studies  {directory}\ndefaults {directory / 'defaults.yaml'}\n"

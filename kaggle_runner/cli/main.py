@@ -148,14 +148,14 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
         click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
         return
     require_pictures()
-    from kaggle_runner.report.write import watch_report, write_report
+    from kaggle_runner.report.lab.write import watch_any_report, write_any_report
 
     def fetch() -> None:
         for address in addresses:
             _fetch(address)
 
-    pages = iter([write_report(directories, out=out, notify=lambda text: click.echo(text, err=True))]) if not watch \
-        else watch_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0)
+    pages = watch_any_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0) if watch \
+        else iter([write_any_report(directories, out=out, notify=lambda text: click.echo(text, err=True))])
     try:
         for number, page in enumerate(pages):
             click.echo(f"page     {as_typed(page)}")

@@ -38,6 +38,8 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
 
     if public and push is None:
         raise click.UsageError("--public is for what --push makes; give --push NAME too")
+    if llama_cpp is not None and kind not in ("gguf", "ollama"):
+        raise click.UsageError("--llama-cpp is for --to gguf and --to ollama; give one of them, or leave it out")
 
     outcome = find_outcome(study, trial)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks

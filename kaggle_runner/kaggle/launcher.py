@@ -27,8 +27,8 @@ SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "model")
 """Folders that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel has a hub or a
 mounted model; the rooms of pushes, of the tuning lab and of what is taken home are for one's own machine."""
-LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "report/contests", "cli/conversation",
-                    "cli/kernel", "cli/lab", "cli/plan")
+LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "cli/conversation", "report/notebook", "report/cells",
+                    "cli/kernel", "cli/lab", "cli/model", "cli/plan")
 """Modules of other rooms whose commands are for one's own machine."""
 
 SCRIPT = '''\
@@ -201,10 +201,13 @@ def without_words(source: bytes) -> bytes:
 
 
 def without_types(source: bytes) -> bytes:
-    """Cut the types of parameters and results out of Python source; those of classes stay, which `dataclass` reads."""
+    """Cut the types of parameters and results out of Python source.
+
+    Those stay that are read: of classes by `dataclass`, and `constexpr` by Triton.
+    """
     lines, cuts = source.split(b"\n"), []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.arg) and node.annotation:
+        if isinstance(node, ast.arg) and node.annotation and getattr(node.annotation, "attr", "") != "constexpr":
             cuts.append((node.lineno - 1, node.col_offset + len(node.arg.encode()), node.annotation))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
             line = node.returns.lineno - 1

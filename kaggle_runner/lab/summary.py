@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kaggle_runner.config import trainer_of
+from kaggle_runner.lab.confirmation import Confirmation
 from kaggle_runner.lab.contest import Contest
 from kaggle_runner.lab.decision import Comparison, Decision, Verdict, same
 from kaggle_runner.lab.plan import Stage, TuningPlan
@@ -29,9 +30,10 @@ def study_summary(spec: VarySpec, snapshot: Snapshot, decision: Decision) -> str
               f"**Varied:** `{spec.variable}` over {_listed(spec.values)}, the default being "
               f"{format_value(spec.default)}; seeds {_listed(spec.seeds)}, the same for every value. All else as in "
               f"`study.yaml`.",
-              "## What was seen", _table(spec, snapshot, decision), _reading(spec, decision), _failures(snapshot),
-              _cost(snapshot), "## What was decided", f"**{_verdict(spec, decision)}** {_sentence(decision.reason)}",
-              _at_the_edge(spec, decision), _caution(snapshot)]
+              "## What was seen", _markdown(errors_table(spec, snapshot, decision)), reading(spec, decision),
+              "\n".join(f"- {line}" for line in failures(snapshot)), cost(snapshot), "## What was decided",
+              f"**{verdict(spec, decision)}** {sentence(decision.reason)}", at_the_edge(spec, decision),
+              caution(snapshot)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -45,18 +47,15 @@ def final_summary(stage: Stage, snapshot: Snapshot, confirmed: Snapshot) -> str:
     best = snapshot.best
     seen = f"{how_many(len(snapshot.finished), 'trial')}, one seed each; the best was trial {best.trial.id} with " \
            f"{_number(best.result.metric)}." if best is not None and best.result is not None else ""
-    names = list(contest.varied)
-    rows = [["setting", *names], *([name, *(format_value(params[key]) for key in names)]
-                                   for name, params in contest.settings.items())]
-    verdict = "**Kept:** the baseline." if decision.winner == contest.default else \
+    decided = "**Kept:** the baseline." if decision.winner == contest.default else \
         f"**Adopted:** {decision.winner}, " + ", ".join(f"`{name}` {format_value(value)}"
                                                         for name, value in stage.adopted.items()) + "."
     blocks = [f"# {stage.sweep.name}", f"**Searched:** {searched}, together, by Bayesian optimisation.",
               "## What was seen", f"{seen} The sweep's own report is in `report/`.",
               "The best of many trials looks better than it is, so the best points were trained again beside the "
-              "baseline:", _markdown(rows), _table(contest, confirmed, decision), _reading(contest, decision),
-              _cost(snapshot, confirmed), "## What was decided", f"{verdict} {_sentence(decision.reason)}",
-              _at_an_end(stage, snapshot), _caution(confirmed)]
+              "baseline:", _markdown(settings_table(contest)), _markdown(errors_table(contest, confirmed, decision)),
+              reading(contest, decision), cost(snapshot, confirmed), "## What was decided",
+              f"{decided} {sentence(decision.reason)}", at_an_end(stage, snapshot), caution(confirmed)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -89,6 +88,18 @@ def defaults_yaml(plan: TuningPlan, stages: Sequence[Stage]) -> str:
 
 def plan_summary(plan: TuningPlan, stages: Sequence[Stage]) -> str:
     """Return one line for each study of a plan: what it varied, what it decided, and with which numbers."""
+    left = stages_left(plan, stages)
+    rest = f"\n{left} of its stages are not done yet.\n" if left else ""
+    return f"# {plan.name}\n\n{_markdown(plan_table(stages))}\n{rest}"
+
+
+def stages_left(plan: TuningPlan, stages: Sequence[Stage]) -> int:
+    """Return how many stages of a plan are not done."""
+    return len(plan.studies) + bool(plan.final) - len([stage for stage in stages if stage.decision])
+
+
+def plan_table(stages: Sequence[Stage]) -> list[list[str]]:
+    """Return what each study decided, and with which numbers, the header first."""
     rows = [["study", "decision", "gain", "noise", "why"]]
     for stage in stages:
         decision = stage.decision
@@ -99,16 +110,22 @@ def plan_summary(plan: TuningPlan, stages: Sequence[Stage]) -> str:
         adopted = ", ".join(f"{name} {format_value(value)}" for name, value in stage.adopted.items())
         rows.append([stage.name, adopted or _kept(decision),
                      _number(best.gain) if best else "", _number(decision.noise), decision.reason])
-    left = len(plan.studies) + bool(plan.final) - len([stage for stage in stages if stage.decision])
-    rest = f"\n{left} of its stages are not done yet.\n" if left else ""
-    return f"# {plan.name}\n\n{_markdown(rows)}\n{rest}"
+    return rows
+
+
+def settings_table(contest: Confirmation) -> list[list[str]]:
+    """Return the searched hyperparameters of each setting of a confirmation, the header first."""
+    names = list(contest.varied)
+    return [["setting", *names], *([name, *(format_value(params[key]) for key in names)]
+                                   for name, params in contest.settings.items())]
 
 
 def _kept(decision: Decision) -> str:
     return decision.verdict if decision.verdict is Verdict.SCREENING else "kept"
 
 
-def _verdict(spec: VarySpec, decision: Decision) -> str:
+def verdict(spec: VarySpec, decision: Decision) -> str:
+    """Say in one short sentence what was decided."""
     if decision.verdict is Verdict.ADOPT:
         return f"Adopted: {spec.variable} {format_value(decision.winner)}."
     if decision.verdict is Verdict.SCREENING:
@@ -116,22 +133,23 @@ def _verdict(spec: VarySpec, decision: Decision) -> str:
     return f"Kept: {spec.variable} {format_value(spec.default)}."
 
 
-def _table(contest: Contest, snapshot: Snapshot, decision: Decision) -> str:
+def errors_table(contest: Contest, snapshot: Snapshot, decision: Decision) -> list[list[str]]:
+    """Return each value with its mean, its gain and how sure that is, the header first."""
     in_bits = trainer_of(snapshot.records[0].trial.params) == "charlm"
     rows = [["value", "seeds", "mean eval/loss", *(["bits/char"] if in_bits else []), "gain over the default",
-             "95 % interval", "effect", "tokens"]]
+             "standard error", "95 % interval", "effect", "tokens"]]
     for row in decision.comparisons:
         tokens = {record.result.tokens for record in snapshot.records if record.result is not None
                   and record.result.status is Status.COMPLETE and same(contest.value_of(record.trial), row.value)}
         mark = " (default)" if same(row.value, contest.default) else ""
         bits = [_number(None if row.mean is None else row.mean / math.log(2))] if in_bits else []
         rows.append([f"{format_value(row.value)}{mark}", str(row.seeds), _number(row.mean), *bits, _number(row.gain),
-                     _interval(row), "" if row.effect is None else f"{row.effect:+.1f}",
+                     _number(row.standard_error), _interval(row), "" if row.effect is None else f"{row.effect:+.1f}",
                      " or ".join(f"{count:,}" for count in sorted(tokens))])
-    return _markdown(rows)
+    return rows
 
 
-def _reading(contest: Contest, decision: Decision) -> str:
+def reading(contest: Contest, decision: Decision) -> str:
     """Say how the table is to be read, and how large the noise is."""
     lines = ["Losses are in nats; a gain is the mean over the seeds that both have of how much lower the loss is, and "
              "an effect is the gain in deviations of the noise."]
@@ -143,13 +161,15 @@ def _reading(contest: Contest, decision: Decision) -> str:
     return " ".join(lines)
 
 
-def _failures(snapshot: Snapshot) -> str:
+def failures(snapshot: Snapshot) -> list[str]:
+    """Name the trials that did not reach their end, with the reason."""
     failed = [record for record in snapshot.finished if record.result and record.result.status is not Status.COMPLETE]
-    return "\n".join(f"- trial {record.trial.id} {record.result.status.value}: {record.result.reason}"
-                     for record in failed if record.result)
+    return [f"trial {record.trial.id} {record.result.status.value}: {record.result.reason}"
+            for record in failed if record.result]
 
 
-def _cost(*snapshots: Snapshot) -> str:
+def cost(*snapshots: Snapshot) -> str:
+    """Say how long the trials took."""
     results = [record.result for snapshot in snapshots for record in snapshot.finished if record.result is not None]
     seconds = [result.seconds for result in results]
     if not seconds:
@@ -158,15 +178,15 @@ def _cost(*snapshots: Snapshot) -> str:
             f"{statistics.median(seconds):.1f} s.")
 
 
-def _at_an_end(stage: Stage, snapshot: Snapshot) -> str:
+def at_an_end(stage: Stage, snapshot: Snapshot) -> str:
     """Say what was adopted at an end of its range, where better ones may lie just beyond."""
     ends = [boundary(axis, stage.adopted[axis.name]) for axis in read_axes(snapshot) if axis.name in stage.adopted]
     found = [f"`{end.name}` {format_value(end.value)} lies at the {end.side} end of what was searched"
              for end in ends if end is not None]
-    return f"{_sentence('; '.join(found))[:-1]}: there may be better beyond." if found else ""
+    return f"{sentence('; '.join(found))[:-1]}: there may be better beyond." if found else ""
 
 
-def _at_the_edge(spec: VarySpec, decision: Decision) -> str:
+def at_the_edge(spec: VarySpec, decision: Decision) -> str:
     """Say when the best value is the last one tried on its side, where better ones may lie just beyond."""
     numbers = [value for value in spec.values if isinstance(value, int | float) and not isinstance(value, bool)]
     best = decision.winner
@@ -176,7 +196,7 @@ def _at_the_edge(spec: VarySpec, decision: Decision) -> str:
     return f"{format_value(best)} is the {side} value that was tried: a {other} one may be better still."
 
 
-def _caution(snapshot: Snapshot) -> str:
+def caution(snapshot: Snapshot) -> str:
     """Say what else differed between the runs that a reader should know."""
     found = {(record.result.versions.get("python"), record.result.versions.get("torch"),
               record.result.notes.get("compute_dtype")) for record in snapshot.finished
@@ -201,7 +221,8 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(format_value(value) for value in values)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Make a reason a sentence."""
     return text[:1].upper() + text[1:] + "."
 
 

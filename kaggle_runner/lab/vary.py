@@ -3,6 +3,7 @@
 Read from a file, or made by a tuning plan from the baseline that it has come to.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class VarySpec:
 
     def as_yaml(self) -> str:
         """Return a file that `vary` reads back as this study."""
-        note = "".join(f"# {line}\n" for line in self.note.splitlines())
+        note = f"note: {json.dumps(self.note, ensure_ascii=False)}\n" if self.note else ""
         values = ", ".join(map(yaml_value, self.values))
         return (f"{note}vary: {self.variable}\nvalues: [{values}]\nseeds: {list(self.seeds)}\n"
                 f"baseline:\n{as_yaml(self.baseline, indent='  ')}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 
+from kaggle_runner.errors import DataError
 from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.measured import attach_trained, device_here, held_out_rows, load_trained, system_prompt_of
@@ -85,15 +86,18 @@ class Conversation:
         """Write a conversation as the model was trained to read it; the oldest turns go where there is no room.
 
         Raises:
-            DataError: the chat template refuses it.
+            DataError: the chat template refuses it, or the question alone is too long.
         """
         turns = list(turns)
         while True:
             system = [Turn("system", self.system)] if self.system and not self._is_text else []
             text = self._renderer.bos + turns[-1].text if self._is_text else self._renderer.asking([*system, *turns])
             tokens_T = self._base.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(tokens_T) < self.room or len(turns) < 3:
-                return Question(tokens_T=tokens_T[-self.room + 1:], text=text)
+            if len(tokens_T) < self.room:
+                return Question(tokens_T=tokens_T, text=text)
+            if len(turns) < 3:
+                raise DataError(f"the question has {len(tokens_T):,} tokens, and the model takes {self.room:,} with "
+                                f"its answer; ask something shorter")
             turns = turns[2:]
 
     def answer(self, question: Question, sampling: Sampling, show: Show, *, tuned: bool) -> Answer:

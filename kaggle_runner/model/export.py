@@ -135,7 +135,8 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
     count = sum(tensor.size // tensor.dtype.itemsize for tensor in _all(plan))
     place, why_not = device_for(count, str(plan.config.get("model_type")), device, environment)
     if rows is None or place is None:
-        measured.remarks.append(f"merged into {candidates[-1]}, which is what training saw: {why_not or 'no rows'}")
+        measured.remarks.append(f"merged into {candidates[-1]}, which is what training saw; "
+                                + (why_not or "there are no rows to measure it on"))
         candidates = candidates[-1:]
     with new_folder(out) as folder:
         taken = ""

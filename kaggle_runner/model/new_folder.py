@@ -22,8 +22,9 @@ def require_new(out: Path) -> None:
     """
     if out.is_dir() and any(out.iterdir()):
         raise StudyError(f"{out} is not empty, and what is in it would mix with the model; remove it, or {WAY_OUT}")
-    if out.exists() and not out.is_dir():
-        raise StudyError(f"{out} is a file, not a folder for a model; {WAY_OUT}")
+    for place in (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            raise StudyError(f"{place} is a file, not a folder for a model; {WAY_OUT}")
 
 
 def require_space(out: Path, size: int) -> None:

@@ -20,7 +20,7 @@ from kaggle_runner.report.figures import (
     text,
     whole_ticks,
 )
-from kaggle_runner.report.style import BASELINE, BEST, FAINT, SERIES, visible_range
+from kaggle_runner.report.style import BASELINE, BEST, FAINT, SERIES
 
 
 def cost_figures(analysis: Analysis) -> tuple[Figure, ...]:
@@ -51,10 +51,11 @@ def _rungs(analysis: Analysis) -> Figure | None:
     if not analysis.rungs:
         return None
     place = {row.id: i for i, row in enumerate(analysis.rows)}
+    scale = scale_of(analysis, [value for rung in analysis.rungs for _, value in (*rung.survivors, *rung.cut)])
     traces: list[dict[str, Any]] = []
     for name, status in (("goes on", "complete"), ("cut", "pruned")):
         side = -0.12 if name == "goes on" else 0.12
-        points = [(round(i + side + 0.16 * spread(place[trial_id]), 3), value, place[trial_id])
+        points = [(round(i + side + 0.16 * spread(place[trial_id]), 3), scale.at_edge(value), place[trial_id])
                   for i, rung in enumerate(analysis.rungs)
                   for trial_id, value in (rung.survivors if name == "goes on" else rung.cut)]
         traces.append({
@@ -69,14 +70,13 @@ def _rungs(analysis: Analysis) -> Figure | None:
                        "y": short(y for _, y in own), "customdata": [place[best_id]] * len(own),
                        "meta": {"trials": True}, "line": {"color": BEST},
                        "marker": {"symbol": "star", "size": 15, "line": OUTLINE}})
-    values = [value for rung in analysis.rungs for _, value in (*rung.survivors, *rung.cut)]
-    low, high = visible_range(values, analysis.goal)
     return Figure(key="rungs", title="Who survived where", sentence=say.rungs(analysis), traces=tuple(traces),
                   is_half=True, layout={
                       "xaxis": axis_layout("rung, optimizer steps", tickvals=list(range(len(analysis.rungs))),
                                            ticktext=[f"{rung.step:,}" for rung in analysis.rungs],
                                            range=[-0.5, len(analysis.rungs) - 0.5]),
-                      "yaxis": axis_layout(f"{analysis.metric} at the rung", range=short([low, high]))})
+                      "yaxis": scale.axis | {"title": {"text": text(f"{analysis.metric} at the rung")}},
+                      "shapes": scale.shapes, "annotations": scale.notes})
 
 
 def _time(analysis: Analysis) -> Figure | None:

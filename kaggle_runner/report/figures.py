@@ -13,11 +13,13 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis, Row
 from kaggle_runner.report.analysis.curves import Curve
 from kaggle_runner.report.scale import MetricScale, band, metric_scale
-from kaggle_runner.report.style import BEST, LOOKS, SERIES, visible_range
+from kaggle_runner.report.style import BAND, BEST, LOOKS, SERIES, shortened, visible_range
 
 OUTLINE = {"width": 1, "color": "rgba(128,128,128,0.9)"}
 MANY = 200
 """Trials from which on marks are smaller, lines thinner, and bars stand for several trials."""
+_TITLE = 34
+"""Letters of an axis's title."""
 _LAYERS = 8
 """Traces that many lines are spread over: only lines of different traces look denser where they overlap."""
 
@@ -38,8 +40,8 @@ class Figure:
     """Whether it stands beside two others where there is room."""
     is_half: bool = False
     """Whether it stands beside one other where there is room."""
-    is_folded: bool = False
-    """Whether it waits under a line that can be opened."""
+    fold: str = ""
+    """What it and its like are, after their count, under a line that can be opened; empty: it is always there."""
     turns: bool = False
     """Whether it lies on its side where it is narrow, and its axes, at whole numbers, can be brushed."""
 
@@ -61,15 +63,22 @@ def short(values: Iterable[float | None]) -> list[float | None]:
 
 
 def axis_layout(title: str, **settings: Any) -> dict[str, Any]:
-    """Return an axis with its title escaped."""
-    return {"title": {"text": text(title)}, "automargin": True, **settings}
+    """Return an axis with its title escaped, and shortened to what fits beside a small picture."""
+    return {"title": {"text": text(shortened(title, _TITLE))}, "automargin": True, **settings}
 
 
 def scale_of(analysis: Analysis, values: Iterable[float] | None = None) -> MetricScale:
     """Return the metric's scale for these values, by default those of all trials."""
     if values is None:
         values = [row.value for row in analysis.rows if row.value is not None]
-    return metric_scale(analysis, values, text)
+    return metric_scale(analysis, values, text(shortened(analysis.metric, _TITLE)))
+
+
+def curve_scale(analysis: Analysis) -> MetricScale:
+    """Return the metric's scale for learning curves: of a line that begins far off, the near part."""
+    values = [value for curve in analysis.curves for value in curve.values]
+    low, high = visible_range(values, analysis.goal)
+    return scale_of(analysis, [value for value in values if low <= value <= high])
 
 
 def dots(analysis: Analysis, rows: Sequence[Row], x: Mapping[str, Any], y: Mapping[str, Any], *,
@@ -145,7 +154,7 @@ def _ranking(analysis: Analysis) -> Figure | None:
         best = analysis.first.ranked[0].mean
         worse = best + (-1 if analysis.goal == "maximize" else 1) * analysis.first.distance
         shapes.append({"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": best, "y1": worse, "layer": "below",
-                       "fillcolor": "rgba(230,159,0,0.2)", "line": {"width": 0},
+                       "fillcolor": BAND, "line": {"width": 1, "color": BEST, "dash": "dot"},
                        "label": {"text": "may be as good as the best", "textposition": "top right",
                                  "font": {"size": 11}}})
     traces = dots(analysis, ranked, {row.id: i for i, row in enumerate(ranked, start=1)},
@@ -179,7 +188,7 @@ def best_band(analysis: Analysis, x: list[Any]) -> list[dict[str, Any]]:
     values, noise = [step.best for step in analysis.progress], analysis.noise.deviation
     return [dict(trace) for trace in band(x, [float(f"{value - noise:.6g}") for value in values],
                                           [float(f"{value + noise:.6g}") for value in values],
-                                          "± noise of one", "rgba(230,159,0,0.22)")]
+                                          "± noise of one")]
 
 
 def _curves(analysis: Analysis) -> Figure | None:
@@ -204,19 +213,18 @@ def _curves(analysis: Analysis) -> Figure | None:
     first, last = min(curve.steps[0] for curve in drawn), max(curve.steps[-1] for curve in drawn)
     begin = 0.0 if first <= 0.25 * last else first - 0.1 * (last - first or first)
     shown = short([begin, last + 0.03 * (last - begin)])
-    values = [value for curve in drawn for value in curve.values]
-    low, high = visible_range(values, analysis.goal)
-    scale = scale_of(analysis, [value for value in values if low <= value <= high])  # a line is cut, and not counted
+    scale = curve_scale(analysis)
+    notes = [*scale.notes, *scale.cut_notes([curve.values for curve in drawn])]
     return Figure(key="curves", title="Learning curves", sentence=say.curves(analysis), traces=tuple(traces),
                   height=420, layout={"xaxis": axis_layout("optimizer steps", range=shown),
-                          "yaxis": scale.axis, "shapes": scale.shapes, "annotations": scale.notes})
+                          "yaxis": scale.axis, "shapes": scale.shapes, "annotations": notes})
 
 
 def layered(series: Sequence[tuple[int, Sequence[Any], Sequence[float | None]]], *, name: str, color: str,
             show_legend: bool = True) -> list[dict[str, Any]]:
     """Return lines of many trials, in several traces if they are too many to be told apart."""
     layers = _LAYERS if len(series) > 60 else 1
-    opacity = max(0.15, min(0.85, 20 / len(series))) if len(series) else 1.0
+    opacity = max(0.15, min(1.0, 30 / len(series))) if len(series) else 1.0
     drawn = [lines(series[i::layers], name=name, color=color, opacity=opacity, width=1.4 if layers == 1 else 0.8)
              | {"showlegend": False, "legendgroup": name} for i in range(layers)]
     # The legend's own line has the full colour: plotly.js would draw it as faint as the others.

@@ -9,6 +9,7 @@ from typing import Any
 
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
+from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import grid_value
 from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
 from kaggle_runner.report.style import metric_text, seconds_text, value_text
@@ -61,8 +62,11 @@ def surfaces_csv(analysis: Analysis) -> str:
     return _csv(lines)
 
 
-def summary_markdown(analysis: Analysis, pictures: Sequence[str] = ()) -> str:
+def summary_markdown(analysis: Analysis, pictures: Sequence[str] = (), lead: Lead | None = None) -> str:
     """Return the report in words: the answers, the best trials, and the names of the pictures beside it."""
+    drawn = "\n".join(f"- [{name}]({name})" for name in pictures)
+    if lead is not None and lead.is_all:
+        return "\n\n".join([lead.summary.rstrip() or markdown_text(lead.answer), "## Pictures", drawn]) + "\n"
     best = analysis.best
     blocks = [f"# {markdown_text(analysis.name)}", markdown_text(say.winner(analysis)),
               markdown_text(say.noise(analysis))]
@@ -82,8 +86,9 @@ def summary_markdown(analysis: Analysis, pictures: Sequence[str] = ()) -> str:
     for title, text in (("The next sweep", next_sweep_yaml(analysis)), ("The best configuration", best_yaml(analysis))):
         blocks += [f"## {title}", f"```yaml\n{text}```"] if text else []
     blocks += ["## How this was run", "\n".join(f"- {name}: {markdown_text(text)}" for name, text in analysis.how)]
-    if pictures:
-        blocks += ["## Pictures", "\n".join(f"- [{name}]({name})" for name in pictures)]
+    blocks += ["## What its confirmation decided", lead.summary.split("\n", 1)[1].strip().replace("## ", "### ")] \
+        if lead else []
+    blocks += ["## Pictures", drawn] if pictures else []
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

@@ -23,23 +23,29 @@ from kaggle_runner.report.figures import (
 from kaggle_runner.report.style import (
     BEST,
     FAINT,
+    LINES,
     LOOKS,
     SCALE,
     SERIES,
     log_ticks,
     metric_text,
     number_text,
+    shortened,
     value_text,
 )
 from kaggle_runner.study.axes import Axis
 
-_MOST_PARALLEL = 10
+_ACROSS = 10
+"""Axes of parallel coordinates in one picture."""
+_MOST_OPEN = 6
+"""Hyperparameters whose pictures are open where none of all stands out."""
+IDLE = "without an effect that stands out from chance"
 
 
 def map_figures(analysis: Analysis) -> tuple[Figure, ...]:
     """Return the figures on what mattered: importance, slices, contours, parallel coordinates."""
-    figures = [_importance(analysis), *(_slice(analysis, axis) for axis in by_importance(analysis)),
-               *(_contour(analysis, i, one) for i, one in enumerate(analysis.contours)), _parallel(analysis)]
+    figures = [_importance(analysis), *(_slice(analysis, i, axis) for i, axis in enumerate(by_importance(analysis))),
+               *(_contour(analysis, i, one) for i, one in enumerate(analysis.contours)), *_parallel(analysis)]
     return tuple(figure for figure in figures if figure is not None)
 
 
@@ -71,21 +77,28 @@ def _importance(analysis: Analysis) -> Figure | None:
                   height=150 + 34 * len(shares), layout={
                       "xaxis": axis_layout("variance explained, %", rangemode="tozero"),
                       "legend": {"entrywidth": 190},
-                      "yaxis": {"automargin": True, "type": "category"}})
+                      "yaxis": {"automargin": True, "type": "category", "tickvals": names,
+                                "ticktext": list(map(text, short_names([share.name for share in shares], 22)))}})
 
 
-def _slice(analysis: Analysis, axis: Axis) -> Figure:
+def _slice(analysis: Analysis, place: int, axis: Axis) -> Figure:
     rows = [row for row in analysis.rows if axis.position(row.params.get(axis.name)) is not None]
     x = {row.id: _place(axis, row.params[axis.name], row.number) for row in rows}
     y = {row.id: float(f"{row.value:.6g}") for row in rows if row.value is not None}
     scale = scale_of(analysis)
     traces = (*dots(analysis, rows, x, y, size=8, scale=scale), *without_value(analysis, rows, x))
-    idle = bool(analysis.resolved) and axis.name not in analysis.resolved
-    return Figure(key=f"slice-{axis.name}", title=axis.name, is_folded=idle, sentence=say.axis(analysis, axis),
-                  height=300,
-                  is_small=True, traces=traces, layout={
+    idle = axis.name not in analysis.resolved and (bool(analysis.resolved) or (bool(analysis.shares)
+                                                                               and place >= _MOST_OPEN))
+    return Figure(key=f"slice-{axis.name}", title=axis.name, fold=IDLE if idle else "",
+                  sentence=say.axis(analysis, axis), height=300 + _upright(axis), is_small=True, traces=traces, layout={
                       "xaxis": value_axis(axis), "showlegend": False, "annotations": scale.notes,
                       **with_edge(traces, scale.axis)})
+
+
+def _upright(axis: Axis) -> int:
+    """Return the height that names take which stand upright, as many or long ones do: they must not press a plot."""
+    names = [len(shortened(value_text(value), 22)) for value in axis.values]
+    return 6 * max(names) if sum(names) > 60 else 0
 
 
 def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
@@ -117,31 +130,38 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
                       "xaxis": value_axis(one.x), "yaxis": value_axis(one.y), "showlegend": False})
 
 
-def _parallel(analysis: Analysis) -> Figure | None:
-    axes, ranked = by_importance(analysis)[:_MOST_PARALLEL], analysis.ranked
-    left_out = len(analysis.axes) - len(axes)
-    if len(axes) < 2 or len(ranked) < 2:
-        return None
+def _parallel(analysis: Analysis) -> list[Figure]:
+    """Return all hyperparameters as parallel coordinates, the most important first, in as many pictures as it takes."""
+    axes = by_importance(analysis)
+    if len(axes) < 2 or len(analysis.ranked) < 2:
+        return []
+    pictures = -(-len(axes) // _ACROSS)
+    each = -(-len(axes) // pictures)
+    return [_parallel_of(analysis, axes[start:start + each], start) for start in range(0, len(axes), each)]
+
+
+def _parallel_of(analysis: Analysis, axes: Sequence[Axis], start: int) -> Figure:
+    ranked, every = analysis.ranked, len(analysis.axes)
     place = {row.id: i for i, row in enumerate(analysis.rows)}
     height = _metric_heights(ranked)
     traces: list[dict[str, Any]] = []
-    for i, color in enumerate(SCALE):
+    for i, color in enumerate(LINES):
         # Fifths of the ranking, worst first, so that the good trials are drawn on top.
-        fifth = [row for rank, row in enumerate(ranked) if rank * len(SCALE) // len(ranked) == len(SCALE) - 1 - i]
+        fifth = [row for rank, row in enumerate(ranked) if rank * len(LINES) // len(ranked) == len(LINES) - 1 - i]
         series = [(place[row.id], range(len(axes) + 1), [*_heights(axes, row, place[row.id]), height[row.id]])
                   for row in fifth]
         if series:
             traces += layered(series, name="best fifth" if i else "worst fifth", color=color,
-                              show_legend=i in (0, len(SCALE) - 1))
+                              show_legend=i in (0, len(LINES) - 1))
     best = ranked[0]
     own = [*_heights(axes, best, place[best.id]), height[best.id]]
     traces.append(lines([(place[best.id], range(len(own)), own)], name="best", color=BEST, width=3.2))
     traces.append(highlight())
     ticks = [*map(text, short_names([axis.name for axis in axes])), f"{text(analysis.metric)}, by rank"]
-    return Figure(key="parallel", title="Parallel coordinates", traces=tuple(traces),
-                  sentence=say.parallel(analysis) + (f" Of {len(analysis.axes)} hyperparameters {len(axes)} are drawn."
-                                                     if left_out else ""),
-                  height=460, turns=True, layout={
+    which = "" if len(axes) == every else f", hyperparameters {start + 1} to {start + len(axes)} of {every}"
+    return Figure(key=f"parallel-{start}" if start else "parallel", title=f"Parallel coordinates{which}",
+                  traces=tuple(traces), sentence=say.parallel(analysis), height=460, turns=True,
+                  fold="with further hyperparameters, by parallel coordinates" if start else "", layout={
                       "xaxis": {"tickvals": list(range(len(ticks))), "ticktext": ticks, "automargin": True,
                                 "range": [-0.3, len(axes) + 0.3], "showgrid": True, "zeroline": False,
                                 "fixedrange": True},
@@ -152,8 +172,7 @@ def _parallel(analysis: Analysis) -> Figure | None:
 def short_names(names: Sequence[str], most: int = 18) -> list[str]:
     """Shorten long names in their middle, so that no two look alike."""
     for length in range(most, max(map(len, names), default=most) + 1):
-        cut = [name if len(name) <= length else f"{name[:length // 2]}…{name[len(name) - (length - length // 2 - 1):]}"
-               for name in names]
+        cut = [shortened(name, length) for name in names]
         if len(set(cut)) == len(set(names)):
             return cut
     return list(names)
@@ -178,7 +197,7 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
         elif len(axis.values) <= 8:
             labels += [(i, axis.position(value) or 0.0, value_text(value)) for value in axis.values]
     labels += [(len(axes), 1.045, metric_text(ranked[0].value)), (len(axes), -0.045, metric_text(ranked[-1].value))]
-    return [{"x": x, "y": y, "text": text(short_names([shown], 14)[0]), "showarrow": False,
+    return [{"x": x, "y": y, "text": text(shortened(shown, 14)), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 
 
@@ -186,7 +205,8 @@ def value_axis(axis: Axis) -> dict[str, Any]:
     """Return the axis of a hyperparameter: logarithmic where its range is, its values where it has a list."""
     if axis.values:
         return axis_layout(axis.name, tickvals=list(range(len(axis.values))), range=[-0.5, len(axis.values) - 0.5],
-                           ticktext=[text(value_text(value)) for value in axis.values])
+                           **({"tickangle": -90} if _upright(axis) else {}),
+                           ticktext=[text(name) for name in short_names(list(map(value_text, axis.values)), 22)])
     if not axis.is_log:
         margin = 0.03 * (axis.high - axis.low)
         return axis_layout(axis.name, range=short([axis.low - margin, axis.high + margin]))

@@ -4,7 +4,7 @@
   const report = JSON.parse(document.getElementById("report-data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const mouse = matchMedia("(hover: hover)").matches;
-  const FADED = 0.12;
+  const FADED = 0.12, ON_PAPER = 11, A_WORD = 16;
   const escaped = (value) => String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -19,6 +19,10 @@
   const padded = (value) => Math.abs(value) >= 1e-3 && Math.abs(value) < 1000 ? value.toPrecision(4) : numberText(value);
   const shown = (value, column) => value === null ? "–"
     : typeof value === "number" ? (column.padded ? padded : numberText)(value) : String(value);
+
+  const titleOf = (column) => column.unit ? `${column.name}, ${column.unit}` : column.name;
+  // A long name may be broken after its signs, and nowhere else.
+  const broken = (name) => name.replace(/([_/])/g, "$1\u200b");
 
   function theme() {
     const axis = { gridcolor: color("--grid"), zerolinecolor: color("--line"), linecolor: color("--line") };
@@ -49,7 +53,7 @@
   // Parallel coordinates lie on their side on a phone: what was across is down.
   function turned(figure) {
     const { xaxis, yaxis, annotations, ...layout } = figure.layout, count = xaxis.tickvals.length;
-    return { ...figure, height: 90 + 64 * count, isTurned: true,
+    return { ...figure, height: 130 + 64 * count, isTurned: true,
       traces: figure.traces.map((trace) => ({ ...trace, x: trace.y, y: trace.x })),
       layout: { ...layout, xaxis: yaxis, yaxis: { ...xaxis, range: [...xaxis.range].reverse() },
         annotations: annotations.map((label) => ({ ...label, x: label.y, y: label.x, yshift: 9 })) } };
@@ -86,6 +90,7 @@
       const place = document.getElementById(given.place);
       const figure = given.turns && place.clientWidth < 560 ? turned(given) : given;
       place.style.height = `${figure.height}px`;
+      place.dataset.height = figure.height;
       const traces = figure.traces.map((trace) => {
         if (!(trace.meta && trace.meta.trials)) return trace;
         const text = trace.customdata.map((position) => position === null ? "" : this.cards[position]);
@@ -101,7 +106,44 @@
         if (typeof position === "number") this.toggle(position);
       });
       if (figure.turns) place.on("plotly_selected", (event) => this.brush(place, event, figure.isTurned));
+      if (this.marks(place).length) this.walk(place);
       place.dataset.drawn = "yes";
+    }
+
+    // One mark for each trial of a plot, from left to right; of a trial that is only a line, its last point.
+    marks(place) {
+      const found = new Map();
+      place.data.forEach((trace, curve) => {
+        if (!trace.meta || !trace.meta.trials || trace.meta.highlight) return;
+        const isLine = Boolean(trace.meta.lines);
+        trace.customdata.forEach((position, point) => {
+          if (position === null || (isLine && found.get(position)?.isLine === false)) return;
+          const at = place.calcdata[curve][point];
+          found.set(position, { position, curve, point, isLine, x: at.x ?? at.p, y: at.y ?? at.s });
+        });
+      });
+      return [...found.values()].sort((a, b) => a.x - b.x || a.y - b.y);
+    }
+
+    // The keyboard goes over the marks of a plot as a pointer would: arrows move, Enter chooses.
+    walk(place) {
+      const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+      place.tabIndex = 0;
+      place.setAttribute("role", "group");
+      place.onblur = () => { Plotly.Fx.unhover(place); };
+      place.onkeydown = (event) => {
+        if ((event.key === "Enter" || event.key === " ") && place.mark !== undefined) this.toggle(place.mark);
+        else if (!(event.key in steps)) return;
+        else {
+          const marks = this.marks(place), now = marks.findIndex((mark) => mark.position === place.mark);
+          const next = marks[Math.min(marks.length - 1, Math.max(0, now < 0 && steps[event.key] === -1 ? marks.length - 1 : now + steps[event.key]))];
+          place.mark = next.position;
+          said.innerHTML = this.cards[next.position];  // made of escaped text, as the hover is
+          Plotly.Fx.hover(place, [{ curveNumber: next.curve, pointNumber: next.point }],
+            `x${place.data[next.curve].yaxis || "y"}`);
+        }
+        event.preventDefault();
+      };
     }
 
     // A box over axes chooses the trials whose line crosses every axis in it inside the box.
@@ -135,7 +177,7 @@
         const cells = chosen.map((position) => shown(column.cells[position], column));
         if (new Set(cells).size < 2) continue;
         const row = table.insertRow();
-        [column.unit ? `${column.name}, ${column.unit}` : column.name, ...cells].forEach((text, i) => {
+        [titleOf(column), ...cells].forEach((text, i) => {
           const cell = document.createElement(i ? "td" : "th");
           cell.textContent = text || "–";
           if (!i) cell.scope = "row";
@@ -201,7 +243,7 @@
       const head = table.tHead.rows[0];
       this.study.columns.forEach((column, index) => {
         const cell = document.createElement("th");
-        cell.textContent = column.unit ? `${column.name}, ${column.unit}` : column.name;
+        cell.textContent = broken(titleOf(column));
         cell.tabIndex = 0;
         if (column.numeric) cell.className = "number";
         cell.onclick = () => this.sort(index);
@@ -250,10 +292,38 @@
       });
     }
 
+    // Paper has every trial, and no more columns side by side than fit: what is beyond stands in further tables.
+    forPaper(on) {
+      const place = this.section.querySelector("table.trials");
+      if (!place) return;
+      for (const table of this.section.querySelectorAll(".sheet")) table.remove();
+      this.isPaper = on;
+      this.fillTable();
+      const first = this.study.columns.slice(0, 3), rest = this.study.columns.slice(3), order = this.order();
+      place.parentElement.classList.toggle("wide", on && rest.length > ON_PAPER);
+      if (!on || rest.length <= ON_PAPER) return;
+      let last = place.parentElement;
+      const each = Math.ceil(rest.length / Math.ceil(rest.length / ON_PAPER));
+      for (let start = 0; start < rest.length; start += each) {
+        const columns = [...first, ...rest.slice(start, start + each)], table = document.createElement("table");
+        table.className = "sheet";
+        const cell = (row, kind, text) => { row.append(Object.assign(document.createElement(kind),
+          { textContent: text, className: text.length > A_WORD ? "word" : "" })); };
+        const head = table.createTHead().insertRow(), body = table.createTBody();
+        for (const column of columns) cell(head, "th", broken(titleOf(column)));
+        for (const position of order) {
+          const row = body.insertRow();
+          for (const column of columns) cell(row, "td", shown(column.cells[position], column));
+        }
+        last.after(table);
+        last = table;
+      }
+    }
+
     fillTable() {
       const table = this.section.querySelector("table.trials");
       if (!table) return;
-      const order = this.order(), most = this.all ? Infinity : 100, body = document.createElement("tbody");
+      const order = this.order(), most = this.all || this.isPaper ? Infinity : 100, body = document.createElement("tbody");
       for (const position of order.slice(0, most)) {
         const row = body.insertRow();
         row.dataset.position = position;
@@ -270,7 +340,7 @@
           const cell = row.insertCell(), value = column.cells[position];
           cell.textContent = shown(value, column);
           if (column.numeric) cell.className = "number";
-          else if (typeof value === "string" && value.length > 40) cell.className = "long";
+          else if (typeof value === "string" && value.length > A_WORD) cell.className = value.length > 40 ? "long" : "word";
         }
       }
       const focused = table.tBodies[0].contains(document.activeElement) && document.activeElement.dataset.position;
@@ -299,7 +369,7 @@
   }
 
   const views = report.studies.map((study) => new View(study, document.getElementById(study.place)));
-  const bar = document.querySelector(".bar");
+  const bar = document.querySelector(".bar"), said = document.querySelector(".said");
 
   function showBar() {
     const kept = views.filter((view) => view.isFiltered)
@@ -352,9 +422,14 @@
       else details.open = details.dataset.open === "true";
     }
     repaint();
+    for (const view of views) view.forPaper(on);
     for (const place of document.querySelectorAll(".plot[data-drawn=yes]")) {
-      const half = on && place.closest(".half, .small");
-      Plotly.relayout(place, on ? { width: half ? 330 : 680 } : { width: null, autosize: true });
+      // Two halves share a row of paper; the last of an odd number has one for itself.
+      const card = place.closest(".half, .small"), cards = card ? [...card.parentElement.children] : [];
+      const half = card && !(cards.length % 2 && card === cards[cards.length - 1]);
+      const height = on ? Math.min(760, place.dataset.height * 0.8) : Number(place.dataset.height);
+      place.style.height = `${height}px`;
+      Plotly.relayout(place, on ? { width: half ? 330 : 680, height } : { width: null, height, autosize: true });
     }
   }
   addEventListener("beforeprint", () => paper(true));

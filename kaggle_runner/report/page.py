@@ -22,7 +22,8 @@ from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import Figure, trial_figures
-from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.lead import Lead, Overview
+from kaggle_runner.report.maps import by_importance, map_figures
 from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
 from kaggle_runner.report.style import (
     count_text,
@@ -30,6 +31,7 @@ from kaggle_runner.report.style import (
     number_text,
     percent_text,
     seconds_text,
+    shortened,
     value_text,
 )
 from kaggle_runner.study.axes import is_number
@@ -37,6 +39,7 @@ from kaggle_runner.study.axes import is_number
 _POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
            "font-src data:")
 _MIB = 2**20
+_MOST_SETTINGS = 12
 _GLOSS = (
     ("configuration", "The trials that differ in nothing but the seed; its value is their mean."),
     ("noise", "How far one trial scatters if it is trained again with another seed, as a standard deviation."),
@@ -59,18 +62,22 @@ class _Part:
     data: dict[str, Any]
 
 
-def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
+def page(analyses: Sequence[Analysis], *, reload_s: int | None = None, leads: Sequence[Lead | None] = (),
+         overview: Overview | None = None) -> str:
     """Return the page of one or more studies as HTML.
 
-    With `reload_s` the page loads itself again after so many seconds, unless trials are chosen in it.
+    With `reload_s` the page loads itself again after so many seconds, unless trials are chosen in it. `leads` holds
+    what is said first of each study; an `overview` stands before them, in the place of a comparison.
     """
-    several = len(analyses) > 1
+    several = len(analyses) > 1 or overview is not None
     heading = "h2" if several else "h1"
-    parts = [_study(analysis, f"study-{i}", name, heading=heading)
-             for i, (analysis, name) in enumerate(zip(analyses, labels(analyses), strict=True), start=1)]
-    if several:
+    parts = [_study(analysis, f"study-{i}", name, lead, heading=heading) for i, (analysis, name, lead) in enumerate(
+        zip(analyses, labels(analyses), leads or [None] * len(analyses), strict=True), start=1)]
+    if overview is not None:
+        parts.insert(0, _plan(overview, analyses, [part.place for part in parts]))
+    elif several:
         parts.insert(0, _comparison(analyses, [part.place for part in parts]))
-    title = f"{len(analyses)} studies" if several else analyses[0].name
+    title = overview.title if overview else f"{len(analyses)} studies" if several else analyses[0].name
     data = json.dumps({"studies": [part.data for part in parts]}, separators=(",", ":"), allow_nan=False, default=str)
     resources = files("kaggle_runner.report")
     return "\n".join([
@@ -86,8 +93,10 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None) -> str:
         "and summary.md beside this page show the same.</p>",
         *(part.markup for part in parts),
         "<footer>Hover over a mark to see its trial; click it, or a row of the table, to see it everywhere; "
-        "double-click a figure to see all of it.</footer>",
+        "double-click a figure to see all of it. With the keyboard: Tab to a figure, arrow keys go over its marks, "
+        "Enter chooses, Escape lets go.</footer>",
         "</main>",
+        '<div class="said" aria-live="polite"></div>',
         '<div class="bar" hidden><span></span><button type="button">show all trials</button></div>',
         # A tag inside a name could end the element; JSON may write it as an escape.
         '<script type="application/json" id="report-data">' + data.replace("<", "\\u003c") + "</script>",
@@ -101,19 +110,22 @@ def _packed(script: str) -> str:
     return base64.b64encode(gzip.compress(script.encode(), compresslevel=6, mtime=0)).decode()
 
 
-def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
-    won, mattered, cost = trial_figures(analysis), map_figures(analysis), cost_figures(analysis)
-    mattered_text = "" if analysis.shares else _paragraph(say.importance(analysis), "sentence")
+def page_figures(analysis: Analysis, lead: Lead | None) -> list[Figure]:
+    """Return all figures of a study's page, in its order."""
+    own = list(lead.figures) if lead else []
+    if lead is not None and lead.is_all:
+        return [*own, *(figure for figure in cost_figures(analysis) if figure.key not in ("hours", "rungs"))]
+    return [*own, *trial_figures(analysis), *map_figures(analysis), *cost_figures(analysis)]
+
+
+def _study(analysis: Analysis, place: str, name: str, lead: Lead | None, *, heading: str) -> _Part:
+    figures = page_figures(analysis, lead)
+    decided = _decided(place, lead) if lead else []
+    cost = [figure for figure in figures if figure.key in {one.key for one in cost_figures(analysis)}]
     blocks = [
-        f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis),
-        _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(analysis),
-        _settings(analysis), *_warnings(analysis),
-        "<h3>What is best, and by how much</h3>", _cards(place, won), _repeats(analysis),
-        "<h3>What mattered</h3>", mattered_text, _cards(place, mattered),
-        "<h3>Where to search next</h3>",
-        "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
-        _recipe("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
-        _recipe("The best configuration", best_yaml(analysis)),
+        f'<section id="{place}">', f"<{heading}>{html.escape(name)}</{heading}>", _meta(analysis), *decided,
+        *(["<h3>What the search found</h3>"] if lead and not lead.is_all else []), *(
+            [] if lead and lead.is_all else _searched(analysis, place)),
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
         '<div class="compare" aria-live="polite"></div>',
@@ -121,9 +133,37 @@ def _study(analysis: Analysis, place: str, name: str, *, heading: str) -> _Part:
         "</caption><thead><tr></tr></thead><tbody></tbody></table></div>",
         "<h3>How this was run</h3>", _how(analysis), _words(), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
-    data = {"place": place, "figures": [_figure_data(place, figure) for figure in (*won, *mattered, *cost)],
+    data = {"place": place, "figures": [_figure_data(place, figure) for figure in figures],
             "columns": trial_columns(analysis), "best": best}
     return _Part(place=place, markup="\n".join(block for block in blocks if block), data=data)
+
+
+def _searched(analysis: Analysis, place: str) -> list[str]:
+    """Return what one asks of a search: what is best, what mattered, where to search next."""
+    mattered_text = "" if analysis.shares else _paragraph(say.importance(analysis), "sentence")
+    return [
+        _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(_numbers(analysis)),
+        _settings(analysis), *_warnings(analysis),
+        "<h3>What is best, and by how much</h3>", _cards(place, trial_figures(analysis)), _repeats(analysis),
+        "<h3>What mattered</h3>", mattered_text, _cards(place, map_figures(analysis)),
+        "<h3>Where to search next</h3>",
+        "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
+        _recipe("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
+        _recipe("The best configuration", best_yaml(analysis))]
+
+
+def _decided(place: str, lead: Lead) -> list[str]:
+    """Return what a study of the lab decided, with its table of errors."""
+    return [_paragraph(lead.answer, "answer"), *(_paragraph(text, "") for text in lead.sentences), _facts(lead.facts),
+            *(_paragraph(text, "warning") for text in lead.warnings), f"<h3>{html.escape(lead.title)}</h3>",
+            *(_table(header, rows) for header, *rows in lead.tables), _cards(place, lead.figures)]
+
+
+def _plan(overview: Overview, analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
+    header, *rows = overview.table
+    markup = "\n".join([f'<section id="plan"><h1>{html.escape(overview.title)}</h1>', _links(analyses, places),
+                        _paragraph(overview.answer, "answer"), _table(header, rows), "</section>"])
+    return _Part(place="plan", markup=markup, data={"place": "plan", "figures": [], "columns": [], "best": None})
 
 
 def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
@@ -155,10 +195,8 @@ def _plain(value: Any) -> Any:
 def _comparison(analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
     figures = comparison_figures(analyses)
     header, *rows = comparison_rows(analyses)
-    links = "".join(f'<a href="#{place}">{html.escape(label)}</a>'
-                    for place, label in zip(places, labels(analyses), strict=True))
     markup = "\n".join([
-        '<section id="comparison">', f"<h1>{len(analyses)} studies side by side</h1>", f"<nav>{links}</nav>",
+        '<section id="comparison">', f"<h1>{len(analyses)} studies side by side</h1>", _links(analyses, places),
         _paragraph(comparison_sentence(analyses), "answer"), _table(header, rows), _cards("comparison", figures),
         "</section>"])
     data = {"place": "comparison", "figures": [_figure_data("comparison", figure) for figure in figures],
@@ -166,21 +204,27 @@ def _comparison(analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
     return _Part(place="comparison", markup=markup, data=data)
 
 
+def _links(analyses: Sequence[Analysis], places: Sequence[str]) -> str:
+    links = "".join(f'<a href="#{place}">{html.escape(label)}</a>'
+                    for place, label in zip(places, labels(analyses), strict=True))
+    return f"<nav>{links}</nav>"
+
+
 def _cards(place: str, figures: Sequence[Figure]) -> str:
     if not figures:
         return ""
     grids = []
-    for (folded, *_), alike in itertools.groupby(
-            figures, key=lambda figure: (figure.is_folded, figure.is_small, figure.is_half)):
+    for (fold, *_), alike in itertools.groupby(
+            figures, key=lambda figure: (figure.fold, figure.is_small, figure.is_half)):
         cards = [
-            f'<figure class="card {size}"><h4>{html.escape(figure.title)}</h4>'
-            f'<p class="sentence">{html.escape(figure.sentence)}</p>'
+            f'<figure class="card {size}"><figcaption><h4>{html.escape(figure.title)}</h4>'
+            f'<p class="sentence">{html.escape(figure.sentence)}</p></figcaption>'
             f'<div class="plot" id="{_plot_id(place, figure)}" role="img" style="height:{figure.height}px" '
             f'aria-label="{html.escape(f"{figure.title}. {figure.sentence}")}"></div></figure>'
             for figure, size in _sized(list(alike))]
         grid = '<div class="figures">' + "\n".join(cards) + "</div>"
-        grids.append(f'<details class="folded"><summary>{len(cards)} without an effect that stands out from chance'
-                     f"</summary>{grid}</details>" if folded else grid)
+        line = f"<summary>{len(cards)} {fold}</summary>"
+        grids.append(f'<details class="folded">{line}{grid}</details>' if fold else grid)
     return "\n".join(grids)
 
 
@@ -210,7 +254,8 @@ def _meta(analysis: Analysis) -> str:
                       f"({goal} is better). {analysis.directory}", "meta")
 
 
-def _facts(analysis: Analysis) -> str:
+def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
+    """Return the numbers that stand large: name, value and note of each."""
     base, ranked = analysis.baseline, analysis.first.ranked
     facts = [(f"best {analysis.metric}", metric_text(ranked[0].mean if ranked else None),
               say.configuration_text(ranked[0]) if ranked else "")]
@@ -230,16 +275,23 @@ def _facts(analysis: Analysis) -> str:
     spent = [row.seconds for row in analysis.rows if row.seconds]
     facts.append((f"{analysis.device} time", seconds_text(sum(spent)),
                   f"{seconds_text(statistics.median(spent))} a trial" if spent else ""))
+    return facts
+
+
+def _facts(facts: Sequence[tuple[str, str, str]]) -> str:
     cells = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd><dd class=note>{html.escape(note)}"
                     f"</dd></div>" for name, value, note in facts)
-    return f'<dl class="facts">{cells}</dl>'
+    return f'<dl class="facts">{cells}</dl>' if facts else ""
 
 
 def _settings(analysis: Analysis) -> str:
     if analysis.best is None:
         return ""
-    items = "".join(f"<li>{html.escape(name)} <b>{html.escape(value_text(value))}</b></li>"
-                    for name, value in say.settings(analysis, analysis.best))
+    place = {axis.name: i for i, axis in enumerate(by_importance(analysis))}
+    chosen = sorted(say.settings(analysis, analysis.best), key=lambda pair: place[pair[0]])
+    items = "".join(f"<li>{html.escape(name)} <b>{html.escape(shortened(value_text(value), 60))}</b></li>"
+                    for name, value in chosen[:_MOST_SETTINGS])
+    items += f"<li>and {len(chosen) - _MOST_SETTINGS} more, below</li>" if len(chosen) > _MOST_SETTINGS else ""
     return f'<ul class="settings" aria-label="hyperparameters of the best trial">{items}</ul>' if items else ""
 
 

@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _png(figures: Sequence[Figure], *, title: str = "", columns: int | None = No
     down = max(1, -(-len(figures) // across))
     width = 8.2 if across == 1 else 6.2 * across if across == 2 else 4.6 * across
     height = max((figure.height for figure in figures), default=360) / 85 + 0.5
-    with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}):  # a name may hold dollar signs
+    with matplotlib.rc_context({"text.parse_math": False, "font.size": 9}), warnings.catch_warnings():
+        # A name may hold dollar signs, and letters that no font here has: they are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         canvas = Canvas(figsize=(width, height * down), dpi=_DPI, layout="constrained")
         paper = FigureCanvasAgg(canvas)
         if title:
@@ -217,7 +220,8 @@ def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
             axes.axhline(shape["y0"], color=shape["line"]["color"], linestyle=_DASHES[shape["line"]["dash"]],
                          linewidth=1.2, zorder=2)
         else:
-            axes.axhspan(shape["y0"], shape["y1"], color="#E69F00", alpha=0.2, linewidth=0, zorder=1)
+            axes.axhspan(shape["y0"], shape["y1"], color=BEST, alpha=0.2, linewidth=0, zorder=1)
+            axes.axhline(shape["y1"], color=BEST, linestyle=":", linewidth=0.8, zorder=2)
         axes.annotate(label, (0.995, max(shape["y0"], shape["y1"])), xycoords=("axes fraction", "data"), fontsize=8,
                       ha="right", va="top", xytext=(0, -2), textcoords="offset points", color=_SOFT, clip_on=True)
     for note in layout.get("annotations", ()):

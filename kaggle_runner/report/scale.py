@@ -4,12 +4,12 @@ A trial off the scale is a mark at the edge; how many there are and how far they
 the untouched base where it is far from every trial.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.report.analysis.analysis import Analysis
-from kaggle_runner.report.style import BASELINE, metric_text, visible_range
+from kaggle_runner.report.style import BAND, BASELINE, BEST, metric_text, visible_range
 
 _NOISES = 6.0
 """Standard deviations of one trial's noise that an axis shows at least."""
@@ -21,7 +21,7 @@ _NEAR = 0.6
 class MetricScale:
     """The ends of a picture's metric axis, and what lies beyond them."""
 
-    metric: str
+    title: str
     low: float
     high: float
     base: float | None
@@ -37,14 +37,16 @@ class MetricScale:
         return self.low <= value <= self.high
 
     def at_edge(self, value: float) -> float:
-        """Return where the mark of a value off the scale stands: just inside the nearer edge."""
+        """Return where the mark of a value stands: one off the scale just inside the nearer edge."""
+        if self.holds(value):
+            return value
         inset = 0.02 * (self.high - self.low)
         return float(f"{self.high - inset if value > self.high else self.low + inset:.6g}")
 
     @property
     def axis(self) -> dict[str, Any]:
         """The axis for a layout."""
-        return {"title": {"text": self.metric}, "automargin": True,
+        return {"title": {"text": self.title}, "automargin": True,
                 "range": [float(f"{self.low:.6g}"), float(f"{self.high:.6g}")]}
 
     @property
@@ -65,9 +67,20 @@ class MetricScale:
             found.append(_note(f"untouched base {metric_text(self.base)}", self.base > self.high, left=False))
         return found
 
+    def cut_notes(self, lines: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+        """Say at the edges how many of these lines go beyond them, and how far."""
+        found = []
+        for above in (True, False):
+            ends = [max(line) if above else min(line) for line in lines if line]
+            beyond = [end for end in ends if (end > self.high if above else end < self.low)]
+            if beyond:
+                far, noun = metric_text(max(beyond) if above else min(beyond)), "line" if len(lines) == 1 else "lines"
+                found.append(_note(f"{len(beyond)} of {len(lines)} {noun} off the scale, to {far}", above, left=True))
+        return found
 
-def metric_scale(analysis: Analysis, values: Iterable[float], escape: Any) -> MetricScale:
-    """Choose the scale for these values; `escape` makes a name safe for plotly.js."""
+
+def metric_scale(analysis: Analysis, values: Iterable[float], title: str) -> MetricScale:
+    """Choose the scale for these values; its title must be safe for plotly.js."""
     shown = tuple(values)
     low, high = visible_range(shown, analysis.goal)
     if analysis.noise is not None:
@@ -79,7 +92,7 @@ def metric_scale(analysis: Analysis, values: Iterable[float], escape: Any) -> Me
         low, high = min(low, base - margin), max(high, base + margin)
     elif base is not None:  # room for the words that say where it is
         low, high = low - 0.09 * (high - low) * (base < low), high + 0.09 * (high - low) * (base > high)
-    return MetricScale(metric=escape(analysis.metric), low=low, high=high, base=base, values=shown)
+    return MetricScale(title=title, low=low, high=high, base=base, values=shown)
 
 
 def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") -> dict[str, Any]:
@@ -89,11 +102,12 @@ def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") ->
             "label": {"text": name, "textposition": "end", "yanchor": "top", "font": {"size": 11}}}
 
 
-def band(x: list[Any], low: list[float], high: list[float], name: str, color: str) -> list[Mapping[str, Any]]:
+def band(x: list[Any], low: list[float], high: list[float], name: str) -> list[Mapping[str, Any]]:
     """Return a band between two stepped lines, as two traces of which the second is filled."""
-    edge = {"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip", "line": {"width": 0, "shape": "hv"}}
+    edge = {"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip",
+            "line": {"width": 1, "color": BEST, "shape": "hv", "dash": "dot"}}
     return [edge | {"y": low, "name": "", "showlegend": False},
-            edge | {"y": high, "name": name, "fill": "tonexty", "fillcolor": color}]
+            edge | {"y": high, "name": name, "fill": "tonexty", "fillcolor": BAND}]
 
 
 def _note(words: str, above: bool, *, left: bool) -> dict[str, Any]:

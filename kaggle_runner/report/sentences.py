@@ -32,16 +32,21 @@ def winner(analysis: Analysis) -> str:
     best = first.ranked[0]
     name, value = configuration_text(best), f"{metric} {metric_text(best.mean)}{_beside_base(analysis)}"
     if len(first.ranked) == 1:
-        return f"{_capital(name)} has {value}. No other configuration is complete, so there is nothing to compare."
+        has = "has" if len(best.trial_ids) == 1 else "have"
+        return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
     if len(first.shared) == 1:
         second = first.ranked[1]
         return (f"{_capital(name)} won with {value}, {number_text(abs(second.mean - best.mean), 2)} ahead of "
                 f"{configuration_text(second)}, which is more than chance puts between the best and another of "
                 f"{len(first.ranked)}.")
-    who = (f"all {len(first.ranked)} complete configurations" if len(first.shared) == len(first.ranked) else
-           f"{len(first.shared)} of {len(first.ranked)} complete configurations")
-    return (f"First place is shared by {who}: chance alone may have ordered them. "
-            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} is {name} with {value}.")
+    count = len(first.ranked)
+    everyone = f"all {count}" if count > 2 else "both"
+    if best.mean == first.ranked[-1].mean:
+        return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
+    who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
+    return (f"First place is shared by {who} complete configurations: chance alone may have ordered them. "
+            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} {'is' if len(best.trial_ids) == 1 else 'are'} "
+            f"{name} with {value}.")
 
 
 def configuration_text(one: Configuration) -> str:
@@ -55,6 +60,8 @@ def _beside_base(analysis: Analysis) -> str:
     if base is None:
         return ""
     gain = analysis.first.ranked[0].mean - base
+    if not gain:
+        return ", as the untouched base has"
     relative = f" ({percent_text(abs(gain / base))})" if base else ""
     return f", {number_text(abs(gain), 3)}{relative} {'below' if gain < 0 else 'above'} the untouched base's " \
            f"{metric_text(base)}"
@@ -84,9 +91,13 @@ def noise(analysis: Analysis) -> str:
     if not first.ranked:
         return ""
     if first.noise is None or first.distance is None:
-        return (f"How much of a difference is noise is not known: no configuration was trained with a second seed, and "
-                f"{count_text(len(first.ranked), 'complete configuration')} cannot give an estimate ({MIN_FOR_NOISE} "
-                f"that differ are the least).")
+        count = len(first.ranked)
+        why = (f"{count_text(count, 'complete configuration')} cannot give an estimate ({MIN_FOR_NOISE} that differ "
+               f"are the least)" if count < MIN_FOR_NOISE else
+               f"the {count} complete configurations leave no scatter to estimate it from")
+        seeds = ("no configuration was trained with a second seed" if not analysis.repeats else
+                 "further seeds gave the same value")
+        return f"How much of a difference is noise is not known: {seeds}, and {why}."
     known = first.noise
     text = (f"One trial's {analysis.metric} scatters by about {number_text(known.deviation, 2)} and at most "
             f"{number_text(known.upper, 2)} (standard deviation, from {known.source})")

@@ -1,21 +1,25 @@
 """The look that every picture shares: colours, marks, visible ranges, ticks, and how a number is written.
 
-The hues are those of Okabe and Ito, which any common colour blindness leaves apart; their blue is lighter here, to
-be seen on dark pages. A status has its own mark too.
-Source: https://jfly.uni-koeln.de/color/ (Okabe, Ito: Color Universal Design, 2008).
+The hues are those of Okabe and Ito, which any common colour blindness leaves apart, in a lightness that has a contrast
+of 3:1 and more with white and with the dark page alike. A status has its own mark too.
+Source: https://jfly.uni-koeln.de/color/ (Okabe, Ito: Color Universal Design, 2008); WCAG 2.2, 1.4.11.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-BEST = "#E69F00"
+BEST = "#C78000"
+BAND = "rgba(230,159,0,0.2)"
+"""Area around the best; its edges have the colour of the best."""
 BASELINE = "#8A8A8A"
-FAINT = "#9AA5B1"
-SERIES = ("#1E84C6", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A")
+FAINT = "#7F8B99"
+SERIES = ("#1E84C6", "#C78000", "#009E73", "#CC79A7", "#7A6FD0", "#D55E00", "#8A8A8A")
 """Colours of things that stand side by side: studies, phases of time."""
 SCALE = ("#E8CE58", "#A69D75", "#7B7B78", "#4D6B9C", "#1F5FA8")
-"""Five steps from worst to best: the yellow to blue of Matplotlib's cividis, its dark end lifted for dark pages."""
+"""Five steps of a surface from worst to best: yellow to blue as in Matplotlib's cividis, its dark end lifted."""
+LINES = ("#B08A2A", "#9A8347", "#858070", "#5E7CA8", "#2F72C4")
+"""The same five steps for lines, which have to stand out from the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,11 @@ def value_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(value_text(item) for item in value)
     return str(value)
+
+
+def shortened(name: str, most: int) -> str:
+    """Shorten a long name in its middle: what differs between names stands mostly at one of their ends."""
+    return name if len(name) <= most else f"{name[:most // 2]}…{name[len(name) - (most - most // 2 - 1):]}"
 
 
 def names_text(names: Iterable[str], most: int = 5) -> str:

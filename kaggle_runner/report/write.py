@@ -7,6 +7,7 @@ import base64
 import contextlib
 import html
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +18,18 @@ from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write, write_atomically
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.compare import comparison_figures, labels
-from kaggle_runner.report.costs import cost_figures
-from kaggle_runner.report.figures import Figure, trial_figures
+from kaggle_runner.report.figures import Figure
 from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
-from kaggle_runner.report.maps import map_figures
-from kaggle_runner.report.notebook import prepare_kernel, write_notebook
-from kaggle_runner.report.page import page
+from kaggle_runner.report.lead import Lead, Overview, nothing_first
+from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
-from kaggle_runner.report.sentences import noise, settings, winner
-from kaggle_runner.report.style import metric_text, value_text
+from kaggle_runner.report.sentences import noise, repeats, settings, winner
+from kaggle_runner.report.style import metric_text, names_text, value_text
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 from kaggle_runner.study.page_mark import mark_of
 
+LeadOf = Callable[[Path], Lead | None]
+"""Type of what returns what is said first of the study in a directory."""
 PAGE = "index.html"
 RELOAD_S = 20
 """Seconds after which the page of a watched study loads itself again."""
@@ -36,40 +37,44 @@ _MOST_SHOWN = 20
 
 
 def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: bool = True,
-                 notify: Callable[[str], None] = lambda message: None) -> Path:
+                 notify: Callable[[str], None] = lambda message: None, lead_of: LeadOf = nothing_first) -> Path:
     """Write the report of one study, or of several side by side, and return its page.
 
     Into `out`, by default the folder `report` of the study, or beside the studies if they are several. There are PNGs,
     `trials.csv`, `curves.csv`, `surfaces.csv`, `summary.md` and `analysis.ipynb` too, for several studies in a folder
-    each. `notify` takes what was done without, and why.
+    each. `notify` takes what was done without, and why; `lead_of` returns what is said first of a study.
 
     Raises:
         StudyError: one of them is not a study, or the folder cannot be written.
     """
     mark = mark_of(studies)
     analyses = [analyse(read_study(directory)) for directory in studies]
-    directory = out or report_directory(studies)
-    _write_page(analyses, directory, mark)
-    for analysis, folder in zip(analyses, _folders(analyses, directory), strict=True):
-        _write_files(analysis, folder, notebook=notebook, notify=notify)
+    directory, leads = out or report_directory(studies), [lead_of(study) for study in studies]
+    _write(page(analyses, leads=leads), directory, mark)
+    for analysis, lead, folder in zip(analyses, leads, _folders(analyses, directory), strict=True):
+        _write_files(analysis, lead, folder, notebook=notebook, notify=notify)
     if len(analyses) > 1:
         _write_pictures(comparison_figures(analyses), directory)
     return directory / PAGE
 
 
-def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: int | None = None) -> Path:
+def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: int | None = None,
+               lead_of: LeadOf = nothing_first, overview: Overview | None = None) -> Path:
     """Write the page alone and return it; with `reload_s` it loads itself again after so many seconds.
+
+    With an `overview` it is the page of a plan: that stands first, in the place of a comparison.
 
     Raises:
         StudyError: as `write_report`.
     """
     mark = mark_of(studies)
-    analyses = [analyse(read_study(study)) for study in studies]
-    return _write_page(analyses, out or report_directory(studies), mark, reload_s)
+    analyses, leads = [analyse(read_study(study)) for study in studies], [lead_of(study) for study in studies]
+    text = page(analyses, reload_s=reload_s, leads=leads, overview=overview)
+    return _write(text, out or report_directory(studies), mark)
 
 
 def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
-                 refresh: Callable[[], None] = lambda: None) -> Iterator[Path]:
+                 refresh: Callable[[], None] = lambda: None, lead_of: LeadOf = nothing_first) -> Iterator[Path]:
     """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
 
     `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
@@ -83,7 +88,7 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
         now = _sizes(studies)
         if now != seen:
             seen = now
-            yield write_page(studies, out=out, reload_s=RELOAD_S)
+            yield write_page(studies, out=out, reload_s=RELOAD_S, lead_of=lead_of)
         time.sleep(poll_s)
         refresh()
 
@@ -113,15 +118,16 @@ class StudyView:
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""
         picture = base64.b64encode(overview_png(self.snapshot)).decode()
         return (f"<p><b>{html.escape(analysis.name)}</b>. {html.escape(winner(analysis))}</p>"
-                f"<p>{html.escape(noise(analysis))}</p>"
+                f"<p>{html.escape(noise(analysis))}</p><p>{html.escape(repeats(analysis))}</p>"
                 f"<table><thead>{header}</thead><tbody>{body}</tbody></table>{more}"
                 f'<img alt="Learning curves and best values. {html.escape(winner(analysis))}" style="max-width:100%" '
                 f'src="data:image/png;base64,{picture}">')
 
     def __repr__(self) -> str:
         analysis = analyse(self.snapshot)
-        best = ", ".join(f"{name}={value_text(value)}" for name, value in settings(analysis, analysis.best)) \
-            if analysis.best else ""
+        chosen = settings(analysis, analysis.best) if analysis.best else []
+        texts = [f"{name} {textwrap.shorten(value_text(value), 40, placeholder='…')}" for name, value in chosen]
+        best = f"Trial {analysis.best.id} has {names_text(texts, 8)}." if analysis.best and texts else ""
         return " ".join(part for part in (f"{analysis.name}:", winner(analysis), noise(analysis), best) if part)
 
 
@@ -138,17 +144,16 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _figures(analysis: Analysis) -> list[Figure]:
-    return [*trial_figures(analysis), *map_figures(analysis), *cost_figures(analysis)]
-
-
-def _write_page(analyses: Sequence[Analysis], directory: Path, mark: str, reload_s: int | None = None) -> Path:
+def _write(text: str, directory: Path, mark: str) -> Path:
     _make(directory)
-    write_atomically(directory / PAGE, page(analyses, reload_s=reload_s).rstrip("\n") + f"\n{mark}")
+    write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}")
     return directory / PAGE
 
 
-def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify: Callable[[str], None]) -> None:
+def _write_files(analysis: Analysis, lead: Lead | None, directory: Path, *, notebook: bool,
+                 notify: Callable[[str], None]) -> None:
+    from kaggle_runner.report.notebook import prepare_kernel, write_notebook  # launchers, which write pages, lack it
+
     _make(directory)
     write_atomically(directory / "trials.csv", trials_csv(analysis))
     write_atomically(directory / "curves.csv", curves_csv(analysis))
@@ -156,9 +161,9 @@ def _write_files(analysis: Analysis, directory: Path, *, notebook: bool, notify:
     if notebook:
         prepare_kernel()
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
-        running = executor.submit(write_notebook, analysis, directory, execute=notebook)
-        pictures = _write_pictures(_figures(analysis), directory)
-        write_atomically(directory / "summary.md", summary_markdown(analysis, [path.name for path in pictures]))
+        running = executor.submit(write_notebook, analysis, directory, lead, execute=notebook)
+        pictures = _write_pictures(page_figures(analysis, lead), directory)
+        write_atomically(directory / "summary.md", summary_markdown(analysis, [path.name for path in pictures], lead))
         try:
             problem = running.result()
         except OSError as error:

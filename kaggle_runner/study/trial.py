@@ -91,5 +91,6 @@ def result_from_dict(values: Mapping[str, Any]) -> TrialResult:
     known = {f.name for f in fields(TrialResult)}
     kept = {name: value for name, value in values.items() if name in known}
     kept["status"] = Status(kept["status"])
-    kept["evaluations"] = tuple((int(step), float(loss)) for step, loss in kept.get("evaluations", ()))
+    kept["evaluations"] = tuple((int(step), float(loss)) for step, loss in kept.get("evaluations", ())
+                                if loss is not None)
     return TrialResult(**kept)

@@ -110,6 +110,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
 
     log_every = max(1, config.max_steps // LOGGED_ROWS)
     recent = _Recent(device) if checkpoint is None else _Recent(device, checkpoint.tensors["recent"])
+    skipped = torch.tensor(progress.skipped_steps, device=device)
     parameters = list(model.parameters())
     status, reason = Status.COMPLETE, ""
     while progress.step < config.max_steps:
@@ -125,14 +126,14 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
             scaler.scale(loss).backward()
             step_loss += loss.detach()
         # 3. the optimizer step
-        scale_before = scaler.get_scale() if scaler.is_enabled() else 1.0
         rate = learning_rate_at(config, progress.step)
         grad_norm = take_step(optimizers, parameters, learning_rate=rate, max_grad_norm=config.max_grad_norm,
                               scaler=scaler)
         # 4. what was done
         progress.step += 1
         progress.train_cpu_s += time.process_time() - started
-        progress.skipped_steps += int(scaler.is_enabled() and scaler.get_scale() < scale_before)
+        if scaler.is_enabled():  # counted on the device, to wait for nothing
+            skipped += ~torch.isfinite(grad_norm)
         recent.add(step_loss, grad_norm, config.max_grad_norm)
         if progress.step % log_every == 0 or progress.step == config.max_steps:
             mean_loss, mean_norm, clipped_share = recent.means()
@@ -157,6 +158,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         elif asked == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
+            progress.skipped_steps = int(skipped)
             save_checkpoint(control.directory, config,
                             _checkpoint_of(progress, recent, model, optimizers, scaler, device))
             control.emit(Checkpointed(step=progress.step))
@@ -173,7 +175,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         tokens=progress.step * config.step_tokens, seconds_by_phase=phases.seconds, versions=versions(),
         hashes={"text": text.sha256, "model": _sha256(model)},
         notes={"bits_per_character": None if progress.best is None else bits_per_character(progress.best),
-               "parameters": model.parameter_count, "symbols": text.symbols, "skipped_steps": progress.skipped_steps,
+               "parameters": model.parameter_count, "symbols": text.symbols, "skipped_steps": int(skipped),
                "train_cpu_seconds": round(progress.train_cpu_s, 3), "micro_batch": config.batch_size,
                "compute_dtype": "float16" if device.type == "cuda" else "float32"})
 
@@ -222,7 +224,9 @@ def _micro_batches(text: DeviceText, config: CharLMConfig, step: int) -> Iterato
     starts_B = window_starts(step, length=length, window=config.max_length, batch=config.effective_batch_size,
                              seed=config.seed)
     positions_BT1 = (starts_B[:, None] + torch.arange(config.max_length + 1)) % length
-    for part_BT1 in positions_BT1.to(text.train.device).split(config.batch_size):
+    if text.train.is_cuda:  # without a wait
+        positions_BT1 = positions_BT1.pin_memory().to(text.train.device, non_blocking=True)
+    for part_BT1 in positions_BT1.split(config.batch_size):
         yield text.train[part_BT1].long()
 
 

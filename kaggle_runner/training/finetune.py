@@ -89,7 +89,7 @@ def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, tr
     try:
         buffer = buffer_of(adapted, base)
         with training_layers(base, config, buffer, control.keep) as path:
-            return _train(base, adapted, buffer, data, config, trial_id, control, phases, str(path))
+            return _train(base, adapted, buffer, data, config, trial_id, control, phases, path)
     finally:
         adapted.unload()
         base.model.eval()
@@ -158,7 +158,7 @@ def loss_of(base: BaseModel, batch: MicroBatch) -> torch.Tensor:
 
 
 def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedData, config: FinetuneConfig,
-           trial_id: str, control: Control, phases: Phases, layers: str) -> TrialResult:
+           trial_id: str, control: Control, phases: Phases, path: Path) -> TrialResult:
     device, rows = base.device, data.train
     parameters = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     optimizer = _optimizer(config, buffer, list(parameters.values()))
@@ -250,7 +250,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
                "padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
                "skipped_steps": int(skipped), "attach_cpu_seconds": round(phases.cpu_seconds["attach"], 3),
                "micro_batch": config.batch_size, "compute_dtype": str(base.compute_dtype).removeprefix("torch."),
-               "layers": layers, "hidden_package": hide_unfit_torchao()})
+               "layers": str(path), "hidden_package": hide_unfit_torchao()})
 
 
 def versions() -> dict[str, str]:

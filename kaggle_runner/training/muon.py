@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; none where `found_inf` is set and one, as `take_step` sets it."""
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -42,6 +42,8 @@ class Muon(torch.optim.Optimizer):
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        found_inf: torch.Tensor | None = getattr(self, "found_inf", None)
+        before = [] if found_inf is None else [tensor.clone() for tensor in (*parameters, *momenta)]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         steps = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's look ahead
         rows, columns = parameters[0].shape
@@ -50,6 +52,9 @@ class Muon(torch.optim.Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, list(turned.unbind()), alpha=-group["lr"] * scale)
+        if found_inf is not None:  # on the device: the host need not wait to know
+            for tensor, old in zip((*parameters, *momenta), before, strict=True):
+                tensor.copy_(torch.where(found_inf > 0, old, tensor))
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from kaggle_runner.training.finetune import (
     training_layers,
     versions,
 )
+from kaggle_runner.training.layer.install import kernels_problem
 from kaggle_runner.training.models.base_model import BaseModel, base_key, check_model, computing_in, load_base
 from kaggle_runner.training.phases import Phases
 
@@ -86,7 +87,10 @@ class WarmFinetune:
         base, data, _ = self._prepared(config)
         config = config.counted(len(data.train))
         self._warn(length_warning(config, len(data.train)))
-        return train_adapter(base, data, config, trial_id, control)
+        try:
+            return train_adapter(base, data, config, trial_id, control)
+        finally:
+            self._warn(kernels_problem(self._device))
 
     def _warn(self, text: str) -> None:
         """Say something once, however many trials it is true of."""

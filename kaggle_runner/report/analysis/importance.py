@@ -19,8 +19,10 @@ LEVEL = 0.05
 """How often shuffled values may reach what is said to stand out."""
 _SHUFFLES = 399
 _CUTS = 11
+_EXACT = 1e-6
+"""Part of the values' own deviation below which what an effect leaves is no noise."""
 _TRIALS_FOR_WAVES = 20
-"""Trials from which on a curve of fourth degree is among the shapes."""
+"""Trials from which on a curve of fourth degree is among the shapes, and a level for each of many listed values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ def find_effects(factors: Sequence[Factor], values: Sequence[float], *, seed: in
     raw = raw - raw.mean()
     raw = raw - basis @ (basis.T @ raw)
     deviation = math.sqrt(max(float(raw @ raw) / max(1, freedom), total / (count - 1) * (1 - min(1.0, explained))))
+    if deviation < _EXACT * math.sqrt(total / count):
+        deviation = 0.0  # what is left of an exact fit is rounding: it says nothing of another seed
     shares = sorted(found.values(), key=lambda share: (not share.resolved, -share.share))
     return Effects(shares=tuple(shares), residuals=tuple(float(value) for value in raw), deviation=deviation,
                    freedom=freedom)
@@ -186,7 +190,8 @@ def _shapes(factor: Factor) -> list[np.ndarray]:
         shapes += [[(at < cut).astype(float)] for cut in _spread(middles, _CUTS)]
     else:
         groups = [(at == value).astype(float) for value in distinct]
-        if len(groups) <= max(2, len(at) // 3):
+        most = len(at) // 2 + 1 if len(at) >= _TRIALS_FOR_WAVES else len(at) // 3
+        if len(groups) <= max(2, most):
             shapes.append(groups[1:])
         shapes += [[group] for group in groups if len(groups) > 2]
     # A shape that is one trial against all others says nothing of a hyperparameter.

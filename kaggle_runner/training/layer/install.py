@@ -5,6 +5,7 @@ that is saved is peft's.
 """
 
 import functools
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from kaggle_runner.training.layer.decoder import Layer
+from kaggle_runner.training.layer.elementwise import PLAIN, Elementwise
 from kaggle_runner.training.layer.keep import PRODUCTS, from_words, in_words, keep_everywhere
 from kaggle_runner.training.layer.projection import Copies, cast
 from kaggle_runner.training.layer.structure import Structure, structure_of
@@ -32,9 +34,37 @@ class Path:
     """What each layer keeps, where our function computes them."""
     reason: str = ""
     """Why transformers computes them, where it does."""
+    by: Elementwise = PLAIN
+    """What computes number by number, where our function computes them."""
 
     def __str__(self) -> str:
-        return f"fused: {self.keep}" if self.keep else f"transformers: {self.reason}"
+        if not self.keep:
+            return f"transformers: {self.reason}"
+        kernels = "" if self.by is PLAIN else "; in torch" if self.by.problem else "; in Triton"
+        return f"fused: {self.keep}{kernels}"
+
+
+def elementwise_on(device: torch.device) -> Elementwise:
+    """Return what computes number by number on a device: kernels on a GPU where Triton is there, else plain torch."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return PLAIN
+    return _kernels(device.type)
+
+
+def kernels_problem(device: torch.device) -> str:
+    """Say why plain torch computes what Triton's kernels were to compute; empty if it does not."""
+    problem = elementwise_on(device).problem
+    return f"warning: Triton's kernels are left alone, and plain torch computes instead: {problem}" if problem else ""
+
+
+@functools.cache
+def _kernels(device_type: str) -> Elementwise:
+    """Return the kernels of this process: what failed once is not tried again."""
+    from kaggle_runner.training.layer.triton_elementwise import TritonElementwise
+
+    kernels = TritonElementwise()
+    kernels.check(torch.device(device_type))
+    return kernels
 
 
 def structures_of(model: Any) -> tuple[Structure, ...] | str:
@@ -50,14 +80,14 @@ def structures_of(model: Any) -> tuple[Structure, ...] | str:
 
 @contextmanager
 def fused_layers(model: Any, structures: Sequence[Structure], keep: Sequence[str], dtype: torch.dtype,
-                 copies: Copies = cast, *, training_only: bool = True) -> Iterator[None]:
+                 copies: Copies = cast, *, by: Elementwise = PLAIN, training_only: bool = True) -> Iterator[None]:
     """Have the decoder layers of a model compute as `Layer` does, each with its list of what to keep.
 
     `training_only` leaves passes without gradients to the layers themselves.
     """
     layers = list(layers_of(model))
     for layer, structure, kept in zip(layers, structures, keep, strict=True):
-        ours = Layer.of(structure, dtype=dtype, keep=kept, copies=copies)
+        ours = Layer.of(structure, dtype=dtype, keep=kept, copies=copies, by=by)
         layer.forward = functools.partial(_forward, ours, layer.forward, layer if training_only else None)
     try:
         yield
@@ -80,8 +110,9 @@ def layers_for_training(model: Any, *, dtype: torch.dtype, again: bool, keep: st
             yield Path(reason=structures)
         return
     lists = from_words(keep) if keep else keep_everywhere(len(structures), again=again)
-    with fused_layers(model, structures, lists, dtype, copies):
-        yield Path(keep=in_words(lists))
+    by = elementwise_on(next(model.parameters()).device)
+    with fused_layers(model, structures, lists, dtype, copies, by=by):
+        yield Path(keep=in_words(lists), by=by)
 
 
 @contextmanager
@@ -112,7 +143,8 @@ def agrees(model: Any, structures: Sequence[Structure], dtype: torch.dtype, devi
             if not ours:
                 hidden.append(decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state.float())
                 continue
-            with fused_layers(model, structures, [PRODUCTS] * len(structures), dtype, training_only=False):
+            with fused_layers(model, structures, [PRODUCTS] * len(structures), dtype, by=elementwise_on(device),
+                              training_only=False):
                 hidden.append(decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state.float())
     return bool((hidden[1] - hidden[0]).abs().max() <= AGREEMENT[dtype] * hidden[0].abs().max())
 
