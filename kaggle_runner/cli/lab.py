@@ -56,7 +56,8 @@ def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> Non
     write_atomically(directory / "summary.md", text)
     write_atomically(directory / "decision.json", decision_json(run.decision))
     click.echo(text)
-    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\npage     {as_typed(write_study_page(directory))}")
+    page = as_typed(write_study_page(directory))
+    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\npage     {page}")
     tell_launcher(run.decision.reason, 0)
 
 
