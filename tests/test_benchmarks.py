@@ -57,6 +57,12 @@ def test_throughput_measures_both_stacks_on_the_same_tokens(tmp_path, tiny_llama
     assert "eval/loss" in done.stdout
 
 
+def test_few_rows_of_a_large_file_take_a_small_part_of_it():
+    done = run("rows.py", "--megabytes", 110, "--most-megabytes", 105, "--kinds", "json,parquet")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(\w+) of \d+ MB: \d+ MB over the process", done.stdout, re.MULTILINE) == ["json", "parquet"]
+
+
 @pytest.mark.slow
 def test_gpu_runs_every_step_of_it_on_a_cpu(tmp_path):
     out = tmp_path / "gpu.json"

@@ -64,6 +64,9 @@ def test_an_unknown_name_is_refused():
     ({"max_lost_share": 1.5}, "max_lost_share is a share of the rows, 0 to 1, got 1.5"),
     ({"columns": {"frage": "a"}}, "columns must name a column for some of prompt, completion, .*, got 'frage=a'"),
     ({"columns": {}}, "columns must not be empty"),
+    ({"columns": ["q", "prompt=a"]}, r"columns must name a column .*, got 'q'; write \{prompt: question"),
+    ({"columns": "foo"}, r"columns must be a mapping such as \{prompt: question, completion: answer\}, or null, got"),
+    ({"max_length": None}, "max_length must be a whole number, got nothing; write a value behind it, or leave"),
     ({"eval_dataset": ""}, "eval_dataset must not be empty"),
 ])
 def test_values_that_cannot_work_are_refused_with_the_value(params, message):

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
-from kaggle_runner.lab.confirm import Candidate, chosen, confirmed, stated_mean, trials_of
+from kaggle_runner.run.confirm import Candidate, chosen, confirmed, stated_mean, trials_of
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.study_settings import OFF, Confirm, arrange

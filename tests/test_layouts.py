@@ -34,6 +34,7 @@ def told(row):
     ({"context": "c", "question": "q", "answers": {"text": [], "answer_start": []}}, NO_ANSWER, []),
     ({"query": "q", "response": "a"}, QA, []),
     ({"input": "q", "output": "a"}, QA, []),
+    ({"problem": "q", "solution": "a", "answer": "1"}, QA, ["answer"]),
     ({"text": "a"}, ["assistant: a"], []),
     ({"text": " "}, NO_ANSWER, []),
     ({"messages": [Q, A]}, QA, []),

@@ -1,5 +1,6 @@
 """What is exported loads with plain peft and plain transformers, from another folder, and has the loss that it says."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -221,10 +222,14 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, he
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "study"]
 
 
-def test_without_the_studys_rows_nothing_is_claimed(here, tmp_path, cache, tokenizer_of_the_demo_base):
+def test_without_the_studys_rows_or_the_memory_nothing_is_claimed(here, tmp_path, cache, tokenizer_of_the_demo_base):
     base = save("llama", BASES["llama"], tmp_path / "base", tokenizer_of_the_demo_base)
     mine = write_rows(tmp_path / "mine.jsonl")
     study, _ = train_study(tmp_path / "study", cache, model=str(base), dataset=str(mine))
+    small = dataclasses.replace(here, ram_available_bytes=1_000)
+    unmeasured = export_merged(find_outcome(study), tmp_path / "small", small, quiet)
+    assert (unmeasured.merged, unmeasured.taken) == ({}, TRAINED)
+    assert "; it was not measured here: its weights would take " in unmeasured.remarks[0]
     mine.unlink()
     said = []
     merged = export_merged(find_outcome(study), tmp_path / "out", here, lambda event: said.append(event.text))

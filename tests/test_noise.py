@@ -3,7 +3,8 @@ import math
 import pytest
 
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.study.journal import read_study
+from kaggle_runner.report.analysis.provenance import how_it_was_run
+from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.noise import Noise, find_configurations, find_repeats, measured_noise, noise_of_repeats, t_975
 from kaggle_runner.study.table import best_lines
 from tests.made_studies import Made, write_study
@@ -81,3 +82,20 @@ def test_the_lines_of_a_study_say_what_became_of_its_rows(tmp_path):
     snapshot = read_study(write_study(tmp_path / "s", [Made(params={"lr": 1}, value=2.0, notes={"rows": rows})]))
     line = "6,000 read, 400 trained, 48 held out, 7 cut, 2 duplicates, 5,547 not asked for, left out 3 (no answer)"
     assert ("rows", line) in best_lines(snapshot)
+
+
+def test_the_account_of_each_dataset_stands_once_in_the_record_and_wherever_a_study_is_shown(tmp_path):
+    directory = write_study(tmp_path / "s", [Made(params={"lr": 1}, value=2.0, notes={"rows": {"read": 1}})])
+    facts = [{"dataset": "x", "columns_unused": [], "rows": {"read": read, "train": 8, "validation": 1, "duplicates": 0,
+                                                             "not_drawn": 0, "cut": 0, "unanswered": 2, "lost": {}}}
+             for read in (9, 10)]
+    with Study.open_for_writing(directory, name="made", sweep=read_study(directory).info.sweep, metric="eval/loss",
+                                goal="minimize", seed=None) as study:
+        for each in (*facts, *facts):
+            study.record_rows(each)
+    snapshot = read_study(directory)
+    assert list(snapshot.rows) == facts == snapshot.as_dict()["rows"]
+    nine, ten = (f"{read} read, 8 trained, 1 held out, 0 cut, 0 duplicates, 2 without the turns after their last answer"
+                 for read in (9, 10))
+    assert best_lines(snapshot)[-2:] == [("rows", nine), ("", ten)]
+    assert dict(how_it_was_run(snapshot))["rows"] == f"{nine}; {ten}"

@@ -106,6 +106,7 @@ def test_a_plan_says_in_one_line_what_a_preview_would(run, tmp_path):
     line, = [line for line in done.stdout.splitlines() if line.startswith("rows ")]
     assert "messages: messages -> assistant turns; 60 rows read: 50 trained, 3 held out" in line
     assert line.endswith("see them with python -m kaggle_runner preview mine.yaml")
+    assert "Failed to load" not in done.stderr, "what bitsandbytes warns of on some CPUs is nobody's to mend"
 
 
 def test_a_sweep_of_another_trainer_has_no_rows_to_show(run):

@@ -51,7 +51,10 @@ def test_the_next_sweep_narrows_what_stands_out_and_fixes_what_does_not(tmp_path
 
 
 def test_the_next_sweep_moves_an_end_at_which_the_best_lies(tmp_path):
-    rate = read(tmp_path / "next.yaml", next_sweep_yaml(study(tmp_path / "s", -2.5))).parameters["learning_rate"]
+    text = next_sweep_yaml(study(tmp_path / "s", -2.5))
+    assert text.splitlines()[0] == (f"# keeps the trials of this study: python -m kaggle_runner sweep next.yaml "
+                                    f"--study {tmp_path / 's'} --adopt")
+    rate = read(tmp_path / "next.yaml", text).parameters["learning_rate"]
     assert rate.lowest == pytest.approx(1e-5)
     assert rate.highest == pytest.approx(3e-3)
 

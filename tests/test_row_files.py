@@ -11,6 +11,7 @@ import pytest
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError
+from kaggle_runner.training.data.files import read_file
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.splits import choose_splits, split_of
 
@@ -49,6 +50,14 @@ def test_the_same_rows_come_from_every_kind_of_file_and_what_is_unusual_is_said(
     data = load_rows(FinetuneConfig(dataset=str(tmp_path / name)), cache_directory=tmp_path)
     assert sorted(row.completion for row in (*data.train, *data.validation)) == sorted(row["answer"] for row in ROWS)
     assert data.remarks == remarks
+
+
+def test_a_list_of_rows_is_read_row_by_row(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([{**row, "long": "x" * 60_000} for row in ROWS])[:-1] + ", {")
+    rows = read_file(tmp_path / "rows.json")
+    assert [next(rows)["answer"] for _ in range(30)] == [row["answer"] for row in ROWS[:30]]
+    with pytest.raises(DataError, match="line 1 cannot be read as JSON"):
+        list(rows)
 
 
 def test_a_text_file_has_a_row_on_each_line(tmp_path):
@@ -168,6 +177,20 @@ def test_turns_that_nobody_answers_and_half_characters_are_counted(tmp_path):
     assert (account.read, account.unanswered, list(account.lost.values())) == (41, 10, [1])
     assert account.as_line().endswith("10 of those used without the turns after their last answer, left out 1 (half of "
                                       "a character, a lone surrogate, in the text)")
+
+
+def test_what_turns_hold_beside_their_text_is_named(tmp_path):
+    turn = {"role": "assistant", "content": "a", "weight": 0, "name": None}
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}, turn], "id": i} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_rows(FinetuneConfig(dataset=str(tmp_path / "rows.jsonl")), cache_directory=tmp_path)
+    assert data.columns_unused == ("id", "messages.weight")
+
+
+def test_a_file_whose_name_cannot_be_printed_is_refused(tmp_path):
+    (tmp_path / "rows\udc80.jsonl").write_text(LINES)
+    with pytest.raises(DataError, match=r"has files whose names are no UTF-8, 'rows\\udc80\.jsonl'; rename them"):
+        load_rows(FinetuneConfig(dataset=str(tmp_path)), cache_directory=tmp_path)
 
 
 @pytest.mark.parametrize(("names", "wanted", "expected"), [

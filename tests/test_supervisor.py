@@ -109,6 +109,8 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
     assert [record.result.status for record in snapshot.records] == [
         "complete", "failed", "failed", "failed", "failed", "complete"]
     assert snapshot.baseline == baseline
+    rows, = snapshot.rows
+    assert rows["rows"] == good.notes["rows"], "once for two workers and six trials"
     assert [row["step"] for row in snapshot.history("0005") if "eval/loss" in row] == [2, 4, 6]
 
 

@@ -111,6 +111,7 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
         "method": "bayes", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
         "program": "program.py", "command": ["touch", "executed"],
         "parameters": {**parameters, "model": {"value": "demo"}, "max_length": {"values": [48, 64]},
+                       "lora_alpha": {"value": "2 * lora_r"}, "lora_r": {"value": 4},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}
     (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
     body = """
@@ -134,7 +135,8 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
     assert [(run.states, run.exitcode, run.starts) for run in runs] == [(["pending", "running", "finished"], 0, 1)] * 4
     assert [record.trial.id for record in snapshot.records] == [run.name for run in runs]
     for run, record in zip(runs, snapshot.records, strict=True):
-        assert record.trial.params == run.args | {"eval_max_length": 64}, "trials of two lengths are scored alike"
+        assert record.trial.params == run.args | {"eval_max_length": 64, "lora_alpha": 8}, \
+            "trials of two lengths are scored alike, and the agent computes what follows from other parameters"
         assert run.params["eval_max_length"] == 64
         assert tuple((row["train/global_step"], row["eval/loss"]) for row in run.history if "eval/loss" in row) \
             == record.result.evaluations
@@ -144,7 +146,8 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
         assert run.summary["outcome"] == "complete"
         assert len(run.column("train/loss")) == len(run.column("train/learning_rate")) == 6
         assert run.params.items() > run.args.items()
-        assert run.params["lora_alpha"] == 16
+        assert run.params["tied"] == {"lora_alpha": 8}
+        assert run.params["lora_dropout"] == 0.05
         assert [step_metric(run, name) for name in ROW_NAMES] == ["train/global_step"] * len(ROW_NAMES)
     assert client.facts["best"] == [snapshot.best.trial.id]
     assert client.facts["loss"] == [snapshot.best.result.metric]

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 import kaggle_runner
+from kaggle_runner.cli import preview, sweep
 from kaggle_runner.cli.help import FIRST_STEPS, Commands, add_examples
 from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
 from kaggle_runner.cli.shared import (
@@ -35,8 +37,6 @@ COMPLETE_VARIABLE = "_KAGGLE_RUNNER_COMPLETE"
 """With it a shell asks for completions, and for the script that does so: `bash_source`, `zsh_source`, `fish_source`."""
 SHORT_NAME = "kaggle-runner"
 """The program's own name, which a shell can complete; `python -m` belongs to Python."""
-GROUPS = ("sweep", "kernel", "plan", "preview", "lab", "model")
-"""The modules of commands beside this one."""
 FETCH_EVERY_S = 60.0
 """Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
@@ -54,13 +54,15 @@ def cli(context: click.Context) -> None:
         click.echo(FIRST_STEPS, nl=False)
 
 
-for group in GROUPS:
-    try:
-        for command in importlib.import_module(f"kaggle_runner.cli.{group}").COMMANDS:
-            cli.add_command(command)
-    except ModuleNotFoundError as error:
-        if error.name != f"kaggle_runner.cli.{group}":  # a launcher leaves out what is for one's own machine
-            raise
+def _commands_at_home() -> list[click.Command]:
+    """Return the commands that a launcher leaves at home, where this is home."""
+    modules = [f"kaggle_runner.cli.{name}" for name in ("kernel", "plan", "lab", "model")]
+    return [command for name in modules if importlib.util.find_spec(name) is not None
+            for command in importlib.import_module(name).COMMANDS]
+
+
+for command in (*sweep.COMMANDS, *preview.COMMANDS, *_commands_at_home()):
+    cli.add_command(command)
 
 
 @cli.command()

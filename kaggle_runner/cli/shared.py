@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kaggle_runner.cli.params import StudyPath
+from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.words import as_typed, command, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
 
@@ -62,6 +62,12 @@ def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=click.IntRange(min=0), help="Seed of the search [0]."),
         click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
+        click.option("--prior-study", "prior_studies", multiple=True, type=StudyPath(), metavar="DIR",
+                     help="Learn from the trials of another study, too; may be given again."),
+        click.option("--start", type=GivenPath(), metavar="FILE",
+                     help="Begin with this configuration, such as best.yaml [the defaults]."),
+        click.option("--adopt", is_flag=True, help="Take over what still counts of a study of another sweep file."),
+        click.option("--no-early-end", is_flag=True, help="Run all trials, also if little is expected of them."),
         click.option("--confirm", metavar="TOPxSEEDS", callback=confirming,
                      help="Train the best again with more seeds, 3x2 [in a fifth of 20 trials or more]."),
         click.option("--no-confirm", is_flag=True, help="Take the best trial as it is."),
@@ -72,7 +78,8 @@ def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
              seed: int | None = None, deadline: str | None = None, no_pruning: bool = False,
-             confirm: "Confirm | None" = None, no_confirm: bool = False, suffix: str = "",
+             confirm: "Confirm | None" = None, no_confirm: bool = False, prior_studies: tuple[Path, ...] = (),
+             start: Path | None = None, adopt: bool = False, no_early_end: bool = False, suffix: str = "",
              keep: "Callable[[Snapshot], None]" = lambda snapshot: None) -> None:
     """Run a sweep with the embedded study and print the table, the best trial and where everything is.
 
@@ -82,11 +89,11 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
         complain(f"warning: {warning}")
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
-    from kaggle_runner.lab.confirm import confirmed_lines, run_confirmation
-    from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
+    from kaggle_runner.run.confirm import confirmed_lines, run_confirmation
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
+    from kaggle_runner.sweep.spec import read_start
     from kaggle_runner.sweep.study_settings import OFF
 
     environment = detect_here()
@@ -99,13 +106,14 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
         raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
     confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
-                       deadline=find_deadline(deadline, environment, os.environ))
+                       deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
+                       start=read_start(start, spec) if start else None, adopts=adopt, stops_early=not no_early_end)
     unconfirmed = ""
     with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
         if confirm.runs and not run.interrupted and not run.gave_up:
-            unconfirmed = run_confirmation(run.snapshot, confirm, LabOrder(
-                directory=directory, cpu_only=cpu_only, deadline=order.deadline), environment, notify)
+            unconfirmed = run_confirmation(run.snapshot, confirm, environment, notify, cpu_only=cpu_only,
+                                           deadline=order.deadline)
     page = print_study(run.snapshot, run.reason)
     for label, text in confirmed_lines(run.snapshot, confirm) if confirm.runs else ():
         say(label, text)

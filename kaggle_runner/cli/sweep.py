@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
-ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "log", "cpu")
+ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "prior_studies", "start",
+             "adopt", "no_early_end", "log", "cpu")
 ONLY_WANDB = ("entity", "prior_runs")
 
 

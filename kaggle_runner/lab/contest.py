@@ -4,33 +4,22 @@ The study is an ordinary one, a journal in a directory. The decision is computed
 for, so there is nothing to lose between two sessions. Nothing is cut early: partial curves do not rank good settings.
 """
 
-import concurrent.futures
-import contextlib
 import itertools
-import queue
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from kaggle_runner.config import known_to_0_2, trainer_of
-from kaggle_runner.errors import StudyError, WorkerError
-from kaggle_runner.events import Note, Notify, SweepStarted
+from kaggle_runner.config import known_to_0_2
+from kaggle_runner.errors import StudyError
+from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import write_atomically
 from kaggle_runner.lab.decision import Decision, Setting, Verdict, decide, same
 from kaggle_runner.lab.vary import METRIC, as_yaml
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.memory.fit import memory_limit_of
-from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.one_trial import TrialRunner, preempts
-from kaggle_runner.run.signals import end_on_signals
-from kaggle_runner.run.supervisor import Supervisor, Unfinished
-from kaggle_runner.run.workers import prepare_session, single_threaded_settings, worker_settings
+from kaggle_runner.run.fixed_trials import run_trials
 from kaggle_runner.study.journal import Snapshot, Study
-from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
 
 TEXT_HASHES = ("text", "rows", "base")
@@ -108,12 +97,12 @@ def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify
     with Study.open_for_writing(order.directory, name=spec.name, sweep=spec.sweep(), metric=METRIC, goal="minimize",
                                 seed=None) as study:
         write_atomically(order.directory / "study.yaml", spec.as_yaml())
-        stopped = run_trials(study, spec.first_trials(), order, environment, notify, what=spec.name)
+        stopped = _run(study, spec.first_trials(), order, environment, notify, what=spec.name)
         first = decision_of(spec, study.snapshot(), spec.seeds) if not stopped else None
         if first is not None and first.verdict is Verdict.MORE_SEEDS:
             notify(Note(text=f"{spec.name}: {first.reason}; two more seeds for both"))
             more = spec.further_trials(first.challenger)
-            stopped = run_trials(study, more, order, environment, notify, what=spec.name)
+            stopped = _run(study, more, order, environment, notify, what=spec.name)
         snapshot = study.snapshot()
     return VarySession(snapshot=snapshot, reason=stopped or "", decision=None if stopped else finished(spec, snapshot))
 
@@ -190,75 +179,12 @@ def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:
                                  f"again")
 
 
-def run_trials(study: Study, trials: Sequence[Trial], order: LabOrder, environment: Environment, notify: Notify, *,
-               what: str) -> str | None:
-    """Run those of the trials that are not finished, on every worker; return why the session ended early, if it did.
-
-    Which worker runs a trial does not change it: on a CPU each of a small model's has one thread.
-
-    Raises:
-        MissingPackages: what training needs is not installed.
-        WorkerError: what the first trial names cannot be loaded, or trials failed alike again and again; says why.
-    """
-    done = {record.trial.id for record in study.snapshot().finished}
-    todo = [trial for trial in trials if trial.id not in done]
+def _run(study: Study, trials: Sequence[Trial], order: LabOrder, environment: Environment, notify: Notify, *,
+         what: str) -> str | None:
     for trial in trials:
         _write_config(study, trial)
-    if not todo:
-        return None
-    trainer = trainer_of(trials[0].params)
-    environment = prepare_session(environment, trainer, cpu_only=order.cpu_only, searches=False)
-    if trainer == "charlm":
-        workers = single_threaded_settings(study.directory, environment, trainer=trainer)[:len(todo)]
-    else:
-        workers = worker_settings(study.directory, environment, trainer=trainer, offline=False)
-    study.start_session(environment.as_dict() | {"threads": workers[0].threads, "workers": len(workers),
-                                                 "trials": len(trials), "deadline": order.deadline.at})
-    notify(SweepStarted(total=len(trials), finished=len(trials) - len(todo), directory=str(study.directory),
-                        workers=len(workers), seconds=seconds_of(study.snapshot())))
-    waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
-    for trial in todo:
-        waiting.put(trial)
-    with end_on_signals(notify) as ending, ExitStack() as stack:
-        failures = FailureBudget()
-        runners = [TrialRunner(
-            supervisor=stack.enter_context(Supervisor(
-                study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
-                end_asked=preempts(ending, order.deadline))),
-            deadline=order.deadline, notify=notify, shown=_varied(study.snapshot()), failures=failures,
-            interrupted=ending.is_set) for settings in workers]
-        for runner in runners:
-            runner.supervisor.start()
-        with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
-            runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
-        with concurrent.futures.ThreadPoolExecutor(len(runners), thread_name_prefix="worker") as pool:
-            runs = [pool.submit(_run_waiting, runner, waiting, what, ending) for runner in runners]
-            reasons = [run.result() for run in runs]
-    return next((reason for reason in reasons if reason), None)
-
-
-def _run_waiting(runner: TrialRunner, waiting: "queue.SimpleQueue[Trial]", what: str,
-                 ending: threading.Event) -> str | None:
-    """Run waiting trials on one worker until there is none, or the session must end; return why it must."""
-    try:
-        while True:
-            try:
-                trial = waiting.get_nowait()
-            except queue.Empty:
-                return None
-            if runner.failures.verdict:
-                raise WorkerError(runner.failures.verdict)
-            result = runner.run(trial, origin=what)
-            if result.status is Status.PREEMPTED:
-                return result.reason
-    except BaseException:
-        ending.set()
-        raise
-
-
-def _varied(snapshot: Snapshot) -> list[str]:
-    parameters: Mapping[str, Any] = snapshot.info.sweep["parameters"]
-    return [name for name, entry in parameters.items() if "value" not in entry]
+    return run_trials(study, trials, cpu_only=order.cpu_only, deadline=order.deadline, environment=environment,
+                      notify=notify, what=what)
 
 
 def _write_config(study: Study, trial: Trial) -> None:

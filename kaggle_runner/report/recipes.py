@@ -1,6 +1,7 @@
 """What to run next, as YAML to copy: the best configuration, and the sweep file with the report's advice followed."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,9 @@ def next_sweep_yaml(analysis: Analysis) -> str:
     others = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
     label = str(analysis.sweep.get("name") or analysis.name)
     head = "".join(f"{key}: {yaml_text(value)}\n" for key, value in {"name": f"{label}-next", **others}.items())
-    return head + _parameters(changed)
+    command = shlex.join(["python", "-m", "kaggle_runner", "sweep", "next.yaml", "--study", str(analysis.directory),
+                          "--adopt"])
+    return f"# keeps the trials of this study: {command}\n" + head + _parameters(changed)
 
 
 def _narrowed(axis: Axis, region: Region) -> dict[str, Any]:

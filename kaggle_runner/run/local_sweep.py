@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.events import Notify, SweepStarted
+from kaggle_runner.errors import StudyError, SweepError
+from kaggle_runner.events import Note, Notify, SweepStarted
 from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
+from kaggle_runner.run.points.prior import Known, known_of, lessons_of
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep, warm_up
 from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import prepare_session, worker_settings
-from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.spec import SweepSpec
@@ -46,6 +48,14 @@ class SweepOrder:
     """End trials early that are clearly worse than the others."""
     defaults: Mapping[str, Any] | None = None
     """Configuration that trial 0 is made of; none takes the trainer's own defaults."""
+    prior_studies: tuple[Path, ...] = ()
+    """Other studies that the search learns from."""
+    start: Mapping[str, Any] | None = None
+    """The configuration to begin with, in place of the trainer's defaults."""
+    adopts: bool = False
+    """Take over what still counts of a study of another sweep file."""
+    stops_early: bool = True
+    """End a search of more than 15 trials when little is expected of another one."""
     one_thread: bool = False
     """Train on one CPU thread: the same losses on a machine with other cores."""
     deadline: Deadline
@@ -72,15 +82,19 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         StudyError: the directory cannot be used, or is of another sweep file or seed.
         WorkerError: the base or the data cannot be loaded; says why.
     """
+    known = begin_with(spec, order, notify)
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                  seed=order.seed) as study, end_on_signals(notify) as ending):
+        if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
+            study.append(known.as_event())
         workers = worker_settings(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         if order.one_thread:
             workers = [replace(worker, threads=1) for worker in workers]
         failures = FailureBudget()
         search = OptunaSearch(study, spec, notify=notify, defaults=order.defaults, failures=failures,
-                              told_value=lambda result: extrapolated(result, study.snapshot()))
+                              told_value=lambda result: extrapolated(result, study.snapshot()),
+                              stops_early=order.stops_early)
         total = search.total(order.count)
         study.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers), "trials": total,
@@ -106,6 +120,43 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
     return SweepSession(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up,
                         interrupted=telling.cut_short)
+
+
+def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | None:
+    """Take over a study of another file if that was asked for, and return what the search is to know besides.
+
+    Raises:
+        StudyError: another study teaches nothing here, or the study has begun and cannot begin anew.
+        SweepError: this sweep has no search that could learn.
+    """
+    if order.adopts or order.directory.with_name(f"{order.directory.name}.adopting").exists():
+        from kaggle_runner.run.adopt import adopt, finish_adoption  # which stays at home, where sweep files change
+
+        finish_adoption(order.directory)
+        adopted = adopt(order.directory, spec) if order.adopts else None
+        for line in adopted.as_lines() if adopted else ():
+            notify(Note(text=line))
+    if not order.prior_studies and not order.start:
+        return None
+    if spec.method != "bayes":
+        raise SweepError(spec.source, [f"method: {spec.method} learns from no trial, so it needs no --prior-study and "
+                                       f"no --start; leave them out, or write method: bayes"])
+    here = order.directory.resolve()
+    if any(directory.resolve() == here for directory in order.prior_studies):
+        raise StudyError(f"{order.directory} is the study itself, and learns from its own trials anyway; give another "
+                         f"study with --prior-study")
+    if order.start and (order.directory / JOURNAL).is_file() and (begun := read_study(order.directory)).records and (
+            known_of(begun).start != order.start):
+        raise StudyError(f"{order.directory} has its first trial already, so it cannot start with --start; choose "
+                         f"another directory with --study")
+    lessons = lessons_of(order.prior_studies, spec)
+    moved = sum(lesson.is_moved for lesson in lessons)
+    if lessons:
+        other = sum(lesson.surface > 0 for lesson in lessons)
+        notify(Note(text=f"{len(lessons)} trials of other studies are known"
+                         + (f", {other} of them trained otherwise" if other else "")
+                         + (f", {moved} at the nearest point of these ranges" if moved else "")))
+    return Known(lessons=lessons, start=order.start or {})
 
 
 def _measure_base_first(runner: TrialRunner, search: OptunaSearch) -> None:

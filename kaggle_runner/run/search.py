@@ -16,7 +16,9 @@ from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.failures import FailureBudget, alike
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
+from kaggle_runner.run.points.next_point import NextPoint
 from kaggle_runner.run.points.observations import Observation, Told
+from kaggle_runner.run.points.prior import known_of, observations
 from kaggle_runner.run.points.propose import propose, warm_up
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -25,6 +27,13 @@ from kaggle_runner.sweep.study_settings import Sampler
 from kaggle_runner.wording import how_many
 
 __all__ = ["OptunaSearch", "SearchEnd", "run_sweep", "warm_up"]
+
+LONG = 15
+"""Trials of a sweep beyond which it may end early, and before which it never does: at fewer, no rule pays."""
+STOP_SHARE = 0.25
+"""Of the noise, that the expected improvement must fall under. Source: over six noisy problems of 30 trials it saves a
+seventh to a third of them for 0 to 0.025 of regret; a larger share costs more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEnd:
@@ -46,12 +55,13 @@ class OptunaSearch:
     def __init__(self, study: Study, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
                  told_value: Callable[[TrialResult], float | None] = lambda result: result.metric,
                  sampler: Sampler | None = None, notify: Notify = lambda event: None,
-                 failures: FailureBudget | None = None) -> None:
+                 failures: FailureBudget | None = None, stops_early: bool = False) -> None:
         """Open the study's search and bring Optuna's copy in line with the record.
 
         `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
         is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known; `sampler`
-        says who chooses the points of a `bayes` sweep, in place of the file.
+        says who chooses the points of a `bayes` sweep, in place of the file; `stops_early` ends a long one when
+        little is expected of another trial.
 
         Raises:
             StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
@@ -69,9 +79,16 @@ class OptunaSearch:
         self.failures = FailureBudget() if failures is None else failures
         """Counted by whoever runs the trials; its verdict ends the sweep."""
         self._end: str | None = None
+        self._stops_early = stops_early
+        self._expected: NextPoint | None = None
         self.gave_up = False
         snapshot = study.snapshot()
         self._seed = snapshot.info.seed
+        known = known_of(snapshot)
+        self._prior = observations(known.lessons, spec)
+        self._is_given = bool(known.start)
+        if known.start:
+            self._defaults = {**self._defaults, **known.start}
         self._journal = self._open(snapshot, notify)
         self._adopt(snapshot, notify)
 
@@ -120,6 +137,10 @@ class OptunaSearch:
                 if trial is None:
                     self._points = number
                     return None
+                if self._stops_early and total > LONG and len(self._results) >= LONG and not self._held:
+                    self._end = self._little_expected()
+                    if self._end is not None:
+                        return None
                 self._journal.start(trial)
                 self._trials[number] = trial
             self._held.add(number)
@@ -179,10 +200,20 @@ class OptunaSearch:
     def _propose(self, number: int) -> Trial | None:
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]
         proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults,
-                           sampler=self._sampler)
+                           sampler=self._sampler, prior=self._prior, is_given=self._is_given)
         if proposal is None:
             return None
+        self._expected = proposal.expected
         return Trial(id=f"{number:04d}", number=number, params=proposal.params, origin=proposal.origin)
+
+    def _little_expected(self) -> str | None:
+        """Say why another trial is not worth its time, if the model expects less of it than the noise can hide."""
+        expected = self._expected
+        if expected is None or expected.gain >= STOP_SHARE * expected.noise:
+            return None
+        return (f"after {len(self._results)} trials another one is expected to improve {self._spec.metric} by "
+                f"{expected.gain * expected.unit:.2g}, under a quarter of the noise of "
+                f"{expected.noise * expected.unit:.2g}; --no-early-end goes on")
 
     def _observation(self, number: int) -> Observation:
         """Say what the sampler is to learn from a trial."""

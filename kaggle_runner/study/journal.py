@@ -57,6 +57,8 @@ class Snapshot:
     """The trials, in the order of their numbers."""
     sessions: tuple[Mapping[str, Any], ...]
     """One for each process that worked on the study: host, time, threads, versions."""
+    known: tuple[Mapping[str, Any], ...] = ()
+    """What the search was told to start with: trials of other studies, a first configuration."""
     rows: tuple[Mapping[str, Any], ...] = ()
     """What became of the rows of each dataset that was read, if trials share it only once."""
 
@@ -204,6 +206,7 @@ def read_study(directory: Path) -> Snapshot:
     info: StudyInfo | None = None
     baseline: float | None = None
     sessions: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     starts: dict[str, tuple[Trial, int, float]] = {}
     results: dict[str, TrialResult] = {}
@@ -216,6 +219,8 @@ def read_study(directory: Path) -> Snapshot:
             baseline = event["value"]
         elif kind == "session":
             sessions.append(event)
+        elif kind == "known":
+            known.append(event)
         elif kind == "rows":
             rows.append(event)
         elif kind == "start":
@@ -229,7 +234,8 @@ def read_study(directory: Path) -> Snapshot:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started)
                for trial, attempts, started in starts.values()]
-    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions), rows=tuple(rows),
+    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
+                    known=tuple(known), rows=tuple(rows),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)))
 
 
@@ -255,6 +261,13 @@ def typed_command() -> str:
     if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
         return shlex.join(["python", "-m", "kaggle_runner", *sys.argv[1:]])
     return ""
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two sweeps of what decides their trials: `method`, `parameters.learning_rate`."""
+    plain = json.loads(json.dumps(new))
+    return [*(key for key in ("method", "metric", "early_terminate") if old.get(key) != plain.get(key)),
+            *(f"parameters.{name}" for name in changed_parameters(old, plain))]
 
 
 def changed_parameters(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -293,12 +306,11 @@ def _refuse_trials_without_journal(directory: Path) -> None:
 
 
 def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:
-    old, new = snapshot.info.sweep, json.loads(json.dumps(sweep))
-    changed = [key for key in ("method", "metric", "early_terminate") if old.get(key) != new.get(key)]
-    changed += [f"parameters.{name}" for name in changed_parameters(old, new)]
+    changed = changed_keys(snapshot.info.sweep, sweep)
     if changed:
         raise StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
-                         f"choose another directory with --study, or restore the file")
+                         f"choose another directory with --study, or restore the file; a sweep takes over with "
+                         f"--adopt what still counts")
     if seed is not None and seed != snapshot.info.seed:
         raise StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
                          f"choose another directory with --study, or leave --seed out")

@@ -199,6 +199,27 @@ def read_configuration(path: Path, config_type: type | None = None,
                                         for problem in error.problems]) from None
 
 
+def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
+    """Read the configuration that a sweep is to start with: `name: value` lines, or a sweep file of fixed values.
+
+    Returns what the sweep searches; the rest of the file says nothing here.
+
+    Raises:
+        SweepError: the file is missing or has problems, or names nothing that is searched.
+    """
+    path, found = find_file(path), Findings()
+    raw = parse_mapping(path, found)
+    entries = raw["parameters"] if isinstance(raw.get("parameters"), dict) else {
+        name: {"value": value} for name, value in raw.items()}
+    fixed = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "value" in entry}
+    read = _checked(path, {"method": "grid", "parameters": fixed}, found, TRAINERS[spec.trainer], (spec.metric,))
+    start = {name: value for name, value in read.fixed.items() if name in spec.searched}
+    if not start:
+        raise SweepError(str(path), [f"parameters: names nothing that {spec.source} searches "
+                                     f"({', '.join(spec.searched)}); name one of these with a value"])
+    return start
+
+
 def check_config(raw: Mapping[str, Any], source: str, config_type: type | None = None,
                  metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
     """Check a sweep that did not come from a file: what W&B's server holds under the name `source`.

@@ -30,6 +30,8 @@ HOME_DEPTH = 0.25
 """Deviations that a whole range away from the default is expected to be worse. Source: against 0, over
 48 made problems and the 11 of benchmarks/search.py, regret at 5 trials -.015 +- .008 and -.081 +- .010, at 10 -.005
 +- .008 and -.053 +- .010; twice as deep is no better, and keeps a search from where nothing was learned."""
+KINSHIP_PRIOR = (0.0, 2.0)
+"""Mean and deviation of the logit of how alike another study's surface is: it may be anything from nothing to all."""
 DRAWS = 64
 """Hyperparameters drawn in each of the two rounds, fewer for many trials."""
 KEPT = 12
@@ -74,67 +76,81 @@ class GaussianProcess:
     noises_K: np.ndarray
     """Variance of the noise over that of the surface."""
     weights_K: np.ndarray
-    means_K: np.ndarray
+    means_KS: np.ndarray
+    """Of each surface."""
     amplitudes_K: np.ndarray
     """Variance of the surface in standardised units."""
+    surfaces_N: np.ndarray
+    """For each point the surface it was measured on, 0 for the one that is searched."""
+    kinships_K: np.ndarray
+    """How alike the surfaces of other studies are to it: 1 the same but for its level, 0 nothing in common."""
     inverses_KNN: np.ndarray
     """Inverse of the lower factor of the covariance."""
 
     @classmethod
     def fit(cls, points_NC: np.ndarray, values: Sequence[float], geometry: Geometry, *,
-            generator: np.random.Generator) -> "GaussianProcess":
-        """Fit to at least two trials at points from 0 to 1; the same generator gives the same process."""
-        spread_N = spread(np.asarray(values, float))
-        unit = float(spread_N.std()) + 1e-12
-        values_N = (spread_N - spread_N.mean()) / unit - _well(points_NC, geometry)
+            generator: np.random.Generator, surfaces: Sequence[int] | None = None) -> "GaussianProcess":
+        """Fit to at least two trials at points from 0 to 1; the same generator gives the same process.
+
+        Surfaces of other studies have numbers without gaps from 1; how alike they are is drawn with the lengths.
+        """
+        surfaces_N = np.zeros(len(points_NC), int) if surfaces is None else np.asarray(surfaces, int)
+        values_N, unit = _standardised(np.asarray(values, float), surfaces_N)
+        values_N = values_N - _well(points_NC, geometry)
         draws = max(8, min(DRAWS, DRAWS * 40 // len(points_NC)))
         axes = geometry.axes
-        center = np.array([LENGTH_PRIOR[0] + 0.5 * math.log(max(axes, 1) / 2)] * axes + [NOISE_PRIOR[0]])
-        reach = np.array([LENGTH_PRIOR[1]] * axes + [NOISE_PRIOR[1]])
-        first = center + reach * generator.standard_normal((draws, axes + 1))
+        kin = [KINSHIP_PRIOR] if surfaces_N.any() else []
+        center = np.array([LENGTH_PRIOR[0] + 0.5 * math.log(max(axes, 1) / 2)] * axes + [NOISE_PRIOR[0]]
+                          + [mean for mean, _ in kin])
+        reach = np.array([LENGTH_PRIOR[1]] * axes + [NOISE_PRIOR[1]] + [width for _, width in kin])
+        first = center + reach * generator.standard_normal((draws, len(center)))
         first[0] = center
-        solved = _solve(first, points_NC, values_N, geometry)
+        solved = _solve(first, points_NC, values_N, surfaces_N, geometry)
         chances = _normalised(solved.likelihoods_K)
         middle = chances @ first
         apart = (chances[:, None] * (first - middle)).T @ (first - middle) + np.diag((0.35 * reach) ** 2)
         factor = np.linalg.cholesky(apart)
-        second = middle + generator.standard_normal((draws, axes + 1)) @ factor.T
+        second = middle + generator.standard_normal((draws, len(center))) @ factor.T
         second[:, :axes] = np.clip(second[:, :axes], *LENGTH_LIMITS)
         second[:, axes] = np.clip(second[:, axes], *NOISE_LIMITS)
         both = np.concatenate([first, second])
-        solved = solved.joined(_solve(second, points_NC, values_N, geometry))
+        solved = solved.joined(_solve(second, points_NC, values_N, surfaces_N, geometry))
         prior = -0.5 * (((both - center) / reach) ** 2).sum(1) - np.log(reach).sum()
         around = np.linalg.solve(factor, (both - middle).T)
         proposed = -0.5 * (around * around).sum(0) - np.log(np.diag(factor)).sum()
         chances = _normalised(solved.likelihoods_K + prior - np.logaddexp(prior, proposed))
         kept = np.argsort(-chances, kind="stable")[:KEPT]
-        return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC),
-                   unit=unit * scale_of(values),
+        return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC), unit=unit,
+                   surfaces_N=surfaces_N, kinships_K=_kinships(both[kept], axes),
                    lengths_KA=np.exp(both[kept, :axes]), noises_K=np.exp(both[kept, axes]),
-                   weights_K=chances[kept] / chances[kept].sum(), means_K=solved.means_K[kept],
+                   weights_K=chances[kept] / chances[kept].sum(), means_KS=solved.means_KS[kept],
                    amplitudes_K=solved.amplitudes_K[kept], inverses_KNN=solved.inverses_KNN[kept])
 
     def believing(self, running_MC: np.ndarray) -> "tuple[np.ndarray, GaussianProcess]":
         """Return what each draw expects of running trials, and the process as if they had come out so."""
         expected_KM, _ = self.predict(running_MC)
         points = np.concatenate([self.points_NC, running_MC])
+        surfaces = np.concatenate([self.surfaces_N, np.zeros(len(running_MC), int)])
         covariance = _covariance(points, points, self.lengths_KA, self.geometry)
+        covariance *= _related(surfaces, surfaces, self.kinships_K)
         covariance += (self.noises_K[:, None, None] + _JITTER) * np.eye(len(points))
         return expected_KM, GaussianProcess(
             geometry=self.geometry, points_NC=points, values_N=self.values_N, trials=self.trials, unit=self.unit,
-            lengths_KA=self.lengths_KA, noises_K=self.noises_K, weights_K=self.weights_K, means_K=self.means_K,
+            surfaces_N=surfaces, kinships_K=self.kinships_K,
+            lengths_KA=self.lengths_KA, noises_K=self.noises_K, weights_K=self.weights_K, means_KS=self.means_KS,
             amplitudes_K=self.amplitudes_K, inverses_KNN=np.linalg.inv(np.linalg.cholesky(covariance)))
 
     def predict(self, points_PC: np.ndarray, believed_KM: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and deviation of the surface at each point, for each draw, in standardised units."""
         cross_KPN = _covariance(points_PC, self.points_NC, self.lengths_KA, self.geometry)
+        cross_KPN *= _related(np.zeros(1, int), self.surfaces_N, self.kinships_K)
         known_KN = np.repeat(self.values_N[None], len(self.weights_K), 0)
         if believed_KM is not None:
             wells = _well(self.points_NC[self.trials:], self.geometry)
             known_KN = np.concatenate([known_KN, believed_KM - wells], axis=1)
-        rest_KN = np.einsum("kij,kj->ki", self.inverses_KNN, known_KN - self.means_K[:, None])
+        rest_KN = np.einsum("kij,kj->ki", self.inverses_KNN, known_KN - self.means_KS[:, self.surfaces_N])
         solved_KPN = cross_KPN @ self.inverses_KNN.transpose(0, 2, 1)
-        mean_KP = _well(points_PC, self.geometry) + self.means_K[:, None] + np.einsum(
+        mean_KP = _well(points_PC, self.geometry) + self.means_KS[:, :1] + np.einsum(
             "kpn,kn->kp", solved_KPN, rest_KN)
         variance_KP = _variance(points_PC, self.geometry) - (solved_KPN * solved_KPN).sum(2)
         return mean_KP, np.sqrt(self.amplitudes_K[:, None] * np.maximum(variance_KP, 1e-9))
@@ -152,8 +168,9 @@ class GaussianProcess:
         return np.asarray(top_P + np.log(self.weights_K @ np.exp(logs_KP - top_P)))
 
     def best(self) -> np.ndarray:
-        """Return for each draw the surface's least mean at a finished trial."""
-        return np.asarray(self.predict(self.points_NC[:self.trials])[0].min(1))
+        """Return for each draw the surface's least mean at a finished trial, of other studies if it has none."""
+        own = self.surfaces_N[:self.trials] == 0
+        return np.asarray(self.predict(self.points_NC[:self.trials][own if own.any() else ~own])[0].min(1))
 
     @property
     def noise(self) -> float:
@@ -181,28 +198,63 @@ class _Solved:
 
     likelihoods_K: np.ndarray
     inverses_KNN: np.ndarray
-    means_K: np.ndarray
+    means_KS: np.ndarray
     amplitudes_K: np.ndarray
 
     def joined(self, other: "_Solved") -> "_Solved":
         return _Solved(*(np.concatenate([getattr(self, name), getattr(other, name)])
-                         for name in ("likelihoods_K", "inverses_KNN", "means_K", "amplitudes_K")))
+                         for name in ("likelihoods_K", "inverses_KNN", "means_KS", "amplitudes_K")))
 
 
-def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, geometry: Geometry) -> _Solved:
-    """Factor the covariance of each draw; mean and amplitude have closed forms, so they are not drawn."""
+def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, surfaces_N: np.ndarray,
+           geometry: Geometry) -> _Solved:
+    """Factor the covariance of each draw; means and amplitude have closed forms, so they are not drawn."""
     count, axes = len(values_N), geometry.axes
     covariance = _covariance(points_NC, points_NC, np.exp(logs[:, :axes]), geometry)
+    covariance *= _related(surfaces_N, surfaces_N, _kinships(logs, axes))
     covariance += (np.exp(logs[:, axes])[:, None, None] + _JITTER) * np.eye(count)
     lower = np.linalg.cholesky(covariance)
     inverses = np.linalg.inv(lower)
-    ones, whitened = inverses.sum(2), inverses @ values_N
-    means = (ones * whitened).sum(1) / (ones * ones).sum(1)
-    rest = whitened - ones * means[:, None]
+    levels = inverses @ (surfaces_N[:, None] == np.arange(surfaces_N.max() + 1)).astype(float)
+    whitened = inverses @ values_N
+    squares = levels.transpose(0, 2, 1) @ levels + 1e-9 * np.eye(levels.shape[2])  # a surface may have no trial yet
+    means = np.linalg.solve(squares, levels.transpose(0, 2, 1) @ whitened[..., None])
+    rest = whitened - (levels @ means)[..., 0]
     amplitudes = (AMPLITUDE_WEIGHT + (rest * rest).sum(1)) / (AMPLITUDE_WEIGHT + count)
     likelihoods = (-0.5 * (count + AMPLITUDE_WEIGHT) * np.log(amplitudes)
                    - np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(1))
-    return _Solved(likelihoods, inverses, means, amplitudes)
+    return _Solved(likelihoods, inverses, means[..., 0], amplitudes)
+
+
+def _standardised(values: np.ndarray, surfaces_N: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return values in deviations of their own surface, and what one is worth on the first one, near its best.
+
+    A few trials do not tell the first surface's deviation: the next one's stands in.
+    """
+    standard, unit = np.zeros(len(values)), 1.0
+    for surface in range(int(surfaces_N.max()), -1, -1):
+        own = surfaces_N == surface
+        if not own.any():
+            continue
+        given = values[own]
+        if surface == 0 and surfaces_N.any() and len(given) < TRIALS_FOR_WARP:
+            standard[own] = (given - given.mean()) / unit
+        else:
+            spread_out = spread(given)
+            deviation = float(spread_out.std()) + 1e-12
+            standard[own] = (spread_out - spread_out.mean()) / deviation
+            unit = deviation * scale_of(given)
+    return standard, unit
+
+
+def _kinships(logs: np.ndarray, axes: int) -> np.ndarray:
+    """Return the drawn likeness of other surfaces; 1 where none was drawn, because there are none."""
+    return 1 / (1 + np.exp(-logs[:, axes + 1])) if logs.shape[1] > axes + 1 else np.ones(len(logs))
+
+
+def _related(left: np.ndarray, right: np.ndarray, kinships_K: np.ndarray) -> np.ndarray:
+    """Return by how much points of two surfaces vary together: all of it on the same one."""
+    return np.asarray(np.where(left[None, :, None] == right[None, None, :], 1.0, kinships_K[:, None, None]))
 
 
 def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarray, geometry: Geometry) -> np.ndarray:

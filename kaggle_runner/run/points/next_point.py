@@ -128,26 +128,29 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
 
 
 def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int, *,
-               home: Sequence[float]) -> NextPoint | None:
+               home: Sequence[float], prior: Sequence[Observation] = ()) -> NextPoint | None:
     """Return the untried point with the largest expected improvement; none if every candidate was tried.
 
-    `home` is where the default lies, which the best are expected to be near. Needs a trial with a value and another
-    that teaches something. Points that are bad or do not fit are learned as a little worse than the worst value so far;
-    trials that run are believed to come out as expected.
+    `home` is where the default lies, which the best are expected to be near; `prior` are trials of other studies. Needs
+    a trial with a value and another that teaches something. Points that are bad or do not fit are learned as a little
+    worse than the worst value so far; trials that run are believed to come out as expected.
     """
     generator, grid = np.random.default_rng(seed), Grid(axes=tuple(space.axes.values()))
     sign = -1.0 if goal == "maximize" else 1.0
     taught = [o for o in past if o.told in (Told.VALUE, Told.BAD, Told.INFEASIBLE)]
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
+    own = len(taught)
+    taught += prior
     values = [bad if o.value is None else sign * o.value for o in taught]
     places_NA = _places(space, taught)
-    process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry(home), generator=generator)
+    process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry(home), generator=generator,
+                                  surfaces=_without_gaps([o.surface for o in taught]))
     running_MA = _places(space, [o for o in past if o.told is Told.RUNNING])
     judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
     tried_TA = _places(space, past)
-    leaders = places_NA[np.argsort(process.mean(grid.columns(places_NA)), kind="stable")[:3]]
+    leaders = places_NA[:own][np.argsort(process.mean(grid.columns(places_NA[:own])), kind="stable")[:3]]
     if space.count is not None and space.count <= MOST_LISTED:
         candidates = np.array(list(space.every_point()))
     else:
@@ -212,6 +215,11 @@ class _Judge:
         # Expected to fit where nothing is known: two deviations.
         mean = 1.0 + cross @ np.linalg.solve(kernel, np.where(self._fits_N, 0.0, -2.0))
         return np.asarray(1 / (1 + np.exp(-6.0 * mean)))
+
+
+def _without_gaps(surfaces: Sequence[int]) -> list[int]:
+    others = sorted({surface for surface in surfaces if surface})
+    return [others.index(surface) + 1 if surface else 0 for surface in surfaces]
 
 
 def _smooth(left: np.ndarray, right: np.ndarray) -> np.ndarray:

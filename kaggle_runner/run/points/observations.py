@@ -34,6 +34,8 @@ class Observation:
     told: Told
     value: float | None = None
     """The metric, measured or extrapolated; only with `Told.VALUE`."""
+    surface: int = 0
+    """0 for trials that are trained as the next one will be; else the number of another study's surface."""
 
 
 def stable_seed(*parts: object) -> int:

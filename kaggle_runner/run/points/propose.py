@@ -36,11 +36,13 @@ class Proposal:
 
 
 def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observation],
-            defaults: Mapping[str, Any], sampler: Sampler = "own") -> Proposal | None:
+            defaults: Mapping[str, Any], sampler: Sampler = "own",
+            prior: Sequence[Observation] = (), is_given: bool = False) -> Proposal | None:
     """Choose the parameters of trial `number`; none when there is no untried point left.
 
     `random` draws as W&B does, repeats included. `bayes` never repeats a point: training is deterministic, so a second
-    run of one configuration measures nothing.
+    run of one configuration measures nothing. The best of `prior`, trials of other studies, is tried first, and after
+    `defaults` where these are a configuration that somebody has given.
     """
     if spec.method == "grid":
         points = spec.grid()
@@ -51,7 +53,7 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     tried = {space.key(observation.params) for observation in past}
     if spec.count is not None and len(tried) >= spec.count:
         return None
-    candidates = _candidates(spec, space, seed, number, past, defaults, sampler)
+    candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given)
     chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
     return chosen and replace(chosen, params=spec.with_tied(chosen.params))
 
@@ -64,16 +66,26 @@ def warm_up() -> None:
 
 
 def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, past: Sequence[Observation],
-                defaults: Mapping[str, Any], sampler: Sampler) -> Iterator[Proposal]:
+                defaults: Mapping[str, Any], sampler: Sampler,
+                prior: Sequence[Observation], is_given: bool) -> Iterator[Proposal]:
     """Yield points to try, the best first."""
     wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
-    first = dict(past[0].params) if past and number else space.in_order({**space.fixed, **wanted})
+    usual = space.in_order({**space.fixed, **wanted})
+    first = dict(past[0].params) if past and number else usual
     home = tuple(space.places(first).values())
     taught = [o for o in past if o.told in TAUGHT]
     values = [o for o in taught if o.told is Told.VALUE]
+    if number == is_given and prior:
+        sign = -1.0 if spec.goal == "maximize" else 1.0
+        best = min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
+        yield Proposal(params=space.in_order({**space.fixed, **best.params}), origin="prior")
+    if number == 0 or not space.axes or (number == 1 and prior and not is_given):
+        yield Proposal(params=usual, origin="defaults")
+    knows = len(prior) >= STARTS and bool(values)
+    started = len(taught) + sum(o.told is Told.RUNNING for o in past)
     if number == 0 or not space.axes:
-        yield Proposal(params=first, origin="defaults")
-    elif len(taught) + sum(o.told is Told.RUNNING for o in past) < STARTS or not values or len(taught) < 2:
+        pass
+    elif not knows and (started < STARTS or not values or len(taught) < 2):
         # Later ones, where the first failed or are still running, are drawn away from each other in the same way.
         turn, index = divmod(number - 1, STARTS - 1)
         points = start_points(space, home, stable_seed(seed, "start", turn), STARTS - 1)
@@ -86,7 +98,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
         for _, found in zip(range(REASKS), answers, strict=False):
             yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
     else:
-        point = next_point(space, past, spec.goal, stable_seed(seed, number), home=home)
+        point = next_point(space, past, spec.goal, stable_seed(seed, number), home=home, prior=prior)
         if point is not None:
             yield Proposal(params=space.params(dict(zip(space.axes, point.places, strict=True))), origin="model",
                            expected=point)

@@ -33,6 +33,8 @@ MOST_NAMED = 5
 """Bad lines that are named."""
 LONGEST_LINE = 2**20
 """Characters that are read at once; a first line that is longer may be a whole file of rows."""
+READ_BYTES = 2**20
+"""Bytes of a Parquet column that are read at once."""
 LONGEST_WORD = 16
 """Characters from the end of what was read within which an error may only mean that there is more to come."""
 BLANKS = re.compile(r"[ \t\r\n]*")
@@ -353,6 +355,7 @@ def _lines(file: IO[str]) -> Iterator[Mapping[str, Any]]:
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    # of itself it reads a whole column of a row group at once, and a file may be a single group
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
         for batch in file.iter_batches(batch_size=256):
             yield from batch.to_pylist()

@@ -44,6 +44,9 @@ def find_files(path: Path, configuration: str | None, *, of_evaluation: bool = F
             raise DataError(f"{path} is not a {READABLE}, judging by its name; convert it to one")
         return Files(of_split={"train": _of_one_kind([path], path)})
     found = [file for file in sorted(path.rglob("*")) if _is_of_rows(file, path)]
+    odd = [ascii(file.name) for file in found if file.name.encode(errors="replace").decode() != file.name]
+    if odd:
+        raise DataError(f"the folder {path} has files whose names are no UTF-8, {', '.join(odd)}; rename them")
     configs = _configurations(path)
     name = choose_configuration(list(configs), [name for name, each in configs.items() if each.get("default")]
                                 or ["default"], configuration, str(path), of_evaluation=of_evaluation) or ""

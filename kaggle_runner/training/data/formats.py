@@ -4,7 +4,7 @@ The text of a row is never changed, only joined. Columns that no layout reads ar
 about answers is refused: a loss on them would teach the bad ones as well.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from kaggle_runner.training.data.turns import (
     text_of,
     tools_of,
     turns_of,
+    unused_keys,
 )
 
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -66,6 +67,11 @@ class Layout:
             read |= {name for names in (self.system, self.history if self.prompt else (), self.tools)
                      for name in [_first(names, found)] if name}
         return [name for name in found if name in read]
+
+    def unused_in_turns(self, example: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what an example's turns hold that is not read, as `messages.weight`."""
+        for column in (*self.prompt[:1], self.completion):
+            yield from (f"{column}.{plain_name(key)}" for key in sorted(unused_keys(example.get(column))))
 
     def describe(self, columns: Iterable[str] | None = None) -> str:
         """Name the layout with its columns, or with those of its columns that are there."""
@@ -120,6 +126,7 @@ LAYOUTS = (
     Layout(name="question/answer", prompt=("question", "context"), completion="answer"),
     Layout(name="question/response", prompt=("question", "context"), completion="response"),
     Layout(name="query/response", prompt=("query", "context"), completion="response"),
+    Layout(name="problem/solution", prompt=("problem",), completion="solution"),
     Layout(name="input/output", prompt=("input",), completion="output"),
     Layout(name="plain text", prompt=(), completion="text"),
 )

@@ -66,7 +66,7 @@ class Table:
                 continue
             plain = {plain_name(name): value for name, value in example.items()}
             if self.layout is not None:
-                yield index, self._row(self.layout, plain, index), plain
+                yield index, self._row(self.layout, plain, index), [*plain, *self.layout.unused_in_turns(plain)]
 
     def describe(self) -> str:
         """Name the layout with its columns."""

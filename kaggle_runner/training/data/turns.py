@@ -76,6 +76,8 @@ class Row:
         return [i for i, turn in enumerate(self.turns) if turn.role == "assistant" and i >= self.given]
 
 
+READ_OF_TURNS = ("role", "from", "content", "value", "tool_calls", "function_call")
+"""Keys of a turn that are read."""
 ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
          "chatgpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant", "system": "system",
          "function": "tool", "ipython": "tool", "observation": "tool", "tool_response": "tool",
@@ -166,6 +168,15 @@ def turns_of(value: Any, column: str) -> list[Turn] | str:
         if turn.text.strip() or turn.calls:
             turns.append(turn)
     return turns
+
+
+def unused_keys(value: Any) -> set[str]:
+    """Name what turns hold beside who speaks, what is said and what is called: nothing of it is read."""
+    value = _from_json(value)
+    if not isinstance(value, list):
+        return set()
+    return {str(key) for turn in value if isinstance(turn, dict) for key, held in turn.items()
+            if key not in READ_OF_TURNS and held not in (None, "", [], {})}
 
 
 def history_of(value: Any, column: str) -> list[Turn] | str:

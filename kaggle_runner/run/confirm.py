@@ -10,20 +10,19 @@ Source: over 20,000 made studies that number is off by less than 0.05 deviations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.files import write_atomically
-from kaggle_runner.lab.contest import LabOrder, run_trials
-from kaggle_runner.lab.decision import same
-from kaggle_runner.lab.vary import as_yaml
+from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
+from kaggle_runner.run.fixed_trials import run_trials
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import Noise, find_repeats, noise_of_repeats
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
+from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.study_settings import Confirm
 
 SEED_STEP = 1
@@ -103,8 +102,8 @@ def trials_of(records: Sequence[TrialRecord], confirm: Confirm) -> list[Trial]:
     return found
 
 
-def run_confirmation(snapshot: Snapshot, confirm: Confirm, order: LabOrder, environment: Environment,
-                     notify: Notify) -> str:
+def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environment, notify: Notify, *,
+                     cpu_only: bool, deadline: Deadline) -> str:
     """Run what the confirmation of a finished sweep lacks, beside the study; return why the session ended early.
 
     Raises:
@@ -118,10 +117,9 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, order: LabOrder, envi
     directory = confirm_directory(snapshot.directory)
     with Study.open_for_writing(directory, name=f"{snapshot.info.name} confirmed", sweep=_sweep(trials),
                                 metric=snapshot.info.metric, goal=snapshot.info.goal, seed=None) as study:
-        write_atomically(directory / "study.yaml", _as_yaml(records, confirm))
         notify(Note(text=f"confirming: the best {len(records)} configurations with {confirm.seeds} more "
                          f"seed{'s' if confirm.seeds > 1 else ''} each"))
-        return run_trials(study, trials, replace(order, directory=directory), environment, notify,
+        return run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment, notify=notify,
                           what="confirm") or ""
 
 
@@ -172,27 +170,22 @@ def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:
 def _sweep(trials: Sequence[Trial]) -> dict[str, Any]:
     """Return what the journal begins with."""
     names = [name for name in trials[0].params
-             if any(not same(trial.params[name], trials[0].params[name]) for trial in trials)]
+             if any(not same_value(trial.params[name], trials[0].params[name]) for trial in trials)]
     varied = {name: {"values": _distinct([trial.params[name] for trial in trials])} for name in names}
     fixed = {name: {"value": value} for name, value in trials[0].params.items() if name not in names}
     return {"method": "grid", "parameters": {**varied, **fixed}}
 
 
-def _as_yaml(records: Sequence[TrialRecord], confirm: Confirm) -> str:
-    return f"confirm: {{top: {confirm.top}, seeds: {confirm.seeds}}}\n" + "".join(
-        f"trial_{record.trial.id}:\n{as_yaml(record.trial.params, indent='  ')}" for record in records)
-
-
 def _distinct(values: list[Any]) -> list[Any]:
     kept: list[Any] = []
     for value in values:
-        if not any(same(value, other) for other in kept):
+        if not any(same_value(value, other) for other in kept):
             kept.append(value)
     return kept
 
 
 def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    return all(same(left.get(name), right.get(name)) for name in {*left, *right} - {"seed"})
+    return all(same_value(left.get(name), right.get(name)) for name in {*left, *right} - {"seed"})
 
 
 def _metric(record: TrialRecord) -> float:

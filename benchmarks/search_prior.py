@@ -1,0 +1,68 @@
+"""Measure what other studies are worth to a search: one that trained alike, a related one, and a misleading one.
+
+    OMP_NUM_THREADS=1 python benchmarks/search_prior.py [--seeds 10]
+
+On the problems of benchmarks/search.py, each with an earlier study of ten trials: of the same surface; of the same
+surface in other units, as another data set has it; or of its mirror image, where the best is the worst. Prints the
+regret at 3, 5, 10 and 15 trials, over the seeds.
+"""
+
+import argparse
+import math
+import random
+import statistics
+
+from search import scale_of
+from search_problems import Problem, measured, problems
+
+from kaggle_runner.run.points.propose import Observation, Told, propose
+
+MARKS = (3, 5, 10, 15)
+EARLIER = 10
+
+
+def main() -> None:
+    """Run every kind of earlier study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    asked = parser.parse_args()
+    for kind in ("none", "same", "related", "misleading"):
+        rows = [[statistics.fmean(values) for values in zip(*(
+            regrets(problem, seed, earlier(problem, seed, kind)) for problem in problems()), strict=True)]
+            for seed in range(asked.seeds)]
+        cells = [f"{statistics.fmean(at):.3f}+-{statistics.stdev(at) / math.sqrt(len(at)):.3f}"
+                 for at in zip(*rows, strict=True)]
+        print(f"prior | {asked.seeds} seeds, regret at 3/5/10/15 | {kind:10} {'  '.join(cells)}", flush=True)
+
+
+def earlier(problem: Problem, seed: int, kind: str) -> list[Observation]:
+    """Return the trials of an earlier study."""
+    if kind == "none":
+        return []
+    noise, past = random.Random(seed + 999), []
+    for number in range(EARLIER):
+        params = propose(problem.spec, seed=seed + 500, number=number, past=past, defaults=problem.defaults).params
+        judged = params if kind != "misleading" else {
+            name: parameter.from_unit(1 - parameter.to_unit(params[name]))
+            for name, parameter in problem.parameters.items()}
+        past.append(Observation(params=params, told=Told.VALUE, value=measured(problem, judged, noise)))
+    if kind == "same":
+        return past
+    return [Observation(params=one.params, told=Told.VALUE, value=1.4 * one.value + 1.7, surface=1) for one in past]
+
+
+def regrets(problem: Problem, seed: int, prior: list[Observation]) -> list[float]:
+    """Return the regret of the chosen trial at each mark."""
+    least, middling = scale_of(problem.name)
+    noise, past, seen = random.Random(seed), [], []
+    for number in range(MARKS[-1]):
+        proposal = propose(problem.spec, seed=seed, number=number, past=past, defaults=problem.defaults, prior=prior)
+        if proposal is not None:
+            value = measured(problem, proposal.params, noise)
+            past.append(Observation(params=proposal.params, told=Told.VALUE, value=value))
+            seen.append((value, problem.loss(proposal.params)))
+    return [(min(seen[:mark])[1] - least) / (middling - least) for mark in MARKS]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What a search knows before its first trial: other studies, a configuration to start with, a study taken over."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from optuna_session import loss, run  # the sessions of tests/test_optuna_sweep.py
+
+from kaggle_runner.errors import StudyError, SweepError
+from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.run.adopt import adopt, finish_adoption
+from kaggle_runner.run.local_sweep import SweepOrder, begin_with
+from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
+from kaggle_runner.run.points.prior import known_of, lessons_of, observations
+from kaggle_runner.run.points.propose import Observation, Told, propose
+from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.sweep.spec import SweepSpec, read_start, read_sweep
+
+SWEEP = """
+method: {method}
+metric: {{name: eval/loss, goal: minimize}}
+parameters:
+  model: {{value: demo}}
+  max_steps: {{value: {steps}}}
+  learning_rate: {{distribution: log_uniform_values, min: 1.0e-5, max: {high}}}
+  lora_r: {{values: [4, 8, 16, 32]}}
+"""
+
+
+def write(folder: Path, name: str = "sweep.yaml", *, method: str = "bayes", steps: int = 100,
+          high: str = "1.0e-2") -> Path:
+    path = folder / name
+    path.write_text(SWEEP.format(method=method, steps=steps, high=high))
+    return path
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of eight trials."""
+    folder = tmp_path_factory.mktemp("earlier")
+    run(write(folder), folder / "study", 8)
+    return folder / "study"
+
+
+def order(directory: Path, **options: Any) -> SweepOrder:
+    return SweepOrder(directory=directory, deadline=Deadline(at=None, reason="none"), **options)
+
+
+def best_after(spec: SweepSpec, count: int, prior: list[Observation]) -> float:
+    past: list[Observation] = []
+    for number in range(count):
+        params = propose(spec, seed=1, number=number, past=past, defaults={"learning_rate": 2e-4, "lora_r": 8},
+                         prior=prior).params
+        past.append(Observation(params=params, told=Told.VALUE, value=loss(params)))
+    return min(observation.value or 0.0 for observation in past)
+
+
+def test_a_study_of_the_same_training_saves_trials(earlier: Path, tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path))
+    lessons = lessons_of([earlier], spec)
+    assert [lesson.surface for lesson in lessons] == [0] * 8
+    first = propose(spec, seed=1, number=0, past=[], defaults={}, prior=observations(lessons, spec))
+    assert first.origin == "prior"
+    assert loss(first.params) == read_study(earlier).best.result.metric
+    assert best_after(spec, 2, observations(lessons, spec)) <= best_after(spec, 6, [])
+
+
+def test_other_steps_are_another_surface_and_values_outside_move_to_the_nearest_end(earlier: Path,
+                                                                                    tmp_path: Path) -> None:
+    longer = lessons_of([earlier], read_sweep(write(tmp_path, steps=200)))
+    assert {lesson.surface for lesson in longer} == {1}
+    assert not any(lesson.is_moved for lesson in longer)
+    spec = read_sweep(write(tmp_path, high="3.0e-4"))
+    moved = [lesson for lesson in lessons_of([earlier, earlier], spec) if lesson.is_moved]
+    assert moved
+    assert {lesson.surface for lesson in moved} == {1, 2}
+    assert all(lesson.params["learning_rate"] == pytest.approx(3e-4) for lesson in moved)
+    assert len(observations(moved, spec)) == len(moved)
+
+
+def test_how_far_another_surface_can_be_trusted_is_learned() -> None:
+    own = np.linspace(0.1, 0.9, 5)
+    points = np.concatenate([own, np.linspace(0, 1, 12)])[:, None]
+    fitted = {}
+    for name, other in (("like it", lambda x: (x - 0.3) ** 2), ("unlike it", lambda x: np.sin(40 * x))):
+        values = [*((own - 0.3) ** 2), *(5 + other(points[5:, 0]))]
+        process = GaussianProcess.fit(points, values, Geometry(axis_of=(0,)), surfaces=[0] * 5 + [1] * 12,
+                                      generator=np.random.default_rng(0))
+        fitted[name] = float(process.weights_K @ process.kinships_K)
+        assert process.best().shape == process.weights_K.shape
+    assert fitted["like it"] > 0.7 > fitted["unlike it"]
+
+
+def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on_alike(earlier: Path,
+                                                                                       tmp_path: Path) -> None:
+    sweep = write(tmp_path, steps=200)
+    spec, rows = read_sweep(sweep), {}
+    for name, counts in (("whole", (6,)), ("cut", (2, 6))):
+        directory = tmp_path / name
+        known = begin_with(spec, order(directory, prior_studies=(earlier,), start={"lora_r": 32}), lambda event: None)
+        with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                    seed=0) as study:
+            study.append(known.as_event())
+        for count in counts:
+            run(sweep, directory, count)
+        snapshot = read_study(directory)
+        assert len(known_of(snapshot).lessons) == 8
+        rows[name] = [(record.trial.origin, dict(record.trial.params)) for record in snapshot.records]
+    assert rows["whole"] == rows["cut"]
+    assert [origin for origin, _ in rows["whole"]][:3] == ["defaults", "prior", "model"]
+    assert rows["whole"][0][1]["lora_r"] == 32
+
+
+@pytest.mark.parametrize(("options", "change", "said"), [
+    ({"prior_studies": ("nowhere",)}, {}, "is not a study"),
+    ({"prior_studies": ("study",)}, {}, "is the study itself"),
+    ({"prior_studies": ("earlier",)}, {"method": "random"}, r"method: random learns from no trial"),
+    ({"prior_studies": ("empty",)}, {}, "has no complete trial, so there is nothing to learn from it"),
+    ({"prior_studies": ("other",)}, {}, r"was judged by eval/accuracy \(maximize\), this sweep by eval/loss"),
+    ({"start": {"lora_r": 4}}, {}, "has its first trial already"),
+])
+def test_what_teaches_nothing_is_refused_in_a_line(options: Mapping[str, Any], change: Mapping[str, str], said: str,
+                                                   earlier: Path, tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path, **change))
+    for name, metric, goal in (("empty", "eval/loss", "minimize"), ("other", "eval/accuracy", "maximize")):
+        with Study.open_for_writing(tmp_path / name, name=name, sweep={}, metric=metric, goal=goal, seed=0):
+            pass
+    places = {"earlier": earlier, "study": tmp_path / "study"}
+    given = {name: value if name == "start" else tuple(places.get(folder, tmp_path / folder) for folder in value)
+             for name, value in options.items()}
+    directory = earlier if "start" in options else tmp_path / "study"
+    with pytest.raises((StudyError, SweepError), match=said):
+        begin_with(spec, order(directory, **given), lambda event: None)
+
+
+def test_a_configuration_to_start_with_is_a_plain_file_or_a_sweep_file_of_fixed_values(tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path))
+    best = tmp_path / "best.yaml"
+    for text in ("learning_rate: 3.0e-3\nlora_r: 16\nmax_steps: 7\n",
+                 "parameters:\n  learning_rate: {value: 3.0e-3}\n  lora_r: {value: 16}\n"):
+        best.write_text(text)
+        assert read_start(best, spec) == {"learning_rate": 3e-3, "lora_r": 16}
+    for text, said in (("max_steps: 7\n", r"names nothing that .* searches \(learning_rate, lora_r\)"),
+                       ("lora_rr: 7\n", "did you mean 'lora_r'"), ("lora_r: -1\n", "lora_r.value: must be at least 1")):
+        best.write_text(text)
+        with pytest.raises(SweepError, match=said):
+            read_start(best, spec)
+
+
+def test_a_wider_range_keeps_every_trial(earlier: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    run(write(tmp_path), directory, 6)
+    before = read_study(directory)
+    (directory / "trials" / "0002" / "history.jsonl").write_text('{"step": 1}\n')
+    wider = write(tmp_path, "wider.yaml", high="1.0e-1")
+    with pytest.raises(StudyError, match=r"parameters.learning_rate differ; .* with --adopt what still counts"):
+        run(wider, directory, 7)
+    found = adopt(directory, read_sweep(wider))
+    assert (found.kept, found.learned, found.left) == (6, 0, 0)
+    assert found.changes == ("parameters.learning_rate: {distribution: log_uniform_values, min: 1e-05, max: 0.01} -> "
+                             "{distribution: log_uniform_values, min: 1e-05, max: 0.1}",)
+    after = read_study(directory)
+    assert [(r.trial.params, r.result.metric) for r in after.records] == [
+        (r.trial.params, r.result.metric) for r in before.records]
+    assert after.history("0002") == [{"step": 1}]
+    assert read_study(found.aside).info.sweep == before.info.sweep
+    run(wider, directory, 9)
+    assert [record.trial.id for record in read_study(directory).records] == [f"{i:04d}" for i in range(9)]
+    assert adopt(directory, read_sweep(wider)) is None
+
+
+def test_trials_that_the_new_file_cannot_have_made_are_learned_from(tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    run(write(tmp_path), directory, 6, train=lambda trial: TrialResult(
+        id=trial.id, status=Status.FAILED if trial.number == 5 else Status.COMPLETE, metric=loss(trial.params),
+        reason="x"))
+    narrow = read_sweep(write(tmp_path, high="3.0e-4"))
+    outside = sum(record.trial.params["learning_rate"] > 3e-4 for record in read_study(directory).records[:5])
+    found = adopt(directory, narrow)
+    assert outside
+    assert (found.learned, found.kept + found.left) == (outside, 6 - outside)
+    assert len(known_of(read_study(directory)).lessons) == outside
+    longer = adopt(directory, read_sweep(write(tmp_path, steps=200)))
+    assert longer.kept == 0
+    assert len(known_of(read_study(directory)).lessons) == outside + longer.learned
+    assert longer.aside.name == "study.before-2"
+
+
+def test_a_kill_between_the_two_moves_is_mended(tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    run(write(tmp_path), directory, 3)
+    adopt(directory, read_sweep(write(tmp_path, "wider.yaml", high="1.0e-1")))
+    directory.rename(tmp_path / "study.adopting")
+    finish_adoption(directory)
+    assert len(read_study(directory).records) == 3
+
+
+def test_a_long_sweep_ends_when_less_than_the_noise_is_expected_and_a_short_one_never(tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path))
+
+    def trials(directory: Path, count: int, stops_early: bool) -> tuple[int, str]:
+        noise = np.random.default_rng(0)
+
+        def train(trial: Any) -> TrialResult:
+            study.record_start(trial, {})
+            result = TrialResult(id=trial.id, status=Status.COMPLETE,
+                                 metric=loss(trial.params) / 100 + 0.05 * noise.standard_normal())
+            study.record_end(result)
+            return result
+
+        with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                    seed=0) as study:
+            end = run_sweep(OptunaSearch(study, spec, stops_early=stops_early), run_trial=train, count=count)
+        return end.trials_run, end.reason
+
+    number, reason = trials(tmp_path / "long", 60, True)
+    assert LONG <= number < 60
+    assert reason.startswith(f"after {number} trials another one is expected to improve eval/loss by ")
+    assert reason.endswith("; --no-early-end goes on")
+    assert trials(tmp_path / "short", LONG, True)[0] == LONG
+    assert trials(tmp_path / "asked", number + 2, False)[0] == number + 2
