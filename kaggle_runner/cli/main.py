@@ -17,8 +17,7 @@ from typing import Any, NoReturn
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import preview, sweep
-from kaggle_runner.cli.help import FIRST_STEPS, Commands, add_examples
+from kaggle_runner.cli import sweep
 from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
 from kaggle_runner.cli.shared import (
     detect_here,
@@ -41,7 +40,16 @@ FETCH_EVERY_S = 60.0
 """Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
 
-@click.group(cls=Commands, invoke_without_command=True,
+def at_home(name: str) -> list[Any]:
+    """Import a module of this room that a launcher leaves at home; none where this is not home."""
+    module = f"kaggle_runner.cli.{name}"
+    return [importlib.import_module(module)] if importlib.util.find_spec(module) is not None else []
+
+
+HELP = at_home("help")
+
+
+@click.group(cls=HELP[0].Commands if HELP else None, invoke_without_command=True,
              context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(kaggle_runner.__version__, prog_name="kaggle_runner")
 @click.pass_context
@@ -51,17 +59,11 @@ def cli(context: click.Context) -> None:
     The same command again continues a study, also after a crash or Ctrl-C. Every COMMAND has a --help of its own.
     """
     if context.invoked_subcommand is None:
-        click.echo(FIRST_STEPS, nl=False)
+        click.echo(HELP[0].FIRST_STEPS if HELP else f"{context.get_help()}\n", nl=False)
 
 
-def _commands_at_home() -> list[click.Command]:
-    """Return the commands that a launcher leaves at home, where this is home."""
-    modules = [f"kaggle_runner.cli.{name}" for name in ("kernel", "plan", "lab", "model")]
-    return [command for name in modules if importlib.util.find_spec(name) is not None
-            for command in importlib.import_module(name).COMMANDS]
-
-
-for command in (*sweep.COMMANDS, *preview.COMMANDS, *_commands_at_home()):
+for command in (*sweep.COMMANDS, *(command for name in ("kernel", "plan", "preview", "lab", "model")
+                                   for module in at_home(name) for command in module.COMMANDS)):
     cli.add_command(command)
 
 
@@ -196,7 +198,8 @@ def _refuse_no_study(name: str) -> NoReturn:
     raise click.UsageError(f"Missing argument '{name}': {way_to_a_study(Path())}", click.get_current_context())
 
 
-add_examples(cli.commands.values())
+for words in HELP:
+    words.add_examples(cli.commands.values())
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
