@@ -39,7 +39,7 @@ setup(
         "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy",
                  "types-PyYAML", "triton>=3.6; platform_system == 'Linux'"],  # a torch for GPUs brings its own
     },
-    entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.cli:main"]},
+    entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.__main__:main"]},
     classifiers=[
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",

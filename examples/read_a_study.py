@@ -8,12 +8,14 @@ from pathlib import Path
 
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
+from kaggle_runner.wording import how_many
 
 
 def main(directory: Path) -> None:
     """Print what the study has, its complete trials, and the learning curve of the best one."""
     study = read_study(directory)
-    print(f"{study.info.name}: {len(study.finished)} finished trials; the untouched base has {study.baseline:.4f}")
+    print(f"{study.info.name}: {how_many(len(study.finished), 'finished trial')}; the untouched base has "
+          f"{study.baseline:.4f}")
     complete = [record for record in study.records if record.result and record.result.status is Status.COMPLETE]
     for record in sorted(complete, key=lambda record: record.result.metric):
         rate = record.trial.params["learning_rate"]

@@ -204,6 +204,21 @@ class SweepStarted(Event):
     total: int
     finished: int
     directory: str
+    workers: int = 1
+    """Trials that run at a time."""
+    seconds: tuple[float, ...] = ()
+    """What the trials of earlier sessions took, from which the time that is left follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndAsked(Event):
+    """Somebody asks for the end of the session."""
+
+    kind = "end_asked"
+    signal: str
+    """`SIGINT`, as Ctrl-C sends it, or `SIGTERM`."""
+    again: bool = False
+    """The second time: the process ends at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,15 +72,15 @@ def write_cache_file(path: Path, content: bytes) -> None:
 
 def cannot_write(path: Path, error: OSError, *, way_out: str = OF_A_STUDY) -> StudyError:
     """Say in one line why a file cannot be written and what to do; `way_out` names where else it could be written."""
-    kept = ", finished trials are kept" if way_out == OF_A_STUDY else ""
+    kept = "; finished trials are kept" if way_out == OF_A_STUDY else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StudyError(f"cannot write {path}: no space left on the disk; free some and run the same command "
-                          f"again{kept}")
+                          f"again{kept.replace(';', ',')}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StudyError(f"cannot write {path}: {error.strerror}; {way_out}")
     if error.errno == errno.ENOENT and not path.parent.is_dir():
         return StudyError(f"cannot write {path}: there is no folder {path.parent}; make it, or {way_out}")
-    return StudyError(f"cannot write {path}: {error.strerror or error}{kept or f'; {way_out}'}")
+    return StudyError(f"cannot write {path}: {error.strerror or error}; {way_out}{kept}")
 
 
 def make_directory(directory: Path) -> None:

@@ -14,7 +14,7 @@ from kaggle_runner.kaggle.launcher import package_files
 
 PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 
-OPEN = {"errors", "events", "files", "config", "config_charlm", "config_fields"}
+OPEN = {"errors", "events", "files", "wording", "config", "config_charlm", "config_fields"}
 """Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {
@@ -44,8 +44,8 @@ OWNERS = {
     "optuna": {"run.optuna_journal", "run.points.optuna_samplers"},
     "yaml": {"sweep.yaml_file", "training.data.folders"},
     "slugify": {"kaggle.folder", "kaggle.order"},
-    "click": {"cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan", "cli.preview", "cli.lab",
-              "cli.model", "cli.conversation"},
+    "click": {"cli.help", "cli.params", "cli.words", "cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan",
+              "cli.preview", "cli.lab", "cli.model", "cli.conversation"},
     "rich": {"cli.progress"},
     "plotly": {"report.page"},
     "matplotlib": {"report.png"},

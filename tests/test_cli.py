@@ -126,7 +126,7 @@ def test_an_interrupt_checkpoints_the_trial_and_the_next_session_resumes_it(run,
         supervisor.send_signal(signal.SIGINT)
         output, _ = supervisor.communicate(timeout=60)
     assert supervisor.returncode == 130
-    assert "run the same command again to continue" in output
+    assert f"next     python -m kaggle_runner dry-run {file} --count 1 --study cut\n" in output
     assert read_study(tmp_path / "cut").records[0].result.status == "preempted"
     done = run("dry-run", file, "--count", "1", "--study", "cut", check=0)
     assert "trial 0000 goes on at step" in done.stderr

@@ -307,9 +307,9 @@ def test_a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), [
-    (["agent", "a/b/c", "--max-concurrency", "2"], 1, "--max-concurrency is 1 for each GPU, not 2"),
-    (["agent", "a/b/c", "--count", "0"], 2, "0 is not in the range x>=1"),
-    (["agent", "a/b/c", "--deadline", "soon"], 1, "--deadline 'soon' is neither a duration such as 8h"),
+    (["agent", "a/b/abcd1234", "--max-concurrency", "2"], 1, "--max-concurrency is 1 for each GPU, not 2"),
+    (["agent", "a/b/abcd1234", "--count", "0"], 2, "0 is not in the range x>=1"),
+    (["agent", "a/b/abcd1234", "--deadline", "soon"], 1, "--deadline 'soon' is neither a duration such as 8h"),
     (["sweep", "mine.yaml", "--backend", "wandb", "--count", "3"], 2, "--count is for trials that run here; give it "),
     (["sweep", "mine.yaml", "--entity", "us", "--prior-runs", "x"], 2, "--entity, --prior-runs is W&B's; give it with"),
     (["sweep", "mine.yaml", "--project", "p"], 2, "--project is W&B's; give it with --backend wandb or --log"),
@@ -326,7 +326,7 @@ def test_wrong_usage_is_one_message_with_its_exit_status(
 ])
 def test_a_key_that_cannot_work_is_said_within_a_second(person: Person, key: str, message: str) -> None:
     """CPU time, because the machine may be busy with other tests."""
-    script = ("import resource, runpy, sys\nsys.argv = ['kaggle_runner', 'agent', 'a/b/c']\n"
+    script = ("import resource, runpy, sys\nsys.argv = ['kaggle_runner', 'agent', 'a/b/abcd1234']\n"
               "try:\n    runpy.run_module('kaggle_runner', run_name='__main__')\n"
               "finally:\n    print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),\n"
               "          [name for name in ('torch', 'wandb') if name in sys.modules])")

@@ -59,7 +59,7 @@ def test_the_notebook_runs_a_sweep_into_the_study_on_drive(colab):
                      for cell in notebook.cells if cell.cell_type == "code"]
     assert first.startswith("warning: Google Drive is not mounted (No module named 'google")
     assert "on colab (COLAB_RELEASE_TAG is set" in second
-    assert "1 trials are finished" in second
+    assert "1 trial is finished" in second
     kept = colab / "content" / "drive" / "MyDrive" / "kaggle_runner"
     assert len(read_study(kept / "studies" / "mine").finished) == 1
     assert json.loads((kept / "result.json").read_text())["verdict"] == "done"

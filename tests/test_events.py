@@ -11,7 +11,8 @@ from kaggle_runner.errors import ProtocolError
 from kaggle_runner.events import EVENTS, REQUESTS, Logged, Note, Request, TrialEnded, read_event, read_request
 
 SAMPLES = {"str": "text", "int": 3, "float": 0.25, "bool": True, "int | None": 7, "float | None": None,
-           "tuple[int, ...]": (2, 5), "Mapping[str, Any]": {"a": [1, {"b": None}]}, "Mapping[str, str]": {"torch": "2"},
+           "tuple[int, ...]": (2, 5), "tuple[float, ...]": (0.5, 2.0),
+           "Mapping[str, Any]": {"a": [1, {"b": None}]}, "Mapping[str, str]": {"torch": "2"},
            "Mapping[str, float | None]": {"train/loss": 1.5, "train/grad_norm": None}}
 
 

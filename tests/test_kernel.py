@@ -201,7 +201,7 @@ def test_two_running_sessions_are_named_when_kaggle_refuses_a_third(desk):
     folder = desk.prepare(script=WAIT_FOR_GO)
     push.push(desk.kaggle, folder)
     with refused(Refusal.CAPACITY, f"Maximum batch GPU session count of 2 reached.*running now: {SPEC.ref}"):
-        push.push_once(desk.kaggle, replace(SPEC, title="kaggle runner other"), desk.directory / "folder",
+        push.push_once(desk.kaggle, replace(SPEC, title="kaggle runner other"), desk.directory / "other",
                                   desk.told.append, desk.environ)
     assert f"{SPEC.ref} is running too; Kaggle has room for two sessions with a GPU" in desk.told
 

@@ -416,7 +416,7 @@ class TestKilledAndContinued:
     def test_a_copy_that_cannot_be_written_is_one_clear_message(self, tmp_path: Path) -> None:
         (tmp_path / "study" / "optuna.journal").mkdir(parents=True)
         with opened(write_sweep(tmp_path), tmp_path / "study") as (study, spec), pytest.raises(
-                StudyError, match=r"cannot write .*optuna\.journal: Is a directory, finished trials are kept"):
+                StudyError, match=r"cannot write .*optuna\.journal: Is a directory; choose .* trials are kept"):
             OptunaSearch(study, spec)
 
     def test_a_preempted_trial_is_run_again_by_the_next_session(self, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_examples_of_own_rows_and_of_reading_a_study_work_together(tmp_path)
                     f"{sys.executable} {ROOT}/examples/read_a_study.py studies/own"):
         done = run(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
-    assert done.stdout.startswith("own: 1 finished trials; the untouched base has ")
+    assert done.stdout.startswith("own: 1 finished trial; the untouched base has ")
     assert "best trial, step 10: eval/loss " in done.stdout
 
 

@@ -260,9 +260,11 @@ def a_study_that_others_depend_on_is_archived_with_force_and_restored(done, plan
     assert [stage.decision for stage in counted] == [None], "it is never counted again"
     assert "learning_rate: 0.001 " in (directory / "defaults.yaml").read_text()
     listed = CliRunner().invoke(cli, ["archived", str(directory)])
-    assert listed.output.split() == ["2026-01-31T23:30:00", str(moved.directory), "wrong", "text"]
+    assert listed.output == (f"2026-01-31T23:30:00  {moved.directory}  wrong text\n"
+                             f"back     python -m kaggle_runner restore {moved.directory}\n")
     restored = CliRunner().invoke(cli, ["restore", str(moved.directory)])
-    assert (restored.exit_code, restored.output) == (0, f"restored {study}\n")
+    assert (restored.exit_code, restored.output) == (
+        0, f"restored {study}\nnext     python -m kaggle_runner show {study}\n")
     assert (directory / "defaults.yaml").read_text() == defaults
     assert archived_studies(directory) == ()
 

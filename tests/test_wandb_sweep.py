@@ -330,7 +330,7 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     assert (run.states, run.exitcode) == (["pending", "running", "finished"], 0)
     assert [row["train/global_step"] for row in run.history] == [row["step"] for row in rows]
     assert before < len(rows) == 52, "50 of the training, 2 of evaluations"
-    assert client.facts["reason"] == ["1 trials are done, as asked"]
+    assert client.facts["reason"] == ["1 trial is done, as asked"]
     (record,) = read_study(tmp_path / "alone").records
     assert (record.trial.id, record.result.status, record.result.steps) == (lost.name, "complete", 2000)
     assert len(read_study(tmp_path / "alone").history(lost.name)) == 52 > len(lost.history)

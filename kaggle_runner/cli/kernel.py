@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_what_comes_out
+from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
+from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive, print_what_comes_out
+from kaggle_runner.cli.words import command, complain
 from kaggle_runner.errors import INTERRUPTED, StudyError
+from kaggle_runner.sweep.address import require_address
 
 if TYPE_CHECKING:
     from kaggle_runner.kaggle.order import KernelOrder
@@ -22,26 +26,31 @@ KERNELS = Path("kernels")
 """Folder of everything that is pushed and fetched, below the current directory."""
 
 
-def order_options(command: Callable[..., None]) -> Callable[..., None]:
+def order_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what a kernel shall do, and on what."""
     for option in reversed((
-        click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to]."),
-        click.option("--title", default="", help="Title of the kernel [kaggle runner SWEEP]."),
+        click.option("--owner", type=OWNER, help="Kaggle account [the one that `kaggle` is logged in to]."),
+        click.option("--title", type=TEXT, help="Title of the kernel [kaggle runner SWEEP]."),
         click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
         click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
         click.option("--upload-every", type=float, callback=not_negative, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
-        click.option("--machine", default="NvidiaTeslaT4", show_default=True, help="Kaggle's name of the machine."),
+        click.option("--machine", default="NvidiaTeslaT4", type=MACHINE, metavar="NAME", show_default=True,
+                     help="Kaggle's name of the machine."),
         click.option("--cpu", is_flag=True, help="A session without a GPU, and trials on its CPU."),
-        click.option("--image", default="", help="Docker image to pin, where kernels stay queued."),
+        click.option("--image", type=IMAGE, metavar="IMAGE",
+                     help="Docker image to pin, where kernels stay queued."),
         click.option("--no-internet", is_flag=True, help="Packages and data come from mounted inputs only."),
-        click.option("--dataset", multiple=True, metavar="OWNER/SLUG", help="Kaggle dataset to mount."),
-        click.option("--kernel", multiple=True, metavar="OWNER/SLUG", help="Kernel whose output to mount."),
-        click.option("--model", multiple=True, metavar="REF", help="Kaggle model to mount, all five parts."),
+        click.option("--dataset", multiple=True, type=DATASET, metavar="OWNER/SLUG",
+                     help="Kaggle dataset to mount."),
+        click.option("--kernel", multiple=True, type=KERNEL, metavar="OWNER/SLUG",
+                     help="Kernel whose output to mount."),
+        click.option("--model", multiple=True, type=MODEL, metavar="REF",
+                     help="Kaggle model to mount, all five parts of its handle."),
     )):
-        command = option(command)
-    return command
+        function = option(function)
+    return function
 
 
 @click.group()
@@ -50,10 +59,10 @@ def kernel() -> None:
 
 
 @kernel.command("prepare")
-@click.argument("sweep", required=False, default="")
+@click.argument("sweep", required=False)
 @order_options
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where to write [.].")
-def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
+@click.option("--folder", type=GivenPath(), default=Path(), help="Where to write [.].")
+def kernel_prepare(sweep: str | None, folder: Path, **options: Any) -> None:
     """Write kernel-metadata.json and its code file for SWEEP; without one, those of the repository, which do nothing.
 
     SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
@@ -61,7 +70,7 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
     from kaggle_runner.kaggle.folder import CODE_FILE, METADATA, prepare, prepare_empty
     from kaggle_runner.kaggle.order import make_spec
 
-    if not sweep:
+    if sweep is None:
         prepare_empty(folder)
         click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}: without a sweep they run nothing")
         click.echo("next     python -m kaggle_runner kernel prepare SWEEP_ID")
@@ -69,7 +78,7 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
     made = prepare(make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=False), folder, os.environ)
     click.echo(f"kernel   {made.ref}  ({made.source_bytes / 1000:.0f} KB)")
     click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}")
-    click.echo(f"next     kaggle kernels push -p {folder}")
+    click.echo(f"next     {shlex.join(['kaggle', 'kernels', 'push', '-p', str(folder)])}")
 
 
 @kernel.command("launcher")
@@ -77,11 +86,12 @@ def kernel_prepare(sweep: str, folder: Path, **options: Any) -> None:
 @click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end.")
 @click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
 @click.option("--cpu", is_flag=True, help="Train on the CPU of where it runs.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("kernel_launcher.py"), show_default=True)
+@click.option("--out", type=GivenPath(), default=Path("kernel_launcher.py"), show_default=True)
 def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bool, out: Path) -> None:
     """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
     from kaggle_runner.errors import StudyError
     from kaggle_runner.files import write_atomically
+    from kaggle_runner.kaggle.folder import refuse_other_code
     from kaggle_runner.kaggle.launcher import build_launcher
     from kaggle_runner.kaggle.order import KernelOrder, make_launch
 
@@ -89,9 +99,11 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bo
     launch, _ = make_launch(order, os.environ, _tell)
     if out.resolve() == Path(sweep).resolve():
         raise StudyError(f"--out {out} is the sweep file itself; choose another file with --out")
+    refuse_other_code(out)
     write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
-    click.echo(f"next     colab.ipynb, or: colab run --gpu T4 --timeout 39600 {out}")
+    colab = shlex.join(["colab", "run", "--gpu", "T4", "--timeout", "39600", str(out)])
+    click.echo(f"next     colab.ipynb, or: {colab}")
 
 
 @click.command()
@@ -100,10 +112,10 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bo
 @click.option("--wait", "waits", is_flag=True, help="Follow the log, fetch the files, exit with the kernel's verdict.")
 @click.option("--sessions", type=click.IntRange(min=1), default=1, help="Go on in further kernels while work is left.")
 @click.option("--dry-run", is_flag=True, help="Make the folder, show the command, push nothing.")
-@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
+@click.option("--files", type=Regex(), help="Files to fetch [verdict and study, no checkpoints].")
 @click.option("--queue", "queue_minutes", type=float, callback=positive, default=15.0, show_default=True,
               help="Minutes to stay queued.")
-def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queue_minutes: float,
+def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | None, queue_minutes: float,
          **options: Any) -> None:
     """Run agents of a W&B sweep, or a sweep file, on a Kaggle kernel with two T4s.
 
@@ -120,7 +132,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
     if dry_run:
         made = prepare(spec, folder, os.environ)
         click.echo(f"folder   {made.path}  ({made.source_bytes / 1000:.0f} KB)")
-        click.echo(f"command  kaggle {' '.join(push_arguments(made))}")
+        click.echo(f"command  {shlex.join(['kaggle', *push_arguments(made)])}")
         return
     kaggle = find_kaggle(os.environ)
     if not waits and sessions == 1:
@@ -137,8 +149,8 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str, queu
 
 
 @click.command()
-@click.argument("ref", metavar="[KERNEL]", default="")
-def status(ref: str) -> None:
+@click.argument("ref", metavar="[KERNEL]", required=False, type=KERNEL)
+def status(ref: str | None) -> None:
     """Say how a kernel stands [the one pushed last], and how much of the week's quota is left."""
     from kaggle_runner.kaggle.program import gpu_quota, read_state
 
@@ -152,9 +164,9 @@ def status(ref: str) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="[KERNEL]", default="")
+@click.argument("ref", metavar="[KERNEL]", required=False, type=KERNEL)
 @click.option("-f", "--follow", "follows", is_flag=True, help="Stay until the kernel ends.")
-def logs(ref: str, follows: bool) -> None:
+def logs(ref: str | None, follows: bool) -> None:
     """Print a kernel's log [the one pushed last]; with -f live, to its end."""
     from kaggle_runner.kaggle.watch import follow, print_log
 
@@ -168,10 +180,10 @@ def logs(ref: str, follows: bool) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="[KERNEL]", default="")
-@click.option("--into", type=click.Path(path_type=Path), help="Folder for the files [kernels/SLUG/output].")
-@click.option("--files", default="", metavar="REGEX", help="Files to fetch [verdict and study, no checkpoints].")
-def pull(ref: str, into: Path | None, files: str) -> None:
+@click.argument("ref", metavar="[KERNEL]", required=False, type=KERNEL)
+@click.option("--into", type=GivenPath(), help="Folder for the files [kernels/SLUG/output].")
+@click.option("--files", type=Regex(), help="Files to fetch [verdict and study, no checkpoints].")
+def pull(ref: str | None, into: Path | None, files: str | None) -> None:
     """Fetch an ended kernel's files [of the one pushed last], and exit with its verdict."""
     from kaggle_runner.errors import KernelError, Refusal
     from kaggle_runner.kaggle.program import read_state
@@ -192,6 +204,7 @@ def stop(sweep: str, now: bool) -> None:
     """End a W&B sweep, and with it the agents of it on every kernel: Kaggle itself cannot be told to stop one."""
     from kaggle_runner.machine.keys import require_key
 
+    require_address(sweep)
     environment = detect_here()
     require_key("wandb", environment.host)
     from kaggle_runner.wandb.sweep import end_sweep
@@ -209,39 +222,39 @@ def secret() -> None:
 
 @secret.command("put")
 @click.argument("service", type=click.Choice(["wandb", "huggingface"]))
-@click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to].")
-def secret_put(service: str, owner: str) -> None:
+@click.option("--owner", type=OWNER, help="Kaggle account [the one that `kaggle` is logged in to].")
+def secret_put(service: str, owner: str | None) -> None:
     """Store this machine's key of a service in a private dataset of yours, which every push attaches."""
     from kaggle_runner.kaggle.keys import put_secret
     from kaggle_runner.machine.keys import require_key
 
     key = require_key(service, detect_here().host, os.environ)
-    ref = put_secret(_kaggle(), service, key.value, _tell, owner=owner)
+    ref = put_secret(_kaggle(), service, key.value, _tell, owner=owner or "")
     click.echo(f"stored   {key} in the private dataset {ref}: you and Kaggle can read it")
     click.echo("next     python -m kaggle_runner push SWEEP_ID")
 
 
 @secret.command("check")
-@click.option("--owner", default="", help="Kaggle account [the one that `kaggle` is logged in to].")
-def secret_check(owner: str) -> None:
+@click.option("--owner", type=OWNER, help="Kaggle account [the one that `kaggle` is logged in to].")
+def secret_check(owner: str | None) -> None:
     """Say which keys this machine, a pushed kernel and Colab would find, never their values."""
     from kaggle_runner.kaggle.keys import describe_keys
 
     environment = detect_here()
-    for label, text in describe_keys(environment, os.environ, owner=owner):
+    for label, text in describe_keys(environment, os.environ, owner=owner or ""):
         click.echo(f"{label:<8} {text}")
 
 
 def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, upload_every: float | None,
-           machine: str, cpu: bool, image: str, no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...],
-           model: tuple[str, ...], owner: str, title: str) -> "KernelOrder":
+           machine: str, cpu: bool, image: str | None, no_internet: bool, dataset: tuple[str, ...],
+           kernel: tuple[str, ...], model: tuple[str, ...], owner: str | None, title: str | None) -> "KernelOrder":
     from kaggle_runner.kaggle.order import KernelOrder
 
     options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()), *(("--cpu",) if cpu else ()))
     upload_s = upload_every * 60 if upload_every is not None else None
-    return KernelOrder(sweep=sweep, options=options, upload_every_s=upload_s, owner=owner, title=title,
+    return KernelOrder(sweep=sweep, options=options, upload_every_s=upload_s, owner=owner or "", title=title or "",
                        machine_shape="" if cpu else machine, internet=not no_internet, datasets=dataset, kernels=kernel,
-                       models=model, docker_image=image)
+                       models=model, docker_image=image or "")
 
 
 def _options(count: int | None, deadline: str | None) -> tuple[str, ...]:
@@ -300,17 +313,17 @@ def _end(verdict: "KernelVerdict") -> None:
     studies = [verdict.path / name for name in result.get("studies", {})]
     click.echo(f"files    {verdict.path}")
     if verdict.goes_on:
-        click.echo("next     the same command again, with --sessions to go on by itself")
+        click.echo(f"next     {continuing()}\n         with --sessions 3 it goes on by itself, in up to three kernels")
     elif studies and trials:
         for study in studies:
             with contextlib.suppress(StudyError):  # a session that was cut off may have left half a study
                 print_what_comes_out(read_study(study))
-        click.echo(f"next     python -m kaggle_runner report {' '.join(map(str, studies))}")
+        click.echo(f"next     {command('report', *studies)}")
     sys.exit(verdict.exit_status)
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    complain(text)
 
 
 COMMANDS = (kernel, push, status, logs, pull, stop, secret)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from kaggle_runner.cli.shared import detect_here, require_pictures, tell_launcher
+from kaggle_runner.cli.params import GivenPath, StudyPath, SweepFile
+from kaggle_runner.cli.shared import (
+    continuing,
+    detect_here,
+    directory_of,
+    refuse_among_rows,
+    require_pictures,
+    tell_launcher,
+    typed_command,
+)
+from kaggle_runner.cli.words import as_typed, command
 from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -19,22 +29,23 @@ LAB = Path("hyperparameter_tuning")
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME].")
+@click.argument("file", type=SweepFile())
+@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> None:
     """Run or continue a one-at-a-time study: one hyperparameter, every value with the same seeds."""
     from kaggle_runner.cli.progress import display
-    from kaggle_runner.files import folder_name, write_atomically
+    from kaggle_runner.files import write_atomically
     from kaggle_runner.lab.contest import run_contest
     from kaggle_runner.lab.summary import decision_json, study_summary
     from kaggle_runner.lab.vary import read_vary
 
     spec, environment = read_vary(file), detect_here()
     require_pictures()
-    directory = study or environment.writable_directory / "studies" / folder_name(spec.name)
-    with display() as notify:
+    directory = study or directory_of(spec.name, environment)
+    refuse_among_rows(directory, spec.baseline.get("dataset"))
+    with display(typed_command()) as notify:
         run = run_contest(spec, _order(directory, deadline, cpu, environment), environment, notify)
     if run.decision is None:
         _say_unfinished(directory, run.reason)
@@ -45,13 +56,14 @@ def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> Non
     write_atomically(directory / "summary.md", text)
     write_atomically(directory / "decision.json", decision_json(run.decision))
     click.echo(text)
-    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\npage     {write_study_page(directory)}")
+    page = as_typed(write_study_page(directory))
+    click.echo(f"study    {directory}\nplots    {directory / 'plots'}\npage     {page}")
     tell_launcher(run.decision.reason, 0)
 
 
 @click.command()
-@click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the plan's studies [hyperparameter_tuning].")
+@click.argument("plan", type=SweepFile())
+@click.option("--out", type=GivenPath(), help="Folder of the plan's studies [hyperparameter_tuning].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
@@ -64,20 +76,21 @@ def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
     require_pictures()
     from kaggle_runner.report.lab.write import present_stage, write_plan_page
 
-    directory = out or environment.writable_directory / LAB
-    with display() as notify:
+    directory = out or as_typed(environment.writable_directory / LAB)
+    refuse_among_rows(directory, read.baseline.get("dataset"))
+    with display(typed_command()) as notify:
         run = run_plan(read, _order(directory, deadline, cpu, environment), environment, notify, present_stage)
     click.echo((directory / "summary.md").read_text(encoding="utf-8"))
-    click.echo(f"page     {write_plan_page(directory)}")
+    click.echo(f"page     {as_typed(write_plan_page(directory))}")
     if run.reason:
         _say_unfinished(directory, run.reason)
     click.echo(f"studies  {directory}\ndefaults {directory / 'defaults.yaml'}\n"
-               f"next     python -m kaggle_runner train {directory / 'defaults.yaml'}")
+               f"next     {command('train', directory / 'defaults.yaml')}")
     tell_launcher("every study of the plan is done", 0)
 
 
 @click.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=StudyPath())
 @click.option("--reason", required=True, help="Why it no longer counts, for whoever finds it later.")
 @click.option("--force", is_flag=True, help="Also where defaults and later studies depend on it.")
 def archive(study: Path, reason: str, force: bool) -> None:
@@ -85,32 +98,36 @@ def archive(study: Path, reason: str, force: bool) -> None:
     from kaggle_runner.lab.archive import archive_study
 
     moved = archive_study(study, reason, force=force)
-    click.echo(f"archived {moved.directory}")
+    click.echo(f"archived {as_typed(moved.directory)}")
     for text in moved.depended:
         click.echo(f"depended {text}")
-    click.echo(f"next     python -m kaggle_runner restore {moved.directory}  (takes it back)")
+    click.echo(f"back     {command('restore', moved.directory)}")
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path), default=LAB)
+@click.argument("directory", type=GivenPath(), default=LAB)
 def archived(directory: Path) -> None:
     """List what was archived from a folder of studies [hyperparameter_tuning]."""
     from kaggle_runner.lab.archive import archived_studies
 
     found = archived_studies(directory)
     for study in found:
-        click.echo(f"{study.date}  {study.directory}  {study.reason}")
-    if not found:
-        click.echo(f"nothing was archived from {directory}")
+        click.echo(f"{study.date}  {as_typed(study.directory)}  {study.reason}")
+    if found:
+        click.echo(f"back     {command('restore', found[-1].directory)}")
+    else:
+        there = "" if directory.is_dir() else ": there is no such folder"
+        click.echo(f"nothing was archived from {directory}{there}")
 
 
 @click.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=StudyPath())
 def restore(study: Path) -> None:
     """Move an archived study back to where it was."""
     from kaggle_runner.lab.archive import restore_study
 
-    click.echo(f"restored {restore_study(study)}")
+    back = restore_study(study)
+    click.echo(f"restored {as_typed(back)}\nnext     {command('show', back)}")
 
 
 COMMANDS = (vary, tune, archive, archived, restore)
@@ -125,6 +142,6 @@ def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Envir
 
 
 def _say_unfinished(directory: Path, reason: str) -> NoReturn:
-    click.echo(f"studies  {directory}  ({reason})\nnext     run the same command again to continue")
+    click.echo(f"studies  {directory}  ({reason})\nnext     {continuing()}")
     tell_launcher(reason, INTERRUPTED)
     sys.exit(INTERRUPTED)

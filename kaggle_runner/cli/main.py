@@ -8,37 +8,62 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 import importlib
 import importlib.util
 import json
-import re
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 import kaggle_runner
-from kaggle_runner.cli import preview, sweep
-from kaggle_runner.cli.shared import detect_here, keep_best, print_best, require_pictures, run_spec, sweep_options
+from kaggle_runner.cli import sweep
+from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
+from kaggle_runner.cli.shared import (
+    detect_here,
+    keep_best,
+    print_best,
+    require_pictures,
+    run_spec,
+    sweep_options,
+    typed_command,
+)
+from kaggle_runner.cli.words import as_typed, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
+from kaggle_runner.sweep.address import is_address, is_there
 
+COMPLETE_VARIABLE = "_KAGGLE_RUNNER_COMPLETE"
+"""With it a shell asks for completions, and for the script that does so: `bash_source`, `zsh_source`, `fish_source`."""
+SHORT_NAME = "kaggle-runner"
+"""The program's own name, which a shell can complete; `python -m` belongs to Python."""
 FETCH_EVERY_S = 60.0
 """Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def at_home(name: str) -> list[Any]:
+    """Import a module of this room that a launcher leaves at home; none where this is not home."""
+    module = f"kaggle_runner.cli.{name}"
+    return [importlib.import_module(module)] if importlib.util.find_spec(module) is not None else []
+
+
+HELP = at_home("help")
+
+
+@click.group(cls=HELP[0].Commands if HELP else None, invoke_without_command=True,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(kaggle_runner.__version__, prog_name="kaggle_runner")
-def cli() -> None:
-    """Tune language models on free GPUs."""
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Tune language models on free GPUs.
+
+    The same command again continues a study, also after a crash or Ctrl-C. Every COMMAND has a --help of its own.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(HELP[0].FIRST_STEPS if HELP else f"{context.get_help()}\n", nl=False)
 
 
-def _commands_at_home() -> list[click.Command]:
-    """Return the commands that a launcher leaves at home, where this is home."""
-    modules = [f"kaggle_runner.cli.{name}" for name in ("kernel", "plan", "lab", "model")]
-    return [command for name in modules if importlib.util.find_spec(name) is not None
-            for command in importlib.import_module(name).COMMANDS]
-
-
-for command in (*sweep.COMMANDS, *preview.COMMANDS, *_commands_at_home()):
+for command in (*sweep.COMMANDS, *(command for name in ("kernel", "plan", "preview", "lab", "model")
+                                   for module in at_home(name) for command in module.COMMANDS)):
     cli.add_command(command)
 
 
@@ -54,22 +79,22 @@ def detect(as_json: bool) -> None:
         click.echo(json.dumps(environment.as_dict() | {"budget": budget.as_dict()}, indent=2))
         return
     for label, text in describe(environment, budget):
-        click.echo(f"{label:<9} {text}")
+        say(label, text, column=9)
 
 
 @cli.command("dry-run")
-@click.argument("file", type=click.Path(path_type=Path), default=Path("sweeps/demo.yaml"))
+@click.argument("file", type=SweepFile(), default=Path("sweeps/demo.yaml"))
 @sweep_options
 def dry_run(file: Path, **options: Any) -> None:
-    """Run a sweep file on this machine's CPU: no account, no network [sweeps/demo.yaml]."""
+    """Run a sweep file on this machine's CPU, without an account and without a network [sweeps/demo.yaml]."""
     from kaggle_runner.sweep.spec import read_sweep
 
     run_spec(read_sweep(file), cpu_only=True, suffix="-dry-run", **options)
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME].")
+@click.argument("file", type=GivenPath())
+@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def train(file: Path, study: Path | None, cpu: bool) -> None:
     """Train one configuration without a sweep.
@@ -83,28 +108,31 @@ def train(file: Path, study: Path | None, cpu: bool) -> None:
 
 
 @cli.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=StudyPath(), required=False)
+@click.option("--all", "everything", is_flag=True, help="Print every trial [the 20 best].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(study: Path, as_json: bool) -> None:
+def show(study: Path | None, everything: bool, as_json: bool) -> None:
     """Show a study's trials, its best one, and the untouched base."""
     from kaggle_runner.study.journal import read_study
 
+    if study is None:
+        _refuse_no_study("STUDY")
     snapshot = read_study(study)
     keep_best(snapshot)
     if as_json:
         click.echo(json.dumps(snapshot.as_dict(), indent=2))
         return
-    from kaggle_runner.study.table import trial_table
+    from kaggle_runner.cli.table import next_lines, trial_table
 
-    click.echo(trial_table(snapshot))
+    click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)
-    page = study / "report" / "index.html"
-    click.echo(f"next     {page if page.exists() else f'python -m kaggle_runner report {study}'}")
+    for label, text in next_lines(snapshot):
+        click.echo(f"{label:<8} {text}")
 
 
 @cli.command()
-@click.argument("studies", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report [STUDY/report].")
+@click.argument("studies", nargs=-1, type=StudyText())
+@click.option("--out", type=GivenPath(), help="Folder of the report [STUDY/report].")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--watch", is_flag=True, help="Write the page anew while the sweep runs.")
 @click.option("--json", "as_json", is_flag=True, help="Write nothing; print what the report claims as JSON.")
@@ -113,6 +141,8 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
 
     STUDIES are directories, or W&B sweeps by their URL or as entity/project/id: those are read from W&B first.
     """
+    if not studies:
+        _refuse_no_study("STUDIES")
     addresses = [text for text in studies if _is_sweep(text)]
     directories = [_fetch(text) if text in addresses else Path(text) for text in studies]
     if as_json:
@@ -132,7 +162,7 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
         else iter([write_any_report(directories, out=out, notify=lambda text: click.echo(text, err=True))])
     try:
         for number, page in enumerate(pages):
-            click.echo(f"page     {page}")
+            click.echo(f"page     {as_typed(page)}")
             if open_page and number == 0:
                 click.launch(str(page))
     except KeyboardInterrupt:
@@ -144,10 +174,8 @@ def _is_sweep(text: str) -> bool:
 
     W&B's ids have eight letters or digits. What is there, or below a folder that is, is a path.
     """
-    if "://" in text:
-        return "/sweeps/" in text
-    there = Path(text).exists() or Path(text.split("/")[0] or "/").exists()
-    return not there and re.fullmatch(r"[\w.-]+/[\w.-]+/[a-z0-9]{8}", text) is not None
+    there = is_there(text) or is_there(text.split("/")[0] or "/")
+    return is_address(text) and ("://" in text or (not there and text.count("/") == 2))
 
 
 def _fetch(address: str) -> Path:
@@ -159,19 +187,39 @@ def _fetch(address: str) -> Path:
     from kaggle_runner.wandb.fetch import fetch_study
 
     directory = fetch_study(address, environment, notify=lambda text: click.echo(text, err=True))
-    click.echo(f"study    {directory}  (read from W&B)")
+    click.echo(f"study    {as_typed(directory)}  (read from W&B)")
     return directory
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; our own errors become one block on stderr and exit status 1."""
+def _refuse_no_study(name: str) -> NoReturn:
+    """Say that a study is missing, and which are here."""
+    from kaggle_runner.study.near import way_to_a_study
+
+    raise click.UsageError(f"Missing argument '{name}': {way_to_a_study(Path())}", click.get_current_context())
+
+
+for words in HELP:
+    words.add_examples(cli.commands.values())
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; our own errors become one block on stderr and exit status 1, and Ctrl-C is 130."""
+    name = SHORT_NAME if COMPLETE_VARIABLE in os.environ else "python -m kaggle_runner"
     try:
-        return cli.main(args=arguments, prog_name="python -m kaggle_runner")
+        status = cli.main(args=arguments, prog_name=name, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(f"interrupted: nothing that was recorded is lost; go on with: "
+                   f"{typed_command() or 'the same command'}", err=True)
+        sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
-        click.echo(f"error: {error}", err=True)
+        complain(f"error: {error}")
         sys.exit(error.exit_status)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kaggle_runner"):
             raise
-        click.echo(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'", err=True)
+        complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
         sys.exit(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.shared import detect_here, not_negative
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ ROWS = 5
 
 
 @click.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=StudyPath())
 @click.option("--trial", help="Id of the trial [the study's winner].")
 @click.option("--to", "kind", type=click.Choice(["adapter", "merged", "gguf", "ollama"]), default="merged",
               show_default=True,
               help="The adapter alone, merged into its base, as one GGUF file, or with a Modelfile for Ollama.")
-@click.option("--llama-cpp", type=click.Path(path_type=Path), help="Folder of a llama.cpp, which makes GGUF files.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the model [STUDY/export/TRIAL-KIND].")
+@click.option("--llama-cpp", type=GivenPath(), help="Folder of a llama.cpp, which makes GGUF files.")
+@click.option("--out", type=GivenPath(), help="Folder of the model [STUDY/export/TRIAL-KIND].")
 @click.option("--push", metavar="NAME", help="Put it on the Hugging Face hub too, as a private model of this name.")
 @click.option("--public", is_flag=True, help="Let everybody see what --push makes.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
@@ -90,7 +91,7 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
 
 
 @click.command("try")
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=StudyPath())
 @click.option("--trial", help="Id of the trial [the study's winner].")
 @click.option("--prompt", help="What to ask [a chat on a terminal, else held-out rows].")
 @click.option("--rows", type=click.IntRange(min=1), help="Ask so many held-out rows [5, where nothing else is asked].")

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kaggle_runner.cli.params import StudyPath, SweepFile
 from kaggle_runner.cli.shared import detect_here, positive
+from kaggle_runner.cli.words import complain, say
 
 if TYPE_CHECKING:
     from kaggle_runner.sweep.spec import SweepSpec
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=SweepFile())
 @click.option("--gpu", help="Plan for this GPU instead of this machine: t4, p100, l4, a100-40, ...")
 @click.option("--seconds-per-step", type=float, callback=positive,
               help="Time of a step of the sweep's smallest effective batch [from --study].")
-@click.option("--study", type=click.Path(path_type=Path), help="A study whose finished trials tell the time.")
+@click.option("--study", type=StudyPath(), help="A study whose finished trials tell the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, as_json: bool) -> None:
     """Say what a sweep needs before it runs: memory, and time where something is known of it."""
@@ -41,10 +43,10 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
         click.echo(json.dumps(found.as_dict(), indent=2))
         return
     for warning in spec.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     for label, text in found.as_lines():
-        click.echo(f"{label:<9} {text}")
-    click.echo(f"rows      {_rows_of(file, spec, environment.cache_directory)}")
+        say(label, text, column=9)
+    say("rows", _rows_of(file, spec, environment.cache_directory), column=9)
 
 
 def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:

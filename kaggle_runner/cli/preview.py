@@ -1,22 +1,23 @@
 """The command that shows rows: what the model will see of them, before a GPU minute is spent."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
+from kaggle_runner.cli.params import SweepFile
 from kaggle_runner.cli.shared import detect_here
+from kaggle_runner.cli.words import complain, has_colours, say
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=SweepFile())
 @click.option("--rows", type=click.IntRange(min=0), default=3, show_default=True, help="Training rows to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def preview(file: Path, rows: int, as_json: bool) -> None:
     """Show a sweep's rows as the model will see them; needs no weights and no GPU.
 
-    What counts in the loss is coloured, or stands in [brackets] where the output is no terminal.
+    What counts in the loss is coloured, or stands in [brackets] where the output is no terminal with colours.
     """
     from kaggle_runner.config import FinetuneConfig
     from kaggle_runner.errors import ConfigError
@@ -37,17 +38,17 @@ def preview(file: Path, rows: int, as_json: bool) -> None:
         click.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
     else:
         for label, text in found.as_lines():
-            click.echo(f"{label:<10} {text}")
+            say(label, text, column=10)
         for number, example in enumerate(found.examples, start=1):
             click.echo(f"\n--- row {number}")
             click.echo("".join(_marked(part.text) if part.is_trained else part.text for part in example))
         for warning in found.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            complain(f"warning: {warning}")
     found.account.require(config.max_lost_share, found.source)
 
 
 def _marked(text: str) -> str:
-    return click.style(text, fg="green") if sys.stdout.isatty() else f"[{text}]"
+    return click.style(text, fg="green") if has_colours() else f"[{text}]"
 
 
 COMMANDS = (preview,)

@@ -1,15 +1,21 @@
 """Show a running sweep: two bars on a terminal, plain lines anywhere else. Everything goes to stderr."""
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
+from kaggle_runner.cli.time_left import TimeLeft, about
+from kaggle_runner.cli.words import flowing, is_dumb
 from kaggle_runner.events import (
     BaseMeasured,
+    Checkpointed,
+    EndAsked,
     Event,
     Logged,
     Note,
@@ -19,10 +25,15 @@ from kaggle_runner.events import (
     TrialEnded,
     TrialStarted,
 )
+from kaggle_runner.wording import how_many
 
 LOSSES = ("train/loss", "eval/loss")
 LINE_EVERY_S = 5.0
 """Seconds that lie at least between two plain lines of a running trial."""
+TIME_EVERY_S = 60.0
+"""Seconds between two lines of the time that is left, where no bar shows it."""
+BAR_COLUMNS = 16
+"""Columns of a bar, so that its row fits into 80."""
 
 
 class Display(Protocol):
@@ -36,43 +47,109 @@ class Display(Protocol):
     def __call__(self, event: Event) -> None: ...
 
 
-def display() -> Display:
-    """Return the bars where stderr is a terminal, the lines elsewhere."""
-    return Bars() if sys.stderr.isatty() else Lines()
+def display(command: str = "") -> Display:
+    """Return the bars where stderr is a terminal that can draw them, the lines elsewhere.
+
+    `command` is what goes on with the study after an end that was asked for; empty where it is not known.
+    """
+    return Bars(command) if sys.stderr.isatty() and not is_dumb() else Lines(command)
+
+
+class Lost:
+    """What a session that ends at once would lose."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command or "the same command"
+        self._steps: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
+
+    def take(self, event: Event) -> None:
+        """Take in how far the running trials are, and what of them is on the disk."""
+        match event:
+            case TrialStarted():
+                self._steps[event.trial], self._kept[event.trial] = 0, 0
+            case Logged() if event.trial in self._steps:
+                self._steps[event.trial] = event.step
+            case Checkpointed() | Resumed() if event.trial in self._kept:
+                self._kept[event.trial] = event.step
+                self._steps[event.trial] = max(event.step, self._steps[event.trial])
+            case TrialEnded():
+                self._steps.pop(event.trial, None)
+                self._kept.pop(event.trial, None)
+
+    def describe(self, event: EndAsked) -> str:
+        """Say what a signal does, and how to hurry; at the second one, what is lost and the command that goes on."""
+        name = "Ctrl-C" if event.signal == "SIGINT" else event.signal
+        if not event.again:
+            if not self._steps:
+                return f"{name}: the session ends without another trial. Once more ends it at once."
+            who = "the running trial" if len(self._steps) == 1 else "each running trial"
+            return (f"{name}: {who} writes a checkpoint at its next step, then the session ends. Once more ends it at "
+                    f"once and loses the steps since the last checkpoint.")
+        lost = [f"trial {trial} goes on from step {kept} of {step}" if kept else
+                f"trial {trial} starts over and loses {how_many(step, 'step')}"
+                for trial, step in sorted(self._steps.items()) if (kept := self._kept[trial]) < step]
+        return f"{name} again: ended at once; {', '.join(lost) or 'nothing is lost'}, and finished trials are kept. " \
+               f"Go on with: {self._command}"
 
 
 class Lines:
-    """One line for each thing worth knowing."""
+    """One line for each thing worth knowing, and once a minute the time that is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str = "", *, every_s: float = TIME_EVERY_S) -> None:
         self._last_line: dict[str, float] = {}
         self._trials: dict[str, TrialStarted] = {}
+        self._lost, self._left = Lost(command), TimeLeft()
+        self._every_s, self._over = every_s, threading.Event()
 
     def __enter__(self) -> "Lines":
+        threading.Thread(target=self._tell_time, name="time-left", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        return None
+        self._over.set()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TrialStarted):
             self._trials[event.trial] = event
-        text = describe_event(event, self._trials.get(event.trial))
+        self._lost.take(event)
+        self._left.take(event)
+        text = self._lost.describe(event) if isinstance(event, EndAsked) else \
+            describe_event(event, self._trials.get(event.trial))
         if text is None or (isinstance(event, Logged) and "eval/loss" not in event.values
                             and time.monotonic() - self._last_line.get(event.trial, 0.0) < LINE_EVERY_S):
             return
         self._last_line[event.trial] = time.monotonic()
         print(text, file=sys.stderr, flush=True)
 
+    def _tell_time(self) -> None:
+        while not self._over.wait(self._every_s):
+            if (line := self._left.line()) is not None:
+                print(line, file=sys.stderr, flush=True)
+
+
+class _LeftColumn(ProgressColumn):
+    """The time that is left of the sweep, or of a trial."""
+
+    def __init__(self, left: TimeLeft) -> None:
+        super().__init__()
+        self._left = left
+
+    def render(self, task: Task) -> Text:
+        """Return it as it is now."""
+        trial = task.fields["trial"]
+        return Text(about(self._left.of_trial(trial) if trial else self._left.of_sweep()), style="progress.remaining")
+
 
 class Bars:
     """A bar for the sweep and one for the running trial, with what is known of its loss."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, command: str = "", console: Console | None = None) -> None:
+        self._lost, self._left = Lost(command), TimeLeft()
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(), console=console or Console(stderr=True))
+            TextColumn("{task.description}"), BarColumn(bar_width=BAR_COLUMNS), MofNCompleteColumn(),
+            _LeftColumn(self._left), TextColumn("{task.fields[facts]}"), console=console or Console(stderr=True))
         self._sweep: TaskID | None = None
         self._tasks: dict[str, TaskID] = {}
         self._trials: dict[str, TrialStarted] = {}
@@ -87,13 +164,24 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
+        self._lost.take(event)
+        self._left.take(event)
         match event:
+            case EndAsked():
+                if event.again:
+                    self._progress.stop()  # the cursor is shown again
+                said = flowing(self._lost.describe(event), self._progress.console.width)
+                self._progress.console.print(said, highlight=False, markup=False, soft_wrap=True)
+                return
             case SweepStarted():
-                self._sweep = self._progress.add_task("sweep", total=event.total, completed=event.finished, facts="")
+                if self._sweep is not None:  # of the stage before
+                    self._progress.remove_task(self._sweep)
+                self._sweep = self._progress.add_task("sweep", total=event.total, completed=event.finished, facts="",
+                                                      trial="")
             case TrialStarted():
                 self._trials[event.trial], self._losses[event.trial] = event, {}
-                self._tasks[event.trial] = self._progress.add_task(f"trial {event.trial}", total=event.max_steps,
-                                                                   facts="starting")
+                self._tasks[event.trial] = self._progress.add_task(
+                    f"trial {event.trial}", total=event.max_steps or None, facts="starting", trial=event.trial)
             case Logged() if event.trial in self._tasks:
                 losses = self._losses[event.trial]
                 losses |= {name: value for name in LOSSES if (value := event.values.get(name)) is not None}
@@ -101,12 +189,13 @@ class Bars:
                 self._progress.update(self._tasks[event.trial], completed=event.step, facts=facts)
                 return
             case TrialEnded():
-                self._progress.remove_task(self._tasks.pop(event.trial))
+                if event.trial in self._tasks:
+                    self._progress.remove_task(self._tasks.pop(event.trial))
                 if self._sweep is not None and event.status != "preempted":
                     self._progress.advance(self._sweep)
         text = describe_event(event, self._trials.get(event.trial))
         if text is not None:
-            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._progress.console.print(text, highlight=False, markup=False)
 
 
 def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
@@ -122,7 +211,7 @@ def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
             return f"untouched base: {event.metric} {event.value:.4f}"
         case SweepStarted():
             done = f", {event.finished} of them done already" if event.finished else ""
-            return f"sweep of {event.total} trials in {event.directory}{done}"
+            return f"sweep of {how_many(event.total, 'trial')} in {event.directory}{done}"
         case TrialStarted():
             return f"trial {event.trial} ({event.origin}): {event.settings}"
         case Resumed():

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kaggle_runner.cli.params import GivenPath, StudyPath
+from kaggle_runner.cli.words import as_typed, command, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
 
 if TYPE_CHECKING:
@@ -52,17 +54,17 @@ def confirming(context: click.Context, parameter: click.Parameter, value: str | 
     return found
 
 
-def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
+def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every command that runs trials has."""
     for option in (
         click.option("--count", type=click.IntRange(min=1), help="Trials the study shall have in the end [run_cap]."),
-        click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/NAME]."),
+        click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME]."),
         click.option("--seed", type=click.IntRange(min=0), help="Seed of the search [0]."),
         click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
-        click.option("--prior-study", "prior_studies", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+        click.option("--prior-study", "prior_studies", multiple=True, type=StudyPath(), metavar="DIR",
                      help="Learn from the trials of another study, too; may be given again."),
-        click.option("--start", type=click.Path(path_type=Path), metavar="FILE",
+        click.option("--start", type=GivenPath(), metavar="FILE",
                      help="Begin with this configuration, such as best.yaml [the defaults]."),
         click.option("--adopt", is_flag=True, help="Take over what still counts of a study of another sweep file."),
         click.option("--no-early-end", is_flag=True, help="Run all trials, also if little is expected of them."),
@@ -70,8 +72,8 @@ def sweep_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Train the best again with more seeds, 3x2 [in a fifth of 20 trials or more]."),
         click.option("--no-confirm", is_flag=True, help="Take the best trial as it is."),
     ):
-        command = option(command)
-    return command
+        function = option(function)
+    return function
 
 
 def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: int | None = None,
@@ -84,10 +86,9 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     `keep` gets the study when the session is over, whatever the exit status will be.
     """
     for warning in spec.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
-    from kaggle_runner.files import folder_name
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.run.confirm import confirmed_lines, run_confirmation
@@ -99,7 +100,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     environment.for_training(cpu_only=cpu_only)
     if environment.host != "local" and spec.hub_names:
         require_internet(servers_of("sweep", os.environ), environment.host)
-    directory = study or environment.writable_directory / "studies" / f"{folder_name(spec.name)}{suffix}"
+    directory = study or directory_of(spec.name, environment, suffix)
+    refuse_among_rows(directory, spec.fixed.get("dataset"))
     if confirm and no_confirm:
         raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
     confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
@@ -107,23 +109,22 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
                        deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
                        start=read_start(start, spec) if start else None, adopts=adopt, stops_early=not no_early_end)
     unconfirmed = ""
-    with display() as notify:
+    with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
         if confirm.runs and not run.interrupted and not run.gave_up:
             unconfirmed = run_confirmation(run.snapshot, confirm, environment, notify, cpu_only=cpu_only,
                                            deadline=order.deadline)
     page = print_study(run.snapshot, run.reason)
     for label, text in confirmed_lines(run.snapshot, confirm) if confirm.runs else ():
-        click.echo(f"{label:<8} {text}")
+        say(label, text)
     if unconfirmed:
-        click.echo(f"confirm  not done: {unconfirmed}")
+        say("confirm", f"not done: {unconfirmed}")
     keep(run.snapshot)
     is_cut_short = run.interrupted or bool(unconfirmed)
     exit_status = INTERRUPTED if is_cut_short else int(run.gave_up or run.snapshot.best is None)
     if not is_cut_short:
         print_what_comes_out(run.snapshot)
-    click.echo("next     " + ("run the same command again to continue" if is_cut_short else
-                              f"python -m kaggle_runner report {directory}"))
+    click.echo("next     " + (continuing() if is_cut_short else command("report", directory)))
     print_page(page)
     tell_launcher(unconfirmed or run.reason, exit_status)
     if exit_status:
@@ -146,11 +147,11 @@ def confirm_of(spec: "SweepSpec", directory: Path, count: int | None,
 
 def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     """Print the table, the best trial and why the session ended; draw the picture, write the page and return it."""
-    from kaggle_runner.study.table import trial_table
+    from kaggle_runner.cli.table import trial_table
 
-    click.echo(trial_table(snapshot))
+    click.echo(trial_table(snapshot, width=width_of()))
     print_best(snapshot)
-    click.echo(f"study    {snapshot.directory}  ({reason})")
+    click.echo(f"study    {as_typed(snapshot.directory)}  ({reason})")
     if not snapshot.finished:
         return None
     keep_best(snapshot)
@@ -163,7 +164,7 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     page = write_page([snapshot.directory])
     picture = page.with_name("overview.png")
     draw_overview(snapshot, picture)
-    click.echo(f"picture  {picture}")
+    click.echo(f"picture  {as_typed(picture)}")
     return page
 
 
@@ -175,15 +176,15 @@ def require_pictures() -> None:
     """
     require(PAGE_PACKAGES, "report")
     if absent := missing(NOTEBOOK_PACKAGES):
-        click.echo(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
-                   f"run: pip install 'kaggle_runner[report]'", err=True)
+        complain(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
+                 f"run: pip install 'kaggle_runner[report]'")
 
 
 def warn_of_no_page() -> None:
     """Say, before trials whose results are worth having without it, that no page will be drawn."""
     if absent := missing(PAGE_PACKAGES):
-        click.echo(f"warning: {', '.join(absent)} not installed: no page will be written; "
-                   f"run: pip install 'kaggle_runner[report]'", err=True)
+        complain(f"warning: {', '.join(absent)} not installed: no page will be written; "
+                 f"run: pip install 'kaggle_runner[report]'")
 
 
 def require(packages: Sequence[str], extra: str) -> None:
@@ -201,10 +202,52 @@ def missing(packages: Sequence[str]) -> list[str]:
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
+def directory_of(name: str, environment: "Environment", suffix: str = "") -> Path:
+    """Return where the study of a file is when nobody says.
+
+    Raises:
+        StudyError: another name makes the same folder, and has its study there.
+    """
+    from kaggle_runner.files import folder_name
+    from kaggle_runner.study.journal import JOURNAL, read_study
+
+    directory = as_typed(environment.writable_directory / "studies" / f"{folder_name(name)}{suffix}")
+    if (directory / JOURNAL).is_file() and (directory / JOURNAL).stat().st_size:
+        other = read_study(directory).info.name
+        if other != name and folder_name(other) == folder_name(name):
+            raise StudyError(f"{directory} holds the study of {other!r}, whose name makes the same folder as {name!r}; "
+                             f"choose another one with --study")
+    return directory
+
+
+def refuse_among_rows(directory: Path, dataset: object) -> None:
+    """Refuse a study inside the folder of its rows: its journal would be read as rows.
+
+    Raises:
+        StudyError: it would lie there.
+    """
+    rows = Path(str(dataset)).expanduser() if dataset else None
+    if rows is not None and rows.is_dir() and directory.resolve().is_relative_to(rows.resolve()):
+        raise StudyError(f"cannot use {directory} as a study: it lies in {rows}, whose files are read as rows; choose "
+                         f"another directory with --study")
+
+
+def continuing() -> str:
+    """Return the command that goes on with what this one began."""
+    return typed_command() or "run the same command again to continue"
+
+
+def typed_command() -> str:
+    """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
+    from kaggle_runner.study.journal import typed_command as typed
+
+    return typed()
+
+
 def print_page(page: Path | None) -> None:
     """Print where the page is, if there is one: the last line, because it is what people open."""
     if page is not None:
-        click.echo(f"page     {page}")
+        click.echo(f"page     {as_typed(page)}")
 
 
 def tell_launcher(reason: str, exit_status: int) -> None:
@@ -222,15 +265,15 @@ def keep_best(snapshot: "Snapshot") -> None:
     try:
         write_best(snapshot)
     except StudyError as error:
-        click.echo(f"warning: {error}", err=True)
+        complain(f"warning: {error}")
 
 
 def print_what_comes_out(snapshot: "Snapshot") -> None:
     """Say how the winner of a study of fine-tunes is tried and taken home, if its adapter is there."""
     best = snapshot.best
     if best is not None and (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
-        click.echo(f"try      python -m kaggle_runner try {snapshot.directory}")
-        click.echo(f"export   python -m kaggle_runner export {snapshot.directory} --to merged")
+        click.echo(f"try      {command('try', snapshot.directory)}")
+        click.echo(f"export   {command('export', snapshot.directory, '--to', 'merged')}")
 
 
 def print_best(snapshot: "Snapshot") -> None:
@@ -238,7 +281,7 @@ def print_best(snapshot: "Snapshot") -> None:
     from kaggle_runner.study.table import best_lines
 
     for label, text in best_lines(snapshot):
-        click.echo(f"{label:<8} {text}")
+        say(label, text)
 
 
 def detect_here() -> "Environment":

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kaggle_runner.cli.params import StudyPath, SweepFile
 from kaggle_runner.cli.shared import (
+    continuing,
     detect_here,
     print_page,
     print_study,
@@ -16,9 +18,13 @@ from kaggle_runner.cli.shared import (
     run_spec,
     sweep_options,
     tell_launcher,
+    typed_command,
     warn_of_no_page,
 )
+from kaggle_runner.cli.words import command, complain
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.sweep.address import require_address
+from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
     from kaggle_runner.study.journal import Snapshot
@@ -30,7 +36,7 @@ ONLY_WANDB = ("entity", "prior_runs")
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=SweepFile())
 @sweep_options
 @click.option("--backend", type=click.Choice(["optuna", "wandb"]), default="optuna",
               help="Who chooses the trials: Optuna, here and now, or W&B, for agents [optuna].")
@@ -63,7 +69,7 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
 @click.argument("sweep_id")
 @click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end here [what the sweep gives].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
-@click.option("--study", type=click.Path(path_type=Path), help="Directory of the study [studies/ID].")
+@click.option("--study", type=StudyPath(), help="Directory of the study [studies/ID].")
 @click.option("--max-concurrency", type=int, default=1, help="Trials at a time on each GPU: 1, and nothing else.")
 @click.option("--no-pruning", is_flag=True, help="Train every trial to its end.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
@@ -75,6 +81,7 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.machine.keys import require_key
 
+    require_address(sweep_id)
     environment = detect_here().for_training(cpu_only=cpu)
     end = find_deadline(deadline, environment, os.environ)
     require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
@@ -85,16 +92,16 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
 
     warn_of_no_page()
     order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
-    with display() as notify:
+    with display(typed_command()) as notify:
         outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
     page = print_study(outcome.snapshot, outcome.reason)
     if outcome.exit_status != INTERRUPTED:
         print_what_comes_out(outcome.snapshot)
     click.echo(f"sweep    {outcome.sweep.url}")
     if outcome.exit_status == INTERRUPTED:
-        click.echo("next     run the same command again to continue")
+        click.echo(f"next     {continuing()}")
     elif outcome.snapshot.finished:
-        click.echo(f"next     python -m kaggle_runner report {outcome.snapshot.directory}")
+        click.echo(f"next     {command('report', outcome.snapshot.directory)}")
     print_page(page)
     tell_launcher(outcome.reason, outcome.exit_status)
     sys.exit(outcome.exit_status)
@@ -105,23 +112,23 @@ def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_ru
     from kaggle_runner.machine.keys import require_key
 
     for warning in spec.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        complain(f"warning: {warning}")
     environment = detect_here()
     require_key("wandb", environment.host)
     from kaggle_runner.wandb.sweep import create_sweep
 
     made = create_sweep(spec, environment, entity=entity, project=project, prior_runs=prior_runs)
     click.echo(f"sweep    {made.path}\npage     {made.url}")
-    click.echo(f"here     python -m kaggle_runner agent {made.path}")
-    click.echo(f"kaggle   python -m kaggle_runner push {made.path}")
-    click.echo(f"colab    python -m kaggle_runner kernel launcher {made.path}")
+    click.echo(f"here     {command('agent', made.path)}")
+    click.echo(f"kaggle   {command('push', made.path)}")
+    click.echo(f"colab    {command('kernel', 'launcher', made.path)}")
 
 
 def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     from kaggle_runner.wandb.offline import OfflineRuns, sync_command
 
     count = OfflineRuns(project).write(snapshot)
-    click.echo(f"W&B      {count} offline runs; upload them with: {sync_command(snapshot.directory)}")
+    click.echo(f"W&B      {how_many(count, 'offline run')}; upload with: {sync_command(snapshot.directory)}")
 
 
 COMMANDS = (sweep, agent)

@@ -1,5 +1,6 @@
 """The folder of a kernel: one launcher and its metadata, made without the `kaggle` program and without an account."""
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from slugify import slugify
 
 from kaggle_runner.errors import KernelError, Refusal
-from kaggle_runner.kaggle.launcher import EMPTY_SCRIPT, LIMIT_BYTES, Launch, build_launcher
+from kaggle_runner.kaggle.launcher import EMPTY_SCRIPT, LIMIT_BYTES, SCRIPT, Launch, build_launcher
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 
 METADATA = "kernel-metadata.json"
@@ -91,8 +92,35 @@ def prepare(spec: KernelSpec, folder: Path, environ: Mapping[str, str]) -> Folde
         KernelError: the launcher is too large, or the folder cannot be written.
         SecretError: a credential of `environ` would be in it.
     """
+    _refuse_other_sweep(spec, folder)
     _write(folder, build_launcher(spec.launch, environ), spec.metadata())
     return read_folder(folder)
+
+
+def _refuse_other_sweep(spec: KernelSpec, folder: Path) -> None:
+    """Refuse to push over the kernel of another sweep whose name makes the same slug: its results would be replaced.
+
+    Another sweep is one that has another file name and another text; a file may be edited, or be given a new name.
+    """
+    before, now = _launched(folder), spec.launch
+    if before is None or not before.files or before.files == now.files or before.files.keys() == now.files.keys() \
+            or sorted(before.files.values()) == sorted(now.files.values()):
+        return
+    raise KernelError(Refusal.NAME, f"{folder} holds the kernel of {', '.join(before.files)}, and "
+                                    f"{', '.join(now.files) or now.arguments[1]} makes the same name, {spec.ref}; give "
+                                    f"it another one with --title")
+
+
+def _launched(folder: Path) -> Launch | None:
+    """Return what the launcher of a folder runs; none where there is none that can be read."""
+    try:
+        with open(folder / CODE_FILE, encoding="utf-8") as file:
+            head = itertools.islice(file, 8)
+            lines = dict(line.split(" = ", 1) for line in head if line.startswith("KAGGLE_RUNNER_"))
+        return Launch(arguments=tuple(json.loads(lines["KAGGLE_RUNNER_ARGUMENTS"])),
+                      files=json.loads(lines["KAGGLE_RUNNER_FILES"]))
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def prepare_empty(folder: Path) -> None:
@@ -107,7 +135,28 @@ def prepare_empty(folder: Path) -> None:
     _write(folder, EMPTY_SCRIPT, spec.metadata() | {"id": spec.slug})
 
 
+def refuse_other_code(path: Path) -> None:
+    """Refuse to put a launcher in the place of a file that is none.
+
+    Raises:
+        KernelError: there is such a file.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(200)
+    except OSError:  # there is none, or writing will say what is wrong
+        return
+    marks = (SCRIPT.split("{")[0], EMPTY_SCRIPT.split("\n")[0])
+    if begin and not any(begin.startswith(mark.encode()) for mark in marks):
+        raise KernelError(Refusal.OTHER, f"{path} is there and is no launcher; move it away, or choose another place")
+
+
 def _write(folder: Path, script: str, metadata: Mapping[str, Any]) -> None:
+    refuse_other_code(folder / CODE_FILE)
+    there = _code_file_in(folder)
+    if there not in (None, CODE_FILE):
+        raise KernelError(Refusal.OTHER, f"{folder / METADATA} is of a kernel that runs {there}; move it away, or "
+                                         f"choose another place")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CODE_FILE).write_text(script, encoding="utf-8")
@@ -115,6 +164,14 @@ def _write(folder: Path, script: str, metadata: Mapping[str, Any]) -> None:
     except OSError as error:
         raise KernelError(Refusal.OTHER, f"cannot write the kernel into {folder}: {error.strerror}; choose another "
                                          f"folder") from error
+
+
+def _code_file_in(folder: Path) -> object:
+    """Return what the metadata of a folder names as its code; none without metadata."""
+    try:
+        return json.loads((folder / METADATA).read_text(encoding="utf-8")).get("code_file")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def read_folder(path: Path) -> Folder:

@@ -28,7 +28,8 @@ LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "model")
 """Folders that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel has a hub or a
 mounted model; the rooms of pushes, of the tuning lab and of what is taken home are for one's own machine."""
 LEFT_OUT_MODULES = ("machine/gpu_catalogue", "memory/plan", "run/adopt", "cli/conversation", "cli/kernel", "cli/lab",
-                    "cli/model", "cli/plan", "report/notebook", "report/cells")
+                    "cli/model", "cli/plan", "cli/help", "cli/preview", "training/data/preview", "wandb/fetch",
+                    "report/notebook", "report/cells")
 """Modules of other rooms whose commands are for one's own machine."""
 
 SCRIPT = '''\

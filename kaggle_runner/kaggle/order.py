@@ -14,6 +14,7 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
+from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed
 from kaggle_runner.sweep.spec import read_sweep
 
@@ -28,7 +29,11 @@ PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 
 @dataclass(frozen=True, kw_only=True)
 class KernelOrder:
-    """What a kernel shall do, and on what."""
+    """What a kernel shall do, and on what.
+
+    Raises:
+        SweepError: the sweep is neither a file nor one on W&B.
+    """
 
     sweep: str
     """A W&B sweep by its id, path or URL; or a sweep file to run without W&B."""
@@ -47,10 +52,13 @@ class KernelOrder:
     models: tuple[str, ...] = ()
     docker_image: str = ""
 
+    def __post_init__(self) -> None:
+        require_sweep(self.sweep)
+
     @property
     def is_file(self) -> bool:
-        """Whether it is a sweep file, which needs no W&B."""
-        return Path(self.sweep).suffix in (".yaml", ".yml")
+        """Whether it is a sweep file, which needs no W&B: one that is there, or text that is named like one."""
+        return is_file_name(self.sweep)
 
 
 def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None], *,

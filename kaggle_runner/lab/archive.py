@@ -5,6 +5,7 @@ What is archived is never counted again: a plan computes everything from the fol
 
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from kaggle_runner.lab.plan import ARCHIVE, read_plan, stages
 from kaggle_runner.lab.run_plan import write_overview
 from kaggle_runner.study.journal import JOURNAL
 from kaggle_runner.study.lock import StudyLock
+from kaggle_runner.study.near import way_to_a_study
 from kaggle_runner.study.table import format_value
 
 LABEL = "archived.json"
@@ -43,13 +45,14 @@ def archive_study(study: Path, reason: str, *, force: bool = False, now: datetim
         StudyError: it is no study, is in use or archived already, there is no reason, or others depend on it and
             `force` is not given; says what depends on it.
     """
-    study = Path(os.path.abspath(study))
+    typed, study = study, Path(os.path.abspath(study))
     if not reason.strip():
         raise StudyError("a study is archived with a reason, for whoever finds it later; give --reason '...'")
     if study.parent.name == ARCHIVE:
-        raise StudyError(f"{study} is archived already; restore it with: python -m kaggle_runner restore {study}")
+        raise StudyError(f"{typed} is archived already; restore it with: python -m kaggle_runner restore "
+                         f"{shlex.quote(str(typed))}")
     if not (study / JOURNAL).is_file():
-        raise StudyError(f"{study} is not a study: it has no {JOURNAL}; give the directory a study was run in")
+        raise StudyError(f"{typed} is not a study: it has no {JOURNAL}; {way_to_a_study(typed)}")
     depended = dependents(study)
     if depended and not force:
         raise StudyError(f"{study.name} is not archived, because others depend on it: {'; '.join(depended)}; archive "
@@ -73,17 +76,26 @@ def restore_study(directory: Path) -> Path:
     Raises:
         StudyError: it is not archived, or another study has its place.
     """
-    directory = Path(os.path.abspath(directory))
+    typed, directory = directory, Path(os.path.abspath(directory))
     if not (directory / LABEL).is_file():
-        raise StudyError(f"{directory} is not an archived study: it has no {LABEL}; list them with: "
-                         f"python -m kaggle_runner archived")
+        raise StudyError(f"{typed} is not an archived study: it has no {LABEL}; {_way_to_archived(typed)}")
     target = directory.parent.parent / _read(directory).name
     if target.exists():
-        raise StudyError(f"{target} is there already; archive that one first, or leave {directory.name} where it is")
+        here = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
+        raise StudyError(f"{here} is there already; archive that one first, or leave {directory.name} where it is")
     _move(directory, target)
     (target / LABEL).unlink()
     _write_overview(target.parent)
     return target
+
+
+def _way_to_archived(typed: Path) -> str:
+    """Name what was archived under a name, or how all that was archived near it is listed."""
+    near = [study.directory for folder in (typed.parent, typed) for study in archived_studies(folder)
+            if typed.name in (study.name, ARCHIVE) or folder == typed]
+    if near:
+        return f"archived there: {', '.join(map(str, dict.fromkeys(near)))}"
+    return f"list them with: python -m kaggle_runner archived {shlex.quote(str(typed.parent))}"
 
 
 def archived_studies(directory: Path) -> tuple[Archived, ...]:

@@ -26,6 +26,7 @@ from kaggle_runner.lab.vary import (
     check_study,
     hold_baseline,
     make_vary,
+    trainer_in,
 )
 from kaggle_runner.study.journal import JOURNAL, Snapshot, changed_parameters, confirm_directory, read_study
 from kaggle_runner.sweep.problems import Findings, spelled
@@ -104,13 +105,16 @@ def read_plan(path: Path) -> TuningPlan:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
     path, found = find_file(path, "studies"), Findings()
-    raw = parse_mapping(path, found)
+    raw = parse_mapping(path, found, mark="studies")
     refuse_other_file(path, raw, "tune")
     check_keys(found, "", raw, ("name", "note", "seeds", "baseline", "studies", "final"))
     baseline = check_baseline(found, str(path), raw.get("baseline"))
     seeds = check_seeds(found, "seeds", raw["seeds"]) if "seeds" in raw else SEEDS
-    studies = _read_studies(found, str(path), raw.get("studies"), baseline)
+    studies = _read_studies(found, str(path), raw.get("studies"), baseline, trainer_in(raw.get("baseline")))
     final = raw.get("final") or {}
+    if not isinstance(final, dict):
+        found.problem("final", f"must be a mapping, got {spelled(final)}")
+        final = {}
     check_keys(found, "final.", final, FINAL_KEYS)
     if final and baseline:
         try:
@@ -197,7 +201,8 @@ def check_edits(plan: TuningPlan, directory: Path) -> None:
                      f"--reason 'the plan was edited'{' --force' if later else ''}")
 
 
-def _read_studies(found: Findings, source: str, raw: Any, baseline: Mapping[str, Any]) -> tuple[NamedStudy, ...]:
+def _read_studies(found: Findings, source: str, raw: Any, baseline: Mapping[str, Any],
+                  trainer: str | None) -> tuple[NamedStudy, ...]:
     if not isinstance(raw, list) or not raw:
         found.problem("studies", f"must be a list of studies, got {spelled(raw)}; write - vary: learning_rate and "
                                  f"values: [1.0e-3, 3.0e-3] below it")
@@ -210,17 +215,21 @@ def _read_studies(found: Findings, source: str, raw: Any, baseline: Mapping[str,
             continue
         check_keys(found, path, entry, ("vary", "values", "seeds", "name", "note", "settings"))
         settings = entry.get("settings") or {}
+        if not isinstance(settings, dict):
+            found.problem(f"{path}settings", f"must be a mapping, got {spelled(settings)}")
+            settings = {}
         own = baseline
         if settings and baseline:
             inner = Findings()
             own = check_baseline(inner, source, {**baseline, **settings})
             found.problems += [problem.replace("baseline", f"{path}settings", 1) for problem in inner.problems]
-        study = check_study(found, path, entry, own) if own else None
+        study = check_study(found, path, entry, own, trainer=trainer)
         if study is not None:
             name = str(entry.get("name") or study.variable)
             if not re.fullmatch(r"[\w-]+", name):
                 found.problem(f"{path}name", f"names a folder and may hold letters, digits, - and _, got {name!r}")
-            studies.append(NamedStudy(name=name, study=study, settings={key: own[key] for key in settings}))
+            chosen = {key: own[key] for key in settings if key in own}
+            studies.append(NamedStudy(name=name, study=study, settings=chosen))
     return tuple(studies)
 
 

@@ -21,6 +21,7 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import t_975
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status
+from kaggle_runner.wording import how_many
 
 
 def study_summary(spec: VarySpec, snapshot: Snapshot, decision: Decision) -> str:
@@ -44,7 +45,7 @@ def final_summary(stage: Stage, snapshot: Snapshot, confirmed: Snapshot) -> str:
     contest, decision = stage.contest, stage.decision
     searched = ", ".join(f"`{name}`" for name in contest.varied)
     best = snapshot.best
-    seen = f"{len(snapshot.finished)} trials, one seed each; the best was trial {best.trial.id} with " \
+    seen = f"{how_many(len(snapshot.finished), 'trial')}, one seed each; the best was trial {best.trial.id} with " \
            f"{_number(best.result.metric)}." if best is not None and best.result is not None else ""
     decided = "**Kept:** the baseline." if decision.winner == contest.default else \
         f"**Adopted:** {decision.winner}, " + ", ".join(f"`{name}` {format_value(value)}"
@@ -173,7 +174,7 @@ def cost(*snapshots: Snapshot) -> str:
     seconds = [result.seconds for result in results]
     if not seconds:
         return ""
-    return (f"Cost: {len(results)} trials, {sum(seconds):.0f} s added up; the median trial took "
+    return (f"Cost: {how_many(len(results), 'trial')}, {sum(seconds):.0f} s added up; the median trial took "
             f"{statistics.median(seconds):.1f} s.")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.config import TRAINERS, config_from_params, field_types, trainer_of
+from kaggle_runner.config import TRAINERS, config_from_params, field_types
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.lab.decision import EXTRA_SEEDS, same
 from kaggle_runner.study.trial import Trial
@@ -112,11 +112,11 @@ def read_vary(path: Path) -> VarySpec:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
     path, found = find_file(path, "vary"), Findings()
-    raw = parse_mapping(path, found)
+    raw = parse_mapping(path, found, mark="vary")
     refuse_other_file(path, raw, "vary")
     check_keys(found, "", raw, ("vary", "values", "seeds", "baseline", "name", "note"))
     baseline = check_baseline(found, str(path), raw.get("baseline"))
-    study = check_study(found, "", raw, baseline)
+    study = check_study(found, "", raw, baseline, trainer=trainer_in(raw.get("baseline")))
     if found.problems or study is None:
         raise SweepError(str(path), found.problems)
     return make_vary(study, baseline, source=str(path), name=raw.get("name") or path.stem, default_seeds=SEEDS)
@@ -178,10 +178,22 @@ def check_baseline(found: Findings, source: str, raw: Any) -> dict[str, Any]:
     return {name: value for name, value in config.as_dict().items() if name != "seed"}
 
 
-def check_study(found: Findings, path: str, raw: Mapping[str, Any], baseline: Mapping[str, Any]) -> PlannedStudy | None:
-    """Return one study of a file, or none after adding its problems; each value must work with the baseline."""
+def trainer_in(baseline: Any) -> str | None:
+    """Return the trainer that a baseline names, also one with problems; none where it names none that there is."""
+    named = baseline.get("trainer", "finetune") if isinstance(baseline, dict) else "finetune"
+    return named if isinstance(named, str) and named in TRAINERS else None
+
+
+def check_study(found: Findings, path: str, raw: Mapping[str, Any], baseline: Mapping[str, Any], *,
+                trainer: str | None) -> PlannedStudy | None:
+    """Return one study of a file, or none after adding its problems; each value must work with the baseline.
+
+    `baseline` is empty if it has problems of its own; a `trainer` of none may have any hyperparameter.
+    """
     before, variable, values = len(found.problems), raw.get("vary"), raw.get("values")
-    fields = field_types(TRAINERS[trainer_of(baseline)])
+    fields = {name: kind for each in TRAINERS if trainer in (each, None)
+              for name, kind in field_types(TRAINERS[each]).items()}
+    varies = isinstance(variable, str) and variable in fields and variable not in NOT_HYPERPARAMETERS
     if variable is None:
         found.problem(f"{path}vary", "missing; name the one hyperparameter that is varied")
     elif not isinstance(variable, str) or variable not in fields:
@@ -200,7 +212,7 @@ def check_study(found: Findings, path: str, raw: Mapping[str, Any], baseline: Ma
                                                 f"study may differ in one hyperparameter only")
         elif any(same(value, other) for other in values[:i]):
             found.problem(f"{path}values[{i}]", f"{spelled(value)} is there twice; remove one")
-        elif len(found.problems) == before and baseline:
+        elif varies and baseline:
             _check_value(found, f"{path}values[{i}]", str(variable), value, baseline)
     seeds = check_seeds(found, f"{path}seeds", raw["seeds"]) if "seeds" in raw else None
     if len(found.problems) > before:

@@ -39,7 +39,7 @@ def read_cpu_count(root: Path) -> tuple[int, str]:
         quota, period = _cpu_quota(directory)
         if quota > 0 and period > 0 and quota / period < cores:
             cores = max(1, int(quota // period))
-            reason = f"the container's quota of {quota / period:g} cores"
+            reason = f"the container's quota of {quota / period:g} CPU cores"
     return cores, reason
 
 

@@ -26,6 +26,7 @@ from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, repeats, settings, winner
 from kaggle_runner.report.style import metric_text, names_text, value_text
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.study.page_mark import mark_of
 
 LeadOf = Callable[[Path], Lead | None]
 """Type of what returns what is said first of the study in a directory."""
@@ -46,9 +47,10 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     Raises:
         StudyError: one of them is not a study, or the folder cannot be written.
     """
+    mark = mark_of(studies)
     analyses = [analyse(read_study(directory)) for directory in studies]
     directory, leads = out or report_directory(studies), [lead_of(study) for study in studies]
-    _write(page(analyses, leads=leads), directory)
+    _write(page(analyses, leads=leads), directory, mark)
     for analysis, lead, folder in zip(analyses, leads, _folders(analyses, directory), strict=True):
         _write_files(analysis, lead, folder, notebook=notebook, notify=notify)
     if len(analyses) > 1:
@@ -65,8 +67,10 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     Raises:
         StudyError: as `write_report`.
     """
+    mark = mark_of(studies)
     analyses, leads = [analyse(read_study(study)) for study in studies], [lead_of(study) for study in studies]
-    return _write(page(analyses, reload_s=reload_s, leads=leads, overview=overview), out or report_directory(studies))
+    text = page(analyses, reload_s=reload_s, leads=leads, overview=overview)
+    return _write(text, out or report_directory(studies), mark)
 
 
 def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
@@ -140,9 +144,9 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _write(text: str, directory: Path) -> Path:
+def _write(text: str, directory: Path, mark: str) -> Path:
     _make(directory)
-    write_atomically(directory / PAGE, text)
+    write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}")
     return directory / PAGE
 
 

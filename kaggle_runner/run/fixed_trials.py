@@ -19,9 +19,11 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts
+from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
-from kaggle_runner.run.workers import end_on_signals, prepare_session, single_threaded_settings, worker_settings
+from kaggle_runner.run.workers import prepare_session, single_threaded_settings, worker_settings
 from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.trial import Status, Trial
 
 
@@ -46,12 +48,13 @@ def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadlin
     else:
         workers = worker_settings(study.directory, environment, trainer=trainer, offline=False)
     study.start_session(environment.as_dict() | {"threads": workers[0].threads, "workers": len(workers),
-                                                 "deadline": deadline.at})
-    notify(SweepStarted(total=len(trials), finished=len(trials) - len(todo), directory=str(study.directory)))
+                                                 "trials": len(trials), "deadline": deadline.at})
+    notify(SweepStarted(total=len(trials), finished=len(trials) - len(todo), directory=str(study.directory),
+                        workers=len(workers), seconds=seconds_of(study.snapshot())))
     waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
     for trial in todo:
         waiting.put(trial)
-    with end_on_signals() as ending, ExitStack() as stack:
+    with end_on_signals(notify) as ending, ExitStack() as stack:
         failures = FailureBudget()
         runners = [TrialRunner(
             supervisor=stack.enter_context(Supervisor(

@@ -24,9 +24,11 @@ from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
 from kaggle_runner.run.points.prior import Known, known_of, lessons_of
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep, warm_up
+from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
-from kaggle_runner.run.workers import end_on_signals, prepare_session, worker_settings
+from kaggle_runner.run.workers import prepare_session, worker_settings
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
+from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.spec import SweepSpec
 
@@ -83,22 +85,24 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     known = begin_with(spec, order, notify)
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
-                                 seed=order.seed) as study, end_on_signals() as ending):
+                                 seed=order.seed) as study, end_on_signals(notify) as ending):
         if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
             study.append(known.as_event())
         workers = worker_settings(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         if order.one_thread:
             workers = [replace(worker, threads=1) for worker in workers]
-        study.start_session(environment.as_dict() | {
-            "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers),
-            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict()})
         failures = FailureBudget()
         search = OptunaSearch(study, spec, notify=notify, defaults=order.defaults, failures=failures,
                               told_value=lambda result: extrapolated(result, study.snapshot()),
                               stops_early=order.stops_early)
         total = search.total(order.count)
-        finished = len(study.snapshot().finished)
-        notify(SweepStarted(total=total, finished=finished, directory=str(order.directory)))
+        study.start_session(environment.as_dict() | {
+            "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers), "trials": total,
+            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict()})
+        before = study.snapshot()
+        finished = len(before.finished)
+        notify(SweepStarted(total=total, finished=finished, directory=str(order.directory), workers=len(workers),
+                            seconds=seconds_of(before)))
         with contextlib.ExitStack() as stack:
             runners = [TrialRunner(
                 supervisor=stack.enter_context(Supervisor(

@@ -24,6 +24,7 @@ from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Sampler
+from kaggle_runner.wording import how_many
 
 __all__ = ["OptunaSearch", "SearchEnd", "run_sweep", "warm_up"]
 
@@ -114,7 +115,7 @@ class OptunaSearch:
         finished = len(self._results)
         if finished == self._points:
             return self._end or f"every point of the sweep has been tried, {finished} in all"
-        return self._end or f"{finished} trials are finished"
+        return self._end or f"{how_many(finished, 'trial')} {'is' if finished == 1 else 'are'} finished"
 
     def is_complete(self, total: int) -> bool:
         """Say whether no further trial will be handed out; trials may still be running in other threads."""
@@ -194,7 +195,7 @@ class OptunaSearch:
             elif record:
                 notify(Note(text=f"trial {trial.id} was cut off and is run again"))
         if added:
-            notify(Note(text=f"{added} trials of the record were added to {self._journal.path.name}"))
+            notify(Note(text=f"{how_many(added, 'trial')} of the record added to {self._journal.path.name}"))
 
     def _propose(self, number: int) -> Trial | None:
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]

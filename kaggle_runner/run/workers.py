@@ -1,13 +1,8 @@
-"""The workers of one session: one for each GPU, or on a CPU as the trainer is best served; and how a session ends."""
+"""The workers of one session: one for each GPU, or on a CPU as the trainer is best served."""
 
-import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kaggle_runner.errors import MissingPackages
 from kaggle_runner.machine.environment import Environment
@@ -69,22 +64,3 @@ def single_threaded_settings(directory: Path, environment: Environment, *, train
     return [WorkerSettings(log=directory / ("worker.log" if count == 1 else f"worker-{i}.log"), trainer=trainer,
                            cache_directory=environment.cache_directory, threads=1, offline=True)
             for i in range(count)]
-
-
-@contextlib.contextmanager
-def end_on_signals() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; the second one ends the process as usual."""
-    ending = threading.Event()
-    before: dict[int, Any] = {}
-
-    def handle(number: int, frame: Any) -> None:
-        ending.set()
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ending
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

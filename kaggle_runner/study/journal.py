@@ -6,6 +6,7 @@ meanwhile.
 """
 
 import contextlib
+import fnmatch
 import json
 import shlex
 import sys
@@ -26,9 +27,9 @@ from kaggle_runner.files import (
     write_atomically,
 )
 from kaggle_runner.study.lock import StudyLock
+from kaggle_runner.study.near import JOURNAL as JOURNAL
+from kaggle_runner.study.near import way_to_a_study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
-
-JOURNAL = "trials.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,7 @@ class Study:
                 sweep file or seed.
         """
         make_directory(directory)
+        _refuse_foreign_folder(directory)
         lock = StudyLock(directory, shared=shared)
         try:
             study = cls(directory)
@@ -114,6 +116,7 @@ class Study:
             if lock.is_alone and journal.exists():
                 drop_torn_line(journal)
             if not journal.exists() or journal.stat().st_size == 0:
+                _refuse_trials_without_journal(directory)
                 study.append({"event": "study", "name": name, "metric": metric, "goal": goal,
                               "seed": seed or 0, "sweep": sweep})
             else:
@@ -135,7 +138,7 @@ class Study:
 
     def start_session(self, facts: Mapping[str, Any]) -> None:
         """Record that a process begins to work on the study, by which command and on what machine."""
-        facts = {**facts, "command": _command()}
+        facts = {**facts, "command": typed_command()}
         self.append({"event": "session", **facts})
         write_atomically(self.directory / "environment.json", json.dumps(facts, indent=2) + "\n")
 
@@ -199,7 +202,7 @@ def read_study(directory: Path) -> Snapshot:
     """
     journal = directory / JOURNAL
     if not journal.is_file():
-        raise StudyError(f"{directory} is not a study: it has no {JOURNAL}; give the directory a sweep was run in")
+        raise StudyError(f"{directory} is not a study: it has no {JOURNAL}; {way_to_a_study(directory)}")
     info: StudyInfo | None = None
     baseline: float | None = None
     sessions: list[dict[str, Any]] = []
@@ -247,7 +250,12 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _command() -> str:
+OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",
+             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export")
+"""What a study's own folder may hold before its journal does: an agent's client, or a session before it, was there."""
+
+
+def typed_command() -> str:
     """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
     program = Path(sys.argv[0])
     if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
@@ -274,6 +282,27 @@ def _fixed_as_0_2(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     kept = known_to_0_2(fixed) if fixed.get("trainer", "finetune") in TRAINERS else fixed
     return {name: {**entry, "value": kept[name]} if name in kept else entry for name, entry in parameters.items()
             if name in kept or name not in fixed}
+
+
+def _refuse_foreign_folder(directory: Path) -> None:
+    """Refuse a folder that holds other files than a study's, such as rows, which a study would lie among."""
+    if (directory / JOURNAL).exists():
+        return
+    names = sorted(path.name for path in directory.iterdir())
+    strange = [name for name in names if not fnmatch.filter([name], "worker*.log") and name not in OWN_FILES]
+    if strange:
+        shown = ", ".join(strange[:3]) + (" and more" if len(strange) > 3 else "")
+        raise StudyError(f"cannot use {directory} as a study: it is a folder with other files ({shown}); choose a new "
+                         f"one with --study, such as --study {directory / 'study'}")
+
+
+def _refuse_trials_without_journal(directory: Path) -> None:
+    """Refuse to begin a study over trials whose record is gone."""
+    left = sorted(path.name for path in directory.glob("trials/*"))
+    if left:
+        raise StudyError(f"{directory / JOURNAL} is empty or gone, but {directory / 'trials'} holds {len(left)} of "
+                         f"its trials, which a new study would overwrite; restore {JOURNAL} from a copy, or choose "
+                         f"another directory with --study")
 
 
 def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:

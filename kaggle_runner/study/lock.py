@@ -13,6 +13,23 @@ _SETTLE_S = 5.0
 _POLL_S = 0.05
 
 
+def is_in_use(directory: Path) -> bool:
+    """Say whether a process writes into a study now."""
+    try:
+        fd = os.open(directory / "study.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
 class StudyLock:
     """The right to write into a study, until `close` or the end of the process, however that ends.
 

@@ -31,6 +31,13 @@ def forecast_s(config: Config, snapshot: Snapshot, *, steps_done: int = 0) -> fl
     return statistics.median(rates) * config.effective_batch_size * (config.max_steps - steps_done)
 
 
+def seconds_of(snapshot: Snapshot) -> tuple[float, ...]:
+    """Return what each trial took that ran in one go and was not answered from the journal."""
+    return tuple(record.result.seconds for record in snapshot.records if record.result
+                 and record.result.status in (Status.COMPLETE, Status.PRUNED) and record.result.attempts == 1
+                 and not record.result.notes.get("repeat_of"))
+
+
 def refusal(config: Config, snapshot: Snapshot, deadline: Deadline, *, steps_done: int = 0,
             now: float | None = None) -> str | None:
     """Say why a trial should not be started in this session; none if it may."""

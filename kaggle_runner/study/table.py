@@ -1,4 +1,4 @@
-"""A study as text: the trial table and the lines about the best trial."""
+"""A study as text: the lines about the best trial, the base and the noise."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,6 @@ from typing import Any
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import measured_noise
 from kaggle_runner.study.trial import TrialRecord
-
-GIB = 2**30
-
-
-def trial_table(snapshot: Snapshot) -> str:
-    """Return the trials of a study as an aligned table, in their order; only parameters that differ have a column."""
-    names = _varied(snapshot)
-    header = ["trial", "status", snapshot.info.metric, "steps", "seconds", "peak GiB", *names, "reason"]
-    rows = [header, *(_cells(record, names, snapshot) for record in snapshot.records)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in rows)
 
 
 def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -69,16 +57,3 @@ def _gain(snapshot: Snapshot, best: TrialRecord) -> str:
         return ""
     change = best.result.metric / snapshot.baseline - 1
     return f"; the untouched base has {snapshot.baseline:.4f} ({change:+.1%})"
-
-
-def _cells(record: TrialRecord, names: list[str], snapshot: Snapshot) -> list[str]:
-    result = record.result
-    parameters = [format_value(record.trial.params.get(name, "")) for name in names]
-    if result is None:
-        return [record.trial.id, "running", "", "", "", "", *parameters, ""]
-    mark = " *" if snapshot.best is record else ""
-    return [
-        record.trial.id, result.status.value, f"{result.metric:.4f}{mark}" if result.metric is not None else "-",
-        str(result.steps), f"{result.seconds:.1f}",
-        f"{result.peak_device_bytes / GIB:.2f}" if result.peak_device_bytes else "-", *parameters, result.reason,
-    ]

@@ -39,6 +39,7 @@ from kaggle_runner.sweep.yaml_file import (
     refuse_other_file,
     shipped_sweep,
 )
+from kaggle_runner.wording import how_many
 
 BATCH = ("batch_size", "gradient_accumulation_steps")
 """Whose product is the rows of an optimizer step."""
@@ -184,9 +185,9 @@ def read_configuration(path: Path, config_type: type | None = None,
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
     """
-    path = find_file(path)
+    path = find_file(path, "")
     found = Findings()
-    values = parse_mapping(path, found)
+    values = parse_mapping(path, found, mark="")
     refuse_other_file(path, values, "train")
     raw = {"method": "grid", "metric": {"name": metrics[0], "goal": "minimize"},
            "parameters": {name: {"value": value} for name, value in values.items()}}
@@ -300,7 +301,8 @@ def _ends(parameter: Choice | Range) -> tuple[Any, ...]:
 
 def _warn_about_trials(found: Findings, spec: SweepSpec, config_type: Any) -> None:
     if spec.run_cap and spec.count is not None and spec.count < spec.run_cap:
-        found.warn("run_cap", f"{spec.run_cap} trials, but only {spec.count} are different")
+        are = "is" if spec.count == 1 else "are"
+        found.warn("run_cap", f"{how_many(spec.run_cap, 'trial')}, but only {spec.count} {are} different")
     names = {"max_steps", "eval_steps"}
     if "num_train_epochs" in spec.parameters:
         names = {"num_train_epochs", "samples", "eval_steps", *BATCH}

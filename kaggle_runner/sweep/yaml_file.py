@@ -15,6 +15,11 @@ from kaggle_runner.sweep.problems import Findings, spelled, suggestion
 
 SHIPPED = "sweeps"
 """Folder of the sweep files in the package, and how a user names them: `sweeps/demo.yaml`."""
+EXAMPLE = {"parameters": ("method, metric and parameters", f"copy {SHIPPED}/demo.yaml and change it"),
+           "vary": ("vary, values and baseline", f"copy {SHIPPED}/charlm_vary.yaml and change it"),
+           "studies": ("baseline and studies", f"copy {SHIPPED}/charlm_plan_small.yaml and change it"),
+           "": ("hyperparameters", "write one on each line, such as learning_rate: 1.0e-4")}
+"""A key that marks the kind of a file, none for one configuration -> what such a file holds, and how one begins."""
 
 
 def refuse_other_file(path: Path, raw: Mapping[str, Any], command: str) -> None:
@@ -83,20 +88,28 @@ def find_file(path: Path, mark: str = "parameters") -> Path:
         near = {Path(name).stem: path.parent / name for name in _sweep_files(path.parent)}
     except OSError as error:
         raise SweepError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    ours = [name for name in _sweep_files(packaged) if f"\n{mark}:" in (packaged / name).read_text(encoding="utf-8")]
+    ours = [path.name for path in shipped_files(mark)] if mark else []
     known = {Path(name).stem: Path(SHIPPED, name) for name in ours} | near
     close = difflib.get_close_matches(path.stem, known, n=1)
-    kind = "sweep " if mark == "parameters" else ""
-    way_out = (f"did you mean {known[close[0]]}?" if close else
-               f"give your own {kind}file, or one that ships: {', '.join(map(str, known.values()))}")
+    kind = {"parameters": "sweep file", "": "file of hyperparameters"}.get(mark, "file")
+    ways = [f"one of this folder: {', '.join(map(str, near.values()))}" if near else f"your own {kind}",
+            *([f"one that ships: {', '.join(f'{SHIPPED}/{name}' for name in ours)}"] if ours else [])]
+    way_out = f"did you mean {known[close[0]]}?" if close else f"give {', or '.join(ways)}"
     raise SweepError(str(path), [f"no such file; {way_out}"])
+
+
+def shipped_files(mark: str = "") -> list[Path]:
+    """List the files that ship, as a user names them; those that have `mark` as a key."""
+    folder = Path(str(importlib.resources.files("kaggle_runner.sweep") / "shipped"))
+    return [Path(SHIPPED, name) for name in _sweep_files(folder)
+            if not mark or f"\n{mark}:" in (folder / name).read_text(encoding="utf-8")]
 
 
 def _sweep_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.y*ml")) if folder.is_dir() else []
 
 
-def parse_mapping(path: Path, found: Findings) -> dict[str, Any]:
+def parse_mapping(path: Path, found: Findings, *, mark: str = "parameters") -> dict[str, Any]:
     """Return the file's mapping, with a problem for everything that JSON could not say."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8-sig"))
@@ -107,8 +120,8 @@ def parse_mapping(path: Path, found: Findings) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise SweepError(str(path), [f"is not UTF-8 text (byte {error.start}); is it a sweep file?"]) from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        place = error.problem_mark or error.context_mark
+        where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
         raise SweepError(str(path), [f"{where}not YAML: {error.problem or error.context}; check the colons, quotes "
                                      f"and indentation there"]) from error
     except yaml.YAMLError as error:
@@ -116,10 +129,11 @@ def parse_mapping(path: Path, found: Findings) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise SweepError(str(path), [f"not usable YAML: {error}"]) from error
     if raw is None:
-        raise SweepError(str(path), [f"the file is empty; copy {SHIPPED}/demo.yaml and change it"])
+        raise SweepError(str(path), [f"the file is empty; {EXAMPLE[mark][1]}"])
     if not isinstance(raw, dict):
         kind = "a list" if isinstance(raw, list) else f"only {spelled(raw)}"
-        raise SweepError(str(path), [f"must be a mapping with method, metric and parameters, but the file is {kind}"])
+        raise SweepError(str(path), [f"must be a mapping with {EXAMPLE[mark][0]}, but the file is {kind}; "
+                                     f"{EXAMPLE[mark][1]}"])
     for key, line in loader.repeated:
         found.problem(f"line {line}", f"{spelled(key)} is given twice, and only the last one would count; remove one")
     check_plain(found, "", raw)

@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.machine.keys import FoundKey
 from kaggle_runner.memory.fit import memory_limit_of
+from kaggle_runner.run.signals import told_of_signals
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
@@ -108,7 +109,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
                            notify=notify)
         stack.callback(runner.close)
         try:
-            _Agent(runner, order.patience).run(sweep.path)
+            _Agent(runner, order.patience, notify).run(sweep.path)
         except wandb.Error as error:
             if state_of(sweep) not in OVER_STATES:  # it may have ended since we asked
                 raise refused(f"W&B gave no agent for the sweep {sweep.path}", error, key) from error
@@ -148,8 +149,8 @@ class _Ticket:
 class _Agent:
     """W&B's agent, the thread that serves it, and the signals."""
 
-    def __init__(self, runner: JobRunner, patience: AgentPatience) -> None:
-        self._runner, self._patience, self._ending = runner, patience, runner.ending
+    def __init__(self, runner: JobRunner, patience: AgentPatience, notify: Notify) -> None:
+        self._runner, self._patience, self._ending, self._notify = runner, patience, runner.ending, notify
         self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
         self._over = self._interrupting = False
         self._interrupted_at = -math.inf
@@ -163,7 +164,7 @@ class _Agent:
             StudyError: the record cannot be written.
         """
         server = threading.Thread(target=self._serve, name="trials")
-        with self._signals():
+        with told_of_signals(self._notify, lambda: None) as told, self._signals(told):
             server.start()
             try:
                 wandb.agent(path, function=self._attend)
@@ -241,7 +242,7 @@ class _Agent:
         time.sleep(_POLL_S)  # for W&B's agent to set its flags
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self, told: Callable[[int], None]) -> Iterator[None]:
         """Turn SIGINT and SIGTERM into a request to end; a second one leaves no time for anything."""
         signalled = False
 
@@ -253,6 +254,7 @@ class _Agent:
             self._ending.ask(f"interrupted by {signal.Signals(number).name}", INTERRUPTED,
                              0.0 if signalled else self._patience.hurry_s)
             signalled = True
+            told(number)
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -23,6 +23,7 @@ from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
+from kaggle_runner.wording import how_many
 
 
 class _OutOfTime(Exception):
@@ -219,7 +220,7 @@ class JobRunner:
         if self._runner.failures.verdict:
             self.ending.ask(self._runner.failures.verdict, 1)
         if self._trials_run == self._count:
-            self.ending.ask(f"{self._count} trials are done, as asked")
+            self.ending.ask(f"{how_many(self._count, 'trial')} {'is' if self._count == 1 else 'are'} done, as asked")
         try:
             self._runner.measure_base(trial, result)
         except _OutOfTime:

@@ -13,18 +13,19 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import INTERRUPTED, ConfigError, KaggleRunnerError, SweepOver
-from kaggle_runner.events import AgentEnded, Event, Note, Notify
+from kaggle_runner.events import AgentEnded, EndAsked, Event, Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment, detect, root_of
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.child import ChildProcess, package_path
+from kaggle_runner.run.signals import told_of_signals
 from kaggle_runner.study.journal import Study
 from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_agent, study_directory
 from kaggle_runner.wandb.connection import leave
@@ -107,7 +108,8 @@ def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environme
     share = max(1, environment.cpu_count // len(work))
     cores = sorted(os.sched_getaffinity(0))
     children: list[_Child] = []
-    with contextlib.ExitStack() as stack, _signals(children) as signalled:
+    with contextlib.ExitStack() as stack, told_of_signals(notify, lambda: None) as told, \
+            _signals(children, told) as signalled:
         for place, (gpu, order) in enumerate(work):
             if signalled:
                 break
@@ -123,7 +125,7 @@ def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environme
 
 
 @contextlib.contextmanager
-def _signals(children: Sequence[_Child]) -> Iterator[list[int]]:
+def _signals(children: Sequence[_Child], told: Callable[[int], None]) -> Iterator[list[int]]:
     """Hand SIGINT and SIGTERM on to the children, as often as they come."""
     came: list[int] = []
 
@@ -131,6 +133,7 @@ def _signals(children: Sequence[_Child]) -> Iterator[list[int]]:
         came.append(number)
         for child in children:
             child.signal(number)
+        told(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -176,6 +179,8 @@ def main() -> None:
     lock = threading.Lock()
 
     def emit(event: Event) -> None:
+        if isinstance(event, EndAsked):  # the parent has it from the terminal, and says it once
+            return
         with lock, contextlib.suppress(BrokenPipeError):
             protocol.write(event.to_json() + "\n")
             protocol.flush()

@@ -1,0 +1,200 @@
+"""A study as text that fits the terminal: its trials, best first, what is the same in all of them once above, and
+what comes next.
+
+Tried in this order: whole names; short names, explained below; one block for each trial.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kaggle_runner.cli.words import as_typed, command, fitted
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.lock import is_in_use
+from kaggle_runner.study.page_mark import is_current
+from kaggle_runner.study.table import format_value
+from kaggle_runner.study.trial import Status, TrialRecord
+from kaggle_runner.wording import how_many
+
+GIB = 2**30
+SHOWN = 20
+"""Trials that are printed where not all are asked for."""
+SHORT = {
+    "learning_rate": "lr", "gradient_accumulation_steps": "accum", "weight_decay": "decay", "lora_dropout": "dropout",
+    "lora_alpha": "alpha", "lora_r": "r", "batch_size": "batch", "num_train_epochs": "epochs", "max_steps": "max",
+    "warmup_ratio": "warmup", "lr_scheduler_type": "schedule", "max_grad_norm": "clip", "max_length": "length",
+    "peak GiB": "GiB", "seconds": "s",
+}
+"""The names that people use for these; another name is cut word by word."""
+_GAP = "  "
+_RANKS = {Status.COMPLETE: 0, Status.PRUNED: 1, Status.PREEMPTED: 2, None: 2, Status.FAILED: 3, Status.INFEASIBLE: 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the table: its name and its cells, row by row."""
+
+    name: str
+    cells: tuple[str, ...]
+    may_lift: bool = True
+    """Whether it is said once above where all its cells are the same."""
+
+    @property
+    def width(self) -> int:
+        """Return the columns of the terminal that it takes."""
+        return max(len(cell) for cell in (self.name, *self.cells))
+
+
+def trial_table(snapshot: Snapshot, *, width: int | None, everything: bool = False) -> str:
+    """Return the trials of a study, best first; no line is longer than `width` unless a single word is.
+
+    The best `SHOWN` of them, or all with `everything`. A `width` of none is one without an edge.
+    """
+    if not snapshot.records:
+        return "no trial has begun"
+    records = ranked(snapshot)
+    columns = _columns(snapshot, records)
+    lifted = [column for column in columns if column.may_lift and len(records) > 1
+              and len(set(column.cells)) == 1 and column.cells[0]]
+    columns = [column for column in columns if column not in lifted and any(column.cells)]
+    shown = len(records) if everything else min(SHOWN, len(records))
+    columns = [Column(name=column.name, cells=column.cells[:shown]) for column in columns]
+    lines = []
+    if lifted:
+        lines.append(fitted("in all", _GAP.join(f"{column.name} {column.cells[0]}" for column in lifted), width))
+    short = _short_names(columns, width)
+    renamed = [Column(name=short.get(column.name, column.name), cells=column.cells) for column in columns]
+    if width is None or _width(renamed) <= width:
+        lines += _rows(renamed)
+        if short:
+            lines.append(fitted("short", ", ".join(f"{new} = {old}".replace(" ", "\0")
+                                                   for old, new in short.items()), width).replace("\0", " "))
+    else:
+        for number in range(shown):
+            lines += _block(columns, number, width)
+    lines += _reasons(records[:shown], width)
+    if shown < len(records):
+        lines.append(f"{how_many(len(records) - shown, 'more trial')}; all of them: "
+                     f"{command('show', snapshot.directory, '--all')}")
+    return "\n".join(lines)
+
+
+def ranked(snapshot: Snapshot) -> list[TrialRecord]:
+    """Return the trials, best first: complete ones by their metric, then pruned ones, then what has no result."""
+    sign = -1.0 if snapshot.info.goal == "maximize" else 1.0
+
+    def key(record: TrialRecord) -> tuple[float, ...]:
+        metric = record.result.metric if record.result else None
+        rank = _RANKS[record.result.status if record.result else None]
+        measured = rank < 2 and metric is not None
+        return (rank, not measured, sign * metric if measured and metric is not None else 0.0, record.trial.number)
+
+    return sorted(snapshot.records, key=key)
+
+
+def searched(snapshot: Snapshot) -> list[str]:
+    """Name the parameters that the sweep searches."""
+    parameters: Mapping[str, Any] = snapshot.info.sweep.get("parameters", {})
+    return [name for name, entry in parameters.items() if "value" not in entry]
+
+
+def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]:
+    results = [record.result for record in records]
+    marks = [" *" if record is snapshot.best else "" for record in records]
+    own = [("status", [result.status.value if result else "running" for result in results]),
+           ("steps", [str(result.steps) if result else "" for result in results]),
+           ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
+           ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
+                         "-" if result else "" for result in results])]
+    metric = [f"{result.metric:.4f}{mark}" if result and result.metric is not None else "-" if result else ""
+              for result, mark in zip(results, marks, strict=True)]
+    return [
+        Column(name="trial", cells=tuple(record.trial.id for record in records), may_lift=False),
+        Column(name=snapshot.info.metric, cells=tuple(metric), may_lift=False),
+        *(Column(name=name, cells=tuple(cells)) for name, cells in own),
+        *(Column(name=name, cells=tuple(format_value(record.trial.params[name]) if name in record.trial.params else ""
+                                        for record in records)) for name in searched(snapshot)),
+    ]
+
+
+def _width(columns: Sequence[Column]) -> int:
+    return sum(column.width for column in columns) + len(_GAP) * (len(columns) - 1)
+
+
+def _short_names(columns: Sequence[Column], width: int | None) -> dict[str, str]:
+    """Shorten as many names as it takes to fit, the one that gains most first; all of them if that is not enough."""
+    short: dict[str, str] = {}
+    taken = {column.name for column in columns}
+    for column in sorted(columns, key=lambda column: max(map(len, column.cells)) - len(column.name)):
+        left = sum(max(len(short.get(one.name, one.name)), *map(len, one.cells)) for one in columns)
+        if width is None or left + len(_GAP) * (len(columns) - 1) <= width:
+            break
+        name = SHORT.get(column.name) or "_".join(word[:3] for word in column.name.split("_"))
+        if len(name) < len(column.name) and name not in taken and column.name not in ("trial", "status"):
+            short[column.name] = name
+            taken.add(name)
+    return {column.name: short[column.name] for column in columns if column.name in short}
+
+
+def _rows(columns: Sequence[Column]) -> list[str]:
+    lines = zip(*([column.name, *column.cells] for column in columns), strict=True)
+    return [_GAP.join(cell.ljust(column.width) for cell, column in zip(line, columns, strict=True)).rstrip()
+            for line in lines]
+
+
+def _block(columns: Sequence[Column], number: int, width: int) -> list[str]:
+    """Return one trial over several lines: what it is called, then its cells with their names."""
+    head, *others = [(column.name, column.cells[number]) for column in columns if column.cells[number]]
+    items = [f"{name} {cell}".replace(" ", "\0") for name, cell in others]
+    return [f"{head[0]} {head[1]}", *(line.replace("\0", " ") for line in textwrap.wrap(
+        _GAP.join(items), width, initial_indent="  ", subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False))]
+
+
+def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:
+    """Say below the table why trials ended as they did, once for those that ended alike."""
+    why: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record.result and record.result.reason:
+            why.setdefault((record.result.status.value, record.result.reason), []).append(record.trial.id)
+    return [fitted(status, f"{', '.join(ids)}: {' '.join(reason.split())}", width)
+            for (status, reason), ids in why.items()]
+
+
+def next_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """Return what to do next with a study, as labels and texts; a page is named only if it shows every trial."""
+    directory = snapshot.directory
+    page = directory / "report" / "index.html"
+    shown = str(as_typed(page)) if is_current(page, directory) else command("report", directory)
+    if is_in_use(directory):
+        return [("running", "a process is adding to it"), ("next", command("report", directory, "--watch"))]
+    left = open_trials(snapshot)
+    if not left:
+        return [("next", shown)]
+    lines = [("open", left), ("next", _began_by(snapshot))]
+    return [*lines, ("page" if shown.endswith(".html") else "report", shown)] if snapshot.finished else lines
+
+
+def open_trials(snapshot: Snapshot) -> str:
+    """Say what of a study is not done yet; empty if everything is."""
+    cut_off = [record for record in snapshot.records if record not in snapshot.finished]
+    wanted = _wanted(snapshot) or 0
+    missing = max(0, wanted - len(snapshot.finished) - len(cut_off))
+    parts = [f"{how_many(len(cut_off), 'trial')} cut off"] if cut_off else []
+    parts += [f"{how_many(missing, 'trial')} of {wanted} not begun"] if missing else []
+    return ", ".join(parts)
+
+
+def _wanted(snapshot: Snapshot) -> int | None:
+    """Return how many trials the last session was to reach; of an older version's study, what its sweep says."""
+    wanted: Any = snapshot.sessions[-1].get("trials") if snapshot.sessions else None
+    if wanted is None and not (snapshot.sessions and snapshot.sessions[-1].get("sweep")):  # W&B decides otherwise
+        wanted = snapshot.info.sweep.get("run_cap")
+    return wanted if isinstance(wanted, int) else None
+
+
+def _began_by(snapshot: Snapshot) -> str:
+    """Return the command of the last session, which goes on with the study."""
+    typed: Any = snapshot.sessions[-1].get("command") if snapshot.sessions else ""
+    return str(typed) or f"the command that began it, with --study {as_typed(snapshot.directory)}"

@@ -1,0 +1,82 @@
+"""How lines are put into words: fitted to the terminal, paths as a person would type them, commands ready to paste."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+
+import click
+
+NARROWEST = 20
+"""Columns below which nothing is fitted any more: such a width is a mistake of the terminal."""
+_COMMAND = re.compile(r"(python -m kaggle_runner|pip install|kaggle kernels|wandb sweep) [^;\n]*")
+_TIE = "\0"
+"""Stands between a name and its value, which are not to be parted."""
+
+
+def width_of() -> int | None:
+    """Return the columns that stdout has; none where it is no terminal: a pipe has no edge."""
+    return max(NARROWEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+
+
+def is_dumb() -> bool:
+    """Say whether the terminal cannot move its cursor, so that nothing may be drawn over."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+def has_colours() -> bool:
+    """Say whether stdout shows colours and the person wants them."""
+    return sys.stdout.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
+
+
+def say(label: str, text: str, *, column: int = 8) -> None:
+    """Print a labelled line; where the terminal is narrower it goes on below the text, broken between words."""
+    click.echo(fitted(label, text, width_of(), column=column))
+
+
+def fitted(label: str, text: str, width: int | None, *, column: int = 8) -> str:
+    """Return a labelled line, broken between words and never inside one; what two blanks divide stays together."""
+    start = f"{label:<{column}} "
+    if width is None or len(start) + len(text) <= width:
+        return start + text
+    tied = "  ".join(part.replace(" ", _TIE) for part in text.split("  ")) if "  " in text else text
+    lines = textwrap.wrap(tied, max(NARROWEST, width) - len(start), break_long_words=False, break_on_hyphens=False)
+    return "\n".join((" " * len(start) if number else start) + line.replace(_TIE, " ")
+                     for number, line in enumerate(lines)) or start
+
+
+def flowing(text: str, width: int | None) -> str:
+    """Break each line of a text between words; a command in it stays in one piece, so that it can be copied."""
+    if width is None:
+        return text
+    return "\n".join(_flowing_line(line, width) for line in text.split("\n"))
+
+
+def _flowing_line(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    tied = _COMMAND.sub(lambda match: match[0].replace(" ", _TIE), line)
+    return textwrap.fill(tied, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+                         drop_whitespace=True).replace(_TIE, " ")
+
+
+def complain(text: str) -> None:
+    """Print a warning or an error to stderr, broken between words where that is a terminal."""
+    click.echo(flowing(text, max(NARROWEST, shutil.get_terminal_size().columns) if sys.stderr.isatty() else None),
+               err=True)
+
+
+def as_typed(path: Path) -> Path:
+    """Return a path as a person here would type it: relative where it lies below the current directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+
+
+def command(*arguments: str | Path) -> str:
+    """Write a command of ours, ready to be pasted into a shell."""
+    return shlex.join(["python", "-m", "kaggle_runner", *(str(as_typed(argument)) if isinstance(argument, Path)
+                                                          else argument for argument in arguments)])

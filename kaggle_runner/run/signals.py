@@ -1,0 +1,64 @@
+"""How a person ends a session: the first Ctrl-C asks for a checkpoint, the second ends everything at once."""
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.events import EndAsked, Notify
+
+
+@contextlib.contextmanager
+def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event, and say so; the second one ends the process, and says so.
+
+    Nothing of the record is lost by that: it is on the disk line by line, and workers end when their pipe closes. A
+    third one ends the process even if nobody can be told.
+    """
+    ending, numbers = threading.Event(), []
+    with told_of_signals(notify, lambda: os._exit(INTERRUPTED)) as came:
+
+        def handle(number: int, frame: Any) -> None:
+            ending.set()
+            numbers.append(number)
+            if len(numbers) > 2:
+                os._exit(INTERRUPTED)
+            came(number)
+
+        before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield ending
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def told_of_signals(notify: Notify, at_the_second: Callable[[], None]) -> Iterator[Callable[[int], None]]:
+    """Give what a signal handler calls with each signal; a thread tells of it, and does what the second one wants.
+
+    A handler interrupts anything, a display that holds its lock too, so it only puts the signal down.
+    """
+    came: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # its put may interrupt itself
+
+    def speak() -> None:
+        for again in (False, True):
+            number = came.get()
+            if number is None:
+                return
+            notify(EndAsked(signal=signal.Signals(number).name, again=again))
+        at_the_second()
+
+    speaker = threading.Thread(target=speak, name="signals", daemon=True)
+    speaker.start()
+    try:
+        yield came.put
+    finally:
+        came.put(None)
+        speaker.join()

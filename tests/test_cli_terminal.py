@@ -1,0 +1,457 @@
+"""What a person sees at a terminal: tables that fit, the time left, Ctrl-C, help, and words for every mistake."""
+
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from kaggle_runner.cli.help import EXAMPLES, SECTIONS
+from kaggle_runner.cli.main import cli, main
+from kaggle_runner.cli.progress import Lines
+from kaggle_runner.cli.table import SHOWN, next_lines, trial_table
+from kaggle_runner.cli.time_left import TimeLeft, in_words
+from kaggle_runner.cli.words import fitted, flowing
+from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.report.write import write_page
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status
+from tests.made_studies import Made, write_study
+
+ROOT = Path(__file__).parent.parent
+PARAMETERS = {name: {"values": [0, 1]} for name in (
+    "learning_rate", "gradient_accumulation_steps", "lora_dropout", "weight_decay", "lora_r", "lora_alpha")}
+
+
+def demo(folder, count=6, **more):
+    trials = [Made(value=4 - number / 7, steps=10, seconds=10 + number, params={
+        "learning_rate": 1e-3 * (number + 1), "gradient_accumulation_steps": 4 + number % 2 * 4, "lora_dropout": 0.05,
+        "weight_decay": number / 100, "lora_r": 8, "lora_alpha": 16 + number}) for number in range(count)]
+    return read_study(write_study(folder, [*trials, *more.pop("others", ())], parameters=PARAMETERS, **more))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return demo(tmp_path_factory.mktemp("made") / "study", others=[
+        Made(value=None, status=Status.FAILED, reason="the loss is nan at step 3, and a longer sentence says why",
+             params={"learning_rate": 0.5, "lora_r": 8}),
+        Made(value=3.9, status=Status.PRUNED, reason="worse than the others at step 5", params={"lora_r": 8})])
+
+
+def words_of(text):
+    return set(text.split())
+
+
+@pytest.mark.parametrize("width", [200, 110, 80, 60, 40])
+def test_a_table_fits_and_breaks_no_word(study, width):
+    whole, found = trial_table(study, width=None), trial_table(study, width=width)
+    assert max(map(len, found.splitlines())) <= width
+    cells = re.compile(r"[\d.]+|\w+/\w+|complete|pruned|failed|nan")
+    assert set(cells.findall(found)) >= set(cells.findall(whole)), "no value is lost or cut"
+    shortened = dict(re.findall(r"(\w+) =\s+(\w+)", found))
+    assert {*words_of(found), *shortened.values()} >= PARAMETERS.keys(), "each name is there, or is explained"
+
+
+def test_the_best_trial_is_first_and_what_is_the_same_in_all_stands_above(study, tmp_path):
+    lines = trial_table(study, width=None).splitlines()
+    assert lines[0] == "in all   peak GiB 0.49  lora_r 8"
+    assert [line.split()[0] for line in lines[2:10]] == [
+        "0005", "0004", "0003", "0002", "0001", "0000", "0007", "0006"]
+    assert lines[2].split()[1:3] == ["3.2857", "*"]
+    assert lines[-2:] == ["pruned   0007: worse than the others at step 5",
+                          "failed   0006: the loss is nan at step 3, and a longer sentence says why"]
+    up = trial_table(demo(tmp_path / "up", goal="maximize"), width=None).splitlines()
+    assert up[2].split()[:3] == ["0000", "4.0000", "*"]
+
+
+def test_a_long_study_shows_its_best_and_says_how_to_see_all(tmp_path):
+    long = demo(tmp_path / "my study", count=SHOWN + 3)
+    shown = trial_table(long, width=80).splitlines()
+    assert shown[-1].endswith(f"more trials; all of them: python -m kaggle_runner show '{long.directory}' --all")
+    assert "0022" in shown[2]
+    assert not any(line.startswith("0000") for line in shown)
+    assert any(line.startswith("0000") for line in trial_table(long, width=80, everything=True).splitlines())
+    assert trial_table(read_study(write_study(tmp_path / "none", [])), width=80) == "no trial has begun"
+
+
+def test_a_narrow_terminal_gets_one_block_a_trial(study):
+    lines = trial_table(study, width=40).splitlines()
+    assert "trial 0005" in lines
+    assert re.match(r"  eval/loss 3\.2857 \*  status complete", lines[lines.index("trial 0005") + 1])
+
+
+def test_lines_break_between_words_and_commands_stay_whole():
+    assert fitted("best", "trial 0001, eval/loss 3.1", 200) == "best     trial 0001, eval/loss 3.1"
+    assert fitted("", "learning_rate 0.1  lora_r 8  lora_alpha 16", 34).splitlines() == [
+        "         learning_rate 0.1", "         lora_r 8  lora_alpha 16"]
+    said = flowing("error: it is not there; make it with: python -m kaggle_runner dry-run mine.yaml --count 3", 50)
+    assert "python -m kaggle_runner dry-run mine.yaml --count 3" in said.splitlines()[-1]
+    assert len(said.splitlines()) == 2
+    assert flowing("a" * 90, 50) == "a" * 90
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_time_left_follows_from_finished_trials_and_the_running_ones_steps():
+    clock = Clock()
+    left = TimeLeft(clock)
+    assert (left.of_sweep(), left.line()) == (None, None)
+    left.take(SweepStarted(total=5, finished=1, directory="s", seconds=(100.0,)))
+    assert left.of_sweep() == 400
+    left.take(TrialStarted(trial="0001", origin="gp", settings="", max_steps=10))
+    clock.now = 40
+    assert (left.of_trial("0001"), left.of_sweep()) == (60, 360)
+    left.take(Logged(trial="0001", step=1, values={}))
+    clock.now = 50
+    left.take(Logged(trial="0001", step=2, values={}))
+    assert left.of_trial("0001") == 80, "by its own steps as soon as there are two"
+    assert left.line() == "sweep: 1 of 5 trials done, about 6 min left; trial 0001 at step 2/10"
+    left.take(TrialEnded(trial="0001", status="complete", metric=1.0, seconds=200.0))
+    assert left.of_sweep() == 450
+    left.take(TrialEnded(trial="0002", status="failed", metric=None, seconds=1.0))
+    assert left.of_sweep() == 300, "a failure's second says nothing of the next trial"
+
+
+def test_two_workers_take_half_the_time_and_a_first_trial_is_judged_by_its_steps():
+    clock = Clock()
+    left = TimeLeft(clock)
+    left.take(SweepStarted(total=4, finished=0, directory="s", workers=2))
+    assert left.line() == "sweep: 0 of 4 trials done, time left not known yet"
+    for trial in ("a", "b"):
+        left.take(TrialStarted(trial=trial, origin="gp", settings="", max_steps=10))
+        left.take(Logged(trial=trial, step=0, values={}))
+    clock.now = 20
+    for trial in ("a", "b"):
+        left.take(Logged(trial=trial, step=2, values={}))
+    assert left.of_sweep() == (2 * 80 + 2 * 100) / 2
+
+
+def test_an_agent_without_an_end_tells_its_pace():
+    left = TimeLeft(Clock())
+    left.take(TrialStarted(trial="x1", origin="wandb", settings="", max_steps=4))
+    left.take(TrialEnded(trial="x1", status="complete", metric=1.0, seconds=95.0))
+    assert left.line() == "agent: 1 trial done, 2 min each"
+    assert [in_words(seconds) for seconds in (5, 89, 90, 7200, 12000)] == ["5 s", "89 s", "2 min", "2 h", "3 h 20 min"]
+
+
+def test_where_no_bar_is_drawn_a_line_tells_the_time_left(capfd):
+    with Lines(every_s=0.01) as notify:
+        notify(SweepStarted(total=3, finished=1, directory="s", seconds=(60.0,)))
+        until = time.monotonic() + 20
+        said = ""
+        while "left" not in said and time.monotonic() < until:
+            said += capfd.readouterr().err
+    assert "sweep: 1 of 3 trials done, about 2 min left\n" in said
+
+
+class Terminal:
+    """A program on a terminal of its own, as a person has it."""
+
+    def __init__(self, arguments, directory, **environ):
+        self.screen = ""
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(directory)
+            os.execve(sys.executable, [sys.executable, *map(str, arguments)], {
+                **os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "LINES": "24", "TERM": "xterm", **environ})
+
+    def wait_for(self, text, seconds=60):
+        until = time.monotonic() + seconds
+        while text not in self.screen and time.monotonic() < until and self._read():
+            pass
+        assert text in self.screen, self.screen
+
+    def press_ctrl_c(self):
+        os.write(self._terminal, b"\x03")
+
+    def end(self):
+        while self._read():
+            pass
+        os.close(self._terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _read(self):
+        if select.select([self._terminal], [], [], 30)[0]:
+            try:
+                self.screen += os.read(self._terminal, 65536).decode(errors="replace")
+            except OSError:  # the program is gone
+                return False
+        return True
+
+
+SESSION = """
+import time
+from kaggle_runner.cli.progress import display
+from kaggle_runner.events import Checkpointed, Logged, TrialStarted
+from kaggle_runner.run.signals import end_on_signals
+with display("python -m kaggle_runner dry-run mine.yaml") as notify, end_on_signals(notify) as ending:
+    notify(TrialStarted(trial="0003", origin="gp", settings="lora_r 8", max_steps=10))
+    notify(Checkpointed(trial="0003", step=4))
+    notify(Logged(trial="0003", step=7, values={"train/loss": 3.5}))
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_ctrl_c_says_what_happens_and_the_second_one_what_is_lost(tmp_path, kind):
+    terminal = Terminal(["-c", SESSION], tmp_path, TERM=kind)
+    terminal.wait_for("ready")
+    terminal.press_ctrl_c()
+    terminal.wait_for("last checkpoint.")
+    assert "Ctrl-C: the running trial writes a checkpoint at its next step" in " ".join(terminal.screen.split())
+    terminal.press_ctrl_c()
+    assert terminal.end() == 130
+    said = " ".join(terminal.screen.split())
+    assert ("Ctrl-C again: ended at once; trial 0003 goes on from step 4 of 7, and finished trials are kept. "
+            "Go on with: python -m kaggle_runner dry-run mine.yaml") in said
+    assert ("\x1b" in terminal.screen) == (kind == "xterm"), "a terminal that can draw nothing gets plain lines"
+    if kind == "xterm":
+        assert terminal.screen.rindex("\x1b[?25h") > terminal.screen.rindex("\x1b[?25l"), "the cursor is there again"
+
+
+def test_no_color_is_obeyed(tmp_path):
+    terminal = Terminal(["-c", SESSION], tmp_path, NO_COLOR="1")
+    terminal.wait_for("ready")
+    for _ in range(3):
+        terminal.press_ctrl_c()
+        time.sleep(0.05)
+    assert terminal.end() == 130
+    assert not re.search(r"\x1b\[[\d;]*3[0-7]m", terminal.screen)
+
+
+def test_ctrl_c_right_after_the_start_is_one_line_and_130(tmp_path):
+    command = [sys.executable, "-m", "kaggle_runner", "dry-run", "--count", "1", "--study", "s"]
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert first.startswith("warning: ")
+    assert "Traceback" not in said
+    assert "Aborted" not in said
+
+
+def commands(group, before=""):
+    for name, command in group.commands.items():
+        yield f"{before} {name}".strip(), command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before} {name}".strip())
+
+
+def test_every_command_is_in_a_group_and_has_examples_that_parse():
+    listed = [name for _, names in SECTIONS for name in names]
+    assert len(listed) == len(set(listed))
+    known = dict(commands(cli))
+    assert {name for name in known if " " not in name} <= set(listed)
+    assert known.keys() <= EXAMPLES.keys()
+    for name, lines in EXAMPLES.items():
+        for line in lines if name in known else ():
+            arguments = shlex.split(line)
+            command, own = known[arguments[0]], arguments[1:]
+            if isinstance(command, click.Group) and own:
+                command, own = command.commands[own[0]], own[1:]
+            with command.make_context(line, own):
+                assert name in line
+
+
+@pytest.mark.parametrize("columns", ["80", "50"])
+def test_help_has_whole_sentences_in_its_width(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= int(columns)
+    assert "..." not in said.replace("[ARGS]...", "")
+    assert [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
+        "Options:", *(f"{title}:" for title, names in SECTIONS if any(name in cli.commands for name in names))]
+    for _, command in commands(cli):
+        assert command.get_short_help_str(limit=1000).endswith((".", "]"))
+
+
+def test_no_argument_says_the_three_commands_to_begin_with(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert re.findall(r"^  python -m kaggle_runner ([\w-]+)", said, re.MULTILINE) == ["dry-run", "detect", "sweep"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_files_and_studies(tmp_path, study, shell):
+    def ask(**environ):
+        return subprocess.run([sys.executable, "-m", "kaggle_runner"], cwd=study.directory.parent, text=True,
+                              capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environ}).stdout
+
+    assert "kaggle-runner" in ask(_KAGGLE_RUNNER_COMPLETE=f"{shell}_source")
+    if shell == "bash":
+        typed = {"_KAGGLE_RUNNER_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
+        assert "plain,dry-run" in ask(COMP_WORDS="kaggle-runner dry", **typed)
+        typed["COMP_CWORD"] = "2"
+        assert "plain,sweeps/demo.yaml" in ask(COMP_WORDS="kaggle-runner sweep sweeps/d", **typed)
+        assert "plain,study" in ask(COMP_WORDS="kaggle-runner show st", **typed)
+
+
+MISTAKES = {
+    "show": (2, r"Missing argument 'STUDY': studies here: kept"),
+    "show nowhere": (1, r"nowhere is not a study: it has no trials\.jsonl; studies here: kept"),
+    "show ''": (2, "is empty; give a path, or . for the current directory"),
+    "report": (2, "Missing argument 'STUDIES': studies here: kept"),
+    "report ''": (2, "is empty; give the directory of a study"),
+    "sweep nowhere.yaml": (1, r"give one of this folder: empty\.yaml, list\.yaml, or one that ships: "
+                              r"sweeps/demo\.yaml, sweeps/lora_t4\.yaml, sweeps/lora_t4_rank\.yaml$"),
+    "vary nowhere.yaml": (1, r"or one that ships: sweeps/charlm_vary\.yaml$"),
+    "tune nowhere.yaml": (1, r"or one that ships: sweeps/charlm_plan\.yaml, sweeps/charlm_plan_small\.yaml$"),
+    "sweep ''": (2, "is empty; give a path"),
+    "dry-run --study ''": (2, "'--study': is empty"),
+    "vary empty.yaml": (1, r"the file is empty; copy sweeps/charlm_vary\.yaml and change it"),
+    "vary list.yaml": (1, r"must be a mapping with vary, values and baseline, but the file is a list; copy"),
+    "tune list.yaml": (1, r"must be a mapping with baseline and studies, but the file is a list; copy"),
+    "train empty.yaml": (1, r"the file is empty; write one on each line, such as learning_rate: 1\.0e-4"),
+    "push mine": (1, r"'mine': 1 problem\n  is no sweep file here and no sweep on W&B"),
+    "push 'a b c'": (1, "is no sweep file here and no sweep on W&B"),
+    "kernel launcher ''": (1, "is no sweep file here and no sweep on W&B"),
+    "kernel launcher kept": (1, "is a folder; give a sweep file in it"),
+    "agent mine.yaml": (1, r"is a file, and not yet a sweep on W&B; make one with: .* mine\.yaml --backend wandb"),
+    "stop nonsense!": (1, "is no sweep on W&B; give ID, PROJECT/ID"),
+    "push abcd1234 --dataset x": (2, "'--dataset': must be OWNER/SLUG"),
+    "push abcd1234 --kernel a/b/c": (2, "'--kernel': must be OWNER/KERNEL"),
+    "push abcd1234 --model a/b/c": (2, "'--model': must be OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"),
+    "push abcd1234 --image 'a b'": (2, "'--image': must be an image's name"),
+    "push abcd1234 --files '('": (2, "'--files': is no regular expression: missing"),
+    "push abcd1234 --machine ''": (2, "'--machine': must be Kaggle's name of a machine.*--cpu"),
+    "push abcd1234 --owner 'a b'": (2, "'--owner': must be a Kaggle account"),
+    "pull x": (2, "must be OWNER/KERNEL"),
+    "kernel launcher sweeps/lora_t4.yaml --out notes.txt": (1, "notes.txt is there and is no launcher; move it away"),
+    "kernel prepare --folder other": (1, "is of a kernel that runs train.py; move it away"),
+    "restore kept": (1, r"kept is not an archived study: it has no archived\.json"),
+    "dry-run --study rows": (1, r"cannot use rows as a study: it is a folder with other files \(rows\.jsonl\)"),
+    "dry-run --study lost": (1, r"lost/trials\.jsonl is empty or gone, but lost/trials holds 2 of its trials"),
+}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    desk = tmp_path_factory.mktemp("desk")
+    demo(desk / "kept", count=1)
+    for path, content in {"empty.yaml": "", "list.yaml": "- a\n- b\n", "notes.txt": "dear diary",
+                          "rows/rows.jsonl": "{}",
+                          "other/kernel-metadata.json": '{"code_file": "train.py"}', "lost/trials.jsonl": "",
+                          "lost/trials/0000/config.json": "{}", "lost/trials/0001/config.json": "{}"}.items():
+        (desk / path).parent.mkdir(exist_ok=True, parents=True)
+        (desk / path).write_text(content)
+    return desk
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_said_with_the_way_out(capsys, monkeypatch, desk, line):
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    status, message = MISTAKES[line]
+    before = {path: path.read_bytes() for path in desk.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(line))
+    said = capsys.readouterr().err
+    assert ended.value.code == status, said
+    assert re.search(message, said.strip(), re.MULTILINE | re.DOTALL), said
+    assert {path: path.read_bytes() for path in before} == before
+    for path in (desk / "rows" / "study.lock", desk / "lost" / "study.lock"):
+        path.unlink(missing_ok=True)
+
+
+def test_show_names_the_page_only_while_it_shows_every_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo(Path("my study"), count=2)
+    assert next_lines(read_study(Path("my study"))) == [("next", "python -m kaggle_runner report 'my study'")]
+    write_page([Path("my study")])
+    page = [("next", "my study/report/index.html")]
+    assert next_lines(read_study(Path("my study"))) == page
+    (tmp_path / "my study" / "trials.jsonl").touch()
+    os.utime(tmp_path / "my study" / "report" / "index.html", (0, 0))
+    assert next_lines(read_study(Path("my study"))) == page, "a copy's times say nothing"
+    with open("my study/trials.jsonl", "a") as journal:
+        journal.write('{"event": "baseline", "value": 4.0, "time": 1}\n')
+    assert next_lines(read_study(Path("my study"))) == [("next", "python -m kaggle_runner report 'my study'")]
+
+
+def test_show_names_the_command_that_goes_on_where_there_is_more_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("cut")
+    demo(folder, count=2, others=[Made(status=Status.PREEMPTED), Made(status=None)])
+    with Study.open_for_writing(folder, name="made", sweep=read_study(folder).info.sweep, metric="eval/loss",
+                                goal="minimize", seed=0) as study:
+        study.append({"event": "session", "trials": 8,
+                      "command": "python -m kaggle_runner sweep mine.yaml --study cut"})
+        assert next_lines(read_study(folder)) == [
+            ("running", "a process is adding to it"), ("next", "python -m kaggle_runner report cut --watch")]
+    assert next_lines(read_study(folder)) == [
+        ("open", "2 trials cut off, 4 trials of 8 not begun"),
+        ("next", "python -m kaggle_runner sweep mine.yaml --study cut"),
+        ("report", "python -m kaggle_runner report cut")]
+
+
+def test_archived_studies_come_back_by_the_command_that_is_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    demo(Path("lab/my study"), count=1)
+    said = ""
+    for line in ("archive 'lab/my study' --reason 'wrong text'", "archived lab", "archived nowhere"):
+        with pytest.raises(SystemExit):
+            main(shlex.split(line))
+        said = capsys.readouterr().out
+        if line != "archived nowhere":
+            back = said.splitlines()[-1].removeprefix("back     python -m kaggle_runner ")
+    assert said == "nothing was archived from nowhere: there is no such folder\n"
+    with pytest.raises(SystemExit):
+        main(shlex.split(back))
+    assert capsys.readouterr().out == "restored lab/my study\nnext     python -m kaggle_runner show 'lab/my study'\n"
+    with pytest.raises(SystemExit):
+        main(["restore", "lab/my study"])
+    assert "lab/my study is not an archived study" in capsys.readouterr().err
+
+
+def test_names_that_make_one_folder_are_kept_apart(tmp_path, monkeypatch, capsys):
+    from kaggle_runner.cli.shared import directory_of, refuse_among_rows
+    from kaggle_runner.errors import StudyError
+    from kaggle_runner.machine.environment import detect
+
+    monkeypatch.chdir(tmp_path)
+    environment = detect({"KAGGLE_RUNNER_HOST": "local"}, Path("/"))
+    demo(Path("studies/a-b"), count=1, name="a/b")
+    assert directory_of("a/b", environment) == Path("studies/a-b")
+    with pytest.raises(StudyError, match="holds the study of 'a/b', whose name makes the same folder as 'a-b'; choose"):
+        directory_of("a-b", environment)
+    Path("rows").mkdir()
+    with pytest.raises(StudyError, match=r"cannot use rows/study as a study: it lies in rows, whose files are read"):
+        refuse_among_rows(Path("rows/study"), "./rows")
+
+
+def test_vary_says_every_problem_and_none_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("vary: hidden_size\nvalues: [16, 16, -3]\nbaseline:\n  trainer: charlm\n  widht: 3\n")
+    with pytest.raises(SystemExit):
+        main(["vary", "mine.yaml"])
+    said = capsys.readouterr().err
+    assert "no hyperparameter" not in said.replace("no such hyperparameter", "")
+    assert "widht" in said
+    Path("mine.yaml").write_text("vary: learning_rate\nvalues: [1.0e-3, 1.0e-3, -3]\nbaseline:\n  trainer: charlm\n")
+    with pytest.raises(SystemExit):
+        main(["vary", "mine.yaml"])
+    said = capsys.readouterr().err
+    assert "values[1]: 0.001 is there twice" in said
+    assert "values[2]: -3: " in said
