@@ -27,6 +27,7 @@ from kaggle_runner.training.layer.keep import (
     keep_for,
 )
 from kaggle_runner.training.layer.structure import structure_of
+from kaggle_runner.training.libraries import hide_unfit_torchao
 from kaggle_runner.training.loss import summed_loss
 from kaggle_runner.training.models import base_model
 from kaggle_runner.training.models.attention import use_causal_attention
@@ -48,6 +49,12 @@ FAMILIES = {
 }
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Of each gradient tensor, relative to its length."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchao_that_peft_takes():
+    """As a worker does: the images' torchao makes peft refuse every linear layer that is not 4-bit."""
+    hide_unfit_torchao()
 
 
 def model_of(family="llama", dtype=torch.float32, *, dropout=0.0, in_4bit=True, targets="all-linear", **settings):

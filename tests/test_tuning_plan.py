@@ -153,7 +153,8 @@ def gain_of(by_value, value, default):
 
 def the_table_is(text, by_value, default, ended, read_name):
     noise, freedom = noise_of(by_value)
-    header = "| value | seeds | mean eval/loss | bits/char | gain over the default | 95 % interval | effect | tokens |"
+    header = ("| value | seeds | mean eval/loss | bits/char | gain over the default | standard error | 95 % interval | "
+              "effect | tokens |")
     rows = [[cell.strip() for cell in line.strip("|").split("|")]
             for line in text.split(header)[1].split("\n\n")[0].splitlines()[2:]]
     assert [read_name(row[0].removesuffix(" (default)")) for row in rows] == list(by_value)
@@ -163,16 +164,17 @@ def the_table_is(text, by_value, default, ended, read_name):
         assert int(row[1]) == len(own)
         assert float(row[2]) == pytest.approx(statistics.fmean(own.values()), abs=6e-6)
         assert float(row[3]) == pytest.approx(statistics.fmean(own.values()) / math.log(2), abs=6e-6)
-        assert row[7] == "3,072"
+        assert row[8] == "3,072"
         if name == default:
-            assert row[4:7] == ["", "", ""]
+            assert row[4:8] == ["", "", "", ""]
             continue
         gain, seeds = gain_of(by_value, name, default)
         half = T_975[freedom] * noise * math.sqrt(2 / seeds)
         assert float(row[4]) == pytest.approx(gain, abs=6e-6)
-        ends = [float(end) for end in row[5].split(" to ")]
+        assert float(row[5]) == pytest.approx(noise * math.sqrt(2 / seeds), rel=1e-3, abs=6e-6)
+        ends = [float(end) for end in row[6].split(" to ")]
         assert ends == pytest.approx([gain - half, gain + half], abs=1e-4 * half + 6e-6)
-        assert float(row[6]) == pytest.approx(gain / noise, abs=0.051)
+        assert float(row[7]) == pytest.approx(gain / noise, abs=0.051)
     assert f"Noise: {noise:.5f}" in text
     assert f"with {freedom} degrees of freedom" in text
     told = float(re.search(r"a gain below ([\d.]+) cannot be told from none with 3 seeds", text)[1])

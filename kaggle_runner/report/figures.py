@@ -127,12 +127,14 @@ def without_value(analysis: Analysis, rows: Sequence[Row], x: Mapping[str, Any])
     return traces
 
 
-def with_edge(traces: Iterable[Mapping[str, Any]], y_axis: Mapping[str, Any]) -> dict[str, Any]:
+def with_edge(traces: Sequence[Mapping[str, Any]], y_axis: Mapping[str, Any]) -> dict[str, Any]:
     """Return the y axes of a layout: with a strip along the upper edge where a trace stands in it."""
     if not any(trace.get("yaxis") == "y2" for trace in traces):
         return {"yaxis": dict(y_axis)}
     strip = {"domain": [0.93, 1], "type": "category", "range": [-0.5, 0.5], "fixedrange": True, "showgrid": False,
              "tickfont": {"size": 10}, "automargin": True, "zeroline": False}
+    if all(trace.get("yaxis") == "y2" for trace in traces):
+        strip["domain"] = [0, 1]  # nothing has a value: the strip is the plot
     return {"yaxis": {**y_axis, "domain": [0, 0.9]}, "yaxis2": strip}
 
 

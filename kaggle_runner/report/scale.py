@@ -52,7 +52,12 @@ class MetricScale:
     @property
     def shapes(self) -> list[dict[str, Any]]:
         """The line of the untouched base, where it is on the scale."""
-        return [level(self.base, "untouched base")] if self.base is not None and self.base_is_near else []
+        if self.base is None or not self.base_is_near:
+            return []
+        line = level(self.base, "untouched base")
+        if self.base - self.low < 0.12 * (self.high - self.low):  # its name would lie below the plot
+            line["label"]["yanchor"] = "bottom"
+        return [line]
 
     @property
     def notes(self) -> list[dict[str, Any]]:

@@ -187,12 +187,12 @@ def axis(analysis: Analysis, one: Axis) -> str:
     if region is not None:
         text = f"The best {region.count} of {count_text(count, 'complete configuration')} {region_text(region)}"
     elif analysis.best is not None:
-        text = (f"The best of {count_text(count, 'complete configuration')} has "
-                f"{value_text(analysis.best.params.get(one.name))}")
+        who = "The one complete configuration" if count == 1 else f"The best of {count} complete configurations"
+        text = f"{who} has {value_text(analysis.best.params.get(one.name))}"
     else:
         text = "No configuration is complete"
     limit = next((found for found in analysis.boundaries if found.name == one.name), None)
-    if limit is not None:
+    if limit is not None and count >= MIN_TRIALS:
         text += f"; the best value, {value_text(limit.value)}, is at the {limit.side} end of the range"
     share = next((share for share in analysis.shares if share.name == one.name), None)
     return f"{text}{'' if share is None or share.resolved else '; no effect stands out from chance'}."
@@ -275,6 +275,8 @@ def _hope(analysis: Analysis) -> str:
 
 def pressing(analysis: Analysis) -> list[Boundary]:
     """Return the boundaries of hyperparameters that stand out, and all where too few trials tell which do."""
+    if len(analysis.first.ranked) < MIN_TRIALS:  # the best of so few lies somewhere by chance
+        return []
     return [found for found in analysis.boundaries if found.name in analysis.resolved or not analysis.shares]
 
 

@@ -4,6 +4,7 @@ transformers and datasets wrap the hub's answer two or three times, and their fi
 the name; the answer itself is further down the chain of exceptions.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 from kaggle_runner.errors import DataError, ModelError
@@ -11,6 +12,23 @@ from kaggle_runner.errors import DataError, ModelError
 STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner secret put huggingface"
 GATED_DATASET = "is a gated dataset"
 """What `datasets` says of one, without keeping the hub's answer. Source: datasets/load.py, 4.0 and 5.1."""
+
+
+def require_revision(dataset: str, revision: str) -> None:
+    """See that the hub has a revision: `datasets` 4.0 reads another one from its cache where it has not.
+
+    Raises:
+        DataError: it has not.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # what else is wrong is for `datasets` to say
+        try:
+            huggingface_hub.HfApi().repo_info(dataset, repo_type="dataset", revision=revision)
+        except RevisionNotFoundError as error:
+            raise DataError(f"dataset_revision is {revision!r}, which {dataset} does not have; name a branch, a tag "
+                            f"or a commit that it has") from error
 
 
 def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | type[DataError]) -> None:

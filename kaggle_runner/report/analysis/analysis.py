@@ -220,8 +220,9 @@ def _varied(axes: Sequence[Axis], found: Sequence[Configuration]) -> tuple[Axis,
 def _effects(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) -> tuple[Effects, str]:
     count = len(found)
     if count < MIN_TRIALS:
-        trials = "1 complete configuration is" if count == 1 else f"{count or 'no'} complete configurations are"
-        return Effects(), f"{trials} too few to say which hyperparameter mattered; {MIN_TRIALS} are the least"
+        trials = "1 complete configuration is" if count == 1 else f"{count} complete configurations are"
+        few = f"{trials} too few" if count else "a complete configuration is missing"
+        return Effects(), f"{few} to say which hyperparameter mattered; {MIN_TRIALS} are the least"
     if not varied:
         return Effects(), "no hyperparameter differs between the complete trials, so none can matter"
     factors = [Factor(name=axis.name, ordered=axis.is_ordered, positions=tuple(

@@ -23,7 +23,7 @@ from kaggle_runner.training.data.folders import READABLE, find_files
 from kaggle_runner.training.data.formats import Layout, plain_name, recognise
 from kaggle_runner.training.data.splits import choose_configuration, choose_splits
 from kaggle_runner.training.data.turns import NO_UNICODE, Row
-from kaggle_runner.training.hub import raise_refusal
+from kaggle_runner.training.hub import raise_refusal, require_revision
 
 LOOKED_AT = 100
 """Rows whose columns tell the layout: a column may be missing in the first."""
@@ -203,7 +203,9 @@ def _from_hub(dataset: str, config: FinetuneConfig, of_evaluation: bool) -> Sour
     import datasets
 
     revision = None if of_evaluation else config.dataset_revision
-    with _reading(dataset, revision):
+    with _reading(dataset):
+        if revision is not None:
+            require_revision(dataset, revision)
         names = datasets.get_dataset_config_names(dataset, revision=revision)
         name = choose_configuration(names, ["default"], config.dataset_config, dataset, of_evaluation=of_evaluation)
         splits = datasets.load_dataset(dataset, name, revision=revision)
@@ -228,7 +230,7 @@ def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_
 
 
 @contextlib.contextmanager
-def _reading(source: str, revision: str | None = None) -> Iterator[None]:
+def _reading(source: str) -> Iterator[None]:
     """Silence `datasets`, and turn what it raises into one line."""
     import datasets
 
@@ -239,9 +241,6 @@ def _reading(source: str, revision: str | None = None) -> Iterator[None]:
     try:
         yield
     except datasets.exceptions.DatasetNotFoundError as error:
-        if revision is not None and "revision" in str(error).lower():
-            raise DataError(f"dataset_revision is {revision!r}, which {source} does not have; name a branch, a tag or "
-                            f"a commit that it has") from error
         raise_refusal(error, source, DataError)
         raise DataError(f"the hub has no dataset {source!r} that you may read{_did_you_mean(Path(source))}; check the "
                         f"id, set HF_TOKEN if it is private, or give a local file") from error
