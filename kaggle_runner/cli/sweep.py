@@ -128,7 +128,8 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     from kaggle_runner.wandb.offline import OfflineRuns, sync_command
 
     count = OfflineRuns(project).write(snapshot)
-    click.echo(f"W&B      {how_many(count, 'offline run')}; upload them with: {sync_command(as_typed(snapshot.directory))}")
+    sync = sync_command(as_typed(snapshot.directory))
+    click.echo(f"W&B      {how_many(count, 'offline run')}; upload them with: {sync}")
 
 
 COMMANDS = (sweep, agent)
