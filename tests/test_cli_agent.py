@@ -267,9 +267,9 @@ def test_the_commands_print_what_a_person_needs_next(story: Story) -> None:
         f"colab    python -m kaggle_runner kernel launcher {address}"]
     best, study = story.snapshot.best, story.person.folder / "studies" / story.sweep.name
     assert f"best     trial {best.trial.id}, eval/loss {best.result.metric:.4f}" in story.ending
-    assert f"study    {study}  (the sweep is finished: it has all its trials)" in story.ending
-    assert (f"sweep    {page}\nnext     python -m kaggle_runner report {study}\n"
-            f"page     {study}/report/index.html" in story.ending)
+    assert f"study    studies/{study.name}  (the sweep is finished: it has all its trials)" in story.ending
+    assert (f"sweep    {page}\nnext     python -m kaggle_runner report studies/{study.name}\n"
+            f"page     studies/{study.name}/report/index.html" in story.ending)
     assert (study / "report" / "index.html").exists()
 
 
@@ -301,7 +301,7 @@ def test_a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story
     asked = len(person.server.state.ops)
     stdout, _ = person.run("sweep", "mine.yaml", "--study", str(study), "--log", "wandb-offline", "--project", "p",
                            WANDB_API_KEY="", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_MODE="offline")
-    assert f"W&B      4 offline runs; upload them with: wandb sync {study}/wandb/offline-run-*" in stdout
+    assert f"W&B      4 offline runs; upload them with: wandb sync studies/{study.name}/wandb/offline-run-*" in stdout
     assert len(list((study / "wandb").glob("offline-run-*/run-*.wandb"))) == 4
     assert len(person.server.state.ops) == asked
 

@@ -21,7 +21,7 @@ from kaggle_runner.cli.shared import (
     typed_command,
     warn_of_no_page,
 )
-from kaggle_runner.cli.words import command, complain
+from kaggle_runner.cli.words import as_typed, command, complain
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.sweep.address import require_address
 from kaggle_runner.wording import how_many
@@ -128,7 +128,8 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     from kaggle_runner.wandb.offline import OfflineRuns, sync_command
 
     count = OfflineRuns(project).write(snapshot)
-    click.echo(f"W&B      {how_many(count, 'offline run')}; upload with: {sync_command(snapshot.directory)}")
+    sync = sync_command(as_typed(snapshot.directory))
+    click.echo(f"W&B      {how_many(count, 'offline run')}; upload them with: {sync}")
 
 
 COMMANDS = (sweep, agent)
