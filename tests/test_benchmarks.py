@@ -45,7 +45,7 @@ def measured(throughput):
 def test_throughput_measures_both_stacks_on_the_same_tokens(tmp_path, tiny_llama, rows_file):
     out = tmp_path / "out.json"
     done = run("throughput.py", "--stacks", "ours,hf", "--seeds", 1, "--model", tiny_llama, "--dataset", rows_file,
-               "--samples", 16, "--max-length", 48, "--accumulation", 2, "--threads", 1, "--least-ratio", 0,
+               "--samples", 16, "--max-length", 128, "--accumulation", 2, "--threads", 1, "--least-ratio", 0,
                "--json", out)
     ours, theirs = json.loads(out.read_text()) if out.exists() else pytest.fail(done.stderr)
     assert (ours["outcome"]["status"], theirs["outcome"]["status"]) == ("trained", "trained")

@@ -92,7 +92,7 @@ def test_a_quota_of_version_1_lowers_the_cores_and_is_the_reason(tmp_path):
     put(tmp_path, "proc/self/cgroup", "2:cpu:/\n")
     put(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000\n")
     put(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
-    assert read_cpu_count(tmp_path) == (1, "the container's quota of 0.5 cores")
+    assert read_cpu_count(tmp_path) == (1, "the container's quota of 0.5 CPU cores")
 
 
 def test_no_quota_of_version_1_is_minus_one(tmp_path):

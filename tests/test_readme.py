@@ -85,7 +85,7 @@ def names_in_journal(path):
 
 def documented():
     page = ROOT / "docs" / "study-directory.md"
-    titles = {event: f"`{event}`" for event in ("study", "session", "baseline", "claim", "start", "end")}
+    titles = {event: f"`{event}`" for event in ("study", "session", "baseline", "rows", "claim", "start", "end")}
     titles |= {"notes": "The notes of a trial", "history": "The history of a trial"}
     return {(kind, name) for kind, title in titles.items() for name in names_of_rows(section(page, title))}
 

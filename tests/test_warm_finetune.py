@@ -63,12 +63,14 @@ def test_a_later_session_computes_as_the_first_did_whichever_trial_it_begins_wit
     notes = []
     monkeypatch.setattr(cpu_speed, "WORTH_ITS_ROUNDING", 0.0)  # bfloat16 is never worth it, and later always
     for others in ({"lora_r": 8}, {"lora_r": 32, "batch_size": 4, "gradient_accumulation_steps": 1}):
+        torch.set_num_threads(1)  # as in a new process: the choice before set its own
         work = WarmFinetune(notes.append, tmp_path, torch.device("cpu"))
         work.prepare(FinetuneConfig.from_params({**params, **others}))
         monkeypatch.setattr(cpu_speed, "WORTH_ITS_ROUNDING", math.inf)
     first, again = [note.text for note in notes if isinstance(note, Note) and "CPU thread" in note.text]
     assert ", float32 (" in first
     assert again == first
+    torch.set_num_threads(1)
     longer = WarmFinetune(notes.append, tmp_path, torch.device("cpu"))
     longer.prepare(FinetuneConfig.from_params({**params, "max_length": 64}))
     assert ", bfloat16 (" in [note.text for note in notes if isinstance(note, Note)][-1], "other rows are measured anew"
