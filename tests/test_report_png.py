@@ -1,3 +1,4 @@
+import matplotlib.image
 import pytest
 
 from kaggle_runner.report.png import draw_overview
@@ -26,3 +27,12 @@ def test_the_overview_is_a_picture_whatever_became_of_the_trials(tmp_path, trial
 def test_every_kind_of_trial_is_in_the_overview(tmp_path):
     draw_overview(read_study(write_mixed_study(tmp_path / "study", 20)), tmp_path / "overview.png")
     assert len((tmp_path / "overview.png").read_bytes()) > 20_000
+
+
+def test_no_word_of_the_headline_leaves_the_picture(tmp_path):
+    trials = [Made(value=3.682 + 0.001 * i, curve=loss_curve(3.682 + 0.001 * i)) for i in range(8)]
+    draw_overview(read_study(write_study(tmp_path / "study", trials, name="demo-of-long-name", baseline=4.0212)),
+                  tmp_path / "overview.png")
+    pixels = matplotlib.image.imread(tmp_path / "overview.png")[:45, :, :3]
+    assert pixels.min() < 0.5
+    assert pixels[:, -6:].min() == 1.0

@@ -85,7 +85,7 @@ def _png(figures: Sequence[Figure], *, title: str = "", columns: int | None = No
         canvas = Canvas(figsize=(width, height * down), dpi=_DPI, layout="constrained")
         paper = FigureCanvasAgg(canvas)
         if title:
-            canvas.suptitle(_wrapped(title, int(width * 13)), fontsize=11, color=_INK, x=0.01, ha="left")
+            canvas.suptitle(_wrapped(title, int(width * 12)), fontsize=11, color=_INK, x=0.01, ha="left")
         grid = list(canvas.subplots(down, across, squeeze=False).ravel())
         for axes, figure in zip(grid, figures, strict=False):
             _draw(axes, figure, characters=int(width / across * 11))
