@@ -274,7 +274,7 @@ def test_every_command_is_in_a_group_and_has_examples_that_parse():
 @pytest.mark.parametrize("columns", ["80", "50"])
 def test_help_has_whole_sentences_in_its_width(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["--help"])
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= int(columns)
@@ -286,7 +286,7 @@ def test_help_has_whole_sentences_in_its_width(capsys, monkeypatch, columns):
 
 
 def test_no_argument_says_the_three_commands_to_begin_with(capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match=r"^0$") as ended:
         main([])
     said = capsys.readouterr().out
     assert ended.value.code == 0
@@ -365,7 +365,7 @@ def test_a_mistake_is_said_with_the_way_out(capsys, monkeypatch, desk, line):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     status, message = MISTAKES[line]
     before = {path: path.read_bytes() for path in desk.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match=rf"^{status}$") as ended:
         main(shlex.split(line))
     said = capsys.readouterr().err
     assert ended.value.code == status, said
@@ -411,16 +411,16 @@ def test_archived_studies_come_back_by_the_command_that_is_printed(tmp_path, mon
     demo(Path("lab/my study"), count=1)
     said = ""
     for line in ("archive 'lab/my study' --reason 'wrong text'", "archived lab", "archived nowhere"):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(shlex.split(line))
         said = capsys.readouterr().out
         if line != "archived nowhere":
             back = said.splitlines()[-1].removeprefix("back     python -m kaggle_runner ")
     assert said == "nothing was archived from nowhere: there is no such folder\n"
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(shlex.split(back))
     assert capsys.readouterr().out == "restored lab/my study\nnext     python -m kaggle_runner show 'lab/my study'\n"
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^1$"):
         main(["restore", "lab/my study"])
     assert "lab/my study is not an archived study" in capsys.readouterr().err
 
@@ -444,13 +444,13 @@ def test_names_that_make_one_folder_are_kept_apart(tmp_path, monkeypatch, capsys
 def test_vary_says_every_problem_and_none_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("vary: hidden_size\nvalues: [16, 16, -3]\nbaseline:\n  trainer: charlm\n  widht: 3\n")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^1$"):
         main(["vary", "mine.yaml"])
     said = capsys.readouterr().err
     assert "no hyperparameter" not in said.replace("no such hyperparameter", "")
     assert "widht" in said
     Path("mine.yaml").write_text("vary: learning_rate\nvalues: [1.0e-3, 1.0e-3, -3]\nbaseline:\n  trainer: charlm\n")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^1$"):
         main(["vary", "mine.yaml"])
     said = capsys.readouterr().err
     assert "values[1]: 0.001 is there twice" in said
