@@ -2,9 +2,9 @@
 
 import ast
 import base64
+import bz2
 import io
 import json
-import lzma
 
 from kaggle_runner.kaggle.launcher import Launch
 
@@ -15,6 +15,6 @@ def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
               if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
     read = {name: ast.literal_eval(values[f"KAGGLE_RUNNER_{name}"])
             for name in ("ARGUMENTS", "SETTINGS", "FILES", "PACKAGE")}
-    archive = io.BytesIO(lzma.decompress(base64.b85decode(read["PACKAGE"])))
+    archive = io.BytesIO(bz2.decompress(base64.b85decode(read["PACKAGE"])))
     package = {name: archive.read(size) for name, size in json.loads(archive.readline()).items()}
     return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package

@@ -18,6 +18,7 @@ from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
 
 REPOSITORY = Path(__file__).parent.parent
+COMMANDS = ("agent", "sweep", "train", "export", "try")
 DETECT = Launch(arguments=("detect", "--json"))
 WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -47,11 +48,15 @@ def test_two_builds_are_the_same_and_hold_the_package():
     assert first == second
     launch, package = read_launcher(first)
     assert launch == DETECT
-    assert package == package_files()
+    assert package == package_files("detect")
 
 
-def test_it_is_small_and_leaves_out_weights_and_what_a_kernel_does_not_use(detect_script):
-    assert len(detect_script) <= 250_000
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_is_small_for_each_command_of_a_kernel(command):
+    assert len(build_launcher(Launch(arguments=(command, "mine")), {})) <= 250_000
+
+
+def test_it_leaves_out_weights_and_what_a_kernel_does_not_use():
     names = package_files()
     assert "kaggle_runner/kernel/main.py" in names
     assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kaggle/watch" in name]
@@ -60,10 +65,12 @@ def test_it_is_small_and_leaves_out_weights_and_what_a_kernel_does_not_use(detec
     assert not [name for name in missing if not name.endswith(".py") and "demo_base" not in name], "reports need theirs"
 
 
-def test_no_module_inside_needs_one_that_is_left_out():
-    inside = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in package_files()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_module_inside_needs_one_that_is_left_out(command):
+    package = package_files(command)
+    inside = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in package
               if name.endswith(".py")}
-    for name, content in package_files().items():
+    for name, content in package.items():
         for node in ast.parse(content).body if name.endswith(".py") else ():
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kaggle_runner":
                 assert node.module in inside, f"{name} imports {node.module}"
@@ -71,6 +78,15 @@ def test_no_module_inside_needs_one_that_is_left_out():
                     whole = f"{node.module}.{alias.name}"
                     ours = (REPOSITORY / whole.replace(".", "/")).with_suffix(".py").exists()
                     assert whole in inside or not ours, f"{name} imports {whole}"
+
+
+@pytest.mark.parametrize("command", ["export", "try"])
+def test_a_command_about_a_finished_model_takes_its_room_instead_of_search_and_report(command, tmp_path):
+    rooms = {name.split("/")[1] for name in package_files(command)}
+    assert {"model", "training", "study"} <= rooms
+    assert not rooms & {"wandb", "report", "lab", "kaggle"}
+    ran = run_script(build_launcher(Launch(arguments=(command, "no-such-study")), {}), tmp_path)
+    assert (ran.returncode, "no-such-study" in ran.stderr) == (1, True)
 
 
 def test_docstrings_and_comments_are_left_out_and_lines_stay_where_they_are():

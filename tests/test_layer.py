@@ -273,6 +273,13 @@ class TestWhoIsKnown:
         layers_of(model)[1].self_attn.q_norm = nn.Identity()
         assert structures_of(model) == "it has self_attn.q_norm unlike a llama layer"
 
+    @pytest.mark.parametrize("name", ["input_layernorm.weight", "self_attn.o_proj.bias", "mlp.down_proj.bias"])
+    def test_a_parameter_of_the_base_that_trains_is_noticed(self, name):
+        model, _ = model_of("llama")
+        base = name.replace("_proj.", "_proj.base_layer.")
+        layers_of(model)[1].get_parameter(base).requires_grad_(True)
+        assert structures_of(model) == f"{name.rpartition('.')[0]} is not as in a llama layer"
+
     def test_a_forward_of_ones_own_is_noticed(self):
         model, _ = model_of("llama")
         mlp = layers_of(model)[2].mlp

@@ -180,8 +180,13 @@ def _is_ours(hook: Any) -> bool:
 
 
 def _holds(module: nn.Module, names: set[str]) -> bool:
-    """Whether a module has exactly these parameters and no buffers, its children's not counted."""
-    return module._parameters.keys() == names and not module._buffers
+    """Whether a module has exactly these parameters, frozen, and no buffers, its children's not counted."""
+    return module._parameters.keys() == names and not module._buffers and not _trains(module)
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether a parameter of the module itself is trained: our function gives gradients to adapters alone."""
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 def _runs_its_own_code(module: nn.Module) -> bool:
@@ -193,7 +198,7 @@ def _runs_its_own_code(module: nn.Module) -> bool:
 def _linear_problem(module: nn.Module, name: str) -> str:
     """Say what keeps a linear layer, with or without an adapter, from being computed here; empty if nothing does."""
     base: Any = base_of(module)
-    if type(base) not in (nn.Linear, bitsandbytes.nn.Linear4bit) or base.weight.requires_grad:
+    if type(base) not in (nn.Linear, bitsandbytes.nn.Linear4bit) or _trains(base):
         return name
     if "forward" in vars(base) or any(_hooks_of(base)):
         return name
