@@ -56,6 +56,10 @@ class Metric:
         """Return its name in a sentence about evaluations: `exact_match`."""
         return self.name.removeprefix("eval/")
 
+    def as_dict(self) -> dict[str, str]:
+        """Return it as a sweep file says it."""
+        return {"name": self.name, "goal": self.goal}
+
     def rank(self, value: float, loss: float | None = None) -> tuple[float, float]:
         """Return what sorts the better one first; an unknown loss loses a tie."""
         return self.sign * value, (math.inf if loss is None else loss) if self.has_ties else 0.0
