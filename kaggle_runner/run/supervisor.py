@@ -36,6 +36,7 @@ from kaggle_runner.events import (
     Trained,
 )
 from kaggle_runner.memory.fit import MemoryLimit
+from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
@@ -44,6 +45,8 @@ from kaggle_runner.study.weights import drop_beaten_weights
 POLL_S = 0.2
 ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
+GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "refused")
+"""Failures after which a final training goes on from its checkpoint: of the machine, or what a person can mend."""
 ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 
@@ -81,6 +84,8 @@ class Supervisor:
     """Says at a rung whether a trial goes on."""
     limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
+    shares: int = 0
+    """Parts into which the rows of a step are dealt, for the processes of a final training; 0: trials are run."""
     _worker: WorkerProcess | None = None
     _train_rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
@@ -124,7 +129,7 @@ class Supervisor:
         rows = self._train_rows.get(config.rows_key) if isinstance(config, FinetuneConfig) else None
         return config if rows is None or not isinstance(config, FinetuneConfig) else config.counted(rows)
 
-    def _count_rows(self, config: Config) -> Config:
+    def count_rows(self, config: Config) -> Config:
         """Return a config with the steps that its epochs take; its rows are loaded for it if they were not yet.
 
         Raises:
@@ -185,7 +190,8 @@ class Supervisor:
         result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), attempts=attempts)
         self.study.record_end(result)
         drop_beaten_weights(self.study.snapshot())
-        if result.status is not Status.PREEMPTED:
+        is_kept = self.shares and result.status is Status.FAILED and result.notes.get("kind") in GO_ON
+        if result.status is not Status.PREEMPTED and not is_kept:
             shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
         return result
 
@@ -225,7 +231,7 @@ class Supervisor:
         """Run a config once in the worker and turn what became of it into a result."""
         directory = self.study.trial_directory(trial.id)
         try:
-            counted = self._count_rows(config)
+            counted = self.count_rows(config)
         except Unfinished as error:
             return _unfinished(trial, self.end_asked(), str(error))
         except WorkerDied as error:
@@ -234,11 +240,14 @@ class Supervisor:
                                       exit_status=error.worker_status)
         except WorkerError as error:
             return _failure(trial, str(error))
+        if self.shares and isinstance(counted, FinetuneConfig):
+            counted = spread(counted)
         if counted is not config:
             config = counted
             self.study.record_config(trial.id, config.as_dict())
         request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
-                        checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)), keep=keep)
+                        checkpoint_steps=self._checkpoint_steps(config), rung_steps=tuple(self.rungs(config)),
+                        keep=keep, shares=self.shares)
         progress = _Progress()
 
         def follow(event: Event) -> None:
@@ -309,6 +318,11 @@ class Supervisor:
                 self._drop_worker()
                 raise WorkerError(f"the worker gave no sign of life for {patience_s:.0f} s and was ended; "
                                   f"it last said: {last or 'nothing'}")
+
+    def _checkpoint_steps(self, config: Config) -> int:
+        if self.shares and isinstance(config, FinetuneConfig):
+            return steps_between_checkpoints(config)
+        return config.eval_steps
 
     def _drop_worker(self) -> None:
         if self._worker is not None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from kaggle_runner.events import Notify
 from kaggle_runner.study.trial import TrialResult
+from kaggle_runner.training.parallel.team import Team
 
 
 class NotFinite(Exception):
@@ -34,6 +35,8 @@ class Control:
     """Says at a rung, from the step and its eval loss, whether the trial goes on."""
     keep: str = ""
     """What the decoder layers keep for the backward pass, as `layer.keep` writes it; empty: as the config says."""
+    team: Team = field(default_factory=Team)
+    """The processes that train this adapter together."""
 
     def checkpoint_is_due(self, step: int, max_steps: int) -> bool:
         """Say whether a checkpoint belongs after this step; the last one needs none."""
@@ -62,6 +65,8 @@ class Trainer(Protocol[ConfigType]):
 
     threads: int
     """CPU threads that it trains with."""
+    measures_speed: bool
+    """Whether it chooses threads and dtype of a CPU by measuring; processes of one training must not differ."""
 
     def prepare(self, config: ConfigType) -> Warm:
         """Load what a config names, where it is not warm.
