@@ -22,7 +22,7 @@ OWNERS = {
               "training.models.char_model", "training.loss", "training.finetune", "training.phases",
               "training.checkpoint", "training.cpu_speed", "training.warm_finetune", "training.charlm",
               "training.warm_charlm", "training.muon", "training.optimizers", "training.data.windows",
-              "training.adapter_buffer", "training.layer.attention", "training.layer.decoder",
+              "training.adapter_buffer", "training.parallel.team", "training.layer.attention", "training.layer.decoder",
               "training.layer.elementwise", "training.layer.install", "training.layer.projection",
               "training.layer.structure", "training.layer.triton_elementwise",
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",

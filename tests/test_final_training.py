@@ -58,7 +58,7 @@ def losses(rows):
 
 
 def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(tmp_path, here, wide_llama):
-    """One story, because a worker takes seconds to start: no memory in one, half a batch, a kill, one process goes on."""
+    """One story, because a worker takes seconds to start: no memory in one, half a batch, a kill, one goes on."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": f"{i} the quick brown fox jumps over the lazy dog " * 60}) + "\n"
                             for i in range(30)))
@@ -98,7 +98,7 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
     assert len(expected) == 6
     assert losses(read_study(tmp_path / "two").history("0000")) == pytest.approx(expected, abs=1e-5)
     assert run_final(large, order, here, lambda event: None).result.status is Status.COMPLETE  # nothing is left to do
-    with pytest.raises(StudyError, match="was made from another sweep file: parameters.batch_size"):
+    with pytest.raises(StudyError, match=r"was made from another sweep file: parameters\.batch_size"):
         run_final(small, order, here, lambda event: None)
 
 
