@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from kaggle_runner.errors import ProtocolError
+from kaggle_runner.metrics import LOSS, Goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,8 @@ class AtRung(Event):
     step: int
     value: float
     """The metric that it is judged by."""
+    loss: float | None = None
+    """Its loss, which breaks ties."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,8 @@ class BaseMeasured(Event):
     kind = "baseline"
     value: float
     metric: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Every metric by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +278,8 @@ class MeasureBase(Request):
 
     kind = "baseline"
     config: Mapping[str, Any]
+    metric: str = LOSS
+    """Which value to answer with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +310,9 @@ class Train(Request):
     processes: int = 1
     rendezvous: str = ""
     """The file at which the processes meet."""
+    metric: str = LOSS
+    goal: Goal = "minimize"
+    """By which the best evaluation is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

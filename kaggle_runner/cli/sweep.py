@@ -128,11 +128,11 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
     all rows are trained on, by all GPUs in one training; the same command goes on with it.
     """
-    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen
+    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
 
     spec, name = read_chosen(file)
     if full:
-        _train_fully(spec, f"{name.removesuffix(BEST_SUFFIX)}-final", study, epochs, processes, deadline, cpu)
+        _train_fully(spec, study_of(file), f"{name.removesuffix(BEST_SUFFIX)}-final", study, epochs, processes, deadline, cpu)
         return
     given = [f"--{name}" for name, value in (("epochs", epochs), ("processes", processes)) if value is not None]
     if given:
@@ -140,16 +140,17 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     run_spec(replace(spec, name=name), study=study, cpu_only=cpu, deadline=deadline)
 
 
-def _train_fully(spec: "SweepSpec", name: str, study: Path | None, epochs: float | None, processes: int | None,
-                 deadline: str | None, cpu: bool) -> None:
+def _train_fully(spec: "SweepSpec", source: Path | None, name: str, study: Path | None, epochs: float | None,
+                 processes: int | None, deadline: str | None, cpu: bool) -> None:
     """Run a final training, and print what it came to as the end of a sweep does."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.run.final.final_training import FinalOrder, full_spec, run_final
+    from kaggle_runner.study.journal import read_study
     from kaggle_runner.study.trial import Status
 
-    spec = full_spec(spec, epochs)
+    spec = full_spec(spec, epochs, read_study(source).metric if source else None)
     for warning in spec.warnings:
         complain(f"warning: {warning}")
     environment = detect_here()

@@ -109,7 +109,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                     study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
                     end_asked=preempts(ending, order.deadline),
                     rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
-                    judge=lambda trial, step, loss: goes_on(spec, study, trial, step, loss))),
+                    judge=lambda trial, step, value, loss: goes_on(spec, study, trial, step, value, loss))),
                 deadline=order.deadline, notify=notify, shown=spec.searched or spec.parameters, failures=failures,
                 interrupted=ending.is_set) for settings in workers]
             if finished < total:

@@ -57,6 +57,7 @@ from kaggle_runner.events import (
     read_request,
 )
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
+from kaggle_runner.metrics import Metric
 from kaggle_runner.run.final.followers import Followers
 from kaggle_runner.run.worker_process import TEAM_VARIABLE, speaks_of_memory
 from kaggle_runner.training.control import Control, NotFinite, Trainer
@@ -99,7 +100,8 @@ class Worker:
                 self._answer(self._forecast(request))
             elif isinstance(request, MeasureBase):
                 config = config_from_params(request.config)
-                self._answer(BaseMeasured(value=self.trainer(config.trainer).baseline(config)))
+                scores = self.trainer(config.trainer).baseline(config)
+                self._answer(BaseMeasured(value=scores[request.metric], metric=request.metric, scores=scores))
             elif isinstance(request, Prepare):
                 config = config_from_params(request.config)
                 prepared = self.trainer(config.trainer).prepare(config)
@@ -144,7 +146,8 @@ class Worker:
         with self._team(request) as team:
             control = Control(poll=lambda: self._end_asked, emit=self._emit, directory=Path(request.directory),
                               checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps,
-                              judge=self._judge, keep=request.keep, team=team)
+                              judge=self._judge, keep=request.keep, team=team,
+                              metric=Metric(name=request.metric, goal=request.goal))
             result = trainer.train(config, request.id, control)
         return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
                                  "notes": {**result.notes, "threads": trainer.threads}}
@@ -168,8 +171,8 @@ class Worker:
         fit = fit_trial(request.config, limit)
         return MemoryForecast(fits=fit.fits, reason=fit.reason, notes=fit.as_notes(), settings=fit.settings)
 
-    def _judge(self, step: int, value: float) -> bool:
-        self._emit(AtRung(step=step, value=value))
+    def _judge(self, step: int, value: float, loss: float | None) -> bool:
+        self._emit(AtRung(step=step, value=value, loss=loss))
         return self._verdicts.get()
 
     def _fail(self, failure: str, message: str, step: int | None = None) -> None:

@@ -68,6 +68,12 @@ def read_chosen(path: Path) -> tuple[SweepSpec, str]:
     return spec, spec.name
 
 
+def study_of(path: Path) -> Path | None:
+    """Return the study that something given to `train` lies in, itself or as one of its files; none if in none."""
+    return next((folder for folder in (path, path.parent, path.parent.parent.parent) if (folder / JOURNAL).is_file()),
+                None)
+
+
 def yaml_text(value: Any) -> str:
     """Write a value as YAML on one line, so that a reader of YAML 1.1 reads the same: 1.0e-05 and never 1e-05."""
     if isinstance(value, Mapping):

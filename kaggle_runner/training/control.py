@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from kaggle_runner.events import Notify
+from kaggle_runner.metrics import Metric
 from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.parallel.team import Team
 
@@ -31,8 +32,10 @@ class Control:
     """Optimizer steps between checkpoints; none: only when preempted."""
     rung_steps: tuple[int, ...] = ()
     """Optimizer steps at which the trial is evaluated and judged."""
-    judge: Callable[[int, float], bool] = lambda step, loss: True
-    """Says at a rung, from the step and its eval loss, whether the trial goes on."""
+    judge: Callable[[int, float, float | None], bool] = lambda step, value, loss: True
+    """Says at a rung, from the step, its value of the metric and its loss, whether the trial goes on."""
+    metric: Metric = field(default_factory=Metric)
+    """What says which evaluation is the best, whose weights are kept."""
     keep: str = ""
     """What the decoder layers keep for the backward pass, as `layer.keep` writes it; empty: as the config says."""
     team: Team = field(default_factory=Team)
@@ -75,8 +78,8 @@ class Trainer(Protocol[ConfigType]):
             KaggleRunnerError: what the config names is missing, unreadable or cannot work.
         """
 
-    def baseline(self, config: ConfigType) -> float:
-        """Measure the metric of the untouched base.
+    def baseline(self, config: ConfigType) -> Mapping[str, float]:
+        """Measure the untouched base: every metric by its name.
 
         Raises:
             ConfigError: a model that is trained from nothing has no base.

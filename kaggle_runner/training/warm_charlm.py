@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ class WarmCharLM:
         return Warm(seconds_by_phase=phases.seconds, versions=versions(),
                     notes={"symbols": text.symbols, "characters": len(text.train)})
 
-    def baseline(self, config: CharLMConfig) -> float:
+    def baseline(self, config: CharLMConfig) -> Mapping[str, float]:
         """Refuse: there is no untouched base."""
         raise ConfigError("a character model is trained from nothing: it has no base to measure")
 

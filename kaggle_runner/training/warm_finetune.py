@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import EncodedData, encode
 from kaggle_runner.training.finetune import (
     attach,
-    evaluate,
     loss_of,
+    measure,
     rows_of_step,
     train_adapter,
     training_layers,
@@ -78,10 +79,10 @@ class WarmFinetune:
         return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes,
                     train_rows=len(data.train))
 
-    def baseline(self, config: FinetuneConfig) -> float:
+    def baseline(self, config: FinetuneConfig) -> Mapping[str, float]:
         """Measure the untouched base."""
         base, data, _ = self._prepared(config)
-        return evaluate(base, data.validation, config)
+        return measure(base, data.validation, config)
 
     def train(self, config: FinetuneConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one adapter."""

@@ -49,7 +49,7 @@ class JobRunner:
         self._supervisor = Supervisor(
             study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
             rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (),
-            judge=lambda trial, step, value: goes_on(sweep.spec, study, trial, step, value))
+            judge=lambda trial, step, value, loss: goes_on(sweep.spec, study, trial, step, value, loss))
         self._runner = TrialRunner(supervisor=self._supervisor, deadline=deadline, notify=notify,
                                    shown=sweep.spec.searched or sweep.spec.parameters)
 

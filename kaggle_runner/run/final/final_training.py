@@ -6,7 +6,6 @@ is not the configuration's own leaves the checkpoint, and the same command goes 
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from kaggle_runner.events import Notify, SweepStarted
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import MemoryLimit, memory_limit_of
+from kaggle_runner.metrics import Metric
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of
 from kaggle_runner.run.one_trial import TrialRunner, preempts
 from kaggle_runner.run.signals import end_on_signals
@@ -60,10 +60,10 @@ class FinalSession:
         return self.result.status is Status.PREEMPTED
 
 
-def full_spec(spec: SweepSpec, epochs: float | None, metric: Mapping[str, str] | None = None) -> SweepSpec:
+def full_spec(spec: SweepSpec, epochs: float | None, metric: Metric | None = None) -> SweepSpec:
     """Return a configuration as it trains on all rows: for its epochs, by default its own or one.
 
-    `metric` is name and goal of the study that it won.
+    `metric` is that of the study that it won.
 
     Raises:
         ConfigError: a character model.
@@ -74,7 +74,8 @@ def full_spec(spec: SweepSpec, epochs: float | None, metric: Mapping[str, str] |
                           f"much of its text one of them sees; raise it and train without --full")
     values = {name: value for name, value in spec.fixed.items() if name not in ("samples", "max_steps")}
     values |= {"full_dataset": True, "num_train_epochs": epochs or values.get("num_train_epochs") or 1}
-    return check_config({"method": "grid", "metric": dict(metric or {"name": spec.metric, "goal": spec.goal}),
+    name, goal = (metric.name, metric.goal) if metric else (spec.metric, spec.goal)
+    return check_config({"method": "grid", "metric": {"name": name, "goal": goal},
                          "parameters": {name: {"value": value} for name, value in values.items()}}, spec.source)
 
 

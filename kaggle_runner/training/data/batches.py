@@ -33,6 +33,9 @@ class EncodedRows:
     """int64, where each row starts, and the end of the last."""
     trained: np.ndarray
     """bool, for each token whether it is of an answer that is learned."""
+    scored_bytes: np.ndarray | None = None
+    """int64, for each row the UTF-8 bytes of the text that counts in the loss, special tokens left out; none where they
+    were not counted, as for training rows."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -58,7 +61,7 @@ class EncodedRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MicroBatch:
-    """Rows of one forward pass, all numbers int64.
+    """Rows of one forward pass, all numbers but `answers_N` int64.
 
     No mask goes with them: padding lies behind the tokens, where causal attention never looks.
     """
@@ -68,6 +71,10 @@ class MicroBatch:
     """Where the model is asked for the next token, counted through all B x T places."""
     targets_N: np.ndarray
     """The next tokens that the model is asked for, one for each of `positions_N`."""
+    answers_N: np.ndarray
+    """bool, for each target whether it is of an answer."""
+    counts_B: np.ndarray
+    """Targets of each row."""
     tokens: int
     """Tokens of the rows, padding not counted."""
 
@@ -102,16 +109,19 @@ def collate(rows: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_id: i
     """Pad rows on the right to the longest of them; with `completion_only` only answers to learn count in the loss."""
     longest = int(rows.lengths[indices].max())
     tokens_BT = np.full((len(indices), longest), pad_id, dtype=np.int64)
-    positions, targets = [], []
+    positions, targets, answers = [], [], []
     for b, i in enumerate(indices):
         row = rows.row(i)
         tokens_BT[b, :len(row)] = row
         # the first token of a row follows nothing
-        counted = np.flatnonzero(rows.trained_of(i)[1:]) if completion_only else np.arange(len(row) - 1)
+        is_answer = rows.trained_of(i)[1:]
+        counted = np.flatnonzero(is_answer) if completion_only else np.arange(len(row) - 1)
         positions.append(b * longest + counted)
         targets.append(row[1:][counted])
+        answers.append(is_answer[counted])
     return MicroBatch(tokens_BT=tokens_BT, positions_N=np.concatenate(positions),
-                      targets_N=np.concatenate(targets).astype(np.int64), tokens=int(rows.lengths[indices].sum()))
+                      targets_N=np.concatenate(targets).astype(np.int64), answers_N=np.concatenate(answers),
+                      counts_B=np.array([len(part) for part in targets]), tokens=int(rows.lengths[indices].sum()))
 
 
 def _cheapest_cut(lengths: Sequence[int], batch_size: int, most_tokens: int, pass_tokens: int) -> list[int]:
