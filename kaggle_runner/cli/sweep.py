@@ -132,7 +132,8 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
 
     spec, name = read_chosen(file)
     if full:
-        _train_fully(spec, study_of(file), f"{name.removesuffix(BEST_SUFFIX)}-final", study, epochs, processes, deadline, cpu)
+        name = f"{name.removesuffix(BEST_SUFFIX)}-final"
+        _train_fully(spec, study_of(file), name, study, epochs, processes, deadline, cpu)
         return
     given = [f"--{name}" for name, value in (("epochs", epochs), ("processes", processes)) if value is not None]
     if given:
