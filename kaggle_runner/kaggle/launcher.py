@@ -33,6 +33,11 @@ OF_MODELS = ("model", "cli/model", "cli/conversation")
 """What rides only with the commands that look at a finished model."""
 OF_SEARCHES = ("wandb", "report")
 """What stays at home with them."""
+NOT_OF_FINALS = ("wandb", "run/points", "run/search", "run/optuna_journal", "run/confirm", "run/local_sweep",
+                 "run/fixed_trials")
+"""What stays at home with a final training, which searches nothing."""
+OF_FINALS = ("run/final", "training/parallel")
+"""What rides only with a final training."""
 ABOUT_MODELS = ("export", "try")
 
 SCRIPT = '''\
@@ -177,7 +182,8 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
     tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
-    left_out = {*LEFT_OUT, *(OF_SEARCHES if command in ABOUT_MODELS else OF_MODELS)}
+    left_out = {*LEFT_OUT, *(OF_SEARCHES if command in ABOUT_MODELS else OF_MODELS),
+                *(NOT_OF_FINALS if command == "train" else OF_FINALS)}
     files = {}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)

@@ -37,7 +37,6 @@ from kaggle_runner.events import (
 )
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import Evaluations, Metric
-from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
@@ -242,13 +241,17 @@ class Supervisor:
                                       exit_status=error.worker_status)
         except WorkerError as error:
             return _failure(trial, str(error))
+        between = counted.eval_steps
         if self.shares and isinstance(counted, FinetuneConfig):
+            from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints  # not for trials
+
             counted = spread(counted)
+            between = steps_between_checkpoints(counted)
         if counted is not config:
             config = counted
             self.study.record_config(trial.id, config.as_dict())
         request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
-                        checkpoint_steps=self._checkpoint_steps(config), rung_steps=tuple(self.rungs(config)),
+                        checkpoint_steps=between, rung_steps=tuple(self.rungs(config)),
                         keep=keep, metric=metric.name, goal=metric.goal, shares=self.shares)
         progress = _Progress(metric)
 
@@ -320,11 +323,6 @@ class Supervisor:
                 self._drop_worker()
                 raise WorkerError(f"the worker gave no sign of life for {patience_s:.0f} s and was ended; "
                                   f"it last said: {last or 'nothing'}")
-
-    def _checkpoint_steps(self, config: Config) -> int:
-        if self.shares and isinstance(config, FinetuneConfig):
-            return steps_between_checkpoints(config)
-        return config.eval_steps
 
     def _drop_worker(self) -> None:
         if self._worker is not None:

@@ -26,10 +26,10 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -58,10 +58,11 @@ from kaggle_runner.events import (
 )
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.metrics import Metric
-from kaggle_runner.run.final.followers import Followers
 from kaggle_runner.run.worker_process import TEAM_VARIABLE, speaks_of_memory
-from kaggle_runner.training.control import Control, NotFinite, Trainer
-from kaggle_runner.training.parallel.team import Team, join, leave
+from kaggle_runner.training.control import Alone, Control, NotFinite, Trainer
+
+if TYPE_CHECKING:
+    from kaggle_runner.run.final.followers import Followers
 
 TRAINERS = {"finetune": ("kaggle_runner.training.warm_finetune", "WarmFinetune"),
         "charlm": ("kaggle_runner.training.warm_charlm", "WarmCharLM")}
@@ -73,8 +74,7 @@ class Worker:
 
     def __init__(self, emit: Notify, cache_directory: Path, team: Sequence[str] | None = None) -> None:
         self._emit = emit
-        self._followers = Followers(team or (), self._fail)
-        self._of_trials = team is None
+        self._followers = None if team is None else _followers_on(team, self._fail)
         self._answering = threading.Lock()
         self._is_answered = True
         self._cache_directory = cache_directory
@@ -119,7 +119,7 @@ class Worker:
             text = f"{type(error).__name__}: {error}".strip()
             traceback.print_exc()
             out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or speaks_of_memory(text)
-            if out_of_memory or not isinstance(request, Train) or not self._followers.has_failed():
+            if out_of_memory or not self._followers or not self._followers.has_failed():
                 self._fail("out_of_memory" if out_of_memory else "error", text.splitlines()[0])
         finally:
             self._end_asked = None
@@ -135,7 +135,7 @@ class Worker:
             finally:
                 gc.enable()
             trainer: Trainer[Any] = trainer_type(self._emit, self._cache_directory, self._device)
-            trainer.measures_speed = self._of_trials
+            trainer.measures_speed = self._followers is None
             self._trainer, self._name = trainer, name
         return self._trainer
 
@@ -153,11 +153,16 @@ class Worker:
                                  "notes": {**result.notes, "threads": trainer.threads}}
 
     @contextlib.contextmanager
-    def _team(self, request: Train) -> Iterator[Team]:
+    def _team(self, request: Train) -> Iterator[Alone]:
         """Meet the other processes of one training; the first one starts them, when its own base is loaded."""
+        if not request.shares:
+            yield Alone()
+            return
+        from kaggle_runner.training.parallel.team import join, leave  # which trials have no use for
+
         with tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
             rendezvous, processes = Path(request.rendezvous or Path(directory, "meeting")), request.processes
-            if request.rank == 0 and request.shares:
+            if request.rank == 0 and self._followers:
                 processes = self._followers.processes
                 self._followers.train(request, rendezvous)
             team = join(rendezvous, rank=request.rank, processes=processes, shares=request.shares)
@@ -184,6 +189,12 @@ class Worker:
             if not self._is_answered:
                 self._is_answered = True
                 self._emit(event)
+
+
+def _followers_on(gpus: Sequence[str], failed: Callable[[str, str], None]) -> "Followers":
+    from kaggle_runner.run.final.followers import Followers
+
+    return Followers(gpus, failed)
 
 
 def main() -> None:

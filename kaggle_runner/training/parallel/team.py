@@ -9,29 +9,28 @@ import datetime
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from kaggle_runner.errors import ForeignCheckpoint, WorkerError
+from kaggle_runner.training.control import Alone, Value
 
 TIMEOUT_S = 1800.0
 """Longest wait for the others: twice what a supervisor waits for a step. Whoever dies is noticed by its pipe."""
 ASKS = (None, "stop", "preempt")
 
-Value = TypeVar("Value")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
-    """One process alone, and its place among several; a trial's is alone and its masks go on from step to step."""
+class Team(Alone):
+    """One process and its place among the others, of which there may be none."""
 
     rank: int = 0
     processes: int = 1
-    shares: int = 0
-    """Parts into which the rows of a step are dealt; 0: they are not, and masks come from one stream.
+    shares: int
+    """Parts into which the rows of a step are dealt.
 
     Losses depend on it in the seventh digit, and not at all on how many processes compute them.
     """
@@ -39,7 +38,7 @@ class Team:
     @property
     def parts(self) -> range:
         """The shares of a step."""
-        return range(max(1, self.shares))
+        return range(self.shares)
 
     @property
     def leads(self) -> bool:
@@ -52,8 +51,7 @@ class Team:
 
     def seed_masks(self, seed: int, step: int, place: int) -> None:
         """Make the dropout masks of a micro-batch a function of its place, whichever process computes it."""
-        if self.shares:
-            torch.manual_seed(int(np.random.SeedSequence([seed, step, place]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, place]).generate_state(1)[0]))
 
     def add_up(self, *tensors: torch.Tensor) -> None:
         """Put into each tensor the sum of what all processes have in it."""
@@ -97,7 +95,7 @@ class Team:
         Raises:
             ForeignCheckpoint: they have changed.
         """
-        if self.shares and checkpoint not in (None, sha256):
+        if checkpoint not in (None, sha256):
             raise ForeignCheckpoint("the rows have changed since this training began, so the order in which they come "
                                     "and what was held out have too; put the rows of then back, or train in another "
                                     "directory with --study")
