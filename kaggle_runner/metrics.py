@@ -47,9 +47,18 @@ class Metric:
         return self.goal == "maximize" and self.name in GOALS
 
     @property
+    def beside(self) -> str:
+        """The metric that is said in one breath with it: what a person reads, or what breaks its ties."""
+        return EXACT_MATCH if self.name == LOSS else LOSS
+
+    @property
     def short(self) -> str:
         """Return its name in a sentence about evaluations: `exact_match`."""
         return self.name.removeprefix("eval/")
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as a sweep file says it."""
+        return {"name": self.name, "goal": self.goal}
 
     def rank(self, value: float, loss: float | None = None) -> tuple[float, float]:
         """Return what sorts the better one first; an unknown loss loses a tie."""

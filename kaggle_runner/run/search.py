@@ -223,6 +223,7 @@ class OptunaSearch:
         kind = result.notes.get("kind")
         value = self._told[number] if result.status is Status.PRUNED else result.metric
         if result.status in (Status.COMPLETE, Status.PRUNED) and value is not None:
+            value = self._spec.judged_by.for_search(value, result.loss)
             if math.isfinite(value):
                 return Observation(params=trial.params, told=Told.VALUE, value=value)
             return Observation(params=trial.params, told=Told.BAD)
@@ -246,10 +247,9 @@ class OptunaSearch:
             self._journal.finish(trial, result, told)
         self._results[trial.number], self._told[trial.number] = result, told
         target, metric = self._spec.target, result.metric
-        if target is not None and metric is not None and result.status is Status.COMPLETE:
-            reached = metric <= target if self._spec.goal == "minimize" else metric >= target
-            if reached:
-                self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
+        if target is not None and metric is not None and result.status is Status.COMPLETE and (
+                not self._spec.judged_by.is_better(target, metric)):
+            self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
 
 
 def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,

@@ -32,9 +32,9 @@ def write_best(snapshot: Snapshot) -> Path | None:
     except ConfigError:  # of another version, which knew other hyperparameters
         values = dict(best.trial.params)
     metric, count = snapshot.info.metric, len(snapshot.finished)
-    base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.baseline:.4f}"
+    base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}"
     head = [f"the best of {count} finished trial{'s' if count > 1 else ''} of the study {snapshot.info.name}: trial "
-            f"{best.trial.id}, {metric} {best.result.metric:.4f}{base}",
+            f"{best.trial.id}, {metric} {snapshot.metric.text(best.result.metric or 0.0)}{base}",
             "every hyperparameter of it, for: python -m kaggle_runner train best.yaml",
             "relative paths begin in the folder that the study was run from"]
     path = snapshot.directory / BEST

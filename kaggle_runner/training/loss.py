@@ -106,6 +106,18 @@ class ScoredBatch:
     hits_N: torch.Tensor
     """bool, whether the true token is the likeliest one."""
 
+    @property
+    def hits(self) -> np.ndarray:
+        """The same on the host."""
+        return self.hits_N.cpu().numpy()
+
+    @property
+    def exact(self) -> np.ndarray:
+        """For each row whether it has an answer, and all tokens of its answers are the likeliest."""
+        counts_B, answers_N = self.batch.counts_B, self.batch.answers_N
+        starts_B = np.cumsum(counts_B) - counts_B
+        return np.logical_and.reduceat(self.hits | ~answers_N, starts_B) & np.logical_or.reduceat(answers_N, starts_B)
+
 
 def scores_of(rows: EncodedRows, scored: Sequence[ScoredBatch]) -> dict[str, float]:
     """Return the metrics of held-out rows from what the model said to them.
@@ -116,13 +128,8 @@ def scores_of(rows: EncodedRows, scored: Sequence[ScoredBatch]) -> dict[str, flo
     that counts in the loss. Bits of a byte leave special tokens out of the bytes, so that tokenizers compare.
     """
     nats = math.fsum(torch.stack([part.loss for part in scored]).tolist())
-    hits_N = torch.cat([part.hits_N for part in scored]).cpu().numpy()
-    answers_N = np.concatenate([part.batch.answers_N for part in scored])
-    counts_B = np.concatenate([part.batch.counts_B for part in scored])
-    starts_B = np.cumsum(counts_B) - counts_B
-    is_exact_B = np.logical_and.reduceat(hits_N | ~answers_N, starts_B)
-    has_answer_B = np.logical_or.reduceat(answers_N, starts_B)
-    scores = {LOSS: nats / len(hits_N), EXACT_MATCH: float((is_exact_B & has_answer_B).mean()),
+    hits_N = np.concatenate([part.hits for part in scored])
+    scores = {LOSS: nats / len(hits_N), EXACT_MATCH: float(np.concatenate([part.exact for part in scored]).mean()),
               TOKEN_ACCURACY: float(hits_N.mean())}
     if rows.scored_bytes is not None:
         of_rows = np.concatenate([part.rows for part in scored])
