@@ -15,7 +15,6 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
-from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen
 from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
@@ -160,6 +159,8 @@ def gated_models(order: KernelOrder) -> tuple[str, ...]:
 def _read(order: KernelOrder) -> tuple[SweepSpec, str]:
     """Read the file of an order, and name its study."""
     if order.task == "train":
+        from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen  # a sweep file needs no record
+
         spec, name = read_chosen(Path(order.sweep))
         return spec, f"{name.removesuffix(BEST_SUFFIX)}-final"
     spec = read_sweep(Path(order.sweep))
