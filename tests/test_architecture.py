@@ -18,7 +18,8 @@ OPEN = {"errors", "events", "files", "wording", "metrics", "config", "config_cha
 """Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {
-    "torch": {"training.models.written_answers", "training.models.base_model", "training.models.bare_model", "training.models.attention",
+    "torch": {"training.models.written_answers",
+              "training.models.base_model", "training.models.bare_model", "training.models.attention",
               "training.models.char_model", "training.loss", "training.finetune", "training.phases",
               "training.checkpoint", "training.cpu_speed", "training.warm_finetune", "training.charlm",
               "training.warm_charlm", "training.muon", "training.optimizers", "training.data.windows",
@@ -28,7 +29,8 @@ OWNERS = {
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
               "run.worker", "model.tensor_files", "model.merge", "model.measured", "model.export",
               "model.answers", "model.characters"},
-    "transformers": {"training.models.written_answers", "training.models.base_model", "training.models.model_check", "training.models.tokenizer",
+    "transformers": {"training.models.written_answers",
+                     "training.models.base_model", "training.models.model_check", "training.models.tokenizer",
                      "training.models.bare_model", "training.models.attention", "training.finetune",
                      "model.measured", "model.answers", "model.local_programs"},
     "safetensors": {"model.merge"},

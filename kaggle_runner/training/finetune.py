@@ -260,7 +260,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
         if team.leads:
             hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
         phases.enter("save")
-    if status is Status.COMPLETE:
+    if status is Status.COMPLETE and team.leads:
         control.when_trained()
         phases.enter("eval")
     return TrialResult(

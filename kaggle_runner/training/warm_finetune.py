@@ -93,9 +93,9 @@ class WarmFinetune:
         base, data, _ = self._prepared(config)
         config = config.counted(len(data.train))
         self._warn(length_warning(config, len(data.train)))
-        if self._untouched is None:
+        if self._untouched is None and control.team.leads:
             self._untouched = try_answers(base, data.validation, self._warn_by)
-        untouched = self._untouched
+        untouched = self._untouched or []
 
         def answer() -> None:
             tuned = try_answers(base, data.validation, self._warn_by) if untouched else []
