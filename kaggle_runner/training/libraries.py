@@ -14,7 +14,6 @@ from typing import Any
 
 import bitsandbytes
 import peft.import_utils
-import safetensors.torch
 import torch
 import transformers
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
@@ -121,7 +120,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
             or "loading_info" in inspect.signature(conversion.WeightRenaming.convert).parameters:
         return peft.PeftModel.from_pretrained(model, str(folder))
     adapted: Any = peft.get_peft_model(model, peft.LoraConfig.from_pretrained(str(folder)))
-    tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    tensors = peft.load_peft_weights(str(folder), device="cpu")
     named = {re.sub(r"(lora_\w+)\.weight$", r"\1.default.weight", name): tensor for name, tensor in tensors.items()}
     missing, strange = adapted.load_state_dict(named, strict=False)
     assert not strange, f"{folder} holds {strange[:3]}, which the model has no place for"
