@@ -121,6 +121,10 @@ class Search:
         """Say whether there is more to do, though nothing more for this session."""
         return False
 
+    def end_asked(self) -> str | None:
+        """Say that the trial of the calling thread shall end, for a reason of the search; none else."""
+        return None
+
     def was_lost(self, trial: Trial) -> bool:
         """Say whether a trial was given to another machine while it ran here."""
         return False
