@@ -47,6 +47,7 @@ def url(server: Postgres, request: pytest.FixtureRequest) -> str:
 def shared(url: str) -> SharedRecord:
     record = SharedRecord.find(Database(read_address(url)))
     record.read()
+    record.database.rest()
     return record
 
 

@@ -127,7 +127,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     exit_status = INTERRUPTED if is_cut_short else int(run.gave_up or run.snapshot.best is None)
     if not is_cut_short:
         print_what_comes_out(run.snapshot)
-    click.echo("next     " + (continuing() if is_cut_short else command("report", directory)))
+    click.echo("next     " + (continuing() if is_cut_short else command("report", run.snapshot.directory)))
     print_page(page)
     tell_launcher(unconfirmed or run.reason, exit_status)
     if exit_status:

@@ -1,6 +1,7 @@
 """A real PostgreSQL on loopback, from a package that brings it: with a password, and ended and started at will.
 
-Beside it a way to it that can be cut: connections stay open, and nothing comes through, as in a lost network.
+Its habits are the real ones. Beside it a way to it that can be cut, with the habit of a lost network: connections
+stay open, new ones are made, and nothing comes through.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A database that holds shared searches: its connections, and what its errors mean.
 
-A connection lives for one transaction and has a time limit of its own, for a network that swallows everything gives no
-error. The password is in no message.
+A connection lives for a question and its answer, and has a time limit while it is in use, for a network that swallows
+everything gives no error. The password is in no message.
 """
 
 import importlib.util
@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from kaggle_runner.errors import MissingPackages, StudyError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.shared.address import DRIVERS, Address
+from kaggle_runner.wording import without_password
 
 ANSWER_S = 20.0
-"""Longest life of a connection: every transaction here takes milliseconds."""
+"""Longest use of a connection at a time: every transaction here takes milliseconds."""
 CONNECT_S = 8
 PATIENCE_S = 600.0
 """How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
@@ -29,7 +30,8 @@ HINTS = (
     (("resolve", "translate host", "name or service", "nodename"), "check the name of the host"),
     (("refused", "timeout", "timed out", "unreachable", "no route"),
      "check host and port, and that the server runs and lets this machine in"),
-    (("permission denied",), "let its owner give the user the right to create tables there"),
+    (("permission denied", "no schema has been selected"),
+     "let its owner give the user the right to create tables there"),
     (("too many", "remaining connection slots"), "raise the server's max_connections"),
     (("does not exist", "unknown database"), "create the database first, or correct its name"),
     (("no space left", "disk full", "could not extend"), "make space on the server's disk"),
@@ -71,41 +73,57 @@ class Database:
 
         def connect() -> Any:
             connection = driver.connect(*positional, **named)
-            timer = threading.Timer(ANSWER_S, _hang_up, (connection,))
-            timer.daemon = True
-            timers[id(connection)] = timer
-            timer.start()
+            if self.storage is None:
+                made.append(connection)
+            limits.start(connection)
             return connection
 
-        timers: dict[int, threading.Timer] = {}
-        kwargs = {"poolclass": NullPool, "creator": connect}
+        def limit(engine: Any) -> None:
+            sql.event.listen(engine, "checkout", lambda connection, record, proxy: limits.start(connection))
+            sql.event.listen(engine, "checkin", lambda connection, record: limits.end(connection))
+            sql.event.listen(engine, "close", lambda connection, record: limits.end(connection))
+
+        made: list[Any] = []
+        self.storage: Any = None
+        limits = _Limits()
+        kwargs = {"creator": connect, "max_overflow": -1}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         bare = self._url.set(password=None).render_as_string()
         try:
-            probe = sql.create_engine(bare, **kwargs)
-            sql.event.listen(probe, "close", lambda connection, record: _cancel(timers, connection))
+            probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
+            limit(probe)
             with probe.begin() as alone:  # tables are made by one at a time
                 alone.execute(sql.text("SELECT pg_advisory_xact_lock(7203)" if address.kind == "postgresql"
                                        else "SELECT GET_LOCK('kaggle_runner', 15)"))
                 self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
-                sql.event.listen(self.storage.engine, "close", lambda connection, record: _cancel(timers, connection))
+                limit(self.storage.engine)
                 from kaggle_runner.run.shared.tables import META
 
                 META.create_all(self.storage.engine)
                 if address.kind != "postgresql":
                     alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
+            self.rest()
         except self.failures as error:
             raise self.refused(error) from None
         except RuntimeError as error:
             raise StudyError(f"{address.shown} was set up by another version of Optuna than the {optuna.__version__} "
                              f"here; install that version, or upgrade the database with: optuna storage upgrade "
                              f"--storage {address.shown}") from error
+        finally:
+            if self.storage is None:
+                for connection in made:
+                    with suppress(*self.failures):
+                        connection.close()
 
     @contextmanager
     def begin(self) -> Iterator[Any]:
         """Open a transaction."""
         with self.storage.engine.begin() as connection:
             yield connection
+
+    def rest(self) -> None:
+        """Close the connections that are idle: a server has few, and many machines want one now and then."""
+        self.storage.engine.dispose()
 
     def refused(self, error: BaseException) -> StudyError:
         """Return the one line that says why the database cannot be used, and what to do."""
@@ -120,7 +138,7 @@ class Database:
         text = str(original.args[-1] if len(original.args) > 1 else original).strip() or type(original).__name__
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         said = next((line for line in lines if "FATAL" in line or "failed" in line), lines[0])
-        return said.replace(str(self._url.password), "***") if self._url.password else said
+        return without_password(said)  # drivers name the server and the user, and never the password
 
     def patiently(self, action: Callable[[], Result], ends: Callable[[], str | None] = lambda: None) -> Result:
         """Do something in the database, again and again while it is away, until somebody wishes for the end.
@@ -168,7 +186,20 @@ def _hang_up(connection: Any) -> None:
         twin.shutdown(socket.SHUT_RDWR)  # one that is closed by now, or of another driver, has no number
 
 
-def _cancel(timers: dict[int, threading.Timer], connection: Any) -> None:
-    timer = timers.pop(id(connection), None)
-    if timer is not None:
-        timer.cancel()
+class _Limits:
+    """A time limit for each connection while it is in use."""
+
+    def __init__(self) -> None:
+        self._timers: dict[int, threading.Timer] = {}
+
+    def start(self, connection: Any) -> None:
+        self.end(connection)
+        timer = threading.Timer(ANSWER_S, _hang_up, (connection,))
+        timer.daemon = True
+        self._timers[id(connection)] = timer
+        timer.start()
+
+    def end(self, connection: Any) -> None:
+        timer = self._timers.pop(id(connection), None)
+        if timer is not None:
+            timer.cancel()

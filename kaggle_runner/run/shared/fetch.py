@@ -7,6 +7,7 @@ from kaggle_runner.files import folder_name, make_directory
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.shared.address import is_database as is_database
 from kaggle_runner.run.shared.address import read_address
+from kaggle_runner.run.shared.order import require_whole
 from kaggle_runner.study.journal import JOURNAL
 
 
@@ -17,6 +18,7 @@ def directory_of(text: str, environment: Environment) -> Path:
         MissingPackages: the database's driver is not installed.
         StudyError: the database, or the study in it, cannot be read.
     """
+    require_whole()
     from kaggle_runner.run.shared.copy import write_copy
     from kaggle_runner.run.shared.database import Database
     from kaggle_runner.run.shared.record import SharedRecord
@@ -31,6 +33,8 @@ def directory_of(text: str, environment: Environment) -> Path:
         record.read()
     except database.failures as error:
         raise database.refused(error) from None
+    finally:
+        database.rest()
     make_directory(directory)
-    write_copy(record.snapshot(directory), directory)
+    write_copy(record.snapshot(directory), directory, uid=record.uid, shown=database.address.shown)
     return directory

@@ -1,5 +1,6 @@
 """What a user asked for of a shared search, and the way into it: nothing here imports a database's packages at once."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ def join_shared(shared: SharedOrder, spec: SweepSpec, seed: int | None, known: K
     Raises:
         StudyError: the database or its study cannot be used; says why.
     """
+    require_whole()
     from kaggle_runner.run.shared.address import read_address
     from kaggle_runner.run.shared.checkpoints import require_shelf
     from kaggle_runner.run.shared.database import Database
@@ -44,9 +46,21 @@ def join_shared(shared: SharedOrder, spec: SweepSpec, seed: int | None, known: K
                                shared.lease_s or DEFAULT_LEASE_S)
     if known is not None:
         record.database.patiently(lambda: record.add_known({**known.as_event()}))
+        record.database.rest()
     notify(Note(text=f"sharing the study {record.info.name!r} in {record.database.address.shown}; without a sign of "
                      f"life for {record.lease_s:g} s a machine's trial is given to another one"))
     return record
+
+
+def require_whole() -> None:
+    """See that this is the whole package: a launcher leaves out what speaks to databases, to stay small.
+
+    Raises:
+        StudyError: it is not.
+    """
+    if importlib.util.find_spec("kaggle_runner.run.shared.database") is None:
+        raise StudyError("this launcher has no part for databases; install the package in a notebook instead: "
+                         "docs/many-machines.md")
 
 
 def refuse_alone(directory: Path) -> None:

@@ -4,6 +4,7 @@ A machine holds a trial by a lease that it renews; the database's clock says whe
 raises its attempt, and a result counts only from the attempt that holds it.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy as sql
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -97,11 +99,13 @@ class SharedRecord:
                         study=number, uid=uuid.uuid4().hex, known="[]", baseline=None,
                         info=json.dumps({**info, "created": round(float(created), 3)})))
                     row = _row_of(connection, number)
+            study.set_user_attr("kaggle_runner", {"metric": spec.metric, "goal": spec.goal, "method": spec.method})
         except sql.exc.IntegrityError:  # somebody else made it in this moment
             return cls.join(database, spec, seed, lease_s)
         except database.failures as error:
             raise database.refused(error) from None
-        study.set_user_attr("kaggle_runner", {"metric": spec.metric, "goal": spec.goal, "method": spec.method})
+        finally:
+            database.rest()
         record = cls(database, number, row, lease_s=lease_s)
         changed = changed_keys(record.info.sweep, spec.raw)
         if changed:
@@ -125,6 +129,8 @@ class SharedRecord:
                 rows = {json.loads(row.info)["name"]: row for row in connection.execute(STUDIES.select())}
         except database.failures as error:
             raise database.refused(error) from None
+        finally:
+            database.rest()
         if (wanted and wanted not in rows) or not rows:
             raise StudyError(f"{shown} holds no study{f' {wanted!r}' if wanted else ''}; it has: "
                              f"{', '.join(sorted(rows)) or 'none'}")
@@ -231,7 +237,7 @@ class SharedRecord:
         except sql.exc.IntegrityError:
             return False
         storage, number = self.database.storage, self._optuna_id(trial.number)
-        known = storage.get_trial(number).params
+        known = storage.get_trial(number).params if claim.attempt > 1 else {}
         for name, parameter in spec.searched.items():
             if name not in known:
                 distribution = shown_as(parameter)
@@ -282,19 +288,17 @@ class SharedRecord:
 
     def _copy(self, trial: Trial, result: TrialResult, told: float | None) -> None:
         storage, number = self.database.storage, self._optuna_id(trial.number)
-        for name, value in {"status": result.status.value, "reason": result.reason, "told": told,
-                            "machine": self._machine}.items():
-            if value is not None and value != "":
-                storage.set_trial_user_attr(number, name, value)
-        if not storage.get_trial(number).state.is_finished():
+        value = result.metric if result.status is Status.COMPLETE else None
+        is_measured = value is not None and math.isfinite(value)
+        state = TrialState.COMPLETE if is_measured else (
+            TrialState.PRUNED if result.status is Status.PRUNED else TrialState.FAIL)
+        facts = {"status": result.status.value, "reason": result.reason, "told": told}
+        with contextlib.suppress(UpdateFinishedTrialError):  # somebody mends the copy at this moment, in the same words
             for step, loss in result.evaluations:
                 storage.set_trial_intermediate_value(number, step, loss)
-            is_measured = result.status is Status.COMPLETE and result.metric is not None and (
-                math.isfinite(result.metric))
-            state = TrialState.COMPLETE if is_measured else (
-                TrialState.PRUNED if result.status is Status.PRUNED else TrialState.FAIL)
-            storage.set_trial_state_values(number, state, [result.metric] if is_measured and result.metric is not None
-                                           else None)
+            storage.set_trial_user_attr(number, "result", {name: fact for name, fact in facts.items()
+                                                           if fact is not None and fact != ""})
+            storage.set_trial_state_values(number, state, [value] if value is not None and is_measured else None)
         with self.database.begin() as connection:
             connection.execute(TRIALS.update().where(TRIALS.c.study == self._study, TRIALS.c.number == trial.number)
                                .values(copied=True))

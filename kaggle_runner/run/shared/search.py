@@ -63,6 +63,7 @@ class SharedSearch(Search):
     def __exit__(self, *exc_info: object) -> None:
         self._closed.set()
         self._pulse.join()
+        self._rest()
 
     def close(self) -> Snapshot:
         """Share the untouched base's metric, and leave a copy of the whole study beside what ran here; return it."""
@@ -74,7 +75,7 @@ class SharedSearch(Search):
         make_directory(directory)
         if not (directory / "trials").is_symlink():
             (directory / "trials").symlink_to(Path("..") / "trials", target_is_directory=True)
-        write_copy(self.snapshot(), directory)
+        write_copy(self.snapshot(), directory, uid=self._record.uid, shown=self._record.database.address.shown)
         return read_study(directory)
 
     def snapshot(self) -> Snapshot:
@@ -86,6 +87,7 @@ class SharedSearch(Search):
                 self._record.database.is_away(error)
             finally:
                 self._lock.release()
+                self._rest()
         return self._record.snapshot(self._study.directory)
 
     def is_complete(self, total: int) -> bool:
@@ -128,7 +130,9 @@ class SharedSearch(Search):
                     if trial is not None:
                         self._trials[trial.number] = trial
                         self._bring_checkpoint(trial, claim.attempt)
+                    self._rest()
                     return trial
+            self._rest()
             elsewhere = {row.machine for number, row in self._record.rows.items()
                          if row.is_open and number not in self._claims}
             if not said and elsewhere:
@@ -151,6 +155,7 @@ class SharedSearch(Search):
         if lost is None:
             told = self._told_value(result) if result.status is Status.PRUNED else None
             lost = self._do(lambda: self._record.tell(trial, attempt, result, told))
+        self._rest()
         with self._lock:
             self._claims.pop(trial.number, None)
             if lost is not None:
@@ -204,6 +209,7 @@ class SharedSearch(Search):
                     self._learn(trial, result, told)
                     self._notify(Note(text=f"trial {trial.id} ended here earlier, and is told now"))
         self._do(self._record.mend)
+        self._rest()
 
     def _record_lost(self, result: TrialResult, machine: str) -> None:
         reason = f"lost to {machine}, for this machine gave no sign of life for {self._record.lease_s:g} s"
@@ -227,11 +233,15 @@ class SharedSearch(Search):
             except self._record.database.failures as error:
                 self._record.database.is_away(error)
                 continue
+            self._rest()
             self._record.database.is_back()
             self._lost |= {number: machine for number, machine in lost.items() if number in self._claims}
 
     def _do(self, action: Callable[[], Any]) -> Any:
         return self._record.database.patiently(action, self._ends)
+
+    def _rest(self) -> None:
+        self._record.database.rest()
 
     def _bring_checkpoint(self, trial: Trial, attempt: int) -> None:
         """Keep the trial's folder where every machine sees it, and go on from the one of the attempt before."""
@@ -254,9 +264,9 @@ def own_holder(study: Study, record: SharedRecord) -> str:
                              f"choose another directory with --study")
         noted = {"event": "shared", "study": record.uid, "database": shown, "holder": uuid.uuid4().hex}
         study.append(noted)
-    if noted["study"] != record.uid:
-        raise StudyError(f"{study.directory} belongs to another shared study, in {noted['database']}; choose another "
-                         f"directory with --study")
+    if noted["study"] != record.uid or not noted["holder"]:
+        what = "belongs to another shared study, in" if noted["holder"] else "is a copy of the study that is shared in"
+        raise StudyError(f"{study.directory} {what} {noted['database']}; choose another directory with --study")
     return str(noted["holder"])
 
 
