@@ -1,5 +1,6 @@
 """A search that several machines share in a database: a real PostgreSQL, from a package, on loopback."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -13,13 +14,15 @@ import pytest
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.run.shared.address import read_address
+from kaggle_runner.run.shared.checkpoints import bring, require_shelf
 from kaggle_runner.run.shared.database import Database
+from kaggle_runner.run.shared.order import refuse_alone
 from kaggle_runner.run.shared.record import SharedRecord
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests import optuna_session, shared_session
 from tests.conftest import wait_for
-from tests.standins.postgres import Postgres, Way
+from tests.standins.postgres import PASSWORD, QUOTED, Postgres, Way
 from tests.test_optuna_sweep import ENVIRONMENT, SWEEP, ended, table, write_sweep
 
 GRID = """
@@ -186,3 +189,108 @@ class TestWhoComesBackLate:
         assert "trial 0001 ended here earlier, and is told now" in said
         assert points(url) == table(tmp_path / "study")
         assert "start 0001" not in said
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("address", "said"), [
+        ("sqlite:///x.db", "sqlite:///x.db is a file of one machine"),
+        ("oracle://h/d", "oracle://h/d is no address of a database"),
+        ("", " is no address of a database"),
+        ("postgresql://", "postgresql:// is no address of a database"),
+        ("postgresql://u:secret@h", "postgresql://u:***@h names no database"),
+        ("postgresql://u:sec@ret@h/d", "postgresql://...@h has more than one @"),
+        ("postgresql://u:secret@h:port/d", "postgresql://u:***@h:port/d is no address of a database: its host or port"),
+    ])
+    def test_addresses_that_are_none_are_refused_without_the_password(self, address, said):
+        with pytest.raises(StudyError, match=re.escape(said)) as caught:
+            read_address(address)
+        assert "secret" not in str(caught.value)
+        assert "ret@" not in str(caught.value)
+
+    def test_a_password_with_every_special_letter_gets_in_and_stays_out_of_sight(self, tmp_path, server, url):
+        shared_session.run(write_sweep(tmp_path), tmp_path / "study", 1, url)
+        for path in tmp_path.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert PASSWORD not in path.read_text()
+                assert QUOTED not in path.read_text()
+        assert QUOTED not in repr(read_address(url))
+
+    @pytest.mark.parametrize(("change", "said"), [
+        ({"user": "nobody"}, "password authentication failed for user .*check user and password"),
+        ({"password": "wrong"}, "password authentication failed for user .*check user and password"),
+        ({"name": "none"}, 'database "none" does not exist; create the database first'),
+        ({"port": 1}, "[Rr]efused; check host and port"),
+    ])
+    def test_what_the_server_refuses_is_said_in_one_line(self, server, change, said):
+        with pytest.raises(StudyError, match=said) as caught:
+            Database(read_address(server.url(**change)))
+        assert "\n" not in str(caught.value)
+        assert "wrong" not in str(caught.value)
+
+    def test_an_unknown_host(self):
+        with pytest.raises(StudyError, match="no-such-host.invalid.*check the name of the host"):
+            Database(read_address("postgresql://u:secret@no-such-host.invalid/d"))
+
+    def test_a_schema_without_rights(self, server, url):
+        name = url.rpartition("/")[2]
+        server.do("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        server.do("REVOKE ALL ON SCHEMA public FROM PUBLIC", name)
+        with pytest.raises(StudyError, match="let its owner give the user the right to create tables there"):
+            Database(read_address(server.url(name, user="guest", password="guest")))
+
+    def test_a_database_of_another_optuna(self, tmp_path, server, url):
+        shared_session.run(write_sweep(tmp_path), tmp_path / "study", 1, url)
+        server.do("UPDATE alembic_version SET version_num = 'v9.9.0.a'", url.rpartition("/")[2])
+        with pytest.raises(StudyError, match="was set up by another version of Optuna than the"):
+            Database(read_address(url))
+
+    def test_studies_that_are_not_this_one(self, tmp_path, url):
+        sweep = write_sweep(tmp_path)
+        shared_session.run(sweep, tmp_path / "study", 1, url)
+        with pytest.raises(StudyError, match="was made with seed 0, not 5; leave --seed out"):
+            shared_session.run(sweep, tmp_path / "two", 1, url, seed=5)
+        optuna_session.run(sweep, tmp_path / "alone", 1)
+        with pytest.raises(StudyError, match="holds trials of a sweep of its own, which"):
+            shared_session.run(sweep, tmp_path / "alone", 1, url)
+        with pytest.raises(StudyError, match="is a copy of the study that is shared in"):
+            shared_session.run(sweep, tmp_path / "study" / "shared", 2, url)
+        with pytest.raises(StudyError, match="belongs to a study that is shared in .*; go on with --storage"):
+            refuse_alone(tmp_path / "study")
+        changed = tmp_path / "changed"
+        changed.mkdir()
+        other = write_sweep(changed, SWEEP.replace("max: 1.0e-1", "max: 1.0e-2"))
+        with pytest.raises(StudyError, match=r"another sweep file: parameters\.learning_rate differ; restore the file"):
+            shared_session.run(other, tmp_path / "three", 1, url)
+        shared_session.run(other, tmp_path / "three", 1, f"{url}#narrow")
+        with pytest.raises(StudyError, match="holds 2 studies; name one behind the address: #narrow, #sweep"):
+            shared(url)
+        with pytest.raises(StudyError, match="holds no study 'wide'; it has: narrow, sweep"):
+            shared(f"{url}#wide")
+        assert len(points(f"{url}#narrow")) == 1
+
+    def test_a_study_that_is_done_and_one_that_ends_while_others_run(self, tmp_path, url):
+        sweep = write_sweep(tmp_path)
+        shared_session.run(sweep, tmp_path / "study", 2, url)
+        assert "2 trials are finished" in shared_session.run(sweep, tmp_path / "late", 2, url).reason
+        assert table(tmp_path / "late") == []
+        assert table(tmp_path / "late" / "shared") == points(url)
+
+
+class TestCheckpoints:
+    def test_they_travel_to_the_next_attempt_and_each_has_a_folder_of_its_own(self, tmp_path):
+        shelf = tmp_path / "shelf"
+        first, second = (tmp_path / machine / "trials" / "0003" for machine in "ab")
+        bring(shelf, first, "0003", 1)
+        (first / "checkpoint").mkdir()
+        (first / "checkpoint" / "step-00000010.pt").write_bytes(b"weights")
+        (first / "history.jsonl").write_text('{"step": 10}\n')
+        bring(shelf, second, "0003", 2)
+        (first / "history.jsonl").write_text("the first one goes on, as it does not know yet\n")
+        assert (second / "checkpoint" / "step-00000010.pt").read_bytes() == b"weights"
+        assert (second / "history.jsonl").read_text() == '{"step": 10}\n'
+        bring(shelf, first, "0003", 3)
+        assert (first / "history.jsonl").read_text() == '{"step": 10}\n'
+
+    def test_a_shared_directory_that_is_not_there_is_not_made(self, tmp_path):
+        with pytest.raises(StudyError, match="is no directory; --checkpoints is one that every machine sees"):
+            require_shelf(tmp_path / "gone")
