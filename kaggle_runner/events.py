@@ -196,7 +196,7 @@ class Failed(Event):
 
     kind = "failed"
     failure: str
-    """`refused`, `out_of_memory`, `not_finite`, `foreign_checkpoint` or `error`."""
+    """`refused`, `out_of_memory`, `not_finite`, `foreign_checkpoint`, `crash` of another process, or `error`."""
     message: str
     step: int | None = None
 
@@ -303,6 +303,13 @@ class Train(Request):
     rung_steps: tuple[int, ...] = ()
     keep: str = ""
     """What the decoder layers keep for the backward pass, as the forecast chose it; empty: as the config says."""
+    shares: int = 0
+    """Parts into which the rows of each step are dealt, for processes to compute; 0: a trial, which one computes."""
+    rank: int = 0
+    """Of the process that is asked; only the first one, 0, writes."""
+    processes: int = 1
+    rendezvous: str = ""
+    """The file at which the processes meet."""
     metric: str = LOSS
     goal: Goal = "minimize"
     """By which the best evaluation is kept."""

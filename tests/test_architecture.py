@@ -22,7 +22,7 @@ OWNERS = {
               "training.models.char_model", "training.loss", "training.finetune", "training.phases",
               "training.checkpoint", "training.cpu_speed", "training.warm_finetune", "training.charlm",
               "training.warm_charlm", "training.muon", "training.optimizers", "training.data.windows",
-              "training.adapter_buffer", "training.layer.attention", "training.layer.decoder",
+              "training.adapter_buffer", "training.parallel.team", "training.layer.attention", "training.layer.decoder",
               "training.layer.elementwise", "training.layer.install", "training.layer.projection",
               "training.layer.structure", "training.layer.triton_elementwise",
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
@@ -140,7 +140,7 @@ def test_nobody_imports_the_front_door_or_the_reports():
 
 
 def test_what_is_for_ones_own_machine_never_rides_to_a_kernel():
-    rode = {Path(name).parts[1] for name in package_files()}
+    rode = {Path(name).parts[1] for command in ("agent", "sweep") for name in package_files(command)}
     assert {"kernel", "run", "wandb", "training", "report", "cli"} <= rode
     assert not rode & {"kaggle", "lab", "model"}
 

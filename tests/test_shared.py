@@ -228,7 +228,7 @@ class TestBadInput:
         assert "wrong" not in str(caught.value)
 
     def test_an_unknown_host(self):
-        with pytest.raises(StudyError, match="no-such-host.invalid.*check the name of the host"):
+        with pytest.raises(StudyError, match=r"no-such-host\.invalid.*check the name of the host"):
             Database(read_address("postgresql://u:secret@no-such-host.invalid/d"))
 
     def test_a_schema_without_rights(self, server, url):
@@ -254,7 +254,7 @@ class TestBadInput:
             shared_session.run(sweep, tmp_path / "alone", 1, url)
         with pytest.raises(StudyError, match="is a copy of the study that is shared in"):
             shared_session.run(sweep, tmp_path / "study" / "shared", 2, url)
-        with pytest.raises(StudyError, match="belongs to a study that is shared in .*; go on with --storage"):
+        with pytest.raises(StudyError, match=r"belongs to a study that is shared in .*; go on with --storage"):
             refuse_alone(tmp_path / "study")
         changed = tmp_path / "changed"
         changed.mkdir()

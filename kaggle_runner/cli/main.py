@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +17,7 @@ import click
 
 import kaggle_runner
 from kaggle_runner.cli import sweep
-from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
+from kaggle_runner.cli.params import GivenPath, StudyText, SweepFile
 from kaggle_runner.cli.shared import (
     detect_here,
     keep_best,
@@ -90,21 +89,6 @@ def dry_run(file: Path, **options: Any) -> None:
     from kaggle_runner.sweep.spec import read_sweep
 
     run_spec(read_sweep(file), cpu_only=True, suffix="-dry-run", **options)
-
-
-@cli.command()
-@click.argument("file", type=GivenPath())
-@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME].")
-@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
-def train(file: Path, study: Path | None, cpu: bool) -> None:
-    """Train one configuration without a sweep.
-
-    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained.
-    """
-    from kaggle_runner.study.best_file import read_chosen
-
-    spec, name = read_chosen(file)
-    run_spec(replace(spec, name=name), study=study, cpu_only=cpu)
 
 
 @cli.command()

@@ -1,8 +1,9 @@
-"""The commands of sweeps: create one on W&B or run it here, and be an agent of one that is on W&B."""
+"""The commands that train: run a sweep here or create it on W&B, be an agent of one, train one configuration."""
 
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from kaggle_runner.cli.params import GivenPath, StudyPath, SweepFile
 from kaggle_runner.cli.shared import (
     continuing,
     detect_here,
+    directory_of,
     positive,
     print_page,
     print_study,
     print_what_comes_out,
+    refuse_among_rows,
     require,
     run_spec,
     sweep_options,
@@ -135,6 +138,71 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     sys.exit(outcome.exit_status)
 
 
+@click.command()
+@click.argument("file", type=GivenPath())
+@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME, with --full NAME-final].")
+@click.option("--full", is_flag=True, help="Train on all rows, on all GPUs together.")
+@click.option("--epochs", type=float, callback=positive,
+              help="With --full: passes over the rows [the configuration's num_train_epochs, else 1].")
+@click.option("--processes", type=click.IntRange(min=1),
+              help="With --full: processes that train together [one for each GPU, on a CPU 1].")
+@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+def train(file: Path, study: Path | None, full: bool, epochs: float | None, processes: int | None,
+          deadline: str | None, cpu: bool) -> None:
+    """Train one configuration without a sweep.
+
+    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
+    all rows are trained on, by all GPUs in one training; the same command goes on with it.
+    """
+    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
+
+    spec, name = read_chosen(file)
+    if full:
+        name = f"{name.removesuffix(BEST_SUFFIX)}-final"
+        _train_fully(spec, study_of(file), name, study, epochs, processes, deadline, cpu)
+        return
+    given = [f"--{name}" for name, value in (("epochs", epochs), ("processes", processes)) if value is not None]
+    if given:
+        raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
+    run_spec(replace(spec, name=name), study=study, cpu_only=cpu, deadline=deadline)
+
+
+def _train_fully(spec: "SweepSpec", source: Path | None, name: str, study: Path | None, epochs: float | None,
+                 processes: int | None, deadline: str | None, cpu: bool) -> None:
+    """Run a final training, and print what it came to as the end of a sweep does."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_internet, servers_of
+    from kaggle_runner.run.final.final_training import FinalOrder, full_spec, run_final
+    from kaggle_runner.study.journal import read_study
+    from kaggle_runner.study.trial import Status
+
+    spec = full_spec(spec, epochs, read_study(source).metric if source else None)
+    for warning in spec.warnings:
+        complain(f"warning: {warning}")
+    environment = detect_here()
+    environment.for_training(cpu_only=cpu)
+    if environment.host != "local" and spec.hub_names:
+        require_internet(servers_of("sweep", os.environ), environment.host)
+    directory = study or directory_of(name, environment)
+    refuse_among_rows(directory, spec.fixed.get("dataset"))
+    order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
+                       deadline=find_deadline(deadline, environment, os.environ))
+    warn_of_no_page()
+    with display(typed_command()) as notify:
+        run = run_final(spec, order, environment, notify)
+    page = print_study(run.snapshot, run.reason)
+    exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
+    if exit_status == 0:
+        print_what_comes_out(run.snapshot)
+    click.echo("next     " + (continuing() if exit_status else command("report", directory)))
+    print_page(page)
+    tell_launcher(run.reason, exit_status)
+    if exit_status:
+        sys.exit(exit_status)
+
+
 def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_runs: list[str]) -> None:
     """Create a sweep on W&B and print how to start its agents, in the ways that this command line has."""
     from kaggle_runner.machine.keys import require_key
@@ -160,4 +228,4 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     click.echo(f"W&B      {how_many(count, 'offline run')}; upload them with: {sync}")
 
 
-COMMANDS = (sweep, agent)
+COMMANDS = (sweep, train, agent)

@@ -45,6 +45,8 @@ from kaggle_runner.study.weights import drop_beaten_weights
 POLL_S = 0.2
 ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
+GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "refused")
+"""Failures after which a final training goes on from its checkpoint: of the machine, or what a person can mend."""
 ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 
@@ -82,6 +84,8 @@ class Supervisor:
     """Says at a rung whether a trial goes on."""
     limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
+    shares: int = 0
+    """Parts into which the rows of a step are dealt, for the processes of a final training; 0: trials are run."""
     _worker: WorkerProcess | None = None
     _train_rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
@@ -126,7 +130,7 @@ class Supervisor:
         rows = self._train_rows.get(config.rows_key) if isinstance(config, FinetuneConfig) else None
         return config if rows is None or not isinstance(config, FinetuneConfig) else config.counted(rows)
 
-    def _count_rows(self, config: Config) -> Config:
+    def count_rows(self, config: Config) -> Config:
         """Return a config with the steps that its epochs take; its rows are loaded for it if they were not yet.
 
         Raises:
@@ -187,7 +191,8 @@ class Supervisor:
         result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), attempts=attempts)
         self.study.record_end(result)
         drop_beaten_weights(self.study.snapshot())
-        if result.status is not Status.PREEMPTED:
+        is_kept = self.shares and result.status is Status.FAILED and result.notes.get("kind") in GO_ON
+        if result.status is not Status.PREEMPTED and not is_kept:
             shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
         return result
 
@@ -227,7 +232,7 @@ class Supervisor:
         """Run a config once in the worker and turn what became of it into a result."""
         directory, metric = self.study.trial_directory(trial.id), self.study.snapshot().metric
         try:
-            counted = self._count_rows(config)
+            counted = self.count_rows(config)
         except Unfinished as error:
             return _unfinished(trial, self.end_asked(), str(error))
         except WorkerDied as error:
@@ -236,12 +241,18 @@ class Supervisor:
                                       exit_status=error.worker_status)
         except WorkerError as error:
             return _failure(trial, str(error))
+        between = counted.eval_steps
+        if self.shares and isinstance(counted, FinetuneConfig):
+            from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints  # not for trials
+
+            counted = spread(counted)
+            between = steps_between_checkpoints(counted)
         if counted is not config:
             config = counted
             self.study.record_config(trial.id, config.as_dict())
         request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
-                        checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)), keep=keep,
-                        metric=metric.name, goal=metric.goal)
+                        checkpoint_steps=between, rung_steps=tuple(self.rungs(config)),
+                        keep=keep, metric=metric.name, goal=metric.goal, shares=self.shares)
         progress = _Progress(metric)
 
         def follow(event: Event) -> None:

@@ -151,10 +151,11 @@ def scored_batches(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -
     return scored
 
 
-def rows_of_step(rows: EncodedRows, config: FinetuneConfig, device: torch.device, step: int) -> list[np.ndarray]:
-    """Return the rows of each micro-batch of an optimizer step, counted from 0."""
+def rows_of_step(rows: EncodedRows, config: FinetuneConfig, device: torch.device, step: int, share: int = 0,
+                 shares: int = 1) -> list[np.ndarray]:
+    """Return the rows of each micro-batch of an optimizer step, counted from 0, or of a share of it."""
     return step_batches(rows, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
-                        seed=config.seed, step=step, pass_tokens=PASS_TOKENS[device.type])
+                        seed=config.seed, step=step, pass_tokens=PASS_TOKENS[device.type], share=share, shares=shares)
 
 
 def loss_of(base: BaseModel, batch: MicroBatch) -> torch.Tensor:
@@ -165,7 +166,7 @@ def loss_of(base: BaseModel, batch: MicroBatch) -> torch.Tensor:
 
 def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedData, config: FinetuneConfig,
            trial_id: str, control: Control, phases: Phases, path: Path) -> TrialResult:
-    device, rows = base.device, data.train
+    device, rows, team = base.device, data.train, control.team
     parameters = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     optimizer = _optimizer(config, buffer, list(parameters.values()))
     scaler = torch.amp.GradScaler(device.type, enabled=base.compute_dtype is torch.float16)
@@ -173,7 +174,9 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     best_adapter: dict[str, torch.Tensor] = {}
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
+        team.require_rows(checkpoint.state.get("rows"), data.sha256)
         progress, best_adapter = _restore(checkpoint, control.metric, parameters, buffer, optimizer, scaler, device)
+    team.require_alike([data.sha256, base.sha256, repr(config), str(progress.step)])
     control.emit(Resumed(step=progress.step) if checkpoint else Attached())
     phases.enter("attach")
 
@@ -183,17 +186,24 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     status, reason = Status.COMPLETE, ""
     while progress.step < config.max_steps:
         # 1. the rows of this step, and how many tokens of them count
+        cut = [(share, indices) for share in team.parts
+               for indices in rows_of_step(rows, config, device, progress.step, share, len(team.parts))]
         micro_batches = [
             collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)
-            for indices in rows_of_step(rows, config, device, progress.step)]
+            for _, indices in cut]
         counted = max(1, sum(len(micro_batch.targets_N) for micro_batch in micro_batches))
         # 2. gradients, normalised by the tokens of the whole step
         base.model.train()
         step_loss = torch.zeros((), device=device)
-        for micro_batch in micro_batches:
+        for place, ((share, _), micro_batch) in enumerate(zip(cut, micro_batches, strict=True)):
+            if not team.computes(share):
+                continue
+            team.seed_masks(config.seed, progress.step, place)
             loss = loss_of(base, micro_batch) / counted
             scaler.scale(loss).backward()
             step_loss += loss.detach()
+        assert buffer.whole.grad is not None
+        team.add_up(buffer.whole.grad, step_loss)
         # 3. the optimizer step
         scaler.unscale_(optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_([buffer.whole], config.max_grad_norm)
@@ -219,7 +229,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
                 "train/grad_norm": _finite(grad_norm.item()), "tokens": progress.tokens}))
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
-        asked = control.poll()
+        asked = team.agreed(control.poll())
         at_rung = progress.step in control.rung_steps
         if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or asked == "stop" or at_rung:
             best_adapter = _evaluate_step(base, data.validation, config, progress, parameters, best_adapter, control)
@@ -236,8 +246,9 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             progress.skipped_steps = int(skipped)
-            save_checkpoint(control.directory, config,
-                            _checkpoint_of(progress, parameters, best_adapter, buffer, optimizer, scaler, device))
+            if team.leads:
+                save_checkpoint(control.directory, config, _checkpoint_of(
+                    progress, data.sha256, parameters, best_adapter, buffer, optimizer, scaler, device))
             control.emit(Checkpointed(step=progress.step))
             phases.enter("save")
         if reason:
@@ -246,7 +257,8 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     hashes = {"rows": data.sha256, "base": base.sha256}
     if status is not Status.PREEMPTED:
         buffer.release()
-        hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
+        if team.leads:
+            hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
         phases.enter("save")
     return TrialResult(
         id=trial_id, status=status, **progress.evaluations.facts, reason=reason, steps=progress.step,
@@ -282,7 +294,7 @@ def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, p
                    parameters: Mapping[str, torch.nn.Parameter], best_adapter: dict[str, torch.Tensor],
                    control: Control) -> dict[str, torch.Tensor]:
     """Evaluate, record it in `progress`, and return the adapter that is best now."""
-    scores = measure(base, rows, config)
+    scores = control.team.from_first(lambda: measure(base, rows, config))
     if not math.isfinite(scores[LOSS]):
         raise NotFinite(LOSS, scores[LOSS], progress.step)
     progress.evaluations = progress.evaluations.after(progress.step, scores)
@@ -297,13 +309,14 @@ def _out_of_patience(config: FinetuneConfig, progress: _Progress) -> bool:
     return patience is not None and progress.evaluations.since_best >= patience
 
 
-def _checkpoint_of(progress: _Progress, parameters: Mapping[str, torch.nn.Parameter],
+def _checkpoint_of(progress: _Progress, rows_sha256: str, parameters: Mapping[str, torch.nn.Parameter],
                    best_adapter: Mapping[str, torch.Tensor], buffer: AdapterBuffer, optimizer: torch.optim.Optimizer,
                    scaler: torch.amp.GradScaler, device: torch.device) -> Checkpoint:
     return Checkpoint(
         step=progress.step,
         state={"tokens": progress.tokens, "padded_tokens": progress.padded_tokens,
-               "skipped_steps": progress.skipped_steps, "evaluations": progress.evaluations.as_state()},
+               "skipped_steps": progress.skipped_steps, "rows": rows_sha256,
+               "evaluations": progress.evaluations.as_state()},
         tensors={"adapter": {name: p.detach().cpu() for name, p in parameters.items()},
                  "best_adapter": dict(best_adapter), "optimizer": buffer.state_of_parts(optimizer),
                  "scaler": scaler.state_dict(), "cpu_random": torch.get_rng_state(),
@@ -323,8 +336,9 @@ def _restore(checkpoint: Checkpoint, metric: Metric, parameters: Mapping[str, to
     torch.set_rng_state(tensors["cpu_random"])
     if tensors["cuda_random"] is not None:
         torch.cuda.set_rng_state(tensors["cuda_random"], device)
+    state = {name: value for name, value in checkpoint.state.items() if name != "rows"}
     progress = replace(_Progress(step=checkpoint.step), **{
-        **checkpoint.state, "evaluations": Evaluations.of_state(metric, checkpoint.state["evaluations"])})
+        **state, "evaluations": Evaluations.of_state(metric, state["evaluations"])})
     return progress, tensors["best_adapter"]
 
 

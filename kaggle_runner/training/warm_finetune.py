@@ -71,6 +71,7 @@ class WarmFinetune:
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
         self._warned: set[str] = set()
+        self.measures_speed = True
 
     def prepare(self, config: FinetuneConfig) -> Warm:
         """Load base and rows if they are not warm."""
@@ -164,6 +165,6 @@ class WarmFinetune:
             # What is loaded stays: the collections between trials need not look at it again.
             gc.collect()
             gc.freeze()
-            if self._device.type == "cpu":
+            if self._device.type == "cpu" and self.measures_speed:
                 self._base = self._choose_speed(self._base, encoded, config)
         return self._base, self._data[1], phases

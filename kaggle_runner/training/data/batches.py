@@ -84,8 +84,8 @@ class MicroBatch:
         return self.tokens_BT.size
 
 
-def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed: int, step: int,
-                 pass_tokens: int) -> list[np.ndarray]:
+def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed: int, step: int, pass_tokens: int,
+                 share: int = 0, shares: int = 1) -> list[np.ndarray]:
     """Return the rows of one optimizer step, counted from 0 over all epochs, cut into micro-batches.
 
     A step has `batch_size * accumulation` rows, longest first, the same ones however it is cut. Of all ways to cut it
@@ -93,10 +93,11 @@ def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed:
     `batch_size` rows where they are short, but never more tokens, padding included, than `batch_size` of the longest
     row of all: these are the very first micro-batch, and memory must have room for them anyway.
     In each epoch every row comes once, and up to `ROWS_ALIKE - 1` of them a second time to fill the last lot.
+    Of several shares every one gets rows of all lengths, and only its own are returned.
     """
     count = batch_size * accumulation
     step_rows = _in_order(rows, seed, step * count, count)
-    longest_first = step_rows[np.argsort(-rows.lengths[step_rows], kind="stable")]
+    longest_first = step_rows[np.argsort(-rows.lengths[step_rows], kind="stable")][share::shares]
     given = batch_size if step == 0 else 0
     sizes = [given, *_cheapest_cut(rows.lengths[longest_first[given:]].tolist(), batch_size,
                                    batch_size * rows.longest, pass_tokens)]
