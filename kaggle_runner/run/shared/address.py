@@ -8,6 +8,8 @@ from kaggle_runner.wording import without_password
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """The package that speaks to each kind of database."""
+EXTRA = "database"
+"""What pip installs them with."""
 
 
 @dataclass(frozen=True, kw_only=True)

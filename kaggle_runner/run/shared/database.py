@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from kaggle_runner.errors import MissingPackages, StudyError
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.run.shared.address import DRIVERS, Address
+from kaggle_runner.run.shared.address import DRIVERS, EXTRA, Address
 from kaggle_runner.wording import without_password
 
 ANSWER_S = 20.0
@@ -54,7 +54,7 @@ class Database:
         package = address.url.partition(":")[0].partition("+")[2] or DRIVERS[address.kind]
         absent = [name for name in (package, "sqlalchemy", "optuna") if importlib.util.find_spec(name) is None]
         if absent:
-            raise MissingPackages(absent, "database")
+            raise MissingPackages(absent, EXTRA)
         import optuna
         import sqlalchemy as sql
         from sqlalchemy.pool import NullPool
@@ -92,6 +92,13 @@ class Database:
         try:
             probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
             limit(probe)
+            with probe.connect() as connection:
+                is_made = sql.inspect(connection).has_table("kaggle_runner_trials")
+            if is_made:  # by somebody who is done: many may come in at once
+                self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs), skip_table_creation=True)
+                limit(self.storage.engine)
+                self.rest()
+                return
             with probe.begin() as alone:  # tables are made by one at a time
                 alone.execute(sql.text("SELECT pg_advisory_xact_lock(7203)" if address.kind == "postgresql"
                                        else "SELECT GET_LOCK('kaggle_runner', 15)"))

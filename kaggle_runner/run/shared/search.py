@@ -264,9 +264,12 @@ def own_holder(study: Study, record: SharedRecord) -> str:
                              f"choose another directory with --study")
         noted = {"event": "shared", "study": record.uid, "database": shown, "holder": uuid.uuid4().hex}
         study.append(noted)
-    if noted["study"] != record.uid or not noted["holder"]:
-        what = "belongs to another shared study, in" if noted["holder"] else "is a copy of the study that is shared in"
-        raise StudyError(f"{study.directory} {what} {noted['database']}; choose another directory with --study")
+    if not noted["holder"]:
+        raise StudyError(f"{study.directory} is a copy of the study that is shared in {noted['database']}; choose "
+                         f"another directory with --study")
+    if noted["study"] != record.uid:
+        raise StudyError(f"{study.directory} belongs to another shared study, in {noted['database']}; choose another "
+                         f"directory with --study")
     return str(noted["holder"])
 
 
