@@ -16,7 +16,8 @@ from kaggle_runner.errors import ConfigError, ForeignCheckpoint, StudyError
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of, spread, steps_between_checkpoints
-from kaggle_runner.run.final.final_training import FinalOrder, full_spec, run_final
+from kaggle_runner.run.final.final_training import FinalOrder, run_final
+from kaggle_runner.run.final.full_spec import full_spec
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.spec import check_config

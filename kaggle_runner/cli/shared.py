@@ -276,6 +276,12 @@ def print_what_comes_out(snapshot: "Snapshot") -> None:
     best = snapshot.best
     if best is not None and (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
         click.echo(f"try      {command('try', snapshot.directory)}")
+        if importlib.util.find_spec("kaggle_runner.study.what_next"):  # which a launcher leaves at home
+            from kaggle_runner.study.what_next import full_lines
+
+            for label, text in full_lines(snapshot, here=command("train", snapshot.directory, "--full"),
+                                          push=command("push", snapshot.directory / "best.yaml")):
+                click.echo(f"{label:<8} {text}")
         click.echo(f"export   {command('export', snapshot.directory, '--to', 'merged')}")
 
 

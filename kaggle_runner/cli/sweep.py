@@ -28,6 +28,7 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, command, complain
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import require_address
 from kaggle_runner.wording import how_many
 
@@ -146,39 +147,44 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
               help="With --full: passes over the rows [the configuration's num_train_epochs, else 1].")
 @click.option("--processes", type=click.IntRange(min=1),
               help="With --full: processes that train together [one for each GPU, on a CPU 1].")
+@click.option("--metric", type=click.Choice(MEASURED["finetune"]),
+              help="With --full: what says which evaluation is the best [the study's, else eval/loss].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def train(file: Path, study: Path | None, full: bool, epochs: float | None, processes: int | None,
-          deadline: str | None, cpu: bool) -> None:
+          metric: str | None, deadline: str | None, cpu: bool) -> None:
     """Train one configuration without a sweep.
 
     FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
     all rows are trained on, by all GPUs in one training; the same command goes on with it.
     """
+    from kaggle_runner.run.final.full_spec import full_spec
     from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
+    from kaggle_runner.study.journal import read_study
 
     spec, name = read_chosen(file)
     if full:
         name = f"{name.removesuffix(BEST_SUFFIX)}-final"
-        _train_fully(spec, study_of(file), name, study, epochs, processes, deadline, cpu)
+        source = study_of(file)
+        by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
+        _train_fully(full_spec(spec, epochs, by), name, study, processes, deadline, cpu)
         return
-    given = [f"--{name}" for name, value in (("epochs", epochs), ("processes", processes)) if value is not None]
+    options = {"epochs": epochs, "processes": processes, "metric": metric}
+    given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
     run_spec(replace(spec, name=name), study=study, cpu_only=cpu, deadline=deadline)
 
 
-def _train_fully(spec: "SweepSpec", source: Path | None, name: str, study: Path | None, epochs: float | None,
-                 processes: int | None, deadline: str | None, cpu: bool) -> None:
+def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: int | None, deadline: str | None,
+                 cpu: bool) -> None:
     """Run a final training, and print what it came to as the end of a sweep does."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
-    from kaggle_runner.run.final.final_training import FinalOrder, full_spec, run_final
-    from kaggle_runner.study.journal import read_study
+    from kaggle_runner.run.final.final_training import FinalOrder, run_final
     from kaggle_runner.study.trial import Status
 
-    spec = full_spec(spec, epochs, read_study(source).metric if source else None)
     for warning in spec.warnings:
         complain(f"warning: {warning}")
     environment = detect_here()

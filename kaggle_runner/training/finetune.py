@@ -143,7 +143,7 @@ def scored_batches(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -
     base.model.eval()
     config = config.for_scoring()
     scored = []
-    for indices in _eval_batches(rows, config):
+    for indices in eval_batches(rows, config):
         batch = collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)
         with _autocast(base):
             loss, hits_N = scored_loss(base.model, *_on_device(batch, base.device), own_head=base.own_head)
@@ -361,7 +361,7 @@ def _autocast(base: BaseModel) -> torch.autocast:
     return torch.autocast(base.device.type, dtype=base.compute_dtype, enabled=base.compute_dtype is not torch.float32)
 
 
-def _eval_batches(rows: EncodedRows, config: FinetuneConfig) -> list[np.ndarray]:
+def eval_batches(rows: EncodedRows, config: FinetuneConfig) -> list[np.ndarray]:
     """Cut the rows, sorted by length, into batches of as many tokens as a training batch has at most."""
     limit = max(config.batch_size * config.max_length, EVAL_TOKENS)
     batches: list[np.ndarray] = []

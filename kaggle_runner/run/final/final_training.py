@@ -15,7 +15,6 @@ from kaggle_runner.events import Notify, SweepStarted
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import MemoryLimit, memory_limit_of
-from kaggle_runner.metrics import Metric
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of
 from kaggle_runner.run.one_trial import TrialRunner, preempts
 from kaggle_runner.run.signals import end_on_signals
@@ -24,7 +23,7 @@ from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import prepare_session
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
-from kaggle_runner.sweep.spec import SweepSpec, check_config
+from kaggle_runner.sweep.spec import SweepSpec
 
 TRIAL = "0000"
 """The id of the one trial."""
@@ -58,25 +57,6 @@ class FinalSession:
     def is_unfinished(self) -> bool:
         """Whether the same command goes on."""
         return self.result.status is Status.PREEMPTED
-
-
-def full_spec(spec: SweepSpec, epochs: float | None, metric: Metric | None = None) -> SweepSpec:
-    """Return a configuration as it trains on all rows: for its epochs, by default its own or one.
-
-    `metric` is that of the study that it won.
-
-    Raises:
-        ConfigError: a character model.
-        SweepError: a value that cannot work.
-    """
-    if spec.trainer != "finetune":
-        raise ConfigError(f"--full is for fine-tunes, and {spec.source} is a {spec.trainer} model: max_tokens says how "
-                          f"much of its text one of them sees; raise it and train without --full")
-    values = {name: value for name, value in spec.fixed.items() if name not in ("samples", "max_steps")}
-    values |= {"full_dataset": True, "num_train_epochs": epochs or values.get("num_train_epochs") or 1}
-    name, goal = (metric.name, metric.goal) if metric else (spec.metric, spec.goal)
-    return check_config({"method": "grid", "metric": {"name": name, "goal": goal},
-                         "parameters": {name: {"value": value} for name, value in values.items()}}, spec.source)
 
 
 def run_final(spec: SweepSpec, order: FinalOrder, environment: Environment, notify: Notify) -> FinalSession:
