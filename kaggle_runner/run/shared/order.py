@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import json_lines
-from kaggle_runner.run.points.prior import Known
 from kaggle_runner.study.journal import JOURNAL
 from kaggle_runner.sweep.spec import SweepSpec
 
 if TYPE_CHECKING:
+    from kaggle_runner.run.points.prior import Known
     from kaggle_runner.run.shared.record import SharedRecord
 
 
@@ -27,7 +27,7 @@ class SharedOrder:
     """A directory that every machine sees, through which a trial's checkpoints travel."""
 
 
-def join_shared(shared: SharedOrder, spec: SweepSpec, seed: int | None, known: Known | None,
+def join_shared(shared: SharedOrder, spec: SweepSpec, seed: int | None, known: "Known | None",
                 notify: Notify) -> "SharedRecord":
     """Make or join the study in a database, before anything is made here.
 
