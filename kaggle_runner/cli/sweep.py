@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,12 @@ from kaggle_runner.sweep.address import require_address
 from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
+    from kaggle_runner.run.shared.order import SharedOrder
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
 ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "prior_studies", "start",
-             "adopt", "no_early_end", "log", "cpu")
+             "adopt", "no_early_end", "log", "cpu", "storage", "lease", "checkpoints")
 ONLY_WANDB = ("entity", "prior_runs")
 
 
@@ -48,14 +50,22 @@ ONLY_WANDB = ("entity", "prior_runs")
 @click.option("--project", help="W&B project [the file's, else kaggle_runner].")
 @click.option("--entity", help="W&B user or team [the file's, else the key's].")
 @click.option("--prior-runs", multiple=True, metavar="RUN", help="Finished runs of the project to learn from.")
+@click.option("--storage", metavar="URL", help="Share the search with other machines, in a database: "
+              "postgresql://user@host/database.")
+@click.option("--lease", type=float, callback=positive, metavar="SECONDS",
+              help="Without a sign of life for so long a machine's trial goes to another [120].")
+@click.option("--checkpoints", type=GivenPath(), metavar="DIR",
+              help="A folder that all machines see; a trial goes on there where another machine left it.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 @click.option("--log", type=click.Choice(["wandb-offline"]), help="Write the trials as W&B runs for `wandb sync`.")
 def sweep(file: Path, backend: str, project: str | None, entity: str | None, prior_runs: tuple[str, ...],
-          log: str | None, cpu: bool, **options: Any) -> None:
+          log: str | None, cpu: bool, storage: str | None, lease: float | None, checkpoints: Path | None,
+          **options: Any) -> None:
     """Run or continue a sweep file here, or create it on W&B for agents."""
     from kaggle_runner.sweep.spec import read_sweep
 
-    given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs}
+    given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs,
+             "storage": storage, "lease": lease, "checkpoints": checkpoints}
     misplaced = [name for name in (ONLY_HERE if backend == "wandb" else ONLY_WANDB) if given[name]]
     if misplaced or (backend == "optuna" and project and not log):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced or ["project"])
@@ -67,7 +77,24 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
         return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
     if log:
         require(("wandb",), "wandb")
-    run_spec(spec, cpu_only=cpu, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+    run_spec(spec, cpu_only=cpu, shared=_shared(storage, lease, checkpoints, options),
+             keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+
+
+def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
+            options: Mapping[str, Any]) -> "SharedOrder | None":
+    """Return where the search is shared, if it is, and refuse what a shared one has no place for."""
+    if storage is None:
+        if lease is not None or checkpoints is not None:
+            name = "checkpoints" if lease is None else "lease"
+            raise click.UsageError(f"--{name} is for a search that machines share; give it with --storage")
+        return None
+    for name in ("adopt", "confirm"):
+        if options[name]:
+            raise click.UsageError(f"--{name} works on a study of one directory; leave it out, or leave --storage out")
+    from kaggle_runner.run.shared.order import SharedOrder
+
+    return SharedOrder(address=storage, lease_s=lease, checkpoints=checkpoints)
 
 
 @click.command()

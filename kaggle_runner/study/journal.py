@@ -31,6 +31,7 @@ from kaggle_runner.study.lock import StudyLock
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import way_to_a_study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
+from kaggle_runner.wording import without_password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +270,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
 
 
 OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",
-             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export")
+             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export", "shared")
 """What a study's own folder may hold before its journal does: an agent's client, or a session before it, was there."""
 
 
@@ -277,7 +278,7 @@ def typed_command() -> str:
     """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
     program = Path(sys.argv[0])
     if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
-        return shlex.join(["python", "-m", "kaggle_runner", *sys.argv[1:]])
+        return shlex.join(["python", "-m", "kaggle_runner", *map(without_password, sys.argv[1:])])
     return ""
 
 
