@@ -8,7 +8,7 @@
 # latter, with every CUDA library it asks for, as the image has it: three gigabytes.
 # Runs the test files (--only: these alone), then the dry run, plan, vary and report as a user types them. The tests
 # include a launcher that trains under a root laid out like Kaggle's. Left out are tests of what never runs on an image:
-# the kaggle program of the pushing side, which must be newer, the demo base's pretraining, and the benchmarks.
+# the kaggle program of the pushing side, which must be newer, the demo base's pretraining, a database, the benchmarks.
 # The environment is kept in the user's cache and built anew when its file changes; remove the folder to start over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -58,7 +58,7 @@ print(f"image_check: Python {sys.version.split()[0]}, torch {torch.__version__},
       f"peft {peft.__version__}")'
 
 left_out='test_(kernel|kernel_wandb|cli_kernel|kaggle_program|kaggle_server|secrets|benchmarks|pretrain|readme|docs)'
-left_out+='|test_(architecture|environments|report_browser|on_gpu)'
+left_out+='|test_(architecture|environments|report_browser|on_gpu|shared)'
 if [ "${#only[@]}" = 0 ]; then
     mapfile -t only < <(ls tests/test_*.py | grep -vE "/($left_out)\.py$")
 fi
