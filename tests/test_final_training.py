@@ -103,6 +103,19 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
         run_final(small, order, here, lambda event: None)
 
 
+def test_what_failed_in_the_first_process_is_told_and_not_what_the_other_saw(tmp_path, here, tiny_llama, rows_file):
+    spec = spec_of(model=str(tiny_llama), dataset=str(rows_file), max_eval_samples=8, max_length=96, lora_r=4,
+                   max_lost_share=0.9, eval_steps=1, batch_size=2, gradient_accumulation_steps=1)
+
+    def notify(event):
+        if event.kind == "attached":
+            resource.prlimit(processes()[0], resource.RLIMIT_FSIZE, (20_000,) * 2)
+
+    done = run_final(spec, FinalOrder(directory=tmp_path / "two", processes=2, deadline=FOREVER), here, notify)
+    assert done.result.status is Status.FAILED
+    assert "inline_container" in done.result.reason, "torch's word for a checkpoint that it could not write"
+
+
 def test_it_goes_on_from_any_step_to_the_last_bit_and_refuses_other_rows(tmp_path, tiny_llama, rows_file):
     params = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 40, "max_eval_samples": 8,
               "max_length": 96, "max_lost_share": 0.9, "max_steps": 4, "eval_steps": 2, "learning_rate": 1e-2}

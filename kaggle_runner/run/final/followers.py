@@ -20,6 +20,8 @@ WAIT_S = 3.0
 
 ALIKE = ("not_finite", "foreign_checkpoint")
 """Failures of all processes at once, for the first one to tell."""
+OF_THE_MEETING = ("gloo", "closed by peer", "reset by peer")
+"""Words of an error that another process is the cause of: it has left the meeting, or is gone."""
 FollowerFailed = Callable[[str, str], None]
 """Takes what kind of failure it was and a sentence that says so."""
 
@@ -64,7 +66,8 @@ class Followers:
 
     def _take(self, rank: int, child: ChildProcess, event: Event | None) -> None:
         name = f"process {rank + 1} of {self.processes}"
-        if isinstance(event, Failed) and event.failure not in ALIKE:
+        if isinstance(event, Failed) and event.failure not in ALIKE and not any(
+                word in event.message for word in OF_THE_MEETING):
             kind = "out_of_memory" if event.failure == "out_of_memory" else "error"
             self._tell(kind, f"{name}: {event.message}")
         elif event is None:
