@@ -6,8 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in (
-    "sweep-files", "terminal", "does-it-fit", "wandb", "kaggle", "colab", "reports", "models", "tuning-lab",
-    "study-directory", "when-it-goes-wrong", "architecture", "limits", "benchmarks")), ROOT / "CONTRIBUTING.md")
+    "sweep-files", "terminal", "does-it-fit", "wandb", "kaggle", "colab", "many-machines", "reports", "models",
+    "tuning-lab", "study-directory", "when-it-goes-wrong", "architecture", "limits", "benchmarks")),
+         ROOT / "CONTRIBUTING.md")
 """In the order in which their commands are run, in one folder."""
 
 

@@ -197,7 +197,7 @@ def test_keys_are_stored_attached_and_accounted_for(person):
     assert re.search(r"^here     local, wandb: WANDB_API_KEY in the environment$", check, re.M)
     assert re.search(r"^colab    wandb: .*os\.environ\['WANDB_API_KEY'\] = userdata\.get", check, re.M)
     done = person.run("push", "https://wandb.example/me/project/sweeps/abcd1234?nw=x", "--dry-run", "--deadline", "8h",
-                      WANDB_PROJECT="project")
+                      WANDB_PROJECT="project", WANDB_MODE="offline")
     folder = person.directory / "kernels" / "kaggle-runner-abcd1234" / "push"
     assert json.loads((folder / "kernel-metadata.json").read_text())["dataset_sources"] == \
         [f"{OWNER}/kaggle-runner-wandb"]
@@ -207,6 +207,7 @@ def test_keys_are_stored_attached_and_accounted_for(person):
                                 "studies/abcd1234", "--deadline", "8h")
     assert launch.settings == {"WANDB_PROJECT": "project"}
     assert "folder" in done.stdout
+    assert re.search(r"warning: whether the sweep's model is gated is not known: WANDB_MODE is offline", done.stderr)
     for secret in (WANDB_KEY, KEY, HF_TOKEN):
         assert secret not in person.everything_written()
 

@@ -198,3 +198,16 @@ def worker_of(session):
                     str(session.root).encode() in (path / "environ").read_bytes():
                 return int(path.name)
     return None
+
+
+def test_a_gated_model_of_a_sweep_on_wandb_is_warned_of_before_the_push(site, rows_file):
+    gated, free = (site.sweep(name, rows_file, run_cap=1) for name in ("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-0.6B"))
+    assert "warning" not in site.person.run("push", gated, "--dry-run").stderr, "its key is stored"
+    site.kaggle.datasets.pop("kaggle-runner-huggingface")
+    assert re.search(r"warning: meta-llama/Llama-3\.2-1B is probably gated, and no Hugging Face key is stored",
+                     site.person.run("push", gated, "--dry-run").stderr)
+    assert "warning" not in site.person.run("push", free, "--dry-run").stderr
+    assert re.search(r"warning: whether the sweep's model is gated is not known: W&B does not show us the sweep",
+                     site.person.run("push", "tester/demo/nothing1", "--dry-run").stderr)
+    site.person.environ.pop("WANDB_API_KEY")
+    assert "warning" not in site.person.run("push", gated, "--dry-run").stderr, "no key at hand to read it with"

@@ -1,6 +1,7 @@
 """The commands of Kaggle kernels: prepare, push, follow, fetch and stop one, and store the keys that it needs."""
 
 import contextlib
+import importlib.util
 import os
 import shlex
 import sys
@@ -14,13 +15,14 @@ import click
 from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
 from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive, print_what_comes_out
 from kaggle_runner.cli.words import command, complain
-from kaggle_runner.errors import INTERRUPTED, StudyError
+from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
 from kaggle_runner.sweep.address import require_address
 
 if TYPE_CHECKING:
     from kaggle_runner.kaggle.order import KernelOrder
     from kaggle_runner.kaggle.program import Kaggle
     from kaggle_runner.kaggle.watch import KernelVerdict
+    from kaggle_runner.sweep.spec import SweepSpec
 
 KERNELS = Path("kernels")
 """Folder of everything that is pushed and fetched, below the current directory."""
@@ -143,7 +145,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
     from kaggle_runner.kaggle.push import push_arguments, push_once, push_sessions
     from kaggle_runner.kaggle.watch import OUTPUTS, KernelPatience
 
-    spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run)
+    spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run, read_remote=_read_remote)
     folder = KERNELS / spec.slug / "push"
     if dry_run:
         made = prepare(spec, folder, os.environ)
@@ -366,6 +368,21 @@ def _end(verdict: "KernelVerdict") -> None:
                 print_what_comes_out(read_study(study))
         click.echo(f"next     {command('report', *studies)}")
     sys.exit(verdict.exit_status)
+
+
+def _read_remote(address: str) -> "SweepSpec | None":
+    """Read a sweep on W&B where its client and a key are at hand; what hinders that is a warning, and no refusal."""
+    from kaggle_runner.machine.keys import find_key
+
+    try:
+        if importlib.util.find_spec("wandb") is None or find_key("wandb") is None:
+            return None
+        from kaggle_runner.wandb.sweep import read_remote
+
+        return read_remote(address, detect_here())
+    except KaggleRunnerError as error:
+        _tell(f"warning: whether the sweep's model is gated is not known: {error}")
+        return None
 
 
 def _tell(text: str) -> None:

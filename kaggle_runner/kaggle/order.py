@@ -26,6 +26,8 @@ GATED = re.compile(r"meta-llama/.+|google/(?:code|rec|shield|data)?gemma.+|mistr
 """Models of the hub that mostly ask for a licence first; a guess from their owners' pages, so it only warns."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
+ReadRemote = Callable[[str], SweepSpec | None]
+"""Type of what reads a sweep on W&B by its address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +72,11 @@ class KernelOrder:
 
 
 def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None], *,
-              asks_kaggle: bool = True) -> KernelSpec:
+              asks_kaggle: bool = True, read_remote: ReadRemote = lambda address: None) -> KernelSpec:
     """Make the kernel of an order: the command with its settings, the account, and the datasets that hold its keys.
 
     Without `asks_kaggle` an answer of Kaggle is welcome and not needed, as long as the order names the owner.
+    `read_remote` reads a sweep on W&B, whose models may be gated; none where it cannot be read from here.
 
     Raises:
         KernelError: no account, or a title or machine that Kaggle would change; as `secret_sources`.
@@ -103,8 +106,8 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     if not order.is_file and secret_dataset(owner, "wandb") not in (*keys, *order.datasets):
         raise SecretError("the agents would find no W&B key on the kernel, since a push detaches Kaggle's own secrets; "
                           "store it once with: python -m kaggle_runner secret put wandb")
-    if keys_are_known and order.is_file and secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
-        for model in gated_models(order):
+    if keys_are_known and secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
+        for model in gated_models(order, read_remote):
             tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel; accept its "
                  f"licence at https://huggingface.co/{model} and store a key with: python -m kaggle_runner secret put "
                  f"huggingface; or mount Kaggle's copy with --model and write its path under /kaggle/input as `model`")
@@ -146,11 +149,13 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
                   files={file.name: file.read_text(encoding="utf-8")}), name
 
 
-def gated_models(order: KernelOrder) -> tuple[str, ...]:
-    """Name the models of a sweep file whose owners want a licence accepted before a download."""
+def gated_models(order: KernelOrder, read_remote: ReadRemote) -> tuple[str, ...]:
+    """Name the models of a sweep whose owners want a licence accepted before a download."""
     if order.task in ("export", "try"):
         return ()
-    spec, _ = _read(order)
+    spec = _read(order)[0] if order.is_file else read_remote(order.sweep.strip())
+    if spec is None:
+        return ()
     model = spec.parameters.get("model")
     names = model.values if isinstance(model, Choice) else [model.value] if isinstance(model, Fixed) else []
     return tuple(name for name in dict.fromkeys(map(str, names)) if GATED.fullmatch(name) and not Path(name).exists())

@@ -92,6 +92,18 @@ def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
     return RemoteSweep(path=path, url=url, state=state, spec=check_config(config, path))
 
 
+def read_remote(address: str, environment: Environment) -> SweepSpec:
+    """Read what is in a sweep on W&B, for a command that asks nothing else of it.
+
+    Raises:
+        SecretError, SweepOver, WandbError, SweepError: as `connect` and `find_sweep`.
+    """
+    try:
+        return find_sweep(address, connect(environment)).spec
+    finally:
+        leave()
+
+
 def state_of(sweep: RemoteSweep) -> str:
     """Ask what has become of a sweep: its state, `DELETED`, or `UNREACHABLE`."""
     if unreachable():
