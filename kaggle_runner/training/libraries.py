@@ -18,6 +18,8 @@ import torch
 import transformers
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
+from kaggle_runner.errors import ModelError
+
 FAST_ATTENTION = "sdpa"
 """transformers' name of torch's scaled_dot_product_attention."""
 
@@ -114,6 +116,9 @@ def load_adapter(model: Any, folder: Path) -> Any:
 
     peft 0.19 cannot with transformers 5.0 where experts are fused: it calls transformers' conversion of names with an
     argument from a later version. Adapters that were trained here have the names that it would convert them to.
+
+    Raises:
+        ModelError: it is another model's adapter.
     """
     conversion: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
     if model.config.model_type not in conversion._MODEL_TO_CONVERSION_PATTERN \
@@ -123,8 +128,10 @@ def load_adapter(model: Any, folder: Path) -> Any:
     tensors = peft.load_peft_weights(str(folder), device="cpu")
     named = {re.sub(r"(lora_\w+)\.weight$", r"\1.default.weight", name): tensor for name, tensor in tensors.items()}
     missing, strange = adapted.load_state_dict(named, strict=False)
-    assert not strange, f"{folder} holds {strange[:3]}, which the model has no place for"
-    assert not [name for name in missing if "lora_" in name], f"{folder} lacks {missing[:3]}"
+    lacking = [name for name in missing if "lora_" in name]
+    if strange or lacking:
+        raise ModelError(f"{folder} is no adapter of this model: {(strange or lacking)[0]} has no counterpart; take it "
+                         f"from a copy, or train it again")
     return adapted
 
 
