@@ -221,6 +221,10 @@ READ: dict[str, Made] = {
     "scheduler with a search space": Made(
         text=f"method: custom\nmetric: {{name: eval/loss}}\n{SPACE}\n", reads={"is_open": True, "parameters": {}},
         warns=(WAIT,)),
+    "a cap of what a function names": Made(
+        text=f"method: custom\nmetric: {{name: eval/loss}}\n{SPACE}\nrun_cap: 3\n"
+             "parameters: {lora_r: {value: 8}}\n",
+        reads={"count": None, R: Fixed(value=8)}, warns=(WAIT,)),
     "several metrics": Made(
         text=top(OPTUNA, "custom", "metrics: [{name: eval/token_accuracy, goal: maximize}, {name: eval/loss}]\n"),
         reads={"metric": "eval/token_accuracy", "goal": "maximize"}, warns=(WAIT,)),
@@ -280,6 +284,19 @@ REFUSED: dict[str, Refused] = {
     "text for an end": Refused(
         text=of("learning_rate: {distribution: log_uniform_values, min: 1e-5, max: 1.0e-3}"), problems=(
             "parameters.learning_rate.min: '1e-5' is text to YAML; write 1.0e-5",)),
+    "more than any": Refused(
+        text=of("samples: {values: [10000000000000000000000, 5]}\n  learning_rate: {value: 1e400}",
+                top="run_cap: 1.0e+300\n"), takes=True, problems=(
+            "parameters.samples.values[0]: 1e+22 is too large for a hyperparameter",
+            "parameters.learning_rate.value: '1e400' is text to YAML; write 1.0e+400",
+            "run_cap: 1e+300 is too large for a hyperparameter")),
+    "infinite": Refused(text=of("lora_r: {value: 8}", top="run_cap: .inf\n"), problems=(
+        "run_cap: must be a finite number, got inf",)),
+    "false for an end": Refused(text=of("weight_decay: {min: false, max: 0.1}"), problems=(
+        "parameters.weight_decay.min: must be a number, got false",)),
+    "text among metrics": Refused(
+        text=top(OPTUNA, "custom", "metrics: [eval/loss, {name: eval/bits_per_byte}]\n"), problems=(
+            "metrics[0]: must be a mapping, got 'eval/loss'; write name: eval/loss and goal: minimize below it",)),
     "ends the wrong way": Refused(text=of("lora_r: {min: 16, max: 8}"), problems=(
         "parameters.lora_r.min: must be below max, got min 16 and max 8; swap them",)),
     "values and value": Refused(text=of("lora_r: {value: 8, values: [8]}"), problems=(

@@ -1,6 +1,8 @@
 """Each construct of W&B's documentation: what is read of a file that has it, what W&B is sent, what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,4 +47,16 @@ def test_the_table_has_every_distribution_and_what_wandb_takes_is_read() -> None
             for entry in yaml.safe_load(made.text).get("parameters", {}).values() if "distribution" in entry}
     assert used == set(KEYS)
     assert [name for name, refused in REFUSED.items() if refused.takes] == [
-        "a half of a decision", "a metric of another among several", "a file of another program"]
+        "a half of a decision", "a metric of another among several", "more than any", "a file of another program"]
+
+
+@pytest.mark.parametrize("name", ["scheduler of Optuna", "scheduler with a search space"])
+def test_a_search_here_says_what_it_cannot_do(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", "kaggle_runner", "sweep", str(written(tmp_path, READ[name].text)), "--count", "1",
+               "--study", str(tmp_path / "study"), "--cpu"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = " ".join(ran.stderr.split())
+    assert ran.returncode == 1
+    assert "method: custom has a scheduler of W&B's choose the points, and the search here does not know them" in said
+    assert "give --backend wandb, run wandb sweep-scheduler, and agents train" in said
+    assert not (tmp_path / "study").exists()

@@ -85,7 +85,7 @@ def _distribution(found: Findings, path: str, raw: Mapping[str, Any]) -> str | N
     elif "values" in raw:
         return "categorical_w_probabilities" if "probabilities" in raw else "categorical"
     elif "min" in raw and "max" in raw:
-        return "int_uniform" if isinstance(raw["min"], int) else "uniform"
+        return "int_uniform" if isinstance(raw["min"], int) and isinstance(raw["max"], int) else "uniform"
     elif "min" in raw or "max" in raw:
         there, missing = ("min", "max") if "min" in raw else ("max", "min")
         found.problem(path, f"{there} without {missing}; add {missing}, or use values")

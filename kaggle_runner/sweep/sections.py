@@ -1,5 +1,6 @@
 """Read the top-level keys of a sweep file: method, metric, early_terminate, run_cap and what is W&B's own business."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -210,10 +211,10 @@ def read_early_terminate(found: Findings, raw: Any) -> Hyperband | None:
 
 def read_whole_number(found: Findings, path: str, value: Any) -> int | None:
     """Return a whole number above 0, which may be written 10.0, or none after adding the problem."""
-    if isinstance(value, float) and value.is_integer() and value > 0:
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # has its problem already
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and int(value) == value:
+        return None if found.number(path, value) is None else int(value)
     if not found.text_number(path, value):
         found.problem(path, f"must be a whole number above 0, got {spelled(value)}")
     return None
@@ -250,8 +251,10 @@ def read_scheduler(found: Findings, raw: Mapping[str, Any]) -> bool:
                           ("controller", raw.get("controller") == {"type": "local"})):
         if is_there:
             found.problem(key, "cannot be used with a scheduler, which ends trials itself; remove one of them")
-    found.warn("scheduler", "agents wait until wandb sweep-scheduler runs somewhere; a search here does without it")
-    return "search_space" in entry
+    is_open = "search_space" in entry
+    here = "" if is_open or method == "custom" else "; a search here does without it"
+    found.warn("scheduler", f"agents wait until wandb sweep-scheduler runs somewhere{here}")
+    return is_open
 
 
 def read_metrics(found: Findings, raw: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, Any, float | None]:
@@ -269,6 +272,7 @@ def read_metrics(found: Findings, raw: Mapping[str, Any], metrics: Sequence[str]
     for index, metric in enumerate(several):
         one = Findings()
         read.append(read_metric(one, {"metric": metric}, metrics))
-        found.problems += [f"metrics[{index}]{text.removeprefix('metric')}" for text in one.problems]
+        found.problems += [f"metrics[{index}]{text.removeprefix('metric').replace('write metric: with', 'write')}"
+                           for text in one.problems]
         found.warnings += [f"metrics[{index}]{text.removeprefix('metric')}" for text in one.warnings]
     return read[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from kaggle_runner.config_fields import has_type
 from kaggle_runner.sweep.nesting import is_nested
-from kaggle_runner.sweep.problems import NUMBER
+from kaggle_runner.sweep.problems import LARGEST, NUMBER
 from kaggle_runner.sweep.study_settings import OUR_KEYS
 
 LAUNCH_KEYS = ("job", "image_uri")
@@ -40,11 +40,13 @@ def settled(entry: Any, field: Any) -> Any:
 
 
 def number_of(value: Any) -> Any:
-    """Return the number that a text means; everything else as it is."""
+    """Return the number that a text means; everything else, and what no hyperparameter can be, as it is."""
     if not isinstance(value, str) or not NUMBER.fullmatch(value):
         return value
     number = float(value)
-    return int(number) if number.is_integer() and not set(value) & set(".eE") else number
+    if abs(number) > LARGEST:
+        return value
+    return int(value) if not set(value) & set(".eE") else number
 
 
 def without_impossible(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class SweepSpec:
         """Number of different trials; none if there is no end to them."""
         counts = [len(_grid_values(parameter)) if self.method == "grid" else parameter.count
                   for parameter in self.searched.values()]
-        return None if None in counts else math.prod(count for count in counts if count is not None)
+        return None if self.is_open or None in counts else math.prod(count for count in counts if count is not None)
 
     def with_tied(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trial's parameters with the tied ones computed."""
