@@ -18,7 +18,8 @@ OPEN = {"errors", "events", "files", "wording", "metrics", "config", "config_cha
 """Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {
-    "torch": {"training.models.base_model", "training.models.bare_model", "training.models.attention",
+    "torch": {"training.models.written_answers",
+              "training.models.base_model", "training.models.bare_model", "training.models.attention",
               "training.models.char_model", "training.loss", "training.finetune", "training.libraries",
               "training.phases", "training.checkpoint", "training.cpu_speed", "training.warm_finetune",
               "training.charlm",
@@ -29,7 +30,8 @@ OWNERS = {
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
               "run.worker", "model.tensor_files", "model.merge", "model.measured", "model.export",
               "model.answers", "model.characters"},
-    "transformers": {"training.models.base_model", "training.models.model_check", "training.models.tokenizer",
+    "transformers": {"training.models.written_answers",
+                     "training.models.base_model", "training.models.model_check", "training.models.tokenizer",
                      "training.models.bare_model", "training.models.attention", "training.finetune",
                      "training.libraries", "model.measured", "model.answers", "model.local_programs"},
     "safetensors": {"model.merge"},

@@ -261,6 +261,9 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
         if team.leads:
             hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
         phases.enter("save")
+    if status is Status.COMPLETE and team.leads:
+        control.when_trained()
+        phases.enter("eval")
     return TrialResult(
         id=trial_id, status=status, **progress.evaluations.facts, reason=reason, steps=progress.step,
         seconds=phases.total, peak_device_bytes=peak_bytes(device), tokens=progress.tokens,
