@@ -383,10 +383,6 @@ TOP = {
     "run_cap true": ("run_cap: true", "run_cap: must be a whole number above 0, got true"),
     "name number": ("name: 7", "name: must be text, got 7; put it in quotes"),
     "command text": ("command: python train.py", "command: must be a list, got 'python train.py'"),
-    "local controller": ("controller: {type: local}", "controller: must be type: cloud, got {'type': 'local'}; a local "
-                                                      "controller never stops a run, leave it out"),
-    "metrics": ("metrics: [{name: a}, {name: b}]", "metrics: cannot be used: a trial is judged by one number; "
-                                                   "use metric"),
     "key given twice": ("run_cap: 3\nrun_cap: 4", "line 3: 'run_cap' is given twice, and only the last one would "
                                                   "count; remove one"),
     "key not text": ("on: 3", "true: a key must be text; put it in quotes"),
@@ -427,8 +423,6 @@ EARLY = {
     "max_iter alone": ("{type: hyperband, max_iter: 27}", "early_terminate.s: missing; max_iter needs the number of "
                                                           "decisions, such as s: 2"),
     "s alone": ("{type: hyperband, s: 2}", "early_terminate.max_iter: missing; s counts decisions back from it"),
-    "both": ("{type: hyperband, max_iter: 27, s: 2, min_iter: 3}",
-             "early_terminate.min_iter: cannot be used with max_iter, W&B would ignore it; remove one of them"),
     "eta": ("{type: hyperband, min_iter: 3, eta: 1}", "early_terminate.eta: must be above 1, got 1; the best 1/eta of "
                                                       "the trials go on"),
     "min_iter zero": ("{type: hyperband, min_iter: 0}", "early_terminate.min_iter: must be a whole number above 0, "
@@ -451,10 +445,6 @@ PARAMETERS = {
     "nested and empty": ("adapter: {parameters: {}}",
                          "parameters.adapter.parameters: must be a mapping of hyperparameters; name what to search "
                          "below it"),
-    "text for a number": ("learning_rate: {value: 1e-5}",
-                          "parameters.learning_rate.value: '1e-5' is text to YAML; write 1.0e-5"),
-    "text in values": ("learning_rate: {values: [1e-5, 2.0e-5]}",
-                       "parameters.learning_rate.values[0]: '1e-5' is text to YAML; write 1.0e-5"),
     "text in max": ("learning_rate: {distribution: log_uniform_values, min: 5.0e-6, max: 2e-4}",
                     "parameters.learning_rate.max: '2e-4' is text to YAML; write 2.0e-4"),
     "word in max": ("learning_rate: {distribution: log_uniform_values, min: 5.0e-6, max: high}",
@@ -472,24 +462,12 @@ PARAMETERS = {
     "min alone": ("lora_r: {min: 8}", "parameters.lora_r: min without max; add max, or use values"),
     "min alone with distribution": ("lora_r: {distribution: int_uniform, min: 8}",
                                     "parameters.lora_r: int_uniform needs min and max; max is missing"),
-    "mixed ends": ("weight_decay: {min: 0, max: 0.1}",
-                   "parameters.weight_decay: min 0 and max 0.1 mix a whole number and a fraction, which W&B's client "
-                   "refuses; write both as whole numbers or both with a point"),
     "int_uniform fraction": ("lora_r: {distribution: int_uniform, min: 1, max: 8.5}",
                              "parameters.lora_r.max: int_uniform takes whole numbers, got 8.5; write 8, or use "
                              "distribution: uniform"),
     "values empty": ("lora_r: {values: []}", "parameters.lora_r.values: must not be empty; list what to try, or leave "
                                              "the parameter out"),
     "values no list": ("lora_r: {values: 8}", "parameters.lora_r.values: must be a list, got 8; write [8]"),
-    "values mixed": ("weight_decay: {values: [0, 0.05]}",
-                     "parameters.weight_decay.values: mixes whole numbers and fractions, which W&B types differently; "
-                     "write [0.0, 0.05]"),
-    "falsy later": ("weight_decay: {values: [0.1, 0.0]}",
-                    "parameters.weight_decay.values[1]: 0.0 must come first in values, because W&B's bayes takes it "
-                    "for the first value wherever it stands"),
-    "false later": ("load_in_4bit: {values: [true, false]}",
-                    "parameters.load_in_4bit.values[1]: false must come first in values, because W&B's bayes takes it "
-                    "for the first value wherever it stands"),
     "log of zero": ("learning_rate: {distribution: log_uniform_values, min: 0, max: 1.0e-3}",
                     "parameters.learning_rate.min: must be above 0 for log_uniform_values, got 0; a logarithm has no "
                     "place for it"),
@@ -524,9 +502,6 @@ PARAMETERS = {
                "parameters.weight_decay.q: must be above 0, got 0"),
     "sigma negative": ("weight_decay: {distribution: normal, mu: 0.1, sigma: -1}",
                        "parameters.weight_decay.sigma: must be above 0, got -1"),
-    "probabilities with bayes": ("lora_r: {values: [8, 16], probabilities: [0.5, 0.5]}",
-                                 "parameters.lora_r.probabilities: cannot be used with method bayes, W&B's bayes fails "
-                                 "on them; leave them out, or use method: random"),
 }
 FITTING = {
     "value out of range": ("lora_dropout: {value: 1.5}",
@@ -595,9 +570,6 @@ RANDOM_OR_GRID = {
                           "parameters.lora_r.probabilities: must sum to 1, but sum to 0.9"),
     "probabilities negative": ("random", "lora_r: {values: [8, 16], probabilities: [1.5, -0.5]}",
                                "parameters.lora_r.probabilities: must not be negative, got -0.5"),
-    "probabilities in a grid": ("grid", "lora_r: {values: [8, 16], probabilities: [0.5, 0.5]}",
-                                "parameters.lora_r.probabilities: cannot be used with method grid, a grid runs every "
-                                "value once; leave them out, or use method: random"),
     "continuous grid": ("grid", "weight_decay: {min: 0.0, max: 0.1}",
                         "parameters.weight_decay: a grid needs a list, and uniform has no end of values; use values, "
                         "or distribution: q_uniform with q"),
@@ -618,7 +590,6 @@ def test_a_problem_of_another_method_says_where_and_what_to_do(tmp_path: Path, m
 METHODS = {
     "missing": ("metric: {name: eval/loss}", "method: missing; write bayes, random or grid"),
     "unknown": ("method: bayesian", "method: must be bayes, random or grid, got 'bayesian'"),
-    "custom": ("method: custom", "method: custom needs a scheduler of W&B's; write bayes, random or grid"),
     "a list": ("method: [bayes]", "method: must be bayes, random or grid, got ['bayes']"),
     "bayes without a metric": ("method: bayes", "metric: missing, and bayes cannot search without it; write metric: "
                                                 "with name: eval/loss and goal: minimize below it"),
@@ -749,9 +720,9 @@ def test_a_file_of_hyperparameters_is_a_sweep_of_one_configuration(tmp_path):
 
 
 def test_problems_of_a_configuration_are_named_as_they_stand_in_the_file(tmp_path):
-    (tmp_path / "one.yaml").write_text("learning_rate: 1e-4\nlora_rr: 16\n")
+    (tmp_path / "one.yaml").write_text("learning_rate: -1.0\nlora_rr: 16\n")
     with pytest.raises(SweepError, match=r"(?s)one\.yaml: 2 problems.*\n  lora_rr: .*did you mean 'lora_r'"
-                                         r".*\n  learning_rate: .*1\.0e-4"):
+                                         r".*\n  learning_rate: .*above 0, got -1\.0"):
         read_configuration(tmp_path / "one.yaml")
     with pytest.raises(SweepError, match="is a sweep file; run it with: python -m kaggle_runner sweep"):
         read_configuration(shipped_sweep("demo"))

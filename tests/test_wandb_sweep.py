@@ -158,6 +158,36 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
     assert not (tmp_path / "executed").exists(), "a sweep's own command is somebody else's"
 
 
+def test_an_agent_trains_the_points_of_a_scheduler_whatever_parameters_its_function_names(
+    begin: Begin, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    """The server hands out trials as ever; dropout is in no file, and quux is no hyperparameter."""
+    sweep_file = {
+        "method": "custom", "run_cap": 3.0, "parameters": quick, "job": "e/p/job:v0",
+        "metrics": [{"name": "eval/token_accuracy", "goal": "maximize"}, {"name": "eval/loss"}],
+        "scheduler": {"engine": "optuna", "source": "study.py", "search_space": "space"}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(sweep_file))
+    body = """
+    from kaggle_runner.sweep.spec import read_sweep
+    from kaggle_runner.wandb.sweep import create_sweep
+    made = create_sweep(read_sweep(Path("mine.yaml")), detect(), project="demo")
+    agent(made.url)
+    """
+    with WandbServer() as server:
+        server.state.points += [{"learning_rate": 0.003}, {"learning_rate": 0.001, "dropout": 0.1}, {"quux": 1}]
+        client = begin(server, body).finish(200)
+    runs = list(server.state.runs.values())
+    assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert server.sweep.config == {**{key: value for key, value in sweep_file.items() if key != "job"}, "run_cap": 3}
+    assert [run.state for run in runs] == ["finished", "finished", "failed"]
+    results = [record.result for record in read_study(tmp_path / "study").records]
+    assert [result.status for result in results] == [Status.COMPLETE, Status.COMPLETE, Status.FAILED]
+    assert [run.params["dropout"] for run in runs[:2]] == [0.0, 0.1]
+    assert [run.summary["eval/token_accuracy"] for run in runs[:2]] == [result.metric for result in results[:2]]
+    assert "no such hyperparameter: quux" in results[2].reason
+    assert server.state.unknown == []
+
+
 def step_metric(run: Run, name: str) -> str:
     """Read from a run's config what the client defined as the step metric of a metric."""
     defined = run.config["_wandb"]["value"]["m"]  # 1: name, 2: or pattern, 5: step metric, counted from 1

@@ -169,6 +169,7 @@ def _read(order: KernelOrder) -> tuple[SweepSpec, str]:
         spec, name = read_chosen(Path(order.sweep))
         return spec, f"{name.removesuffix(BEST_SUFFIX)}-final"
     spec = read_sweep(Path(order.sweep))
+    spec.require_search()
     return spec, spec.name
 
 

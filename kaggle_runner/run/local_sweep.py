@@ -83,8 +83,10 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     Raises:
         MissingPackages: what training needs is not installed.
         StudyError: the directory cannot be used, or is of another sweep file or seed.
+        SweepError: only W&B's scheduler can search it.
         WorkerError: the base or the data cannot be loaded; says why.
     """
+    spec.require_search()
     known = begin_with(spec, order, notify)
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
     record = join_shared(order.shared, spec, order.seed, known, notify) if order.shared else None

@@ -177,6 +177,18 @@ LEAVE_OUT = {
     "the tokenizer of the model is used, with its own special tokens":
         "tokenizer tokenizer_name tokenizer_path tokenizer_name_or_path use_fast_tokenizer use_fast tokenizer_type "
         "special_tokens resize_vocab eos_token pad_token padding_side add_eos_token",
+    "the shape of the model is that of the base, and a fine-tune trains an adapter on it":
+        "hidden_size hidden_dim hidden_dims hidden_units hidden_layers hidden_layer_size n_hidden n_embd d_model "
+        "embed_dim emb_dim embedding_dim embedding_size num_layers n_layers n_layer num_hidden_layers layers depth "
+        "num_heads n_heads n_head nhead num_attention_heads dim_feedforward intermediate_size activation "
+        "activation_fn activation_function act_fn hidden_act fc_layer_size layer_size num_filters filters "
+        "kernel_size channels conv_channels pooling batch_norm attention_dropout num_classes num_units units",
+    "the learning rate follows lr_scheduler_type":
+        "gamma lr_gamma lr_decay lr_decay_rate lr_step_size step_size decay_steps lr_patience lr_factor",
+    "the trainer is built in, with AdamW":
+        "nesterov amsgrad loss loss_fn loss_function criterion algorithm script",
+    "rows are text, and are trained on as they are":
+        "img_size image_size input_size augmentation augment data_augmentation mixup mixup_alpha cutmix",
     "the rows are shuffled by the trial's seed and drawn by a fixed one":
         "shuffle data_seed shuffle_seed full_determinism shuffle_merged_datasets deterministic",
 }
@@ -220,21 +232,26 @@ def explain(name: object, fields: Iterable[str]) -> str:
 
 
 def explain_all(names: Sequence[object], fields: Iterable[str], what: str) -> str:
-    """Say of one name, or of several, that they are `what`, and the way out of each; known ones are listed once."""
+    """Say of one name, or of several, that they are no `what`, and the way out of each in a line of its own."""
     known = list(fields)
     ways = [explain(name, known) or _alike(name, known) for name in names]
-    listed = f"known are {', '.join(known)}"
     if len(names) == 1:
-        return f"no such {what}; {ways[0] or listed}"
-    lines = [f"{name}: {way or f'no such {what}'}" for name, way in zip(names, ways, strict=True)]
-    if not all(ways):
-        lines.append(listed)
+        return f"no such {what}; {ways[0]}"
+    lines = [f"{name}: {way}" for name, way in zip(names, ways, strict=True)]
     return "".join([f"{len(names)} names are no {what}s here", *(f"\n    {line}" for line in lines)])
 
 
 def _alike(name: object, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(_last_part(name), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
+    """Name what is spelled alike, or else the nearest there are."""
+    word = _last_part(name)
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    others = {other: way for other in (*_WRITE, *SPECIAL, *_LEAVE_OUT) if (way := explain(other, known))}
+    for other in difflib.get_close_matches(word.lower(), others, n=1, cutoff=0.8):
+        return f"if it is {other}, {others[other]}"
+    nearest = difflib.get_close_matches(word, known, n=2, cutoff=0.0)
+    return f"leave it out, unless it is {' or '.join(nearest)} by another name"
 
 
 def _last_part(name: object) -> str:

@@ -8,7 +8,8 @@ from kaggle_runner.config import field_types
 from kaggle_runner.sweep.aliases import explain_all
 from kaggle_runner.sweep.distributions import EXPONENTS, KEYS, Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.expressions import Tied
-from kaggle_runner.sweep.problems import Findings, spelled, suggestion
+from kaggle_runner.sweep.problems import Findings, spelled, suggestion, yaml_number
+from kaggle_runner.sweep.sent import false_first, settled, without_impossible
 from kaggle_runner.sweep.tied import is_expression, read_tied
 from kaggle_runner.sweep.values import check_together, check_values
 
@@ -33,7 +34,9 @@ def read_parameters(found: Findings, raw: Any, method: str | None,
     texts = {name: entry["value"] for name, entry in raw.items()
              if name in fields and is_expression(entry, fields[name], raw)}
     for name, entry in raw.items():
-        parameter = None if name in texts else _read_parameter(found, f"parameters.{name}", entry, method)
+        as_numbers = settled(entry, fields.get(name))
+        _warn_of_text(found, f"parameters.{name}", entry, as_numbers)
+        parameter = None if name in texts else _read_parameter(found, f"parameters.{name}", as_numbers, method)
         if parameter is not None:
             parameters[name] = parameter
     tied = read_tied(found, texts, parameters, config_type) if len(found.problems) == before else {}
@@ -82,12 +85,7 @@ def _distribution(found: Findings, path: str, raw: Mapping[str, Any]) -> str | N
     elif "values" in raw:
         return "categorical_w_probabilities" if "probabilities" in raw else "categorical"
     elif "min" in raw and "max" in raw:
-        low, high = raw["min"], raw["max"]
-        if {type(low), type(high)} == {int, float}:
-            found.problem(path, f"min {low} and max {high} mix a whole number and a fraction, which W&B's client "
-                                f"refuses; write both as whole numbers or both with a point")
-            return None
-        return "int_uniform" if isinstance(low, int) else "uniform"
+        return "int_uniform" if isinstance(raw["min"], int) and isinstance(raw["max"], int) else "uniform"
     elif "min" in raw or "max" in raw:
         there, missing = ("min", "max") if "min" in raw else ("max", "min")
         found.problem(path, f"{there} without {missing}; add {missing}, or use values")
@@ -123,18 +121,18 @@ def _read_choice(found: Findings, path: str, raw: Mapping[str, Any], method: str
     if not values:
         found.problem(f"{path}.values", "must not be empty; list what to try, or leave the parameter out")
         return None
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len({type(value) for value in numbers}) > 1:
-        as_floats = ", ".join(f"{float(value)}" for value in numbers)
-        found.problem(f"{path}.values", f"mixes whole numbers and fractions, which W&B types differently; "
-                                        f"write [{as_floats}]")
-    for index, value in enumerate(values):
-        if method == "bayes" and index > 0 and not value:
-            found.problem(f"{path}.values[{index}]", f"{spelled(value)} must come first in values, because W&B's "
-                                                     f"bayes takes it for the first value wherever it stands")
     probabilities = None
     if "probabilities" in raw:
-        probabilities = _read_probabilities(found, f"{path}.probabilities", raw["probabilities"], len(values), method)
+        probabilities = _read_probabilities(found, f"{path}.probabilities", raw["probabilities"], len(values))
+        if len(found.problems) > before:
+            return None
+        if method in ("bayes", "grid"):
+            why = "W&B's bayes fails on them" if method == "bayes" else "a grid runs every value once"
+            found.warn(f"{path}.probabilities", f"left out, here and for W&B: {why}; method: random goes by them")
+            values, probabilities = without_impossible(raw)["values"], None
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if method == "bayes":
+        _warn_of_false(found, f"{path}.values", values)
     choice = Choice(values=tuple(values), probabilities=probabilities)
     if choice.count < len(values):
         found.warn(f"{path}.values", "lists a value twice, so it is tried twice as often")
@@ -144,11 +142,32 @@ def _read_choice(found: Findings, path: str, raw: Mapping[str, Any], method: str
     return choice if len(found.problems) == before else None
 
 
-def _read_probabilities(found: Findings, path: str, raw: Any, count: int,
-                        method: str | None) -> tuple[float, ...] | None:
-    if method in ("bayes", "grid"):
-        why = "W&B's bayes fails on them" if method == "bayes" else "a grid runs every value once"
-        found.problem(path, f"cannot be used with method {method}, {why}; leave them out, or use method: random")
+def _warn_of_text(found: Findings, path: str, given: Any, read: Any) -> None:
+    """Say which values YAML takes for text, though they are numbers."""
+    for key in ("value", "values") if isinstance(given, Mapping) else ():
+        old, new = given.get(key), read.get(key)
+        pairs = [(old, new)] if key == "value" else list(zip(old, new, strict=True)) if isinstance(old, list) else []
+        texts = [(was, now) for was, now in pairs if isinstance(was, str) and not isinstance(now, str)]
+        if texts:
+            found.warn(f"{path}.{key}", f"{', '.join(repr(was) for was, _ in texts)} {_are(texts)} text to YAML, and "
+                                        f"read as {', '.join(str(now) for _, now in texts)}, which W&B gets too; "
+                                        f"write {', '.join(yaml_number(was) for was, _ in texts)}")
+
+
+def _are(many: list[Any]) -> str:
+    return "is" if len(many) == 1 else "are"
+
+
+def _warn_of_false(found: Findings, path: str, values: list[Any]) -> None:
+    """Say what W&B's bayes would do with values that Python takes for false, and what it gets therefore."""
+    first = false_first(values)
+    if [*map(spelled, first)] != [*map(spelled, values)]:
+        empty = ", ".join(dict.fromkeys(spelled(value) for value in values if not value))
+        found.warn(path, f"W&B's bayes takes {empty} for the first value wherever it stands, so W&B gets "
+                         f"{spelled(first)}")
+
+
+def _read_probabilities(found: Findings, path: str, raw: Any, count: int) -> tuple[float, ...] | None:
     if not isinstance(raw, list) or len(raw) != count:
         got = f"{len(raw)}" if isinstance(raw, list) else spelled(raw)
         found.problem(path, f"must be a list with one number for each of the {count} values, got {got}")

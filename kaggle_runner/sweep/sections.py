@@ -1,5 +1,6 @@
 """Read the top-level keys of a sweep file: method, metric, early_terminate, run_cap and what is W&B's own business."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from kaggle_runner.config import field_types
 from kaggle_runner.metrics import BITS_PER_BYTE, BITS_PER_CHARACTER, EXACT_MATCH, GOALS, LOSS, TOKEN_ACCURACY
 from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion
+from kaggle_runner.sweep.sent import LAUNCH_KEYS, settled_stop
 from kaggle_runner.sweep.study_settings import OUR_KEYS
 
-METHODS = ("bayes", "random", "grid")
+METHODS = ("bayes", "random", "grid", "custom")
 BOTH_GOALS = ("minimize", "maximize")
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     LOSS: ("loss", "val_loss", "valid_loss", "validation_loss", "train_loss", "perplexity"),
@@ -21,13 +23,11 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 TEXT_KEYS = ("program", "name", "description", "project", "entity", "apiVersion", "kind")
 """Keys of W&B's schema that are W&B's own business: checked for their type only, like `command`."""
 KNOWN_KEYS = ("method", "metric", "parameters", "early_terminate", "run_cap", *OUR_KEYS, "command", "controller",
-              *TEXT_KEYS)
-REFUSED_KEYS = {
-    "metrics": "a trial is judged by one number; use metric",
-    "scheduler": "the search runs in W&B's cloud or here; leave it out and use method bayes, random or grid",
-    "job": "W&B Launch is not used, the trainer is built in; leave it out",
-    "image_uri": "W&B Launch is not used, the trainer is built in; leave it out",
-}
+              "metrics", "scheduler", *TEXT_KEYS, *LAUNCH_KEYS)
+ENGINES: Mapping[str, tuple[str, ...]] = {"wandb": ("bayes", "random", "grid"), "optuna": ("custom",),
+                                          "ax": ("custom",)}
+"""Each engine of a scheduler with the methods it has. Source: PyPI `sweeps` 0.3.0, `config/cfg.py`."""
+SCHEDULER_KEYS = ("engine", "source", "optimizer", "search_space")
 MOST_BANDS = 100
 """Number of decisions after which W&B stops counting."""
 
@@ -68,15 +68,19 @@ class Hyperband:
 
 def check_key(found: Findings, key: Any, value: Any, config_type: type) -> None:
     """Add a problem for a top-level key that is unknown, refused or of the wrong type."""
-    if key in REFUSED_KEYS:
-        found.problem(key, f"cannot be used: {REFUSED_KEYS[key]}")
-    elif key in TEXT_KEYS and not isinstance(value, str):
+    if key in (*TEXT_KEYS, *LAUNCH_KEYS) and not isinstance(value, str):
         found.problem(key, f"must be text, got {spelled(value)}; put it in quotes")
+    elif key == "kind" and value != "sweep":
+        found.problem(key, f"must be sweep, got {spelled(value)}, which W&B refuses; leave it out")
+    elif key in LAUNCH_KEYS:
+        found.warn(key, "is W&B Launch's, and the trainer here is built in; W&B gets the sweep without it")
     elif key == "command" and not isinstance(value, list):
         found.problem(key, f"must be a list, got {spelled(value)}")
-    elif key == "controller" and value != {"type": "cloud"}:
-        found.problem(key, f"must be type: cloud, got {spelled(value)}; a local controller never stops a run, leave "
-                           f"it out")
+    elif key == "controller" and (not isinstance(value, dict) or value.get("type") not in ("cloud", "local")):
+        found.problem(key, f"must be type: cloud or type: local, got {spelled(value)}; leave it out")
+    elif key == "controller" and value["type"] == "local":
+        found.warn(key, "a local one gives no trial until wandb controller runs, and never stops a run; W&B gets the "
+                        "sweep without it, so its cloud chooses")
     elif key in field_types(config_type) and key not in KNOWN_KEYS:
         found.problem(key, f"is a hyperparameter; move it under parameters, as {key}: value: {spelled(value)}")
 
@@ -84,7 +88,7 @@ def check_key(found: Findings, key: Any, value: Any, config_type: type) -> None:
 def check_unknown_keys(found: Findings, raw: Mapping[str, Any], config_type: type) -> None:
     """Add one problem for all top-level keys that are neither W&B's nor hyperparameters."""
     fields = field_types(config_type)
-    unknown = [key for key in raw if isinstance(key, str) and key not in (*KNOWN_KEYS, *REFUSED_KEYS, *fields)]
+    unknown = [key for key in raw if isinstance(key, str) and key not in (*KNOWN_KEYS, *fields)]
     ways = []
     for key in unknown:
         way = explain(key, fields)
@@ -107,8 +111,6 @@ def read_method(found: Findings, raw: Mapping[str, Any]) -> Any:
         return method
     if "method" not in raw:
         found.problem("method", "missing; write bayes, random or grid")
-    elif method == "custom":
-        found.problem("method", "custom needs a scheduler of W&B's; write bayes, random or grid")
     else:
         found.problem("method", f"must be bayes, random or grid, got {spelled(method)}")
     return None
@@ -177,6 +179,12 @@ def read_early_terminate(found: Findings, raw: Any) -> Hyperband | None:
     if raw.get("type") != "hyperband":
         got = f"must be hyperband, got {spelled(raw['type'])}" if "type" in raw else "missing; write hyperband"
         found.problem(f"{path}.type", got)
+    given, raw = raw, settled_stop(raw)
+    idle = [key for key in given if key not in raw]
+    if idle:
+        why = "W&B goes by max_iter and s" if idle == ["min_iter"] else "min_iter decides"
+        found.warn(path, f"{' and '.join(idle)} {'say' if len(idle) > 1 else 'says'} nothing, {why}; left out here "
+                         f"and for W&B")
     counts = {key: read_whole_number(found, f"{path}.{key}", raw[key]) for key in ("min_iter", "max_iter", "s")
               if key in raw}
     if "max_iter" in raw and "s" not in raw:
@@ -185,8 +193,6 @@ def read_early_terminate(found: Findings, raw: Any) -> Hyperband | None:
         found.problem(f"{path}.max_iter", "missing; s counts decisions back from it")
     elif not counts:
         found.problem(path, "needs min_iter, or max_iter and s; write min_iter: 3 to decide from the third evaluation")
-    elif "max_iter" in raw and "min_iter" in raw:
-        found.problem(f"{path}.min_iter", "cannot be used with max_iter, W&B would ignore it; remove one of them")
     eta = found.number(f"{path}.eta", raw.get("eta", 3))
     if eta is not None and eta <= 1:
         found.problem(f"{path}.eta", f"must be above 1, got {eta}; the best 1/eta of the trials go on")
@@ -204,9 +210,69 @@ def read_early_terminate(found: Findings, raw: Any) -> Hyperband | None:
 
 
 def read_whole_number(found: Findings, path: str, value: Any) -> int | None:
-    """Return a whole number above 0, or none after adding the problem."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
+    """Return a whole number above 0, which may be written 10.0, or none after adding the problem."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # has its problem already
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and int(value) == value:
+        return None if found.number(path, value) is None else int(value)
     if not found.text_number(path, value):
         found.problem(path, f"must be a whole number above 0, got {spelled(value)}")
     return None
+
+
+def read_scheduler(found: Findings, raw: Mapping[str, Any]) -> bool:
+    """Return whether a function names the parameters, after adding what W&B would refuse and warning of the rest."""
+    entry, method = raw.get("scheduler"), raw.get("method")
+    if "scheduler" not in raw:
+        if method == "custom":
+            found.warn("method", "custom leaves the points to a scheduler; agents wait until wandb sweep-scheduler "
+                                 "runs somewhere")
+        return False
+    if not isinstance(entry, Mapping):
+        found.problem("scheduler", f"must be a mapping, got {spelled(entry)}; write engine: optuna below it")
+        return False
+    for key in entry:
+        if key not in SCHEDULER_KEYS:
+            found.problem(f"scheduler.{key}", f"no such key; {suggestion(key, SCHEDULER_KEYS)}")
+        elif not isinstance(entry[key], str):
+            found.problem(f"scheduler.{key}", f"must be text, got {spelled(entry[key])}; put it in quotes")
+    engine = entry.get("engine")
+    if "engine" not in entry:
+        found.problem("scheduler.engine", f"missing; write {', '.join(ENGINES)}")
+    elif isinstance(engine, str) and engine not in ENGINES:
+        found.problem("scheduler.engine", f"no such engine: {spelled(engine)}; {suggestion(engine, ENGINES)}")
+    elif isinstance(engine, str) and method not in ENGINES[engine]:
+        found.problem("scheduler.engine", f"{engine} takes method {' or '.join(ENGINES[engine])}, and this sweep's is "
+                                          f"{spelled(method)}")
+    for key in ("optimizer", "search_space"):
+        if key in entry and "source" not in entry:
+            found.problem(f"scheduler.{key}", "is a function of a file; name that with source")
+    for key, is_there in (("early_terminate", "early_terminate" in raw),
+                          ("controller", raw.get("controller") == {"type": "local"})):
+        if is_there:
+            found.problem(key, "cannot be used with a scheduler, which ends trials itself; remove one of them")
+    is_open = "search_space" in entry
+    here = "" if is_open or method == "custom" else "; a search here does without it"
+    found.warn("scheduler", f"agents wait until wandb sweep-scheduler runs somewhere{here}")
+    return is_open
+
+
+def read_metrics(found: Findings, raw: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, Any, float | None]:
+    """Return the first of several metrics, by which a study here ranks its trials; the scheduler weighs them all."""
+    several = raw["metrics"]
+    if "metric" in raw:
+        found.problem("metrics", "cannot be used beside metric; write metric for one of them, or metrics for several")
+    elif raw.get("method") != "custom":
+        found.problem("metrics", f"is for method custom, and this sweep's is {spelled(raw.get('method'))}; write "
+                                 f"metric with one of them")
+    if not isinstance(several, list) or len(several) < 2:
+        found.problem("metrics", f"must be a list of two or more, got {spelled(several)}; write metric for one")
+        return metrics[0], "minimize", None
+    read = []
+    for index, metric in enumerate(several):
+        one = Findings()
+        read.append(read_metric(one, {"metric": metric}, metrics))
+        found.problems += [f"metrics[{index}]{text.removeprefix('metric').replace('write metric: with', 'write')}"
+                           for text in one.problems]
+        found.warnings += [f"metrics[{index}]{text.removeprefix('metric')}" for text in one.warnings]
+    return read[0]

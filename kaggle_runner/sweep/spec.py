@@ -1,6 +1,6 @@
 """A sweep file, in W&B's own schema: read once, checked once, every problem reported at once.
 
-The file itself stays what it was: `SweepSpec.raw` is handed to W&B unchanged.
+The file itself stays what it was in `SweepSpec.raw`; `SweepSpec.for_wandb` is what W&B gets of it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from kaggle_runner.errors import SweepError
 from kaggle_runner.metrics import LOSS, MEASURED, Goal, Metric
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, same_value
 from kaggle_runner.sweep.expressions import Tied
-from kaggle_runner.sweep.nesting import flat_entries
+from kaggle_runner.sweep.nesting import flat_entries, flat_values
 from kaggle_runner.sweep.parameters import read_parameters
 from kaggle_runner.sweep.problems import Findings
 from kaggle_runner.sweep.scoring import hold_scoring
@@ -29,9 +29,12 @@ from kaggle_runner.sweep.sections import (
     read_early_terminate,
     read_method,
     read_metric,
+    read_metrics,
+    read_scheduler,
     read_whole_number,
 )
-from kaggle_runner.sweep.study_settings import OUR_KEYS, Confirm, Sampler, read_confirm, read_sampler
+from kaggle_runner.sweep.sent import sent_to_wandb, settled
+from kaggle_runner.sweep.study_settings import Confirm, Sampler, read_confirm, read_sampler
 from kaggle_runner.sweep.tied import with_tied
 from kaggle_runner.sweep.yaml_file import (
     check_plain,
@@ -57,7 +60,7 @@ class SweepSpec:
     """Path of the file."""
     name: str
     """`name:` of the file, else the file's own name without its ending."""
-    method: Literal["bayes", "random", "grid"]
+    method: Literal["bayes", "random", "grid", "custom"]
     metric: str
     """Name of what the trials are compared by, such as `eval/loss`."""
     goal: Goal
@@ -79,7 +82,9 @@ class SweepSpec:
     confirm: Confirm | None = None
     """How its winner is confirmed; none where the file does not say."""
     for_wandb: Mapping[str, Any] = field(default_factory=dict)
-    """The file as W&B gets it: as it stands, without our own keys."""
+    """The file as W&B gets it: as it stands, without our own keys, and in the form its engine takes as meant."""
+    is_open: bool = False
+    """A function of a scheduler names the parameters, so a trial may have others than the file."""
     warnings: tuple[str, ...] = ()
     """What will work, but perhaps not as meant."""
 
@@ -126,11 +131,38 @@ class SweepSpec:
         """Number of different trials; none if there is no end to them."""
         counts = [len(_grid_values(parameter)) if self.method == "grid" else parameter.count
                   for parameter in self.searched.values()]
-        return None if None in counts else math.prod(count for count in counts if count is not None)
+        return None if self.is_open or None in counts else math.prod(count for count in counts if count is not None)
 
     def with_tied(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trial's parameters with the tied ones computed."""
         return with_tied(self.tied, params) if self.tied else dict(params)
+
+    def given_by_wandb(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a W&B run's config says of this sweep's parameters, numbers as numbers.
+
+        Of a sweep whose parameters a function names, all that is there; what is no hyperparameter is refused later.
+        """
+        fields = field_types(TRAINERS[self.trainer])
+        names = fields if self.is_open else [name for name in self.parameters if name not in self.held]
+        found = flat_values(config, {name: None for name in names})
+        if self.is_open:
+            found |= {name: value for name, value in config.items() if name not in fields and name[:1] != "_"
+                      and not isinstance(value, Mapping)}
+        return {name: settled({"value": value}, fields.get(name))["value"] if name not in self.tied else value
+                for name, value in found.items()}
+
+    def require_search(self) -> None:
+        """Refuse to search here what only W&B's scheduler can.
+
+        Raises:
+            SweepError: says what does.
+        """
+        if self.method == "custom" or self.is_open:
+            key = "method: custom" if self.method == "custom" else "scheduler: search_space"
+            raise SweepError(self.source, [f"{key} has a scheduler of W&B's choose the points, and the search here "
+                                           f"does not know them; give --backend wandb, run wandb sweep-scheduler, and "
+                                           f"agents train; or name the parameters and write method: bayes, random or "
+                                           f"grid"])
 
     def typical(self) -> dict[str, Any]:
         """Return the parameters of one trial: the config's own defaults where the sweep may draw them."""
@@ -146,7 +178,7 @@ class SweepSpec:
         Source: PyPI `sweeps` 0.3.0, `random_search_next_runs`: one number for each parameter by name, fixed ones too.
         """
         numbers = random.Random(seed)
-        units = {name: numbers.random() for name in sorted(self.raw["parameters"])}
+        units = {name: numbers.random() for name in sorted(self.raw.get("parameters", {}))}
         drawn = {name: self.parameters[name].from_unit(units[name]) for name in self.parameters if name in units}
         return self.with_tied(drawn | dict(self.held))
 
@@ -246,11 +278,12 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
         check_key(found, key, raw[key], config_type)
     check_unknown_keys(found, raw, config_type)
     method = read_method(found, raw)
-    metric, goal, target = read_metric(found, raw, metrics)
-    given = raw
+    metric, goal, target = (read_metrics if "metrics" in raw else read_metric)(found, raw, metrics)
+    is_open, given = read_scheduler(found, raw), raw
     if isinstance(raw.get("parameters"), Mapping):
         raw = {**raw, "parameters": flat_entries(found, raw["parameters"], field_types(config_type))}
-    parameters, tied = read_parameters(found, raw.get("parameters"), method, config_type)
+    parameters, tied = ({}, {}) if is_open and "parameters" not in raw else read_parameters(
+        found, raw.get("parameters"), method, config_type)
     early_terminate = read_early_terminate(found, raw["early_terminate"]) if "early_terminate" in raw else None
     if early_terminate and "metric" not in raw and method != "bayes":
         found.problem("early_terminate", f"needs a metric; write metric: with name: {metrics[0]} and "
@@ -263,7 +296,7 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
     spec = SweepSpec(source=str(path), name=raw.get("name") or path.stem, method=method, metric=metric, goal=goal,
                      target=target, parameters={**parameters, **held}, early_terminate=early_terminate,
                      run_cap=run_cap, raw=raw, tied=tied, sampler=sampler, confirm=confirm,
-                     for_wandb={key: value for key, value in given.items() if key not in OUR_KEYS},
+                     for_wandb=sent_to_wandb(given, field_types(config_type)), is_open=is_open,
                      held={name: setting.value for name, setting in held.items()})
     _warn_about_length(found, spec, config_type)
     _warn_about_trials(found, spec, config_type)

@@ -77,6 +77,8 @@ def _check_parameter(found: Findings, path: str, parameter: Parameter, trial: _T
 def _check_value(found: Findings, path: str, value: Any, trial: _Trial) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         return  # has its problem already
+    if isinstance(value, int | float) and not isinstance(value, bool) and found.number(path, value) is None:
+        return
     if trial.takes("text") or not found.text_number(path, value):
         problem = trial.complaint(value)
         if problem:

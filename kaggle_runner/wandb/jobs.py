@@ -19,7 +19,6 @@ from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
-from kaggle_runner.sweep.nesting import flat_values
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
@@ -83,7 +82,7 @@ class JobRunner:
                             max(self._deadline.margin_s * 0.8, self._patience.hurry_s))
 
     def _serve(self, log: RunLog, stop_asked: Callable[[], bool]) -> None:
-        given = flat_values(log.params, {name: None for name in self._spec.parameters if name not in self._spec.held})
+        given = self._spec.given_by_wandb(log.params)
         # W&B knows the file only: not what the evaluation is held at, and tied parameters as they are written.
         params = self._spec.with_tied(given | dict(self._spec.held))
         trial = Trial(id=log.id, number=-1, params=params, origin="wandb")
