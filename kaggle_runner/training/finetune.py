@@ -27,6 +27,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.study.weights import adapter_digest
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
@@ -241,6 +242,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     if status is not Status.PREEMPTED:
         buffer.release()
         hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
+        hashes["adapter_files"] = adapter_digest(control.directory / "adapter")
         phases.enter("save")
     return TrialResult(
         id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,
