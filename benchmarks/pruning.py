@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, stays, values_at
+from kaggle_runner.metrics import Metric
+from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, scores_at, stays
 from kaggle_runner.run.search import OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -96,7 +97,7 @@ def replayed(gate: RungGate, curves: list[dict[int, float]]) -> list[int]:
     for curve in curves:
         end = STEPS
         for step in gate.steps:
-            goes_on = stays(gate, curve[step], reached[step])
+            goes_on = stays(gate, (curve[step], None), [(value, None) for value in reached[step]])
             reached[step].append(curve[step])
             if not goes_on:
                 end = step
@@ -112,7 +113,7 @@ def surface(folder: Path, seeds: int) -> None:
                     "  learning_rate: {distribution: log_uniform_values, min: 5.0e-6, max: 2.0e-3}\n"
                     "  lora_dropout: {min: 0.0, max: 0.3}\n  lora_r: {values: [8, 16, 32]}\n")
     spec = read_sweep(file)
-    gate = RungGate(steps=(10, 30), eta=3.0, goal="minimize")
+    gate = RungGate(steps=(10, 30), eta=3.0, metric=Metric())
     best: dict[bool, list[float]] = {True: [], False: []}
     trials: dict[bool, list[int]] = {True: [], False: []}
     for seed in range(seeds):
@@ -142,7 +143,7 @@ def search_at_cost(spec, directory: Path, gate: RungGate | None, seed: int, *, b
                 value = true_loss(trial.params, step) + noise.gauss(0, 0.004)
                 evaluations.append((step, value))
                 if gate and step in gate.steps and not stays(
-                        gate, value, values_at(study.snapshot(), step, without=trial.id)):
+                        gate, (value, None), scores_at(study.snapshot(), step, without=trial.id)):
                     status = Status.PRUNED
                     break
             spent += step

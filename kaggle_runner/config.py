@@ -111,7 +111,7 @@ class FinetuneConfig:
     eval_steps: int = 100
     """Optimizer steps between two evaluations; the last step is always evaluated."""
     early_stopping_patience: int | None = 15
-    """Evaluations without a new best `eval/loss` after which the trial ends: 1,500 steps with the default `eval_steps`;
+    """Evaluations without a new best metric after which the trial ends: 1,500 steps with the default `eval_steps`;
     none: train to the end."""
     lora_r: int = 8
     """Rank of the adapter."""

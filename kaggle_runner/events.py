@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from kaggle_runner.errors import ProtocolError
+from kaggle_runner.metrics import LOSS, Goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,8 @@ class AtRung(Event):
     step: int
     value: float
     """The metric that it is judged by."""
+    loss: float | None = None
+    """Its loss, which breaks ties."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,8 @@ class BaseMeasured(Event):
     kind = "baseline"
     value: float
     metric: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Every metric by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +196,7 @@ class Failed(Event):
 
     kind = "failed"
     failure: str
-    """`refused`, `out_of_memory`, `not_finite`, `foreign_checkpoint` or `error`."""
+    """`refused`, `out_of_memory`, `not_finite`, `foreign_checkpoint`, `crash` of another process, or `error`."""
     message: str
     step: int | None = None
 
@@ -273,6 +278,8 @@ class MeasureBase(Request):
 
     kind = "baseline"
     config: Mapping[str, Any]
+    metric: str = LOSS
+    """Which value to answer with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +303,16 @@ class Train(Request):
     rung_steps: tuple[int, ...] = ()
     keep: str = ""
     """What the decoder layers keep for the backward pass, as the forecast chose it; empty: as the config says."""
+    shares: int = 0
+    """Parts into which the rows of each step are dealt, for processes to compute; 0: a trial, which one computes."""
+    rank: int = 0
+    """Of the process that is asked; only the first one, 0, writes."""
+    processes: int = 1
+    rendezvous: str = ""
+    """The file at which the processes meet."""
+    metric: str = LOSS
+    goal: Goal = "minimize"
+    """By which the best evaluation is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

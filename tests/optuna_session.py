@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kaggle_runner.run.rungs import extrapolated
 from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -50,7 +51,7 @@ def run(sweep: Path, directory: Path, count: int, *, seed: int = 0,
             search.failures.take(result)
             return result
 
-        search = OptunaSearch(study, spec)
+        search = OptunaSearch(study, spec, told_value=lambda result: extrapolated(result, study.snapshot()))
         return run_sweep(search, run_trial=run_trial, count=count)
 
 

@@ -14,7 +14,7 @@ from kaggle_runner.kaggle.launcher import package_files
 
 PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 
-OPEN = {"errors", "events", "files", "wording", "config", "config_charlm", "config_fields"}
+OPEN = {"errors", "events", "files", "wording", "metrics", "config", "config_charlm", "config_fields"}
 """Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {
@@ -22,7 +22,7 @@ OWNERS = {
               "training.models.char_model", "training.loss", "training.finetune", "training.phases",
               "training.checkpoint", "training.cpu_speed", "training.warm_finetune", "training.charlm",
               "training.warm_charlm", "training.muon", "training.optimizers", "training.data.windows",
-              "training.adapter_buffer", "training.layer.attention", "training.layer.decoder",
+              "training.adapter_buffer", "training.parallel.team", "training.layer.attention", "training.layer.decoder",
               "training.layer.elementwise", "training.layer.install", "training.layer.projection",
               "training.layer.structure", "training.layer.triton_elementwise",
               "memory.predict", "memory.trace", "memory.live_bytes", "memory.fake_kernels", "memory.timeline",
@@ -41,7 +41,8 @@ OWNERS = {
     "wandb": {"wandb.sweep", "wandb.connection", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline",
               "wandb.checkpoints", "wandb.fetch"},
     "datasets": {"training.data.sources"},
-    "optuna": {"run.optuna_journal", "run.points.optuna_samplers"},
+    "optuna": {"run.optuna_journal", "run.points.optuna_samplers", "run.shared.database", "run.shared.record"},
+    "sqlalchemy": {"run.shared.database", "run.shared.record", "run.shared.tables"},
     "yaml": {"sweep.yaml_file", "training.data.folders"},
     "slugify": {"kaggle.folder", "kaggle.order"},
     "click": {"cli.help", "cli.params", "cli.words", "cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan",
@@ -139,7 +140,7 @@ def test_nobody_imports_the_front_door_or_the_reports():
 
 
 def test_what_is_for_ones_own_machine_never_rides_to_a_kernel():
-    rode = {Path(name).parts[1] for name in package_files()}
+    rode = {Path(name).parts[1] for command in ("agent", "sweep") for name in package_files(command)}
     assert {"kernel", "run", "wandb", "training", "report", "cli"} <= rode
     assert not rode & {"kaggle", "lab", "model"}
 

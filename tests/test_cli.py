@@ -81,7 +81,7 @@ def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_pa
 
     assert run("show", "a", check=0).stdout.splitlines()[-1] == "next     a/report/index.html"
     shown = json.loads(run("show", "a", "--json", check=0).stdout)
-    assert set(shown) == {"study", "metric", "goal", "baseline", "best", "rows", "trials"}
+    assert set(shown) == {"study", "metric", "goal", "baseline", "base_scores", "best", "rows", "trials"}
     assert {"id", "status", "metric", "params", "steps", "seconds", "peak_device_bytes", "reason"} <= set(
         shown["trials"][0])
     assert shown["best"]["metric"] == min(t["metric"] for t in shown["trials"])

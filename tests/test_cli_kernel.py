@@ -290,3 +290,27 @@ def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_pa
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert (tmp_path / "mine.yaml").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_final_training_and_its_export_run_on_kernels_and_come_back_with_a_verdict(person, tiny_llama, rows_file):
+    """Real from the command to the files that come back; the second kernel finds the study of the first one."""
+    person.server.session_limit_s = 800.0
+    values = {"model": tiny_llama, "dataset": rows_file, "max_eval_samples": 8, "max_length": 48, "max_lost_share": 0.9,
+              "batch_size": 8, "lora_r": 4}
+    (person.directory / "best.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
+    done = person.run("push", "best.yaml", "--full", "--epochs", "0.5", "--cpu", "--wait", "--sessions", "2")
+    slug = "kaggle-runner-best-final"
+    launch, package = read_launcher(person.server.session(slug).order.source)
+    assert launch.arguments == ("train", "best.yaml", "--study", "studies/best-final", "--full", "--epochs", "0.5",
+                                "--cpu")
+    assert not [name for name in package if "/wandb/" in name or "/model/" in name]
+    assert "verdict  done: all rows are trained\ntrials   1 complete\n" in done.stdout
+    kept = person.directory / "kernels" / slug / "output" / "studies" / "best-final"
+    assert read_study(kept).best.trial.params["num_train_epochs"] == 0.5
+    assert (kept / "trials" / "0000" / "adapter" / "adapter_model.safetensors").is_file()
+    person.run("push", "studies/best-final", "--export", "adapter", "--kernel", f"{OWNER}/{slug}", "--cpu", "--wait",
+               "--files", r"^(result\.json$|model/)")
+    exported = person.directory / "kernels" / f"{slug}-export" / "output"
+    assert json.loads((exported / "result.json").read_text())["verdict"] == "done"
+    assert "eval/loss" in (exported / "model" / "README.md").read_text()

@@ -13,6 +13,7 @@ from kaggle_runner.events import EVENTS, REQUESTS, Logged, Note, Request, TrialE
 SAMPLES = {"str": "text", "int": 3, "float": 0.25, "bool": True, "int | None": 7, "float | None": None,
            "tuple[int, ...]": (2, 5), "tuple[float, ...]": (0.5, 2.0),
            "Mapping[str, Any]": {"a": [1, {"b": None}]}, "Mapping[str, str]": {"torch": "2"},
+           "Literal['minimize', 'maximize']": "maximize", "Mapping[str, float]": {"eval/loss": 1.5},
            "Mapping[str, float | None]": {"train/loss": 1.5, "train/grad_norm": None}}
 
 

@@ -84,7 +84,7 @@ def test_base_and_tuned_loss_are_those_of_plain_transformers(family, tmp_path, r
         "max_length": 96, "load_in_4bit": False, "batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 3,
         "eval_steps": 3, "learning_rate": 3e-2, "lora_r": 4, **adapter})
     work = WarmFinetune(lambda event: None, tmp_path / "cache", torch.device("cpu"))
-    base = work.baseline(config)
+    base = work.baseline(config)["eval/loss"]
     held_out = work._data[1].validation
     assert all(stretches(held_out.trained_of(i)) == 2 for i in range(len(held_out)))
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

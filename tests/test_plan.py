@@ -3,20 +3,25 @@
 import dataclasses
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from kaggle_runner.cli import main
+from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.machine.gpu import GIB
 from kaggle_runner.machine.gpu_catalogue import known_gpu
+from kaggle_runner.memory.final_plan import plan_final
 from kaggle_runner.memory.fit import MemoryLimit, memory_limit_of, memory_limit_of_gpu
 from kaggle_runner.memory.plan import plan
 from kaggle_runner.memory.predict import CPU, GPU
-from kaggle_runner.study.journal import Study
+from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.study.what_next import HOUR_S, full_lines
 from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.sweep.yaml_file import shipped_sweep
+from tests.made_studies import Made, write_study
 
 HEAD = "method: random\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
 
@@ -198,3 +203,31 @@ def environment_without_gpu(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n")
     return detect({"HOME": str(tmp_path), "PATH": ""}, tmp_path)
+
+
+def test_a_final_training_is_planned_with_its_sessions_and_the_second_gpu_is_free():
+    config = FinetuneConfig.from_params({"num_train_epochs": 3})
+    common = {"snapshot": None, "session_s": 11.6 * HOUR_S, "week_s": 30 * HOUR_S}
+    two = plan_final(config, 10_000, seconds_per_step=36.0, gpus=2, **common)
+    assert (two.config.max_steps, two.seconds / HOUR_S, two.sessions) == (3750, 18.75, 2)
+    assert dict(two.as_lines()) == {
+        "steps": "3,750 of 8 rows: 3 passes over 10,000 rows",
+        "time": "18.8 h on 2 GPUs in one training, if 2 take half the time of one (36 s a step, as stated)",
+        "sessions": "2 of 11.6 h",
+        "quota": "18.8 h of the 30.0 h of a week; a session counts its wall clock once, however many GPUs it has"}
+    assert plan_final(config, 10_000, seconds_per_step=36.0, gpus=1, **common).sessions == 4
+    assert plan_final(config, None, seconds_per_step=36.0, gpus=2, **common).as_dict()["steps"] is None
+    assert "unknown until a trial has finished" in dict(
+        plan_final(config, 10_000, seconds_per_step=None, gpus=2, **common).as_lines())["time"]
+
+
+def test_a_finished_study_names_the_training_on_all_rows_with_its_time_on_both_t4s(tmp_path):
+    params = {"model": "me/model", "dataset": "me/rows", "max_steps": 10}
+    write_study(tmp_path / "s", [Made(params=params, value=1.0, steps=10, seconds=800.0)])
+    snapshot = replace(read_study(tmp_path / "s"), sessions=({"gpus": [{"name": "Tesla T4"}] * 2},),
+                       rows=({"dataset": "me/rows", "rows": {"train": 8_000, "not_drawn": 800}},))
+    assert full_lines(snapshot, here="train s --full", push="push s/best.yaml") == [
+        ("full", "train s --full  (8,800 rows, 1 pass: 24.4 h on one GPU)"),
+        ("kaggle", "push s/best.yaml --full --sessions 2 --wait  (all rows, both T4s: 12.2 h, 2 sessions)")]
+    assert full_lines(replace(snapshot, rows=()), here="train s --full", push="push s/best.yaml") == [
+        ("full", "train s --full"), ("kaggle", "push s/best.yaml --full --sessions 3 --wait")]

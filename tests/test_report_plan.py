@@ -4,7 +4,7 @@ import pytest
 
 from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.plan import read_plan, stages
-from kaggle_runner.lab.vary import METRIC
+from kaggle_runner.metrics import LOSS
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.lab.figures import gains_figure, losses_figure
 from kaggle_runner.report.lab.write import present_stage, write_any_report, write_study_page
@@ -24,7 +24,7 @@ def loss(params):
 
 
 def fill(directory, name, sweep, trials):
-    with Study.open_for_writing(directory, name=name, sweep=sweep, metric=METRIC, goal="minimize", seed=0) as study:
+    with Study.open_for_writing(directory, name=name, sweep=sweep, metric=LOSS, goal="minimize", seed=0) as study:
         for trial in trials:
             study.record_start(trial, trial.params)
             value = loss(trial.params)

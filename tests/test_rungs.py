@@ -3,12 +3,13 @@
 import pytest
 
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, stays, values_at
+from kaggle_runner.metrics import EXACT_MATCH, Metric
+from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, scores_at, stays
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 
-GATE = RungGate(steps=(10, 30), eta=3.0, goal="minimize")
+GATE = RungGate(steps=(10, 30), eta=3.0, metric=Metric())
 
 
 def a_spec(tmp_path, more=""):
@@ -54,21 +55,28 @@ def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):
     (1.0, [1.0, 1.0], True),
 ])
 def test_the_best_third_rounded_up_goes_on_and_the_first_two_always(value, others, goes_on):
-    assert stays(GATE, value, others) is goes_on
+    assert stays(GATE, (value, None), [(other, None) for other in others]) is goes_on
 
 
 def test_the_best_of_a_maximised_metric_are_the_largest():
-    gate = RungGate(steps=(10,), eta=3.0, goal="maximize")
-    assert stays(gate, 4.0, [1.0, 3.0])
-    assert not stays(gate, 2.0, [1.0, 3.0])
+    gate = RungGate(steps=(10,), eta=3.0, metric=Metric(name="accuracy", goal="maximize"))
+    assert stays(gate, (4.0, None), [(1.0, None), (3.0, None)])
+    assert not stays(gate, (2.0, None), [(1.0, None), (3.0, None)])
+
+
+def test_the_loss_decides_where_no_row_is_exact_yet():
+    gate = RungGate(steps=(10,), eta=3.0, metric=Metric(name=EXACT_MATCH, goal="maximize"))
+    assert stays(gate, (0.0, 1.9), [(0.0, 2.0), (0.0, 2.5)])
+    assert not stays(gate, (0.0, 2.1), [(0.0, 2.0), (0.0, 2.5)])
+    assert stays(gate, (0.1, 9.0), [(0.0, 2.0), (0.0, 2.5)])
 
 
 def test_values_are_compared_at_the_same_step_only(tmp_path):
     snapshot = a_study(tmp_path, (Status.COMPLETE, 1.0, ((10, 2.0), (30, 1.0))), (Status.PRUNED, 3.0, ((10, 3.0),)),
                        (Status.FAILED, None, ()))
-    assert values_at(snapshot, 10, without="none") == [2.0, 3.0]
-    assert values_at(snapshot, 30, without="none") == [1.0]
-    assert values_at(snapshot, 10, without="0000") == [3.0]
+    assert scores_at(snapshot, 10, without="none") == [(2.0, None), (3.0, None)]
+    assert scores_at(snapshot, 30, without="none") == [(1.0, None)]
+    assert scores_at(snapshot, 10, without="0000") == [(3.0, None)]
 
 
 def test_a_pruned_trial_is_guessed_by_the_median_gain_of_complete_ones(tmp_path):

@@ -394,10 +394,20 @@ TOP = {
     "metric text": ("metric: eval/loss", "metric: must be a mapping, got 'eval/loss'; write metric: with name: "
                                          "eval/loss and goal: minimize below it"),
     "metric empty": ("metric:", "metric: is empty; write metric: with name: eval/loss and goal: minimize below it"),
-    "metric unknown": ("metric: {name: eval_loss}", "metric.name: must be what the trainer reports, eval/loss, "
-                                                    "got 'eval_loss'"),
+    "metric unknown": ("metric: {name: eval/rouge}", "metric.name: must be what the trainer reports, eval/loss, "
+                                                     "eval/exact_match, eval/token_accuracy or eval/bits_per_byte, got "
+                                                     "'eval/rouge'"),
+    "metric of transformers": ("metric: {name: eval_loss}", "metric.name: must be what the trainer reports, eval/loss, "
+                                                            "eval/exact_match, eval/token_accuracy or "
+                                                            "eval/bits_per_byte, got 'eval_loss'; write eval/loss"),
     "metric nameless": ("metric: {goal: minimize}", "metric.name: must be what the trainer reports, eval/loss, "
-                                                    "but name is missing"),
+                                                    "eval/exact_match, eval/token_accuracy or eval/bits_per_byte, but "
+                                                    "name is missing"),
+    "metric without goal": ("metric: {name: eval/exact_match}",
+                            "metric.goal: is missing, and minimize, which W&B takes then, looks for the worst "
+                            "eval/exact_match; write goal: maximize"),
+    "metric upside down": ("metric: {name: eval/bits_per_byte, goal: maximize}",
+                           "metric.goal: maximize looks for the worst eval/bits_per_byte; write goal: minimize"),
     "goal min": ("metric: {name: eval/loss, goal: min}", "metric.goal: must be 'minimize' or 'maximize', got 'min'; "
                                                          "write minimize"),
     "metric key": ("metric: {name: eval/loss, gaol: minimize}", "metric.gaol: no such key; did you mean 'goal'?"),

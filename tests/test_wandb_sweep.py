@@ -484,7 +484,8 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
         "--max-concurrency is 1 for each GPU, not 2: two trials on one GPU run out of memory; with several",
         f"the sweep {path_of(over)} is finished, so it gives no trials; to go on with it: wandb sweep --resume",
         "W&B does not show us the sweep tester/demo/unknown0; copy its id or URL from its page",
-        f"{path_of(metric)}: 1 problem\n  metric.name: must be what the trainer reports, eval/loss, got 'val_acc'",
+        f"{path_of(metric)}: 1 problem\n  metric.name: must be what the trainer reports, eval/loss, "
+            "eval/exact_match, eval/token_accuracy or eval/bits_per_byte, got 'val_acc'; write eval/token_accuracy",
         f"{path_of(strange)}: 1 problem\n  parameters.num_layers: no such hyperparameter",
         "'two words' is no address of a sweep",
         "the W&B key in WANDB_API_KEY in the environment has 3 characters, and a W&B key has 40 or more",

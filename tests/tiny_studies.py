@@ -25,7 +25,8 @@ def train_study(folder, cache, **params):
     with Study.open_for_writing(folder, name="tiny", sweep=sweep, metric="eval/loss", goal="minimize",
                                 seed=0) as study:
         study.start_session({"host": "local"})
-        study.record_baseline(warm.baseline(config))
+        scores = warm.baseline(config)
+        study.record_baseline(scores["eval/loss"], scores)
         trial = Trial(id="0000", number=0, params=config.as_dict(), origin="defaults")
         study.record_start(trial, config.as_dict())
         control = Control(poll=lambda: None, emit=lambda event: None, directory=study.trial_directory(trial.id))

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -26,6 +26,14 @@ KERNELS = Path("kernels")
 """Folder of everything that is pushed and fetched, below the current directory."""
 
 
+def full_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a final training."""
+    function = click.option("--epochs", type=float, callback=positive,
+                            help="With --full: passes over the rows [the configuration's, else 1].")(function)
+    return click.option("--full", is_flag=True,
+                        help="Train a configuration, or a study's winner, on all rows and GPUs.")(function)
+
+
 def order_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what a kernel shall do, and on what."""
     for option in reversed((
@@ -34,6 +42,10 @@ def order_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end."),
         click.option("--deadline", help="End by then, counted from the kernel's start: 8h, 90m [Kaggle's 12 h]."),
         click.option("--no-pruning", is_flag=True, help="Train every trial to its end."),
+        full_options,
+        click.option("--export", type=click.Choice(["merged", "adapter"]),
+                     help="Take home the winner of the study that --kernel mounts, as the folder `model`."),
+        click.option("--try", "tries", is_flag=True, help="Ask the winner of the study that --kernel mounts."),
         click.option("--upload-every", type=float, callback=not_negative, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
         click.option("--machine", default="NvidiaTeslaT4", type=MACHINE, metavar="NAME", show_default=True,
@@ -85,9 +97,11 @@ def kernel_prepare(sweep: str | None, folder: Path, **options: Any) -> None:
 @click.argument("sweep")
 @click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end.")
 @click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
+@full_options
 @click.option("--cpu", is_flag=True, help="Train on the CPU of where it runs.")
 @click.option("--out", type=GivenPath(), default=Path("kernel_launcher.py"), show_default=True)
-def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bool, out: Path) -> None:
+def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: bool, epochs: float | None, cpu: bool,
+                    out: Path) -> None:
     """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
     from kaggle_runner.errors import StudyError
     from kaggle_runner.files import write_atomically
@@ -95,7 +109,9 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, cpu: bo
     from kaggle_runner.kaggle.launcher import build_launcher
     from kaggle_runner.kaggle.order import KernelOrder, make_launch
 
-    order = KernelOrder(sweep=sweep, options=(*_options(count, deadline), *(("--cpu",) if cpu else ())))
+    task, what = _task(full, epochs, sweep)
+    options = (*_options(count, deadline), *what, *(("--cpu",) if cpu else ()))
+    order = KernelOrder(sweep=sweep, task=task, options=options)
     launch, _ = make_launch(order, os.environ, _tell)
     if out.resolve() == Path(sweep).resolve():
         raise StudyError(f"--out {out} is the sweep file itself; choose another file with --out")
@@ -245,16 +261,46 @@ def secret_check(owner: str | None) -> None:
         click.echo(f"{label:<8} {text}")
 
 
-def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, upload_every: float | None,
-           machine: str, cpu: bool, image: str | None, no_internet: bool, dataset: tuple[str, ...],
-           kernel: tuple[str, ...], model: tuple[str, ...], owner: str | None, title: str | None) -> "KernelOrder":
+def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, full: bool, epochs: float | None,
+           export: str | None, tries: bool, upload_every: float | None, machine: str, cpu: bool, image: str | None,
+           no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...], model: tuple[str, ...],
+           owner: str | None, title: str | None) -> "KernelOrder":
     from kaggle_runner.kaggle.order import KernelOrder
 
-    options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()), *(("--cpu",) if cpu else ()))
+    task, what = _task(full, epochs, sweep, export=export, tries=tries)
+    misplaced = [name for name, value in (("--count", count), ("--no-pruning", no_pruning), (
+        "--upload-every", upload_every is not None), ("--deadline", deadline and task != "train")) if value]
+    if task != "sweep" and misplaced:
+        name = "--full" if task == "train" else f"--{task}"
+        raise click.UsageError(f"{' and '.join(misplaced)} cannot be given with {name}, which runs no sweep; "
+                               f"leave it out")
+    options = (*_options(count, deadline), *(("--no-pruning",) if no_pruning else ()), *what,
+               *(("--cpu",) if cpu else ()))
     upload_s = upload_every * 60 if upload_every is not None else None
-    return KernelOrder(sweep=sweep, options=options, upload_every_s=upload_s, owner=owner or "", title=title or "",
-                       machine_shape="" if cpu else machine, internet=not no_internet, datasets=dataset, kernels=kernel,
-                       models=model, docker_image=image or "")
+    return KernelOrder(sweep=sweep, task=task, options=options, upload_every_s=upload_s, owner=owner or "",
+                       title=title or "", machine_shape="" if cpu else machine, internet=not no_internet,
+                       datasets=dataset, kernels=kernel, models=model, docker_image=image or "")
+
+
+def _task(full: bool, epochs: float | None, sweep: str, *, export: str | None = None,
+          tries: bool = False) -> "tuple[Literal['sweep', 'train', 'export', 'try'], tuple[str, ...]]":
+    """Return what a kernel is to do, and the options that this takes."""
+    if sum((full, export is not None, tries)) > 1:
+        raise click.UsageError("--full, --export and --try are different tasks; give one of them")
+    if epochs is not None and not full:
+        raise click.UsageError("--epochs is for --full; give that too")
+    if export is not None:
+        return "export", ("--to", export, "--out", "model")
+    if tries:
+        return "try", ()
+    if not full:
+        return "sweep", ()
+    from kaggle_runner.study.best_file import study_of
+    from kaggle_runner.study.journal import read_study
+
+    source = study_of(Path(sweep))
+    metric = ("--metric", read_study(source).metric.name) if source else ()
+    return "train", ("--full", *(("--epochs", f"{epochs:g}") if epochs is not None else ()), *metric)
 
 
 def _options(count: int | None, deadline: str | None) -> tuple[str, ...]:

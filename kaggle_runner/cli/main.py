@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +17,7 @@ import click
 
 import kaggle_runner
 from kaggle_runner.cli import sweep
-from kaggle_runner.cli.params import GivenPath, StudyPath, StudyText, SweepFile
+from kaggle_runner.cli.params import GivenPath, StudyText, SweepFile
 from kaggle_runner.cli.shared import (
     detect_here,
     keep_best,
@@ -93,31 +92,21 @@ def dry_run(file: Path, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("file", type=GivenPath())
-@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME].")
-@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
-def train(file: Path, study: Path | None, cpu: bool) -> None:
-    """Train one configuration without a sweep.
-
-    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained.
-    """
-    from kaggle_runner.study.best_file import read_chosen
-
-    spec, name = read_chosen(file)
-    run_spec(replace(spec, name=name), study=study, cpu_only=cpu)
-
-
-@cli.command()
-@click.argument("study", type=StudyPath(), required=False)
+@click.argument("study", type=StudyText(), required=False)
 @click.option("--all", "everything", is_flag=True, help="Print every trial [the 20 best].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(study: Path | None, everything: bool, as_json: bool) -> None:
-    """Show a study's trials, its best one, and the untouched base."""
+def show(study: str | None, everything: bool, as_json: bool) -> None:
+    """Show a study's trials, its best one, and the untouched base.
+
+    STUDY is a directory, or the address of a database that holds a shared study: postgresql://user@host/database.
+    """
     from kaggle_runner.study.journal import read_study
 
     if study is None:
         _refuse_no_study("STUDY")
-    snapshot = read_study(study)
+    from kaggle_runner.run.shared.fetch import directory_of, is_database
+
+    snapshot = read_study(directory_of(study, detect_here()) if is_database(study) else Path(study))
     keep_best(snapshot)
     if as_json:
         click.echo(json.dumps(snapshot.as_dict(), indent=2))
@@ -139,11 +128,14 @@ def show(study: Path | None, everything: bool, as_json: bool) -> None:
 def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: bool, as_json: bool) -> None:
     """Write a study's page, pictures, tables and notebook; several studies stand side by side.
 
-    STUDIES are directories, or W&B sweeps by their URL or as entity/project/id: those are read from W&B first.
+    STUDIES are directories, or W&B sweeps by their URL or as entity/project/id, or databases that
+    hold a shared study, as postgresql://user@host/database: those are read first.
     """
     if not studies:
         _refuse_no_study("STUDIES")
-    addresses = [text for text in studies if _is_sweep(text)]
+    from kaggle_runner.run.shared.fetch import is_database
+
+    addresses = [text for text in studies if is_database(text) or _is_sweep(text)]
     directories = [_fetch(text) if text in addresses else Path(text) for text in studies]
     if as_json:
         from kaggle_runner.report.analysis.claims import read_claims
@@ -179,10 +171,13 @@ def _is_sweep(text: str) -> bool:
 
 
 def _fetch(address: str) -> Path:
-    """Read a sweep from W&B into a study of this machine, and return its directory."""
+    """Read a sweep from W&B, or a study from a database, into a study of this machine, and return its directory."""
     from kaggle_runner.machine.keys import require_key
+    from kaggle_runner.run.shared.fetch import directory_of, is_database
 
     environment = detect_here()
+    if is_database(address):
+        return directory_of(address, environment)
     require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
     from kaggle_runner.wandb.fetch import fetch_study
 

@@ -21,32 +21,67 @@ if TYPE_CHECKING:
 @click.option("--seconds-per-step", type=float, callback=positive,
               help="Time of a step of the sweep's smallest effective batch [from --study].")
 @click.option("--study", type=StudyPath(), help="A study whose finished trials tell the time.")
+@click.option("--full", is_flag=True, help="Plan the final training of a configuration, or of a study's winner.")
+@click.option("--epochs", type=float, callback=positive, help="With --full: passes over the rows [see train].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, as_json: bool) -> None:
+def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, full: bool,
+         epochs: float | None, as_json: bool) -> None:
     """Say what a sweep needs before it runs: memory, and time where something is known of it."""
+    if epochs is not None and not full:
+        raise click.UsageError("--epochs is for --full; give that too")
+    from kaggle_runner.config import FinetuneConfig
     from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
     from kaggle_runner.machine.gpu_catalogue import in_kaggle_session, known_gpu
+    from kaggle_runner.memory.final_plan import plan_final
     from kaggle_runner.memory.fit import memory_limit_of, memory_limit_of_gpu
+    from kaggle_runner.memory.plan import SESSION_S, WEEK_S
     from kaggle_runner.memory.plan import plan as plan_sweep
+    from kaggle_runner.run.final.full_spec import full_spec
+    from kaggle_runner.study.best_file import read_chosen, study_of
     from kaggle_runner.study.journal import read_study
+    from kaggle_runner.study.what_next import rows_known
     from kaggle_runner.sweep.spec import read_sweep
 
-    spec = read_sweep(file)
+    source = study_of(file) if full else None
+    spec = full_spec(read_chosen(file)[0], epochs) if full else read_sweep(file)
     environment = detect_here()
     limit_s = environment.session_limit_s
     limit = memory_limit_of(environment) if gpu is None else memory_limit_of_gpu(
         known_gpu(gpu), environment.cache_directory)
-    found = plan_sweep(spec, limit, seconds_per_step=seconds_per_step, snapshot=read_study(study) if study else None,
-                       session_s=limit_s - SAVING_S - MARGIN_S if limit_s and gpu is None else None,
-                       workers=max(1, len(environment.gpus)) if gpu is None else in_kaggle_session(gpu))
+    known = study or source
+    snapshot = read_study(known) if known else None
+    session_s = limit_s - SAVING_S - MARGIN_S if limit_s and gpu is None else None
+    gpus = max(1, len(environment.gpus)) if gpu is None else in_kaggle_session(gpu)
+    found = plan_sweep(spec, limit, seconds_per_step=seconds_per_step, snapshot=snapshot, session_s=session_s,
+                       workers=gpus)
+    if full:
+        config = FinetuneConfig.from_params(spec.fixed)
+        rows = rows_known(snapshot, config.dataset) if snapshot else None
+        final = plan_final(config, _count_rows(spec, environment.cache_directory) if rows is None else rows, gpus=gpus,
+                           seconds_per_step=seconds_per_step, snapshot=snapshot, session_s=session_s or SESSION_S,
+                           week_s=WEEK_S)
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
+        click.echo(json.dumps(found.as_dict() | ({"final": final.as_dict(), "times": None} if full else {}), indent=2))
         return
     for warning in spec.warnings:
         complain(f"warning: {warning}")
-    for label, text in found.as_lines():
+    for label, text in found.as_lines(with_time=not full):
         say(label, text, column=9)
+    for label, text in final.as_lines() if full else ():
+        say(label, text, column=9)
+    if full:
+        return
     say("rows", _rows_of(file, spec, environment.cache_directory), column=9)
+
+
+def _count_rows(spec: "SweepSpec", cache_directory: Path) -> int | None:
+    """Count the training rows of a final training, where its dataset is on this machine."""
+    from kaggle_runner.config import FinetuneConfig
+    from kaggle_runner.training.data.instructions import load_rows
+    from kaggle_runner.training.data.sources import is_here
+
+    config = FinetuneConfig.from_params(spec.fixed)
+    return len(load_rows(config, cache_directory=cache_directory).train) if is_here(config) else None
 
 
 def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:

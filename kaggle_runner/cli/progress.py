@@ -25,9 +25,11 @@ from kaggle_runner.events import (
     TrialEnded,
     TrialStarted,
 )
+from kaggle_runner.metrics import EXACT_MATCH, LOSS, Metric, format_metric
 from kaggle_runner.wording import how_many
 
-LOSSES = ("train/loss", "eval/loss")
+SHOWN = ("train/loss", LOSS, EXACT_MATCH)
+"""What a line of a running trial tells of its numbers."""
 LINE_EVERY_S = 5.0
 """Seconds that lie at least between two plain lines of a running trial."""
 TIME_EVERY_S = 60.0
@@ -117,7 +119,7 @@ class Lines:
         self._left.take(event)
         text = self._lost.describe(event) if isinstance(event, EndAsked) else \
             describe_event(event, self._trials.get(event.trial))
-        if text is None or (isinstance(event, Logged) and "eval/loss" not in event.values
+        if text is None or (isinstance(event, Logged) and LOSS not in event.values
                             and time.monotonic() - self._last_line.get(event.trial, 0.0) < LINE_EVERY_S):
             return
         self._last_line[event.trial] = time.monotonic()
@@ -184,7 +186,7 @@ class Bars:
                     f"trial {event.trial}", total=event.max_steps or None, facts="starting", trial=event.trial)
             case Logged() if event.trial in self._tasks:
                 losses = self._losses[event.trial]
-                losses |= {name: value for name in LOSSES if (value := event.values.get(name)) is not None}
+                losses |= {name: value for name in SHOWN[:2] if (value := event.values.get(name)) is not None}
                 facts = "  ".join(f"{name.removesuffix('/loss')} {loss:.3f}" for name, loss in losses.items())
                 self._progress.update(self._tasks[event.trial], completed=event.step, facts=facts)
                 return
@@ -202,13 +204,15 @@ def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
     """Put an event of a sweep into a line; none for what nobody needs to read."""
     match event:
         case Logged():
-            losses = "  ".join(f"{name} {value:.4f}" for name in LOSSES
-                               if (value := event.values.get(name)) is not None)
-            return f"trial {event.trial}  step {event.step}/{trial.max_steps if trial else '?'}  {losses}"
+            numbers = "  ".join(f"{name} {format_metric(name, value)}" for name in SHOWN
+                                if (value := event.values.get(name)) is not None)
+            return f"trial {event.trial}  step {event.step}/{trial.max_steps if trial else '?'}  {numbers}"
         case Phase() | Note():
             return event.text
         case BaseMeasured():
-            return f"untouched base: {event.metric} {event.value:.4f}"
+            beside = Metric(name=event.metric).beside
+            more = f"  {beside} {format_metric(beside, event.scores[beside])}" if beside in event.scores else ""
+            return f"untouched base: {event.metric} {format_metric(event.metric, event.value)}{more}"
         case SweepStarted():
             done = f", {event.finished} of them done already" if event.finished else ""
             return f"sweep of {how_many(event.total, 'trial')} in {event.directory}{done}"

@@ -17,6 +17,7 @@ from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
+    from kaggle_runner.run.shared.order import SharedOrder
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
     from kaggle_runner.sweep.study_settings import Confirm
@@ -80,6 +81,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
              seed: int | None = None, deadline: str | None = None, no_pruning: bool = False,
              confirm: "Confirm | None" = None, no_confirm: bool = False, prior_studies: tuple[Path, ...] = (),
              start: Path | None = None, adopt: bool = False, no_early_end: bool = False, suffix: str = "",
+             shared: "SharedOrder | None" = None,
              keep: "Callable[[Snapshot], None]" = lambda snapshot: None) -> None:
     """Run a sweep with the embedded study and print the table, the best trial and where everything is.
 
@@ -104,10 +106,11 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     if confirm and no_confirm:
         raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
-    confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
+    confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm or shared else confirm)
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
-                       start=read_start(start, spec) if start else None, adopts=adopt, stops_early=not no_early_end)
+                       start=read_start(start, spec) if start else None, adopts=adopt, stops_early=not no_early_end,
+                       shared=shared)
     unconfirmed = ""
     with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
@@ -124,7 +127,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     exit_status = INTERRUPTED if is_cut_short else int(run.gave_up or run.snapshot.best is None)
     if not is_cut_short:
         print_what_comes_out(run.snapshot)
-    click.echo("next     " + (continuing() if is_cut_short else command("report", directory)))
+    click.echo("next     " + (continuing() if is_cut_short else command("report", run.snapshot.directory)))
     print_page(page)
     tell_launcher(unconfirmed or run.reason, exit_status)
     if exit_status:
@@ -273,6 +276,12 @@ def print_what_comes_out(snapshot: "Snapshot") -> None:
     best = snapshot.best
     if best is not None and (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
         click.echo(f"try      {command('try', snapshot.directory)}")
+        if importlib.util.find_spec("kaggle_runner.study.what_next"):  # which a launcher leaves at home
+            from kaggle_runner.study.what_next import full_lines
+
+            for label, text in full_lines(snapshot, here=command("train", snapshot.directory, "--full"),
+                                          push=command("push", snapshot.directory / "best.yaml")):
+                click.echo(f"{label:<8} {text}")
         click.echo(f"export   {command('export', snapshot.directory, '--to', 'merged')}")
 
 

@@ -1,19 +1,24 @@
-"""The commands of sweeps: create one on W&B or run it here, and be an agent of one that is on W&B."""
+"""The commands that train: run a sweep here or create it on W&B, be an agent of one, train one configuration."""
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaggle_runner.cli.params import StudyPath, SweepFile
+from kaggle_runner.cli.params import GivenPath, StudyPath, SweepFile
 from kaggle_runner.cli.shared import (
     continuing,
     detect_here,
+    directory_of,
+    positive,
     print_page,
     print_study,
     print_what_comes_out,
+    refuse_among_rows,
     require,
     run_spec,
     sweep_options,
@@ -23,15 +28,17 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, command, complain
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import require_address
 from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
+    from kaggle_runner.run.shared.order import SharedOrder
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
 ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "prior_studies", "start",
-             "adopt", "no_early_end", "log", "cpu")
+             "adopt", "no_early_end", "log", "cpu", "storage", "lease", "checkpoints")
 ONLY_WANDB = ("entity", "prior_runs")
 
 
@@ -43,14 +50,22 @@ ONLY_WANDB = ("entity", "prior_runs")
 @click.option("--project", help="W&B project [the file's, else kaggle_runner].")
 @click.option("--entity", help="W&B user or team [the file's, else the key's].")
 @click.option("--prior-runs", multiple=True, metavar="RUN", help="Finished runs of the project to learn from.")
+@click.option("--storage", metavar="URL", help="Share the search with other machines, in a database: "
+              "postgresql://user@host/database.")
+@click.option("--lease", type=float, callback=positive, metavar="SECONDS",
+              help="Without a sign of life for so long a machine's trial goes to another [120].")
+@click.option("--checkpoints", type=GivenPath(), metavar="DIR",
+              help="A folder that all machines see; a trial goes on there where another machine left it.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 @click.option("--log", type=click.Choice(["wandb-offline"]), help="Write the trials as W&B runs for `wandb sync`.")
 def sweep(file: Path, backend: str, project: str | None, entity: str | None, prior_runs: tuple[str, ...],
-          log: str | None, cpu: bool, **options: Any) -> None:
+          log: str | None, cpu: bool, storage: str | None, lease: float | None, checkpoints: Path | None,
+          **options: Any) -> None:
     """Run or continue a sweep file here, or create it on W&B for agents."""
     from kaggle_runner.sweep.spec import read_sweep
 
-    given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs}
+    given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs,
+             "storage": storage, "lease": lease, "checkpoints": checkpoints}
     misplaced = [name for name in (ONLY_HERE if backend == "wandb" else ONLY_WANDB) if given[name]]
     if misplaced or (backend == "optuna" and project and not log):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced or ["project"])
@@ -62,7 +77,24 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
         return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
     if log:
         require(("wandb",), "wandb")
-    run_spec(spec, cpu_only=cpu, keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+    run_spec(spec, cpu_only=cpu, shared=_shared(storage, lease, checkpoints, options),
+             keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+
+
+def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
+            options: Mapping[str, Any]) -> "SharedOrder | None":
+    """Return where the search is shared, if it is, and refuse what a shared one has no place for."""
+    if storage is None:
+        if lease is not None or checkpoints is not None:
+            name = "checkpoints" if lease is None else "lease"
+            raise click.UsageError(f"--{name} is for a search that machines share; give it with --storage")
+        return None
+    for name in ("adopt", "confirm"):
+        if options[name]:
+            raise click.UsageError(f"--{name} works on a study of one directory; leave it out, or leave --storage out")
+    from kaggle_runner.run.shared.order import SharedOrder
+
+    return SharedOrder(address=storage, lease_s=lease, checkpoints=checkpoints)
 
 
 @click.command()
@@ -107,6 +139,76 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
     sys.exit(outcome.exit_status)
 
 
+@click.command()
+@click.argument("file", type=GivenPath())
+@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME, with --full NAME-final].")
+@click.option("--full", is_flag=True, help="Train on all rows, on all GPUs together.")
+@click.option("--epochs", type=float, callback=positive,
+              help="With --full: passes over the rows [the configuration's num_train_epochs, else 1].")
+@click.option("--processes", type=click.IntRange(min=1),
+              help="With --full: processes that train together [one for each GPU, on a CPU 1].")
+@click.option("--metric", type=click.Choice(MEASURED["finetune"]),
+              help="With --full: what says which evaluation is the best [the study's, else eval/loss].")
+@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+def train(file: Path, study: Path | None, full: bool, epochs: float | None, processes: int | None,
+          metric: str | None, deadline: str | None, cpu: bool) -> None:
+    """Train one configuration without a sweep.
+
+    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
+    all rows are trained on, by all GPUs in one training; the same command goes on with it.
+    """
+    from kaggle_runner.run.final.full_spec import full_spec
+    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
+    from kaggle_runner.study.journal import read_study
+
+    spec, name = read_chosen(file)
+    if full:
+        name = f"{name.removesuffix(BEST_SUFFIX)}-final"
+        source = study_of(file)
+        by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
+        _train_fully(full_spec(spec, epochs, by), name, study, processes, deadline, cpu)
+        return
+    options = {"epochs": epochs, "processes": processes, "metric": metric}
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
+    run_spec(replace(spec, name=name), study=study, cpu_only=cpu, deadline=deadline)
+
+
+def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: int | None, deadline: str | None,
+                 cpu: bool) -> None:
+    """Run a final training, and print what it came to as the end of a sweep does."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_internet, servers_of
+    from kaggle_runner.run.final.final_training import FinalOrder, run_final
+    from kaggle_runner.study.trial import Status
+
+    for warning in spec.warnings:
+        complain(f"warning: {warning}")
+    environment = detect_here()
+    environment.for_training(cpu_only=cpu)
+    if environment.host != "local" and spec.hub_names:
+        require_internet(servers_of("sweep", os.environ), environment.host)
+    directory = study or directory_of(name, environment)
+    refuse_among_rows(directory, spec.fixed.get("dataset"))
+    order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
+                       deadline=find_deadline(deadline, environment, os.environ))
+    warn_of_no_page()
+    with display(typed_command()) as notify:
+        run = run_final(spec, order, environment, notify)
+    page = print_study(run.snapshot, run.reason)
+    exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
+    if exit_status == 0:
+        print_what_comes_out(run.snapshot)
+    click.echo("next     " + (continuing() if exit_status else command("report", directory)))
+    print_page(page)
+    tell_launcher(run.reason, exit_status)
+    if exit_status:
+        sys.exit(exit_status)
+
+
 def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_runs: list[str]) -> None:
     """Create a sweep on W&B and print how to start its agents, in the ways that this command line has."""
     from kaggle_runner.machine.keys import require_key
@@ -132,4 +234,4 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     click.echo(f"W&B      {how_many(count, 'offline run')}; upload them with: {sync}")
 
 
-COMMANDS = (sweep, agent)
+COMMANDS = (sweep, train, agent)

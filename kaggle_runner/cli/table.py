@@ -82,13 +82,12 @@ def trial_table(snapshot: Snapshot, *, width: int | None, everything: bool = Fal
 
 def ranked(snapshot: Snapshot) -> list[TrialRecord]:
     """Return the trials, best first: complete ones by their metric, then pruned ones, then what has no result."""
-    sign = -1.0 if snapshot.info.goal == "maximize" else 1.0
-
     def key(record: TrialRecord) -> tuple[float, ...]:
-        metric = record.result.metric if record.result else None
-        rank = _RANKS[record.result.status if record.result else None]
-        measured = rank < 2 and metric is not None
-        return (rank, not measured, sign * metric if measured and metric is not None else 0.0, record.trial.number)
+        result = record.result
+        rank = _RANKS[result.status if result else None]
+        if rank < 2 and result is not None and result.metric is not None:
+            return (rank, False, *snapshot.metric.rank(result.metric, result.loss), record.trial.number)
+        return (rank, True, 0.0, 0.0, record.trial.number)
 
     return sorted(snapshot.records, key=key)
 

@@ -25,15 +25,26 @@ CHUNK = 1000
 """Number of characters of the package in one line of the script."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
-            "machine/gpu_catalogue", "memory/plan", "report/cells", "report/lab", "report/notebook", "run/adopt",
-            "training/data/preview", "wandb/fetch")
+            "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/cells", "report/lab",
+            "report/notebook", "run/adopt",
+            *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy")),
+            "study/what_next", "training/data/preview", "wandb/fetch")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
 has a hub or a mounted model; pushes, plans and the tuning lab are for one's own machine."""
 OF_MODELS = ("model", "cli/model", "cli/conversation")
-"""What rides only with the commands that look at a finished model."""
-OF_SEARCHES = ("wandb", "report")
-"""What stays at home with them."""
-ABOUT_MODELS = ("export", "try")
+"""What looks at a finished model."""
+OF_FINALS = ("run/final", "training/parallel")
+"""What trains one configuration on all rows."""
+OF_SEARCHES = ("run/points", "run/search", "run/optuna_journal", "run/confirm", "run/local_sweep", "run/fixed_trials")
+"""What chooses trials."""
+NOT_FOR = {
+    "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
+    "sweep": (*OF_MODELS, *OF_FINALS, "wandb"),
+    "train": (*OF_MODELS, *OF_SEARCHES, "wandb"),
+    "export": (*OF_SEARCHES, "wandb", "report"),
+    "try": (*OF_SEARCHES, "wandb", "report"),
+}
+"""Command of a kernel -> what stays at home with it too."""
 
 SCRIPT = '''\
 # kaggle_runner {version}, complete in this one file. Made by `python -m kaggle_runner kernel prepare`: run that again
@@ -177,7 +188,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
     tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
-    left_out = {*LEFT_OUT, *(OF_SEARCHES if command in ABOUT_MODELS else OF_MODELS)}
+    left_out = {*LEFT_OUT, *NOT_FOR.get(command, (*OF_MODELS, *OF_FINALS))}
     files = {}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)

@@ -1,9 +1,10 @@
-"""What a person asks of a kernel, agents of a W&B sweep or a sweep file to run, and the kernel that does it."""
+"""What a person asks of a kernel, such as agents of a W&B sweep or a final training, and the kernel that does it."""
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from slugify import slugify
 
@@ -16,7 +17,7 @@ from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
 from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed
-from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 """Environment variable with the seconds between two uploads; `wandb/checkpoints.py` reads it on the kernel."""
@@ -36,7 +37,10 @@ class KernelOrder:
     """
 
     sweep: str
-    """A W&B sweep by its id, path or URL; or a sweep file to run without W&B."""
+    """A W&B sweep by its id, path or URL; or a sweep file to run without W&B; or what `task` is done with."""
+    task: Literal["sweep", "train", "export", "try"] = "sweep"
+    """What is done: trials of a sweep, the final training of a configuration or of a study's winner, or one of the
+    commands about a finished study, which the kernel finds in what it mounts."""
     options: tuple[str, ...] = ()
     """Further arguments of the command, such as `--count 8`."""
     upload_every_s: float | None = None
@@ -53,12 +57,16 @@ class KernelOrder:
     docker_image: str = ""
 
     def __post_init__(self) -> None:
-        require_sweep(self.sweep)
+        if self.task == "sweep":
+            require_sweep(self.sweep)
+        elif self.task != "train" and not (self.kernels or self.datasets):
+            raise KernelError(Refusal.OTHER, f"on a kernel {self.task} needs the study {self.sweep} among its inputs; "
+                                             f"name the kernel that trained it: --kernel OWNER/KERNEL")
 
     @property
     def is_file(self) -> bool:
         """Whether it is a sweep file, which needs no W&B: one that is there, or text that is named like one."""
-        return is_file_name(self.sweep)
+        return self.task != "sweep" or is_file_name(self.sweep)
 
 
 def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None], *,
@@ -125,21 +133,38 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
         name = address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
         return Launch(arguments=("agent", address, "--study", f"studies/{name}", *order.options),
                       settings=settings), name
-    spec = read_sweep(Path(order.sweep))
+    if order.task in ("export", "try"):
+        name = Path(order.sweep).name
+        return Launch(arguments=(order.task, f"studies/{name}", *order.options), settings=settings), \
+            f"{name}-{order.task}"
+    spec, name = _read(order)
     for warning in (*spec.warnings, *_only_here(spec.fixed)):
         tell(f"warning: {warning}")
     file = Path(spec.source)
-    name = slugify(spec.name) or "sweep"
-    return Launch(arguments=("sweep", file.name, "--study", f"studies/{name}", *order.options), settings=settings,
+    name = slugify(name) or "sweep"
+    return Launch(arguments=(order.task, file.name, "--study", f"studies/{name}", *order.options), settings=settings,
                   files={file.name: file.read_text(encoding="utf-8")}), name
 
 
 def gated_models(order: KernelOrder) -> tuple[str, ...]:
     """Name the models of a sweep file whose owners want a licence accepted before a download."""
-    spec = read_sweep(Path(order.sweep))
+    if order.task in ("export", "try"):
+        return ()
+    spec, _ = _read(order)
     model = spec.parameters.get("model")
     names = model.values if isinstance(model, Choice) else [model.value] if isinstance(model, Fixed) else []
     return tuple(name for name in dict.fromkeys(map(str, names)) if GATED.fullmatch(name) and not Path(name).exists())
+
+
+def _read(order: KernelOrder) -> tuple[SweepSpec, str]:
+    """Read the file of an order, and name its study."""
+    if order.task == "train":
+        from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen  # a sweep file needs no record
+
+        spec, name = read_chosen(Path(order.sweep))
+        return spec, f"{name.removesuffix(BEST_SUFFIX)}-final"
+    spec = read_sweep(Path(order.sweep))
+    return spec, spec.name
 
 
 def _title(name: str) -> str:

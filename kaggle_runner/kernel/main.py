@@ -27,8 +27,8 @@ from kaggle_runner.study.journal import JOURNAL
 
 FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
 """Names the file into which a command writes why it ended."""
-TRAINING = ("agent", "sweep")
-"""The commands that train on a kernel."""
+TRAINING = ("agent", "sweep", "train", "export", "try")
+"""The commands that need a model on a kernel."""
 OVERTIME_S = 600.0
 """After its deadline a command is ended by us: it should have ended by itself, and its files must still be kept."""
 
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
             with session.phase("install"):
                 session.packages = install_missing(NEEDS, inputs, os.environ, _say)
         with session.phase("continue"):
-            study = option(session.arguments, "--study")
+            study = study_of(session.arguments)
             if study and (source := continue_study(inputs, session.working / study)):
                 _say(f"continue the study of {source}")
         with session.phase("command"), tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
@@ -111,6 +111,12 @@ def continue_study(inputs: Path, study: Path) -> Path | None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)  # not its mode: inputs are read-only
     return source
+
+
+def study_of(arguments: Sequence[str]) -> str:
+    """Return the study of a command, empty if it names none."""
+    return arguments[1] if arguments[:1] and arguments[0] in ("export", "try") and len(arguments) > 1 else \
+        option(arguments, "--study")
 
 
 def option(arguments: Sequence[str], name: str) -> str:

@@ -16,6 +16,7 @@ from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, NoGpu, NoIntern
 from kaggle_runner.kernel.command import CommandEnd
 from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.machine.environment import Environment
+from kaggle_runner.metrics import LOSS
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 from kaggle_runner.study.trial import Status
 
@@ -102,12 +103,12 @@ def find_journals(directory: Path, depth: int) -> list[Path]:
 
 def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
     """Return the best trial of all studies that have the first one's metric."""
-    best: tuple[float, dict[str, Any]] | None = None
+    best: tuple[tuple[float, float], dict[str, Any]] | None = None
     for snapshot in snapshots:
         row = snapshot.as_dict()["best"]
         if row is None or snapshot.info.metric != snapshots[0].info.metric:
             continue
-        rank = -row["metric"] if snapshot.info.goal == "maximize" else row["metric"]
+        rank = snapshot.metric.rank(row["metric"], row["metrics"].get(LOSS))
         if best is None or rank < best[0]:
             best = (rank, row)
     return best[1] if best else None

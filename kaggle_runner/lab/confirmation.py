@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.lab.decision import EXTRA_SEEDS, same
-from kaggle_runner.lab.vary import METRIC, as_yaml
+from kaggle_runner.lab.vary import as_yaml
+from kaggle_runner.metrics import Metric
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.trial import Status, Trial
+from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.spec import SweepSpec
 
 CONFIRMED = 2
@@ -30,6 +31,8 @@ class Confirmation:
     seeds: tuple[int, ...]
     varied: tuple[str, ...]
     """The hyperparameters that the sweep searched."""
+    judged_by: Metric
+    """What the sweep goes by."""
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -62,7 +65,7 @@ class Confirmation:
         varied = {name: {"values": _distinct([params[name] for params in self.settings.values()])}
                   for name in self.varied}
         fixed = {name: {"value": value} for name, value in base.items() if name not in self.varied}
-        return {"method": "grid", "metric": {"name": METRIC, "goal": "minimize"}, "name": self.name,
+        return {"method": "grid", "metric": self.judged_by.as_dict(), "name": self.name,
                 "parameters": {**varied, "seed": {"values": list(self.seeds)}, **fixed}}
 
     def as_yaml(self) -> str:
@@ -79,16 +82,14 @@ def confirmation(snapshot: Snapshot, spec: SweepSpec, baseline: Mapping[str, Any
                  seeds: tuple[int, ...]) -> Confirmation:
     """Put the best points of a finished sweep beside the baseline, alike in all that was not searched."""
     names = tuple(spec.searched)
-    complete = [record for record in snapshot.records if record.result is not None
-                and record.result.status is Status.COMPLETE and record.result.metric is not None]
-    best = sorted(complete, key=lambda record: (record.result.metric if record.result else 0.0, record.trial.number))
     settings: dict[str, Mapping[str, Any]] = {BASELINE: dict(baseline)}
-    for record in best:
+    for record in snapshot.ranked:
         params = {**baseline, **{name: record.trial.params[name] for name in names}}
         known = any(all(same(params[name], other[name]) for name in names) for other in settings.values())
         if not known and len(settings) <= CONFIRMED:
             settings[f"trial {record.trial.id}"] = params
-    return Confirmation(name=f"{spec.name} confirmed", settings=settings, seeds=seeds, varied=names)
+    return Confirmation(name=f"{spec.name} confirmed", settings=settings, seeds=seeds, varied=names,
+                        judged_by=spec.judged_by)
 
 
 def _distinct(values: list[Any]) -> list[Any]:

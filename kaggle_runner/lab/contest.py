@@ -15,9 +15,10 @@ from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import write_atomically
 from kaggle_runner.lab.decision import Decision, Setting, Verdict, decide, same
-from kaggle_runner.lab.vary import METRIC, as_yaml
+from kaggle_runner.lab.vary import as_yaml
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
+from kaggle_runner.metrics import Metric
 from kaggle_runner.run.fixed_trials import run_trials
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
@@ -44,6 +45,10 @@ class Contest(Protocol):
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that every setting is run with."""
+
+    @property
+    def judged_by(self) -> Metric:
+        """What the settings are compared by."""
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -94,8 +99,8 @@ def run_contest(spec: Contest, order: LabOrder, environment: Environment, notify
         StudyError: the directory is another study's, or two of its runs differ in more than the variable.
         WorkerError: what the baseline names cannot be loaded; says why.
     """
-    with Study.open_for_writing(order.directory, name=spec.name, sweep=spec.sweep(), metric=METRIC, goal="minimize",
-                                seed=None) as study:
+    with Study.open_for_writing(order.directory, name=spec.name, sweep=spec.sweep(), seed=None,
+                                metric=spec.judged_by.name, goal=spec.judged_by.goal) as study:
         write_atomically(order.directory / "study.yaml", spec.as_yaml())
         stopped = _run(study, spec.first_trials(), order, environment, notify, what=spec.name)
         first = decision_of(spec, study.snapshot(), spec.seeds) if not stopped else None
@@ -148,7 +153,7 @@ def decision_of(spec: Contest, snapshot: Snapshot, seeds: Sequence[int] | None =
         raise StudyError(f"{snapshot.directory}: the baseline, {' and '.join(spec.varied)} {spec.default!r}, failed "
                          f"({failed}), so nothing can be compared with it; mend the baseline, archive the study and "
                          f"run it again")
-    return decide(settings, spec.default)
+    return decide(settings, spec.default, goal=spec.judged_by.goal)
 
 
 def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:

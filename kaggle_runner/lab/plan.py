@@ -16,18 +16,19 @@ from kaggle_runner.lab.confirmation import Confirmation, confirmation
 from kaggle_runner.lab.contest import finished
 from kaggle_runner.lab.decision import Decision
 from kaggle_runner.lab.vary import (
-    METRIC,
     SEEDS,
     PlannedStudy,
     VarySpec,
     check_baseline,
     check_keys,
+    check_metric,
     check_seeds,
     check_study,
     hold_baseline,
     make_vary,
     trainer_in,
 )
+from kaggle_runner.metrics import Metric
 from kaggle_runner.study.journal import JOURNAL, Snapshot, changed_parameters, confirm_directory, read_study
 from kaggle_runner.sweep.problems import Findings, spelled
 from kaggle_runner.sweep.scoring import HELD
@@ -62,6 +63,8 @@ class TuningPlan:
     studies: tuple[NamedStudy, ...]
     final: Mapping[str, Any]
     """The sweep at the end, without the fixed settings; empty if there is none."""
+    judged_by: Metric
+    """What all its studies and its sweep go by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,8 @@ def read_plan(path: Path) -> TuningPlan:
     path, found = find_file(path, "studies"), Findings()
     raw = parse_mapping(path, found, mark="studies")
     refuse_other_file(path, raw, "tune")
-    check_keys(found, "", raw, ("name", "note", "seeds", "baseline", "studies", "final"))
+    check_keys(found, "", raw, ("name", "note", "seeds", "baseline", "studies", "final", "metric"))
+    metric = check_metric(found, raw, trainer_in(raw.get("baseline")))
     baseline = check_baseline(found, str(path), raw.get("baseline"))
     seeds = check_seeds(found, "seeds", raw["seeds"]) if "seeds" in raw else SEEDS
     studies = _read_studies(found, str(path), raw.get("studies"), baseline, trainer_in(raw.get("baseline")))
@@ -118,22 +122,23 @@ def read_plan(path: Path) -> TuningPlan:
     check_keys(found, "final.", final, FINAL_KEYS)
     if final and baseline:
         try:
-            final_spec(final, baseline, str(path))
+            final_spec(final, baseline, str(path), metric)
         except SweepError as error:
             found.problems += [f"final.{problem}" for problem in error.problems]
     if found.problems or seeds is None:
         raise SweepError(str(path), found.problems)
     varied = {study.study.variable: [baseline[study.study.variable], *study.study.values] for study in studies}
     if final:  # one scoring for the whole plan, so that a winner's value can be followed from study to study
-        held = final_spec(final, baseline, str(path)).held
+        held = final_spec(final, baseline, str(path), metric).held
         for name, field in HELD.items():
             if field in held:
                 varied.setdefault(name, [baseline[name]]).append(held[field])
     return TuningPlan(source=str(path), name=str(raw.get("name") or path.stem), text=path.read_text(encoding="utf-8"),
-                      seeds=seeds, baseline=hold_baseline(baseline, varied), studies=studies, final=final)
+                      seeds=seeds, baseline=hold_baseline(baseline, varied), studies=studies, final=final,
+                      judged_by=metric)
 
 
-def final_spec(final: Mapping[str, Any], baseline: Mapping[str, Any], source: str) -> SweepSpec:
+def final_spec(final: Mapping[str, Any], baseline: Mapping[str, Any], source: str, metric: Metric) -> SweepSpec:
     """Return the sweep at the end of a plan on a baseline.
 
     Raises:
@@ -142,7 +147,7 @@ def final_spec(final: Mapping[str, Any], baseline: Mapping[str, Any], source: st
     searched = final.get("parameters") or {}
     fixed = {name: {"value": value} for name, value in baseline.items() if name not in searched}
     raw = {"method": "bayes", **{key: final[key] for key in ("method", "run_cap", "early_terminate") if key in final},
-           "name": final.get("name", "bayesian_optimization"), "metric": {"name": METRIC, "goal": "minimize"},
+           "name": final.get("name", "bayesian_optimization"), "metric": metric.as_dict(),
            "parameters": {**searched, **fixed}}
     return check_config(raw, source)
 
@@ -157,7 +162,7 @@ def stages(plan: TuningPlan, directory: Path) -> Iterator[Stage]:
     for index, named_study in enumerate(plan.studies):
         folder = directory / f"{index}_{folder_name(named_study.name)}"
         spec = make_vary(named_study.study, {**baseline, **named_study.settings}, source=plan.source,
-                         name=named_study.name, default_seeds=plan.seeds)
+                         name=named_study.name, default_seeds=plan.seeds, metric=plan.judged_by)
         snapshot = read_study(folder) if (folder / JOURNAL).is_file() else None
         decision = finished(spec, snapshot) if snapshot is not None and _matches(snapshot, spec.sweep()) else None
         stage = Stage(index=index, folder=folder, baseline=dict(baseline), study=spec, decision=decision)
@@ -238,7 +243,8 @@ def _final_folder(plan: TuningPlan, directory: Path) -> Path:
 
 
 def _final_stage(plan: TuningPlan, directory: Path, baseline: Mapping[str, Any]) -> Stage:
-    spec, folder = final_spec(plan.final, baseline, plan.source), _final_folder(plan, directory)
+    spec = final_spec(plan.final, baseline, plan.source, plan.judged_by)
+    folder = _final_folder(plan, directory)
     decision = contest = None
     if (folder / JOURNAL).is_file() and _matches(snapshot := read_study(folder), spec.raw) \
             and (confirm_directory(folder) / JOURNAL).is_file():

@@ -16,6 +16,7 @@ from kaggle_runner.lab.contest import Contest
 from kaggle_runner.lab.decision import Comparison, Decision, Verdict, same
 from kaggle_runner.lab.plan import Stage, TuningPlan
 from kaggle_runner.lab.vary import VarySpec, yaml_value
+from kaggle_runner.metrics import LOSS
 from kaggle_runner.study.axes import boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import t_975
@@ -135,8 +136,9 @@ def verdict(spec: VarySpec, decision: Decision) -> str:
 
 def errors_table(contest: Contest, snapshot: Snapshot, decision: Decision) -> list[list[str]]:
     """Return each value with its mean, its gain and how sure that is, the header first."""
-    in_bits = trainer_of(snapshot.records[0].trial.params) == "charlm"
-    rows = [["value", "seeds", "mean eval/loss", *(["bits/char"] if in_bits else []), "gain over the default",
+    metric = contest.judged_by.name
+    in_bits = metric == LOSS and trainer_of(snapshot.records[0].trial.params) == "charlm"
+    rows = [["value", "seeds", f"mean {metric}", *(["bits/char"] if in_bits else []), "gain over the default",
              "standard error", "95 % interval", "effect", "tokens"]]
     for row in decision.comparisons:
         tokens = {record.result.tokens for record in snapshot.records if record.result is not None
@@ -151,8 +153,11 @@ def errors_table(contest: Contest, snapshot: Snapshot, decision: Decision) -> li
 
 def reading(contest: Contest, decision: Decision) -> str:
     """Say how the table is to be read, and how large the noise is."""
-    lines = ["Losses are in nats; a gain is the mean over the seeds that both have of how much lower the loss is, and "
-             "an effect is the gain in deviations of the noise."]
+    metric = contest.judged_by
+    what = "Losses are in nats; a gain" if metric.name == LOSS else "A gain"
+    better = "lower" if metric.goal == "minimize" else "higher"
+    lines = [f"{what} is the mean over the seeds that both have of how much {better} the "
+             f"{metric.short.replace('_', ' ')} is, and an effect is the gain in deviations of the noise."]
     if decision.noise is not None:
         lines.append(f"Noise: {_number(decision.noise)}, the deviation of a loss when the levels of value and seed are "
                      f"taken away, with {decision.freedom} degrees of freedom; a gain below "

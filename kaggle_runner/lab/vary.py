@@ -6,21 +6,22 @@ Read from a file, or made by a tuning plan from the baseline that it has come to
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, config_from_params, field_types
 from kaggle_runner.errors import ConfigError, SweepError
 from kaggle_runner.lab.decision import EXTRA_SEEDS, same
+from kaggle_runner.metrics import MEASURED, Metric
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion, yaml_number
 from kaggle_runner.sweep.scoring import HELD, most_counted
+from kaggle_runner.sweep.sections import read_metric
 from kaggle_runner.sweep.spec import check_config
 from kaggle_runner.sweep.yaml_file import find_file, parse_mapping, refuse_other_file
 
-METRIC = "eval/loss"
 SEEDS = (1, 2, 3)
 """The seeds of a study whose file names none."""
 _MEASURE = "it changes what is measured"
@@ -53,6 +54,8 @@ class VarySpec:
     seeds: tuple[int, ...]
     baseline: Mapping[str, Any]
     """Every field of the config but `seed`, the variable's default among them."""
+    judged_by: Metric = field(default_factory=Metric)
+    """What its values are compared by."""
     note: str = ""
     """Why the variable is studied, in the author's words."""
 
@@ -87,7 +90,7 @@ class VarySpec:
     def sweep(self) -> dict[str, Any]:
         """Return the study as a sweep file would say it: what its journal begins with."""
         fixed = {name: {"value": value} for name, value in self.baseline.items() if name != self.variable}
-        return {"method": "grid", "metric": {"name": METRIC, "goal": "minimize"}, "name": self.name,
+        return {"method": "grid", "metric": self.judged_by.as_dict(), "name": self.name,
                 "parameters": {self.variable: {"values": list(self.values)}, "seed": {"values": list(self.seeds)},
                                **fixed},
                 "description": f"one-at-a-time study of {self.variable} from {spelled(self.default)}"}
@@ -96,7 +99,9 @@ class VarySpec:
         """Return a file that `vary` reads back as this study."""
         note = f"note: {json.dumps(self.note, ensure_ascii=False)}\n" if self.note else ""
         values = ", ".join(map(yaml_value, self.values))
-        return (f"{note}vary: {self.variable}\nvalues: [{values}]\nseeds: {list(self.seeds)}\n"
+        metric = "" if self.judged_by == Metric() else (
+            f"metric: {{name: {self.judged_by.name}, goal: {self.judged_by.goal}}}\n")
+        return (f"{note}vary: {self.variable}\nvalues: [{values}]\nseeds: {list(self.seeds)}\n{metric}"
                 f"baseline:\n{as_yaml(self.baseline, indent='  ')}")
 
     def _trials(self, points: list[tuple[Any, int]], first: int) -> list[Trial]:
@@ -114,12 +119,14 @@ def read_vary(path: Path) -> VarySpec:
     path, found = find_file(path, "vary"), Findings()
     raw = parse_mapping(path, found, mark="vary")
     refuse_other_file(path, raw, "vary")
-    check_keys(found, "", raw, ("vary", "values", "seeds", "baseline", "name", "note"))
+    check_keys(found, "", raw, ("vary", "values", "seeds", "baseline", "name", "note", "metric"))
     baseline = check_baseline(found, str(path), raw.get("baseline"))
     study = check_study(found, "", raw, baseline, trainer=trainer_in(raw.get("baseline")))
+    metric = check_metric(found, raw, trainer_in(raw.get("baseline")))
     if found.problems or study is None:
         raise SweepError(str(path), found.problems)
-    return make_vary(study, baseline, source=str(path), name=raw.get("name") or path.stem, default_seeds=SEEDS)
+    return make_vary(study, baseline, source=str(path), name=raw.get("name") or path.stem, default_seeds=SEEDS,
+                     metric=metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +140,14 @@ class PlannedStudy:
 
 
 def make_vary(study: PlannedStudy, baseline: Mapping[str, Any], *, source: str, name: str,
-              default_seeds: tuple[int, ...]) -> VarySpec:
+              default_seeds: tuple[int, ...], metric: Metric) -> VarySpec:
     """Put a study on a baseline; the baseline's own value leads the values if it is not among them."""
     default = baseline[study.variable]
     baseline = hold_baseline(baseline, {study.variable: (default, *study.values)})
     known = any(same(value, default) for value in study.values)
     return VarySpec(source=source, name=name, variable=study.variable, note=study.note,
                     values=study.values if known else (default, *study.values),
-                    seeds=study.seeds or default_seeds, baseline=baseline)
+                    seeds=study.seeds or default_seeds, baseline=baseline, judged_by=metric)
 
 
 def hold_baseline(baseline: Mapping[str, Any], varied: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -176,6 +183,15 @@ def check_baseline(found: Findings, source: str, raw: Any) -> dict[str, Any]:
         found.problem("baseline", str(error))
         return {}
     return {name: value for name, value in config.as_dict().items() if name != "seed"}
+
+
+def check_metric(found: Findings, raw: Mapping[str, Any], trainer: str | None) -> Metric:
+    """Return what a file's values are compared by, the loss where it says nothing, after adding its problems."""
+    if trainer is None:
+        return Metric()
+    before = len(found.problems)
+    name, goal, _ = read_metric(found, raw, MEASURED[trainer])
+    return Metric(name=name, goal=goal) if len(found.problems) == before else Metric()
 
 
 def trainer_in(baseline: Any) -> str | None:

@@ -103,13 +103,13 @@ class Plan:
                 "session_trials": self.times.session_trials, "week_s": WEEK_S, "week_trials": self.times.week_trials},
         }
 
-    def as_lines(self) -> list[tuple[str, str]]:
-        """Return the plan as (label, text) lines for a person."""
+    def as_lines(self, *, with_time: bool = True) -> list[tuple[str, str]]:
+        """Return the plan as (label, text) lines for a person; without the time of trials where there are none."""
         config = self.forecasts[0].fit.config
         return [("sweep", f"{self.spec.name}: {config.model}{', 4-bit' if config.load_in_4bit else ''}"),
                 ("device", f"{self.limit.device}, {in_gib(self.limit.budget_bytes)} a trial"),
-                ("", self.limit.reason), *_forecast_lines(self.forecasts), *_time_lines(self),
-                *_confirm_lines(self.spec)]
+                ("", self.limit.reason), *_forecast_lines(self.forecasts),
+                *(_time_lines(self) if with_time else ()), *(_confirm_lines(self.spec) if with_time else ())]
 
 
 def plan(spec: SweepSpec, limit: MemoryLimit, *, seconds_per_step: float | None = None,

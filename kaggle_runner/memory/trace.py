@@ -263,7 +263,7 @@ def _micro_batch(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> No
 def _evaluate(base: BaseModel, config: FinetuneConfig, live: LiveBytes) -> None:
     """Evaluate one batch of the shape that has the most tokens."""
     count, length = fullest_evaluation(config)
-    finetune.evaluate(base, _full_rows(count, length), config)
+    finetune.scored_batches(base, _full_rows(count, length), config)
 
 
 def _full_rows(count: int, length: int) -> EncodedRows:

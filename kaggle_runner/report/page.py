@@ -17,6 +17,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from kaggle_runner.metrics import Metric, format_metric
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
@@ -142,7 +143,8 @@ def _searched(analysis: Analysis, place: str) -> list[str]:
     """Return what one asks of a search: what is best, what mattered, where to search next."""
     mattered_text = "" if analysis.shares else _paragraph(say.importance(analysis), "sentence")
     return [
-        _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""), _facts(_numbers(analysis)),
+        _paragraph(say.winner(analysis), "answer"), _paragraph(say.noise(analysis), ""),
+        _paragraph(say.agreement(analysis), ""), _facts(_numbers(analysis)),
         _settings(analysis), *_warnings(analysis),
         "<h3>What is best, and by how much</h3>", _cards(place, trial_figures(analysis)), _repeats(analysis),
         "<h3>What mattered</h3>", mattered_text, _cards(place, map_figures(analysis)),
@@ -171,6 +173,7 @@ def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
     rows = analysis.rows
     columns = [_column("trial", [row.id for row in rows]), _column("status", [row.status for row in rows]),
                _column(analysis.metric, [row.value for row in rows]) | {"padded": True}]
+    columns += [_column(other.short, [row.metrics.get(other.name) for row in rows]) for other in analysis.others]
     columns += [_column(axis.name, [_plain(row.params.get(axis.name)) for row in rows]) for axis in analysis.axes]
     if len({row.params.get("seed") for row in rows}) > 1:
         columns.append(_column("seed", [_plain(row.params.get("seed")) for row in rows]))
@@ -263,6 +266,10 @@ def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
         change = (f"the best is {percent_text(abs(ranked[0].mean / base - 1))} "
                   f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base else "")
         facts.append(("untouched base", metric_text(base), change))
+    beside = Metric(name=analysis.metric, goal=analysis.goal).beside
+    facts += [(other.short.replace("_", " "), format_metric(other.name, other.winner),
+               "" if other.base is None else f"the untouched base has {format_metric(other.name, other.base)}")
+              for other in analysis.others if other.name == beside]
     known = analysis.noise
     facts.append(("noise of one trial", f"± {number_text(known.deviation, 2)}" if known else "not known",
                   f"at most {number_text(known.upper, 2)}" if known else ""))

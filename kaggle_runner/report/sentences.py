@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from kaggle_runner.report.analysis.agreement import agreement as other_winners
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Contour, Region, Row
 from kaggle_runner.report.analysis.first_place import MIN_FOR_NOISE
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
@@ -47,6 +48,13 @@ def winner(analysis: Analysis) -> str:
     return (f"First place is shared by {who} complete configurations: chance alone may have ordered them. "
             f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} {'is' if len(best.trial_ids) == 1 else 'are'} "
             f"{name} with {value}.")
+
+
+def agreement(analysis: Analysis) -> str:
+    """Say whether the metrics that were measured beside the study's own have the same winner."""
+    if analysis.best is None or len(analysis.complete) < 2:
+        return ""
+    return other_winners(analysis.metric, analysis.best.id, analysis.others)
 
 
 def configuration_text(one: Configuration) -> str:

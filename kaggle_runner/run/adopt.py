@@ -106,7 +106,7 @@ def _write(new: Path, old: Snapshot, spec: SweepSpec, kept: Sequence[tuple[Trial
         if lessons or known.lessons or known.start:
             study.append(Known(lessons=(*known.lessons, *lessons), start=known.start).as_event())
         if kept and old.baseline is not None:
-            study.record_baseline(old.baseline)
+            study.record_baseline(old.baseline, old.base_scores)
         for number, (record, params) in enumerate(kept):
             assert record.result is not None
             trial = replace(record.trial, id=f"{number:04d}", number=number, params=params)

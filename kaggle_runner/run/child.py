@@ -22,18 +22,19 @@ def package_path(environ: Mapping[str, str]) -> str:
 
 
 class ChildProcess:
-    """A process in a session of its own, so that Ctrl-C goes to its parent alone, which decides.
+    """A process in a session of its own, so that Ctrl-C goes to its parent alone, which decides; or in its parent's.
 
     It gets lines on stdin and tells events on stdout, one in a line; each goes to `take`, in a thread, and then none
     when it has closed its end. A line that is no event becomes a `Failed` that shows it.
     """
 
     def __init__(self, module: str, *, environ: Mapping[str, str], take: Callable[[Event | None], None],
-                 stderr: IO[bytes] | None = None, cores: Collection[int] | None = None) -> None:
+                 stderr: IO[bytes] | None = None, cores: Collection[int] | None = None,
+                 own_session: bool = True) -> None:
         self._take = take
         self._process = subprocess.Popen(
             [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-            env=dict(environ), text=True, encoding="utf-8", start_new_session=True)
+            env=dict(environ), text=True, encoding="utf-8", start_new_session=own_session)
         if cores:
             os.sched_setaffinity(self.pid, cores)
         self._reader = threading.Thread(target=self._read, name=f"{module.rsplit('.', 1)[1]}-{self.pid}", daemon=True)

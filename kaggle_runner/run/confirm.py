@@ -80,11 +80,8 @@ class Confirmed:
 
 def chosen(snapshot: Snapshot, confirm: Confirm) -> list[TrialRecord]:
     """Return the trials that are confirmed: the best complete ones of different configurations."""
-    sign = -1.0 if snapshot.info.goal == "maximize" else 1.0
-    complete = [record for record in snapshot.records if record.result is not None
-                and record.result.status is Status.COMPLETE and record.result.metric is not None]
     found: list[TrialRecord] = []
-    for record in sorted(complete, key=lambda record: (sign * _metric(record), record.trial.number)):
+    for record in snapshot.ranked:
         if not any(_alike(record.trial.params, other.trial.params) for other in found):
             found.append(record)
     return found[:confirm.top]
@@ -139,13 +136,13 @@ def confirmed(snapshot: Snapshot, confirm: Confirm) -> Confirmed | None:
     whole = {name: values for name, values in further.items() if len(values) == seeds}
     if not seeds or len(whole) < 2:
         return None
-    sign = -1.0 if snapshot.info.goal == "maximize" else 1.0
+    sign = snapshot.metric.sign
     candidates = [Candidate(trial=records[name].trial, first=_metric(records[name]), further=tuple(values))
                   for name, values in whole.items()]
     repeats = find_repeats([(record.trial.id, record.trial.params, record.result.metric) for record in other.finished
                             if record.result and record.result.metric is not None
                             and record.result.status is Status.COMPLETE])
-    return Confirmed(candidates=tuple(sorted(candidates, key=lambda one: (sign * one.mean, one.trial.number))),
+    return Confirmed(candidates=tuple(sorted(candidates, key=lambda one: sign * one.mean)),
                      stated=stated_mean(candidates, sign), seeds=seeds,
                      noise=noise_of_repeats(repeats, "confirmed with several seeds"))
 

@@ -23,7 +23,8 @@ from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
 from kaggle_runner.run.points.prior import Known, known_of, lessons_of
 from kaggle_runner.run.rungs import extrapolated, rung_gate
-from kaggle_runner.run.search import OptunaSearch, SearchEnd, run_sweep, warm_up
+from kaggle_runner.run.search import OptunaSearch, Search, SearchEnd, run_sweep, warm_up
+from kaggle_runner.run.shared.order import SharedOrder, join_shared, refuse_alone
 from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import prepare_session, worker_settings
@@ -59,6 +60,8 @@ class SweepOrder:
     one_thread: bool = False
     """Train on one CPU thread: the same losses on a machine with other cores."""
     deadline: Deadline
+    shared: SharedOrder | None = None
+    """The database that holds the search, where it is not this machine's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,39 +87,52 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     """
     known = begin_with(spec, order, notify)
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
+    record = join_shared(order.shared, spec, order.seed, known, notify) if order.shared else None
+    if record is None:
+        refuse_alone(order.directory)
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
-                                 seed=order.seed) as study, end_on_signals(notify) as ending):
+                                 seed=record.info.seed if record else order.seed) as study,
+          end_on_signals(notify) as ending, contextlib.ExitStack() as stack):
         if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
             study.append(known.as_event())
         workers = worker_settings(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         if order.one_thread:
             workers = [replace(worker, threads=1) for worker in workers]
         failures = FailureBudget()
-        search = OptunaSearch(study, spec, notify=notify, defaults=order.defaults, failures=failures,
-                              told_value=lambda result: extrapolated(result, study.snapshot()),
-                              stops_early=order.stops_early)
+        ends = preempts(ending, order.deadline)
+        if record is not None and order.shared is not None:
+            from kaggle_runner.run.shared.search import SharedSearch
+
+            search: OptunaSearch | SharedSearch = stack.enter_context(SharedSearch(
+                record, study, spec, notify=notify, ends=ends, checkpoints=order.shared.checkpoints,
+                defaults=order.defaults, failures=failures, stops_early=order.stops_early))
+        else:
+            search = OptunaSearch(study, spec, notify=notify, defaults=order.defaults, failures=failures,
+                                  told_value=lambda result: extrapolated(result, study.snapshot()),
+                                  stops_early=order.stops_early)
         total = search.total(order.count)
         study.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers), "trials": total,
             "deadline": order.deadline.at, "budget": budget_for(environment).as_dict()})
-        before = study.snapshot()
+        everything = study if isinstance(search, OptunaSearch) else search
+        before = everything.snapshot()
         finished = len(before.finished)
         notify(SweepStarted(total=total, finished=finished, directory=str(order.directory), workers=len(workers),
                             seconds=seconds_of(before)))
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as supervisors:
             runners = [TrialRunner(
-                supervisor=stack.enter_context(Supervisor(
+                supervisor=supervisors.enter_context(Supervisor(
                     study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
-                    end_asked=preempts(ending, order.deadline),
+                    end_asked=lambda: ends() or search.end_asked(),
                     rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
-                    judge=lambda trial, step, loss: goes_on(spec, study, trial, step, loss))),
+                    judge=lambda trial, step, value, loss: goes_on(spec, everything, trial, step, value, loss))),
                 deadline=order.deadline, notify=notify, shown=spec.searched or spec.parameters, failures=failures,
                 interrupted=ending.is_set) for settings in workers]
             if finished < total:
                 with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
                     _measure_base_first(runners[0], search)
             outcomes = _run_workers(runners, search, order, ending)
-        snapshot = study.snapshot()
+        snapshot = study.snapshot() if isinstance(search, OptunaSearch) else search.close()
     telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
     return SweepSession(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up,
                         interrupted=telling.cut_short)
@@ -159,7 +175,7 @@ def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | No
     return Known(lessons=lessons, start=order.start or {})
 
 
-def _measure_base_first(runner: TrialRunner, search: OptunaSearch) -> None:
+def _measure_base_first(runner: TrialRunner, search: Search) -> None:
     """Load what the first point names, so that what cannot be loaded is said once; unless that point does not fit."""
     runner.supervisor.start()
     warm_up()  # while the worker imports torch
@@ -169,7 +185,7 @@ def _measure_base_first(runner: TrialRunner, search: OptunaSearch) -> None:
         runner.measure_base_of(first)
 
 
-def _run_workers(runners: list[TrialRunner], search: OptunaSearch, order: SweepOrder,
+def _run_workers(runners: list[TrialRunner], search: Search, order: SweepOrder,
                  ending: threading.Event) -> list[SearchEnd]:
     """Run trials on every worker until nothing is left to do; an error in one ends the others cleanly."""
 

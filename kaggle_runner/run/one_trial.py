@@ -8,18 +8,26 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.rungs import rung_gate, stays, values_at
+from kaggle_runner.run.rungs import rung_gate, scores_at, stays
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
-from kaggle_runner.study.journal import Study
+from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.pace import refusal
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
+
+
+class Readable(Protocol):
+    """Trials that can be read as they stand: a study, or one that several machines share."""
+
+    def snapshot(self) -> Snapshot:
+        """Read them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +111,13 @@ class TrialRunner:
         if snapshot.baseline is None:
             value = self.supervisor.measure_baseline(trial.config)
             if value is not None:
-                self.notify(BaseMeasured(metric=snapshot.info.metric, value=value))
+                self.notify(BaseMeasured(metric=snapshot.info.metric, value=value,
+                                         scores=self.study.snapshot().base_scores))
 
 
-def goes_on(spec: SweepSpec, study: Study, trial: Trial, step: int, value: float) -> bool:
+def goes_on(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float, loss: float | None) -> bool:
     """Judge a trial at a rung by what the others of its study measured there."""
-    return stays(rung_gate(spec, trial.config), value, values_at(study.snapshot(), step, without=trial.id))
+    return stays(rung_gate(spec, trial.config), (value, loss), scores_at(study.snapshot(), step, without=trial.id))
 
 
 def preempts(ending: threading.Event, deadline: Deadline) -> Callable[[], str | None]:

@@ -26,7 +26,7 @@ from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Sampler
 from kaggle_runner.wording import how_many
 
-__all__ = ["OptunaSearch", "SearchEnd", "run_sweep", "warm_up"]
+__all__ = ["OptunaSearch", "Search", "SearchEnd", "run_sweep", "warm_up"]
 
 LONG = 15
 """Trials of a sweep beyond which it may end early, and before which it never does: at fewer, no rule pays."""
@@ -49,22 +49,19 @@ class SearchEnd:
     """Whether the same failure came again and again, so that the sweep is not done."""
 
 
-class OptunaSearch:
-    """The trials of a study and what comes next; several threads may ask and tell at once."""
+class Search:
+    """The trials of a study, what is known of them and what comes next; where they are kept is a subclass's matter."""
 
-    def __init__(self, study: Study, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
+    def __init__(self, snapshot: Snapshot, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
                  told_value: Callable[[TrialResult], float | None] = lambda result: result.metric,
-                 sampler: Sampler | None = None, notify: Notify = lambda event: None,
-                 failures: FailureBudget | None = None, stops_early: bool = False) -> None:
-        """Open the study's search and bring Optuna's copy in line with the record.
+                 sampler: Sampler | None = None, failures: FailureBudget | None = None,
+                 stops_early: bool = False) -> None:
+        """Begin with what a study knows besides its trials.
 
         `defaults` is the configuration that trial 0 is made of, the config's own if none is given; `told_value`
         is what the sampler shall learn from a pruned trial, its measured metric if nothing better is known; `sampler`
         says who chooses the points of a `bayes` sweep, in place of the file; `stops_early` ends a long one when
         little is expected of another trial.
-
-        Raises:
-            StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
         """
         self._spec = spec
         self._points = None if spec.method == "random" else spec.count
@@ -82,15 +79,12 @@ class OptunaSearch:
         self._stops_early = stops_early
         self._expected: NextPoint | None = None
         self.gave_up = False
-        snapshot = study.snapshot()
         self._seed = snapshot.info.seed
         known = known_of(snapshot)
         self._prior = observations(known.lessons, spec)
         self._is_given = bool(known.start)
         if known.start:
             self._defaults = {**self._defaults, **known.start}
-        self._journal = self._open(snapshot, notify)
-        self._adopt(snapshot, notify)
 
     def total(self, count: int | None) -> int:
         """Return how many trials the study shall have in the end: `count`, else the file's `run_cap`, else the grid.
@@ -122,6 +116,92 @@ class OptunaSearch:
         taken = len(self._results) + len(self._held)
         return self._end is not None or taken >= total or taken == self._points
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Say whether there is more to do, though nothing more for this session."""
+        return False
+
+    def end_asked(self) -> str | None:
+        """Say that the trial of the calling thread shall end, for a reason of the search; none else."""
+        return None
+
+    def was_lost(self, trial: Trial) -> bool:
+        """Say whether a trial was given to another machine while it ran here."""
+        return False
+
+    def ask(self, total: int) -> Trial | None:
+        """Return the next trial to run; none when there is none for this session."""
+        raise NotImplementedError
+
+    def tell(self, trial: Trial, result: TrialResult) -> bool:
+        """Take in how a trial ended, and say whether it counts; one that was preempted does not."""
+        raise NotImplementedError
+
+    def _propose(self, number: int) -> Trial | None:
+        past = [self._observation(earlier) for earlier in self._trials if earlier != number]
+        proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults,
+                           sampler=self._sampler, prior=self._prior, is_given=self._is_given)
+        if proposal is None:
+            return None
+        self._expected = proposal.expected
+        return Trial(id=f"{number:04d}", number=number, params=proposal.params, origin=proposal.origin)
+
+    def _little_expected(self) -> str | None:
+        """Say why another trial is not worth its time, if the model expects less of it than the noise can hide."""
+        expected = self._expected
+        if expected is None or expected.gain >= STOP_SHARE * expected.noise:
+            return None
+        return (f"after {len(self._results)} trials another one is expected to improve {self._spec.metric} by "
+                f"{expected.gain * expected.unit:.2g}, under a quarter of the noise of "
+                f"{expected.noise * expected.unit:.2g}; --no-early-end goes on")
+
+    def _observation(self, number: int) -> Observation:
+        """Say what the sampler is to learn from a trial."""
+        trial, result = self._trials[number], self._results.get(number)
+        if result is None:
+            return Observation(params=trial.params, told=Told.RUNNING)
+        kind = result.notes.get("kind")
+        value = self._told[number] if result.status is Status.PRUNED else result.metric
+        if result.status in (Status.COMPLETE, Status.PRUNED) and value is not None:
+            value = self._spec.judged_by.for_search(value, result.loss)
+            if math.isfinite(value):
+                return Observation(params=trial.params, told=Told.VALUE, value=value)
+            return Observation(params=trial.params, told=Told.BAD)
+        if result.status is Status.INFEASIBLE or kind == "out_of_memory":
+            return Observation(params=trial.params, told=Told.INFEASIBLE)
+        bad = kind == "not_finite" or self._failed_alike(number)
+        return Observation(params=trial.params, told=Told.BAD if bad else Told.NOTHING)
+
+    def _failed_alike(self, number: int) -> bool:
+        """Say whether another point failed for the same reason: then it may be where they lie, and not chance."""
+        reason = alike(self._results[number].reason)
+        return any(other != number and result.status is Status.FAILED and alike(result.reason) == reason
+                   and self._trials[other].params != self._trials[number].params
+                   for other, result in self._results.items())
+
+    def _learn(self, trial: Trial, result: TrialResult, told: float | None) -> None:
+        """Take in a result, and what the sampler is told of it if it was pruned."""
+        self._results[trial.number], self._told[trial.number] = result, told
+        target, metric = self._spec.target, result.metric
+        if target is not None and metric is not None and result.status is Status.COMPLETE and (
+                not self._spec.judged_by.is_better(target, metric)):
+            self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
+
+
+class OptunaSearch(Search):
+    """The search of a study on this machine, with Optuna's copy beside it; several threads may ask and tell at once."""
+
+    def __init__(self, study: Study, spec: SweepSpec, *, notify: Notify = lambda event: None, **known: Any) -> None:
+        """Open the study's search and bring Optuna's copy in line with the record; `known` is as `Search` has it.
+
+        Raises:
+            StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
+        """
+        snapshot = study.snapshot()
+        super().__init__(snapshot, spec, **known)
+        self._journal = self._open(snapshot, notify)
+        self._adopt(snapshot, notify)
+
     def ask(self, total: int) -> Trial | None:
         """Return the next trial to run, one that was cut off before a new one; none when the sweep is at its end.
 
@@ -146,7 +226,7 @@ class OptunaSearch:
             self._held.add(number)
             return self._trials[number]
 
-    def tell(self, trial: Trial, result: TrialResult) -> None:
+    def tell(self, trial: Trial, result: TrialResult) -> bool:
         """Take in how a trial ended; a preempted one stays open for the next session.
 
         Raises:
@@ -154,11 +234,12 @@ class OptunaSearch:
         """
         with self._lock:
             if result.status is Status.PREEMPTED:
-                return
+                return False
             self._take(trial, result)
             self._held.discard(trial.number)
             if self.failures.verdict is not None:  # the same bug strikes again and again
                 self._end, self.gave_up = self.failures.verdict, True
+        return True
 
     def _open(self, snapshot: Snapshot, notify: Notify) -> OptunaJournal:
         """Open Optuna's copy; one that cannot be used is put aside and begun anew."""
@@ -197,47 +278,6 @@ class OptunaSearch:
         if added:
             notify(Note(text=f"{how_many(added, 'trial')} of the record added to {self._journal.path.name}"))
 
-    def _propose(self, number: int) -> Trial | None:
-        past = [self._observation(earlier) for earlier in self._trials if earlier != number]
-        proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults,
-                           sampler=self._sampler, prior=self._prior, is_given=self._is_given)
-        if proposal is None:
-            return None
-        self._expected = proposal.expected
-        return Trial(id=f"{number:04d}", number=number, params=proposal.params, origin=proposal.origin)
-
-    def _little_expected(self) -> str | None:
-        """Say why another trial is not worth its time, if the model expects less of it than the noise can hide."""
-        expected = self._expected
-        if expected is None or expected.gain >= STOP_SHARE * expected.noise:
-            return None
-        return (f"after {len(self._results)} trials another one is expected to improve {self._spec.metric} by "
-                f"{expected.gain * expected.unit:.2g}, under a quarter of the noise of "
-                f"{expected.noise * expected.unit:.2g}; --no-early-end goes on")
-
-    def _observation(self, number: int) -> Observation:
-        """Say what the sampler is to learn from a trial."""
-        trial, result = self._trials[number], self._results.get(number)
-        if result is None:
-            return Observation(params=trial.params, told=Told.RUNNING)
-        kind = result.notes.get("kind")
-        value = self._told[number] if result.status is Status.PRUNED else result.metric
-        if result.status in (Status.COMPLETE, Status.PRUNED) and value is not None:
-            if math.isfinite(value):
-                return Observation(params=trial.params, told=Told.VALUE, value=value)
-            return Observation(params=trial.params, told=Told.BAD)
-        if result.status is Status.INFEASIBLE or kind == "out_of_memory":
-            return Observation(params=trial.params, told=Told.INFEASIBLE)
-        bad = kind == "not_finite" or self._failed_alike(number)
-        return Observation(params=trial.params, told=Told.BAD if bad else Told.NOTHING)
-
-    def _failed_alike(self, number: int) -> bool:
-        """Say whether another point failed for the same reason: then it may be where they lie, and not chance."""
-        reason = alike(self._results[number].reason)
-        return any(other != number and result.status is Status.FAILED and alike(result.reason) == reason
-                   and self._trials[other].params != self._trials[number].params
-                   for other, result in self._results.items())
-
     def _take(self, trial: Trial, result: TrialResult) -> None:
         if self._journal.is_finished(trial.number):
             told = self._journal.told(trial.number)
@@ -246,15 +286,10 @@ class OptunaSearch:
             if told is None and result.status is Status.PRUNED:
                 told = self._told_value(result)
             self._journal.finish(trial, result, told)
-        self._results[trial.number], self._told[trial.number] = result, told
-        target, metric = self._spec.target, result.metric
-        if target is not None and metric is not None and result.status is Status.COMPLETE:
-            reached = metric <= target if self._spec.goal == "minimize" else metric >= target
-            if reached:
-                self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
+        self._learn(trial, result, told)
 
 
-def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,
+def run_sweep(search: Search, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,
               may_start: Callable[[], str | None] = lambda: None) -> SearchEnd:
     """Run trials until the study has as many as it shall have, or something ends the session.
 
@@ -272,12 +307,14 @@ def run_sweep(search: OptunaSearch, *, run_trial: Callable[[Trial], TrialResult]
             return SearchEnd(reason=refusal, trials_run=trials_run, cut_short=True)
         trial = search.ask(total)
         if trial is None:
+            if search.is_unfinished:
+                return SearchEnd(reason=search.reason, trials_run=trials_run, cut_short=True)
             break
         result = run_trial(trial)
-        search.tell(trial, result)
-        if result.status is Status.PREEMPTED:
+        counts = search.tell(trial, result)
+        if result.status is Status.PREEMPTED and not search.was_lost(trial):
             return SearchEnd(reason=result.reason or f"trial {trial.id} was preempted", trials_run=trials_run,
                                 cut_short=True)
-        trials_run += 1
+        trials_run += counts
     return SearchEnd(reason=search.reason, trials_run=trials_run, gave_up=search.gave_up)
 

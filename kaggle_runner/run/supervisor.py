@@ -36,6 +36,7 @@ from kaggle_runner.events import (
     Trained,
 )
 from kaggle_runner.memory.fit import MemoryLimit
+from kaggle_runner.metrics import Evaluations, Metric
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
@@ -44,6 +45,8 @@ from kaggle_runner.study.weights import drop_beaten_weights
 POLL_S = 0.2
 ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
+GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "refused")
+"""Failures after which a final training goes on from its checkpoint: of the machine, or what a person can mend."""
 ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 
@@ -77,10 +80,12 @@ class Supervisor:
     """Asked a few times a second while the worker is busy: none, `stop` or `preempt`."""
     rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
     """The steps at which a trial of this config is judged."""
-    judge: Callable[[Trial, int, float], bool] = lambda trial, step, loss: True
+    judge: Callable[[Trial, int, float, float | None], bool] = lambda trial, step, value, loss: True
     """Says at a rung whether a trial goes on."""
     limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
+    shares: int = 0
+    """Parts into which the rows of a step are dealt, for the processes of a final training; 0: trials are run."""
     _worker: WorkerProcess | None = None
     _train_rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
@@ -102,7 +107,7 @@ class Supervisor:
             self._worker = WorkerProcess(self.settings)
 
     def measure_baseline(self, config: Config) -> float | None:
-        """Measure the untouched base, load it if need be, and record the value in the study.
+        """Measure the untouched base, load it if need be, record all of it in the study, and return its metric.
 
         None for a model that is trained from nothing: then only what the config names is loaded.
 
@@ -110,13 +115,14 @@ class Supervisor:
             WorkerError: the worker died or could not load what the config names; the message says why.
             Unfinished: somebody wished for an end meanwhile.
         """
-        request = MeasureBase if config.has_base else Prepare
-        answer = self._converse(request(config=config.as_dict()))
+        request = MeasureBase(config=config.as_dict(), metric=self.study.snapshot().info.metric) \
+            if config.has_base else Prepare(config=config.as_dict())
+        answer = self._converse(request)
         if isinstance(answer, Failed):
             raise WorkerError(answer.message)
         if not isinstance(answer, BaseMeasured):
             return None
-        self.study.record_baseline(answer.value)
+        self.study.record_baseline(answer.value, answer.scores)
         return answer.value
 
     def counted(self, config: Config) -> Config:
@@ -124,7 +130,7 @@ class Supervisor:
         rows = self._train_rows.get(config.rows_key) if isinstance(config, FinetuneConfig) else None
         return config if rows is None or not isinstance(config, FinetuneConfig) else config.counted(rows)
 
-    def _count_rows(self, config: Config) -> Config:
+    def count_rows(self, config: Config) -> Config:
         """Return a config with the steps that its epochs take; its rows are loaded for it if they were not yet.
 
         Raises:
@@ -185,7 +191,8 @@ class Supervisor:
         result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 3), attempts=attempts)
         self.study.record_end(result)
         drop_beaten_weights(self.study.snapshot())
-        if result.status is not Status.PREEMPTED:
+        is_kept = self.shares and result.status is Status.FAILED and result.notes.get("kind") in GO_ON
+        if result.status is not Status.PREEMPTED and not is_kept:
             shutil.rmtree(self.study.trial_directory(trial.id) / "checkpoint", ignore_errors=True)
         return result
 
@@ -223,23 +230,30 @@ class Supervisor:
 
     def _attempt(self, trial: Trial, config: Config, keep: str = "") -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""
-        directory = self.study.trial_directory(trial.id)
+        directory, metric = self.study.trial_directory(trial.id), self.study.snapshot().metric
         try:
-            counted = self._count_rows(config)
+            counted = self.count_rows(config)
         except Unfinished as error:
             return _unfinished(trial, self.end_asked(), str(error))
         except WorkerDied as error:
             self._drop_worker()
-            return _Progress().failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
+            return _Progress(metric).failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
                                       exit_status=error.worker_status)
         except WorkerError as error:
             return _failure(trial, str(error))
+        between = counted.eval_steps
+        if self.shares and isinstance(counted, FinetuneConfig):
+            from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints  # not for trials
+
+            counted = spread(counted)
+            between = steps_between_checkpoints(counted)
         if counted is not config:
             config = counted
             self.study.record_config(trial.id, config.as_dict())
         request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
-                        checkpoint_steps=config.eval_steps, rung_steps=tuple(self.rungs(config)), keep=keep)
-        progress = _Progress()
+                        checkpoint_steps=between, rung_steps=tuple(self.rungs(config)),
+                        keep=keep, metric=metric.name, goal=metric.goal, shares=self.shares)
+        progress = _Progress(metric)
 
         def follow(event: Event) -> None:
             if isinstance(event, Attached | Resumed):
@@ -249,7 +263,7 @@ class Supervisor:
                 self.study.log(trial.id, event.row)
                 progress.take(event.row)
             elif isinstance(event, AtRung) and self._worker is not None:
-                self._worker.send(RungVerdict(go_on=self.judge(trial, event.step, event.value)))
+                self._worker.send(RungVerdict(go_on=self.judge(trial, event.step, event.value, event.loss)))
 
         try:
             answer = self._converse(request, follow)
@@ -321,19 +335,21 @@ class Supervisor:
 class _Progress:
     """What a running trial has shown so far: all that remains of it when its worker dies."""
 
+    metric: Metric
     steps: int = 0
     tokens: int = 0
-    evaluations: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(metric=self.metric)
 
     def take(self, row: Mapping[str, Any]) -> None:
         self.steps, self.tokens = row["step"], row.get("tokens", self.tokens)
-        if "eval/loss" in row:
-            self.evaluations = (*self.evaluations, (row["step"], row["eval/loss"]))
+        self.evaluations = self.evaluations.with_row(row)
 
     def failed(self, trial: Trial, reason: str, kind: str, **notes: Any) -> TrialResult:
         return dataclasses.replace(
-            _failure(trial, reason), steps=self.steps, tokens=self.tokens, evaluations=self.evaluations,
-            metric=min((loss for _, loss in self.evaluations), default=None), notes={"kind": kind, **notes})
+            _failure(trial, reason), steps=self.steps, tokens=self.tokens, notes={"kind": kind, **notes},
+            **self.evaluations.facts)
 
 
 def _unfinished(trial: Trial, end_asked: str | None, reason: str) -> TrialResult:

@@ -12,19 +12,24 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
 The first four are answered by events and then by one `prepared`, `baseline`, `forecast` or `trained`, or one `failed`
 that says how; `kaggle_runner.events` has them all. When stdin closes, the supervisor is gone: the process ends itself
 at once, in the middle of whatever it does.
+
+One training of several processes has a first worker, which a supervisor drives, and others, which the first one drives.
 """
 
 import contextlib
 import gc
 import importlib
+import json
 import os
 import queue
 import sys
+import tempfile
 import threading
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -52,8 +57,12 @@ from kaggle_runner.events import (
     read_request,
 )
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
-from kaggle_runner.run.worker_process import speaks_of_memory
-from kaggle_runner.training.control import Control, NotFinite, Trainer
+from kaggle_runner.metrics import Metric
+from kaggle_runner.run.worker_process import TEAM_VARIABLE, speaks_of_memory
+from kaggle_runner.training.control import Alone, Control, NotFinite, Trainer
+
+if TYPE_CHECKING:
+    from kaggle_runner.run.final.followers import Followers
 
 TRAINERS = {"finetune": ("kaggle_runner.training.warm_finetune", "WarmFinetune"),
         "charlm": ("kaggle_runner.training.warm_charlm", "WarmCharLM")}
@@ -63,8 +72,11 @@ TRAINERS = {"finetune": ("kaggle_runner.training.warm_finetune", "WarmFinetune")
 class Worker:
     """The warm state and the answers to requests."""
 
-    def __init__(self, emit: Notify, cache_directory: Path) -> None:
+    def __init__(self, emit: Notify, cache_directory: Path, team: Sequence[str] | None = None) -> None:
         self._emit = emit
+        self._followers = None if team is None else _followers_on(team, self._fail)
+        self._answering = threading.Lock()
+        self._is_answered = True
         self._cache_directory = cache_directory
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self._trainer: Trainer[Any] | None = None
@@ -82,19 +94,21 @@ class Worker:
 
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
+        self._is_answered = False
         try:
             if isinstance(request, ForecastMemory):
-                self._emit(self._forecast(request))
+                self._answer(self._forecast(request))
             elif isinstance(request, MeasureBase):
                 config = config_from_params(request.config)
-                self._emit(BaseMeasured(value=self.trainer(config.trainer).baseline(config)))
+                scores = self.trainer(config.trainer).baseline(config)
+                self._answer(BaseMeasured(value=scores[request.metric], metric=request.metric, scores=scores))
             elif isinstance(request, Prepare):
                 config = config_from_params(request.config)
                 prepared = self.trainer(config.trainer).prepare(config)
-                self._emit(Prepared(device=str(self._device), versions=prepared.versions, notes=prepared.notes,
-                                    train_rows=prepared.train_rows))
+                self._answer(Prepared(device=str(self._device), versions=prepared.versions, notes=prepared.notes,
+                                      train_rows=prepared.train_rows))
             elif isinstance(request, Train):
-                self._emit(Trained(result=self._train(request)))
+                self._answer(Trained(result=self._train(request)))
         except NotFinite as error:
             self._fail("not_finite", str(error), step=error.step)
         except ForeignCheckpoint as error:
@@ -105,7 +119,8 @@ class Worker:
             text = f"{type(error).__name__}: {error}".strip()
             traceback.print_exc()
             out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or speaks_of_memory(text)
-            self._fail("out_of_memory" if out_of_memory else "error", text.splitlines()[0])
+            if out_of_memory or not self._followers or not self._followers.has_failed():
+                self._fail("out_of_memory" if out_of_memory else "error", text.splitlines()[0])
         finally:
             self._end_asked = None
 
@@ -120,6 +135,7 @@ class Worker:
             finally:
                 gc.enable()
             trainer: Trainer[Any] = trainer_type(self._emit, self._cache_directory, self._device)
+            trainer.measures_speed = self._followers is None
             self._trainer, self._name = trainer, name
         return self._trainer
 
@@ -127,24 +143,58 @@ class Worker:
         config = config_from_params(request.config)
         trainer = self.trainer(config.trainer)
         prepared = trainer.prepare(config)
-        control = Control(poll=lambda: self._end_asked, emit=self._emit, directory=Path(request.directory),
-                          checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps, judge=self._judge,
-                          keep=request.keep)
-        result = trainer.train(config, request.id, control)
+        with self._team(request) as team:
+            control = Control(poll=lambda: self._end_asked, emit=self._emit, directory=Path(request.directory),
+                              checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps,
+                              judge=self._judge, keep=request.keep, team=team,
+                              metric=Metric(name=request.metric, goal=request.goal))
+            result = trainer.train(config, request.id, control)
         return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
                                  "notes": {**result.notes, "threads": trainer.threads}}
+
+    @contextlib.contextmanager
+    def _team(self, request: Train) -> Iterator[Alone]:
+        """Meet the other processes of one training; the first one starts them, when its own base is loaded."""
+        if not request.shares:
+            yield Alone()
+            return
+        from kaggle_runner.training.parallel.team import join, leave  # which trials have no use for
+
+        with tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
+            rendezvous, processes = Path(request.rendezvous or Path(directory, "meeting")), request.processes
+            if request.rank == 0 and self._followers:
+                processes = self._followers.processes
+                self._followers.train(request, rendezvous)
+            team = join(rendezvous, rank=request.rank, processes=processes, shares=request.shares)
+            try:
+                yield team
+            finally:
+                leave(team)
 
     def _forecast(self, request: ForecastMemory) -> MemoryForecast:
         limit = replace(MemoryLimit.from_dict(request.limit), cache_directory=self._cache_directory)
         fit = fit_trial(request.config, limit)
         return MemoryForecast(fits=fit.fits, reason=fit.reason, notes=fit.as_notes(), settings=fit.settings)
 
-    def _judge(self, step: int, value: float) -> bool:
-        self._emit(AtRung(step=step, value=value))
+    def _judge(self, step: int, value: float, loss: float | None) -> bool:
+        self._emit(AtRung(step=step, value=value, loss=loss))
         return self._verdicts.get()
 
     def _fail(self, failure: str, message: str, step: int | None = None) -> None:
-        self._emit(Failed(failure=failure, message=message, step=step))
+        self._answer(Failed(failure=failure, message=message, step=step))
+
+    def _answer(self, event: Event) -> None:
+        """Answer the request, once: also another process of a training may say that it failed."""
+        with self._answering:
+            if not self._is_answered:
+                self._is_answered = True
+                self._emit(event)
+
+
+def _followers_on(gpus: Sequence[str], failed: Callable[[str, str], None]) -> "Followers":
+    from kaggle_runner.run.final.followers import Followers
+
+    return Followers(gpus, failed)
 
 
 def main() -> None:
@@ -160,7 +210,8 @@ def main() -> None:
             protocol.flush()
 
     torch.set_num_threads(int(os.environ.get("KAGGLE_RUNNER_THREADS", str(torch.get_num_threads()))))
-    worker = Worker(emit, Path(os.environ["KAGGLE_RUNNER_CACHE"]))
+    team = os.environ.get(TEAM_VARIABLE)
+    worker = Worker(emit, Path(os.environ["KAGGLE_RUNNER_CACHE"]), None if team is None else json.loads(team))
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
 
     def read() -> None:

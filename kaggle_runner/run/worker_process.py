@@ -4,6 +4,7 @@ Everything the worker and its libraries print goes to `worker.log` in the study 
 """
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -15,6 +16,8 @@ from kaggle_runner.events import Event, Request
 from kaggle_runner.run.child import ChildProcess, package_path
 
 STOP_GRACE_S = 5.0
+TEAM_VARIABLE = "KAGGLE_RUNNER_TEAM"
+"""Names the GPUs of the processes that a worker trains with, as JSON; an empty one is a process without a GPU."""
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc",
                        "not enough memory", "cublas_status_alloc_failed")
 """Torch's CUDA and CPU allocators, the C library, C++, bitsandbytes and cuBLAS, in lower case."""
@@ -35,6 +38,8 @@ class WorkerSettings:
     """Forbid hub look-ups: nothing the study needs is on the hub."""
     cores: frozenset[int] | None = None
     """CPU cores that the worker may use; none for all."""
+    team: tuple[str, ...] | None = None
+    """What CUDA_VISIBLE_DEVICES of each further process of one training is set to; none: it trains trials, alone."""
 
 
 class WorkerDied(WorkerError):
@@ -156,6 +161,10 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
     }
     if settings.offline:
         environment["HF_HUB_OFFLINE"] = "1"
+    if settings.team is not None:
+        environment[TEAM_VARIABLE] = json.dumps(settings.team)
+        if Path("/sys/class/net/lo").exists():  # gloo takes what the machine's name resolves to, where that is anything
+            environment["GLOO_SOCKET_IFNAME"] = "lo"
     for secret in ("WANDB_SERVICE", "WANDB_API_KEY", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
         environment.pop(secret, None)  # the worker has no use for them
     return environment

@@ -14,6 +14,8 @@ from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
 from kaggle_runner.sweep.spec import SweepSpec, read_configuration
 
 BEST = "best.yaml"
+BEST_SUFFIX = "-best"
+"""What the name of a winner's training has behind that of its study."""
 
 
 def write_best(snapshot: Snapshot) -> Path | None:
@@ -30,9 +32,9 @@ def write_best(snapshot: Snapshot) -> Path | None:
     except ConfigError:  # of another version, which knew other hyperparameters
         values = dict(best.trial.params)
     metric, count = snapshot.info.metric, len(snapshot.finished)
-    base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.baseline:.4f}"
+    base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}"
     head = [f"the best of {count} finished trial{'s' if count > 1 else ''} of the study {snapshot.info.name}: trial "
-            f"{best.trial.id}, {metric} {best.result.metric:.4f}{base}",
+            f"{best.trial.id}, {metric} {snapshot.metric.text(best.result.metric or 0.0)}{base}",
             "every hyperparameter of it, for: python -m kaggle_runner train best.yaml",
             "relative paths begin in the folder that the study was run from"]
     path = snapshot.directory / BEST
@@ -56,14 +58,20 @@ def read_chosen(path: Path) -> tuple[SweepSpec, str]:
         if best is None:
             raise StudyError(f"no trial of {path} is complete, so it has no winner to train; run the command that made "
                              f"it again to go on with it, or give a trial's config.json")
-        return read_configuration(best), f"{path.resolve().name}-best"
+        return read_configuration(best), f"{path.resolve().name}{BEST_SUFFIX}"
     spec = read_configuration(path)
     if path.name == "config.json" and path.resolve().parent.parent.name == "trials":
         trial = path.resolve().parent
         return spec, f"{trial.parent.parent.name}-{trial.name}"
     if path.name == BEST and (path.parent / JOURNAL).is_file():
-        return spec, f"{path.resolve().parent.name}-best"
+        return spec, f"{path.resolve().parent.name}{BEST_SUFFIX}"
     return spec, spec.name
+
+
+def study_of(path: Path) -> Path | None:
+    """Return the study that something given to `train` lies in, itself or as one of its files; none if in none."""
+    return next((folder for folder in (path, path.parent, path.parent.parent.parent) if (folder / JOURNAL).is_file()),
+                None)
 
 
 def yaml_text(value: Any) -> str:

@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from kaggle_runner.files import (
     make_directory,
     write_atomically,
 )
+from kaggle_runner.metrics import Goal, Metric
 from kaggle_runner.study.lock import StudyLock
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import way_to_a_study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
+from kaggle_runner.wording import without_password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class StudyInfo:
 
     name: str
     metric: str
-    goal: str
+    goal: Goal
     seed: int
     sweep: Mapping[str, Any]
     """The content of the sweep file, as it was read."""
@@ -62,6 +64,13 @@ class Snapshot:
     """What the search was told to start with: trials of other studies, a first configuration."""
     rows: tuple[Mapping[str, Any], ...] = ()
     """What became of the rows of each dataset that was read, if trials share it only once."""
+    base_scores: Mapping[str, float] = field(default_factory=dict)
+    """Every metric of the untouched base, by name; of a study of an earlier version only the study's own."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the trials are compared by."""
+        return Metric(name=self.info.metric, goal=self.info.goal)
 
     @property
     def finished(self) -> tuple[TrialRecord, ...]:
@@ -71,10 +80,14 @@ class Snapshot:
     @property
     def best(self) -> TrialRecord | None:
         """The complete trial with the best measured metric; the earlier one of two equals."""
-        sign = -1.0 if self.info.goal == "maximize" else 1.0
-        values = {r.trial.number: (sign * r.result.metric, r) for r in self.records
-                  if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
-        return values[min(values, key=lambda number: (values[number][0], number))][1] if values else None
+        return next(iter(self.ranked), None)
+
+    @property
+    def ranked(self) -> tuple[TrialRecord, ...]:
+        """The complete trials, the best first; the earlier one of two equals."""
+        ranks = [(self.metric.rank(r.result.metric, r.result.loss), r.trial.number, r) for r in self.records
+                 if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None]
+        return tuple(record for _, _, record in sorted(ranks, key=lambda entry: entry[:2]))
 
     def history(self, trial_id: str) -> list[dict[str, Any]]:
         """Read the logged rows of one trial, in order; empty if it logged none."""
@@ -85,7 +98,7 @@ class Snapshot:
         best = self.best
         return {
             "study": str(self.directory), "metric": self.info.metric, "goal": self.info.goal,
-            "baseline": self.baseline, "best": _row(best) if best else None,
+            "baseline": self.baseline, "base_scores": dict(self.base_scores), "best": _row(best) if best else None,
             "rows": list(self.rows), "trials": [_row(record) for record in self.records],
         }
 
@@ -98,7 +111,7 @@ class Study:
 
     @classmethod
     @contextlib.contextmanager
-    def open_for_writing(cls, directory: Path, *, name: str, sweep: Mapping[str, Any], metric: str, goal: str,
+    def open_for_writing(cls, directory: Path, *, name: str, sweep: Mapping[str, Any], metric: str, goal: Goal,
                          seed: int | None, shared: bool = False) -> Iterator["Study"]:
         """Make the study, or continue it if it is there; only one process at a time, unless all of them share it.
 
@@ -143,9 +156,9 @@ class Study:
         self.append({"event": "session", **facts})
         write_atomically(self.directory / "environment.json", json.dumps(facts, indent=2) + "\n")
 
-    def record_baseline(self, value: float) -> None:
-        """Record the metric of the untouched base model."""
-        self.append({"event": "baseline", "value": value})
+    def record_baseline(self, value: float, scores: Mapping[str, float] | None = None) -> None:
+        """Record the metric of the untouched base model, and whatever else was measured of it."""
+        self.append({"event": "baseline", "value": value} | ({"scores": dict(scores)} if scores else {}))
 
     def record_rows(self, facts: Mapping[str, Any]) -> None:
         """Record what became of the rows of a dataset, unless the journal says the same already."""
@@ -206,6 +219,7 @@ def read_study(directory: Path) -> Snapshot:
         raise StudyError(f"{directory} is not a study: it has no {JOURNAL}; {way_to_a_study(directory)}")
     info: StudyInfo | None = None
     baseline: float | None = None
+    base_scores: Mapping[str, float] = {}
     sessions: list[dict[str, Any]] = []
     known: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -217,7 +231,7 @@ def read_study(directory: Path) -> Snapshot:
         if kind == "study":
             info = StudyInfo(**event, created=when)
         elif kind == "baseline":
-            baseline = event["value"]
+            baseline, base_scores = event["value"], event.get("scores") or {}
         elif kind == "session":
             sessions.append(event)
         elif kind == "known":
@@ -236,15 +250,20 @@ def read_study(directory: Path) -> Snapshot:
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started)
                for trial, attempts, started in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
-                    known=tuple(known), rows=tuple(rows),
+                    known=tuple(known), rows=tuple(rows), base_scores=_with_own(base_scores, info, baseline),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)))
+
+
+def _with_own(scores: Mapping[str, float], info: StudyInfo, baseline: float | None) -> Mapping[str, float]:
+    return scores if scores or baseline is None else {info.metric: baseline}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
     result = record.result
     return {
         "id": record.trial.id, "status": result.status.value if result else "running",
-        "metric": result.metric if result else None, "params": dict(record.trial.params),
+        "metric": result.metric if result else None, "metrics": dict(result.metrics) if result else {},
+        "params": dict(record.trial.params),
         "steps": result.steps if result else 0, "seconds": result.seconds if result else 0.0,
         "peak_device_bytes": result.peak_device_bytes if result else None,
         "reason": result.reason if result else "", "origin": record.trial.origin,
@@ -252,7 +271,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
 
 
 OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",
-             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export")
+             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export", "shared")
 """What a study's own folder may hold before its journal does: an agent's client, or a session before it, was there."""
 
 
@@ -260,7 +279,7 @@ def typed_command() -> str:
     """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
     program = Path(sys.argv[0])
     if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
-        return shlex.join(["python", "-m", "kaggle_runner", *sys.argv[1:]])
+        return shlex.join(["python", "-m", "kaggle_runner", *map(without_password, sys.argv[1:])])
     return ""
 
 

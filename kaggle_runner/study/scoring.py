@@ -5,9 +5,8 @@ from typing import Any
 
 from kaggle_runner.config import FinetuneConfig, config_from_params
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.metrics import BITS_PER_BYTE
 
-BYTES = "eval/bits_per_byte"
-"""The metric that does not depend on how a model cuts text into tokens."""
 HOW = ("max_length", "completion_only_loss", "train_on", "max_eval_samples")
 OWN_ROWS = ("dataset", "dataset_config", "dataset_split", "dataset_revision", "columns", "eval_share")
 
@@ -22,7 +21,7 @@ def scoring_of(params: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
         return {name: getattr(config, name) for name in ("dataset", "symbols", "max_eval_tokens")}
     scored = config.for_scoring()
     rows = OWN_ROWS if config.eval_dataset is None else ("eval_dataset", "columns")
-    names = (*(() if metric == BYTES else ("model",)), *rows, *HOW)
+    names = (*(() if metric == BITS_PER_BYTE else ("model",)), *rows, *HOW)
     return {name: getattr(scored, name) for name in names}
 
 

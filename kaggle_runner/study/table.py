@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kaggle_runner.metrics import format_metric
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import measured_noise
 from kaggle_runner.study.trial import TrialRecord
@@ -15,7 +16,9 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     if best is None or best.result is None or best.result.metric is None:
         lines.append(("best", "no trial has finished"))
     else:
-        lines.append(("best", f"trial {best.trial.id}, {metric} {best.result.metric:.4f}{_gain(snapshot, best)}"))
+        value = snapshot.metric.text(best.result.metric)
+        lines.append(("best", f"trial {best.trial.id}, {metric} {value}{_gain(snapshot, best)}"
+                              f"{_beside(snapshot, best)}"))
         names = _varied(snapshot) or list(best.trial.params)
         lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
     noise, _ = measured_noise(snapshot)
@@ -53,7 +56,16 @@ def _varied(snapshot: Snapshot) -> list[str]:
 
 
 def _gain(snapshot: Snapshot, best: TrialRecord) -> str:
-    if not snapshot.baseline or best.result is None or best.result.metric is None:
+    if snapshot.baseline is None or best.result is None or best.result.metric is None:
         return ""
-    change = best.result.metric / snapshot.baseline - 1
-    return f"; the untouched base has {snapshot.baseline:.4f} ({change:+.1%})"
+    change = f" ({best.result.metric / snapshot.baseline - 1:+.1%})" if snapshot.baseline else ""
+    return f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}{change}"
+
+
+def _beside(snapshot: Snapshot, best: TrialRecord) -> str:
+    """Say the metric that belongs beside the study's own, of the best trial and of the base."""
+    name = snapshot.metric.beside
+    if best.result is None or name not in best.result.metrics:
+        return ""
+    base = f" (base {format_metric(name, snapshot.base_scores[name])})" if name in snapshot.base_scores else ""
+    return f"; {name.removeprefix('eval/')} {format_metric(name, best.result.metrics[name])}{base}"

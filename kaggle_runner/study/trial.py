@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from kaggle_runner.config import Config, config_from_params
+from kaggle_runner.metrics import LOSS
 
 
 class Status(StrEnum):
@@ -59,7 +60,11 @@ class TrialResult:
     peak_device_bytes: int | None = None
     """Most device bytes allocated at once; the process's resident bytes on a CPU."""
     evaluations: tuple[tuple[int, float], ...] = ()
-    """Every evaluation as (step, loss), in order."""
+    """Every evaluation as (step, value of the study's metric), in order."""
+    losses: tuple[float, ...] = ()
+    """`eval/loss` of every evaluation where it breaks the ties of the metric; else empty."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Everything that was measured where the metric was best, by name; empty in studies of earlier versions."""
     tokens: int = 0
     """Training tokens seen, padding not counted."""
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
@@ -72,6 +77,11 @@ class TrialResult:
     """How often the trial was started, this time included."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Facts of this run under their own names, such as an effective micro-batch."""
+
+    @property
+    def loss(self) -> float | None:
+        """Its `eval/loss` where the metric was best; none where only the metric is known."""
+        return self.metrics.get(LOSS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,4 +103,5 @@ def result_from_dict(values: Mapping[str, Any]) -> TrialResult:
     kept["status"] = Status(kept["status"])
     kept["evaluations"] = tuple((int(step), float(loss)) for step, loss in kept.get("evaluations", ())
                                 if loss is not None)
+    kept["losses"] = tuple(kept.get("losses", ()))
     return TrialResult(**kept)

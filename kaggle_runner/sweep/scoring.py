@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kaggle_runner.metrics import BITS_PER_BYTE
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.problems import Findings, spelled
 
@@ -20,7 +21,7 @@ OWN_ROWS = "eval_dataset"
 MEASURES = ("max_eval_samples", "eval_share", "eval_dataset", "eval_max_length", "eval_completion_only_loss",
             "eval_train_on", "max_eval_tokens", "symbols")
 """What says nothing but which held-out tokens are scored."""
-TOKENIZER_FREE = ("eval/bits_per_byte",)
+TOKENIZER_FREE = (BITS_PER_BYTE,)
 """Metrics in which models with different tokenizers can be compared."""
 
 

@@ -1,16 +1,23 @@
 """Read the top-level keys of a sweep file: method, metric, early_terminate, run_cap and what is W&B's own business."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.config import field_types
+from kaggle_runner.metrics import BITS_PER_BYTE, BITS_PER_CHARACTER, EXACT_MATCH, GOALS, LOSS, TOKEN_ACCURACY
 from kaggle_runner.sweep.aliases import explain
 from kaggle_runner.sweep.problems import Findings, spelled, suggestion
 from kaggle_runner.sweep.study_settings import OUR_KEYS
 
 METHODS = ("bayes", "random", "grid")
-GOALS = ("minimize", "maximize")
+BOTH_GOALS = ("minimize", "maximize")
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    LOSS: ("loss", "val_loss", "valid_loss", "validation_loss", "train_loss", "perplexity"),
+    TOKEN_ACCURACY: ("accuracy", "acc", "val_accuracy", "val_acc", "mean_token_accuracy"),
+    EXACT_MATCH: ("em", "exact_match_accuracy"), BITS_PER_BYTE: ("bpb", "val_bpb"), BITS_PER_CHARACTER: ("bpc",)}
+"""What other trainers call what ours measure, without `eval/` or `eval_` before it."""
 TEXT_KEYS = ("program", "name", "description", "project", "entity", "apiVersion", "kind")
 """Keys of W&B's schema that are W&B's own business: checked for their type only, like `command`."""
 KNOWN_KEYS = ("method", "metric", "parameters", "early_terminate", "run_cap", *OUR_KEYS, "command", "controller",
@@ -122,16 +129,20 @@ def read_metric(found: Findings, raw: Mapping[str, Any], metrics: Sequence[str])
     for key in metric:
         if key not in ("name", "goal", "target", "impute", "impute_while_running"):
             found.problem(f"metric.{key}", f"no such key; {suggestion(key, ('name', 'goal', 'target', 'impute'))}")
-    name, goal = metric.get("name"), metric.get("goal", "minimize")
+    name, goal = str(metric.get("name")), metric.get("goal", "minimize")
     if name not in metrics:
-        got = f"got {spelled(name)}" if "name" in metric else "but name is missing"
-        found.problem("metric.name", f"must be what the trainer reports, {' or '.join(metrics)}, {got}")
-    if goal not in GOALS:
-        close = [right for right in GOALS if str(goal).lower()[:3] == right[:3]]
+        known = f"{', '.join(metrics[:-1])} or {metrics[-1]}" if len(metrics) > 1 else metrics[0]
+        got = f"got {spelled(name)}{_meant(name, metrics)}" if "name" in metric else "but name is missing"
+        found.problem("metric.name", f"must be what the trainer reports, {known}, {got}")
+    if goal not in BOTH_GOALS:
+        close = [right for right in BOTH_GOALS if str(goal).lower()[:3] == right[:3]]
         found.problem("metric.goal", f"must be 'minimize' or 'maximize', got {spelled(goal)}"
                                      + (f"; write {close[0]}" if close else ""))
-    elif goal == "maximize" and str(name).endswith("loss"):
+    elif goal == "maximize" and name.endswith("loss"):
         found.warn("metric.goal", f"maximize looks for the worst {name}; a loss is minimized")
+    elif name in metrics and goal != GOALS.get(name, goal):
+        got = goal if "goal" in metric else f"is missing, and {goal}, which W&B takes then,"
+        found.problem("metric.goal", f"{got} looks for the worst {name}; write goal: {GOALS[name]}")
     for key, allowed in (("impute", ("latest", "best", "worst")),
                          ("impute_while_running", ("latest", "best", "worst", "false"))):
         if key in metric and metric[key] not in allowed:
@@ -141,7 +152,16 @@ def read_metric(found: Findings, raw: Mapping[str, Any], metrics: Sequence[str])
         found.warn("metric.impute", f"{metric['impute']} makes W&B take a trial that failed before its first "
                                     f"evaluation for a perfect 0; leave it out")
     target = found.number("metric.target", metric["target"]) if "target" in metric else None
-    return str(name), goal, target
+    return name, goal, target
+
+
+def _meant(name: str, metrics: Sequence[str]) -> str:
+    """Say which metric was probably meant by a name that nothing is measured under, or why it is not measured."""
+    if name == EXACT_MATCH:
+        return "; only rows of fine-tunes have answers to match"
+    text = re.sub(r"^(eval|train|val|valid|validation|test)[/_]", "", name.lower())
+    meant = [known for known in metrics if text in (known.removeprefix("eval/"), *OTHER_NAMES.get(known, ()))]
+    return f"; write {meant[0]}" if meant else ""
 
 
 def read_early_terminate(found: Findings, raw: Any) -> Hyperband | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig, field_types
 from kaggle_runner.errors import SweepError
+from kaggle_runner.metrics import LOSS, MEASURED, Goal, Metric
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, same_value
 from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.nesting import flat_entries
@@ -59,7 +60,7 @@ class SweepSpec:
     method: Literal["bayes", "random", "grid"]
     metric: str
     """Name of what the trials are compared by, such as `eval/loss`."""
-    goal: Literal["minimize", "maximize"]
+    goal: Goal
     target: float | None = None
     """The sweep ends when a trial reaches this value of the metric; none: never."""
     parameters: Mapping[str, Parameter]
@@ -81,6 +82,11 @@ class SweepSpec:
     """The file as W&B gets it: as it stands, without our own keys."""
     warnings: tuple[str, ...] = ()
     """What will work, but perhaps not as meant."""
+
+    @property
+    def judged_by(self) -> Metric:
+        """What its trials are compared by."""
+        return Metric(name=self.metric, goal=self.goal)
 
     @property
     def trainer(self) -> str:
@@ -164,11 +170,11 @@ class SweepSpec:
             same_value(value, params[name]) for name, value in self.with_tied(params).items())
 
 
-def read_sweep(path: Path, config_type: type | None = None, metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
+def read_sweep(path: Path, config_type: type | None = None, metrics: Sequence[str] = ()) -> SweepSpec:
     """Read a sweep file and check all of it; `sweeps/demo.yaml` and its like are found in the package too.
 
     Its parameters are checked against `config_type`, by default the config of the trainer that its `trainer` names, a
-    fine-tune where it names none; `metrics` are what that trainer reports.
+    fine-tune where it names none; `metrics` are what that trainer reports, its own by default.
 
     Raises:
         SweepError: the file is missing or not YAML, or has problems; holds all of them.
@@ -178,8 +184,7 @@ def read_sweep(path: Path, config_type: type | None = None, metrics: Sequence[st
     return _checked(path, parse_mapping(path, found), found, config_type, metrics)
 
 
-def read_configuration(path: Path, config_type: type | None = None,
-                       metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
+def read_configuration(path: Path, config_type: type | None = None, metrics: Sequence[str] = ()) -> SweepSpec:
     """Read a YAML file of hyperparameters, `learning_rate: 1.0e-4` and so on, as a sweep of that one configuration.
 
     Raises:
@@ -189,7 +194,7 @@ def read_configuration(path: Path, config_type: type | None = None,
     found = Findings()
     values = parse_mapping(path, found, mark="")
     refuse_other_file(path, values, "train")
-    raw = {"method": "grid", "metric": {"name": metrics[0], "goal": "minimize"},
+    raw = {"method": "grid", "metric": {"name": metrics[0] if metrics else LOSS, "goal": "minimize"},
            "parameters": {name: {"value": value} for name, value in values.items()}}
     try:
         return _checked(path, raw, found, config_type, metrics)
@@ -221,7 +226,7 @@ def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
 
 
 def check_config(raw: Mapping[str, Any], source: str, config_type: type | None = None,
-                 metrics: Sequence[str] = ("eval/loss",)) -> SweepSpec:
+                 metrics: Sequence[str] = ()) -> SweepSpec:
     """Check a sweep that did not come from a file: what W&B's server holds under the name `source`.
 
     Raises:
@@ -236,6 +241,7 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
              metrics: Sequence[str]) -> SweepSpec:
     refuse_other_file(path, raw, "sweep")
     config_type = wanted_type or _config_type(found, raw.get("parameters"))
+    metrics = metrics or measured_by(config_type)
     for key in raw:
         check_key(found, key, raw[key], config_type)
     check_unknown_keys(found, raw, config_type)
@@ -262,6 +268,11 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
     _warn_about_length(found, spec, config_type)
     _warn_about_trials(found, spec, config_type)
     return dataclasses.replace(spec, warnings=tuple(found.warnings))
+
+
+def measured_by(config_type: type) -> tuple[str, ...]:
+    """Name the metrics that the trainer of a config measures, the usual one first."""
+    return next((MEASURED[trainer] for trainer, known in TRAINERS.items() if known is config_type), (LOSS,))
 
 
 def _config_type(found: Findings, parameters: Any) -> type:

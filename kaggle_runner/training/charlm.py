@@ -10,19 +10,21 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
+from kaggle_runner.metrics import BITS_PER_BYTE, BITS_PER_CHARACTER, LOSS, TOKEN_ACCURACY, Evaluations, Metric
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.study.weights import WEIGHTS
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_weights
 from kaggle_runner.training.control import Control, NotFinite
 from kaggle_runner.training.data.characters import CharCorpus
 from kaggle_runner.training.data.windows import window_starts
+from kaggle_runner.training.loss import likeliest
 from kaggle_runner.training.models.char_model import CharModel, bits_per_character, summed_cross_entropy
 from kaggle_runner.training.muon import Muon
 from kaggle_runner.training.optimizers import adamw, take_step
@@ -45,6 +47,8 @@ class DeviceText:
     """uint8."""
     validation: torch.Tensor
     """uint8."""
+    sizes_bytes: torch.Tensor
+    """int64, for each symbol the bytes of its character in UTF-8."""
     symbols: int
     sha256: str
 
@@ -56,11 +60,7 @@ class _Progress:
     step: int = 0
     skipped_steps: int = 0
     train_cpu_s: float = 0.0
-    evaluations: tuple[tuple[int, float], ...] = ()
-
-    @property
-    def best(self) -> float | None:
-        return min((loss for _, loss in self.evaluations), default=None)
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
 
 class _Recent:
@@ -82,8 +82,10 @@ class _Recent:
 
 def to_device(corpus: CharCorpus, device: torch.device) -> DeviceText:
     """Copy training and validation text to a device; on a CPU nothing is copied."""
+    sizes_bytes = torch.tensor([len(symbol.encode()) for symbol in corpus.symbols], device=device)
     return DeviceText(train=torch.from_numpy(corpus.train).to(device), symbols=len(corpus.symbols),
-                      validation=torch.from_numpy(corpus.validation).to(device), sha256=corpus.sha256)
+                      validation=torch.from_numpy(corpus.validation).to(device), sha256=corpus.sha256,
+                      sizes_bytes=sizes_bytes)
 
 
 def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str, control: Control) -> TrialResult:
@@ -101,10 +103,10 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
     model = CharModel(config, text.symbols).to(device)
     optimizers = _optimizers(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    progress = _Progress()
+    progress = _Progress(evaluations=Evaluations(metric=control.metric))
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
-        progress = _restore(checkpoint, model, optimizers, scaler, device)
+        progress = _restore(checkpoint, control.metric, model, optimizers, scaler, device)
     control.emit(Resumed(step=progress.step) if checkpoint else Attached())
     phases.enter("attach")
 
@@ -153,7 +155,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         # 6. ends before the end
         if asked == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
-        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations[-1]):
+        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations.last):
             status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
         elif asked == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
@@ -170,31 +172,41 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         save_weights(control.directory / WEIGHTS, model.state_dict())
         phases.enter("save")
     return TrialResult(
-        id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,
-        peak_device_bytes=peak_bytes(device), evaluations=progress.evaluations,
+        id=trial_id, status=status, **progress.evaluations.facts, reason=reason, steps=progress.step,
+        seconds=phases.total, peak_device_bytes=peak_bytes(device),
         tokens=progress.step * config.step_tokens, seconds_by_phase=phases.seconds, versions=versions(),
         hashes={"text": text.sha256, "model": _sha256(model)},
-        notes={"bits_per_character": None if progress.best is None else bits_per_character(progress.best),
+        notes={"bits_per_character": progress.evaluations.best_scores.get(BITS_PER_CHARACTER),
                "parameters": model.parameter_count, "symbols": text.symbols, "skipped_steps": int(skipped),
                "train_cpu_seconds": round(progress.train_cpu_s, 3), "micro_batch": config.batch_size,
                "compute_dtype": "float16" if device.type == "cuda" else "float32"})
 
 
-@torch.no_grad()
 def evaluate(model: CharModel, text: DeviceText, config: CharLMConfig) -> float:
-    """Measure the mean loss in nats over the fixed validation characters, each scored once and without smoothing.
+    """Measure the mean loss in nats over the fixed validation characters."""
+    return measure(model, text, config)[LOSS]
+
+
+@torch.no_grad()
+def measure(model: CharModel, text: DeviceText, config: CharLMConfig) -> dict[str, float]:
+    """Measure loss, accuracy and bits over the fixed validation characters, each scored once and without smoothing.
 
     They lie in stretches spread evenly over the validation part. A model whose windows are shorter reads a stretch in
     several windows, so shorter context is measured and not other text.
     """
     model.eval()
-    total, count = 0.0, 0
+    total, count, seen = 0.0, 0, torch.zeros(2, dtype=torch.int64, device=text.validation.device)
     for windows_BT1 in eval_windows(text.validation, config):
+        targets_BT = windows_BT1[:, 1:]
         with _autocast(text.validation.device):
             logits_BTV = model(windows_BT1[:, :-1])
-        total += summed_cross_entropy(logits_BTV, windows_BT1[:, 1:]).item()
-        count += windows_BT1[:, 1:].numel()
-    return total / count
+        total += summed_cross_entropy(logits_BTV, targets_BT).item()
+        hits_N = likeliest(logits_BTV.flatten(0, 1), targets_BT.flatten())
+        seen += torch.stack([hits_N.sum(), text.sizes_bytes[targets_BT].sum()])
+        count += targets_BT.numel()
+    hits, size_bytes = seen.tolist()
+    return {LOSS: total / count, TOKEN_ACCURACY: hits / count, BITS_PER_BYTE: total / math.log(2) / size_bytes,
+            BITS_PER_CHARACTER: bits_per_character(total / count)}
 
 
 def eval_windows(validation: torch.Tensor, config: CharLMConfig) -> Iterator[torch.Tensor]:
@@ -244,13 +256,11 @@ def _optimizers(config: CharLMConfig, model: CharModel) -> list[torch.optim.Opti
 
 def _evaluate_step(model: CharModel, text: DeviceText, config: CharLMConfig, progress: _Progress,
                    control: Control) -> None:
-    loss = evaluate(model, text, config)
-    if not math.isfinite(loss):
-        raise NotFinite("eval/loss", loss, progress.step)
-    progress.evaluations = (*progress.evaluations, (progress.step, loss))
-    control.emit(Logged(step=progress.step, values={
-        "eval/loss": loss, "eval/bits_per_character": bits_per_character(loss),
-        "tokens": progress.step * config.step_tokens}))
+    scores = measure(model, text, config)
+    if not math.isfinite(scores[LOSS]):
+        raise NotFinite(LOSS, scores[LOSS], progress.step)
+    progress.evaluations = progress.evaluations.after(progress.step, scores)
+    control.emit(Logged(step=progress.step, values={**scores, "tokens": progress.step * config.step_tokens}))
 
 
 def _checkpoint_of(progress: _Progress, recent: _Recent, model: CharModel, optimizers: list[torch.optim.Optimizer],
@@ -258,14 +268,14 @@ def _checkpoint_of(progress: _Progress, recent: _Recent, model: CharModel, optim
     return Checkpoint(
         step=progress.step,
         state={"skipped_steps": progress.skipped_steps, "train_cpu_s": progress.train_cpu_s,
-               "evaluations": [list(pair) for pair in progress.evaluations]},
+               "evaluations": progress.evaluations.as_state()},
         tensors={"recent": recent.sums.cpu(), "model": model.state_dict(),
                  "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                  "scaler": scaler.state_dict(), "cpu_random": torch.get_rng_state(),
                  "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None})
 
 
-def _restore(checkpoint: Checkpoint, model: CharModel, optimizers: list[torch.optim.Optimizer],
+def _restore(checkpoint: Checkpoint, metric: Metric, model: CharModel, optimizers: list[torch.optim.Optimizer],
              scaler: torch.amp.GradScaler, device: torch.device) -> _Progress:
     tensors = checkpoint.tensors
     model.load_state_dict(tensors["model"])
@@ -276,7 +286,7 @@ def _restore(checkpoint: Checkpoint, model: CharModel, optimizers: list[torch.op
     if tensors["cuda_random"] is not None:
         torch.cuda.set_rng_state(tensors["cuda_random"], device)
     return replace(_Progress(step=checkpoint.step), **{
-        **checkpoint.state, "evaluations": tuple((step, loss) for step, loss in checkpoint.state["evaluations"])})
+        **checkpoint.state, "evaluations": Evaluations.of_state(metric, checkpoint.state["evaluations"])})
 
 
 def _sha256(model: CharModel) -> str:

@@ -1,12 +1,15 @@
 """How a running trial talks to whoever runs it: its events, the requests to end early, and why it may give up."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from kaggle_runner.events import Notify
+from kaggle_runner.metrics import Metric
 from kaggle_runner.study.trial import TrialResult
+
+Value = TypeVar("Value")
 
 
 class NotFinite(Exception):
@@ -15,6 +18,44 @@ class NotFinite(Exception):
     def __init__(self, what: str, value: float, step: int) -> None:
         self.step = step
         super().__init__(f"{what} became {value} at step {step}")
+
+
+class Alone:
+    """The process of a trial, which trains alone; `training.parallel.team` has those of a training of several."""
+
+    @property
+    def parts(self) -> range:
+        """The shares into which the rows of a step are dealt."""
+        return range(1)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and evaluates."""
+        return True
+
+    def computes(self, share: int) -> bool:
+        """Say whether a share is this process's."""
+        return True
+
+    def seed_masks(self, seed: int, step: int, place: int) -> None:
+        """Leave dropout masks to the stream that a checkpoint brings back."""
+
+    def add_up(self, *tensors: Any) -> None:
+        """Put into each tensor the sum of what all processes have in it."""
+
+    def agreed(self, asked: str | None) -> str | None:
+        """Return what the first process was asked for."""
+        return asked
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """Have the first process make something, and give it to all of them."""
+        return make()
+
+    def require_alike(self, facts: Collection[str]) -> None:
+        """See that all processes hold the same base, rows, configuration and step."""
+
+    def require_rows(self, checkpoint: str | None, sha256: str) -> None:
+        """See that a training goes on with the rows that it began with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +71,14 @@ class Control:
     """Optimizer steps between checkpoints; none: only when preempted."""
     rung_steps: tuple[int, ...] = ()
     """Optimizer steps at which the trial is evaluated and judged."""
-    judge: Callable[[int, float], bool] = lambda step, loss: True
-    """Says at a rung, from the step and its eval loss, whether the trial goes on."""
+    judge: Callable[[int, float, float | None], bool] = lambda step, value, loss: True
+    """Says at a rung, from the step, its value of the metric and its loss, whether the trial goes on."""
+    metric: Metric = field(default_factory=Metric)
+    """What says which evaluation is the best, whose weights are kept."""
     keep: str = ""
     """What the decoder layers keep for the backward pass, as `layer.keep` writes it; empty: as the config says."""
+    team: "Alone" = field(default_factory=lambda: Alone())
+    """The processes that train this adapter together."""
 
     def checkpoint_is_due(self, step: int, max_steps: int) -> bool:
         """Say whether a checkpoint belongs after this step; the last one needs none."""
@@ -62,6 +107,8 @@ class Trainer(Protocol[ConfigType]):
 
     threads: int
     """CPU threads that it trains with."""
+    measures_speed: bool
+    """Whether it chooses threads and dtype of a CPU by measuring; processes of one training must not differ."""
 
     def prepare(self, config: ConfigType) -> Warm:
         """Load what a config names, where it is not warm.
@@ -70,8 +117,8 @@ class Trainer(Protocol[ConfigType]):
             KaggleRunnerError: what the config names is missing, unreadable or cannot work.
         """
 
-    def baseline(self, config: ConfigType) -> float:
-        """Measure the metric of the untouched base.
+    def baseline(self, config: ConfigType) -> Mapping[str, float]:
+        """Measure the untouched base: every metric by its name.
 
         Raises:
             ConfigError: a model that is trained from nothing has no base.

@@ -13,7 +13,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import accelerate
@@ -26,6 +26,7 @@ import transformers
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
+from kaggle_runner.metrics import LOSS, Evaluations, Metric
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.study.weights import adapter_digest
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
@@ -36,14 +37,14 @@ from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.layer.install import Path, layers_for_training
 from kaggle_runner.training.layer.projection import cast
 from kaggle_runner.training.libraries import hide_unfit_torchao
-from kaggle_runner.training.loss import summed_loss
+from kaggle_runner.training.loss import ScoredBatch, scored_loss, scores_of, summed_loss
 from kaggle_runner.training.models.bare_model import without_adapters
 from kaggle_runner.training.models.base_model import BaseModel
 from kaggle_runner.training.phases import Phases, peak_bytes, reset_peak_bytes
 from kaggle_runner.training.schedule import learning_rate_at
 
-__all__ = ["Control", "NotFinite", "attach", "evaluate", "learning_rate_at", "loss_of", "rows_of_step", "train_adapter",
-           "versions"]
+__all__ = ["Control", "NotFinite", "attach", "evaluate", "learning_rate_at", "loss_of", "measure", "rows_of_step",
+           "scored_batches", "train_adapter", "versions"]
 
 EVAL_TOKENS = 1024
 """Least tokens in an evaluation batch, padding included; small rows are slow one by one."""
@@ -64,11 +65,7 @@ class _Progress:
     tokens: int = 0
     padded_tokens: int = 0
     skipped_steps: int = 0
-    evaluations: tuple[tuple[int, float], ...] = ()
-
-    @property
-    def best(self) -> float | None:
-        return min((loss for _, loss in self.evaluations), default=None)
+    evaluations: Evaluations = field(default_factory=Evaluations)
 
 
 def train_adapter(base: BaseModel, data: EncodedData, config: FinetuneConfig, trial_id: str,
@@ -131,44 +128,56 @@ def training_layers(base: BaseModel, config: FinetuneConfig, buffer: AdapterBuff
                                copies=buffer.copies if buffer else cast, strange=base.strange_layers)
 
 
-@torch.no_grad()
 def evaluate(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> float:
     """Measure the token-weighted mean loss over the held-out rows, in nats, with whatever adapter is attached."""
+    return measure(base, rows, config)[LOSS]
+
+
+def measure(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> dict[str, float]:
+    """Measure everything that held-out rows tell in one pass, by the names of the metrics."""
+    return scores_of(rows, scored_batches(base, rows, config))
+
+
+@torch.no_grad()
+def scored_batches(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> list[ScoredBatch]:
+    """Run the model once over the held-out rows; what it says stays on its device, so that nothing waits for it."""
     base.model.eval()
     config = config.for_scoring()
-    losses, count = [], 0
-    for indices in _eval_batches(rows, config):
+    scored = []
+    for indices in eval_batches(rows, config):
         batch = collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)
-        losses.append(loss_of(base, batch))
-        count += len(batch.targets_N)
-    return math.fsum(torch.stack(losses).tolist()) / count
+        with _autocast(base):
+            loss, hits_N = scored_loss(base.model, *_on_device(batch, base.device), own_head=base.own_head)
+        scored.append(ScoredBatch(rows=indices, batch=batch, loss=loss, hits_N=hits_N))
+    return scored
 
 
-def rows_of_step(rows: EncodedRows, config: FinetuneConfig, device: torch.device, step: int) -> list[np.ndarray]:
-    """Return the rows of each micro-batch of an optimizer step, counted from 0."""
+def rows_of_step(rows: EncodedRows, config: FinetuneConfig, device: torch.device, step: int, share: int = 0,
+                 shares: int = 1) -> list[np.ndarray]:
+    """Return the rows of each micro-batch of an optimizer step, counted from 0, or of a share of it."""
     return step_batches(rows, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
-                        seed=config.seed, step=step, pass_tokens=PASS_TOKENS[device.type])
+                        seed=config.seed, step=step, pass_tokens=PASS_TOKENS[device.type], share=share, shares=shares)
 
 
 def loss_of(base: BaseModel, batch: MicroBatch) -> torch.Tensor:
     """Sum the loss over the positions of a micro-batch that count, on the base's device."""
-    tokens_BT, positions_N, targets_N = (
-        _to_device(array, base.device) for array in (batch.tokens_BT, batch.positions_N, batch.targets_N))
     with _autocast(base):
-        return summed_loss(base.model, tokens_BT, positions_N, targets_N, own_head=base.own_head)
+        return summed_loss(base.model, *_on_device(batch, base.device), own_head=base.own_head)
 
 
 def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedData, config: FinetuneConfig,
            trial_id: str, control: Control, phases: Phases, path: Path) -> TrialResult:
-    device, rows = base.device, data.train
+    device, rows, team = base.device, data.train, control.team
     parameters = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     optimizer = _optimizer(config, buffer, list(parameters.values()))
     scaler = torch.amp.GradScaler(device.type, enabled=base.compute_dtype is torch.float16)
-    progress = _Progress()
+    progress = _Progress(evaluations=Evaluations(metric=control.metric))
     best_adapter: dict[str, torch.Tensor] = {}
     checkpoint = load_checkpoint(control.directory, config, control.emit)
     if checkpoint is not None:
-        progress, best_adapter = _restore(checkpoint, parameters, buffer, optimizer, scaler, device)
+        team.require_rows(checkpoint.state.get("rows"), data.sha256)
+        progress, best_adapter = _restore(checkpoint, control.metric, parameters, buffer, optimizer, scaler, device)
+    team.require_alike([data.sha256, base.sha256, repr(config), str(progress.step)])
     control.emit(Resumed(step=progress.step) if checkpoint else Attached())
     phases.enter("attach")
 
@@ -178,17 +187,24 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     status, reason = Status.COMPLETE, ""
     while progress.step < config.max_steps:
         # 1. the rows of this step, and how many tokens of them count
+        cut = [(share, indices) for share in team.parts
+               for indices in rows_of_step(rows, config, device, progress.step, share, len(team.parts))]
         micro_batches = [
             collate(rows, indices, pad_id=base.tokenizer.pad_token_id, completion_only=config.completion_only_loss)
-            for indices in rows_of_step(rows, config, device, progress.step)]
+            for _, indices in cut]
         counted = max(1, sum(len(micro_batch.targets_N) for micro_batch in micro_batches))
         # 2. gradients, normalised by the tokens of the whole step
         base.model.train()
         step_loss = torch.zeros((), device=device)
-        for micro_batch in micro_batches:
+        for place, ((share, _), micro_batch) in enumerate(zip(cut, micro_batches, strict=True)):
+            if not team.computes(share):
+                continue
+            team.seed_masks(config.seed, progress.step, place)
             loss = loss_of(base, micro_batch) / counted
             scaler.scale(loss).backward()
             step_loss += loss.detach()
+        assert buffer.whole.grad is not None
+        team.add_up(buffer.whole.grad, step_loss)
         # 3. the optimizer step
         scaler.unscale_(optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_([buffer.whole], config.max_grad_norm)
@@ -214,7 +230,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
                 "train/grad_norm": _finite(grad_norm.item()), "tokens": progress.tokens}))
         phases.enter("train")
         # 5. evaluation, on schedule, at the end, and when told to end
-        asked = control.poll()
+        asked = team.agreed(control.poll())
         at_rung = progress.step in control.rung_steps
         if progress.step % config.eval_steps == 0 or progress.step == config.max_steps or asked == "stop" or at_rung:
             best_adapter = _evaluate_step(base, data.validation, config, progress, parameters, best_adapter, control)
@@ -222,17 +238,18 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
         # 6. ends before the end
         if asked == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
-        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations[-1]):
+        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations.last):
             status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
         elif _out_of_patience(config, progress) and progress.step < config.max_steps:
-            reason = (f"stopped early at step {progress.step}: no better eval/loss in "
+            reason = (f"stopped early at step {progress.step}: no better {control.metric.name} in "
                       f"{config.early_stopping_patience} evaluations")
         elif asked == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             progress.skipped_steps = int(skipped)
-            save_checkpoint(control.directory, config,
-                            _checkpoint_of(progress, parameters, best_adapter, buffer, optimizer, scaler, device))
+            if team.leads:
+                save_checkpoint(control.directory, config, _checkpoint_of(
+                    progress, data.sha256, parameters, best_adapter, buffer, optimizer, scaler, device))
             control.emit(Checkpointed(step=progress.step))
             phases.enter("save")
         if reason:
@@ -241,12 +258,13 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     hashes = {"rows": data.sha256, "base": base.sha256}
     if status is not Status.PREEMPTED:
         buffer.release()
-        hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
-        hashes["adapter_files"] = adapter_digest(control.directory / "adapter")
+        if team.leads:
+            hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
+            hashes["adapter_files"] = adapter_digest(control.directory / "adapter")
         phases.enter("save")
     return TrialResult(
-        id=trial_id, status=status, metric=progress.best, reason=reason, steps=progress.step, seconds=phases.total,
-        peak_device_bytes=peak_bytes(device), evaluations=progress.evaluations, tokens=progress.tokens,
+        id=trial_id, status=status, **progress.evaluations.facts, reason=reason, steps=progress.step,
+        seconds=phases.total, peak_device_bytes=peak_bytes(device), tokens=progress.tokens,
         seconds_by_phase=phases.seconds, versions=versions(), hashes=hashes,
         notes={"rows": data.account.as_dict(),
                "padding_share": round(1 - progress.tokens / max(1, progress.padded_tokens), 4),
@@ -278,37 +296,37 @@ def _evaluate_step(base: BaseModel, rows: EncodedRows, config: FinetuneConfig, p
                    parameters: Mapping[str, torch.nn.Parameter], best_adapter: dict[str, torch.Tensor],
                    control: Control) -> dict[str, torch.Tensor]:
     """Evaluate, record it in `progress`, and return the adapter that is best now."""
-    loss = evaluate(base, rows, config)
-    if not math.isfinite(loss):
-        raise NotFinite("eval/loss", loss, progress.step)
-    is_best = progress.best is None or loss < progress.best
-    progress.evaluations = (*progress.evaluations, (progress.step, loss))
-    control.emit(Logged(step=progress.step, values={"eval/loss": loss, "tokens": progress.tokens}))
-    return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()} if is_best else best_adapter
+    scores = control.team.from_first(lambda: measure(base, rows, config))
+    if not math.isfinite(scores[LOSS]):
+        raise NotFinite(LOSS, scores[LOSS], progress.step)
+    progress.evaluations = progress.evaluations.after(progress.step, scores)
+    control.emit(Logged(step=progress.step, values={**scores, "tokens": progress.tokens}))
+    if progress.evaluations.since_best:
+        return best_adapter
+    return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
 
 
 def _out_of_patience(config: FinetuneConfig, progress: _Progress) -> bool:
-    if config.early_stopping_patience is None or not progress.evaluations:
-        return False
-    losses = [loss for _, loss in progress.evaluations]
-    return len(losses) - 1 - losses.index(min(losses)) >= config.early_stopping_patience
+    patience = config.early_stopping_patience
+    return patience is not None and progress.evaluations.since_best >= patience
 
 
-def _checkpoint_of(progress: _Progress, parameters: Mapping[str, torch.nn.Parameter],
+def _checkpoint_of(progress: _Progress, rows_sha256: str, parameters: Mapping[str, torch.nn.Parameter],
                    best_adapter: Mapping[str, torch.Tensor], buffer: AdapterBuffer, optimizer: torch.optim.Optimizer,
                    scaler: torch.amp.GradScaler, device: torch.device) -> Checkpoint:
     return Checkpoint(
         step=progress.step,
         state={"tokens": progress.tokens, "padded_tokens": progress.padded_tokens,
-               "skipped_steps": progress.skipped_steps, "evaluations": [list(pair) for pair in progress.evaluations]},
+               "skipped_steps": progress.skipped_steps, "rows": rows_sha256,
+               "evaluations": progress.evaluations.as_state()},
         tensors={"adapter": {name: p.detach().cpu() for name, p in parameters.items()},
                  "best_adapter": dict(best_adapter), "optimizer": buffer.state_of_parts(optimizer),
                  "scaler": scaler.state_dict(), "cpu_random": torch.get_rng_state(),
                  "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None})
 
 
-def _restore(checkpoint: Checkpoint, parameters: Mapping[str, torch.nn.Parameter], buffer: AdapterBuffer,
-             optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+def _restore(checkpoint: Checkpoint, metric: Metric, parameters: Mapping[str, torch.nn.Parameter],
+             buffer: AdapterBuffer, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
              device: torch.device) -> tuple[_Progress, dict[str, torch.Tensor]]:
     tensors = checkpoint.tensors
     with torch.no_grad():
@@ -320,8 +338,9 @@ def _restore(checkpoint: Checkpoint, parameters: Mapping[str, torch.nn.Parameter
     torch.set_rng_state(tensors["cpu_random"])
     if tensors["cuda_random"] is not None:
         torch.cuda.set_rng_state(tensors["cuda_random"], device)
+    state = {name: value for name, value in checkpoint.state.items() if name != "rows"}
     progress = replace(_Progress(step=checkpoint.step), **{
-        **checkpoint.state, "evaluations": tuple((step, loss) for step, loss in checkpoint.state["evaluations"])})
+        **state, "evaluations": Evaluations.of_state(metric, state["evaluations"])})
     return progress, tensors["best_adapter"]
 
 
@@ -344,7 +363,7 @@ def _autocast(base: BaseModel) -> torch.autocast:
     return torch.autocast(base.device.type, dtype=base.compute_dtype, enabled=base.compute_dtype is not torch.float32)
 
 
-def _eval_batches(rows: EncodedRows, config: FinetuneConfig) -> list[np.ndarray]:
+def eval_batches(rows: EncodedRows, config: FinetuneConfig) -> list[np.ndarray]:
     """Cut the rows, sorted by length, into batches of as many tokens as a training batch has at most."""
     limit = max(config.batch_size * config.max_length, EVAL_TOKENS)
     batches: list[np.ndarray] = []
@@ -355,6 +374,12 @@ def _eval_batches(rows: EncodedRows, config: FinetuneConfig) -> list[np.ndarray]
         batches.append(order[start:start + count])
         start += count
     return batches
+
+
+def _on_device(batch: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return tokens, positions and targets of a micro-batch as tensors."""
+    return (_to_device(batch.tokens_BT, device), _to_device(batch.positions_N, device),
+            _to_device(batch.targets_N, device))
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

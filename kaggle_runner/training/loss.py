@@ -2,15 +2,22 @@
 
 Only positions that count reach the output matrix, a chunk at a time, so that batch x length x vocabulary logits
 never exist at once, in training or in evaluation. In training the gradient of a chunk is made beside its loss: the
-logits are there, and no product is run twice.
+logits are there, and no product is run twice. In evaluation each chunk also says which answers were the likeliest.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY
+from kaggle_runner.training.data.batches import EncodedRows, MicroBatch
 
 CHUNK_ELEMENTS = 2**25
 """Logits in a chunk: 128 MiB in float32."""
@@ -18,7 +25,7 @@ FLOAT16_SCALE = 2.0**8
 """What float16 gradients of logits are multiplied by until the backward pass: a probability of 1e-5, one of 100,000
 symbols, would keep two digits of three."""
 
-# Shapes: B rows, T positions, N positions that count, D hidden size, V vocabulary
+# Shapes: B rows of a batch, T positions, N positions that count, D hidden size, V vocabulary
 
 
 def summed_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, targets_N: torch.Tensor, *,
@@ -34,11 +41,7 @@ def summed_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, 
         logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
         logits_NV = logits_BTV.flatten(0, 1).index_select(0, positions_N).float()
         return F.cross_entropy(logits_NV, targets_N, reduction="sum")
-    decoder = getattr(model, model.base_model_prefix)
-    hidden_BTD = decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, positions_N)
-    head = model.get_output_embeddings()
-    cap = logit_cap(model)
+    hidden_ND, head, cap = _before_the_head(model, tokens_BT, positions_N)
     if hidden_ND.requires_grad and torch.is_grad_enabled() and _is_frozen(head):
         loss: torch.Tensor = _LossWithGradient.apply(  # type: ignore[no-untyped-call]  # torch's own
             hidden_ND, head, cap, targets_N)
@@ -54,6 +57,84 @@ def summed_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, 
         else:
             losses.append(_chunk_loss(head, cap, part_ND, part_N))
     return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def scored_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, targets_N: torch.Tensor, *,
+                own_head: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum the loss as `summed_loss` does, to the same bit, and say of each position whether its token is the likeliest.
+
+    A token that shares the first place with others counts as the likeliest.
+    """
+    if not own_head:
+        logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
+        return _chunk_scores(logits_BTV.flatten(0, 1).index_select(0, positions_N).float(), targets_N)
+    hidden_ND, head, cap = _before_the_head(model, tokens_BT, positions_N)
+    parts = [_chunk_scores(logits_of(head, cap, part_ND), part_N)
+             for part_ND, part_N in zip(hidden_ND.split(_chunk_rows(head)), targets_N.split(_chunk_rows(head)),
+                                        strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([loss for loss, _ in parts]).sum(), torch.cat([hits_N for _, hits_N in parts])
+
+
+def _before_the_head(model: Any, tokens_BT: torch.Tensor,
+                     positions_N: torch.Tensor) -> tuple[torch.Tensor, Any, float | None]:
+    """Return the hidden states of some positions, the output matrix, and the bound of the logits."""
+    decoder = getattr(model, model.base_model_prefix)
+    hidden_BTD = decoder(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    return hidden_BTD.flatten(0, 1).index_select(0, positions_N), model.get_output_embeddings(), logit_cap(model)
+
+
+def likeliest(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """Say of each target whether no other logit is larger.
+
+    By the largest value and not by its place, which takes a CPU five times as long.
+    """
+    return logits_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1) >= logits_NV.amax(1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredBatch:
+    """What the model said to one batch of held-out rows."""
+
+    rows: np.ndarray
+    """Their places among all."""
+    batch: MicroBatch
+    loss: torch.Tensor
+    """Summed over the positions, on the device."""
+    hits_N: torch.Tensor
+    """bool, whether the true token is the likeliest one."""
+
+    @property
+    def hits(self) -> np.ndarray:
+        """The same on the host."""
+        return self.hits_N.cpu().numpy()
+
+    @property
+    def exact(self) -> np.ndarray:
+        """For each row whether it has an answer, and all tokens of its answers are the likeliest."""
+        counts_B, answers_N = self.batch.counts_B, self.batch.answers_N
+        starts_B = np.cumsum(counts_B) - counts_B
+        return np.logical_and.reduceat(self.hits | ~answers_N, starts_B) & np.logical_or.reduceat(answers_N, starts_B)
+
+
+def scores_of(rows: EncodedRows, scored: Sequence[ScoredBatch]) -> dict[str, float]:
+    """Return the metrics of held-out rows from what the model said to them.
+
+    A row whose answer tokens are all the likeliest ones, each after the true ones before it, is a row that greedy
+    decoding answers exactly: where every next token is right, what was decoded before it is the true text. So nothing
+    is generated. Its answers alone make a row exact, the end token included where it is learned; accuracy is over all
+    that counts in the loss. Bits of a byte leave special tokens out of the bytes, so that tokenizers compare.
+    """
+    nats = math.fsum(torch.stack([part.loss for part in scored]).tolist())
+    hits_N = np.concatenate([part.hits for part in scored])
+    scores = {LOSS: nats / len(hits_N), EXACT_MATCH: float(np.concatenate([part.exact for part in scored]).mean()),
+              TOKEN_ACCURACY: float(hits_N.mean())}
+    if rows.scored_bytes is not None:
+        of_rows = np.concatenate([part.rows for part in scored])
+        scores[BITS_PER_BYTE] = nats / math.log(2) / max(1, int(rows.scored_bytes[of_rows].sum()))
+    return scores
 
 
 def logits_of(head: Any, cap: float | None, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -128,6 +209,10 @@ def _is_frozen(head: Any) -> bool:
 
 def _chunk_rows(head: Any) -> int:
     return max(1, CHUNK_ELEMENTS // int(head.weight.shape[0]))
+
+
+def _chunk_scores(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return F.cross_entropy(logits_NV, targets_N, reduction="sum"), likeliest(logits_NV, targets_N)
 
 
 def _chunk_loss(head: Any, cap: float | None, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ class WarmCharLM:
         self._emit, self._cache_directory, self._device = emit, cache_directory, device
         self._text: tuple[tuple[str, str], DeviceText] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
+        self.measures_speed = True
 
     def prepare(self, config: CharLMConfig) -> Warm:
         """Load the text if it is not warm."""
@@ -33,14 +35,14 @@ class WarmCharLM:
         return Warm(seconds_by_phase=phases.seconds, versions=versions(),
                     notes={"symbols": text.symbols, "characters": len(text.train)})
 
-    def baseline(self, config: CharLMConfig) -> float:
+    def baseline(self, config: CharLMConfig) -> Mapping[str, float]:
         """Refuse: there is no untouched base."""
         raise ConfigError("a character model is trained from nothing: it has no base to measure")
 
     def train(self, config: CharLMConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one model."""
         text, _ = self._prepared(config)
-        if self._device.type == "cpu" and self._most_threads > 1:
+        if self._device.type == "cpu" and self.measures_speed and self._most_threads > 1:
             self.threads = self._choose_threads(text, config)
         return train_character_model(text, config, trial_id, control)
 

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.tokens import EncodedData, encode
 from kaggle_runner.training.finetune import (
     attach,
-    evaluate,
     loss_of,
+    measure,
     rows_of_step,
     train_adapter,
     training_layers,
@@ -70,6 +71,7 @@ class WarmFinetune:
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
         self._warned: set[str] = set()
+        self.measures_speed = True
 
     def prepare(self, config: FinetuneConfig) -> Warm:
         """Load base and rows if they are not warm."""
@@ -77,10 +79,10 @@ class WarmFinetune:
         return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes,
                     train_rows=len(data.train))
 
-    def baseline(self, config: FinetuneConfig) -> float:
+    def baseline(self, config: FinetuneConfig) -> Mapping[str, float]:
         """Measure the untouched base."""
         base, data, _ = self._prepared(config)
-        return evaluate(base, data.validation, config)
+        return measure(base, data.validation, config)
 
     def train(self, config: FinetuneConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one adapter."""
@@ -163,6 +165,6 @@ class WarmFinetune:
             # What is loaded stays: the collections between trials need not look at it again.
             gc.collect()
             gc.freeze()
-            if self._device.type == "cpu":
+            if self._device.type == "cpu" and self.measures_speed:
                 self._base = self._choose_speed(self._base, encoded, config)
         return self._base, self._data[1], phases

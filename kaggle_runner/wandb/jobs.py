@@ -12,6 +12,7 @@ from kaggle_runner.errors import INTERRUPTED, ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.memory.fit import MemoryLimit
+from kaggle_runner.metrics import LOSS, Evaluations
 from kaggle_runner.run.one_trial import TrialRunner, goes_on
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
@@ -49,7 +50,7 @@ class JobRunner:
         self._supervisor = Supervisor(
             study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
             rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (),
-            judge=lambda trial, step, value: goes_on(sweep.spec, study, trial, step, value))
+            judge=lambda trial, step, value, loss: goes_on(sweep.spec, study, trial, step, value, loss))
         self._runner = TrialRunner(supervisor=self._supervisor, deadline=deadline, notify=notify,
                                    shown=sweep.spec.searched or sweep.spec.parameters)
 
@@ -93,7 +94,8 @@ class JobRunner:
         if why_not:
             self.ending.ask(why_not, INTERRUPTED)
             self._notify(Note(text=f"trial {log.id} goes back to the sweep's queue: {why_not}"))
-            log.describe(TrialResult(id=log.id, status=Status.PREEMPTED, metric=None, reason=why_not), stopped=False)
+            log.describe(TrialResult(id=log.id, status=Status.PREEMPTED, metric=None, reason=why_not),
+                         self._spec.metric, stopped=False)
             log.mark_preempting()
             return self._finish(log, PREEMPTED, ())
         trial = replace(trial, number=self._study.claim_number(log.id))
@@ -109,7 +111,7 @@ class JobRunner:
                          lambda: self.ending.is_over(began, self._patience.upload_s))
         result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked)
         stopped = stop_asked() and not earlier
-        log.describe(result, stopped=stopped)
+        log.describe(result, self._spec.metric, stopped=stopped)
         code = exit_code(result, stopped=stopped)
         if code == PREEMPTED:
             log.mark_preempting()
@@ -139,7 +141,7 @@ class JobRunner:
         reason = f"the same configuration as trial {earlier.trial.id}, answered from the journal"
         self._notify(Note(text=f"trial {trial.id}: {reason}"))
         self._study.record_start(trial, trial.config.as_dict())
-        rows = [row for row in history if "eval/loss" in row]
+        rows = [row for row in history if LOSS in row]
         for row in rows:
             self._study.log(trial.id, row)
         log.add_tag("duplicate")
@@ -164,12 +166,11 @@ class JobRunner:
         snapshot = self._study.snapshot()
         rows = snapshot.history(trial.id)
         record = next(record for record in snapshot.records if record.trial.id == trial.id)
-        evaluations = tuple((row["step"], row["eval/loss"]) for row in rows if "eval/loss" in row)
         result = TrialResult(
-            id=trial.id, status=Status.PREEMPTED, metric=min((loss for _, loss in evaluations), default=None),
+            id=trial.id, status=Status.PREEMPTED, **Evaluations.of_rows(snapshot.metric, rows).facts,
             reason="there was no time for a checkpoint; it goes on from its last one, or from the start",
             steps=rows[-1]["step"] if rows else 0, tokens=rows[-1].get("tokens", 0) if rows else 0,
-            evaluations=evaluations, seconds=round(time.time() - record.started, 3), attempts=record.attempts)
+            seconds=round(time.time() - record.started, 3), attempts=record.attempts)
         self._study.record_end(result)
         return result
 

@@ -52,7 +52,7 @@ class OfflineRuns:
         log = RunLog(run)
         for row in snapshot.history(record.trial.id):
             log.log(row)
-        log.describe(record.result, stopped=False)
+        log.describe(record.result, snapshot.info.metric, stopped=False)
         run.finish(exit_code=exit_code(record.result, stopped=False))
 
 

@@ -14,7 +14,8 @@ import wandb
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.connection import GiveUp, attempt, end_core
 
-ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
+ROW_NAMES = ("train/loss", "train/learning_rate")
+"""What a row of W&B has beside everything that was evaluated."""
 NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
          "gradient_checkpointing")
 """The notes of a trial that go into the run's summary."""
@@ -109,7 +110,7 @@ class RunLog:
         self._position += 1
         if self._position <= self._rows:  # the trial went back to a checkpoint: W&B has this row
             return
-        values = {name: row[name] for name in ROW_NAMES if name in row}
+        values = {name: value for name, value in row.items() if name in ROW_NAMES or name.startswith("eval/")}
         self._try(lambda: self._run.log({"train/global_step": row["step"], **values}))
         self._rows += 1
 
@@ -129,13 +130,14 @@ class RunLog:
             self._marked = True
             self._try(self._run.mark_preempting)
 
-    def describe(self, result: TrialResult, *, stopped: bool) -> None:
-        """Write how a trial ended into the summary: only what was measured."""
+    def describe(self, result: TrialResult, metric: str, *, stopped: bool) -> None:
+        """Write how a trial ended into the summary: only what was measured, `metric` and all else where it was best."""
         facts = {"outcome": outcome_of(result, stopped=stopped), "reason": result.reason, "seconds": result.seconds,
                  "tokens": result.tokens, "peak_device_bytes": result.peak_device_bytes,
                  **{name: result.notes.get(name) for name in NOTES}}
         if result.status in (Status.COMPLETE, Status.PRUNED):
-            facts["eval/loss"] = result.metric  # the best one, whose adapter is kept, and not the last
+            # of the best evaluation, whose adapter is kept, and not of the last
+            facts |= {**result.metrics, metric: result.metric}
         self._summary = {name: value for name, value in facts.items() if value is not None}
         self._try(lambda: self._run.summary.update(self._summary))
 

@@ -3,6 +3,7 @@
 Only complete trials are compared; what was pruned, failed or still runs is carried along to be marked, never ranked.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from kaggle_runner.metrics import LOSS, Goal, Metric
+from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
 from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
@@ -37,6 +40,8 @@ class Row:
     """A value of `Status`, or `running`."""
     value: float | None
     """The study's metric."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What was measured beside it, by name."""
     params: Mapping[str, Any]
     origin: str = ""
     reason: str = ""
@@ -108,7 +113,7 @@ class Analysis:
     directory: Path
     name: str
     metric: str
-    goal: str
+    goal: Goal
     sweep: Mapping[str, Any]
     """The sweep file as read."""
     baseline: float | None
@@ -132,6 +137,8 @@ class Analysis:
     rungs: tuple[Rung, ...]
     how: tuple[tuple[str, str], ...]
     """How the study was run, as names and texts."""
+    others: tuple[OtherMetric, ...] = ()
+    """What the metrics beside the study's own say of the winner."""
 
     @property
     def noise(self) -> Noise | None:
@@ -151,8 +158,9 @@ class Analysis:
     @property
     def ranked(self) -> tuple[Row, ...]:
         """The complete trials, best first."""
-        sign = -1.0 if self.goal == "maximize" else 1.0
-        return tuple(sorted(self.complete, key=lambda row: (sign * (row.value or 0.0), row.number)))
+        metric = Metric(name=self.metric, goal=self.goal)
+        return tuple(sorted(self.complete, key=lambda row: (
+            metric.rank(row.value or 0.0, row.metrics.get(LOSS)), row.number)))
 
     @property
     def is_running(self) -> bool:
@@ -162,43 +170,52 @@ class Analysis:
 
 def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     """Compute everything; any study that can be read can be analysed."""
-    rows = tuple(_row(record) for record in snapshot.records)
-    axes, goal = read_axes(snapshot), snapshot.info.goal
+    rows = tuple(_row(record, snapshot.info.metric) for record in snapshot.records)
+    axes, metric = read_axes(snapshot), snapshot.metric
     complete = [row for row in rows if row.status == "complete" and row.value is not None]
     found = find_configurations([(row.id, row.params, row.value) for row in complete if row.value is not None])
     varied = _varied(axes, found)
     effects, problem = _effects(varied, found, seed)
     measured, repeats = measured_noise(snapshot)
-    first = first_place(found, goal, measured, effects)
-    best = _best(complete, first, goal)
+    first = first_place(_in_order_of_loss(found, complete, metric), metric.goal, measured, effects)
+    best = _best(complete, first, metric)
     resolved = {share.name for share in effects.shares if share.resolved}
     surrogate = _surrogate(varied, found, seed) if len(resolved) > 1 else None
     curves = read_curves(snapshot)
     return Analysis(
-        directory=snapshot.directory, name=snapshot.info.name, metric=snapshot.info.metric, goal=goal,
+        directory=snapshot.directory, name=snapshot.info.name, metric=metric.name, goal=metric.goal,
         sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=_device(snapshot),
         rows=rows, best=best, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
-        contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, goal),
+        contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, metric.goal),
         regions=_regions(varied, first), repeats=repeats, first=first,
         boundaries=tuple(limit for axis in axes if best and axis.name in best.params
                          and (limit := boundary(axis, best.params[axis.name]))),
-        rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot))
+        rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
+        others=other_metrics(snapshot, best.id if best else None))
 
 
-def _best(complete: Sequence[Row], first: FirstPlace, goal: str) -> Row | None:
+def _in_order_of_loss(found: Sequence[Configuration], complete: Sequence[Row],
+                      metric: Metric) -> Sequence[Configuration]:
+    """Put those with the lower loss first where the loss breaks ties: ranking keeps the order of equals."""
+    losses = {row.id: row.metrics.get(LOSS, math.inf) for row in complete}
+    return sorted(found, key=lambda one: min(losses[trial] for trial in one.trial_ids)) if metric.has_ties else found
+
+
+def _best(complete: Sequence[Row], first: FirstPlace, metric: Metric) -> Row | None:
     if not first.ranked:
         return None
     own = [row for row in complete if row.id in (*first.ranked[0].trial_ids, *first.ranked[0].duplicates)]
-    return (max if goal == "maximize" else min)(own, key=lambda row: row.value or 0.0)
+    return min(own, key=lambda row: metric.rank(row.value or 0.0, row.metrics.get(LOSS)))
 
 
-def _row(record: TrialRecord) -> Row:
+def _row(record: TrialRecord, metric: str) -> Row:
     trial, result = record.trial, record.result
     if result is None:
         return Row(id=trial.id, number=trial.number, status=status_word(record), value=None, params=trial.params,
                    origin=trial.origin, started=record.started, attempts=record.attempts, phases={})
     predicted = result.notes.get("predicted_peak_bytes")
     return Row(id=trial.id, number=trial.number, status=status_word(record), value=result.metric, params=trial.params,
+               metrics={name: value for name, value in result.metrics.items() if name != metric},
                origin=trial.origin, reason=result.reason, steps=result.steps, seconds=result.seconds,
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,

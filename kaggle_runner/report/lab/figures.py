@@ -62,8 +62,9 @@ def gains_figure(contest: Contest, decision: Decision) -> Figure:
         trace["showlegend"] = False
     line = level(0.0, text(f"the default, {_name(contest.default)}"))
     return Figure(key="gains", title="Gain over the default, with 95 % intervals", sentence=sentence(decision.reason),
-                  is_half=True, traces=tuple(traces), layout={"xaxis": _values_axis(contest),
-                                                "yaxis": axis_layout("gain in eval/loss"), "shapes": [line]})
+                  is_half=True, traces=tuple(traces), layout={
+                      "xaxis": _values_axis(contest), "yaxis": axis_layout(f"gain in {contest.judged_by.name}"),
+                      "shapes": [line]})
 
 
 def curves_figure(contest: Contest, analysis: Analysis, snapshot: Snapshot) -> Figure | None:

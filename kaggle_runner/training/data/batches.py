@@ -33,6 +33,9 @@ class EncodedRows:
     """int64, where each row starts, and the end of the last."""
     trained: np.ndarray
     """bool, for each token whether it is of an answer that is learned."""
+    scored_bytes: np.ndarray | None = None
+    """int64, for each row the UTF-8 bytes of the text that counts in the loss, special tokens left out; none where they
+    were not counted, as for training rows."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -58,7 +61,7 @@ class EncodedRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MicroBatch:
-    """Rows of one forward pass, all numbers int64.
+    """Rows of one forward pass, all numbers but `answers_N` int64.
 
     No mask goes with them: padding lies behind the tokens, where causal attention never looks.
     """
@@ -68,6 +71,10 @@ class MicroBatch:
     """Where the model is asked for the next token, counted through all B x T places."""
     targets_N: np.ndarray
     """The next tokens that the model is asked for, one for each of `positions_N`."""
+    answers_N: np.ndarray
+    """bool, for each target whether it is of an answer."""
+    counts_B: np.ndarray
+    """Targets of each row."""
     tokens: int
     """Tokens of the rows, padding not counted."""
 
@@ -77,8 +84,8 @@ class MicroBatch:
         return self.tokens_BT.size
 
 
-def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed: int, step: int,
-                 pass_tokens: int) -> list[np.ndarray]:
+def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed: int, step: int, pass_tokens: int,
+                 share: int = 0, shares: int = 1) -> list[np.ndarray]:
     """Return the rows of one optimizer step, counted from 0 over all epochs, cut into micro-batches.
 
     A step has `batch_size * accumulation` rows, longest first, the same ones however it is cut. Of all ways to cut it
@@ -86,10 +93,11 @@ def step_batches(rows: EncodedRows, *, batch_size: int, accumulation: int, seed:
     `batch_size` rows where they are short, but never more tokens, padding included, than `batch_size` of the longest
     row of all: these are the very first micro-batch, and memory must have room for them anyway.
     In each epoch every row comes once, and up to `ROWS_ALIKE - 1` of them a second time to fill the last lot.
+    Of several shares every one gets rows of all lengths, and only its own are returned.
     """
     count = batch_size * accumulation
     step_rows = _in_order(rows, seed, step * count, count)
-    longest_first = step_rows[np.argsort(-rows.lengths[step_rows], kind="stable")]
+    longest_first = step_rows[np.argsort(-rows.lengths[step_rows], kind="stable")][share::shares]
     given = batch_size if step == 0 else 0
     sizes = [given, *_cheapest_cut(rows.lengths[longest_first[given:]].tolist(), batch_size,
                                    batch_size * rows.longest, pass_tokens)]
@@ -101,16 +109,19 @@ def collate(rows: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_id: i
     """Pad rows on the right to the longest of them; with `completion_only` only answers to learn count in the loss."""
     longest = int(rows.lengths[indices].max())
     tokens_BT = np.full((len(indices), longest), pad_id, dtype=np.int64)
-    positions, targets = [], []
+    positions, targets, answers = [], [], []
     for b, i in enumerate(indices):
         row = rows.row(i)
         tokens_BT[b, :len(row)] = row
         # the first token of a row follows nothing
-        counted = np.flatnonzero(rows.trained_of(i)[1:]) if completion_only else np.arange(len(row) - 1)
+        is_answer = rows.trained_of(i)[1:]
+        counted = np.flatnonzero(is_answer) if completion_only else np.arange(len(row) - 1)
         positions.append(b * longest + counted)
         targets.append(row[1:][counted])
+        answers.append(is_answer[counted])
     return MicroBatch(tokens_BT=tokens_BT, positions_N=np.concatenate(positions),
-                      targets_N=np.concatenate(targets).astype(np.int64), tokens=int(rows.lengths[indices].sum()))
+                      targets_N=np.concatenate(targets).astype(np.int64), answers_N=np.concatenate(answers),
+                      counts_B=np.array([len(part) for part in targets]), tokens=int(rows.lengths[indices].sum()))
 
 
 def _cheapest_cut(lengths: Sequence[int], batch_size: int, most_tokens: int, pass_tokens: int) -> list[int]:

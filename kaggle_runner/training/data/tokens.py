@@ -9,7 +9,8 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ TOKENIZER_ROWS = 1000
 NO_ROOM = "no answer begins within max_length"
 SPLITS = ("train", "validation")
 ARRAYS = ("tokens", "starts", "trained")
-"""Fields of EncodedRows."""
+"""Fields of EncodedRows that both splits have."""
+BYTES = "validation_scored_bytes"
+FILES = "tokens-2"
+"""How names of cache files begin; to be counted up when they hold something else of the same tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,14 +72,16 @@ def encode(data: InstructionData, tokenizer: Any, config: FinetuneConfig, *, cac
     shapes = config, config.for_scoring()
     renderers = [Renderer(tokenizer, train_on=shape.train_on) for shape in shapes]
     key = _key(data, tokenizer, renderers[0], config)
-    path = cache_directory / f"tokens-{key[:32]}.npz"
+    path = cache_directory / f"{FILES}-{key[:32]}.npz"
     arrays, cache_note = _read_cache(path)
     if arrays is None:
         arrays = {}
         for split, rows, shape, renderer in zip(SPLITS, (data.train, data.validation), shapes, renderers, strict=True):
-            arrays |= {f"{split}_{name}": array for name, array in _tokenise(rows, renderer, tokenizer, shape).items()}
+            made = _tokenise(rows, renderer, tokenizer, shape, counts_bytes=split == SPLITS[1])
+            arrays |= {f"{split}_{name}": array for name, array in made.items()}
         cache_note += _write_cache(path, arrays)
     train, validation = (EncodedRows(**{name: arrays[f"{split}_{name}"] for name in ARRAYS}) for split in SPLITS)
+    validation = replace(validation, scored_bytes=arrays[BYTES])
     counts = [json.loads(str(arrays[f"{split}_counts"])) for split in SPLITS]
     account = data.account.encoded(train=len(train), validation=len(validation), cut=sum(n["cut"] for n in counts),
                                    lost=Counter(counts[0]["lost"]) + Counter(counts[1]["lost"]))
@@ -115,26 +121,36 @@ def token_row(pieces: Sequence[tuple[list[int], bool]], eos_id: int | None) -> t
     return tokens, trained
 
 
-def _tokenise(rows: Sequence[Row], renderer: Renderer, tokenizer: Any, config: FinetuneConfig) -> dict[str, np.ndarray]:
+def _tokenise(rows: Sequence[Row], renderer: Renderer, tokenizer: Any, config: FinetuneConfig, *,
+              counts_bytes: bool) -> dict[str, np.ndarray]:
     """Return the arrays of EncodedRows, and as JSON how many rows were cut, and lost for which reason."""
     kept, learned = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=bool)]
+    used: list[Sequence[Piece]] = []
     lost: Counter[str] = Counter()
     cut = 0
     for start in range(0, len(rows), TOKENIZER_ROWS):
         rendered = [renderer.pieces(row) for row in rows[start:start + TOKENIZER_ROWS]]
         lost.update(reason for reason in rendered if isinstance(reason, str))
         written = [pieces for pieces in rendered if not isinstance(pieces, str)]
-        for tokens, trained in encoded_pieces(written, tokenizer):
+        for pieces, (tokens, trained) in zip(written, encoded_pieces(written, tokenizer), strict=True):
             is_trained = np.array(trained[:config.max_length], dtype=bool)
             # The first token of a row follows nothing, so it cannot be learned.
             if not (is_trained[1:].any() if config.completion_only_loss else len(is_trained) > 1):
                 lost[NO_ROOM] += 1
                 continue
+            if counts_bytes:
+                used.append(pieces)
             cut += len(tokens) > config.max_length
             kept.append(np.array(tokens[:config.max_length], dtype=np.int32))
             learned.append(is_trained)
     return {"tokens": np.concatenate(kept), "starts": np.cumsum([len(row) for row in kept], dtype=np.int64),
-            "trained": np.concatenate(learned), "counts": np.array(json.dumps({"cut": cut, "lost": lost}))}
+            "trained": np.concatenate(learned), "counts": np.array(json.dumps({"cut": cut, "lost": lost})),
+            **({"scored_bytes": _bytes_of(used, tokenizer, config)} if counts_bytes else {})}
+
+
+def _bytes_of(used: Sequence[Sequence[Piece]], tokenizer: Any, config: FinetuneConfig) -> np.ndarray:
+    return np.array(scored_bytes(used, tokenizer, completion_only=config.completion_only_loss,
+                                 most_tokens=config.max_length), dtype=np.int64)
 
 
 def encoded_pieces(rendered: Sequence[Sequence[Piece]], tokenizer: Any) -> Iterator[tuple[list[int], list[bool]]]:
@@ -144,6 +160,46 @@ def encoded_pieces(rendered: Sequence[Sequence[Piece]], tokenizer: Any) -> Itera
                if texts else ())
     for pieces in rendered:
         yield token_row([(next(ids), piece.is_trained) for piece in pieces], tokenizer.eos_token_id)
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that stand for no text: marks of turns, the end token."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset({*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)})
+
+
+def scored_bytes(rendered: Sequence[Sequence[Piece]], tokenizer: Any, *, completion_only: bool,
+                 most_tokens: int) -> list[int]:
+    """Count for each row the UTF-8 bytes of the text whose tokens count in the loss.
+
+    Rows are cut at `most_tokens`; with `completion_only` only answers count. The first token of a row follows nothing
+    and counts nowhere, and special tokens are counted as no text.
+    """
+    special, counted = special_ids(tokenizer), []
+    for pieces in rendered:
+        place = total = 0
+        for piece in pieces:
+            tokens = list(_stretches(piece.text, tokenizer))
+            if piece.is_trained or not completion_only:
+                total += sum(size for at, (token, size) in enumerate(tokens, start=place)
+                             if 0 < at < most_tokens and token not in special)
+            place += len(tokens)
+        counted.append(total)
+    return counted
+
+
+def _stretches(text: str, tokenizer: Any) -> Iterator[tuple[int, int]]:
+    """Yield the tokens of a text and the bytes that each ends: a letter of several tokens is the first one's."""
+    if not getattr(tokenizer, "is_fast", False):
+        for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
+            yield token, len(tokenizer.decode([token]).encode())
+        return
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = [0]
+    for _, end in found["offset_mapping"]:  # some tokenizers leave the blank before a word out of its own stretch
+        ends.append(max(ends[-1], end))
+    for token, (start, end) in zip(found["input_ids"], pairwise(ends), strict=True):
+        yield token, len(text[start:end].encode())
 
 
 def _key(data: InstructionData, tokenizer: Any, renderer: Renderer, config: FinetuneConfig) -> str:
@@ -167,6 +223,8 @@ def _read_cache(path: Path) -> tuple[dict[str, np.ndarray] | None, str]:
             tokens, trained = arrays[f"{split}_tokens"], arrays[f"{split}_trained"]
             if not arrays[f"{split}_starts"][-1] == len(tokens) == len(trained) or f"{split}_counts" not in arrays:
                 raise ValueError("arrays of different files")
+        if len(arrays[BYTES]) != len(arrays["validation_starts"]) - 1:
+            raise ValueError("arrays of different files")
         return arrays, f"read {path.name}"
     except (FileNotFoundError, NotADirectoryError):
         return None, "made"

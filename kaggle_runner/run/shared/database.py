@@ -1,0 +1,212 @@
+"""A database that holds shared searches: its connections, and what its errors mean.
+
+A connection lives for a question and its answer, and has a time limit while it is in use, for a network that swallows
+everything gives no error. The password is in no message.
+"""
+
+import importlib.util
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from kaggle_runner.errors import MissingPackages, StudyError
+from kaggle_runner.events import Note, Notify
+from kaggle_runner.run.shared.address import DRIVERS, EXTRA, Address
+from kaggle_runner.wording import without_password
+
+ANSWER_S = 20.0
+"""Longest use of a connection at a time: every transaction here takes milliseconds."""
+CONNECT_S = 8
+PATIENCE_S = 600.0
+"""How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
+HINTS = (
+    (("password", "authentication", "no pg_hba", "access denied"),
+     "check user and password; @ and % of a password are %40 and %25 in the URL, or leave it out and set PGPASSWORD"),
+    (("resolve", "translate host", "name or service", "nodename"), "check the name of the host"),
+    (("refused", "timeout", "timed out", "unreachable", "no route"),
+     "check host and port, and that the server runs and lets this machine in"),
+    (("permission denied", "no schema has been selected"),
+     "let its owner give the user the right to create tables there"),
+    (("too many", "remaining connection slots"), "raise the server's max_connections"),
+    (("does not exist", "unknown database"), "create the database first, or correct its name"),
+    (("no space left", "disk full", "could not extend"), "make space on the server's disk"),
+)
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """A database with Optuna's tables in it."""
+
+    def __init__(self, address: Address, *, notify: Notify = lambda event: None,
+                 patience_s: float = PATIENCE_S) -> None:
+        """Connect, and make Optuna's tables if there are none.
+
+        Raises:
+            MissingPackages: the driver is not installed.
+            StudyError: it cannot be reached or used; says why.
+        """
+        package = address.url.partition(":")[0].partition("+")[2] or DRIVERS[address.kind]
+        absent = [name for name in (package, "sqlalchemy", "optuna") if importlib.util.find_spec(name) is None]
+        if absent:
+            raise MissingPackages(absent, EXTRA)
+        import optuna
+        import sqlalchemy as sql
+        from sqlalchemy.pool import NullPool
+
+        self.address, self._notify, self._patience_s, self._is_away = address, notify, patience_s, False
+        url = sql.make_url(address.url)
+        self._url = url.set(drivername=f"{address.kind}+{package}")
+        dialect = self._url.get_dialect()()
+        positional, named = dialect.create_connect_args(self._url)
+        named = {"connect_timeout": CONNECT_S, **named}
+        if package == "pymysql":
+            named = {"read_timeout": ANSWER_S, "write_timeout": ANSWER_S, **named}
+        driver = type(dialect).import_dbapi()
+        self.failures: tuple[type[Exception], ...] = (
+            sql.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, driver.Error)
+
+        def connect() -> Any:
+            connection = driver.connect(*positional, **named)
+            if self.storage is None:
+                made.append(connection)
+            limits.start(connection)
+            return connection
+
+        def limit(engine: Any) -> None:
+            sql.event.listen(engine, "checkout", lambda connection, record, proxy: limits.start(connection))
+            sql.event.listen(engine, "checkin", lambda connection, record: limits.end(connection))
+            sql.event.listen(engine, "close", lambda connection, record: limits.end(connection))
+
+        made: list[Any] = []
+        self.storage: Any = None
+        limits = _Limits()
+        kwargs = {"creator": connect, "max_overflow": -1}
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        bare = self._url.set(password=None).render_as_string()
+        try:
+            probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
+            limit(probe)
+            with probe.connect() as connection:
+                is_made = sql.inspect(connection).has_table("kaggle_runner_trials")
+            if is_made:  # by somebody who is done: many may come in at once
+                self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs), skip_table_creation=True)
+                limit(self.storage.engine)
+                self.rest()
+                return
+            with probe.begin() as alone:  # tables are made by one at a time
+                alone.execute(sql.text("SELECT pg_advisory_xact_lock(7203)" if address.kind == "postgresql"
+                                       else "SELECT GET_LOCK('kaggle_runner', 15)"))
+                self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
+                limit(self.storage.engine)
+                from kaggle_runner.run.shared.tables import META
+
+                META.create_all(self.storage.engine)
+                if address.kind != "postgresql":
+                    alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
+            self.rest()
+        except self.failures as error:
+            raise self.refused(error) from None
+        except RuntimeError as error:
+            raise StudyError(f"{address.shown} was set up by another version of Optuna than the {optuna.__version__} "
+                             f"here; install that version, or upgrade the database with: optuna storage upgrade "
+                             f"--storage {address.shown}") from error
+        finally:
+            if self.storage is None:
+                for connection in made:
+                    with suppress(*self.failures):
+                        connection.close()
+
+    @contextmanager
+    def begin(self) -> Iterator[Any]:
+        """Open a transaction."""
+        with self.storage.engine.begin() as connection:
+            yield connection
+
+    def rest(self) -> None:
+        """Close the connections that are idle: a server has few, and many machines want one now and then."""
+        self.storage.engine.dispose()
+
+    def refused(self, error: BaseException) -> StudyError:
+        """Return the one line that says why the database cannot be used, and what to do."""
+        why = self.why(error)
+        hint = next((hint for words, hint in HINTS if any(word in why.lower() for word in words)), "try again later")
+        return StudyError(f"the database {self.address.shown} cannot be used: {why}; {hint}")
+
+    def why(self, error: BaseException) -> str:
+        """Return what the database or its driver said, in one line and without the password."""
+        original = error.__cause__ if type(error).__name__ == "StorageInternalError" and error.__cause__ else error
+        original = getattr(original, "orig", None) or original
+        text = str(original.args[-1] if len(original.args) > 1 else original).strip() or type(original).__name__
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        said = next((line for line in lines if "FATAL" in line or "failed" in line), lines[0])
+        return without_password(said)  # drivers name the server and the user, and never the password
+
+    def patiently(self, action: Callable[[], Result], ends: Callable[[], str | None] = lambda: None) -> Result:
+        """Do something in the database, again and again while it is away, until somebody wishes for the end.
+
+        Raises:
+            StudyError: it does not come back, or refuses.
+        """
+        until, wait = time.monotonic() + self._patience_s, 0.2
+        while True:
+            try:
+                result = action()
+            except self.failures as error:
+                self.is_away(error)
+                if time.monotonic() > until or ends() or _is_ours(error):
+                    raise self.refused(error) from None
+                time.sleep(wait * random.uniform(0.7, 1.3))
+                wait = min(2 * wait, 5.0)
+            else:
+                self.is_back()
+                return result
+
+    def is_away(self, error: BaseException) -> None:
+        """Say once that the database does not answer."""
+        if not self._is_away:
+            self._is_away = True
+            self._notify(Note(text=f"the database does not answer ({self.why(error)}); training goes on, and it is "
+                                   f"told later"))
+
+    def is_back(self) -> None:
+        """Say that the database answers again."""
+        if self._is_away:
+            self._is_away = False
+            self._notify(Note(text="the database is back"))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Say whether trying again cannot help: a right that is missing, a table that is gone."""
+    cause = error.__cause__ if type(error).__name__ == "StorageInternalError" else error
+    return type(cause).__name__ in ("ProgrammingError", "ArgumentError")
+
+
+def _hang_up(connection: Any) -> None:
+    """End a connection that has had its time, from outside: whoever waits for it gets an error."""
+    with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)  # one that is closed by now, or of another driver, has no number
+
+
+class _Limits:
+    """A time limit for each connection while it is in use."""
+
+    def __init__(self) -> None:
+        self._timers: dict[int, threading.Timer] = {}
+
+    def start(self, connection: Any) -> None:
+        self.end(connection)
+        timer = threading.Timer(ANSWER_S, _hang_up, (connection,))
+        timer.daemon = True
+        self._timers[id(connection)] = timer
+        timer.start()
+
+    def end(self, connection: Any) -> None:
+        timer = self._timers.pop(id(connection), None)
+        if timer is not None:
+            timer.cancel()

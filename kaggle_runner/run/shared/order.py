@@ -1,0 +1,77 @@
+"""What a user asked for of a shared search, and the way into it: nothing here imports a database's packages at once."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kaggle_runner.errors import StudyError
+from kaggle_runner.events import Note, Notify
+from kaggle_runner.files import json_lines
+from kaggle_runner.study.journal import JOURNAL
+from kaggle_runner.sweep.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from kaggle_runner.run.points.prior import Known
+    from kaggle_runner.run.shared.record import SharedRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOrder:
+    """Where a search is that several machines share, and how."""
+
+    address: str
+    lease_s: float | None = None
+    """Seconds without a sign of life after which a machine's trial is given to another; none takes the usual ones."""
+    checkpoints: Path | None = None
+    """A directory that every machine sees, through which a trial's checkpoints travel."""
+
+
+def join_shared(shared: SharedOrder, spec: SweepSpec, seed: int | None, known: "Known | None",
+                notify: Notify) -> "SharedRecord":
+    """Make or join the study in a database, before anything is made here.
+
+    Raises:
+        StudyError: the database or its study cannot be used; says why.
+    """
+    require_whole()
+    from kaggle_runner.run.shared.address import read_address
+    from kaggle_runner.run.shared.checkpoints import require_shelf
+    from kaggle_runner.run.shared.database import Database
+    from kaggle_runner.run.shared.record import DEFAULT_LEASE_S, SharedRecord
+
+    if shared.checkpoints is not None:
+        require_shelf(shared.checkpoints)
+    record = SharedRecord.join(Database(read_address(shared.address), notify=notify), spec, seed,
+                               shared.lease_s or DEFAULT_LEASE_S)
+    if known is not None:
+        record.database.patiently(lambda: record.add_known({**known.as_event()}))
+        record.database.rest()
+    notify(Note(text=f"sharing the study {record.info.name!r} in {record.database.address.shown}; without a sign of "
+                     f"life for {record.lease_s:g} s a machine's trial is given to another one"))
+    return record
+
+
+def require_whole() -> None:
+    """See that this is the whole package: a launcher leaves out what speaks to databases, to stay small.
+
+    Raises:
+        StudyError: it is not.
+    """
+    if importlib.util.find_spec("kaggle_runner.run.shared.database") is None:
+        raise StudyError("this launcher has no part for databases; install the package in a notebook instead: "
+                         "docs/many-machines.md")
+
+
+def refuse_alone(directory: Path) -> None:
+    """Refuse to go on alone with what belongs to a shared study.
+
+    Raises:
+        StudyError: the directory does.
+    """
+    if (directory / JOURNAL).is_file():
+        database = next((event["database"] for event in json_lines(directory / JOURNAL)
+                         if event.get("event") == "shared"), None)
+        if database is not None:
+            raise StudyError(f"{directory} belongs to a study that is shared in {database}; go on with --storage "
+                             f"{database}, or choose another directory with --study")

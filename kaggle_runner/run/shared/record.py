@@ -1,0 +1,321 @@
+"""The record of a shared study: every trial once, held by one machine at a time, told once.
+
+A machine holds a trial by a lease that it renews; the database's clock says when it is over. Whoever takes a trial
+raises its attempt, and a result counts only from the attempt that holds it.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sql
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from kaggle_runner.errors import StudyError
+from kaggle_runner.run.optuna_journal import shown_as, shown_value
+from kaggle_runner.run.shared.database import Database
+from kaggle_runner.run.shared.tables import STUDIES, TRIALS, now
+from kaggle_runner.study.journal import Snapshot, StudyInfo, changed_keys
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
+from kaggle_runner.sweep.spec import SweepSpec
+
+DEFAULT_LEASE_S = 120.0
+"""Without a sign of life for so long, a machine's trial is given to another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to run a trial."""
+
+    number: int
+    attempt: int
+    trial: Trial | None
+    """None while nobody has chosen its point."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A trial as the database has it."""
+
+    attempt: int
+    holder: str
+    machine: str
+    started: float
+    is_open: bool
+    """It has no result, and somebody holds it."""
+    trial: Trial | None = None
+    result: TrialResult | None = None
+    told: float | None = None
+
+
+class SharedRecord:
+    """The trials of one study in a database, as one study directory sees and changes them."""
+
+    def __init__(self, database: Database, study: int, row: Any, *, holder: str = "",
+                 lease_s: float = DEFAULT_LEASE_S) -> None:
+        self.database, self._study, self.holder, self.lease_s = database, study, holder, lease_s
+        self.uid: str = row.uid
+        self.info = StudyInfo(**json.loads(row.info))
+        self.rows: dict[int, Row] = {}
+        self.known: tuple[Mapping[str, Any], ...] = tuple(json.loads(row.known))
+        self.baseline: float | None = json.loads(row.baseline) if row.baseline else None
+        self._machine = socket.gethostname()[:200]
+        self._now = now(database.address.kind)
+        self._optuna: dict[int, int] = {}
+
+    @classmethod
+    def join(cls, database: Database, spec: SweepSpec, seed: int | None, lease_s: float) -> "SharedRecord":
+        """Make the study of a sweep file, or join it.
+
+        Raises:
+            StudyError: the study there was made from another file or with another seed, or by another program.
+        """
+        address = database.address
+        name = address.study or spec.name
+        try:
+            study = optuna.create_study(storage=database.storage, study_name=name, load_if_exists=True,
+                                        direction=StudyDirection[spec.goal.upper()])
+            number = database.storage.get_study_id_from_name(name)
+            info = {"name": name, "metric": spec.metric, "goal": spec.goal, "seed": seed or 0, "sweep": spec.raw}
+            with database.begin() as connection:
+                row = _row_of(connection, number)
+                if row is None:
+                    if connection.execute(sql.text("SELECT count(*) FROM trials WHERE study_id = :s"),
+                                          {"s": number}).scalar():
+                        raise StudyError(f"{address.shown} holds a study {name!r} of another program; give this one "
+                                         f"another name, behind the address: #NAME")
+                    created = connection.execute(sql.select(now(address.kind))).scalar()
+                    connection.execute(STUDIES.insert().values(
+                        study=number, uid=uuid.uuid4().hex, known="[]", baseline=None,
+                        info=json.dumps({**info, "created": round(float(created), 3)})))
+                    row = _row_of(connection, number)
+            study.set_user_attr("kaggle_runner", {"metric": spec.metric, "goal": spec.goal, "method": spec.method})
+        except sql.exc.IntegrityError:  # somebody else made it in this moment
+            return cls.join(database, spec, seed, lease_s)
+        except database.failures as error:
+            raise database.refused(error) from None
+        finally:
+            database.rest()
+        record = cls(database, number, row, lease_s=lease_s)
+        changed = changed_keys(record.info.sweep, spec.raw)
+        if changed:
+            raise StudyError(f"the study {name!r} in {address.shown} was made from another sweep file: "
+                             f"{', '.join(changed)} differ; restore the file, or give the new one another name")
+        if seed is not None and seed != record.info.seed:
+            raise StudyError(f"the study {name!r} in {address.shown} was made with seed {record.info.seed}, "
+                             f"not {seed}; leave --seed out, or give the sweep another name")
+        return record
+
+    @classmethod
+    def find(cls, database: Database) -> "SharedRecord":
+        """Open the study that an address names, or the only one there is, to read it.
+
+        Raises:
+            StudyError: there is none, or there are several.
+        """
+        shown, wanted = database.address.shown, database.address.study
+        try:
+            with database.begin() as connection:
+                rows = {json.loads(row.info)["name"]: row for row in connection.execute(STUDIES.select())}
+        except database.failures as error:
+            raise database.refused(error) from None
+        finally:
+            database.rest()
+        if (wanted and wanted not in rows) or not rows:
+            raise StudyError(f"{shown} holds no study{f' {wanted!r}' if wanted else ''}; it has: "
+                             f"{', '.join(sorted(rows)) or 'none'}")
+        if not wanted and len(rows) > 1:
+            raise StudyError(f"{shown} holds {len(rows)} studies; name one behind the address: "
+                             f"{', '.join(f'#{name}' for name in sorted(rows))}")
+        row = rows[wanted] if wanted else next(iter(rows.values()))
+        return cls(database, row.study, row)
+
+    def add_known(self, event: Mapping[str, Any]) -> None:
+        """Add what the search is to know besides its trials, unless it is known."""
+        plain = json.loads(json.dumps(event))
+        with self.database.begin() as connection:
+            known = json.loads(self._lock_study(connection).known)
+            if plain not in known:
+                known.append(plain)
+                connection.execute(STUDIES.update().where(STUDIES.c.study == self._study)
+                                   .values(known=json.dumps(known)))
+        self.known = tuple(known)
+
+    def add_baseline(self, value: float) -> None:
+        """Record the metric of the untouched base, unless another machine did."""
+        with self.database.begin() as connection:
+            connection.execute(STUDIES.update().where(STUDIES.c.study == self._study, STUDIES.c.baseline.is_(None))
+                               .values(baseline=json.dumps(value)))
+        self.baseline = value if self.baseline is None else self.baseline
+
+    def read(self) -> None:
+        """Take in what has changed since the last time."""
+        done = {number for number, row in self.rows.items() if row.result is not None}
+        low = next(number for number in range(len(self.rows) + 1) if number not in done)
+        columns = TRIALS.c
+        mine = columns.study == self._study
+        with self.database.begin() as connection:
+            seen = list(connection.execute(
+                sql.select(columns.number, columns.attempt, columns.holder, columns.machine, columns.started,
+                           columns.result.is_not(None).label("ended"), columns.trial.is_not(None).label("chosen"))
+                .where(mine, columns.number >= low)))
+            wanted = [row.number for row in seen if (row.ended and row.number not in done) or (
+                row.chosen and (row.number not in self.rows or self.rows[row.number].trial is None))]
+            texts: dict[int, Any] = {}
+            for start in range(0, len(wanted), 500):
+                part = wanted[start:start + 500]
+                texts |= {row.number: row for row in connection.execute(
+                    sql.select(columns.number, columns.trial, columns.result, columns.told)
+                    .where(mine, columns.number.in_(part)))}
+        rows = dict(self.rows)
+        for row in seen:
+            known = rows.get(row.number)
+            text = texts.get(row.number)
+            trial, result = (known.trial, known.result) if known else (None, None)
+            if text is not None:
+                trial = Trial(**json.loads(text.trial)) if text.trial else trial
+                result = result_from_dict(json.loads(text.result)) if text.result else result
+            rows[row.number] = Row(attempt=row.attempt, holder=row.holder, machine=row.machine, trial=trial,
+                                   result=result, told=text.told if text else known.told if known else None,
+                                   is_open=not row.ended and bool(row.holder), started=row.started)
+        self.rows = dict(sorted(rows.items()))
+
+    def snapshot(self, directory: Path) -> Snapshot:
+        """Return the study as it was last read; `directory` is where its copy lies."""
+        records = tuple(TrialRecord(trial=row.trial, result=row.result, attempts=row.attempt, started=row.started)
+                        for row in self.rows.values() if row.trial is not None)
+        return Snapshot(directory=directory, info=self.info, baseline=self.baseline, records=records, sessions=(),
+                        known=self.known)
+
+    def claim(self, total: int, held: Mapping[int, int]) -> Claim | None:
+        """Take the first trial that nobody runs, a new one if there is none; none when all are handed out."""
+        columns = TRIALS.c
+        free = sql.or_(columns.holder == "", columns.expires < self._now,
+                       sql.and_(columns.holder == self.holder, columns.number.not_in(list(held) or [-1])))
+        with self.database.begin() as connection:
+            row = connection.execute(
+                sql.select(columns.number, columns.attempt, columns.trial)
+                .where(columns.study == self._study, columns.result.is_(None), columns.number < total, free,
+                       columns.number.not_in(list(held) or [-1]))
+                .order_by(columns.number).limit(1).with_for_update(skip_locked=True)).first()
+            lease = {"holder": self.holder, "machine": self._machine, "expires": self._now + self.lease_s,
+                     "started": self._now}
+            if row is not None:
+                connection.execute(TRIALS.update().where(columns.study == self._study, columns.number == row.number)
+                                   .values(**lease, attempt=row.attempt + 1))
+                return Claim(number=row.number, attempt=row.attempt + 1,
+                             trial=Trial(**json.loads(row.trial)) if row.trial else None)
+            self._lock_study(connection)
+            count = connection.execute(sql.select(sql.func.count()).where(columns.study == self._study)).scalar()
+            if count >= total:
+                return None
+            connection.execute(TRIALS.insert().values(study=self._study, number=count, attempt=1, copied=False,
+                                                      **lease))
+            made = connection.execute(sql.text("SELECT count(*) FROM trials WHERE study_id = :s"),
+                                      {"s": self._study}).scalar()
+            for _ in range(count + 1 - made):  # Optuna numbers its trials as they come, so they come in our order
+                self.database.storage.create_new_trial(self._study)
+        return Claim(number=count, attempt=1, trial=None)
+
+    def choose(self, claim: Claim, trial: Trial, key: object, spec: SweepSpec) -> bool:
+        """Write the point of a claimed trial; false if another trial has it."""
+        point = hashlib.sha256(repr(key).encode()).hexdigest()
+        try:
+            with self.database.begin() as connection:
+                connection.execute(TRIALS.update().where(*self._held(claim.number, claim.attempt))
+                                   .values(trial=json.dumps(asdict(trial)), point=point))
+        except sql.exc.IntegrityError:
+            return False
+        storage, number = self.database.storage, self._optuna_id(trial.number)
+        known = storage.get_trial(number).params if claim.attempt > 1 else {}
+        for name, parameter in spec.searched.items():
+            if name not in known:
+                distribution = shown_as(parameter)
+                value = shown_value(trial.params[name], distribution)
+                storage.set_trial_param(number, name, distribution.to_internal_repr(value), distribution)
+        storage.set_trial_user_attr(number, "trial", {"id": trial.id, "origin": trial.origin})
+        return True
+
+    def renew(self, held: Mapping[int, int]) -> dict[int, str]:
+        """Show a sign of life; return the trials that were lost, and who has them."""
+        columns = TRIALS.c
+        with self.database.begin() as connection:
+            connection.execute(TRIALS.update().where(
+                columns.study == self._study, columns.number.in_(list(held)), columns.holder == self.holder,
+                columns.result.is_(None)).values(expires=self._now + self.lease_s))
+            rows = connection.execute(sql.select(columns.number, columns.attempt, columns.holder, columns.machine)
+                                      .where(columns.study == self._study, columns.number.in_(list(held))))
+            return {row.number: row.machine for row in rows
+                    if row.holder != self.holder or row.attempt != held[row.number]}
+
+    def release(self, number: int, attempt: int) -> None:
+        """Give a trial back, for whoever comes next."""
+        with self.database.begin() as connection:
+            connection.execute(TRIALS.update().where(*self._held(number, attempt)).values(holder=""))
+
+    def tell(self, trial: Trial, attempt: int, result: TrialResult, told: float | None) -> str | None:
+        """Record how a trial ended; return who has it if it was lost. May be repeated."""
+        columns = TRIALS.c
+        with self.database.begin() as connection:
+            written = connection.execute(TRIALS.update().where(*self._held(trial.number, attempt)).values(
+                result=json.dumps(asdict(result)), told=told)).rowcount
+            if not written:
+                row = connection.execute(sql.select(columns.holder, columns.attempt, columns.machine).where(
+                    columns.study == self._study, columns.number == trial.number)).first()
+                if row is None or row.holder != self.holder or row.attempt != attempt:
+                    return row.machine if row and row.holder else "another machine"
+        self._copy(trial, result, told)
+        return None
+
+    def mend(self) -> None:
+        """Bring Optuna's copy in line where a kill came between a result and its copy."""
+        columns = TRIALS.c
+        with self.database.begin() as connection:
+            rows = list(connection.execute(sql.select(columns.trial, columns.result, columns.told).where(
+                columns.study == self._study, columns.result.is_not(None), columns.copied.is_(False))))
+        for row in rows:
+            self._copy(Trial(**json.loads(row.trial)), result_from_dict(json.loads(row.result)), row.told)
+
+    def _copy(self, trial: Trial, result: TrialResult, told: float | None) -> None:
+        storage, number = self.database.storage, self._optuna_id(trial.number)
+        value = result.metric if result.status is Status.COMPLETE else None
+        is_measured = value is not None and math.isfinite(value)
+        state = TrialState.COMPLETE if is_measured else (
+            TrialState.PRUNED if result.status is Status.PRUNED else TrialState.FAIL)
+        facts = {"status": result.status.value, "reason": result.reason, "told": told}
+        with contextlib.suppress(UpdateFinishedTrialError):  # somebody mends the copy at this moment, in the same words
+            for step, loss in result.evaluations:
+                storage.set_trial_intermediate_value(number, step, loss)
+            storage.set_trial_user_attr(number, "result", {name: fact for name, fact in facts.items()
+                                                           if fact is not None and fact != ""})
+            storage.set_trial_state_values(number, state, [value] if value is not None and is_measured else None)
+        with self.database.begin() as connection:
+            connection.execute(TRIALS.update().where(TRIALS.c.study == self._study, TRIALS.c.number == trial.number)
+                               .values(copied=True))
+
+    def _held(self, number: int, attempt: int) -> tuple[Any, ...]:
+        columns = TRIALS.c
+        return (columns.study == self._study, columns.number == number, columns.holder == self.holder,
+                columns.attempt == attempt, columns.result.is_(None))
+
+    def _lock_study(self, connection: Any) -> Any:
+        return connection.execute(STUDIES.select().where(STUDIES.c.study == self._study).with_for_update()).one()
+
+    def _optuna_id(self, number: int) -> int:
+        if number not in self._optuna:
+            self._optuna[number] = self.database.storage.get_trial_id_from_study_id_trial_number(self._study, number)
+        return self._optuna[number]
+
+
+def _row_of(connection: Any, study: int) -> Any:
+    return connection.execute(STUDIES.select().where(STUDIES.c.study == study)).first()

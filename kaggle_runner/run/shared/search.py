@@ -1,0 +1,280 @@
+"""The search of a study that any number of machines share, and the leases of those trials that run on this one.
+
+The embedded search on a record that lies in a database: one worker alone gets the same points. A thread renews the
+leases; a trial that was lost meanwhile ends here as preempted, with the reason, and counts where it was run.
+"""
+
+import contextlib
+import dataclasses
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.errors import StudyError
+from kaggle_runner.events import Note, Notify
+from kaggle_runner.files import json_lines, make_directory
+from kaggle_runner.run.points.space import SearchSpace
+from kaggle_runner.run.rungs import extrapolated
+from kaggle_runner.run.search import LONG, Search
+from kaggle_runner.run.shared.checkpoints import bring
+from kaggle_runner.run.shared.copy import write_copy
+from kaggle_runner.run.shared.record import Claim, SharedRecord
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.sweep.spec import SweepSpec
+
+POLL_S = 5.0
+"""Between two looks at trials that run elsewhere, at most."""
+
+
+class SharedSearch(Search):
+    """Ask for the next trial of a shared study and tell how it ended; several threads may at once."""
+
+    def __init__(self, record: SharedRecord, study: Study, spec: SweepSpec, *, checkpoints: Path | None = None,
+                 notify: Notify = lambda event: None, ends: Callable[[], str | None] = lambda: None,
+                 **known: Any) -> None:
+        """Join; tell what this directory still owes, and begin to show signs of life.
+
+        Raises:
+            StudyError: the database went away, or the directory is of another study.
+        """
+        self._record, self._study, self._notify, self._ends = record, study, notify, ends
+        self._checkpoints = checkpoints
+        record.holder = own_holder(study, record)
+        self._do(record.read)
+        super().__init__(record.snapshot(study.directory), spec, **known,
+                         told_value=lambda result: extrapolated(result, self.snapshot()))
+        self._claims: dict[int, int] = {}
+        self._lost: dict[int, str] = {}
+        self._at_work = threading.local()
+        self._is_unfinished = False
+        self._take_in()
+        self._tell_late()
+        self._closed = threading.Event()
+        self._pulse = threading.Thread(target=self._show_life, name="leases", daemon=True)
+        self._pulse.start()
+
+    def __enter__(self) -> "SharedSearch":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._closed.set()
+        self._pulse.join()
+        self._rest()
+
+    def close(self) -> Snapshot:
+        """Share the untouched base's metric, and leave a copy of the whole study beside what ran here; return it."""
+        directory = self._study.directory / "shared"
+        baseline = self._study.snapshot().baseline
+        if baseline is not None and self._record.baseline is None:
+            with contextlib.suppress(*self._record.database.failures):  # another machine will
+                self._record.add_baseline(baseline)
+        make_directory(directory)
+        if not (directory / "trials").is_symlink():
+            (directory / "trials").symlink_to(Path("..") / "trials", target_is_directory=True)
+        write_copy(self.snapshot(), directory, uid=self._record.uid, shown=self._record.database.address.shown)
+        return read_study(directory)
+
+    def snapshot(self) -> Snapshot:
+        """Return the shared study as it stands, or as it was last seen where the database is away."""
+        if self._lock.acquire(blocking=False):  # else another thread is about it, perhaps for as long as it is away
+            try:
+                self._record.read()
+            except self._record.database.failures as error:
+                self._record.database.is_away(error)
+            finally:
+                self._lock.release()
+                self._rest()
+        return self._record.snapshot(self._study.directory)
+
+    def is_complete(self, total: int) -> bool:
+        """Say whether every trial has ended, as far as is known here."""
+        return self._end is not None or len(self._results) >= total or len(self._results) == self._points
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Say whether this session ends while trials run elsewhere."""
+        return self._is_unfinished
+
+    @property
+    def reason(self) -> str:
+        """Why there is no further trial."""
+        return "ended while trials run elsewhere" if self._is_unfinished else super().reason
+
+    def was_lost(self, trial: Trial) -> bool:
+        """Say whether a trial was given to another machine while it ran here."""
+        return trial.number in self._lost
+
+    def end_asked(self) -> str | None:
+        """Say that the trial of the calling thread ends, because it was lost."""
+        return "preempt" if getattr(self._at_work, "number", None) in self._lost else None
+
+    def ask(self, total: int) -> Trial | None:
+        """Return the next trial; wait while the last ones run elsewhere, for one of them may come back."""
+        said = False
+        while True:
+            with self._lock:
+                self._do(self._record.read)
+                self._take_in()
+                if self.is_complete(total):
+                    return None
+                claim = self._do(lambda: self._record.claim(total, self._claims))
+                if claim is not None:
+                    self._claims[claim.number] = claim.attempt
+                    self._lost.pop(claim.number, None)
+                    self._at_work.number = claim.number
+                    trial = claim.trial or self._choose(claim, total)
+                    if trial is not None:
+                        self._trials[trial.number] = trial
+                        self._bring_checkpoint(trial, claim.attempt)
+                    self._rest()
+                    return trial
+            self._rest()
+            elsewhere = {row.machine for number, row in self._record.rows.items()
+                         if row.is_open and number not in self._claims}
+            if not said and elsewhere:
+                said = True
+                self._notify(Note(text=f"waiting for the last trials, which run on {', '.join(sorted(elsewhere))}; "
+                                       f"one that dies gives its trial back after {self._record.lease_s:g} s"))
+            if self._ends() or self._closed.wait(min(POLL_S, self._record.lease_s / 4)):
+                self._is_unfinished = True
+                return None
+
+    def tell(self, trial: Trial, result: TrialResult) -> bool:
+        """Take in how a trial ended, and say whether it counts; the database may be away for a while."""
+        self._at_work.number = None
+        with self._lock:
+            attempt = self._claims[trial.number]
+        lost = self._lost.get(trial.number)
+        if lost is None and result.status is Status.PREEMPTED:
+            self._drop(trial.number, attempt)
+            return False
+        if lost is None:
+            told = self._told_value(result) if result.status is Status.PRUNED else None
+            lost = self._do(lambda: self._record.tell(trial, attempt, result, told))
+        self._rest()
+        with self._lock:
+            self._claims.pop(trial.number, None)
+            if lost is not None:
+                self._lost[trial.number] = lost
+                self._record_lost(result, lost)
+                return False
+            self._learn(trial, result, told)
+            if self.failures.verdict is not None:
+                self._end, self.gave_up = self.failures.verdict, True
+            return True
+
+    def _choose(self, claim: Claim, total: int) -> Trial | None:
+        """Choose the point of a new trial; none, and the trial given back, where there is none or little to expect."""
+        while True:
+            trial = self._propose(claim.number)
+            if trial is None:
+                self._end = f"every point of the sweep has been tried, {len(self._results)} in all"
+            elif self._stops_early and total > LONG and len(self._results) >= LONG and len(self._claims) == 1 and (
+                    not any(row.is_open for number, row in self._record.rows.items() if number != claim.number)):
+                self._end = self._little_expected()
+            if trial is None or self._end is not None:
+                self._drop(claim.number, claim.attempt)
+                return None
+            key = SearchSpace.of(self._spec).key(trial.params) if self._spec.method == "bayes" else claim.number
+            if self._do(partial(self._record.choose, claim, trial, key, self._spec)):
+                return trial
+            self._do(self._record.read)  # another machine has chosen the same point
+            self._take_in()
+
+    def _take_in(self) -> None:
+        for number, row in self._record.rows.items():
+            if row.trial is not None:
+                self._trials[number] = row.trial
+                if row.result is not None and number not in self._results:
+                    self._learn(row.trial, row.result, row.told)
+        self._trials = dict(sorted(self._trials.items()))
+
+    def _tell_late(self) -> None:
+        """Tell what ended here while the database was away; what was given to others meanwhile is lost."""
+        for record in self._study.snapshot().finished:
+            row, result = self._record.rows.get(record.trial.number), record.result
+            if row is None or result is None:
+                continue
+            if row.holder != self._record.holder:
+                self._record_lost(result, row.machine)
+            elif row.result is None:
+                trial = record.trial
+                told = self._told_value(result) if result.status is Status.PRUNED else None
+                lost = self._do(partial(self._record.tell, trial, row.attempt, result, told))
+                if lost is None:
+                    self._learn(trial, result, told)
+                    self._notify(Note(text=f"trial {trial.id} ended here earlier, and is told now"))
+        self._do(self._record.mend)
+        self._rest()
+
+    def _record_lost(self, result: TrialResult, machine: str) -> None:
+        reason = f"lost to {machine}, for this machine gave no sign of life for {self._record.lease_s:g} s"
+        self._study.record_end(dataclasses.replace(result, status=Status.PREEMPTED, metric=None, reason=reason))
+        self._notify(Note(text=f"trial {result.id} does not count here: {reason}"))
+
+    def _drop(self, number: int, attempt: int) -> None:
+        self._claims.pop(number, None)
+        try:
+            self._record.release(number, attempt)
+        except self._record.database.failures as error:  # then its lease runs out
+            self._record.database.is_away(error)
+
+    def _show_life(self) -> None:
+        while not self._closed.wait(self._record.lease_s / 4):
+            held = dict(self._claims)
+            if not held:
+                continue
+            try:
+                lost = self._record.renew(held)
+            except self._record.database.failures as error:
+                self._record.database.is_away(error)
+                continue
+            self._rest()
+            self._record.database.is_back()
+            self._lost |= {number: machine for number, machine in lost.items() if number in self._claims}
+
+    def _do(self, action: Callable[[], Any]) -> Any:
+        return self._record.database.patiently(action, self._ends)
+
+    def _rest(self) -> None:
+        self._record.database.rest()
+
+    def _bring_checkpoint(self, trial: Trial, attempt: int) -> None:
+        """Keep the trial's folder where every machine sees it, and go on from the one of the attempt before."""
+        if self._checkpoints is None:
+            return
+        bring(self._checkpoints / self._record.uid, self._study.directory / "trials" / trial.id, trial.id, attempt)
+
+
+def own_holder(study: Study, record: SharedRecord) -> str:
+    """Return the name under which a study's directory holds trials; noted in its journal the first time.
+
+    Raises:
+        StudyError: the directory has trials of its own, or of another shared study.
+    """
+    noted = shared_with(study.directory)
+    shown = record.database.address.shown
+    if noted is None:
+        if study.snapshot().records:
+            raise StudyError(f"{study.directory} holds trials of a sweep of its own, which {shown} does not know; "
+                             f"choose another directory with --study")
+        noted = {"event": "shared", "study": record.uid, "database": shown, "holder": uuid.uuid4().hex}
+        study.append(noted)
+    if not noted["holder"]:
+        raise StudyError(f"{study.directory} is a copy of the study that is shared in {noted['database']}; choose "
+                         f"another directory with --study")
+    if noted["study"] != record.uid:
+        raise StudyError(f"{study.directory} belongs to another shared study, in {noted['database']}; choose another "
+                         f"directory with --study")
+    return str(noted["holder"])
+
+
+def shared_with(directory: Path) -> Mapping[str, Any] | None:
+    """Return what a directory's journal says of the shared study that it belongs to; none if it belongs to none."""
+    if not (directory / JOURNAL).is_file():
+        return None
+    return next((event for event in json_lines(directory / JOURNAL) if event.get("event") == "shared"), None)

@@ -1,0 +1,56 @@
+"""What a finished study leads to: its winner trained on all rows, here or on a host, and the time that it takes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.pace import forecast_s
+
+HOUR_S = 3600.0
+KAGGLE_SESSION_S = 12 * HOUR_S - 25 * 60
+"""Seconds of training in a session of 12 hours, as `memory.plan` has them."""
+
+
+def full_lines(snapshot: Snapshot, *, here: str, push: str) -> list[tuple[str, str]]:
+    """Say how the winner is trained on all rows, by a command here and one on Kaggle; nothing for a final training."""
+    best = snapshot.best
+    config = best.trial.config if best is not None else None
+    if best is None or not isinstance(config, FinetuneConfig) or best.trial.origin == "final":
+        return []
+    rows = rows_known(snapshot, config.dataset)
+    epochs = config.num_train_epochs or 1
+    seconds = None if rows is None else forecast_s(_all_rows(config, rows, epochs), snapshot)
+    of = "" if rows is None else f"{rows:,} rows, {epochs:g} pass{'' if epochs == 1 else 'es'}"
+    gpus = [str(gpu["name"]) for gpu in snapshot.sessions[-1].get("gpus", ()) if isinstance(gpu, Mapping)] \
+        if snapshot.sessions else []
+    on_t4 = bool(gpus) and "T4" in gpus[0]
+    known = f"  ({of}: {hours(seconds)}{' on one GPU' if gpus else ''})" if seconds is not None else ""
+    lines = [("full", here + known)]
+    if config.model != DEMO_MODEL:
+        sessions = 3 if seconds is None or not on_t4 else math.ceil(seconds / 2 / KAGGLE_SESSION_S)
+        told = f"  (all rows, both T4s: {hours(seconds / 2)}, {sessions} session{'' if sessions == 1 else 's'})" \
+            if seconds is not None and on_t4 else ""
+        lines.append(("kaggle", f"{push} --full --sessions {sessions} --wait{told}"))
+    return lines
+
+
+def _all_rows(config: FinetuneConfig, rows: int, epochs: float) -> FinetuneConfig:
+    values = {name: value for name, value in config.as_dict().items() if name != "max_steps"}
+    return FinetuneConfig.from_params({**values, "num_train_epochs": epochs}).counted(rows)
+
+
+def rows_known(snapshot: Snapshot, dataset: str) -> int | None:
+    """Return the training rows of a dataset that a study has read, those left out of its `samples` too."""
+    read = snapshot.rows if len({facts.get("dataset") for facts in snapshot.rows}) == 1 else [
+        facts for facts in snapshot.rows if facts.get("dataset") == dataset]  # a record has the source's own name
+    counts: list[Mapping[str, Any]] = [facts["rows"] for facts in read]
+    return int(counts[-1]["train"]) + int(counts[-1]["not_drawn"]) if counts else None
+
+
+def hours(seconds: float) -> str:
+    """Write a duration in hours, or in minutes or seconds where it is short."""
+    if seconds >= HOUR_S:
+        return f"{seconds / HOUR_S:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

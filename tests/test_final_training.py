@@ -1,0 +1,176 @@
+"""The final training: all rows, several processes in one training, and whatever happens to one of them."""
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import ConfigError, ForeignCheckpoint, StudyError
+from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of, spread, steps_between_checkpoints
+from kaggle_runner.run.final.final_training import FinalOrder, run_final
+from kaggle_runner.run.final.full_spec import full_spec
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
+from kaggle_runner.sweep.spec import check_config
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.batches import step_batches
+from kaggle_runner.training.parallel.team import Team
+from kaggle_runner.training.warm_finetune import WarmFinetune
+from tests.conftest import is_running, wait_for
+
+FOREVER = Deadline(at=None, reason="nobody ends a session here")
+
+
+def spec_of(**params):
+    return full_spec(check_config({"method": "grid", "metric": {"name": "eval/loss", "goal": "minimize"},
+                                   "parameters": {name: {"value": value} for name, value in params.items()}},
+                                  "one.yaml"), None)
+
+
+@pytest.fixture
+def here(tmp_path_factory):
+    cache = {"KAGGLE_RUNNER_CACHE": str(tmp_path_factory.getbasetemp() / "final-cache")}
+    return dataclasses.replace(detect({**os.environ, **cache}, Path("/")), gpus=(), cpu_count=2)
+
+
+def processes():
+    """Return the process ids of the first worker and of those that it started."""
+    def below(pid):
+        found = subprocess.run(["pgrep", "-P", str(pid), "-f", "kaggle_runner.run.worker"], capture_output=True,
+                               text=True)
+        return [int(child) for child in found.stdout.split()]
+
+    first = below(os.getpid())
+    return first + [child for pid in first for child in below(pid)]
+
+
+def losses(rows):
+    return {(row["step"], name): row[name] for row in rows for name in ("train/loss", "eval/loss")
+            if name in row}
+
+
+def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(tmp_path, here, wide_llama):
+    """One story, because a worker takes seconds to start: no memory in one, half a batch, a kill, one goes on."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"{i} the quick brown fox jumps over the lazy dog " * 60}) + "\n"
+                            for i in range(30)))
+    base = {"model": str(wide_llama), "dataset": str(rows), "max_eval_samples": 2, "eval_share": 0.1, "max_length": 512,
+            "eval_steps": 2, "learning_rate": 1e-2, "lora_r": 4, "completion_only_loss": False, "lora_dropout": 0.1}
+    small = spec_of(**base, batch_size=2, gradient_accumulation_steps=4)
+    torch.set_num_threads(1)
+    warm, logged = WarmFinetune(lambda event: None, here.cache_directory, torch.device("cpu")), []
+    warm.measures_speed = False
+    warm.train(FinetuneConfig.from_params({**small.fixed, "eval_steps": 2}), "one", Control(
+        poll=lambda: None, emit=logged.append, directory=tmp_path / "one", team=Team(shares=2)))
+    notes, killed, room = [], [], [30 * 2**20]
+
+    def notify(event):
+        notes.append(getattr(event, "text", ""))
+        if event.kind == "attached" and room:
+            _, second = processes()
+            most = int(Path(f"/proc/{second}/status").read_text().split("VmPeak:")[1].split()[0]) * 1024
+            resource.prlimit(second, resource.RLIMIT_AS, (most + room.pop(),) * 2)
+        if event.kind == "checkpoint" and event.step == 2 and not killed:
+            killed.extend(processes())
+            os.kill(killed[1], signal.SIGKILL)
+
+    large = spec_of(**base, batch_size=8, gradient_accumulation_steps=1)
+    order = FinalOrder(directory=tmp_path / "two", processes=2, deadline=FOREVER)
+    broken = run_final(large, order, here, notify)
+    assert any("once more with batch_size 2, gradient_accumulation_steps 4" in note for note in notes), notes
+    assert broken.result.status is Status.FAILED
+    assert broken.result.reason == "process 2 of 2 was killed by SIGKILL"
+    assert broken.result.notes["kind"] == "crash"
+    assert wait_for(lambda: not any(map(is_running, killed)), seconds=5)
+    resumed = []
+    whole = run_final(large, dataclasses.replace(order, processes=1), here, resumed.append)
+    assert whole.result.status is Status.COMPLETE, whole.result.reason
+    assert 2 in [event.step for event in resumed if event.kind == "resumed"]
+    expected = losses(event.row for event in logged if event.kind == "log")
+    assert len(expected) == 6
+    assert losses(read_study(tmp_path / "two").history("0000")) == pytest.approx(expected, abs=1e-5)
+    assert run_final(large, order, here, lambda event: None).result.status is Status.COMPLETE  # nothing is left to do
+    with pytest.raises(StudyError, match=r"was made from another sweep file: parameters\.batch_size"):
+        run_final(small, order, here, lambda event: None)
+
+
+def test_it_goes_on_from_any_step_to_the_last_bit_and_refuses_other_rows(tmp_path, tiny_llama, rows_file):
+    params = {"model": str(tiny_llama), "dataset": str(rows_file), "samples": 40, "max_eval_samples": 8,
+              "max_length": 96, "max_lost_share": 0.9, "max_steps": 4, "eval_steps": 2, "learning_rate": 1e-2}
+    config = FinetuneConfig.from_params(params)
+    warm = WarmFinetune(lambda event: None, tmp_path, torch.device("cpu"))
+    warm.measures_speed = False
+
+    def train(name, ends=()):
+        events, asked = [], iter(ends)
+        control = Control(poll=lambda: next(asked, None), emit=events.append, directory=tmp_path / name,
+                          team=Team(shares=2))
+        result = warm.train(config, name, control)
+        return result, {(event.step, name): value for event in events if event.kind == "log"
+                        for name, value in event.values.items()}
+
+    whole, expected = train("whole")
+    found = {}
+    for _ in range(3):
+        cut, rows = train("cut", ["preempt"])
+        assert cut.status is Status.PREEMPTED
+        found |= rows
+    last, rows = train("cut")
+    assert found | rows == expected
+    assert last.hashes == whole.hashes
+    train("other", ["preempt"])
+    config = FinetuneConfig.from_params({**params, "max_length": 95})
+    (path,) = (tmp_path / "other" / "checkpoint").iterdir()
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "state": {**content["state"], "rows": "other"}}, path)
+    config = FinetuneConfig.from_params(params)
+    with pytest.raises(ForeignCheckpoint, match="the rows have changed since this training began"):
+        train("other")
+
+
+def test_shares_have_the_rows_of_the_step_and_lengths_of_all_kinds():
+    from tests.test_batches import rows_of
+
+    rows = rows_of(range(8, 48))
+    common = {"batch_size": 2, "accumulation": 4, "seed": 0, "step": 3, "pass_tokens": 32}
+    whole = sorted(int(i) for batch in step_batches(rows, **common) for i in batch)
+    parts = [[int(i) for batch in step_batches(rows, **common, share=share, shares=2) for i in batch]
+             for share in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == whole
+    assert [len(part) for part in parts] == [4, 4]
+
+
+def test_evaluations_and_checkpoints_suit_the_length_of_the_training():
+    config = FinetuneConfig(max_steps=4_001, eval_steps=10)
+    assert (spread(config).eval_steps, steps_between_checkpoints(spread(config))) == (101, 40)
+    assert (spread(FinetuneConfig(max_steps=50)).eval_steps, steps_between_checkpoints(FinetuneConfig(max_steps=50))) \
+        == (100, 1)
+
+
+def test_rows_that_cannot_be_dealt_evenly_are_refused_with_the_way_out(tmp_path, here):
+    config = FinetuneConfig(batch_size=2, gradient_accumulation_steps=4)
+    assert [shares_of(config, count) for count in (1, 2, 4)] == [2, 2, 4]
+    assert shares_of(FinetuneConfig(batch_size=1, gradient_accumulation_steps=3), 1) == 1
+    with pytest.raises(ConfigError, match=r"a step of 8 rows .* cannot be dealt evenly to 3 processes; give "
+                                          r"--processes 2, or a configuration whose product is a multiple of 3"):
+        shares_of(config, 3)
+    assert [processes_for(4, count, asked=False) for count in (1, 2, 3, 8)] == [1, 2, 1, 4]
+    with pytest.raises(ConfigError, match=r"into 2 parts, which 3 processes cannot share evenly; give --processes 1 "
+                                          r"or 2"):
+        processes_for(2, 3, asked=True)
+    large = dealt(FinetuneConfig(batch_size=8, gradient_accumulation_steps=1), 2)
+    assert (large.batch_size, large.gradient_accumulation_steps) == (4, 2)
+    with pytest.raises(ConfigError, match=r"--processes 100, and there are 2 CPU cores for them; give --processes 2"):
+        run_final(spec_of(model="demo"), FinalOrder(directory=tmp_path / "s", processes=100, deadline=FOREVER), here,
+                  lambda event: None)
+    with pytest.raises(ConfigError, match=r"--full is for fine-tunes, and one.yaml is a charlm model"):
+        spec_of(trainer="charlm", max_tokens=100_000)

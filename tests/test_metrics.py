@@ -1,0 +1,265 @@
+"""The metrics beside the loss: what they are of known models, and one order that everything takes from them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.lab.vary import read_vary
+from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY, Evaluations, Metric
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.sentences import agreement
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.table import best_lines
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.training import finetune
+from kaggle_runner.training import loss as loss_module
+from kaggle_runner.training.control import Control
+from kaggle_runner.training.data.batches import collate
+from kaggle_runner.training.data.instructions import load_rows
+from kaggle_runner.training.data.render import Piece
+from kaggle_runner.training.data.tokens import encode, scored_bytes
+from kaggle_runner.training.models.base_model import computing_in, load_base
+from tests.conftest import save_tiny
+
+CPU = torch.device("cpu")
+EXACT = Metric(name=EXACT_MATCH, goal="maximize")
+WORDS = ("red", "green", "blué", "amber", "violet", "white", "black", "orange", "silver", "brown", "日本", "x")
+SHAPE = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 256}
+FAMILIES = {"llama": {**SHAPE, "tie_word_embeddings": True}, "gemma2": {**SHAPE, "head_dim": 16, "sliding_window": 16},
+            "gpt2": {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256}}
+
+
+def chats(count):
+    """Rows of one answer and of two, some of one word."""
+    for i in range(count):
+        first, second = WORDS[i % len(WORDS)], WORDS[i * 7 % len(WORDS)]
+        turns = [("user", f"say {first} {i}"), ("assistant", first if i % 2 else f"{first} it is, {second} too")]
+        more = [("user", "again"), ("assistant", second)] if i % 3 == 0 else []
+        yield {"messages": [{"role": role, "content": text} for role, text in (*turns, *more)]}
+
+
+@pytest.fixture(scope="module")
+def chat_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chats")
+    rows = [json.dumps(row, ensure_ascii=False) + "\n" for row in chats(500)]
+    (folder / "train.jsonl").write_text("".join(rows[200:]))
+    (folder / "test.jsonl").write_text("".join(rows[:200]))
+    return folder
+
+
+def prepared(folder, rows, cache, **settings):
+    """Return config, base and rows of a model in 32 bits."""
+    settings = {"max_eval_samples": 200, "max_steps": 6, "eval_steps": 2, "learning_rate": 1e-2, **settings}
+    config = FinetuneConfig(model=str(folder), dataset=str(rows / "train.jsonl"), eval_dataset=str(rows / "test.jsonl"),
+                            load_in_4bit=False, max_length=128, lora_r=4, **settings)
+    base = load_base(config, CPU)
+    return config, base, encode(load_rows(config, cache_directory=cache), base.tokenizer, config, cache_directory=cache)
+
+
+@pytest.fixture(scope="module")
+def half_learned(tiny_llama, chat_rows, tmp_path_factory):
+    """A model that has learned some of its 200 held-out rows by heart, and others not."""
+    config, base, data = prepared(tiny_llama, chat_rows, tmp_path_factory.mktemp("cache"))
+    rows, model = data.validation, base.model
+    optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in model.parameters()], lr=2e-3)
+    for step in range(400):
+        batch = collate(rows, np.arange(step * 40, step * 40 + 40) % 200, pad_id=0, completion_only=True)
+        (finetune.loss_of(base, batch) / len(batch.targets_N)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 5 == 4 and finetune.measure(base, rows, config)[EXACT_MATCH] > 0.2:
+            break
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return config, base.__class__(**vars(base)), rows
+
+
+@torch.no_grad()
+def answered(model, rows, i):
+    """Return whether greedy decoding writes each answer of a row, and whether another token is as likely somewhere."""
+    tokens, trained = torch.from_numpy(rows.row(i)).long(), rows.trained_of(i)
+    starts = np.flatnonzero(trained[1:] & ~trained[:-1]) + 1
+    ends = [int(end) + 1 for end in np.flatnonzero(trained[:-1] & ~trained[1:])] + [len(tokens)]
+    is_right = True
+    for start, end in zip(map(int, starts), [end for end in ends if end > starts[0]], strict=False):
+        out = model.generate(tokens[None, :start], attention_mask=torch.ones(1, start), do_sample=False,
+                             max_new_tokens=end - start, min_new_tokens=end - start, pad_token_id=0, eos_token_id=None)
+        is_right &= bool((out[0, start:] == tokens[start:end]).all())
+    top = model(input_ids=tokens[None]).logits[0, :-1].topk(2).values[trained[1:]]
+    return is_right, bool((top[:, 0] - top[:, 1] < 1e-4).any())
+
+
+def test_exact_match_is_what_greedy_decoding_answers_exactly_but_for_ties(half_learned):
+    config, base, rows = half_learned
+    scored = finetune.scored_batches(base, rows, config)
+    measured = {int(i): bool(exact) for part in scored for i, exact in zip(part.rows, part.exact, strict=True)}
+    generated = {i: answered(base.model, rows, i) for i in range(len(rows))}
+    assert len(measured) == 200
+    assert 20 < sum(measured.values()) < 180, "some rows are exact and some are not"
+    tied = [i for i, (_, is_tied) in generated.items() if is_tied]
+    other = [i for i, (is_right, _) in generated.items() if is_right != measured[i]]
+    print(f"{sum(measured.values())} of 200 rows are exact; ties in {tied}; decoded otherwise {other}")
+    assert set(other) <= set(tied)
+    assert finetune.measure(base, rows, config)[EXACT_MATCH] == sum(measured.values()) / 200
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("only_answers", [True, False])
+def test_the_pass_that_scores_has_the_very_loss_and_plain_argmax(family, only_answers, chat_rows, tmp_path, monkeypatch,
+                                                                 tokenizer_of_the_demo_base):
+    tokenizer = tokenizer_of_the_demo_base
+    torch.manual_seed(1)
+    shape = transformers.AutoConfig.for_model(family, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+                                              eos_token_id=tokenizer.eos_token_id, **FAMILIES[family])
+    config, base, data = prepared(save_tiny(shape, tmp_path, tokenizer), chat_rows, tmp_path / "cache",
+                                  completion_only_loss=only_answers)
+    rows = data.validation
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 50 * len(tokenizer))
+    for dtype in (torch.float32, torch.bfloat16):
+        base = computing_in(base, dtype)
+        base.model.eval()
+        scored = finetune.scored_batches(base, rows, config)
+        with torch.no_grad():
+            losses = [finetune.loss_of(base, part.batch) for part in scored]
+        assert [part.loss.item() for part in scored] == [loss.item() for loss in losses], "to the last bit"
+    scores = finetune.measure(computing_in(base, torch.float32), rows, config)
+    right = total = exact = 0
+    for i in range(len(rows)):
+        tokens, trained = torch.from_numpy(rows.row(i)).long(), torch.from_numpy(rows.trained_of(i)[1:])
+        with torch.no_grad():
+            hits = base.model(input_ids=tokens[None]).logits[0, :-1].argmax(-1) == tokens[1:]
+        counted = trained if only_answers else torch.ones_like(trained)
+        right, total, exact = right + int(hits[counted].sum()), total + int(counted.sum()), exact + bool(
+            hits[trained].all())
+    assert scores[TOKEN_ACCURACY] == pytest.approx(right / total, abs=1.5 / total), "one may be a tie by rounding"
+    assert scores[EXACT_MATCH] == exact / len(rows)
+    assert scores[BITS_PER_BYTE] == pytest.approx(scores[LOSS] * total / math.log(2) / rows.scored_bytes.sum())
+
+
+def test_bytes_are_those_of_the_answers_whatever_the_tokenizer(tokenizer_of_the_demo_base, tmp_path, chat_rows,
+                                                               tiny_llama):
+    tokenizer, end = tokenizer_of_the_demo_base, tokenizer_of_the_demo_base.eos_token
+    for answers, size_bytes in ((["A"], 1), (["ab", "cd e"], 6), (["日本 é"], 9), ([end], 0), ([f" a  b\n{end}"], 6)):
+        pieces = [piece for answer in answers for piece in (Piece("Q: ", False), Piece(answer, True))]
+        assert scored_bytes([pieces], tokenizer, completion_only=True, most_tokens=99) == [size_bytes]
+        first = tokenizer.decode(tokenizer(pieces[0].text, add_special_tokens=False)["input_ids"][:1])
+        everything = size_bytes + 3 * len(answers) - len(first)
+        assert scored_bytes([pieces], tokenizer, completion_only=False, most_tokens=99) == [everything]
+    long = [Piece("q", False), Piece("word " * 50, True)]
+    kept = tokenizer("word " * 50, add_special_tokens=False)["input_ids"][:9]
+    assert scored_bytes([long], tokenizer, completion_only=True, most_tokens=10) == [len(tokenizer.decode(kept))]
+    _, _, data = prepared(tiny_llama, chat_rows, tmp_path)
+    texts = [[turn["content"] for turn in row["messages"][1::2]] for row in chats(200)]
+    assert data.validation.scored_bytes.sum() == sum(len(text.encode()) for row in texts for text in row)
+    (cache,) = tmp_path.glob("tokens-2-*.npz")
+    with np.load(cache) as stored:
+        old = {name: stored[name] for name in stored.files if name != "validation_scored_bytes"}
+    np.savez(cache, **old)
+    _, _, again = prepared(tiny_llama, chat_rows, tmp_path)
+    assert again.notes["token_cache"].startswith("made again, ")
+    assert (again.validation.scored_bytes == data.validation.scored_bytes).all()
+
+
+@pytest.mark.parametrize(("metric", "scores", "best", "since"), [
+    (Metric(), [(2, 0.0, 3.0), (4, 0.5, 2.0), (6, 0.9, 2.0)], (4, 2.0), 1),
+    (EXACT, [(2, 0.0, 3.0), (4, 0.0, 2.0), (6, 0.0, 2.5)], (4, 0.0), 1),
+    (EXACT, [(2, 0.5, 9.0), (4, 0.5, 9.0), (6, 0.1, 1.0)], (2, 0.5), 2),
+    (EXACT, [(2, 0.1, 1.0), (4, 0.1, 2.0), (6, 0.2, 5.0)], (6, 0.2), 0)])
+def test_the_best_evaluation_is_the_metrics_and_the_loss_breaks_ties(metric, scores, best, since):
+    found = Evaluations.of_rows(metric, [{"step": 1, "train/loss": 9.0}, *(
+        {"step": step, EXACT_MATCH: exact, LOSS: loss} for step, exact, loss in scores)])
+    assert (found.best, found.since_best) == (best[1], since)
+    assert found.best_scores == dict(next(part for step, part in found.scores if step == best[0]))
+    assert Evaluations.of_state(metric, json.loads(json.dumps(found.as_state()))) == found
+    assert Evaluations.of_state(Metric(), [[2, 3.0], [4, 2.5]]).pairs == ((2, 3.0), (4, 2.5)), "as version 0.2 wrote it"
+    searched = [metric.for_search(exact if metric is EXACT else loss, loss) for _, exact, loss in scores]
+    assert metric.best(searched) in (searched[[step for step, *_ in scores].index(best[0])], searched[-1])
+
+
+def test_a_trial_keeps_and_resumes_what_its_metric_calls_best(tiny_llama, chat_rows, tmp_path):
+    config, base, data = prepared(tiny_llama, chat_rows, tmp_path, max_eval_samples=30)
+
+    def trained(name, asked=None):
+        rows = []
+        control = Control(poll=lambda: asked if rows and rows[-1]["step"] >= 3 else None, directory=tmp_path / name,
+                          emit=lambda event: rows.append(event.row) if event.kind == "log" else None, metric=EXACT)
+        return finetune.train_adapter(base, data, config, "0000", control), rows
+
+    whole, rows = trained("whole")
+    assert whole.metric == whole.metrics[EXACT_MATCH] == max(value for _, value in whole.evaluations)
+    assert whole.metrics[LOSS] == min(loss for (_, value), loss in zip(whole.evaluations, whole.losses, strict=True)
+                                      if value == whole.metric)
+    logged = [row for row in rows if LOSS in row]
+    assert [row["step"] for row in logged] == [2, 4, 6]
+    assert all(set(whole.metrics) <= set(row) for row in logged)
+    early, _ = trained("cut", "preempt")
+    assert early.status is Status.PREEMPTED
+    late, _ = trained("cut")
+    assert (late.evaluations, late.losses, late.metrics, late.hashes) == (
+        whole.evaluations, whole.losses, whole.metrics, whole.hashes)
+
+
+def judged_study(directory, metric, *trials, base=None):
+    """Write a study whose trials have (exact match, loss)."""
+    parameters = {"learning_rate": {"values": [1.0, 2.0, 3.0]}}
+    with Study.open_for_writing(directory, name="s", metric=metric.name, goal=metric.goal, seed=0, sweep={
+            "method": "random", "metric": metric.as_dict(), "parameters": parameters}) as study:
+        if base:
+            study.record_baseline(dict(zip((EXACT_MATCH, LOSS), base, strict=True))[metric.name],
+                                  dict(zip((EXACT_MATCH, LOSS), base, strict=True)))
+        for number, values in enumerate(trials):
+            scores = dict(zip((EXACT_MATCH, LOSS), values, strict=True))
+            study.record_start(Trial(id=f"{number:04d}", number=number, params={"learning_rate": number + 1.0}), {})
+            study.record_end(TrialResult(id=f"{number:04d}", status=Status.COMPLETE, metric=scores[metric.name],
+                                         metrics=scores))
+    return read_study(directory)
+
+
+@pytest.mark.parametrize(("metric", "trials", "best", "said"), [
+    (Metric(), [(0.41, 3.5), (0.2, 4.0)], "0000", "The other metrics (exact_match) agree: no trial is better than "
+                                                  "trial 0000 by any of them."),
+    (Metric(), [(0.41, 3.5), (0.45, 3.6)], "0000", "The metrics do not agree on the winner: by exact_match trial 0001 "
+                                                   "is best (0.45, trial 0000 has 0.41)."),
+    (EXACT, [(0.41, 3.5), (0.41, 3.25)], "0001", "The other metrics (loss) agree: no trial is better than trial 0001 "
+                                                 "by any of them."),
+    (EXACT, [(0.41, 3.5), (0.0, 3.25)], "0000", "The metrics do not agree on the winner: by loss trial 0001 is best "
+                                                "(3.2500, trial 0000 has 3.5000).")])
+def test_record_and_report_have_one_winner_and_say_whether_metrics_agree(tmp_path, metric, trials, best, said):
+    snapshot = judged_study(tmp_path / "s", metric, *trials, base=(0.22, 5.0))
+    analysis = analyse(snapshot)
+    assert snapshot.best.trial.id == analysis.best.id == analysis.ranked[0].id == best
+    assert agreement(analysis) == said
+    line = best_lines(snapshot)[0][1]
+    assert line == {
+        Metric(): "trial 0000, eval/loss 3.5000; the untouched base has 5.0000 (-30.0%); exact_match 0.41 (base 0.22)",
+        EXACT: f"trial {best}, eval/exact_match 0.41; the untouched base has 0.22 (+86.4%); loss "
+               f"{trials[int(best)][1]:.4f} (base 5.0000)"}[metric]
+
+
+def test_a_study_of_an_earlier_version_says_nothing_of_other_metrics(tmp_path):
+    directory = tmp_path / "s"
+    with Study.open_for_writing(directory, name="s", metric=LOSS, goal="minimize", seed=0, sweep={}) as study:
+        study.record_baseline(4.0)
+        study.record_start(Trial(id="0000", number=0, params={"lora_r": 8}), {})
+        study.append({"event": "end", "result": {"id": "0000", "status": "complete", "metric": 3.0,
+                                                 "evaluations": [[2, 3.0]]}})
+    snapshot = read_study(directory)
+    assert best_lines(snapshot)[0] == ("best", "trial 0000, eval/loss 3.0000; the untouched base has 4.0000 (-25.0%)")
+    assert (snapshot.best.result.losses, snapshot.base_scores) == ((), {LOSS: 4.0})
+    assert agreement(analyse(snapshot)) == ""
+
+
+def test_a_study_of_the_lab_goes_by_its_metric(tmp_path):
+    file = tmp_path / "v.yaml"
+    file.write_text("vary: lora_r\nvalues: [4, 8]\nmetric: {name: eval/exact_match, goal: maximize}\n"
+                    "baseline: {max_steps: 4}\n")
+    spec = read_vary(file)
+    assert (spec.judged_by, spec.sweep()["metric"]) == (EXACT, {"name": "eval/exact_match", "goal": "maximize"})
+    file.write_text(spec.as_yaml())
+    assert read_vary(file).judged_by == EXACT

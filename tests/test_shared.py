@@ -1,0 +1,296 @@
+"""A search that several machines share in a database: a real PostgreSQL, from a package, on loopback."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+
+from kaggle_runner.errors import StudyError
+from kaggle_runner.run.shared.address import read_address
+from kaggle_runner.run.shared.checkpoints import bring, require_shelf
+from kaggle_runner.run.shared.database import Database
+from kaggle_runner.run.shared.order import refuse_alone
+from kaggle_runner.run.shared.record import SharedRecord
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from tests import optuna_session, shared_session
+from tests.conftest import wait_for
+from tests.standins.postgres import PASSWORD, QUOTED, Postgres, Way
+from tests.test_optuna_sweep import ENVIRONMENT, SWEEP, ended, table, write_sweep
+
+GRID = """
+method: {method}
+metric: {{name: eval/loss, goal: {goal}}}
+parameters:
+  lora_r: {{values: [8, 16, 32]}}
+  learning_rate: {{values: [1.0e-4, 1.0e-3]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    postgres = Postgres()
+    yield postgres
+    postgres.close()
+
+
+@pytest.fixture
+def url(server: Postgres, request: pytest.FixtureRequest) -> str:
+    """A database of its own."""
+    return server.make(f"db{abs(hash(request.node.nodeid)) % 10**9}")
+
+
+def shared(url: str) -> SharedRecord:
+    record = SharedRecord.find(Database(read_address(url)))
+    record.read()
+    record.database.rest()
+    return record
+
+
+def points(url: str) -> list[tuple[object, ...]]:
+    return [(r.trial.id, r.trial.params, r.trial.origin, r.result.metric if r.result else None)
+            for r in shared(url).snapshot(Path()).records]
+
+
+def mixed(trial: Trial) -> TrialResult:
+    """Some trials are pruned, fail or do not fit: the search learns from each in its way."""
+    result = optuna_session.complete(trial)
+    if trial.number == 2:
+        return ended(trial, Status.INFEASIBLE, reason="needs 20 GiB")
+    if trial.number == 3:
+        return ended(trial, Status.FAILED, kind="not_finite", reason="loss is not finite at step 3")
+    if trial.number == 5:
+        return TrialResult(id=trial.id, status=Status.PRUNED, metric=result.evaluations[0][1], steps=10,
+                           evaluations=result.evaluations[:1])
+    return result
+
+
+class TestOneWorker:
+    @pytest.mark.parametrize(("text", "method", "count"),
+                             [(SWEEP, "bayes", 9), (SWEEP, "random", 4), (GRID, "grid", 6)])
+    def test_it_gets_the_points_of_the_embedded_search_to_the_last_bit(self, tmp_path, url, text, method, count):
+        sweep = write_sweep(tmp_path, text, method)
+        optuna_session.run(sweep, tmp_path / "embedded", count, train=mixed)
+        end = shared_session.run(sweep, tmp_path / "shared", count, url, train=lambda trial, search: mixed(trial))
+        assert points(url) == table(tmp_path / "embedded") == table(tmp_path / "shared")
+        assert len(points(url)) == count
+        assert table(tmp_path / "shared" / "shared") == table(tmp_path / "embedded")
+        assert "finished" in end.reason or "every point" in end.reason
+
+    def test_another_directory_goes_on_where_the_first_ended(self, tmp_path, url):
+        sweep = write_sweep(tmp_path)
+        optuna_session.run(sweep, tmp_path / "embedded", 6)
+        shared_session.run(sweep, tmp_path / "one", 3, url)
+        shared_session.run(sweep, tmp_path / "two", 6, url)
+        assert points(url) == table(tmp_path / "embedded")
+        assert [row[0] for row in table(tmp_path / "two")] == ["0003", "0004", "0005"]
+
+    def test_plain_optuna_reads_the_same_study(self, tmp_path, url):
+        shared_session.run(write_sweep(tmp_path), tmp_path / "study", 7, url, train=lambda trial, search: mixed(trial))
+        storage = optuna.storages.RDBStorage(url.replace("postgresql:", "postgresql+psycopg:"))
+        study = optuna.load_study(study_name=None, storage=storage)
+        states = [trial.state.name for trial in study.trials]
+        assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "COMPLETE", "PRUNED", "COMPLETE"]
+        assert study.trials[1].params["learning_rate"] == points(url)[1][1]["learning_rate"]
+        assert study.trials[1].intermediate_values[20] == study.trials[1].value == points(url)[1][3]
+        storage.engine.dispose()
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, shared_session.__file__, *map(str, arguments)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=ENVIRONMENT | {"PYTHONWARNINGS": "ignore"}, text=True)
+
+
+class TestThreeMachines:
+    def test_one_is_killed_one_is_cut_off_and_the_database_is_restarted_and_every_trial_ends_once(
+            self, tmp_path, server, url):
+        """Lease of 3 s; the network is cut for longer than that, so the trial of the one who is cut off is lost."""
+        sweep, count, way = write_sweep(tmp_path), 14, Way(server.port)
+        name = url.rpartition("/")[2]
+        machines = [start(sweep, tmp_path / f"m{i}", count, address, 3, 1.5)
+                    for i, address in enumerate((url, server.url(name, port=way.port), url))]
+        try:
+            def open_trials(machine: int) -> list[int]:
+                directory = tmp_path / f"m{machine}"
+                if not (directory / "trials.jsonl").exists() or not (directory / "trials.jsonl").read_text():
+                    return []
+                return [record.trial.number for record in read_study(directory).records if record.result is None]
+
+            assert wait_for(lambda: all(open_trials(i) for i in range(3)), 60), "all three are in the middle of a trial"
+            killed = open_trials(0)
+            machines[0].kill()
+            way.cut()
+            server.stop()
+            time.sleep(1.0)
+            server.start()
+            assert wait_for(lambda: any(number in killed for number in open_trials(2)), 60), "the third took it over"
+            time.sleep(1.0)
+            way.mend()
+            said = [machine.communicate(timeout=90)[0] for machine in machines[1:]]
+        finally:
+            for machine in machines:
+                machine.kill()
+                machine.communicate()
+            way.close()
+        record = shared(url)
+        assert [number for number, row in record.rows.items() if row.result is not None] == list(range(count))
+        assert {row.result.status for row in record.rows.values() if row.result} == {Status.COMPLETE}
+        counted = Counter(r.trial.number for i in range(3) for r in read_study(tmp_path / f"m{i}").finished)
+        assert counted == Counter(range(count)), "no trial counts on two machines"
+        assert len({str(row.trial.params) for row in record.rows.values() if row.trial}) == count
+        assert all("end " in text for text in said)
+        assert "the database does not answer" in said[0] + said[1]
+        assert "the database is back" in said[0] + said[1]
+        assert server.do("SELECT count(*) FROM kaggle_runner_trials WHERE NOT copied", name) == [(0,)]
+        assert server.do("SELECT state, count(*) FROM trials GROUP BY state", name) == [("COMPLETE", count)]
+
+
+class TestWhoComesBackLate:
+    def test_learns_that_it_lost_its_trial(self, tmp_path, server, url):
+        sweep, said = write_sweep(tmp_path), []
+
+        def late(trial: Trial, search: object) -> TrialResult:
+            if trial.number == 1:
+                server.do("UPDATE kaggle_runner_trials SET expires = 0 WHERE number = 1", url.rpartition("/")[2])
+                shared_session.run(sweep, tmp_path / "other", 2, url)
+            return optuna_session.complete(trial)
+
+        shared_session.run(sweep, tmp_path / "late", 3, url, train=late, say=said.append)
+        assert [row[0] for row in points(url)] == ["0000", "0001", "0002"]
+        lost = read_study(tmp_path / "late").records[1].result
+        assert lost is not None
+        assert (lost.status, lost.metric) == (Status.PREEMPTED, None)
+        assert f"lost to {socket.gethostname()}, for this machine gave no sign of life for 60 s" in lost.reason
+        assert any("trial 0001 does not count here" in text for text in said)
+        assert [r.trial.number for r in read_study(tmp_path / "other").finished] == [1]
+
+    def test_tells_what_ended_while_the_database_was_away(self, tmp_path, server, url):
+        sweep, said = write_sweep(tmp_path), []
+
+        def train(trial: Trial, search: object) -> TrialResult:
+            if trial.number == 1:
+                server.stop()
+            return optuna_session.complete(trial)
+
+        try:
+            with pytest.raises(StudyError, match=r"the database .* cannot be used: .*refused; check host and port"):
+                shared_session.run(sweep, tmp_path / "study", 3, url, train=train, patience_s=0.5)
+        finally:
+            server.start()
+        assert points(url)[1][3] is None
+        shared_session.run(sweep, tmp_path / "study", 3, url, say=said.append)
+        assert "trial 0001 ended here earlier, and is told now" in said
+        assert points(url) == table(tmp_path / "study")
+        assert "start 0001" not in said
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(("address", "said"), [
+        ("sqlite:///x.db", "sqlite:///x.db is a file of one machine"),
+        ("oracle://h/d", "oracle://h/d is no address of a database"),
+        ("", " is no address of a database"),
+        ("postgresql://", "postgresql:// is no address of a database"),
+        ("postgresql://u:secret@h", "postgresql://u:***@h names no database"),
+        ("postgresql://u:sec@ret@h/d", "postgresql://...@h has more than one @"),
+        ("postgresql://u:secret@h:port/d", "postgresql://u:***@h:port/d is no address of a database: its host or port"),
+    ])
+    def test_addresses_that_are_none_are_refused_without_the_password(self, address, said):
+        with pytest.raises(StudyError, match=re.escape(said)) as caught:
+            read_address(address)
+        assert "secret" not in str(caught.value)
+        assert "ret@" not in str(caught.value)
+
+    def test_a_password_with_every_special_letter_gets_in_and_stays_out_of_sight(self, tmp_path, server, url):
+        shared_session.run(write_sweep(tmp_path), tmp_path / "study", 1, url)
+        for path in tmp_path.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert PASSWORD not in path.read_text()
+                assert QUOTED not in path.read_text()
+        assert QUOTED not in repr(read_address(url))
+
+    @pytest.mark.parametrize(("change", "said"), [
+        ({"user": "nobody"}, "password authentication failed for user .*check user and password"),
+        ({"password": "wrong"}, "password authentication failed for user .*check user and password"),
+        ({"name": "none"}, 'database "none" does not exist; create the database first'),
+        ({"port": 1}, "[Rr]efused; check host and port"),
+    ])
+    def test_what_the_server_refuses_is_said_in_one_line(self, server, change, said):
+        with pytest.raises(StudyError, match=said) as caught:
+            Database(read_address(server.url(**change)))
+        assert "\n" not in str(caught.value)
+        assert "wrong" not in str(caught.value)
+
+    def test_an_unknown_host(self):
+        with pytest.raises(StudyError, match=r"no-such-host\.invalid.*check the name of the host"):
+            Database(read_address("postgresql://u:secret@no-such-host.invalid/d"))
+
+    def test_a_schema_without_rights(self, server, url):
+        name = url.rpartition("/")[2]
+        server.do("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        server.do("REVOKE ALL ON SCHEMA public FROM PUBLIC", name)
+        with pytest.raises(StudyError, match="let its owner give the user the right to create tables there"):
+            Database(read_address(server.url(name, user="guest", password="guest")))
+
+    def test_a_database_of_another_optuna(self, tmp_path, server, url):
+        shared_session.run(write_sweep(tmp_path), tmp_path / "study", 1, url)
+        server.do("UPDATE alembic_version SET version_num = 'v9.9.0.a'", url.rpartition("/")[2])
+        with pytest.raises(StudyError, match="was set up by another version of Optuna than the"):
+            Database(read_address(url))
+
+    def test_studies_that_are_not_this_one(self, tmp_path, url):
+        sweep = write_sweep(tmp_path)
+        shared_session.run(sweep, tmp_path / "study", 1, url)
+        with pytest.raises(StudyError, match="was made with seed 0, not 5; leave --seed out"):
+            shared_session.run(sweep, tmp_path / "two", 1, url, seed=5)
+        optuna_session.run(sweep, tmp_path / "alone", 1)
+        with pytest.raises(StudyError, match="holds trials of a sweep of its own, which"):
+            shared_session.run(sweep, tmp_path / "alone", 1, url)
+        with pytest.raises(StudyError, match="is a copy of the study that is shared in"):
+            shared_session.run(sweep, tmp_path / "study" / "shared", 2, url)
+        with pytest.raises(StudyError, match=r"belongs to a study that is shared in .*; go on with --storage"):
+            refuse_alone(tmp_path / "study")
+        changed = tmp_path / "changed"
+        changed.mkdir()
+        other = write_sweep(changed, SWEEP.replace("max: 1.0e-1", "max: 1.0e-2"))
+        with pytest.raises(StudyError, match=r"another sweep file: parameters\.learning_rate differ; restore the file"):
+            shared_session.run(other, tmp_path / "three", 1, url)
+        shared_session.run(other, tmp_path / "three", 1, f"{url}#narrow")
+        with pytest.raises(StudyError, match="holds 2 studies; name one behind the address: #narrow, #sweep"):
+            shared(url)
+        with pytest.raises(StudyError, match="holds no study 'wide'; it has: narrow, sweep"):
+            shared(f"{url}#wide")
+        assert len(points(f"{url}#narrow")) == 1
+
+    def test_a_study_that_is_done_and_one_that_ends_while_others_run(self, tmp_path, url):
+        sweep = write_sweep(tmp_path)
+        shared_session.run(sweep, tmp_path / "study", 2, url)
+        assert "2 trials are finished" in shared_session.run(sweep, tmp_path / "late", 2, url).reason
+        assert table(tmp_path / "late") == []
+        assert table(tmp_path / "late" / "shared") == points(url)
+
+
+class TestCheckpoints:
+    def test_they_travel_to_the_next_attempt_and_each_has_a_folder_of_its_own(self, tmp_path):
+        shelf = tmp_path / "shelf"
+        first, second = (tmp_path / machine / "trials" / "0003" for machine in "ab")
+        bring(shelf, first, "0003", 1)
+        (first / "checkpoint").mkdir()
+        (first / "checkpoint" / "step-00000010.pt").write_bytes(b"weights")
+        (first / "history.jsonl").write_text('{"step": 10}\n')
+        bring(shelf, second, "0003", 2)
+        (first / "history.jsonl").write_text("the first one goes on, as it does not know yet\n")
+        assert (second / "checkpoint" / "step-00000010.pt").read_bytes() == b"weights"
+        assert (second / "history.jsonl").read_text() == '{"step": 10}\n'
+        bring(shelf, first, "0003", 3)
+        assert (first / "history.jsonl").read_text() == '{"step": 10}\n'
+
+    def test_a_shared_directory_that_is_not_there_is_not_made(self, tmp_path):
+        with pytest.raises(StudyError, match="is no directory; --checkpoints is one that every machine sees"):
+            require_shelf(tmp_path / "gone")
