@@ -1,7 +1,6 @@
 """Which trial of a study is taken home: its configuration, its adapter, and what the record says of it."""
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +39,9 @@ class Outcome:
             raise _no_transformers_model(self)
         return self.config
 
-    @functools.cached_property
+    @property
     def adapter(self) -> Path:
-        """The folder of the adapter, in peft's format; its digest is compared with the record's once.
+        """The folder of the adapter, in peft's format; its digest is compared with the record's.
 
         Raises:
             StudyError: it is none, or it is not there, or it is not what was trained.
@@ -84,9 +83,10 @@ def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:
     try:
         written = json.loads((study / "trials" / record.trial.id / "config.json").read_text(encoding="utf-8"))
         config = config_from_params(written)
-        chosen = {name: getattr(record.trial.config, name) for name in AS_IT_RAN if hasattr(config, name)}
-        if dataclasses.replace(config, **chosen) != record.trial.config:
-            config = record.trial.config  # damaged, or edited since
+        chosen = record.trial.config
+        same = {name: getattr(chosen, name) for name in AS_IT_RAN if name in chosen.as_dict()}
+        if type(config) is not type(chosen) or dataclasses.replace(config, **same) != chosen:
+            config = chosen  # damaged, or edited since
     except (OSError, ValueError, AttributeError, ConfigError):
         config = record.trial.config
     return Outcome(snapshot=snapshot, trial=record.trial, result=record.result, config=config, directory=directory)
