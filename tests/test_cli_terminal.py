@@ -311,7 +311,7 @@ def test_shells_complete_commands_files_and_studies(tmp_path, study, shell):
 MISTAKES = {
     "show": (2, r"Missing argument 'STUDY': studies here: kept"),
     "show nowhere": (1, r"nowhere is not a study: it has no trials\.jsonl; studies here: kept"),
-    "show ''": (2, "is empty; give a path, or . for the current directory"),
+    "show ''": (2, "is empty; give the directory of a study"),
     "report": (2, "Missing argument 'STUDIES': studies here: kept"),
     "report ''": (2, "is empty; give the directory of a study"),
     "sweep nowhere.yaml": (1, r"give one of this folder: empty\.yaml, list\.yaml, or one that ships: "

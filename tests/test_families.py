@@ -4,7 +4,6 @@ import json
 import math
 
 import numpy as np
-import peft
 import pytest
 import torch
 import transformers
@@ -12,6 +11,7 @@ import transformers
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.control import Control
+from kaggle_runner.training.libraries import complete_config, load_adapter
 from kaggle_runner.training.warm_finetune import WarmFinetune
 from tests.conftest import alpaca_rows
 
@@ -51,7 +51,7 @@ def save(family, settings, folder, tokenizer):
     shape = transformers.AutoConfig.for_model(family, **{
         "vocab_size": len(tokenizer) + 8, "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id, **settings})
-    transformers.AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(complete_config(shape)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -87,9 +87,10 @@ def test_base_and_tuned_loss_are_those_of_plain_transformers(family, tmp_path, r
     base = work.baseline(config)["eval/loss"]
     held_out = work._data[1].validation
     assert all(stretches(held_out.trained_of(i)) == 2 for i in range(len(held_out)))
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    shape = complete_config(transformers.AutoConfig.from_pretrained(folder))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, config=shape, dtype=torch.float32)
     assert base == pytest.approx(plain_loss(plain, held_out), abs=1e-5)
     result = work.train(config, "0", Control(poll=lambda: None, emit=lambda event: None, directory=tmp_path / "trial"))
-    tuned = peft.PeftModel.from_pretrained(plain, tmp_path / "trial" / "adapter")
+    tuned = load_adapter(plain, tmp_path / "trial" / "adapter")
     assert result.metric == pytest.approx(plain_loss(tuned, held_out), abs=1e-5)
     assert abs(result.metric - base) > 1e-3

@@ -12,7 +12,9 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.lab.vary import read_vary
 from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY, Evaluations, Metric
 from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.answers import read_answers
 from kaggle_runner.report.sentences import agreement
+from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -240,6 +242,20 @@ def test_record_and_report_have_one_winner_and_say_whether_metrics_agree(tmp_pat
         Metric(): "trial 0000, eval/loss 3.5000; the untouched base has 5.0000 (-30.0%); exact_match 0.41 (base 0.22)",
         EXACT: f"trial {best}, eval/exact_match 0.41; the untouched base has 0.22 (+86.4%); loss "
                f"{trials[int(best)][1]:.4f} (base 5.0000)"}[metric]
+
+
+def test_the_page_shows_what_the_best_three_write_and_nothing_where_nothing_was_kept(tmp_path):
+    snapshot = judged_study(tmp_path / "s", Metric(), (0.1, 4.0), (0.2, 3.0), (0.3, 2.0), (0.4, 1.0))
+    assert "What the best write" not in write_page([snapshot.directory]).read_text()
+    for trial in ("0000", "0001", "0003"):
+        row = {"prompt": "<b>say</b> it", "expected": "yes & no", "base": "?", "answer": f"<i>{trial}</i>"}
+        path = snapshot.directory / "trials" / trial / "answers.json"
+        path.write_text(json.dumps({"most_tokens": 24, "rows": [row, {"prompt": "torn"}]}))
+    (asked,) = read_answers(snapshot)
+    assert asked.answers == (("0003", "<i>0003</i>"), ("0001", "<i>0001</i>")), "0002 kept none, 0000 is the fourth"
+    page = write_page([snapshot.directory]).read_text()
+    assert ("<tr><td>&lt;b&gt;say&lt;/b&gt; it</td><td>yes &amp; no</td><td>?</td><td>&lt;i&gt;0003&lt;/i&gt;</td>"
+            "<td>&lt;i&gt;0001&lt;/i&gt;</td></tr>") in page
 
 
 def test_a_study_of_an_earlier_version_says_nothing_of_other_metrics(tmp_path):

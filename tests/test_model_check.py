@@ -15,7 +15,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
 from kaggle_runner.memory.predict import CPU, predict
 from kaggle_runner.training.finetune import attach
-from kaggle_runner.training.models.base_model import check_model, left_in_16_bits, load_base
+from kaggle_runner.training.models.base_model import check_model, left_in_16_bits, linear_layers_4bit, load_base
 from kaggle_runner.training.models.model_check import check_config, check_tokenizer
 from tests.conftest import save_tiny
 
@@ -165,9 +165,11 @@ def test_what_stays_in_16_bits_is_told_and_forecast(family, tmp_path, tokenizer_
     config = FinetuneConfig(model=str(folder), max_length=32, lora_dropout=0.0)
     base = load_base(config, torch.device("cpu"))
     told = left_in_16_bits(base.model)
-    assert len(told) == bool(LEFT[family])
+    # transformers 5.0 quantises Falcon's own kind of linear layer, later versions leave it
+    left = "" if family == "falcon" and any(linear_layers_4bit(base.model)) else LEFT[family]
+    assert len(told) == bool(left)
     if told:
-        assert re.match(LEFT[family], told[0]), told
+        assert re.match(left, told[0]), told
         assert told[0] in base.warnings
     tensors = {id(part): part for module in base.model.modules() for part in (
         *module._parameters.values(), *module._buffers.values()) if part is not None}

@@ -24,6 +24,7 @@ from kaggle_runner.study.weights import drop_beaten_weights
 from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.data.render import Renderer
 from kaggle_runner.training.data.turns import Row, Turn
+from kaggle_runner.training.models.written_answers import ANSWERS
 from tests.made_studies import Made, write_study
 from tests.test_families import FAMILIES, save
 from tests.test_preview import CHAT
@@ -72,6 +73,8 @@ def test_answers_are_those_that_plain_peft_and_transformers_generate(family, tmp
     conversation = open_conversation(outcome, here, lambda event: None)
     plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tuned = peft.PeftModel.from_pretrained(plain, outcome.adapter)
+    kept = json.loads((study / "trials" / "0000" / ANSWERS).read_text())["rows"]
+    assert len(kept) == len(conversation.rows(5)) == min(5, len(held_out))
     for i, question in enumerate(conversation.rows(2)):
         row = held_out.row(i).tolist()
         assert row[:len(question.tokens_T)] == question.tokens_T
@@ -81,13 +84,15 @@ def test_answers_are_those_that_plain_peft_and_transformers_generate(family, tmp
         for with_adapter in (True, False):
             with tuned.disable_adapter() if not with_adapter else torch.no_grad():
                 prompt = torch.tensor([question.tokens_T])
-                expected = tuned.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12,
+                expected = tuned.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24,
                                           do_sample=False, pad_token_id=0)[0, prompt.shape[1]:].tolist()
             shown = []
-            answer = conversation.answer(question, Sampling(max_new_tokens=12), shown.append, tuned=with_adapter)
+            answer = conversation.answer(question, Sampling(max_new_tokens=24), shown.append, tuned=with_adapter)
             assert answer.text == tokenizer_of_the_demo_base.decode(expected, skip_special_tokens=True)
             assert answer.tokens == len(expected)
             assert "".join(shown) == answer.text
+            assert kept[i]["answer" if with_adapter else "base"] == answer.text
+            assert (kept[i]["prompt"], kept[i]["expected"]) == (question.text, question.expected)
     drawn = [conversation.answer(conversation.rows(1)[0], Sampling(max_new_tokens=12, temperature=1.5, seed=seed),
                                  shown.append, tuned=True).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]

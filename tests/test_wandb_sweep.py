@@ -24,6 +24,8 @@ from tests.standins.wandb_server import WandbServer
 ROOT = Path(__file__).parent.parent
 HUGE_RANK = 16_384
 """The moments of an adapter of this rank take some 200 MB."""
+LONG = 20_000
+"""Steps of a trial that is ended before its last one, also on a machine that is busy."""
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 
@@ -173,11 +175,12 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
         "parameters": {**parameters, "learning_rate": {"min": 1.0e-6, "max": 1.0e18},
                        **{name: {"values": values} for name, values in {
                            "lora_r": [4, HUGE_RANK], "batch_size": [1, 2], "eval_steps": [2, 3, 7, 500],
-                           "max_steps": [6, 2000]}.items()}}}
+                           "max_steps": [6, LONG]}.items()},
+                       "early_stopping_patience": {"value": None}}}
     good = {name: entry["value"] for name, entry in parameters.items()} | {"learning_rate": 1.0e-2, "batch_size": 2}
     other = good | {"eval_steps": 3}  # judged at a step where nobody else was
-    stopped_by_hand = good | {"eval_steps": 7, "max_steps": 2000}  # the same
-    killed = good | {"eval_steps": 500, "max_steps": 2000}  # never judged, and never at its end
+    stopped_by_hand = good | {"eval_steps": 7, "max_steps": LONG}  # the same
+    killed = good | {"eval_steps": 500, "max_steps": LONG}  # never judged, and never at its end
     huge = other | {"lora_r": HUGE_RANK}
     body = """
     import resource
@@ -213,7 +216,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert [run.summary.get("eval/loss") for run in runs[:6]] == [record.result.metric for record in snapshot.records]
     pruned, stopped = snapshot.records[1].result, snapshot.records[5].result
     assert (pruned.steps, runs[1].column("eval/loss")) == (2, [pruned.metric])
-    assert 0 < stopped.steps < 2000
+    assert 0 < stopped.steps < LONG
     assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
     assert "SIGKILL" in runs[4].summary["reason"]
     assert client.facts["closed_after"][0] < 20, "and not when W&B calls it crashed, after five minutes"

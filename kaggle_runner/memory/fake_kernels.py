@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from kaggle_runner.training.layer.attention import EFFICIENT, FLASH
+from kaggle_runner.training.libraries import quantises_subclasses
 
 QUANT_BLOCK, SCALE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
@@ -60,14 +61,25 @@ class ExpertKernels(TorchFunctionMode):
     """Gives fake tensors the product of tokens with the matrices of their experts, for which torch wants bfloat16.
 
     How many tokens an expert gets is not known without data, and does not matter: together they are all the tokens.
-    Source: torch 2.13, meta_grouped_mm; transformers 5.0 to 5.23, integrations/moe.py.
+    Source: torch 2.13, meta_grouped_mm; transformers 5.0 to 5.23, integrations/moe.py; for the split by experts 5.0,
+    modeling_granitemoe.py.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
         if func in _GROUPED:
             return _Grouped.apply(args[0], args[1])  # type: ignore[no-untyped-call]  # torch's own
+        if func is torch.Tensor.split and len(args) > 1 and isinstance(args[1], list):
+            dim = (kwargs or {}).get("dim", 0)
+            return torch.split_with_sizes(args[0], _sizes(args[1], args[0].shape[dim]), dim)
         return func(*args, **(kwargs or {}))
+
+
+def _sizes(counts: list[int], whole: int) -> list[int]:
+    """Return how many tokens each expert gets: as counted, or equally many where they were counted without data."""
+    if sum(counts) == whole:
+        return counts
+    return [whole // len(counts) + (number < whole % len(counts)) for number in range(len(counts))]
 
 
 class _Grouped(torch.autograd.Function):
@@ -94,7 +106,9 @@ def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dt
     nested = bool(quantization.get("bnb_4bit_use_double_quant", False))
     for name, module in list(model.named_modules()):
         turned = type(module).__name__ == "Conv1D"  # GPT-2's linear layer, which bitsandbytes takes too
-        if (turned or type(module) is nn.Linear) and module is not head \
+        plain = type(module) is nn.Linear or (isinstance(module, nn.Linear) and quantises_subclasses()
+                                              and not name.endswith("router"))
+        if (turned or plain) and module is not head \
                 and not any(part in name.split(".") for part in kept):
             inputs, outputs = module.weight.shape if turned else module.weight.shape[::-1]
             with torch.device("meta"):

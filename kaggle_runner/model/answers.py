@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
@@ -22,9 +21,7 @@ from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.render import Renderer
 from kaggle_runner.training.data.turns import Turn
 from kaggle_runner.training.models.base_model import BaseModel
-
-FIRST_TOKENS = 16
-"""How much of a row of plain text is given where a row has no question, at most; never more than half of it."""
+from kaggle_runner.training.models.written_answers import question_of
 
 Show = Callable[[str], None]
 """Takes each piece of an answer as it comes."""
@@ -125,11 +122,7 @@ class Conversation:
             **(drawn if sampling.temperature > 0 else {"do_sample": False}))
 
     def _of_row(self, rows: EncodedRows, i: int) -> Question:
-        tokens, trained = rows.row(i), rows.trained_of(i)
-        starts = np.flatnonzero(trained[1:] & ~trained[:-1]) + 1
-        start = int(starts[-1]) if len(starts) else 0
-        if start <= 1:  # plain text: there is no question in it
-            start = max(1, min(FIRST_TOKENS, len(tokens) // 2))
+        tokens, start = rows.row(i), question_of(rows, i)
         decode = self._base.tokenizer.decode
         return Question(tokens_T=tokens[:start].tolist(), text=decode(tokens[:start], skip_special_tokens=False),
                         expected=decode(tokens[start:], skip_special_tokens=True))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 import transformers
 
@@ -20,7 +19,7 @@ from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.instructions import InstructionData, load_rows
 from kaggle_runner.training.data.tokens import encode
 from kaggle_runner.training.finetune import evaluate
-from kaggle_runner.training.libraries import hide_unfit_torchao
+from kaggle_runner.training.libraries import hide_unfit_torchao, load_adapter
 from kaggle_runner.training.models.base_model import (
     BaseModel,
     check_model,
@@ -80,7 +79,7 @@ def load_trained(outcome: Outcome, device: torch.device, notify: Notify) -> Base
 def attach_trained(base: BaseModel, adapter: Path) -> Any:
     """Put a trained adapter on its base; `unload` takes it off."""
     hide_unfit_torchao()
-    return peft.PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    return load_adapter(base.model, adapter).eval()
 
 
 def held_out_rows(outcome: Outcome, tokenizer: Any, cache_directory: Path) -> HeldOut:

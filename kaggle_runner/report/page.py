@@ -41,6 +41,8 @@ _POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-in
            "font-src data:")
 _MIB = 2**20
 _MOST_SETTINGS = 12
+_ANSWER_LETTERS = 400
+"""What is shown of a long question or answer."""
 _GLOSS = (
     ("configuration", "The trials that differ in nothing but the seed; its value is their mean."),
     ("noise", "How far one trial scatters if it is trained again with another seed, as a standard deviation."),
@@ -147,11 +149,30 @@ def _searched(analysis: Analysis, place: str) -> list[str]:
         _paragraph(say.agreement(analysis), ""), _facts(_numbers(analysis)),
         _settings(analysis), *_warnings(analysis),
         "<h3>What is best, and by how much</h3>", _cards(place, trial_figures(analysis)), _repeats(analysis),
-        "<h3>What mattered</h3>", mattered_text, _cards(place, map_figures(analysis)),
+        *_answers(analysis), "<h3>What mattered</h3>", mattered_text, _cards(place, map_figures(analysis)),
         "<h3>Where to search next</h3>",
         "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
         _recipe("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
         _recipe("The best configuration", best_yaml(analysis))]
+
+
+def _answers(analysis: Analysis) -> list[str]:
+    """Return what the best trials write to the same rows, if that was kept."""
+    if not analysis.asked:
+        return []
+    trials = list(dict.fromkeys(trial for row in analysis.asked for trial, _ in row.answers))
+    rows = [[_tail(row.prompt), shortened(row.expected, _ANSWER_LETTERS), row.base or "", *(
+        dict(row.answers).get(trial, "") for trial in trials)] for row in analysis.asked]
+    return ["<h3>What the best write</h3>", _paragraph(
+        "The first held-out rows, answered by the most likely token each time and cut after a few: the row's own "
+        "answer, the untouched base's, and the best trials', the best one first.", "sentence"),
+        _table(["asked", "the row answers", "untouched base", *(f"trial {trial}" for trial in trials)], rows)]
+
+
+def _tail(prompt: str) -> str:
+    """Return the end of a question, which says what is asked."""
+    text = " ".join(prompt.split())
+    return text if len(text) <= _ANSWER_LETTERS else f"… {text[-_ANSWER_LETTERS:]}"
 
 
 def _decided(place: str, lead: Lead) -> list[str]:

@@ -132,7 +132,7 @@ def read_metric(found: Findings, raw: Mapping[str, Any], metrics: Sequence[str])
     name, goal = str(metric.get("name")), metric.get("goal", "minimize")
     if name not in metrics:
         known = f"{', '.join(metrics[:-1])} or {metrics[-1]}" if len(metrics) > 1 else metrics[0]
-        got = f"got {spelled(name)}{_meant(name, metrics)}" if "name" in metric else "but name is missing"
+        got = f"got {spelled(metric['name'])}{_meant(name, metrics)}" if "name" in metric else "but name is missing"
         found.problem("metric.name", f"must be what the trainer reports, {known}, {got}")
     if goal not in BOTH_GOALS:
         close = [right for right in BOTH_GOALS if str(goal).lower()[:3] == right[:3]]

@@ -73,6 +73,8 @@ class Control:
     """Optimizer steps at which the trial is evaluated and judged."""
     judge: Callable[[int, float, float | None], bool] = lambda step, value, loss: True
     """Says at a rung, from the step, its value of the metric and its loss, whether the trial goes on."""
+    when_trained: Callable[[], None] = lambda: None
+    """Called once when the trial is complete, with its best weights in the model."""
     metric: Metric = field(default_factory=Metric)
     """What says which evaluation is the best, whose weights are kept."""
     keep: str = ""

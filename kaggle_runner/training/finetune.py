@@ -36,7 +36,7 @@ from kaggle_runner.training.data.batches import EncodedRows, MicroBatch, collate
 from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.layer.install import Path, layers_for_training
 from kaggle_runner.training.layer.projection import cast
-from kaggle_runner.training.libraries import hide_unfit_torchao
+from kaggle_runner.training.libraries import hide_unfit_torchao, spelled_out
 from kaggle_runner.training.loss import ScoredBatch, scored_loss, scores_of, summed_loss
 from kaggle_runner.training.models.bare_model import without_adapters
 from kaggle_runner.training.models.base_model import BaseModel
@@ -108,7 +108,8 @@ def attach(base: BaseModel, config: FinetuneConfig) -> Any:
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2's layers; peft mends it
             return peft.get_peft_model(base.model, peft.LoraConfig(
                 task_type="CAUSAL_LM", r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-                target_modules=targets, fan_in_fan_out=False, exclude_modules=without_adapters(base.model)))
+                target_modules=spelled_out(targets, base.model), fan_in_fan_out=False,
+                exclude_modules=without_adapters(base.model)))
     except ValueError as error:
         what = str(error).splitlines()[0]
         way_out = ("; beside fused experts write lora_dropout: 0, or name layers: target_modules: [q_proj, v_proj]"
@@ -262,6 +263,9 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
             hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
             hashes["adapter_files"] = adapter_digest(control.directory / "adapter")
         phases.enter("save")
+    if status is Status.COMPLETE and team.leads:
+        control.when_trained()
+        phases.enter("eval")
     return TrialResult(
         id=trial_id, status=status, **progress.evaluations.facts, reason=reason, steps=progress.step,
         seconds=phases.total, peak_device_bytes=peak_bytes(device), tokens=progress.tokens,

@@ -3,11 +3,20 @@
 Tried with transformers 5.0, 5.15 and 5.23, and peft 0.19, 0.20 and 0.21.
 """
 
+import functools
+import importlib
 import importlib.metadata
+import inspect
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import peft.import_utils
+import torch
+import transformers
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 FAST_ATTENTION = "sdpa"
 """transformers' name of torch's scaled_dot_product_attention."""
@@ -42,6 +51,15 @@ def caps_its_scores(settings: Any) -> bool:
     return getattr(settings, "attn_logit_softcapping", None) is not None
 
 
+def makes_own_masks(model: Any) -> bool:
+    """Say whether a family makes the mask of its attention itself, whatever attention it is given.
+
+    Source: transformers 5.0, `_update_causal_mask` of OPT, StableLM, Falcon, GPT-J, Nemotron, Persimmon and others; in
+    5.23 all leave it to the attention.
+    """
+    return any(hasattr(type(module), "_update_causal_mask") for module in model.modules())
+
+
 def complete_config(config: Any) -> Any:
     """Give a model's config what its family's model asks it for and its class forgets; returns the same config.
 
@@ -51,6 +69,63 @@ def complete_config(config: Any) -> Any:
     if not hasattr(settings, "pad_token_id"):
         settings.pad_token_id = None
     return config
+
+
+LINEAR_ROUTERS = ("phimoe", "llama4", "llama4_text")
+"""Families whose routers of experts are linear layers with results of their own. Source: transformers 5.0 to 5.23."""
+
+
+def kept_in_16_bits(model_type: str) -> list[str] | None:
+    """Name what loading in 4 bits must be told to leave alone; none where it knows by itself."""
+    return ["lm_head", "router"] if model_type in LINEAR_ROUTERS and quantises_subclasses() else None
+
+
+@functools.cache
+def quantises_subclasses() -> bool:
+    """Whether loading in 4 bits takes linear layers of a family's own class too, such as Falcon's.
+
+    transformers 5.0 does, 5.15 and later do not: it is tried on a layer without data.
+    """
+    class Own(torch.nn.Linear):
+        pass
+
+    with torch.device("meta"):
+        tried = torch.nn.Sequential(Own(8, 8))
+        replace_with_bnb_linear(tried, quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True))
+    return isinstance(tried[0], bitsandbytes.nn.Linear4bit)
+
+
+def spelled_out(targets: str | list[str], model: Any) -> str | list[str]:
+    """Return the names of the layers that `all-linear` or a pattern means, where peft would take the word for letters.
+
+    That is peft 0.19 and 0.20 with the families whose experts transformers 5 fuses, such as Mixtral.
+    """
+    conversion: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
+    if not isinstance(targets, str) or hasattr(conversion, "_resolve_string_target_modules") \
+            or model.config.model_type not in conversion._MODEL_TO_CONVERSION_PATTERN:
+        return targets
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+            and (targets == "all-linear" or re.fullmatch(targets, name))]
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """Put a saved adapter on a model.
+
+    peft 0.19 cannot with transformers 5.0 where experts are fused: it calls transformers' conversion of names with an
+    argument from a later version. Adapters that were trained here have the names that it would convert them to.
+    """
+    conversion: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
+    if model.config.model_type not in conversion._MODEL_TO_CONVERSION_PATTERN \
+            or "loading_info" in inspect.signature(conversion.WeightRenaming.convert).parameters:
+        return peft.PeftModel.from_pretrained(model, str(folder))
+    adapted: Any = peft.get_peft_model(model, peft.LoraConfig.from_pretrained(str(folder)))
+    tensors = peft.load_peft_weights(str(folder), device="cpu")
+    named = {re.sub(r"(lora_\w+)\.weight$", r"\1.default.weight", name): tensor for name, tensor in tensors.items()}
+    missing, strange = adapted.load_state_dict(named, strict=False)
+    assert not strange, f"{folder} holds {strange[:3]}, which the model has no place for"
+    assert not [name for name in missing if "lora_" in name], f"{folder} lacks {missing[:3]}"
+    return adapted
 
 
 def hide_unfit_torchao() -> str:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from kaggle_runner.config import MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.events import Note, Notify, Phase, RowsCounted
+from kaggle_runner.events import Event, Note, Notify, Phase, RowsCounted
 from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.control import Control, Warm
 from kaggle_runner.training.cpu_speed import choose
@@ -30,6 +31,7 @@ from kaggle_runner.training.finetune import (
 )
 from kaggle_runner.training.layer.install import kernels_problem
 from kaggle_runner.training.models.base_model import BaseModel, base_key, check_model, computing_in, load_base
+from kaggle_runner.training.models.written_answers import keep_answers, try_answers
 from kaggle_runner.training.phases import Phases
 
 FEW_HELD_OUT_ROWS = 50
@@ -72,6 +74,8 @@ class WarmFinetune:
         self._most_threads = self.threads = torch.get_num_threads()
         self._warned: set[str] = set()
         self.measures_speed = True
+        self._untouched: list[str] | None = None
+        """What the base answers without an adapter; none: not asked yet."""
 
     def prepare(self, config: FinetuneConfig) -> Warm:
         """Load base and rows if they are not warm."""
@@ -89,10 +93,23 @@ class WarmFinetune:
         base, data, _ = self._prepared(config)
         config = config.counted(len(data.train))
         self._warn(length_warning(config, len(data.train)))
+        if self._untouched is None and control.team.leads:
+            self._untouched = try_answers(base, data.validation, self._warn_by)
+        untouched = self._untouched or []
+
+        def answer() -> None:
+            tuned = try_answers(base, data.validation, self._warn_by) if untouched else []
+            if tuned:
+                keep_answers(control.directory, base, data.validation, tuned=tuned, untouched=untouched)
+
         try:
-            return train_adapter(base, data, config, trial_id, control)
+            return train_adapter(base, data, config, trial_id, replace(control, when_trained=answer))
         finally:
             self._warn(kernels_problem(self._device))
+
+    def _warn_by(self, event: Event) -> None:
+        """Say something that the base says of itself, once."""
+        self._warn(event.text if isinstance(event, Note) else "")
 
     def _warn(self, text: str) -> None:
         """Say something once, however many trials it is true of."""
@@ -156,7 +173,7 @@ class WarmFinetune:
             encoded = encode(rows, self._base.tokenizer, config, cache_directory=self._cache_directory)
             self._emit(RowsCounted(facts=encoded.facts))
             encoded.account.require(config.max_lost_share, rows.source)
-            self._data = (key, encoded)
+            self._data, self._untouched = (key, encoded), None
             self._emit(Phase(phase="ready", text="; ".join([rows.format, encoded.account.as_line()])))
             for warning in (*rows_warnings(config, len(encoded.train), len(encoded.validation)),
                             *(f"warning: {text}" for text in encoded.warnings)):

@@ -13,6 +13,7 @@ import numpy as np
 
 from kaggle_runner.metrics import LOSS, Goal, Metric
 from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
+from kaggle_runner.report.analysis.answers import Asked, read_answers
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
 from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
@@ -139,6 +140,8 @@ class Analysis:
     """How the study was run, as names and texts."""
     others: tuple[OtherMetric, ...] = ()
     """What the metrics beside the study's own say of the winner."""
+    asked: tuple[Asked, ...] = ()
+    """What the best trials answer to some held-out rows."""
 
     @property
     def noise(self) -> Noise | None:
@@ -191,7 +194,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         boundaries=tuple(limit for axis in axes if best and axis.name in best.params
                          and (limit := boundary(axis, best.params[axis.name]))),
         rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
-        others=other_metrics(snapshot, best.id if best else None))
+        others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot))
 
 
 def _in_order_of_loss(found: Sequence[Configuration], complete: Sequence[Row],

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from kaggle_runner.errors import ModelError
-from kaggle_runner.training.libraries import FAST_ATTENTION, attention_of, caps_its_scores
+from kaggle_runner.training.libraries import FAST_ATTENTION, attention_of, caps_its_scores, makes_own_masks
 
 GROUPED, EXPANDED = "sdpa_causal", "sdpa_causal_expanded"
 GROUPING_CAPABILITY = (8, 0)
@@ -35,7 +35,7 @@ def use_causal_attention(model: Any, *, groups: bool) -> bool:
         model.set_attn_implementation("eager")
         return False
     known = set(getattr(settings, "layer_types", None) or KNOWN_LAYERS) <= KNOWN_LAYERS
-    if attention_of(settings) not in (FAST_ATTENTION, GROUPED, EXPANDED) or not known:
+    if attention_of(settings) not in (FAST_ATTENTION, GROUPED, EXPANDED) or not known or makes_own_masks(model):
         return False
     # transformers makes masks for the attentions that it has mask functions for, and these have none
     AttentionInterface.register(GROUPED, functools.partial(causal_attention, groups=True))

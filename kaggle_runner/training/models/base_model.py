@@ -22,7 +22,7 @@ from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.training.hub import raise_refusal
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo
-from kaggle_runner.training.libraries import apply_liger, complete_config
+from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
@@ -86,7 +86,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     if config.load_in_4bit and not quantised_already:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute_dtype)
+            bnb_4bit_compute_dtype=compute_dtype, llm_int8_skip_modules=kept_in_16_bits(model_config.model_type))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
         warnings = check_tokenizer(config.model, tokenizer, model_config)
