@@ -1,8 +1,13 @@
-"""Files that are appended line by line, written whole or not at all."""
+"""Files that are appended line by line, written whole or not at all, with a digest of what was written.
+
+What is read back is what was written: each line of JSON ends with the digest of its own text, and what a version
+before wrote has none.
+"""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -15,6 +20,11 @@ from kaggle_runner.errors import StudyError
 
 OF_A_STUDY = "choose another directory with --study"
 """What to do where a study cannot be written."""
+DIGEST = ', "digest": "'
+"""What comes before the digest at the end of a line."""
+_DIGITS = 16
+_LIKE = 3
+"""In so many letters a damaged mark may differ from the mark, and is still taken for one."""
 RESULT = "result.json"
 """What a launcher leaves on a kernel: the verdict on its session."""
 
@@ -133,7 +143,7 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
     Raises:
         StudyError: the disk is full, or the file cannot be written.
     """
-    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    line = line_of(row).encode()
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -147,21 +157,76 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
         raise cannot_write(path, error) from error
 
 
+def line_of(row: Mapping[str, Any]) -> str:
+    """Write a row, which has a field, as a line of JSON that ends with the digest of its own text as its last field."""
+    text = json.dumps(row, allow_nan=False)
+    return f"{text[:-1]}{DIGEST}{digest_of(text.encode())}\"}}\n"
+
+
+def digest_of(content: bytes) -> str:
+    """Return the first 16 digits of a SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+
+
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON-lines file, leaving out a last line that is not ended.
 
     NaN and Infinity, which other programs write and JSON does not have, are read as null: they are no measurement.
+
+    Raises:
+        StudyError: a line is not as it was written.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
         try:
-            row = json.loads(line, parse_constant=lambda _: None)
-            if not isinstance(row, dict):
-                raise ValueError("not an object")
+            row = json.loads(_as_written(line), parse_constant=lambda _: None)
+            if not isinstance(row, dict) or "digest" in row:
+                raise ValueError("not an object, or a digest in another place than we write it")
             yield row
         except ValueError as error:
             raise StudyError(f"{path}, line {number}, is damaged; restore the file from a copy, or delete that line "
                              f"to lose only that event") from error
+
+
+def write_checked(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as one line with its digest, so that no other process sees half of it.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written.
+    """
+    write_cache_file(path, line_of(values).encode())
+
+
+def read_checked(path: Path) -> dict[str, Any] | None:
+    """Return what `write_checked` wrote, or what a version before it did; none without the file.
+
+    Raises:
+        ValueError: it is not as it was written.
+        OSError: it cannot be read.
+    """
+    try:
+        values = json.loads(_as_written(path.read_bytes().removesuffix(b"\n")))
+    except FileNotFoundError:
+        return None
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    return values
+
+
+def _as_written(line: bytes) -> bytes:
+    """Return a line without its digest, which must be right; a line of a version before has none.
+
+    Raises:
+        ValueError: the digest is of another line, or is damaged itself.
+    """
+    line = line.rstrip(b"\r")
+    tail = line[-(len(DIGEST) + _DIGITS + 2):]
+    if sum(left == right for left, right in zip(tail, DIGEST.encode(), strict=False)) < len(DIGEST) - _LIKE:
+        return line
+    text = line[:-len(tail)] + b"}"
+    if line != text[:-1] + f'{DIGEST}{digest_of(text)}"}}'.encode():
+        raise ValueError("another digest")
+    return text

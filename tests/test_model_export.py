@@ -209,7 +209,10 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, he
     only = {name: tensor for name, tensor in load_file(adapter).items() if "nothing" in name}
     kept = adapter.read_bytes()
     save_file(only, adapter)
+    of_before = dataclasses.replace(outcome, result=dataclasses.replace(outcome.result, hashes={}))  # no digest
     with pytest.raises(StudyError, match=r"needs [\d.]+ GiB and the disk has [\d.]+ GiB free; free some space, or"):
+        export_merged(of_before, out, here, quiet)
+    with pytest.raises(StudyError, match=r"the adapter of trial 0000 is damaged: .* is not what was trained"):
         export_merged(outcome, out, here, quiet)
     adapter.write_bytes(kept)
     shutil.rmtree(tmp_path / "base")

@@ -20,7 +20,7 @@ from typing import Any
 import kaggle_runner
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import MissingPackages
-from kaggle_runner.files import replacing
+from kaggle_runner.files import read_checked, write_checked
 from kaggle_runner.training.models.shapes import read_model_config
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -161,13 +161,13 @@ def _version(package: str) -> str:
 def _read(path: Path) -> Prediction | None:
     """Return a kept prediction; none where there is none that can be used."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return dataclasses.replace(Prediction(**values), seconds=0.0)
+        values = read_checked(path)
+        return None if values is None else dataclasses.replace(Prediction(**values), seconds=0.0)
     except (OSError, ValueError, TypeError):
         return None
 
 
 def _write(path: Path, prediction: Prediction) -> None:
     """Keep a prediction; one that cannot be kept is made again next time."""
-    with contextlib.suppress(OSError), replacing(path) as temporary:
-        temporary.write_text(json.dumps(asdict(prediction), indent=2) + "\n", encoding="utf-8")
+    with contextlib.suppress(OSError):
+        write_checked(path, asdict(prediction))

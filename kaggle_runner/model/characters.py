@@ -4,10 +4,11 @@ import time
 
 import torch
 
-from kaggle_runner.errors import DataError
+from kaggle_runner.errors import DataError, StudyError
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.answers import Answer, Question, Sampling, Show
 from kaggle_runner.model.outcome import Outcome, weights_of
+from kaggle_runner.training.checkpoint import read_tensors
 from kaggle_runner.training.data.characters import TEXT8, load_corpus, text8_bytes
 from kaggle_runner.training.models.char_model import CharModel
 
@@ -25,14 +26,18 @@ class Writer:
         """Load the weights of a trial.
 
         Raises:
-            StudyError: they were not kept.
+            StudyError: they were not kept, or are damaged.
             DataError: the text that its characters come from cannot be read.
         """
         path, config = weights_of(outcome)
         corpus = load_corpus(config, cache_directory=environment.cache_directory)
         self._symbols, self._validation, self._config = corpus.symbols, corpus.validation, config
         self._model = CharModel(config, len(corpus.symbols))
-        self._model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        try:
+            self._model.load_state_dict(read_tensors(path))
+        except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError, UnpicklingError, ...
+            raise StudyError(f"the weights {path} are damaged ({type(error).__name__}); restore them from a copy, or "
+                             f"train the trial again with its config.json") from error
         self._model.eval()
 
     def rows(self, count: int) -> list[Question]:

@@ -1,5 +1,6 @@
 """Which trial of a study is taken home: its configuration, its adapter, and what the record says of it."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.files import folder_name
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
-from kaggle_runner.study.weights import WEIGHTS
+from kaggle_runner.study.weights import ADAPTER_FILES, WEIGHTS, adapter_digest
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+AS_IT_RAN = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_steps", "num_train_epochs")
+"""The hyperparameters in which what a trial was really trained with may differ from what the sweep chose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +41,10 @@ class Outcome:
 
     @property
     def adapter(self) -> Path:
-        """The folder of the adapter, in peft's format.
+        """The folder of the adapter, in peft's format; its digest is compared with the record's.
 
         Raises:
-            StudyError: it is none, or it is not there.
+            StudyError: it is none, or it is not there, or it is not what was trained.
         """
         if not isinstance(self.config, FinetuneConfig):
             raise _no_transformers_model(self)
@@ -52,6 +54,12 @@ class Outcome:
             raise StudyError(f"trial {self.trial.id} has no adapter here: {folder} lacks "
                              f"{' and '.join(missing)}; copy it there, or train it again: python -m kaggle_runner "
                              f"train {self.snapshot.directory / 'trials' / self.trial.id / 'config.json'}")
+        recorded = self.result.hashes.get("adapter_files")  # a study of 0.2 has none
+        if recorded is not None and adapter_digest(folder) != recorded:
+            raise StudyError(f"the adapter of trial {self.trial.id} is damaged: {folder} is not what was trained, by "
+                             f"its digest in the record; restore it from a copy, or train it again: python -m "
+                             f"kaggle_runner train "
+                             f"{self.snapshot.directory / 'trials' / self.trial.id / 'config.json'}")
         return folder
 
     @property
@@ -75,6 +83,10 @@ def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:
     try:
         written = json.loads((study / "trials" / record.trial.id / "config.json").read_text(encoding="utf-8"))
         config = config_from_params(written)
+        chosen = record.trial.config
+        same = {name: getattr(chosen, name) for name in AS_IT_RAN if name in chosen.as_dict()}
+        if type(config) is not type(chosen) or dataclasses.replace(config, **same) != chosen:
+            config = chosen  # damaged, or edited since
     except (OSError, ValueError, AttributeError, ConfigError):
         config = record.trial.config
     return Outcome(snapshot=snapshot, trial=record.trial, result=record.result, config=config, directory=directory)

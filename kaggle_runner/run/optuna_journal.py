@@ -22,13 +22,16 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from kaggle_runner.errors import DamagedJournal
-from kaggle_runner.files import cannot_write
+from kaggle_runner.files import cannot_write, digest_of
 from kaggle_runner.study.journal import Snapshot, StudyInfo
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
 
 FILE = "optuna.journal"
+DIGESTED = ("trial", "told")
+"""The attributes that the search reads back, where the record does not have them too."""
+DIGEST_OF = "digest_of_"
 ANEW = "; it is written anew from the record at the start of the sweep"
 
 
@@ -73,7 +76,7 @@ class OptunaJournal:
         return self._study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def told(self, number: int) -> float | None:
-        """Return the value that the sampler was told for a trial that was pruned."""
+        """Return the value that the sampler was told for a trial that was pruned; none if it was told nothing yet."""
         return self._study.get_trials(deepcopy=False)[number].user_attrs.get("told")
 
     def check(self, snapshot: Snapshot) -> None:
@@ -91,6 +94,11 @@ class OptunaJournal:
             record = records.get(number)
             if record is not None and _plain(trial.params) != _plain(record.trial.params):
                 raise DamagedJournal(f"{self.path}: trial {number} has other parameters than in the record{ANEW}")
+            attributes = self._study.get_trials(deepcopy=False)[number].user_attrs
+            damaged = [name for name in DIGESTED if DIGEST_OF + name in attributes
+                       and attributes[DIGEST_OF + name] != _digest(attributes.get(name))]
+            if damaged:
+                raise DamagedJournal(f"{self.path}: trial {number} is damaged in {', '.join(damaged)}{ANEW}")
             if self.is_finished(number) and not (record and _is_over(record)):
                 raise DamagedJournal(f"{self.path}: trial {number} is finished, but not in the record{ANEW}")
 
@@ -98,18 +106,19 @@ class OptunaJournal:
         """Add a running trial; its number is the next one. One line, so a kill leaves all of it or nothing."""
         params = {name: shown_value(trial.params[name], distribution)
                   for name, distribution in self._distributions.items()}
+        chosen = {"id": trial.id, "number": trial.number, "params": dict(trial.params), "origin": trial.origin}
         with _at_the_border(self.path):
             self._study.add_trial(create_trial(
                 state=TrialState.RUNNING, params=params, distributions=self._distributions,
-                user_attrs={"trial": {"id": trial.id, "number": trial.number, "params": dict(trial.params),
-                                      "origin": trial.origin}}))
+                user_attrs={"trial": chosen, f"{DIGEST_OF}trial": _digest(chosen)}))
 
     def finish(self, trial: Trial, result: TrialResult, told: float | None) -> None:
         """Say how a running trial ended; may be repeated after a kill, the state is written last."""
         with _at_the_border(self.path):
             study_id = self._storage.get_study_id_from_name(self._study.study_name)
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-            attributes = {"status": result.status.value, "reason": result.reason, "told": told}
+            attributes = {"told": told, f"{DIGEST_OF}told": None if told is None else _digest(told),
+                          "status": result.status.value, "reason": result.reason}
             for name, value in attributes.items():
                 if value is not None and value != "":
                     self._storage.set_trial_user_attr(trial_id, name, value)
@@ -154,6 +163,10 @@ def shown_value(value: Any, distribution: BaseDistribution | None = None) -> Any
     if isinstance(distribution, FloatDistribution):
         return max(distribution.low, min(value, distribution.high))
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def _digest(value: Any) -> str:
+    return digest_of(json.dumps(value).encode())
 
 
 def _is_over(record: TrialRecord) -> bool:

@@ -282,7 +282,9 @@ class OptunaSearch(Search):
         if self._journal.is_finished(trial.number):
             told = self._journal.told(trial.number)
         else:
-            told = self._told_value(result) if result.status is Status.PRUNED else None
+            told = self._journal.told(trial.number)  # of a session that was killed while it told it
+            if told is None and result.status is Status.PRUNED:
+                told = self._told_value(result)
             self._journal.finish(trial, result, told)
         self._learn(trial, result, told)
 

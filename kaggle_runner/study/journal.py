@@ -23,6 +23,7 @@ from kaggle_runner.files import (
     append_line,
     drop_torn_line,
     json_lines,
+    line_of,
     make_directory,
     write_atomically,
 )
@@ -195,7 +196,7 @@ class Study:
         """Drop the rows of a trial's history after a step, the one it goes on from, and return those that stay."""
         path = self.trial_directory(trial_id) / "history.jsonl"
         kept = [row for row in json_lines(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomically(path, "".join(map(line_of, kept)))
         return kept
 
     def record_end(self, result: TrialResult) -> None:

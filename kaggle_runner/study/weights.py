@@ -1,12 +1,31 @@
-"""The weights of character models: kept for the best trial, and for those that ask for it."""
+"""The trained weights of a study's trials: which are kept, and the digest of an adapter's files."""
 
 import contextlib
+import hashlib
+from pathlib import Path
 
 from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.study.journal import Snapshot
 
 WEIGHTS = "model.pt"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What decides an adapter's losses; peft's README beside them does not."""
+_PIECE_BYTES = 2**20
+
+
+def adapter_digest(folder: Path) -> str:
+    """Return the SHA-256 of an adapter's files, one after the other.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        with open(folder / name, "rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def drop_beaten_weights(snapshot: Snapshot) -> None:

@@ -5,7 +5,6 @@ multiplies it. The choice is kept on disk, because other threads or another dtyp
 then gives the same losses again.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from kaggle_runner.files import write_atomically
+from kaggle_runner.files import cannot_write, read_checked, write_checked
 
 REPEATS = 3
 WORTH_IT = 0.85
@@ -44,10 +43,15 @@ def choose(batch: Callable[[torch.dtype], object], *, most_threads: int, cache_d
     `batch` runs one in the dtype it is given. The first answer for a `key` is taken again later.
     """
     path = cache_directory / "cpu_speed" / f"{key}.json"
-    if path.is_file():
-        choice = CpuChoice(**json.loads(path.read_text()))
-        torch.set_num_threads(choice.threads)
-        return choice
+    again = ""
+    try:
+        kept = read_checked(path)
+        if kept is not None:
+            choice = CpuChoice(**kept)
+            torch.set_num_threads(choice.threads)
+            return choice
+    except (OSError, ValueError, TypeError):
+        again = f"; measured again, {path} is damaged"
     counts = sorted({min(2**i, most_threads) for i in range(most_threads.bit_length() + 1)})
     seconds = {}
     for count in counts:
@@ -64,9 +68,11 @@ def choose(batch: Callable[[torch.dtype], object], *, most_threads: int, cache_d
         measured += f"; in bfloat16 {half * 1000:.0f} ms"
         dtype = "bfloat16" if share < WORTH_ITS_ROUNDING else "float32"
     choice = CpuChoice(threads=best, dtype=dtype, reason=(
-        f"{best} CPU thread{'s' if best > 1 else ''}, {dtype} (a batch takes, by threads, {measured})"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(asdict(choice)) + "\n")
+        f"{best} CPU thread{'s' if best > 1 else ''}, {dtype} (a batch takes, by threads, {measured}){again}"))
+    try:
+        write_checked(path, asdict(choice))
+    except OSError as error:
+        raise cannot_write(path, error, way_out="set KAGGLE_RUNNER_CACHE") from error
     return choice
 
 

@@ -28,6 +28,7 @@ from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Logged, Resumed
 from kaggle_runner.metrics import LOSS, Evaluations, Metric
 from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.study.weights import adapter_digest
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kaggle_runner.training.control import Control, NotFinite
@@ -50,9 +51,8 @@ EVAL_TOKENS = 1024
 PASS_TOKENS = {"cpu": 32, "cuda": 256}
 """What a micro-batch costs besides its tokens, as so many tokens.
 
-Source: measured. On a CPU, demo base, one thread of x86_64: 10 ms a micro-batch, and 0.28 ms a token. On an H100, a 3B
-shape in 4 bits: 300 ms a micro-batch of 32 tokens and of 1,024, all of it the host's; a T4, on which nothing was
-measured, takes about a millisecond for a token of an 8B model by published step times.
+Source: measured, the demo base on one CPU thread: 10 ms a micro-batch, 0.28 ms a token; a 3B shape on an H100: 300 ms
+a micro-batch of 32 tokens and of 1,024, all the host's. A T4, not measured, takes 1 ms a token of an 8B, as published.
 """
 
 
@@ -259,7 +259,8 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     if status is not Status.PREEMPTED:
         buffer.release()
         if team.leads:
-            hashes["adapter"] = _save_adapter(adapted, best_adapter, control.directory)
+            hashes |= {"adapter": _save_adapter(adapted, best_adapter, control.directory),
+                       "adapter_files": adapter_digest(control.directory / "adapter")}
         phases.enter("save")
     if status is Status.COMPLETE and team.leads:
         control.when_trained()
@@ -316,8 +317,7 @@ def _out_of_patience(config: FinetuneConfig, progress: _Progress) -> bool:
 def _checkpoint_of(progress: _Progress, rows_sha256: str, parameters: Mapping[str, torch.nn.Parameter],
                    best_adapter: Mapping[str, torch.Tensor], buffer: AdapterBuffer, optimizer: torch.optim.Optimizer,
                    scaler: torch.amp.GradScaler, device: torch.device) -> Checkpoint:
-    return Checkpoint(
-        step=progress.step,
+    return Checkpoint(step=progress.step,
         state={"tokens": progress.tokens, "padded_tokens": progress.padded_tokens,
                "skipped_steps": progress.skipped_steps, "rows": rows_sha256,
                "evaluations": progress.evaluations.as_state()},

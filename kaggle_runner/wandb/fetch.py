@@ -17,7 +17,7 @@ from typing import Any
 import wandb
 
 from kaggle_runner.errors import StudyError, WandbError
-from kaggle_runner.files import make_directory, write_atomically
+from kaggle_runner.files import line_of, make_directory, write_atomically
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.study.axes import is_number
 from kaggle_runner.study.journal import JOURNAL, read_study
@@ -158,4 +158,4 @@ def _events(run: Any, number: int, rows: list[dict[str, Any]], metric: str, goal
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, default=str) + "\n" for row in rows)
+    return "".join(line_of(json.loads(json.dumps(row, default=str))) for row in rows)

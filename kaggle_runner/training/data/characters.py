@@ -4,6 +4,7 @@ The whole corpus is one array of bytes that lives on the device and is indexed t
 it is read, in pieces, so a hundred million characters cost little more than a hundred megabytes.
 """
 
+import contextlib
 import hashlib
 import io
 import re
@@ -18,7 +19,7 @@ import numpy as np
 
 from kaggle_runner.config import DEMO_DATASET, CharLMConfig
 from kaggle_runner.errors import DataError
-from kaggle_runner.files import write_atomically
+from kaggle_runner.files import digest_of, write_atomically
 from kaggle_runner.training.data import builtin_docs
 
 TEXT8 = "text8"
@@ -195,16 +196,21 @@ def _builtin_text(cache_directory: Path) -> Path:
     The 90 % that come first are almost exactly the training texts of `tools/pretrain_demo_base.py`: one split for both.
     """
     path = cache_directory / "corpora" / f"{builtin_docs.fingerprint()}.txt"
-    if not path.is_file():
-        training, held_out = builtin_docs.split_documents()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "\n\n".join(text for text in [*training, *held_out] if text.isascii()))
+    digest = path.with_suffix(".sha256")
+    with contextlib.suppress(OSError):  # one that is damaged, or has no digest, is made again: that takes seconds
+        if digest.read_text() == digest_of(path.read_bytes()):
+            return path
+    training, held_out = builtin_docs.split_documents()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(text for text in [*training, *held_out] if text.isascii())
+    write_atomically(path, text)
+    write_atomically(digest, digest_of(text.encode()))
     return path
 
 
 def _text8(cache_directory: Path, url: str, md5: str) -> Path:
     path = cache_directory / "corpora" / "text8"
-    if path.is_file():
+    if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5:
         return path
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:

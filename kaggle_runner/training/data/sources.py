@@ -6,7 +6,6 @@ Each becomes tables of one split that can be read again and again.
 import contextlib
 import difflib
 import itertools
-import json
 import logging
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
 from kaggle_runner.errors import DataError
-from kaggle_runner.files import write_cache_file
+from kaggle_runner.files import read_checked, write_checked
 from kaggle_runner.training.data import builtin_docs
 from kaggle_runner.training.data.files import TOO_DEEP, kind_of, read_file, remarks_of
 from kaggle_runner.training.data.folders import READABLE, find_files
@@ -146,12 +145,13 @@ def is_here(config: FinetuneConfig) -> bool:
 def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
     """Return the built-in rows, from the disk where they were made before: parsing Python's sources takes seconds."""
     path = cache_directory / f"{builtin_docs.fingerprint()}.json"
-    with contextlib.suppress(OSError, ValueError):
-        pairs = json.loads(path.read_text(encoding="utf-8"))
-        return [(prompt, completion) for prompt, completion in pairs]
+    with contextlib.suppress(OSError, ValueError):  # damaged, or of a version that kept no digest: made again
+        kept = read_checked(path)
+        if kept is not None:
+            return [(prompt, completion) for prompt, completion in kept["pairs"]]
     pairs = builtin_docs.rows()
     with contextlib.suppress(OSError):  # next time they are made again
-        write_cache_file(path, json.dumps(pairs).encode())
+        write_checked(path, {"pairs": pairs})
     return pairs
 
 

@@ -228,7 +228,8 @@ def _read_cache(path: Path) -> tuple[dict[str, np.ndarray] | None, str]:
         return arrays, f"read {path.name}"
     except (FileNotFoundError, NotADirectoryError):
         return None, "made"
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile,
+            NotImplementedError, RuntimeError) as error:  # the last two: a flag of the archive is damaged
         return None, f"made again, {path.name} cannot be used: {error}"
 
 
