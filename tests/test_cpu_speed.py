@@ -39,7 +39,7 @@ def test_bfloat16_is_taken_only_where_it_is_much_faster(tmp_path, share, dtype):
 
 
 def test_the_first_answer_is_taken_again(tmp_path):
-    first = choose(batch_that_takes({1: 0.06, 2: 0.01}, 0.3), most_threads=2, cache_directory=tmp_path, key="a")
+    first = choose(batch_that_takes({1: 0.3, 2: 0.15}, 0.2), most_threads=2, cache_directory=tmp_path, key="a")
     again = choose(lambda dtype: pytest.fail("it was measured already"), most_threads=2, cache_directory=tmp_path,
                    key="a")
     assert again == first

