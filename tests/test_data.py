@@ -189,12 +189,14 @@ def test_the_built_in_rows_hold_out_what_the_demo_model_never_saw(tmp_path):
 def test_the_built_in_rows_are_kept_on_disk_and_made_again_when_damaged(tmp_path):
     first = load("python-docs", tmp_path, samples=1000)
     cached, = (tmp_path / "cache").iterdir()
-    pairs = json.loads(cached.read_text())
-    cached.write_text(json.dumps([*pairs, ["a new question", "a new answer"]]))
-    assert load("python-docs", tmp_path).sha256 != load("python-docs", tmp_path / "elsewhere").sha256
-    cached.write_text(cached.read_text()[:1000])
+    content, written = cached.read_bytes(), cached.stat().st_mtime_ns
     assert load("python-docs", tmp_path, samples=1000).sha256 == first.sha256
-    assert json.loads(cached.read_text()) == pairs
+    assert cached.stat().st_mtime_ns == written
+    for damaged in (content[:1000], content.replace(b"Describe", b"describe", 1)):
+        assert damaged != content
+        cached.write_bytes(damaged)
+        assert load("python-docs", tmp_path, samples=1000).sha256 == first.sha256
+        assert cached.read_bytes() == content
 
 
 def test_the_built_in_rows_need_no_writable_cache(tmp_path):

@@ -72,6 +72,7 @@ def names_in_journal(path):
         event = json.loads(line)
         kind = event.pop("event")
         event.pop("time")
+        event.pop("digest", None)  # of the line itself
         inner = {"start": "trial", "end": "result"}.get(kind)
         fields = event.pop(inner) if inner else event
         assert not (inner and event)
