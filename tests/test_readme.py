@@ -81,7 +81,7 @@ def names_in_journal(path):
             yield from (("notes", name) for name in fields["notes"])
     for history in path.parent.glob("trials/*/history.jsonl"):
         for line in history.read_text().splitlines():
-            yield from (("history", name) for name in json.loads(line))
+            yield from (("history", name) for name in json.loads(line) if name != "digest")
 
 
 def documented():
