@@ -7,6 +7,7 @@ runs a trial that was cut off again, the same number with the same parameters.
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class SearchEnd:
     """Whether the same failure came again and again, so that the sweep is not done."""
 
 
-class Search:
+class Search(ABC):
     """The trials of a study, what is known of them and what comes next; where they are kept is a subclass's matter."""
 
     def __init__(self, snapshot: Snapshot, spec: SweepSpec, *, defaults: Mapping[str, Any] | None = None,
@@ -129,13 +130,13 @@ class Search:
         """Say whether a trial was given to another machine while it ran here."""
         return False
 
+    @abstractmethod
     def ask(self, total: int) -> Trial | None:
         """Return the next trial to run; none when there is none for this session."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell(self, trial: Trial, result: TrialResult) -> bool:
         """Take in how a trial ended, and say whether it counts; one that was preempted does not."""
-        raise NotImplementedError
 
     def _propose(self, number: int) -> Trial | None:
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]
