@@ -50,29 +50,43 @@ def test_each_ending_has_its_exit_code(result: TrialResult, stopped: bool, code:
 
 
 @pytest.mark.parametrize(
-    ("address", "path"),
+    ("address", "paths"),
     [
-        ("them/theirs/ab12cd34", "them/theirs/ab12cd34"),
-        ("theirs/ab12cd34", "me/theirs/ab12cd34"),
-        (" ab12cd34\n", "me/uncategorized/ab12cd34"),
-        ("https://wandb.ai/them/theirs/sweeps/ab12cd34?nw=nwuserme", "them/theirs/ab12cd34"),
-        ("https://forge.coreweave.com/wandb/them/my%20project/sweeps/ab12cd34/table", "them/my project/ab12cd34"),
+        ("them/theirs/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("theirs/ab12cd34", ["me/theirs/ab12cd34"]),
+        (" ab12cd34\n", ["me/kaggle_runner/ab12cd34", "me/uncategorized/ab12cd34"]),
+        ("them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("wandb.ai/them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("https://wandb.ai/them/theirs/sweeps/ab12cd34?nw=nwuserme", ["them/theirs/ab12cd34"]),
+        ("https://forge.coreweave.com/wandb/them/my%20project/sweeps/ab12cd34/table", ["them/my project/ab12cd34"]),
+        ("wandb agent them/theirs/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("$ python -m wandb agent them/theirs/ab12cd34 ", ["them/theirs/ab12cd34"]),
+        ("!wandb agent https://wandb.ai/them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("wandb agent ab12cd34", ["me/kaggle_runner/ab12cd34", "me/uncategorized/ab12cd34"]),
     ],
 )
-def test_a_sweep_has_several_addresses(address: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kaggle_runner.wandb.sweep import sweep_path
+def test_a_sweep_has_several_addresses(address: str, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from kaggle_runner.sweep.address import is_address
+    from kaggle_runner.wandb.sweep import sweep_paths
 
     monkeypatch.delenv("WANDB_ENTITY", raising=False)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    assert sweep_path(address, lambda: "me") == path
+    assert sweep_paths(address, lambda: "me") == paths
+    assert is_address(address)
+    if len(paths) > 1:
+        monkeypatch.setenv("WANDB_PROJECT", "mine")
+        assert sweep_paths(address, lambda: "me") == ["me/mine/ab12cd34", *paths], "W&B's own setting comes first"
 
 
-@pytest.mark.parametrize("address", ["", "a/b/c/d", "two words", "https://wandb.ai/them/theirs/runs/ab12cd34"])
+@pytest.mark.parametrize("address", ["", "a/b/c/d", "two words", "https://wandb.ai/them/theirs/runs/ab12cd34",
+                                     "wandb agent --count 3 a/b/ab12cd34", "wandb sync a/b/ab12cd34"])
 def test_what_is_no_address_of_a_sweep_is_refused(address: str) -> None:
-    from kaggle_runner.wandb.sweep import sweep_path
+    from kaggle_runner.sweep.address import is_address
+    from kaggle_runner.wandb.sweep import sweep_paths
 
+    assert not is_address(address)
     with pytest.raises(WandbError, match="is no address of a sweep; give entity/project/id"):
-        sweep_path(address, lambda: "me")
+        sweep_paths(address, lambda: "me")
 
 
 def gpu(index: int) -> Gpu:

@@ -503,6 +503,9 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
     os.environ["WANDB_MODE"] = "offline"
     agent(sys.argv[1])
     del os.environ["WANDB_MODE"]
+    os.environ["WANDB_API_KEY"] = "z" * 40
+    agent(sys.argv[1])
+    os.environ["WANDB_API_KEY"] = "k" * 40
     os.environ["WANDB_BASE_URL"] = "http://127.0.0.1:9"
     agent(sys.argv[1])
     """
@@ -511,8 +514,12 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
         server.state.set_sweep_state(over.name, "FINISHED")
         metric = server.create_sweep({**sweep_file, "metric": {"name": "val_acc", "goal": "maximize"}})
         strange = server.create_sweep({**sweep_file, "parameters": foreign})
+        ours, theirs = (server.create_sweep(sweep_file, project=name) for name in ("kaggle_runner", "uncategorized"))
+        for sweep in (ours, theirs):
+            server.state.set_sweep_state(sweep.name, "FINISHED")
         client = begin(server, body, path_of(good), path_of(over), "tester/demo/unknown0", path_of(metric),
-                       path_of(strange), "two words", HOME=str(tmp_path)).finish()
+                       path_of(strange), "two words", ours.name, f"wandb agent {theirs.name}", "unknown0",
+                       HOME=str(tmp_path)).finish()
     patterns = [
         "--max-concurrency is 1 for each GPU, not 2: two trials on one GPU run out of memory; with several",
         f"the sweep {path_of(over)} is finished, so it gives no trials; to go on with it: wandb sweep --resume",
@@ -521,14 +528,18 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
             "eval/exact_match, eval/token_accuracy or eval/bits_per_byte, got 'val_acc'; write eval/token_accuracy",
         f"{path_of(strange)}: 1 problem\n  parameters.num_layers: no such hyperparameter",
         "'two words' is no address of a sweep",
+        f"the sweep tester/kaggle_runner/{ours.name} is finished",
+        f"the sweep tester/uncategorized/{theirs.name} is finished",
+        "there is no sweep unknown0 in tester/kaggle_runner nor in tester/uncategorized; give its project as well",
         "the W&B key in WANDB_API_KEY in the environment has 3 characters, and a W&B key has 40 or more",
         "no W&B key found on this host (local); export WANDB_API_KEY=",
         "WANDB_MODE is offline, but it is W&B's server that chooses a sweep's trials; unset it, or search here",
+        f"W&B at {server.url} does not know the W&B key in WANDB_API_KEY in the environment: it is mistyped, revoked",
         "W&B cannot be reached at http://127.0.0.1:9: "]
     reasons = client.facts["reason"]
     assert [reason[:len(pattern)] for reason, pattern in zip(reasons, patterns, strict=True)] == patterns
     assert client.facts["exit_status"] == [1] * len(patterns)
-    assert max(client.facts["cpu_seconds"][6:]) < 1.0, "of the processor, because it may be busy with other tests"
+    assert max(client.facts["cpu_seconds"][9:]) < 1.0, "of the processor, because it may be busy with other tests"
     assert server.state.agents == {}
     assert not (tmp_path / "study").exists()
 

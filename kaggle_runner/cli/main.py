@@ -29,7 +29,7 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
-from kaggle_runner.sweep.address import is_address, is_there
+from kaggle_runner.sweep.address import is_address, is_there, plain_address
 
 COMPLETE_VARIABLE = "_KAGGLE_RUNNER_COMPLETE"
 """With it a shell asks for completions, and for the script that does so: `bash_source`, `zsh_source`, `fish_source`."""
@@ -167,7 +167,7 @@ def _is_sweep(text: str) -> bool:
     W&B's ids have eight letters or digits. What is there, or below a folder that is, is a path.
     """
     there = is_there(text) or is_there(text.split("/")[0] or "/")
-    return is_address(text) and ("://" in text or (not there and text.count("/") == 2))
+    return is_address(text) and ("://" in text or (not there and plain_address(text).count("/") == 2))
 
 
 def _fetch(address: str) -> Path:

@@ -29,7 +29,7 @@ from kaggle_runner.cli.shared import (
 from kaggle_runner.cli.words import as_typed, command, complain
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.metrics import GOALS, MEASURED, Metric
-from kaggle_runner.sweep.address import require_address
+from kaggle_runner.sweep.address import plain_address, require_address
 from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
@@ -98,34 +98,42 @@ def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
 
 
 @click.command()
-@click.argument("sweep_id")
+@click.argument("words", nargs=-1, required=True, metavar="SWEEP_ID")
 @click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end here [what the sweep gives].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
 @click.option("--study", type=StudyPath(), help="Directory of the study [studies/ID].")
 @click.option("--max-concurrency", type=int, default=1, help="Trials at a time on each GPU: 1, and nothing else.")
 @click.option("--no-pruning", is_flag=True, help="Train every trial to its end.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
-def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | None, max_concurrency: int,
+def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study: Path | None, max_concurrency: int,
           no_pruning: bool, cpu: bool) -> None:
-    """Run trials of a W&B sweep, by its ID, path or URL, until it ends or the session does."""
+    """Run trials of a W&B sweep, by its ID, path or URL, until it ends or the session does.
+
+    The line `wandb agent ...` of the sweep's page will do, too. Without a project kaggle_runner and W&B's own
+    default, uncategorized, are looked into.
+    """
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.machine.keys import require_key
 
+    sweep_id = plain_address(" ".join(words))
     require_address(sweep_id)
     environment = detect_here().for_training(cpu_only=cpu)
     end = find_deadline(deadline, environment, os.environ)
     require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
     if environment.host != "local":
         require_internet(servers_of("agent", os.environ), environment.host)
-    from kaggle_runner.wandb.agent import AgentOrder
-    from kaggle_runner.wandb.one_per_gpu import run_agents
+    from kaggle_runner.run.signals import interrupts_before_work
 
-    warn_of_no_page()
-    order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
-    with display(typed_command()) as notify:
-        outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
+    with interrupts_before_work(complain):  # W&B's client takes seconds to begin, and may swallow a Ctrl-C
+        from kaggle_runner.wandb.agent import AgentOrder
+        from kaggle_runner.wandb.one_per_gpu import run_agents
+
+        warn_of_no_page()
+        order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
+        with display(typed_command()) as notify:
+            outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
     page = print_study(outcome.snapshot, outcome.reason)
     if outcome.exit_status != INTERRUPTED:
         print_what_comes_out(outcome.snapshot)

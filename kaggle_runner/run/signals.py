@@ -11,6 +11,9 @@ from typing import Any
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.events import EndAsked, Notify
 
+LEAVE_S = 5.0
+"""Seconds that a process gets to end by itself when it is interrupted before it began to work."""
+
 
 @contextlib.contextmanager
 def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
@@ -37,6 +40,31 @@ def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def interrupts_before_work(tell: Callable[[str], None]) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into a `KeyboardInterrupt` while nothing is under way that could be lost.
+
+    What swallows it, or needs more than a few seconds to end, as clients of servers do, is ended with the process:
+    `tell` then gets the last word. Whoever begins to work sets handlers of its own in the place of these.
+    """
+    def leave(name: str) -> None:
+        tell(f"interrupted by {name} before any trial: nothing is lost, the same command goes on")
+        os._exit(INTERRUPTED)
+
+    def handle(number: int, frame: Any) -> None:
+        timer = threading.Timer(LEAVE_S, leave, (signal.Signals(number).name,))
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextlib.contextmanager

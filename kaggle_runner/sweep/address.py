@@ -6,15 +6,29 @@ from pathlib import Path
 from kaggle_runner.errors import SweepError
 
 YAML = (".yaml", ".yml")
-FORMS = "ID, PROJECT/ID, ENTITY/PROJECT/ID or the URL of its page; an id has eight small letters and digits"
+FORMS = ("ID, PROJECT/ID, ENTITY/PROJECT/ID, the URL of its page or its line `wandb agent ...`; an id has eight small "
+         "letters and digits")
+
+
+def plain_address(text: str) -> str:
+    """Return what W&B's page gives one to copy in short: its URL, or the whole line `wandb agent ...`.
+
+    What is neither comes back as it is, without blanks around it.
+    """
+    text = re.sub(r"^[!$%\s]*(?:python3? -m )?wandb agent\s+(\S+)$", r"\1", text.strip())
+    path = re.split(r"[?#]", text.split("://", 1)[-1])[0].strip("/")
+    within = re.fullmatch(r"(?:.*/)?([^/]+/[^/]+)/sweeps/([^/]+)(?:/.*)?", path)
+    if within:  # .../entity/project/sweeps/id, below whatever prefix the server has
+        return "/".join(within.groups())
+    return text
 
 
 def is_address(text: str) -> bool:
-    """Say whether a text has the shape of a sweep on W&B: the URL of its page, or its id with what it is in."""
-    text = text.strip()
-    if "://" in text:
-        return "/sweeps/" in text
-    return re.fullmatch(r"([\w.-]+/){0,2}[a-z0-9]{8}", text) is not None
+    """Say whether a text has the shape of a sweep on W&B: its page, `wandb agent ...`, or its id with what it is in."""
+    short = plain_address(text)
+    if short != text.strip() and "/" in short:
+        return re.fullmatch(r"[^/]+/[^/]+/[a-z0-9]{8}", short) is not None
+    return re.fullmatch(r"([\w.-]+/){0,2}[a-z0-9]{8}", short) is not None
 
 
 def is_there(text: str) -> bool:

@@ -86,7 +86,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
         SweepError: the sweep has parameters or a metric that our trainer does not have.
         StudyError: the directory cannot be used, or is of another sweep.
     """
-    key = prepare(environment)
+    key = prepare(environment, notify)
     with contextlib.ExitStack() as stack:
         stack.callback(_leave_in_time)
         sweep = find_sweep(order.address, key)
@@ -117,8 +117,8 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
         return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
 
 
-def prepare(environment: Environment) -> FoundKey:
-    """See that an agent can run in this process, and return the key.
+def prepare(environment: Environment, notify: Notify) -> FoundKey:
+    """See that an agent can run in this process, and return the key; told while W&B is waited for.
 
     Raises:
         MissingPackages: what training needs is not installed.
@@ -129,7 +129,7 @@ def prepare(environment: Environment) -> FoundKey:
     if threading.current_thread() is not threading.main_thread():
         raise HostError("an agent needs the main thread, where signals arrive; run it as a program of its own")
     require_packages(environment, "finetune", searches=False, extra="train,wandb")
-    return connect(environment)
+    return connect(environment, lambda text: notify(Note(text=text)))
 
 
 def study_directory(sweep: RemoteSweep, environment: Environment) -> Path:

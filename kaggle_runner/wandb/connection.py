@@ -5,9 +5,6 @@ import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from kaggle_runner.errors import WandbError
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import FoundKey, redact, require_key
+from kaggle_runner.wandb.answers import Tell, require_server, to_stderr
 
 _FLUSH_S = 3.0
 _POLL_S = 0.1
@@ -25,15 +23,15 @@ GiveUp = Callable[[], bool]
 """Type of what is asked while W&B is waited for: whether to wait no longer."""
 API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
 """What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
-REACH_S = 10.0
-"""Seconds to wait for the server's first answer; the client itself retries for minutes, and 0.26 for ever."""
 
 
-def connect(environment: Environment) -> FoundKey:
-    """Find the key, hand it to W&B's client in this process, and see that the server can be reached.
+def connect(environment: Environment, tell: Tell = to_stderr) -> FoundKey:
+    """Find the key, hand it to W&B's client in this process, and see that the server takes it.
+
+    A server that fails is waited for; `tell` gets that in words.
 
     Raises:
-        SecretError: no key, or a malformed one; says what to do on this host.
+        SecretError: no key, a malformed one, or one that the server does not know; says what to do on this host.
         WandbError: offline by the user's own setting, or no answer.
     """
     _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
@@ -43,10 +41,11 @@ def connect(environment: Environment) -> FoundKey:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "5")  # what a killed process takes with it
     _require_online(wandb.setup().settings.mode, "by `wandb offline` the client is", "run: wandb online")
-    problem = unreachable()
-    if problem:
-        raise WandbError(f"{problem}; check the network, on Kaggle the notebook's internet setting, or run the sweep "
-                         f"file without it: python -m kaggle_runner sweep FILE --backend optuna")
+    try:
+        require_server(key, tell)
+    except BaseException:
+        leave()
+        raise
     return key
 
 
@@ -54,18 +53,6 @@ def _require_online(mode: str, source: str, way_out: str) -> None:
     if mode not in ("online", "shared"):
         raise WandbError(f"{source} {mode}, but it is W&B's server that chooses a sweep's trials; {way_out}, or "
                          f"search here: python -m kaggle_runner sweep FILE --backend optuna --log wandb-offline")
-
-
-def unreachable() -> str | None:
-    """Say why W&B's server cannot be reached; none if it answers, whatever it answers."""
-    url = wandb.setup().settings.base_url
-    try:
-        urllib.request.urlopen(url, timeout=REACH_S).close()
-    except urllib.error.HTTPError:
-        return None
-    except (OSError, ValueError) as error:
-        return f"W&B cannot be reached at {url}: {getattr(error, 'reason', error)}"
-    return None
 
 
 def refused(what: str, error: Exception, key: FoundKey) -> WandbError:

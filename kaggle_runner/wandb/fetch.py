@@ -24,7 +24,7 @@ from kaggle_runner.study.journal import JOURNAL, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 from kaggle_runner.wandb.run import NOTES
-from kaggle_runner.wandb.sweep import sweep_path
+from kaggle_runner.wandb.sweep import look_up
 
 STEP = "train/global_step"
 POINTS = 500
@@ -48,11 +48,10 @@ def fetch_study(address: str, environment: Environment, directory: Path | None =
         WandbError: W&B cannot be reached or refuses, there is no such sweep, or it has no metric.
         StudyError: the directory cannot be written, or is a study that was not fetched.
     """
-    key = connect(environment)
+    key = connect(environment, notify)
     try:
         api = wandb.Api()
-        path = sweep_path(address, lambda: api.default_entity)
-        found = api.sweep(path)
+        path, found = look_up(api, address)
         goal, metric = _metric(found.config, path)
         directory = directory or environment.writable_directory / "studies" / f"{found.id}-from-wandb"
         _refuse_own(directory)

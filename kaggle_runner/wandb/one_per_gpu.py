@@ -25,9 +25,10 @@ from kaggle_runner.machine.environment import Environment, detect, root_of
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.child import ChildProcess, package_path
-from kaggle_runner.run.signals import told_of_signals
+from kaggle_runner.run.signals import interrupts_before_work, told_of_signals
 from kaggle_runner.study.journal import Study
 from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_agent, study_directory
+from kaggle_runner.wandb.answers import to_stderr
 from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.sweep import find_sweep
@@ -50,7 +51,7 @@ def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
                           f"of memory; with several GPUs each has an agent of its own anyway")
     if len(environment.gpus) < 2:
         return run_agent(order, environment, notify)
-    key = prepare(environment)
+    key = prepare(environment, notify)
     try:
         sweep = find_sweep(order.address, key)
     finally:
@@ -194,8 +195,11 @@ def main() -> None:
 
     threading.Thread(target=wait_for_the_end, name="parent", daemon=True).start()
     try:
-        outcome = run_agent(order, detect(os.environ, root_of(os.environ)), emit)
+        with interrupts_before_work(to_stderr):
+            outcome = run_agent(order, detect(os.environ, root_of(os.environ)), emit)
         exit_status, reason = outcome.exit_status, outcome.reason
+    except KeyboardInterrupt:
+        exit_status, reason = INTERRUPTED, "interrupted before any trial"
     except SweepOver as error:  # another GPU's agent was faster
         exit_status, reason = 0, str(error)
     except KaggleRunnerError as error:

@@ -8,10 +8,8 @@ import io
 import os
 import subprocess
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +18,15 @@ import wandb
 from kaggle_runner.errors import SweepOver, WandbError
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import FoundKey, redact
+from kaggle_runner.sweep.address import plain_address
 from kaggle_runner.sweep.spec import SweepSpec, check_config
-from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused, unreachable
+from kaggle_runner.wandb.answers import ask_server
+from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 
 DEFAULT_PROJECT = "kaggle_runner"
+"""Where `sweep` puts a sweep, and `agent` looks first, when nobody names a project."""
+W_AND_BS_PROJECT = "uncategorized"
+"""Where W&B itself puts what names no project."""
 OVER_STATES = ("FINISHED", "CANCELED")
 """The states in which a sweep takes no agents."""
 
@@ -71,7 +74,7 @@ def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | Non
 
 
 def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
-    """Look a sweep up and check it; `address` is `entity/project/id`, `project/id`, `id` or the sweep's URL.
+    """Look a sweep up and check it; `address` as `sweep_paths` has it.
 
     Raises:
         SweepOver: it is finished or cancelled.
@@ -80,8 +83,7 @@ def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
     """
     try:
         api = wandb.Api()
-        path = sweep_path(address, lambda: api.default_entity)
-        found = api.sweep(path)
+        path, found = look_up(api, address)
         state, config, url = found.state, found.config, found.url
     except API_ERRORS as error:
         raise refused(f"W&B does not show us the sweep {address}; copy its id or URL from its page, and see that the "
@@ -106,7 +108,7 @@ def read_remote(address: str, environment: Environment) -> SweepSpec:
 
 def state_of(sweep: RemoteSweep) -> str:
     """Ask what has become of a sweep: its state, `DELETED`, or `UNREACHABLE`."""
-    if unreachable():
+    if ask_server().trouble:
         return "UNREACHABLE"
     try:
         return str(wandb.Api().sweep(sweep.path).state)
@@ -139,23 +141,40 @@ def end_sweep(address: str, environment: Environment, *, cancel: bool = False) -
     return replace(sweep, state=state)
 
 
-def sweep_path(address: str, default_entity: Any) -> str:
-    """Turn what a user calls a sweep into `entity/project/id`; `default_entity` is called where none is named.
+def look_up(api: wandb.Api, address: str) -> tuple[str, Any]:
+    """Find a sweep wherever what a user calls it may be; return its path and what W&B's client has of it.
+
+    Raises:
+        WandbError: it is no address of a sweep, or there is none in any of the places.
+    """
+    paths = sweep_paths(address, lambda: api.default_entity)
+    for path in paths:
+        try:
+            return path, api.sweep(path)
+        except API_ERRORS as error:
+            if len(paths) == 1 or "could not find" not in str(error).lower():
+                raise
+    places = " nor in ".join(path.rsplit("/", 1)[0] for path in paths)
+    raise WandbError(f"there is no sweep {paths[0].rsplit('/', 1)[1]} in {places}; give its project as well, as in "
+                     f"the URL of its page: ENTITY/PROJECT/ID")
+
+
+def sweep_paths(address: str, default_entity: Callable[[], str | None]) -> list[str]:
+    """Turn what a user calls a sweep into the paths `entity/project/id` where it may be, the likeliest first.
+
+    `default_entity` is called where none is named; without a project both defaults count, ours and W&B's.
 
     Raises:
         WandbError: it is no address of a sweep.
     """
-    text = address.strip()
-    parts = [urllib.parse.unquote(part) for part in urllib.parse.urlsplit(text).path.split("/") if part]
-    if "://" in text:  # .../entity/project/sweeps/id, below whatever prefix the server has
-        where = parts.index("sweeps") if "sweeps" in parts else 0
-        parts = [*parts[where - 2:where], parts[where + 1]] if 2 <= where < len(parts) - 1 else []
-    if not 1 <= len(parts) <= 3 or any(character.isspace() for character in parts[-1]):
+    short = plain_address(address)
+    parts = [urllib.parse.unquote(part) for part in short.split("/") if part]
+    if not 1 <= len(parts) <= 3 or len(short.split()) > 1:
         raise WandbError(f"{address!r} is no address of a sweep; give entity/project/id, project/id, id, or the URL of "
                          f"its page")
-    project = parts[-2] if len(parts) > 1 else os.environ.get("WANDB_PROJECT") or "uncategorized"
     entity = parts[-3] if len(parts) > 2 else os.environ.get("WANDB_ENTITY") or default_entity()
-    return f"{entity}/{project}/{parts[-1]}"
+    projects = parts[-2:-1] or [os.environ.get("WANDB_PROJECT", ""), DEFAULT_PROJECT, W_AND_BS_PROJECT]
+    return [f"{entity}/{project}/{parts[-1]}" for project in dict.fromkeys(projects) if project]
 
 
 def _prior_problem(api: Any, path: str) -> str | None:

@@ -1,0 +1,103 @@
+"""What W&B's server answers, asked by ourselves: its client tries again for minutes and says nothing meanwhile.
+
+One small question, who the key belongs to, tells an unreachable server, one that fails, and a wrong key apart.
+"""
+
+import base64
+import json
+import math
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import wandb
+
+from kaggle_runner.errors import SecretError, WandbError
+from kaggle_runner.machine.deadline import in_minutes
+from kaggle_runner.machine.keys import FoundKey
+
+REACH_S = 10.0
+"""Seconds to wait for an answer; the client itself retries for minutes, and 0.26 for ever."""
+FAILING_S = 600.0
+"""Seconds that a server may fail before a command gives up; as long as an agent waits for a trial."""
+ASK_EVERY_S, TELL_EVERY_S = 5.0, 60.0
+
+Tell = Callable[[str], None]
+"""Type of what is told in words while something is waited for."""
+
+
+def to_stderr(text: str) -> None:
+    """Tell a person at the command line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a server made of a question."""
+
+    url: str
+    status: int | None = None
+    """HTTP status; none: no answer."""
+    problem: str = ""
+    """Why there is none."""
+    knows_key: bool = True
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong on the way to the server or with it, in words; empty if it works."""
+        if self.status is None:
+            return f"W&B cannot be reached at {self.url}: {self.problem}"
+        if self.status >= 500 or self.status == 429:
+            return f"W&B at {self.url} answers with HTTP {self.status}"
+        return ""
+
+
+def ask_server() -> Answer:
+    """Ask W&B's server whom the key in the environment belongs to."""
+    url = wandb.setup().settings.base_url.rstrip("/")
+    credentials = base64.b64encode(f"api:{os.environ.get('WANDB_API_KEY', '')}".encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {credentials}",
+               "User-Agent": "kaggle_runner"}
+    question = json.dumps({"query": "query Viewer { viewer { id } }", "variables": {}}).encode()
+    request = urllib.request.Request(f"{url}/graphql", question, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=REACH_S) as said:
+            status, body = said.status, said.read()
+    except urllib.error.HTTPError as error:
+        return Answer(url=url, status=error.code, knows_key=error.code != 401)
+    except (OSError, ValueError) as error:
+        return Answer(url=url, problem=str(getattr(error, "reason", error)))
+    try:
+        knows_key = json.loads(body)["data"]["viewer"] is not None
+    except (ValueError, LookupError, TypeError):
+        knows_key = True  # another server's words; the client judges
+    return Answer(url=url, status=status, knows_key=knows_key)
+
+
+def require_server(key: FoundKey, tell: Tell, *, patience_s: float = FAILING_S) -> None:
+    """See that the server answers and takes the key; one that fails is waited for, and it is said.
+
+    Raises:
+        SecretError: it does not know the key.
+        WandbError: it cannot be reached, or has failed for too long.
+    """
+    began, told = time.monotonic(), -math.inf
+    while (answer := ask_server()).status is not None and answer.trouble:
+        now = time.monotonic()
+        if now - began > patience_s:
+            raise WandbError(f"{answer.trouble}, and has done so for {in_minutes(patience_s)}; it is W&B that is "
+                             f"broken, so run the same command again later")
+        if now - told > TELL_EVERY_S:
+            told = now
+            tell(f"{answer.trouble}: waiting for it, {in_minutes(max(1.0, patience_s - (now - began)))} at most")
+        time.sleep(ASK_EVERY_S)
+    if answer.trouble:
+        raise WandbError(f"{answer.trouble}; check the network, on Kaggle the notebook's internet setting, or run the "
+                         f"sweep file without it: python -m kaggle_runner sweep FILE --backend optuna")
+    if not answer.knows_key:
+        raise SecretError(f"W&B at {answer.url} does not know the {key}: it is mistyped, revoked, or another server's; "
+                          f"copy the key from your W&B settings")
