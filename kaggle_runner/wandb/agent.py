@@ -10,6 +10,7 @@ import math
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,20 +28,27 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.machine.keys import FoundKey
+from kaggle_runner.machine.writable import require_writable
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.signals import told_of_signals
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.wandb.answers import ask_server
+from kaggle_runner.wandb.client_words import ClientWords, listening
 from kaggle_runner.wandb.connection import connect, end_core, leave, refused
 from kaggle_runner.wandb.ending import AgentPatience
+from kaggle_runner.wandb.hand_back import hand_back
 from kaggle_runner.wandb.jobs import JobRunner
-from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, find_sweep, state_of
+from kaggle_runner.wandb.run import RunLost
+from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, state_of
+from kaggle_runner.wandb.verdict import NO_JOB, verdict_on
 
 LEAVE_S = 5.0
 """Seconds that W&B's own process gets to end when nothing is left to upload."""
-NO_JOB = "no trial from W&B"
+REJOIN_S = 5.0
+"""Seconds before we register again with a sweep that is there and has sent us away, as one 404 does."""
 _POLL_S = 0.1
 
 
@@ -80,7 +88,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     Raises:
         MissingPackages: what training needs is not installed.
         SecretError: no key, or a malformed one.
-        HostError: every GPU has its agent.
+        HostError: every GPU has its agent, or something that will be written cannot be.
         SweepOver: the sweep gives no trials any more.
         WandbError: W&B cannot be reached, does not know the sweep, or does not want an agent for it.
         SweepError: the sweep has parameters or a metric that our trainer does not have.
@@ -98,6 +106,9 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric, goal=sweep.spec.goal,
             seed=None, shared=gpu is not None))
         os.environ.setdefault("WANDB_DIR", str(directory.resolve()))
+        require_writable({
+            "the study": directory, "WANDB_DIR": Path(os.environ["WANDB_DIR"]) / "wandb",
+            "W&B's cache": Path(wandb.env.get_cache_dir()), "the temporary folder": Path(tempfile.gettempdir())})
         settings = _worker_settings(directory, environment, gpu, sweep.spec)
         record.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": settings.threads, "gpu": settings.gpu, "deadline": order.deadline.at,
@@ -109,11 +120,12 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
                            notify=notify)
         stack.callback(runner.close)
         try:
-            _Agent(runner, order.patience, notify).run(sweep.path)
+            agent = _Agent(runner, sweep, order.patience, notify)
+            agent.run()
         except wandb.Error as error:
             if state_of(sweep) not in OVER_STATES:  # it may have ended since we asked
                 raise refused(f"W&B gave no agent for the sweep {sweep.path}", error, key) from error
-        exit_status, reason = _verdict(runner, sweep, order.patience)
+        exit_status, reason = verdict_on(runner.ending, sweep, order.patience, agent.words)
         return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
 
 
@@ -149,14 +161,18 @@ class _Ticket:
 class _Agent:
     """W&B's agent, the thread that serves it, and the signals."""
 
-    def __init__(self, runner: JobRunner, patience: AgentPatience, notify: Notify) -> None:
+    def __init__(self, runner: JobRunner, sweep: RemoteSweep, patience: AgentPatience, notify: Notify) -> None:
         self._runner, self._patience, self._ending, self._notify = runner, patience, runner.ending, notify
+        self._sweep = sweep
+        self.words = ClientWords()
+        """What the client told its log."""
         self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
         self._over = self._interrupting = False
+        self._idle_since = self._told_idle = time.monotonic()
         self._interrupted_at = -math.inf
         self._error: BaseException | None = None
 
-    def run(self, path: str) -> None:
+    def run(self) -> None:
         """Run W&B's agent to its end; nothing of it is running afterwards.
 
         Raises:
@@ -164,10 +180,12 @@ class _Agent:
             StudyError: the record cannot be written.
         """
         server = threading.Thread(target=self._serve, name="trials")
-        with told_of_signals(self._notify, lambda: None) as told, self._signals(told):
+        with told_of_signals(self._notify, lambda: None) as told, self._signals(told), listening() as self.words:
             server.start()
             try:
-                wandb.agent(path, function=self._attend)
+                wandb.agent(self._sweep.path, function=self._attend)
+                while self._is_sent_away():
+                    wandb.agent(self._sweep.path, function=self._attend)
             except KeyboardInterrupt:
                 pass  # our own, a moment too early or too late for W&B's agent
             except (OSError, SystemExit):  # how the client takes it that its process was ended
@@ -176,8 +194,43 @@ class _Agent:
             finally:
                 self._over = True
                 server.join()
+                self._close_dead_jobs()
         if self._error is not None:
             raise self._error
+
+    def _is_sent_away(self) -> bool:
+        """Say whether W&B's agent ended for no reason but an answer: its sweep is there and gives trials."""
+        self._note_dead_jobs()
+        if self._ending.reason or self._runner.lost or state_of(self._sweep) not in ALIVE_STATES:
+            return False
+        self._notify(Note(text=f"W&B answered once that it does not know this agent, and the sweep "
+                               f"{self._sweep.path} is there: registering anew"))
+        until = time.monotonic() + REJOIN_S
+        while time.monotonic() < until and not self._ending.reason:
+            time.sleep(_POLL_S)
+        return not self._ending.reason
+
+    def _note_dead_jobs(self) -> None:
+        """Ask for the end when a job has died inside the client: its next ones would, too."""
+        for job in self.words.dead_jobs:
+            if job.run not in self._runner.opened:
+                self._ending.ask(f"W&B's client gave up the job of run {job.run} before its trial began: {job.words}; "
+                                 f"mend that, and run the same command again", 1)
+
+    def _close_dead_jobs(self) -> None:
+        """Give the runs back that the client took and never opened, which would stay pending for ever."""
+        for job in self.words.dead_jobs:
+            if job.run in self._runner.opened:
+                continue
+            began = time.monotonic()
+            try:
+                hand_back(self._sweep, job.run, lambda began=began: self._ending.is_over(  # type: ignore[misc]
+                    began, self._patience.upload_s))
+            except RunLost as error:
+                self._notify(Note(text=f"run {job.run} was not given back, so W&B shows it as pending for ever: "
+                                       f"{error}"))
+            else:
+                self._notify(Note(text=f"run {job.run} goes back to the sweep's queue: its trial never began"))
 
     def _attend(self) -> None:
         """Wait for a job to be done: W&B calls this for each, in a thread of its own, and throws its stop into it."""
@@ -197,17 +250,17 @@ class _Agent:
                 stopped = True
 
     def _serve(self) -> None:
-        idle_since = time.monotonic()
         served: _Ticket | None = None
         while not self._over:
             try:
                 ticket = self._tickets.get(timeout=_POLL_S)
             except queue.Empty:
-                self._watch(idle_since)
+                self._watch()
                 continue
             if ticket is served:  # sent twice, because the stop came in between
                 continue
             served = ticket
+            self.words.forget_requests()
             try:
                 self._runner.run(lambda ticket=ticket: ticket.stop_asked)  # type: ignore[misc]
             except BaseException as error:  # for the main thread, which raises it
@@ -216,16 +269,29 @@ class _Agent:
             self._runner.check_deadline()
             if self._ending.reason and not ticket.stop_asked:  # after a stop W&B may have sent the next job already
                 self._interrupt()
-            idle_since = time.monotonic()
+            self._idle_since = self._told_idle = time.monotonic()
             ticket.done = True
 
-    def _watch(self, idle_since: float) -> None:
+    def _watch(self) -> None:
         """End W&B's agent when no job comes, or when the end was asked for and no job can be under way."""
         self._runner.check_deadline()
-        if time.monotonic() - idle_since > self._patience.no_job_s:
+        self._note_dead_jobs()
+        now = time.monotonic()
+        if now - self._idle_since > self._patience.no_job_s:
             self._ending.ask(NO_JOB, 1)
-        if self._ending.is_due(idle_since, self._patience.queued_s):
+        if self._ending.is_due(self._idle_since, self._patience.queued_s):
             self._interrupt()
+        elif now - self._told_idle > self._patience.told_s and not self._ending.reason:
+            self._told_idle = now
+            threading.Thread(target=self._tell_idle, name="idle", daemon=True).start()  # which may wait for an answer
+
+    def _tell_idle(self) -> None:
+        """Say what W&B answers while no trial comes, if it is an error."""
+        trouble = ask_server().trouble or (self.words.failed_requests and f"W&B answers a request for one with: "
+                                                                          f"{self.words.last_answer}")
+        if trouble:
+            idle = in_minutes(time.monotonic() - self._idle_since)
+            self._notify(Note(text=f"no trial for {idle}, {trouble}; waiting {in_minutes(self._patience.no_job_s)}"))
 
     def _interrupt(self) -> None:
         """Have W&B's agent end, as by Ctrl-C; return when the main thread has heard it."""
@@ -262,26 +328,6 @@ class _Agent:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
-
-
-def _verdict(runner: JobRunner, sweep: RemoteSweep, patience: AgentPatience) -> tuple[int, str]:
-    """Say why the agent ended: its own reason, else what has become of the sweep."""
-    ending = runner.ending
-    if ending.reason and ending.reason != NO_JOB:
-        return ending.exit_status, ending.reason
-    state = state_of(sweep)
-    no_job = f" for {in_minutes(patience.no_job_s)}" if ending.reason else ""
-    verdicts = {
-        "FINISHED": (0, "the sweep is finished: it has all its trials"),
-        "CANCELED": (0, "the sweep was cancelled on W&B"),
-        "DELETED": (1, "the sweep was deleted on W&B; the study keeps its trials"),
-        "PAUSED": (1, f"the sweep has been paused{no_job}; run: wandb sweep --resume {sweep.path}, then this again"),
-        "UNREACHABLE": (1, f"W&B could not be reached{no_job}; the study keeps the trials, run the same command again"),
-    }
-    otherwise = (1, f"W&B handed out no trial{no_job} though the sweep is {state.lower()}: its search may fail, see "
-                    f"{sweep.url}")
-    exit_status, reason = verdicts.get(state, otherwise)
-    return exit_status, reason
 
 
 def _leave_in_time() -> None:

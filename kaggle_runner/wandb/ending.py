@@ -10,7 +10,9 @@ class AgentPatience:
     """How long an agent waits, in seconds."""
 
     no_job_s: float = 600.0
-    """For a trial from W&B: the sweep is paused, its search fails, or nobody answers."""
+    """For a trial from W&B: the sweep is paused, or nobody answers."""
+    told_s: float = 60.0
+    """Until it looks, and says, why no trial comes; and again after as long."""
     upload_s: float = 600.0
     """For the end of a run to be uploaded."""
     hurry_s: float = 7.0

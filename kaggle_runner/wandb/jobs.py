@@ -40,6 +40,8 @@ class JobRunner:
         self.ending = Ending()
         self.lost = False
         """W&B's own process was ended with something left to upload."""
+        self.opened: set[str] = set()
+        """The runs that were opened here, by id."""
         self._spec, self._study, self._deadline, self._count = sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
@@ -68,6 +70,7 @@ class JobRunner:
             log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
         except RunLost as error:
             return self._lose(f"W&B did not open the run of a trial that it handed out: {error}")
+        self.opened.add(log.id)
         try:
             self._serve(log, stop_asked)
         except Exception:

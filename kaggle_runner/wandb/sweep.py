@@ -29,6 +29,8 @@ W_AND_BS_PROJECT = "uncategorized"
 """Where W&B itself puts what names no project."""
 OVER_STATES = ("FINISHED", "CANCELED")
 """The states in which a sweep takes no agents."""
+ALIVE_STATES = ("PENDING", "RUNNING", "PAUSED", "UNREACHABLE")
+"""The states, as `state_of` has them, in which an agent that was sent away may come back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,132 @@
+"""Every ending of an agent is the true one: what W&B shows, the journal says and the exit status tell one story.
+
+Real agents of the real client, in processes; one loopback server for those that only wait.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaggle_runner.study.journal import read_study
+from tests.standins.wandb_client import MISSING, clients
+from tests.standins.wandb_server import WandbServer
+from tests.test_wandb_sweep import Begin, path_of, processes_in, starter
+
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
+RATE = {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> dict[str, Any]:
+    """A character model, whose worker starts fastest, and 40 steps."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
+    values = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 64 * 40,
+              "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256,
+              "evaluations": 4}
+    return {name: {"value": value} for name, value in values.items()}
+
+
+def sweep_of(fixed: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+            "parameters": {**fixed, **RATE}, **changes}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
+    with clients(tmp_path) as start:
+        yield starter(start, cache)
+
+
+def test_one_404_to_a_request_for_a_trial_is_no_end(begin: Begin, fixed: dict[str, Any], tmp_path: Path) -> None:
+    body = """
+    def notify(event):
+        if event.kind == "note":
+            say(note=event.text)
+    agent(sys.argv[1], notify=notify)
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed, run_cap=1))
+        server.fault(status=404, match="Heartbeat", count=1)
+        client = begin(server, body, path_of(sweep)).finish(200)
+    assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert any(note.startswith("W&B answered once that it does not know this agent") for note in client.facts["note"])
+    assert [(run.state, run.exitcode) for run in server.state.runs.values()] == [("finished", 0)]
+    assert len(server.state.agents) == 2
+
+
+def test_an_agent_without_a_trial_says_what_it_saw_and_no_more(begin: Begin, fixed: dict[str, Any]) -> None:
+    """Two sweeps that run and give nothing: one whose requests are answered with an error, one without."""
+    body = """
+    def notify(event):
+        if event.kind == "note":
+            say(note=event.text)
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, no_job_s=6.0, told_s=2.0)
+    """
+    with WandbServer() as failing, WandbServer() as mute:
+        failing.fault(status=400, match="Heartbeat")
+        mute.fault(match="Heartbeat", delay_s=60.0)
+        started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), name)
+                   for server, name in ((failing, "failing"), (mute, "mute"))]
+        failed, waited = (client.finish(200).facts for client in started)
+    reason = failed["reason"][0]
+    assert reason.startswith("W&B handed out no trial for 6 s though the sweep is running: it answered our last ")
+    assert "for one with: returned error 400" in reason
+    assert "its search" not in reason
+    assert any("W&B answers a request for one with: returned error 400" in note for note in failed["note"])
+    assert "though the sweep is running: it answered none of our requests for one with an error" in waited["reason"][0]
+    assert failed["exit_status"] == waited["exit_status"] == [1]
+
+
+def test_what_the_client_cannot_write_is_said_before_a_trial_is_taken(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    body = """
+    os.environ["WANDB_CACHE_DIR"] = os.path.abspath("file/cache")
+    os.environ["TMPDIR"] = os.path.abspath("gone")
+    agent(sys.argv[1])
+    """
+    with WandbServer() as server:
+        client = begin(server, body, path_of(server.create_sweep(sweep_of(fixed))),
+                       WANDB_DIR=str(tmp_path / "file" / "w")).finish()
+    (reason,) = client.facts["reason"]
+    assert reason.startswith(f"cannot write WANDB_DIR {tmp_path}/file/w/wandb: Not a directory; W&B's cache "
+                             f"{tmp_path}/file/cache")
+    assert client.facts["exit_status"] == [1]
+    assert server.state.agents == {}
+
+
+def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The folder for its files is lost when the agent has registered: the client never calls our function."""
+    body = """
+    def notify(event):
+        if event.kind == "note":
+            say(note=event.text)
+            if event.text.startswith("agent of sweep"):
+                (Path("files") / "wandb").rmdir()
+                Path("files").rmdir()
+                Path("files").write_text("no folder any more")
+    agent(sys.argv[1], notify=notify)
+    """
+    with WandbServer() as server:
+        client = begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), WANDB_DIR=str(tmp_path / "files"),
+                       WANDB_SILENT="true").finish(200)
+    runs = list(server.state.runs.values())
+    assert 1 <= len(runs) <= 3, "no more than the client itself takes before it gives up"
+    assert {run.state for run in runs} == {"preempted"}
+    assert server.sweep.queue == [run.name for run in runs]
+    assert f"W&B's client gave up the job of run {runs[0].name} before its trial began: " in client.facts["reason"][0]
+    assert "Error: " in client.facts["reason"][0]
+    assert client.facts["exit_status"] == [1]
+    assert read_study(tmp_path / "study").records == ()
+    assert processes_in(tmp_path) == []
