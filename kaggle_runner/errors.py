@@ -10,6 +10,7 @@
     │   └── DamagedJournal   Optuna's copy of a study, which is written anew from the record
     ├── HostError            this machine cannot do what was asked
     │   ├── MissingPackages  packages that are not installed, with the extra that has them
+    │   ├── MachineFault     the disk, the handles or a folder of this machine failed in the middle of a trial
     │   ├── NoGpu            a session without a GPU that torch can use, where a CPU was not asked for
     │   └── NoInternet       a session that needs the internet and has none
     ├── BudgetError          a trial that needs more memory than there is
@@ -84,6 +85,10 @@ class MissingPackages(HostError):
         self.packages = tuple(packages)
         names = ", ".join(packages)
         super().__init__(f"{names} not installed; run: pip install 'kaggle_runner[{extra}]'")
+
+
+class MachineFault(HostError):
+    """The machine failed in the middle of a trial, which is not the trial's fault: it goes on where that is mended."""
 
 
 class NoGpu(HostError):

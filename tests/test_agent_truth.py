@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.standins.wandb_client import MISSING, clients
 from tests.standins.wandb_server import WandbServer
 from tests.test_wandb_sweep import Begin, path_of, processes_in, starter
@@ -129,4 +130,31 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
     assert "Error: " in client.facts["reason"][0]
     assert client.facts["exit_status"] == [1]
     assert read_study(tmp_path / "study").records == ()
+    assert processes_in(tmp_path) == []
+
+
+def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """A limit on the size of the worker's files stands for it."""
+    body = """
+    import resource
+    def notify(event):
+        if event.kind == "started":
+            resource.prlimit(event.pid, resource.RLIMIT_FSIZE, (6000, 6000))
+    agent(sys.argv[1], notify=notify if sys.argv[2] == "full" else lambda event: None)
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of({**fixed, "max_tokens": {"value": 64 * 400}}, run_cap=1))
+        full = begin(server, body, path_of(sweep), "full").finish(200)
+        (run,) = server.state.runs.values()
+        assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
+        (record,) = read_study(tmp_path / "study").records
+        assert record.result is not None
+        assert record.result.status is Status.PREEMPTED
+        again = begin(server, body, path_of(sweep), "mended").finish(200)
+    assert "File too large" in full.facts["reason"][0]
+    assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [0])
+    assert [(run.state, run.starts) for run in server.state.runs.values()] == [("finished", 2)]
+    assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
     assert processes_in(tmp_path) == []

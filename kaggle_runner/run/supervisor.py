@@ -3,6 +3,7 @@
 The supervisor owns the record and never touches a GPU. Whatever happens to the worker, the journal says it.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, Config, FinetuneConfig, trainer_of
-from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.errors import ConfigError, KaggleRunnerError, MachineFault, StudyError, WorkerError
 from kaggle_runner.events import (
     AtRung,
     Attached,
@@ -35,6 +36,7 @@ from kaggle_runner.events import (
     Train,
     Trained,
 )
+from kaggle_runner.machine.faults import fault, speaks_of_the_machine
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import Evaluations, Metric
 from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
@@ -101,10 +103,22 @@ class Supervisor:
             self._worker.close()
             self._worker = None
 
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker; none where it does not run."""
+        return self._worker.pid if self._worker else None
+
     def start(self) -> None:
-        """Start the worker if it does not run, without waiting for it."""
+        """Start the worker if it does not run, without waiting for it.
+
+        Raises:
+            MachineFault: it cannot be started.
+        """
         if self._worker is None:
-            self._worker = WorkerProcess(self.settings)
+            try:
+                self._worker = WorkerProcess(self.settings)
+            except OSError as error:
+                raise fault(error) from error
 
     def measure_baseline(self, config: Config) -> float | None:
         """Measure the untouched base, load it if need be, record all of it in the study, and return its metric.
@@ -167,6 +181,7 @@ class Supervisor:
 
         Raises:
             StudyError: the record cannot be written.
+            MachineFault: this machine failed, and not the trial, which goes on when that is mended.
         """
         started = time.monotonic()
         try:
@@ -175,6 +190,17 @@ class Supervisor:
             self.study.record_start(trial, dict(trial.params))
             return self._finish(trial, _failure(trial, str(error)), started)
         self.study.record_start(trial, config.as_dict())
+        try:
+            return self._finish(trial, self._result_of(trial, config), started)
+        except (OSError, StudyError, MachineFault) as error:
+            self._drop_worker()
+            found = error if isinstance(error, KaggleRunnerError) else fault(error)
+            with contextlib.suppress(OSError, KaggleRunnerError):  # where the record cannot be written, it says enough
+                self._finish(trial, self.study.cut_off(trial.id, str(found), kind="machine"), started)
+            raise found from error
+
+    def _result_of(self, trial: Trial, config: Config) -> TrialResult:
+        """Run a config, and once more in half where it or its checkpoint asks for that."""
         result = self._attempt_if_it_fits(trial, config)
         kind, divisible = result.notes.get("kind"), config.batch_size > 1 and config.batch_size % 2 == 0
         if kind == "out_of_memory" and divisible:
@@ -184,7 +210,7 @@ class Supervisor:
         elif kind == "foreign_checkpoint" and divisible:  # perhaps an earlier session went on in half
             again = self._once_more_in_half(trial, config, "its checkpoint is not of this batch_size")
             result = result if again.notes.get("kind") == "foreign_checkpoint" else again
-        return self._finish(trial, result, started)
+        return result
 
     def _finish(self, trial: Trial, result: TrialResult, started: float) -> TrialResult:
         attempts = next(r.attempts for r in self.study.snapshot().records if r.trial.id == trial.id)
@@ -286,6 +312,7 @@ class Supervisor:
         """Send a request and pass on its events until the answer comes.
 
         Raises:
+            MachineFault: this machine failed, and not what was asked for.
             WorkerDied: the process ended.
             WorkerError: it gave no sign of life for too long.
             Unfinished: somebody wished for an end, and no trial of it had begun.
@@ -295,10 +322,18 @@ class Supervisor:
         self._worker.send(request)
         patience_s, heard, asked, training = self.patience.loading_s, time.monotonic(), None, False
         while True:
-            event = self._worker.receive(POLL_S)
+            try:
+                event = self._worker.receive(POLL_S)
+            except WorkerDied as error:
+                if speaks_of_the_machine(str(error)) and not error.out_of_memory:
+                    raise MachineFault(f"this machine failed, and not the trial: {error}; mend that and run the same "
+                                       f"command again") from error
+                raise
             now = time.monotonic()
             if event is not None:
                 heard = now
+                if isinstance(event, Failed) and event.failure == "machine":
+                    raise MachineFault(event.message)
                 if isinstance(event, ANSWERS):
                     return event
                 if isinstance(event, Logged | Attached | Resumed):

@@ -56,6 +56,7 @@ from kaggle_runner.events import (
     WorkerStarted,
     read_request,
 )
+from kaggle_runner.machine.faults import fault_of_machine
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.metrics import Metric
 from kaggle_runner.run.worker_process import TEAM_VARIABLE, speaks_of_memory
@@ -114,13 +115,16 @@ class Worker:
         except ForeignCheckpoint as error:
             self._fail("foreign_checkpoint", str(error))
         except KaggleRunnerError as error:
-            self._fail("refused", str(error))
+            fault = fault_of_machine(error)
+            self._fail("machine" if fault else "refused", fault or str(error))
         except Exception as error:  # the supervisor decides what a failure means; the worker only tells
             text = f"{type(error).__name__}: {error}".strip()
             traceback.print_exc()
             out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or speaks_of_memory(text)
+            fault = "" if out_of_memory else fault_of_machine(error)
             if out_of_memory or not self._followers or not self._followers.has_failed():
-                self._fail("out_of_memory" if out_of_memory else "error", text.splitlines()[0])
+                kind = "out_of_memory" if out_of_memory else "machine" if fault else "error"
+                self._fail(kind, fault or text.splitlines()[0])
         finally:
             self._end_asked = None
 

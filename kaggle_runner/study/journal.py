@@ -27,7 +27,7 @@ from kaggle_runner.files import (
     make_directory,
     write_atomically,
 )
-from kaggle_runner.metrics import Goal, Metric
+from kaggle_runner.metrics import Evaluations, Goal, Metric
 from kaggle_runner.study.lock import StudyLock
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import way_to_a_study
@@ -141,7 +141,12 @@ class Study:
             lock.close()
 
     def snapshot(self) -> Snapshot:
-        """Read the study as it stands."""
+        """Read the study as it stands.
+
+        Raises:
+            StudyError: its journal is gone, or damaged.
+        """
+        self._require_journal()
         return read_study(self.directory)
 
     def trial_directory(self, trial_id: str) -> Path:
@@ -199,13 +204,31 @@ class Study:
         write_atomically(path, "".join(map(line_of, kept)))
         return kept
 
+    def cut_off(self, trial_id: str, reason: str, **notes: Any) -> TrialResult:
+        """Return the result of a trial that was ended from outside, made from its rows: it goes on later."""
+        snapshot = self.snapshot()
+        rows = snapshot.history(trial_id)
+        record = next(record for record in snapshot.records if record.trial.id == trial_id)
+        return TrialResult(
+            id=trial_id, status=Status.PREEMPTED, **Evaluations.of_rows(snapshot.metric, rows).facts, reason=reason,
+            steps=rows[-1]["step"] if rows else 0, tokens=rows[-1].get("tokens", 0) if rows else 0,
+            seconds=round(time.time() - record.started, 3), attempts=record.attempts, notes=notes)
+
     def record_end(self, result: TrialResult) -> None:
         """Record a trial's result; from here on it counts."""
         self.append({"event": "end", "result": asdict(result)})
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Append one event to the journal with the time, flushed and fsynced."""
+        if event["event"] != "study":  # a journal that begins in the middle would be none
+            self._require_journal()
         append_line(self.directory / JOURNAL, {**event, "time": round(time.time(), 3)})
+
+    def _require_journal(self) -> None:
+        journal = self.directory / JOURNAL
+        if not journal.exists():
+            raise StudyError(f"{journal} is gone while the study is written; restore the folder from a copy, or choose "
+                             f"another directory with --study")
 
 
 def read_study(directory: Path) -> Snapshot:

@@ -3,13 +3,14 @@
 A checkpoint belongs to one config: one of another config is refused, a damaged one is passed over and said.
 """
 
+import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -49,7 +50,7 @@ def save_checkpoint(directory: Path, config: Any, checkpoint: Checkpoint) -> Pat
     folder = directory / "checkpoint"
     path = folder / f"step-{checkpoint.step:08d}.pt"
     try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, _sink(temporary) as file:
             torch.save({"config": config_hash(config), "step": checkpoint.step, "state": dict(checkpoint.state),
                         "tensors": dict(checkpoint.tensors)}, file)
         for old in _newest_first(folder)[KEPT:]:
@@ -66,10 +67,45 @@ def save_weights(path: Path, tensors: Mapping[str, Any]) -> None:
         StudyError: the disk is full or the directory cannot be written.
     """
     try:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
+        with replacing(path) as temporary, _sink(temporary) as file:
             torch.save(dict(tensors), file)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+class _Sink:
+    """A file that remembers why it could not be written: torch has a RuntimeError of its own for it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def _sink(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for torch to write.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(path, "wb") as file:
+        sink = _Sink(file)
+        try:
+            yield cast(IO[bytes], sink)  # torch takes whatever can write
+        except RuntimeError as error:
+            if sink.error is not None:
+                raise sink.error from error
+            raise
 
 
 def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | None:

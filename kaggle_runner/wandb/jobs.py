@@ -11,8 +11,9 @@ from kaggle_runner.config import Config
 from kaggle_runner.errors import INTERRUPTED, ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.machine.faults import fault
 from kaggle_runner.memory.fit import MemoryLimit
-from kaggle_runner.metrics import LOSS, Evaluations
+from kaggle_runner.metrics import LOSS
 from kaggle_runner.run.one_trial import TrialRunner, goes_on
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
@@ -64,6 +65,7 @@ class JobRunner:
 
         Raises:
             StudyError: the record cannot be written; the run goes back to the sweep's queue.
+            MachineFault: this machine failed; the run goes back, too.
         """
         began = time.monotonic()
         try:
@@ -73,9 +75,11 @@ class JobRunner:
         self.opened.add(log.id)
         try:
             self._serve(log, stop_asked)
-        except Exception:
+        except Exception as error:
             log.mark_preempting()
             self._finish(log, PREEMPTED, ())
+            if isinstance(error, OSError):
+                raise fault(error) from error
             raise
 
     def check_deadline(self) -> None:
@@ -165,14 +169,8 @@ class JobRunner:
 
     def _cut_off(self, trial: Trial) -> TrialResult:
         """Record a trial whose worker was ended before it wrote a checkpoint."""
-        snapshot = self._study.snapshot()
-        rows = snapshot.history(trial.id)
-        record = next(record for record in snapshot.records if record.trial.id == trial.id)
-        result = TrialResult(
-            id=trial.id, status=Status.PREEMPTED, **Evaluations.of_rows(snapshot.metric, rows).facts,
-            reason="there was no time for a checkpoint; it goes on from its last one, or from the start",
-            steps=rows[-1]["step"] if rows else 0, tokens=rows[-1].get("tokens", 0) if rows else 0,
-            seconds=round(time.time() - record.started, 3), attempts=record.attempts)
+        result = self._study.cut_off(trial.id, "there was no time for a checkpoint; it goes on from its last one, or "
+                                               "from the start")
         self._study.record_end(result)
         return result
 

@@ -1,0 +1,42 @@
+"""Faults of the machine, which are no trial's: a full disk, a folder that is gone, no more file handles."""
+
+import errno
+
+from kaggle_runner.errors import KaggleRunnerError, MachineFault, StudyError
+
+ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EIO, errno.ESTALE)
+"""What the system calls its disk being full, over a quota or a limit, without handles, read-only, broken, gone."""
+WORDS = ("no space left on device", "disk quota exceeded", "too many open files", "read-only file system",
+         "input/output error", "stale file handle", "file too large")
+"""The same in the words of the C library, as libraries that have their own errors repeat them."""
+
+
+def fault_of_machine(error: BaseException) -> str:
+    """Say in a line which fault of the machine an error comes from; empty for any other error.
+
+    A study that cannot be written is one, whatever the reason.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, StudyError | MachineFault):
+            return str(seen)
+        if isinstance(seen, OSError) and seen.errno in ERRNOS:
+            return _with_way_out(str(seen))
+        seen = seen.__cause__ or seen.__context__
+    text = str(error)
+    return _with_way_out(text.splitlines()[0]) if speaks_of_the_machine(text) and not isinstance(
+        error, KaggleRunnerError) else ""
+
+
+def speaks_of_the_machine(text: str) -> bool:
+    """Say whether an error message is about a fault of the machine."""
+    return any(words in text.lower() for words in WORDS)
+
+
+def fault(error: BaseException) -> MachineFault:
+    """Turn what this process met into the fault that ends a session."""
+    return MachineFault(fault_of_machine(error) or _with_way_out(str(error)))
+
+
+def _with_way_out(text: str) -> str:
+    return f"this machine failed, and not the trial: {text}; mend that and run the same command again"
