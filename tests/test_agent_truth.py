@@ -3,6 +3,8 @@
 Real agents of the real client, in processes; one loopback server for those that only wait.
 """
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
-from tests.standins.wandb_client import MISSING, clients
+from tests.standins.wandb_client import MISSING, PYTHON, clients
 from tests.standins.wandb_server import WandbServer
 from tests.test_wandb_sweep import Begin, path_of, processes_in, starter
 
@@ -158,3 +160,65 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
     assert [(run.state, run.starts) for run in server.state.runs.values()] == [("finished", 2)]
     assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
     assert processes_in(tmp_path) == []
+
+
+def test_what_w_and_b_refused_of_a_run_is_read_back(begin: Begin, tmp_path: Path) -> None:
+    """The stream of each run gets another answer; the last run is deleted on its page at its end."""
+    body = """
+    from kaggle_runner.wandb.received import upload_line, what_is_missing
+    from kaggle_runner.wandb.run import RunLog
+    for name in sys.argv[1:]:
+        os.environ["WANDB_RUN_ID"] = name
+        wandb.teardown()
+        log = RunLog.open(lambda: False)
+        log.log({"step": 1, "train/loss": 1.0})
+        path, files = log.path, log.files
+        log.finish(0, (), lambda: False)
+        while name == "deleted0" and not Path("go").exists():
+            time.sleep(0.05)
+        missing = what_is_missing(path, files, lambda: False, goes_back=False)
+        say(missing=missing, line=upload_line(path, files, is_gone=missing.endswith("gone there")))
+    """
+    statuses = (401, 403, 404, 409)
+    with WandbServer() as server:
+        for status in statuses:
+            server.fault(status=status, match="file_stream", count=1)
+        client = begin(server, body, *(f"refused{status}" for status in statuses), "taken000", "deleted0",
+                       WANDB_PROJECT="demo")
+        server.wait_for(lambda state: "deleted0" in state.runs and server.run("deleted0").state == "finished", 100)
+        server.state.delete_run("deleted0")
+        (tmp_path / "go").write_text("")
+        client.finish(100)
+        last = client.facts["line"][0]
+    missing = client.facts["missing"]
+    for status, said in zip(statuses, missing, strict=False):
+        assert said.startswith(f"{status} ")
+        assert said.endswith("the run is running there"), "until W&B calls it crashed"
+    assert missing[4] == "", "W&B has it"
+    assert missing[5] == "it took everything; the run is gone there"
+    assert re.fullmatch(r"wandb sync --include-online .*/run-\d+_\d+-refused401", last)
+    assert "--id deleted0-again " in client.facts["line"][5]
+    assert all(Path(line.split()[-1]).is_dir() for line in client.facts["line"])
+
+
+def test_an_agent_whose_stream_is_refused_says_so_and_the_line_it_prints_uploads_the_run(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    with WandbServer() as server:
+        server.fault(status=403, match="file_stream", count=1)
+        client = begin(server, "agent(sys.argv[1])", path_of(server.create_sweep(sweep_of(fixed)))).finish(200)
+        (run,) = server.state.runs.values()
+        assert (run.state, run.history) == ("running", [])
+        (record,) = read_study(tmp_path / "study").records
+        assert record.result is not None
+        (reason,) = client.facts["reason"]
+        line = reason.rsplit("upload it with: ", 1)[1]
+        synced = subprocess.run([PYTHON, "-m", *line.split()], env=server.environment(tmp_path), cwd=tmp_path,
+                                capture_output=True, text=True, timeout=100)
+    assert client.facts["exit_status"] == [1]
+    assert reason.startswith(f"W&B lacks the end of run tester/demo/{run.name}: 403 ")
+    assert record.result.status is Status.COMPLETE
+    assert record.result.notes["not_on_wandb"].startswith("403 ")
+    assert synced.returncode == 0, synced.stdout + synced.stderr
+    assert (run.state, run.exitcode) == ("finished", 0)
+    assert run.column("train/global_step") == [row["step"] for row in read_study(tmp_path / "study").history(run.name)]

@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import wandb
 
@@ -58,24 +59,32 @@ class Answer:
 
 def ask_server() -> Answer:
     """Ask W&B's server whom the key in the environment belongs to."""
+    answer, data = ask("query Viewer { viewer { id } }")
+    if answer.status == 200 and data is not None and data.get("viewer", answer) is None:
+        return replace(answer, knows_key=False)
+    return answer
+
+
+def ask(question: str, **variables: str) -> tuple[Answer, dict[str, Any] | None]:
+    """Ask a question in GraphQL, once and within seconds; return what came, and the data where it is some."""
     url = wandb.setup().settings.base_url.rstrip("/")
     credentials = base64.b64encode(f"api:{os.environ.get('WANDB_API_KEY', '')}".encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {credentials}",
                "User-Agent": "kaggle_runner"}
-    question = json.dumps({"query": "query Viewer { viewer { id } }", "variables": {}}).encode()
-    request = urllib.request.Request(f"{url}/graphql", question, headers)
+    body = json.dumps({"query": question, "variables": variables}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, headers)
     try:
         with urllib.request.urlopen(request, timeout=REACH_S) as said:
-            status, body = said.status, said.read()
+            answer, text = Answer(url=url, status=said.status), said.read()
     except urllib.error.HTTPError as error:
-        return Answer(url=url, status=error.code, knows_key=error.code != 401)
+        return Answer(url=url, status=error.code, knows_key=error.code != 401), None
     except (OSError, ValueError) as error:
-        return Answer(url=url, problem=str(getattr(error, "reason", error)))
+        return Answer(url=url, problem=str(getattr(error, "reason", error))), None
     try:
-        knows_key = json.loads(body)["data"]["viewer"] is not None
+        data = json.loads(text)["data"]
     except (ValueError, LookupError, TypeError):
-        knows_key = True  # another server's words; the client judges
-    return Answer(url=url, status=status, knows_key=knows_key)
+        return answer, None  # another server's words; the client judges
+    return answer, data if isinstance(data, dict) else None
 
 
 def require_server(key: FoundKey, tell: Tell, *, patience_s: float = FAILING_S) -> None:

@@ -22,6 +22,7 @@ from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
+from kaggle_runner.wandb.received import upload_line, what_is_missing
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
 from kaggle_runner.wording import how_many
@@ -198,15 +199,29 @@ class JobRunner:
         return "preempt"
 
     def _finish(self, log: RunLog, code: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        began = time.monotonic()
+        began, path, files = time.monotonic(), log.path, log.files
         try:
             log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s))
         except RunLost as error:
             return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, the "
                               f"study has all of it")
+        missing = what_is_missing(path, files, lambda: self.ending.is_over(began, self._patience.upload_s),
+                                  goes_back=code == PREEMPTED)
+        if missing:
+            self._note_missing(log.id, missing)
+            line = upload_line(path, files, is_gone=missing.endswith("gone there"))
+            self._notify(Note(text=(reason := f"W&B lacks the end of run {path}: {missing}; the study has all of it; "
+                                              f"when W&B takes it again, upload it with: {line}")))
+            self.ending.ask(reason, 1)
         if log.reopened:
             self.ending.ask("W&B's own process died and was started anew, which its agent does not survive; run the "
                             "same command again", 1)
+
+    def _note_missing(self, trial: str, missing: str) -> None:
+        """Write into the journal that W&B lacks a trial."""
+        for record in self._study.snapshot().records:
+            if record.trial.id == trial and record.result is not None:
+                self._study.record_end(replace(record.result, notes={**record.result.notes, "not_on_wandb": missing}))
 
     def _lose(self, reason: str) -> None:
         self.lost = True

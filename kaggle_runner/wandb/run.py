@@ -88,6 +88,11 @@ class RunLog:
         return str(self._run.path)
 
     @property
+    def files(self) -> Path:
+        """The client's folder of the run on this machine, which can be uploaded later."""
+        return Path(self._run.dir).parent
+
+    @property
     def was_resumed(self) -> bool:
         """Whether W&B knew the run already."""
         return bool(self._run.resumed)
