@@ -222,3 +222,55 @@ def test_an_agent_whose_stream_is_refused_says_so_and_the_line_it_prints_uploads
     assert synced.returncode == 0, synced.stdout + synced.stderr
     assert (run.state, run.exitcode) == ("finished", 0)
     assert run.column("train/global_step") == [row["step"] for row in read_study(tmp_path / "study").history(run.name)]
+
+
+def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_machine(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two sweeps of one trial whose agents are killed while it waits, its checkpoint sent.
+
+    One goes on in the same study, while W&B still shows it as running; the other in another folder, when W&B has
+    called it crashed. Both end with the losses of a trial that was left alone.
+    """
+    body = """
+    def notify(event):
+        if event.kind == "note":
+            say(note=event.text)
+        elif event.kind == "started":
+            worker.append(event.pid)
+        elif event.kind == "checkpointed" and sys.argv[3] == "killed":
+            os.kill(worker[0], 19)
+    worker = []
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
+    """
+    long = {**fixed, "max_tokens": {"value": 64 * 4000}, "evaluations": {"value": 8}, "learning_rate": {"value": 1e-3}}
+    upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
+    with WandbServer() as server:
+        same, other = (server.create_sweep(sweep_of(long, run_cap=1) | {"parameters": long}) for _ in range(2))
+        doomed = [begin(server, body, path_of(sweep), name, "killed", **upload)
+                  for sweep, name in ((same, "here"), (other, "there"))]
+        server.wait_for(lambda state: len(state.runs) == 2 and all(
+            len(run.files.get("kept/checkpoint.pt", b"")) > 1000 and run.history for run in state.runs.values()), 250)
+        for client in doomed:
+            client.kill()
+        for study in ("here", "there"):
+            assert [record.result for record in read_study(tmp_path / study).records] == [None]
+        runs = {name: server.state.runs_of(sweep)[0] for name, sweep in (("here", same), ("there", other))}
+        runs["there"].move("crashed")
+        steps = {name: len(run.history) for name, run in runs.items()}
+        again = [begin(server, body, path_of(sweep), study, "again", **upload).finish(250)
+                 for sweep, study in ((same, "here"), (other, "elsewhere"))]
+    for (name, run), client, study in zip(runs.items(), again, ("here", "elsewhere"), strict=True):
+        assert any("goes back to the sweep's queue, and resumes" in note for note in client.facts["note"])
+        assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
+        assert (run.state, run.exitcode) == ("finished", 0)
+        assert len(run.history) > steps[name] > 0
+        rows = read_study(tmp_path / study).history(run.name)
+        assert [row["train/global_step"] for row in run.history] == [row["step"] for row in rows], "no row twice"
+    assert runs["here"].column("eval/loss") == runs["there"].column("eval/loss")
+    (here,), (elsewhere,) = (read_study(tmp_path / study).records for study in ("here", "elsewhere"))
+    assert here.result is not None
+    assert elsewhere.result is not None
+    assert here.attempts == 2
+    assert here.result.evaluations == elsewhere.result.evaluations
+    assert any("fetched the checkpoint of trial" in note for note in again[1].facts["note"])

@@ -28,8 +28,7 @@ LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel
             "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/cells", "report/lab",
             "report/notebook", "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy")),
-            "study/what_next", "training/data/preview", "wandb/fetch",
-            *(f"sweep/shipped/charlm_{name}" for name in ("plan", "plan_small", "vary")))
+            "study/what_next", "training/data/preview", "wandb/fetch")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
 has a hub or a mounted model; pushes, plans and the tuning lab are for one's own machine."""
 OF_MODELS = ("model", "cli/model", "cli/conversation")
@@ -42,7 +41,7 @@ OF_AGENTS = ("wandb", "machine/gpu_lock", "machine/writable")
 """What works for a sweep on W&B."""
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
-    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS),
+    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/fetch"),
     "train": (*OF_MODELS, *OF_SEARCHES, *OF_AGENTS),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),

@@ -106,8 +106,10 @@ class Snapshot:
 class Study:
     """Write access to a study directory; hold it with `with Study.open_for_writing(...)`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, is_alone: bool = True) -> None:
         self.directory = directory
+        self.is_alone = is_alone
+        """Whether no other process had the study when it was opened."""
 
     @classmethod
     @contextlib.contextmanager
@@ -125,7 +127,7 @@ class Study:
         _refuse_foreign_folder(directory)
         lock = StudyLock(directory, shared=shared)
         try:
-            study = cls(directory)
+            study = cls(directory, is_alone=lock.is_alone)
             journal = directory / JOURNAL
             if lock.is_alone and journal.exists():
                 drop_torn_line(journal)

@@ -41,6 +41,7 @@ from kaggle_runner.wandb.connection import connect, end_core, leave, refused
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.hand_back import hand_back
 from kaggle_runner.wandb.jobs import JobRunner
+from kaggle_runner.wandb.reclaim import reclaim
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, state_of
 from kaggle_runner.wandb.verdict import NO_JOB, verdict_on
@@ -119,6 +120,9 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
                            deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
                            notify=notify)
         stack.callback(runner.close)
+        if record.is_alone:
+            began = time.monotonic()
+            reclaim(sweep, record, notify, lambda: time.monotonic() - began > order.patience.upload_s)
         try:
             agent = _Agent(runner, sweep, order.patience, notify)
             agent.run()

@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_age
 from kaggle_runner.wandb.answers import to_stderr
 from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.ending import AgentPatience
+from kaggle_runner.wandb.reclaim import reclaim
 from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0
@@ -60,6 +62,12 @@ def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
     directory = order.study or study_directory(sweep, environment)
     with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
                                 goal=sweep.spec.goal, seed=None, shared=True) as study:
+        if study.is_alone:
+            began = time.monotonic()
+            try:
+                reclaim(sweep, study, notify, lambda: time.monotonic() - began > order.patience.upload_s)
+            finally:
+                leave()
         orders = [replace(order, address=sweep.path, study=directory, count=count)
                   for count in _shares(order.count, len(gpus))]
         endings = _run_children(list(zip(gpus, orders, strict=True)), environment, notify)

@@ -1,0 +1,101 @@
+"""Trials that a killed agent left behind: found when an agent starts, and given back, so that they resume.
+
+Nothing can be said by a process that was killed, or whose power went: W&B shows its run as running, then as crashed,
+and hands a crashed run to nobody. Two kinds are found: those of this study without an end, and those of the sweep,
+from whatever machine, that are crashed and hold a checkpoint.
+"""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import wandb
+
+from kaggle_runner.events import Note, Notify
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.wandb.answers import ask
+from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
+from kaggle_runner.wandb.connection import API_ERRORS, GiveUp
+from kaggle_runner.wandb.hand_back import hand_back
+from kaggle_runner.wandb.run import RunLost
+from kaggle_runner.wandb.sweep import RemoteSweep
+
+_RUN = """query RunHolder($entity: String, $project: String, $run: String!) {
+  project(name: $project, entityName: $entity) { run(name: $run) { state host } }
+}"""
+_HELD = ("running", "preempting", "pending")
+_KILLED = "its agent was killed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    """What W&B says of a run."""
+
+    state: str
+    """`gone` for one that is not there, `unknown` where W&B does not answer."""
+    host: str
+
+
+def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp) -> None:
+    """Give back what killed agents left of a sweep, and record the ends of this study's trials.
+
+    Only for a process that has the study alone, before its agent begins.
+    """
+    own = [record.trial.id for record in study.snapshot().records if record.result is None]
+    for trial in own:
+        study.record_end(_end_of(sweep, study, trial, notify, give_up))
+    for run in [run for run in _crashed_with_checkpoint(sweep, notify) if run not in own]:
+        _give_back(sweep, run, notify, give_up, f"its agent is gone, and its checkpoint is on W&B; run {run}")
+
+
+def _end_of(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> TrialResult:
+    """Give a trial of this study back, and return what is to be recorded of it."""
+    holder = _holder_of(sweep, trial)
+    if holder.state in _HELD and holder.host not in ("", socket.gethostname()):
+        return study.cut_off(trial, f"{_KILLED}; it goes on on {holder.host}")
+    if holder.state == "preempted":
+        return study.cut_off(trial, f"{_KILLED}; W&B gives it out again")
+    if holder.state in ("finished", "failed", "killed", "gone"):
+        return _lost(study, trial, f"{_KILLED}, and on W&B its run is {holder.state}")
+    refusal = _give_back(sweep, trial, notify, give_up, f"{_KILLED}; run {trial}")
+    if refusal:
+        return _lost(study, trial, f"{_KILLED}, and W&B did not take its run back: {refusal}")
+    return study.cut_off(trial, f"{_KILLED}; it goes on from its last checkpoint, or from the start")
+
+
+def _lost(study: Study, trial: str, reason: str) -> TrialResult:
+    result = study.cut_off(trial, reason)
+    return TrialResult(**{**vars(result), "status": Status.FAILED, "notes": {"kind": "lost"}})
+
+
+def _give_back(sweep: RemoteSweep, run: str, notify: Notify, give_up: GiveUp, why: str) -> str:
+    """Give a run back and say so; return why W&B did not take it, empty if it did."""
+    try:
+        hand_back(sweep, run, give_up)
+    except RunLost as error:
+        notify(Note(text=f"{why} could not be given back to the sweep: {error}"))
+        return str(error)
+    notify(Note(text=f"{why} goes back to the sweep's queue, and resumes"))
+    return ""
+
+
+def _holder_of(sweep: RemoteSweep, run: str) -> _Holder:
+    entity, project, _ = sweep.path.split("/")
+    _, data = ask(_RUN, entity=entity, project=project, run=run)
+    if data is None:
+        return _Holder(state="unknown", host="")
+    found = (data.get("project") or {}).get("run")
+    return _Holder(state=found["state"], host=found.get("host") or "") if found else _Holder(state="gone", host="")
+
+
+def _crashed_with_checkpoint(sweep: RemoteSweep, notify: Notify) -> Iterator[str]:
+    """Find the crashed runs of a sweep that hold a checkpoint."""
+    entity, project, name = sweep.path.split("/")
+    try:
+        for run in wandb.Api().runs(f"{entity}/{project}", filters={"sweep": name, "state": "crashed"}):
+            sizes = [file.size for file in run.files([f"{FOLDER}/{CHECKPOINT}"])]
+            if sizes and sizes[0] > len(ENDED):
+                yield str(run.id)
+    except API_ERRORS as error:
+        notify(Note(text=f"W&B does not say which runs have crashed: {' '.join(str(error).split())[:200]}"))
