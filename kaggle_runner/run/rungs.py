@@ -24,6 +24,8 @@ SHARES = (0.1, 0.3, 0.6)
 """Shares of the steps at which trials are judged."""
 LEAST_CURVES = 3
 """Complete trials that a trial is compared with; before that there is no telling, and all go on."""
+DOUBT = 0.25
+"""Deviations of what the others gained on the best that a trial is given on top of their mean."""
 NEIGHBOURS = 3
 """Number of complete trials that a pruned one is compared with."""
 LEAST_STEPS = 5
@@ -70,16 +72,17 @@ def goes_on(gate: RungGate, trial_id: str, step: int, score: Score, snapshot: Sn
 
 
 def may_win(value: float, curves: Sequence[Curve], metric: Metric) -> bool:
-    """Say whether a trial with this value would reach the best one if it gained on it as the others did on average.
+    """Say whether a trial with this value would reach the best one if it gained on it as the others did, or some more.
 
     Only what they gained counts, not what they lost. `curves` are those of complete trials.
     """
     if len(curves) < LEAST_CURVES:
         return True
-    here, final = min(curves, key=lambda curve: metric.sign * curve[1])
-    gained = [metric.sign * ((end - final) - (at - here)) for at, end in curves]
-    mean = sum(gained) / (len(curves) - 1)  # the best one's own is 0
-    return metric.sign * (value - here) + min(mean, 0.0) <= 0
+    best = min(range(len(curves)), key=lambda number: metric.sign * curves[number][1])
+    here, final = curves[best]
+    gained = [metric.sign * ((at - here) - (end - final)) for number, (at, end) in enumerate(curves) if number != best]
+    hoped = max(statistics.fmean(gained), 0.0) + DOUBT * statistics.pstdev(gained)
+    return metric.sign * (value - here) <= hoped
 
 
 def curves_at(snapshot: Snapshot, step: int, *, without: str) -> list[Curve]:
