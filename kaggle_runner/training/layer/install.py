@@ -86,8 +86,9 @@ def fused_layers(model: Any, structures: Sequence[Structure], keep: Sequence[str
     `training_only` leaves passes without gradients to the layers themselves.
     """
     layers = list(layers_of(model))
-    for layer, structure, kept in zip(layers, structures, keep, strict=True):
-        ours = Layer.of(structure, dtype=dtype, keep=kept, copies=copies, by=by)
+    made = [Layer.of(structure, dtype=dtype, keep=kept, copies=copies, by=by)
+            for _, structure, kept in zip(layers, structures, keep, strict=True)]
+    for layer, ours in zip(layers, made, strict=True):
         layer.forward = functools.partial(_forward, ours, layer.forward, layer if training_only else None)
     try:
         yield
