@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kaggle_runner.errors import ConfigError
 from kaggle_runner.memory.fake_kernels import GpuKernels, materialise
 from kaggle_runner.memory.fake_kernels import quantise as stand_in
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
@@ -392,6 +393,13 @@ class TestWhoIsKnown:
             assert str(path) == "transformers: something is hooked into mlp"
             assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+    def test_a_family_that_cannot_compute_again_says_so(self):
+        shape = transformers.AutoConfig.for_model("openai-gpt", n_embd=8, n_layer=1, n_head=1, vocab_size=9)
+        model = transformers.AutoModelForCausalLM.from_config(shape)
+        with pytest.raises(ConfigError, match="OpenAIGPTLMHeadModel cannot compute its activations again; set"), \
+                layers_for_training(model, dtype=torch.float32, again=True, strange="it is"):
+            pass
 
     def test_the_layers_are_transformers_again_afterwards(self):
         model, _ = model_of("llama")
