@@ -80,7 +80,7 @@ class TrialRunner:
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
-                                 settings=settings, max_steps=max_steps))
+                                 settings=settings, max_steps=max_steps, metric=self.study.snapshot().info.metric))
 
     def take_end(self, result: TrialResult) -> None:
         """Tell how a trial ended, and count it among the failures if it is one."""
