@@ -113,3 +113,10 @@ def test_the_account_of_each_dataset_stands_once_in_the_record_and_wherever_a_st
                  for read in (9, 10))
     assert best_lines(snapshot)[-2:] == [("rows", nine), ("", ten)]
     assert dict(how_it_was_run(snapshot))["rows"] == f"{nine}; {ten}"
+
+
+def test_a_study_over_several_models_has_no_base_that_its_trials_are_compared_with(tmp_path):
+    for number, (entry, has_one) in enumerate([({"values": ["a", "b"]}, False), ({"values": ["a"]}, True),
+                                               ({"value": "a"}, True)]):
+        directory = write_study(tmp_path / str(number), [Made(value=2.0)], parameters={"model": entry})
+        assert read_study(directory).has_one_base == has_one

@@ -92,6 +92,8 @@ class TrialRunner:
         """Measure the untouched base once for a study, while a complete trial has it warm."""
         if result.status is not Status.COMPLETE or result.notes.get("repeat_of") or not trial.config.has_base:
             return
+        if not self.study.snapshot().has_one_base:
+            return
         try:
             self.measure_base_of(trial)
         except Unfinished:  # the next session measures it

@@ -1,6 +1,7 @@
 """What the loopback W&B server answers a client that sends an artifact: one version each, its files as a run's files.
 
-Kinder than the real server: nothing is deduplicated, and an artifact is committed at once.
+The unpleasant habit that it keeps: a manifest is asked for twice, and its first address holds nothing that lasts. It is
+kinder than the real server: nothing is deduplicated, and an artifact is committed at once.
 """
 
 import urllib.parse
