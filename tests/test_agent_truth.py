@@ -165,7 +165,7 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
 def test_what_w_and_b_refused_of_a_run_is_read_back(begin: Begin, tmp_path: Path) -> None:
     """The stream of each run gets another answer; the last run is deleted on its page at its end."""
     body = """
-    from kaggle_runner.wandb.received import upload_line, what_is_missing
+    from kaggle_runner.wandb.ends.received import upload_line, what_is_missing
     from kaggle_runner.wandb.run import RunLog
     for name in sys.argv[1:]:
         os.environ["WANDB_RUN_ID"] = name

@@ -36,15 +36,15 @@ from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.answers import ask_server
-from kaggle_runner.wandb.client_words import ClientWords, listening
 from kaggle_runner.wandb.connection import connect, end_core, leave, refused
 from kaggle_runner.wandb.ending import AgentPatience
-from kaggle_runner.wandb.hand_back import hand_back
+from kaggle_runner.wandb.ends.client_words import ClientWords, listening
+from kaggle_runner.wandb.ends.hand_back import hand_back
+from kaggle_runner.wandb.ends.reclaim import reclaim
+from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
-from kaggle_runner.wandb.reclaim import reclaim
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, state_of
-from kaggle_runner.wandb.verdict import NO_JOB, verdict_on
 
 LEAVE_S = 5.0
 """Seconds that W&B's own process gets to end when nothing is left to upload."""

@@ -32,7 +32,7 @@ from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_age
 from kaggle_runner.wandb.answers import to_stderr
 from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.ending import AgentPatience
-from kaggle_runner.wandb.reclaim import reclaim
+from kaggle_runner.wandb.ends.reclaim import reclaim
 from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0

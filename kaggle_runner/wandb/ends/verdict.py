@@ -1,8 +1,8 @@
 """Why an agent ended: its own reason, else what has become of the sweep, and nothing that nobody knows."""
 
 from kaggle_runner.machine.deadline import in_minutes
-from kaggle_runner.wandb.client_words import ClientWords
 from kaggle_runner.wandb.ending import AgentPatience, Ending
+from kaggle_runner.wandb.ends.client_words import ClientWords
 from kaggle_runner.wandb.sweep import RemoteSweep, state_of
 from kaggle_runner.wording import how_many
 

@@ -17,7 +17,7 @@ from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.answers import ask
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
 from kaggle_runner.wandb.connection import API_ERRORS, GiveUp
-from kaggle_runner.wandb.hand_back import hand_back
+from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
