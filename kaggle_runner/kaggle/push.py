@@ -77,7 +77,7 @@ def push_sessions(kaggle: Kaggle, spec: KernelSpec, folder: Path, into: Path, te
         if number == sessions or not verdict.goes_on or verdict.exit_status not in MAY_GO_ON:
             break
         tell(f"session {number} of {sessions} left work: {verdict.reason or 'trials are unfinished'}")
-        spec = next_session(spec, number + 1, pushed.ref)
+        spec = next_session(spec, pushed.ref)
     return verdict
 
 
