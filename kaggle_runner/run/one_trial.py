@@ -13,8 +13,9 @@ from typing import Protocol
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
 from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.run import rungs
 from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.rungs import rung_gate, scores_at, stays
+from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.pace import refusal
@@ -118,8 +119,8 @@ class TrialRunner:
 
 
 def goes_on(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float, loss: float | None) -> bool:
-    """Judge a trial at a rung by what the others of its study measured there."""
-    return stays(rung_gate(spec, trial.config), (value, loss), scores_at(study.snapshot(), step, without=trial.id))
+    """Judge a trial at a rung by what the others of its study measured."""
+    return rungs.goes_on(rung_gate(spec, trial.config), trial.id, step, (value, loss), study.snapshot())
 
 
 def preempts(ending: threading.Event, deadline: Deadline) -> Callable[[], str | None]:
