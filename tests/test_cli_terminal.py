@@ -19,8 +19,9 @@ from kaggle_runner.cli.main import cli, main
 from kaggle_runner.cli.progress import Lines
 from kaggle_runner.cli.table import SHOWN, next_lines, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
-from kaggle_runner.cli.words import fitted, flowing, push_again
+from kaggle_runner.cli.words import fitted, flowing
 from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.kaggle.push import push_again
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status

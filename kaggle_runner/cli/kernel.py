@@ -14,7 +14,7 @@ import click
 
 from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
 from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_next, typed_command
-from kaggle_runner.cli.words import command, complain, push_again, say
+from kaggle_runner.cli.words import command, complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
 from kaggle_runner.sweep.address import require_address
 
@@ -363,6 +363,8 @@ def _end(verdict: "KernelVerdict", pushed_by: str = "") -> None:
     if verdict.ref:
         click.echo(f"kernel   {verdict.ref}")
     if verdict.goes_on:
+        from kaggle_runner.kaggle.push import push_again
+
         say("next", push_again(verdict.ref, pushed_by))
     elif studies and trials:
         found = []

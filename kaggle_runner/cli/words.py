@@ -80,12 +80,3 @@ def command(*arguments: str | Path) -> str:
     """Write a command of ours, ready to be pasted into a shell."""
     return shlex.join(["python", "-m", "kaggle_runner", *(str(as_typed(argument)) if isinstance(argument, Path)
                                                           else argument for argument in arguments)])
-
-
-def push_again(ref: str, pushed_by: str) -> str:
-    """Return the command that goes on with a kernel's study: the push, with the output of its last session mounted."""
-    mounted = f"--kernel {ref}" if ref else ""
-    if not pushed_by:
-        return f"the push that made it, with {mounted or 'the kernel that made it as --kernel'}"
-    own = re.escape(re.sub(r"-session-[0-9]+$", "", ref))
-    return f"{re.sub(rf' --kernel[ =]{own}(-session-[0-9]+)?(?= |$)', '', pushed_by)} {mounted}".rstrip()

@@ -4,6 +4,7 @@ One function for each command; `kaggle_runner.kaggle.watch` follows a kernel fro
 """
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -182,3 +183,12 @@ def _is_after(stamp: str, oldest: datetime) -> bool:
         return datetime.fromisoformat(stamp.rstrip("Z")).replace(tzinfo=UTC) >= oldest
     except ValueError:
         return True
+
+
+def push_again(ref: str, pushed_by: str) -> str:
+    """Return the command that goes on with a kernel's study: the push, with the output of its last session mounted."""
+    mounted = f"--kernel {ref}" if ref else ""
+    if not pushed_by:
+        return f"the push that made it, with {mounted or 'the kernel that made it as --kernel'}"
+    own = re.escape(re.sub(r"-session-[0-9]+$", "", ref))
+    return f"{re.sub(rf' --kernel[ =]{own}(-session-[0-9]+)?(?= |$)', '', pushed_by)} {mounted}".rstrip()
