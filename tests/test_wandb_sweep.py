@@ -246,7 +246,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert 0 < stopped.steps < LONG
     assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
     assert "SIGKILL" in runs[4].summary["reason"]
-    assert runs[4].states == ["pending", "running", "failed"], "closed by us, and not by W&B, which calls it crashed in the end"
+    assert runs[4].states == ["pending", "running", "failed"], "closed by us, not called crashed by W&B"
     assert [runs[2].summary[name] for name in ("out_of_memory_at", "micro_batch", "accumulation")] == [2, 1, 2]
     assert [runs[2].params[name] for name in ("batch_size", "gradient_accumulation_steps")] == [2, 1], "as W&B chose"
     assert all(run.summary["outcome"] == "preempted" for run in runs[6:]), "a job that W&B handed out early goes back"
