@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.errors import KernelError, Refusal, SecretError
 from kaggle_runner.kaggle import keys, program, push, watch
 from kaggle_runner.kaggle.folder import CODE_FILE, Folder, KernelSpec, next_session, prepare, read_folder, read_ref
 from kaggle_runner.kaggle.launcher import Launch
@@ -236,7 +236,8 @@ def test_what_kaggle_saved_differently_is_said(desk):
 
 def test_an_account_of_somebody_else_is_refused(desk):
     folder = desk.prepare(replace(SPEC, owner="nobody", machine_shape=""), RESULT)
-    with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner"):
+    with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner; the kaggle "
+                               rf"program is logged in as {OWNER}, and not as nobody"):
         push.push(desk.kaggle, folder)
 
 
@@ -259,11 +260,40 @@ def test_a_kernel_that_was_saved_without_its_gpu_or_internet_is_refused_and_not_
     ("t4 x2", "did you mean NvidiaTeslaT4. "), ("nvidia-l4", "did you mean NvidiaL4. "),
     ("NvidiaTeslaT40", "did you mean NvidiaTeslaT4. "), ("A100", "did you mean NvidiaTeslaA100. "),
     ("RtxPro", "did you mean NvidiaRtxPro6000. "), ("quantum", "without a GPU; choose one of"),
-    ("TpuV5E8", "--machine TpuV5E8 has a TPU, and nothing here trains on one"),
+    ("GPU T4 x2", "did you mean NvidiaTeslaT4. "), ("2xT4", "did you mean NvidiaTeslaT4. "),
+    ("NvidaTeslaT4 ", "did you mean NvidiaTeslaT4. "), ("l4x4", "did you mean NvidiaL4. "),
+    ("V100", "no machine 'V100', and would run the kernel without a GPU; choose one of"),
+    ("cpu", "did you mean --cpu. "),
+    ("P100", "no machine 'P100': it retired its P100 in September 2026, and torch has no kernels for one; take "
+             "NvidiaTeslaT4"),
+    ("TpuV5E8", "--machine TpuV5E8 has a TPU, and nothing here trains on one"), ("tpu v5e-8", "tpu v5e-8 has a TPU"),
+    ("v6e8", "v6e8 has a TPU"),
 ])
 def test_a_machine_that_kaggle_does_not_have_is_refused_with_the_one_that_is_meant(machine, message):
     with refused(Refusal.MACHINE, message):
         replace(SPEC, machine_shape=machine)
+
+
+@pytest.mark.parametrize(("title", "message"), [
+    ("a", "becomes the slug 'a'; Kaggle wants 5 characters or more of both, and at most 50 of the slug; choose"),
+    ("日本", "title '日本' becomes the slug 'ri-ben'; Kaggle wants 5 characters or more of both"),
+    ("🤖" * 9, "slug ''"),
+    ("x" * 51, "at most 50 of the slug; choose another one with --title"),
+])
+def test_a_title_that_kaggle_would_not_take_is_refused_before_the_push(title, message):
+    with refused(Refusal.NAME, message):
+        replace(SPEC, title=title)
+
+
+def test_a_key_is_no_title():
+    with pytest.raises(SecretError, match=r"the title looks like a W&B key, and would be in the address .* --title"):
+        replace(SPEC, title=WANDB_KEY)
+
+
+def test_a_program_that_cannot_be_started_is_said(desk):
+    gone = replace(desk.kaggle, program=Path("/nowhere/kaggle"))
+    with refused(Refusal.OTHER, r"/nowhere/kaggle cannot be started: No such file .*KAGGLE_RUNNER_KAGGLE"):
+        push.push(gone, desk.prepare(script=RESULT))
 
 
 @pytest.mark.parametrize(("title", "slug"), [

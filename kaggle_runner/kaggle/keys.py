@@ -102,5 +102,8 @@ def is_ready(kaggle: Kaggle, ref: str) -> bool:
 def _refuse_upload(answer: Answer) -> None:
     for line in answer.stdout.splitlines():
         if "creation error: " in line:
-            raise KernelError(Refusal.OTHER, f"Kaggle says: {line.split('creation error: ')[1].strip()}")
+            said = line.split("creation error: ")[1].strip()
+            if "not own" in said:
+                raise KernelError(Refusal.NAME, f"Kaggle says: {said}; give your own account with --owner")
+            raise KernelError(Refusal.OTHER, f"Kaggle says: {said}")
     refuse(answer, "datasets create")

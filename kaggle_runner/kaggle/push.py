@@ -18,6 +18,7 @@ from kaggle_runner.kaggle.program import (
     Pushed,
     Quota,
     State,
+    find_owner,
     gpu_quota,
     read_kernels,
     read_push,
@@ -112,6 +113,10 @@ def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pus
     try:
         return read_push(kaggle.run(*push_arguments(folder, timeout_s)))
     except KernelError as error:
+        owner = folder.ref.split("/")[0]
+        if error.refusal is Refusal.NAME and (account := find_owner(kaggle)).lower() != owner.lower():
+            raise KernelError(Refusal.NAME, f"{error}; the kaggle program is logged in as {account}, and not as "
+                                            f"{owner}") from error
         if error.refusal is not Refusal.CAPACITY:
             raise
         running = ", ".join(running_kernels(kaggle))
