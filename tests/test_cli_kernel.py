@@ -232,7 +232,6 @@ def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
     ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a'; Kaggle wants 5 .*choose another one with"),
     ({}, ["status", "tester/nothing-here"], 15, "no such kernel, or not one that this account may see"),
     ({"phone_verified": False}, ["push", "mine.yaml", "--wait"], 19, "its GPU and its internet off.*com/settings"),
-    ({}, ["push", "mine.yaml", "--machine", "T4"], 20, "did you mean NvidiaTeslaT4. choose one of"),
     ({}, ["push", "mine.yaml", "--machine", "2 x T4"], 20, "did you mean NvidiaTeslaT4. choose one of"),
     ({}, ["push", "mine.yaml", "--machine", "NvidiaL4", "--cpu"], 2, "--machine is for a GPU, and --cpu takes none"),
     ({}, ["secret", "put", "wandb", WANDB_KEY], 2, "a key is not given on the command line.*put it into WANDB_API_KEY"),

@@ -20,6 +20,7 @@ from kaggle_runner.kaggle.watch import KernelPatience
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Trial
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
+from tests.standins.nvidia_smi import P100, answering, path_with
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
 
@@ -107,6 +108,23 @@ def test_push_and_wait_brings_back_the_live_log_the_files_and_the_verdict(desk):
     assert (desk.directory / "output" / f"{SPEC.slug}.log").exists()
     for secret in (WANDB_KEY, KEY, TOKEN, "planted-"):
         assert secret not in desk.everything_written()
+
+
+@pytest.mark.parametrize(("status", "verdict", "message"), [
+    (21, "no gpu", "no GPU to train on: Tesla P100-PCIE-16GB has compute capability 6.0"),
+    (22, "no internet", "internet is off in this session: no answer from https://huggingface.co "),
+])
+def test_a_session_that_cannot_do_its_work_comes_back_with_the_status_of_its_reason(desk, status, verdict, message):
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    desk.server.environ |= {"HF_HUB_OFFLINE": "", **nowhere} | (
+        {"PATH": path_with(desk.directory / "bin", answering(P100))} if status == 21 else {})
+    sweep = Launch(arguments=("sweep", "mine.yaml"), files={"mine.yaml": "nonsense: 1\n"})
+    push.push(desk.kaggle, desk.prepare(replace(SPEC, launch=sweep)))
+    ended = desk.wait()
+    assert (ended.exit_status, ended.result["verdict"], ended.goes_on) == (status, verdict, False)
+    assert ended.reason.startswith(message)
+    assert ended.result["gpu_quota_hours"] > 0, "of a GPU that is of no use too"
+    assert any(line.startswith(f"error: {message}") for line in desk.lines)
 
 
 def test_a_bare_push_of_the_folder_does_the_same_and_a_failure_has_its_own_status(desk):
