@@ -245,11 +245,14 @@ def test_an_input_that_kaggle_would_drop_is_seen_before_the_push_and_after_it(de
 
 
 def test_what_kaggle_saved_differently_is_said(desk):
-    folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100"), WAIT_FOR_GO)
+    model = "google/gemma/transformers/2b/2"  # the program says nothing of an unknown one
+    folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100", models=(model,)), WAIT_FOR_GO)
     pushed = push.push(desk.kaggle, folder)
     (folder.path / CODE_FILE).write_text(RESULT)
     assert push.saved_differently(desk.kaggle, pushed, folder) == (
-        "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'", "the source is not the one that was pushed")
+        "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'",
+        f"model {model} is left out, as one that is unknown or whose licence you have not accepted; the kernel runs "
+        f"without it", "the source is not the one that was pushed")
 
 
 def test_an_account_of_somebody_else_is_refused(desk):

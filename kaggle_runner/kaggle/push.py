@@ -170,6 +170,9 @@ def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[s
                    for name in ("is_private", "enable_gpu", "enable_internet", "machine_shape", "dataset_sources",
                                 "kernel_sources")
                    if name in wanted and wanted[name] and saved.get(name) != wanted[name]]
+    mounted = [str(name).lower() for name in saved.get("model_sources") or ()]
+    differences += [f"model {name} is left out, as one that is unknown or whose licence you have not accepted; the "
+                    f"kernel runs without it" for name in wanted["model_sources"] if name.lower() not in mounted]
     if source.split() != (folder.path / wanted["code_file"]).read_text(encoding="utf-8").split():
         differences.append("the source is not the one that was pushed")
     return tuple(differences)
