@@ -27,6 +27,8 @@ _LIKE = 3
 """In so many letters a damaged mark may differ from the mark, and is still taken for one."""
 RESULT = "result.json"
 """What a launcher leaves on a kernel: the verdict on its session."""
+MOST = 1e150
+"""Numbers from here on are no measurement: the square of a greater one is beyond what a double can hold, 1.8e308."""
 
 
 def folder_name(label: str) -> str:
@@ -171,7 +173,8 @@ def digest_of(content: bytes) -> str:
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON-lines file, leaving out a last line that is not ended.
 
-    NaN and Infinity, which other programs write and JSON does not have, are read as null: they are no measurement.
+    NaN and Infinity, which other programs write and JSON does not have, are read as null: they are no measurement. So
+    is what nobody can compute with, `MOST` and beyond.
 
     Raises:
         StudyError: a line is not as it was written.
@@ -182,7 +185,8 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
         try:
-            row = json.loads(_as_written(line), parse_constant=lambda _: None)
+            row = json.loads(_as_written(line), parse_constant=lambda _: None, parse_float=_computable,
+                             parse_int=_computable_whole)
             if not isinstance(row, dict) or "digest" in row:
                 raise ValueError("not an object, or a digest in another place than we write it")
             yield row
@@ -230,3 +234,12 @@ def _as_written(line: bytes) -> bytes:
     if line != text[:-1] + f'{DIGEST}{digest_of(text)}"}}'.encode():
         raise ValueError("another digest")
     return text
+
+
+def _computable(text: str) -> float | None:
+    value = float(text)
+    return value if abs(value) < MOST else None
+
+
+def _computable_whole(text: str) -> int | None:
+    return int(text) if len(text) <= 150 else None

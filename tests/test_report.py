@@ -361,12 +361,20 @@ def test_what_is_no_number_in_a_journal_is_no_measurement(tmp_path):
     trials = [Made(params={"x": i}, value={2: 777.0, 4: 888.0}.get(i, 2.0 + i)) for i in range(9)]
     directory = write_study(tmp_path / "study", trials, baseline=777.0)
     journal = directory / "trials.jsonl"
-    without_digests = re.sub(', "digest": "[0-9a-f]+"', "", journal.read_text())
-    journal.write_text(without_digests.replace("777.0", "NaN").replace("888.0", "-Infinity"))
+    text = re.sub(', "digest": "[0-9a-f]+"', "", journal.read_text())
+    for first, second in (("1e300", "-1.7e308"), ("1e999", "9" * 400), ("NaN", "-Infinity")):
+        journal.write_text(text.replace("777.0", first).replace("888.0", second))
+        assert read_claims(directory)["baseline"] is None
+        assert len(read_claims(directory)["first_place"]) == 7
     page = write_report([directory], notebook=False)
     assert "Lowest is trial 0000 with eval/loss 2.000." in words_of(page)
     assert "7 of 9" in words_of(page)
-    assert read_claims(directory)["baseline"] is None
+
+
+def test_trials_that_ended_without_a_number_are_not_said_to_be_unfinished(tmp_path):
+    directory = write_study(tmp_path / "study", [Made(params={"x": i}, value=1e300) for i in range(9)])
+    assert "Nothing can be compared: 9 trials ended without a number for eval/loss." in repr(show(directory))
+    assert "9 trials ended without a number" in words_of(write_report([directory], notebook=False))
 
 
 @pytest.mark.parametrize(("values", "sentences"), [

@@ -28,6 +28,9 @@ def winner(analysis: Analysis) -> str:
     first, metric = analysis.first, analysis.metric
     if not first.ranked:
         counts = Counter(row.status for row in analysis.rows)
+        if counts["complete"]:
+            return (f"Nothing can be compared: {count_text(counts['complete'], 'trial')} ended without a number for "
+                    f"{metric}.")
         became = names_text(f"{count} {status}" for status, count in counts.most_common())
         return f"No trial is complete, so nothing can be compared: {became}." if counts else "No trial has started yet."
     best = first.ranked[0]
