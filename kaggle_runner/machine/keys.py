@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kaggle_runner.errors import SecretError
-from kaggle_runner.machine.credentials import is_secret_name, key_shape
+from kaggle_runner.machine.credentials import is_secret_name
 
 SECRET_FILE = "kaggle_runner_secret.json"
 """Name of the file in a private Kaggle dataset that holds one key; it is searched for, since Kaggle's layout varies."""
@@ -28,7 +28,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "huggingface": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
 }
 """Environment variables that hold a service's key, in the order its own client reads them."""
-_SHAPES = {"wandb": "a W&B key", "kaggle": "a Kaggle key", "huggingface": "a Hugging Face token"}
+_BEGINNINGS = {"wandb_v1_": "wandb", "KGAT_": "kaggle", "hf_": "huggingface"}
 _LABELS = {"wandb": "W&B", "kaggle": "Kaggle", "huggingface": "Hugging Face"}
 _WANDB_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai", "forge.coreweave.com")
 """One server under three names: `wandb login` of 0.31 files the key under the first, older ones under the second.
@@ -137,8 +137,9 @@ def key_problem(service: str, key: str) -> str | None:
         return "is empty"
     if any(character.isspace() or not character.isprintable() for character in key):
         return "has white space or control characters in the middle"
-    if (kind := key_shape(key)) not in ("", _SHAPES[service]):
-        return f"looks like {kind}"
+    other = next((name for begin, name in _BEGINNINGS.items() if key.startswith(begin) and name != service), "")
+    if other:
+        return f"looks like a {_LABELS[other]} key"
     if service != "wandb" or re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", key):
         return None
     secret = key.split("-", 1)[-1]
