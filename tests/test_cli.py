@@ -14,7 +14,7 @@ import pytest
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.sweep.yaml_file import shipped_sweep
 from tests.conftest import is_running, wait_for
-from tests.standins.nvidia_smi import T4_X2, answering, path_with
+from tests.standins.nvidia_smi import NO_DRIVER, T4_X2, answering, path_with
 
 SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 6, "eval_steps": 3}
 
@@ -220,6 +220,23 @@ def test_a_sweep_by_hand_on_a_host_whose_internet_is_off_ends_before_the_model_i
     ended = run("sweep", file, "--cpu", "--study", "s", check=22, **nowhere)
     assert "internet is off in this session: no answer from http://127.0.0.1:9" in ended.stderr
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("host", "command", "way_out"), [
+    ("kaggle", ("sweep", "mine.yaml"), "choose the accelerator GPU T4 x2 in the notebook; Kaggle gives none until the "
+                                       "account's phone is verified, at https://www.kaggle.com/settings; or use"),
+    ("kaggle", ("train", "mine.yaml", "--full"), "or use the CPU: --cpu"),
+    ("colab", ("agent", "abcd1234"), "choose Runtime > Change runtime type > T4 GPU, or use the CPU: --cpu"),
+])
+def test_what_trains_by_hand_on_a_host_without_a_gpu_ends_with_its_own_status(run, tmp_path, host, command, way_out):
+    (tmp_path / "mine.yaml").write_text("model: HuggingFaceTB/SmolLM2-135M\n" if command[0] == "train" else
+                                        shipped_sweep("demo").read_text())
+    bare = {"PATH": path_with(tmp_path / "bin", NO_DRIVER), "KAGGLE_RUNNER_HOST": host, "WANDB_API_KEY": "a" * 40,
+            "KAGGLE_RUNNER_ROOT": str(tmp_path / "root")}
+    ended = run(*command, check=21, **bare)
+    assert re.search(rf"^error: no GPU to train on: nvidia-smi ended with status 9.*{re.escape(way_out)}", ended.stderr,
+                     re.M)
+    assert not list(tmp_path.rglob("trials.jsonl"))
 
 
 def test_the_console_script_does_the_same(environment):

@@ -227,12 +227,16 @@ def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
     ({"other_gpu_sessions": 2}, ["push", "mine.yaml"], 10, "session count of 2 reached. Wait for one to end"),
     ({"used_hours": 30.0}, ["push", "mine.yaml"], 11, "30.0 of 30.0 GPU hours of this week are used; wait until 2026"),
     ({}, ["push", "mine.yaml", "--dataset", "tester/no-such"], 12, "dataset tester/no-such cannot be mounted .unknown"),
+    ({}, ["push", "mine.yaml", "--no-internet"], 12, "cannot fetch HuggingFaceTB/SmolLM2-135M; mount Kaggle's"),
     ({}, ["push", "big.yaml"], 14, "has [0-9]+ KB and Kaggle takes 900; leave out large files, or mount them"),
-    ({}, ["push", "mine.yaml", "--owner", "nobody"], 15, "id must begin with your own account: give it with --owner"),
-    ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a' of 1 characters.*choose another title"),
+    ({}, ["push", "mine.yaml", "--owner", "nobody"], 15, "it with --owner; the kaggle program is logged in as tester"),
+    ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a'; Kaggle wants 5 .*choose another one with"),
     ({}, ["status", "tester/nothing-here"], 15, "no such kernel, or not one that this account may see"),
     ({"phone_verified": False}, ["push", "mine.yaml", "--wait"], 19, "its GPU and its internet off.*com/settings"),
-    ({}, ["push", "mine.yaml", "--machine", "T4"], 20, "did you mean NvidiaTeslaT4. choose one of"),
+    ({}, ["push", "mine.yaml", "--machine", "2 x T4"], 20, "did you mean NvidiaTeslaT4. choose one of"),
+    ({}, ["push", "mine.yaml", "--machine", "NvidiaL4", "--cpu"], 2, "--machine is for a GPU, and --cpu takes none"),
+    ({}, ["secret", "put", "wandb", WANDB_KEY], 2, "a key is not given on the command line.*put it into WANDB_API_KEY"),
+    ({}, ["secret", "put", "wandb", "--owner", "nobody"], 15, "do not own nobody; give your own account with --owner"),
     ({}, ["push", "mine.yaml", "--machine", "TpuV6E8", "--dry-run"], 20, "has a TPU, and nothing here trains on one"),
     ({}, ["pull"], 2, "no kernel was pushed from this directory; name one: OWNER/KERNEL"),
     ({}, ["push", "abcd1234", "--no-internet"], 1, "no W&B key on the kernel"),
@@ -247,6 +251,7 @@ def test_a_refusal_is_one_line_with_its_own_status(person, sweep_file, change, a
     errors = person.run(*arguments, check=status).stderr
     assert re.search(message, errors), errors
     assert len([line for line in errors.splitlines() if line.lower().startswith("error: ")]) == 1
+    assert WANDB_KEY not in errors
 
 
 def test_an_interrupt_ends_the_watching_and_not_the_kernel_and_a_second_push_warns_of_the_first(person, sweep_file):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.errors import KernelError, Refusal, SecretError
 from kaggle_runner.kaggle import keys, program, push, watch
 from kaggle_runner.kaggle.folder import (
     CODE_FILE,
@@ -29,6 +29,7 @@ from kaggle_runner.kaggle.watch import KernelPatience
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Trial
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
+from tests.standins.nvidia_smi import P100, answering, path_with
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
 
@@ -116,6 +117,23 @@ def test_push_and_wait_brings_back_the_live_log_the_files_and_the_verdict(desk):
     assert (desk.directory / "output" / f"{SPEC.slug}.log").exists()
     for secret in (WANDB_KEY, KEY, TOKEN, "planted-"):
         assert secret not in desk.everything_written()
+
+
+@pytest.mark.parametrize(("status", "verdict", "message"), [
+    (21, "no gpu", "no GPU to train on: Tesla P100-PCIE-16GB has compute capability 6.0"),
+    (22, "no internet", "internet is off in this session: no answer from https://huggingface.co "),
+])
+def test_a_session_that_cannot_do_its_work_comes_back_with_the_status_of_its_reason(desk, status, verdict, message):
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    desk.server.environ |= {"HF_HUB_OFFLINE": "", **nowhere} | (
+        {"PATH": path_with(desk.directory / "bin", answering(P100))} if status == 21 else {})
+    sweep = Launch(arguments=("sweep", "mine.yaml"), files={"mine.yaml": "nonsense: 1\n"})
+    push.push(desk.kaggle, desk.prepare(replace(SPEC, launch=sweep)))
+    ended = desk.wait()
+    assert (ended.exit_status, ended.result["verdict"], ended.goes_on) == (status, verdict, False)
+    assert ended.reason.startswith(message)
+    assert ended.result["gpu_quota_hours"] > 0, "of a GPU that is of no use too"
+    assert any(line.startswith(f"error: {message}") for line in desk.lines)
 
 
 def test_a_bare_push_of_the_folder_does_the_same_and_a_failure_has_its_own_status(desk):
@@ -240,16 +258,20 @@ def test_an_input_that_kaggle_would_drop_is_seen_before_the_push_and_after_it(de
 
 
 def test_what_kaggle_saved_differently_is_said(desk):
-    folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100"), WAIT_FOR_GO)
+    model = "google/gemma/transformers/2b/2"  # the program says nothing of an unknown one
+    folder = desk.prepare(replace(SPEC, machine_shape="NvidiaTeslaP100", models=(model,)), WAIT_FOR_GO)
     pushed = push.push(desk.kaggle, folder)
     (folder.path / CODE_FILE).write_text(RESULT)
     assert push.saved_differently(desk.kaggle, pushed, folder) == (
-        "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'", "the source is not the one that was pushed")
+        "machine_shape is 'NvidiaTeslaT4' and not 'NvidiaTeslaP100'",
+        f"model {model} is left out, as one that is unknown or whose licence you have not accepted; the kernel runs "
+        f"without it", "the source is not the one that was pushed")
 
 
 def test_an_account_of_somebody_else_is_refused(desk):
     folder = desk.prepare(replace(SPEC, owner="nobody", machine_shape=""), RESULT)
-    with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner"):
+    with refused(Refusal.NAME, r"Notebook not found; the kernel's id must begin with your own .* --owner; the kaggle "
+                               rf"program is logged in as {OWNER}, and not as nobody"):
         push.push(desk.kaggle, folder)
 
 
@@ -272,11 +294,40 @@ def test_a_kernel_that_was_saved_without_its_gpu_or_internet_is_refused_and_not_
     ("t4 x2", "did you mean NvidiaTeslaT4. "), ("nvidia-l4", "did you mean NvidiaL4. "),
     ("NvidiaTeslaT40", "did you mean NvidiaTeslaT4. "), ("A100", "did you mean NvidiaTeslaA100. "),
     ("RtxPro", "did you mean NvidiaRtxPro6000. "), ("quantum", "without a GPU; choose one of"),
-    ("TpuV5E8", "--machine TpuV5E8 has a TPU, and nothing here trains on one"),
+    ("GPU T4 x2", "did you mean NvidiaTeslaT4. "), ("2xT4", "did you mean NvidiaTeslaT4. "),
+    ("NvidaTeslaT4 ", "did you mean NvidiaTeslaT4. "), ("l4x4", "did you mean NvidiaL4. "),
+    ("V100", "no machine 'V100', and would run the kernel without a GPU; choose one of"),
+    ("cpu", "did you mean --cpu. "),
+    ("P100", "no machine 'P100': it retired its P100 in September 2026, and torch has no kernels for one; take "
+             "NvidiaTeslaT4"),
+    ("TpuV5E8", "--machine TpuV5E8 has a TPU, and nothing here trains on one"), ("tpu v5e-8", "tpu v5e-8 has a TPU"),
+    ("v6e8", "v6e8 has a TPU"),
 ])
 def test_a_machine_that_kaggle_does_not_have_is_refused_with_the_one_that_is_meant(machine, message):
     with refused(Refusal.MACHINE, message):
         replace(SPEC, machine_shape=machine)
+
+
+@pytest.mark.parametrize(("title", "message"), [
+    ("a", "becomes the slug 'a'; Kaggle wants 5 characters or more of both, and at most 50 of the slug; choose"),
+    ("日本", "title '日本' becomes the slug 'ri-ben'; Kaggle wants 5 characters or more of both"),
+    ("🤖" * 9, "slug ''"),
+    ("x" * 51, "at most 50 of the slug; choose another one with --title"),
+])
+def test_a_title_that_kaggle_would_not_take_is_refused_before_the_push(title, message):
+    with refused(Refusal.NAME, message):
+        replace(SPEC, title=title)
+
+
+def test_a_key_is_no_title():
+    with pytest.raises(SecretError, match=r"the title looks like a W&B key, and would be in the address .* --title"):
+        replace(SPEC, title=WANDB_KEY)
+
+
+def test_a_program_that_cannot_be_started_is_said(desk):
+    gone = replace(desk.kaggle, program=Path("/nowhere/kaggle"))
+    with refused(Refusal.OTHER, r"/nowhere/kaggle cannot be started: No such file .*KAGGLE_RUNNER_KAGGLE"):
+        push.push(gone, desk.prepare(script=RESULT))
 
 
 @pytest.mark.parametrize(("title", "slug"), [

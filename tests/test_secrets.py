@@ -189,6 +189,7 @@ def test_the_environment_beats_a_dataset_and_a_dataset_beats_a_file(tmp_path, ho
 
 
 @pytest.mark.parametrize(("key", "problem"), [
+    ("hf_plantedplantedplanted", "looks like a Hugging Face key"),
     (KEY[:39], "has 39 characters, and a W&B key has 40 or more"),
     ("local-" + KEY[:38], "has 38 characters"),
     (KEY[:20] + " " + KEY[20:], "has white space or control characters in the middle"),

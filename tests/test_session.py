@@ -64,6 +64,14 @@ def test_a_duration_counts_from_now(text, seconds):
     assert find_deadline(text, environment("kaggle"), {}, now=NOW).at == NOW + seconds
 
 
+def test_kaggles_own_end_counts_where_it_comes_first():
+    """A session that runs into it loses every file; on Colab the limit is a guess, and some have longer ones."""
+    late = find_deadline("13h", environment("kaggle"), {}, now=NOW)
+    assert (late.at, late.margin_s) == (NOW + 12 * 3600 - 1200, find_deadline(None, environment("kaggle"), {}).margin_s)
+    assert late.reason.startswith("--deadline 13h is later than Kaggle allows: kaggle ends a session after 12 h")
+    assert find_deadline("13h", environment("colab"), {}, now=NOW).at == NOW + 13 * 3600
+
+
 def test_a_time_is_taken_as_it_is():
     at = datetime.fromisoformat("2126-01-31T23:30").timestamp()
     assert find_deadline("2126-01-31T23:30", environment("local"), {}, now=NOW).at == at

@@ -219,9 +219,9 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     huge = other | {"lora_r": HUGE_RANK}
     body = """
     import resource
-    worker = trials = killed_at = 0
+    worker = trials = 0
     def notify(event):
-        global worker, trials, killed_at
+        global worker, trials
         if event.kind == "started":
             worker = event.pid
         elif event.kind == "trial_started":
@@ -231,9 +231,6 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
             resource.prlimit(worker, resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
         elif event.kind == "log" and trials == 5:
             os.kill(worker, 9)
-            killed_at = time.monotonic()
-        elif event.kind == "trial_ended" and trials == 5:
-            say(closed_after=time.monotonic() - killed_at)
     agent(sys.argv[1], count=6, notify=notify)
     """
     with WandbServer() as server:
@@ -254,7 +251,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert 0 < stopped.steps < LONG
     assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
     assert "SIGKILL" in runs[4].summary["reason"]
-    assert client.facts["closed_after"][0] < 20, "and not when W&B calls it crashed, after five minutes"
+    assert runs[4].states == ["pending", "running", "failed"], "closed by us, not called crashed by W&B"
     assert [runs[2].summary[name] for name in ("out_of_memory_at", "micro_batch", "accumulation")] == [2, 1, 2]
     assert [runs[2].params[name] for name in ("batch_size", "gradient_accumulation_steps")] == [2, 1], "as W&B chose"
     assert all(run.summary["outcome"] == "preempted" for run in runs[6:]), "a job that W&B handed out early goes back"

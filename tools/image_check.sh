@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the environment that Kaggle's or Colab's image is for this package, and runs this package in it.
 #
-#   tools/image_check.sh kaggle|colab [--exact] [--only FILE...]
+#   tools/image_check.sh kaggle|colab|kaggle_october [--exact] [--only FILE...]
 #
 # Versions: environments/images/NAME.txt, on the Python that it names (IMAGE_PYTHON= gives another).
 # torch: a build for CPUs of the same version where pip is offered one, else the index's own; with --exact always the
@@ -51,6 +51,9 @@ if [ ! -f "$venv/complete" ]; then
     rm -r "$venv/torch"
     "$venv/bin/pip" check
     touch "$venv/complete"
+    if [ -z "$exact" ] && [ "$wanted" = "$packages" ]; then  # there was no other torch than that of --exact
+        ln -s "$(basename "$venv")" "${venv%-*}-$({ cat "$packages"; echo exact; } | sha256sum | cut -c1-12)"
+    fi
 fi
 python="$venv/bin/python"
 "$python" -c 'import torch, transformers, peft, sys

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
+from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MODEL, OWNER, TEXT, GivenPath, Regex
 from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_next, typed_command
 from kaggle_runner.cli.words import command, complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
@@ -50,8 +50,7 @@ def order_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--try", "tries", is_flag=True, help="Ask the winner of the study that --kernel mounts."),
         click.option("--upload-every", type=float, callback=not_negative, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
-        click.option("--machine", default="NvidiaTeslaT4", type=MACHINE, metavar="NAME", show_default=True,
-                     help="Kaggle's name of the machine."),
+        click.option("--machine", type=TEXT, metavar="NAME", help="Kaggle's name of the machine [NvidiaTeslaT4]."),
         click.option("--cpu", is_flag=True, help="A session without a GPU, and trials on its CPU."),
         click.option("--image", type=IMAGE, metavar="IMAGE",
                      help="Docker image to pin, where kernels stay queued."),
@@ -238,14 +237,18 @@ def secret() -> None:
     """Store the keys that kernels need, and say what each host would find."""
 
 
-@secret.command("put")
+@secret.command("put", context_settings={"allow_extra_args": True})
 @click.argument("service", type=click.Choice(["wandb", "huggingface"]))
 @click.option("--owner", type=OWNER, help="Kaggle account [the one that `kaggle` is logged in to].")
-def secret_put(service: str, owner: str | None) -> None:
+@click.pass_context
+def secret_put(context: click.Context, service: str, owner: str | None) -> None:
     """Store this machine's key of a service in a private dataset of yours, which every push attaches."""
     from kaggle_runner.kaggle.keys import put_secret
-    from kaggle_runner.machine.keys import require_key
+    from kaggle_runner.machine.keys import VARIABLES, require_key
 
+    if context.args:  # most likely a key, which an error must not print
+        raise click.UsageError(f"a key is not given on the command line, which others can read; put it into "
+                               f"{VARIABLES[service][0]} and leave it out")
     key = require_key(service, detect_here().host, os.environ)
     ref = put_secret(_kaggle(), service, key.value, _tell, owner=owner or "")
     click.echo(f"stored   {key} in the private dataset {ref}: you and Kaggle can read it")
@@ -264,12 +267,15 @@ def secret_check(owner: str | None) -> None:
 
 
 def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: bool, full: bool, epochs: float | None,
-           export: str | None, tries: bool, upload_every: float | None, machine: str, cpu: bool, image: str | None,
-           no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...], model: tuple[str, ...],
-           owner: str | None, title: str | None) -> "KernelOrder":
+           export: str | None, tries: bool, upload_every: float | None, machine: str | None, cpu: bool,
+           image: str | None, no_internet: bool, dataset: tuple[str, ...], kernel: tuple[str, ...],
+           model: tuple[str, ...], owner: str | None, title: str | None) -> "KernelOrder":
+    from kaggle_runner.kaggle.machines import T4_X2
     from kaggle_runner.kaggle.order import KernelOrder
 
     task, what = _task(full, epochs, sweep, export=export, tries=tries)
+    if machine and cpu:
+        raise click.UsageError("--machine is for a GPU, and --cpu takes none; give one of them")
     misplaced = [name for name, value in (("--count", count), ("--no-pruning", no_pruning), (
         "--upload-every", upload_every is not None), ("--deadline", deadline and task != "train")) if value]
     if task != "sweep" and misplaced:
@@ -280,7 +286,7 @@ def _order(sweep: str, *, count: int | None, deadline: str | None, no_pruning: b
                *(("--cpu",) if cpu else ()))
     upload_s = upload_every * 60 if upload_every is not None else None
     return KernelOrder(sweep=sweep, task=task, options=options, upload_every_s=upload_s, owner=owner or "",
-                       title=title or "", machine_shape="" if cpu else machine, internet=not no_internet,
+                       title=title or "", machine_shape="" if cpu else machine or T4_X2, internet=not no_internet,
                        datasets=dataset, kernels=kernel, models=model, docker_image=image or "")
 
 

@@ -194,7 +194,10 @@ def _is_denied(answer: Answer) -> bool:
 def _refuse_upload(answer: Answer, ref: str) -> None:
     for line in answer.stdout.splitlines():
         if "creation error: " in line:
-            raise KernelError(Refusal.OTHER, f"Kaggle says: {line.split('creation error: ')[1].strip()}")
+            said = line.split("creation error: ")[1].strip()
+            if "not own" in said:
+                raise KernelError(Refusal.NAME, f"Kaggle says: {said}; give your own account with --owner")
+            raise KernelError(Refusal.OTHER, f"Kaggle says: {said}")
     if "was denied" in answer.text:
         raise KernelError(Refusal.NAME, f"Kaggle does not let this account write to {ref}, or still processes it; wait "
                                         f"a little, or choose another name")

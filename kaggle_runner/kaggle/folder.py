@@ -10,9 +10,10 @@ from typing import Any
 
 from slugify import slugify
 
-from kaggle_runner.errors import KernelError, Refusal
+from kaggle_runner.errors import KernelError, Refusal, SecretError
 from kaggle_runner.kaggle.launcher import EMPTY_SCRIPT, LIMIT_BYTES, SCRIPT, Launch, build_launcher
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
+from kaggle_runner.machine.credentials import key_shape
 
 METADATA = "kernel-metadata.json"
 CODE_FILE = "kernel_launcher.py"
@@ -25,6 +26,7 @@ class KernelSpec:
 
     Raises:
         KernelError: a title, owner or machine that Kaggle would refuse or change.
+        SecretError: the title looks like a key.
     """
 
     owner: str
@@ -47,9 +49,13 @@ class KernelSpec:
         check_machine(self.machine_shape)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.owner):
             raise KernelError(Refusal.NAME, f"{self.owner!r} is no Kaggle account; give yours with --owner")
-        if not 5 <= len(self.slug) <= SLUG_LIMIT:
-            raise KernelError(Refusal.NAME, f"title {self.title!r} becomes the slug {self.slug!r} of {len(self.slug)} "
-                                            f"characters, and Kaggle wants 5 to {SLUG_LIMIT}; choose another title")
+        if kind := key_shape(self.title):
+            raise SecretError(f"the title looks like {kind}, and would be in the address of the kernel's page; choose "
+                              f"another one with --title")
+        if len(self.title.strip()) < 5 or not 5 <= len(self.slug) <= SLUG_LIMIT:
+            raise KernelError(Refusal.NAME, f"title {self.title!r} becomes the slug {self.slug!r}; Kaggle wants 5 "
+                                            f"characters or more of both, and at most {SLUG_LIMIT} of the slug; choose "
+                                            f"another one with --title")
 
     @property
     def slug(self) -> str:

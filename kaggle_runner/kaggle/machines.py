@@ -5,6 +5,7 @@ what is retired.
 """
 
 import difflib
+import re
 
 from kaggle_runner.errors import KernelError, Refusal
 
@@ -14,6 +15,8 @@ MACHINES = (T4_X2, "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaL4X1", "NvidiaTesl
             "NvidiaRtxPro6000")
 """Those with GPUs; most accounts get the first one and no other."""
 RETIRED = "NvidiaTeslaP100"
+_WRITTEN = {"t4x2": T4_X2, "2xt4": T4_X2, "gpu": T4_X2, "l4x4": "NvidiaL4", "4xl4": "NvidiaL4"}
+"""What Kaggle's page and people call a machine, as far as it is not a part of its name."""
 
 
 def check_machine(name: str) -> str:
@@ -22,25 +25,32 @@ def check_machine(name: str) -> str:
     Raises:
         KernelError: Kaggle has no such machine, or nothing here trains on it.
     """
-    if name.lower().startswith("tpu"):
-        raise KernelError(Refusal.MACHINE, f"--machine {name} has a TPU, and nothing here trains on one: all of it is "
-                                           f"written for CUDA; take {T4_X2}")
+    if name in ("", *MACHINES):
+        return ""
     if name == RETIRED:
         return (f"Kaggle retired {RETIRED} in September 2026 and may give {T4_X2} instead; torch has no kernels for a "
                 f"P100, and on one the session would end in its first minute; take {T4_X2}")
-    if name and name not in MACHINES:
-        meant = _meant(name)
-        raise KernelError(Refusal.MACHINE, f"Kaggle has no machine {name!r}, and would run the kernel without a GPU; "
-                                           f"{f'did you mean {meant}? ' if meant else ''}choose one of "
-                                           f"{', '.join(MACHINES)}, or --cpu")
-    return ""
+    short = _short(name)
+    if "tpu" in short or re.fullmatch(r"v\d[a-z]?(8|32|256)", short):
+        raise KernelError(Refusal.MACHINE, f"--machine {name} has a TPU, and nothing here trains on one: all of it is "
+                                           f"written for CUDA; take {T4_X2}")
+    if "p100" in short:
+        raise KernelError(Refusal.MACHINE, f"Kaggle has no machine {name!r}: it retired its P100 in September 2026, "
+                                           f"and torch has no kernels for one; take {T4_X2}")
+    meant = "--cpu" if short in ("cpu", "none") else _meant(short)
+    raise KernelError(Refusal.MACHINE, f"Kaggle has no machine {name!r}, and would run the kernel without a GPU; "
+                                       f"{f'did you mean {meant}? ' if meant else ''}choose one of "
+                                       f"{', '.join(MACHINES)}, or --cpu")
 
 
-def _meant(name: str) -> str:
-    """Guess which machine is meant by a name such as `T4`, `t4x2` or `nvidia_l4`."""
-    short = {machine.removeprefix("Nvidia").removeprefix("Tesla").lower(): machine for machine in MACHINES}
-    wanted = "".join(letter for letter in name.lower() if letter.isalnum()).removeprefix("nvidia").removeprefix("tesla")
-    if wanted in short:
-        return short[wanted]
-    close = difflib.get_close_matches(wanted, short, n=1, cutoff=0.5)
-    return short[close[0]] if close else ""
+def _short(name: str) -> str:
+    """Write a name in small letters and digits, without its maker: `nvidia_tesla-T4` is `t4`."""
+    return re.sub("[^a-z0-9]|nvidia|tesla", "", name.lower())
+
+
+def _meant(short: str) -> str:
+    """Guess which machine is meant by a short name; none where it is another card, such as a V100."""
+    names = {_short(machine): machine for machine in MACHINES} | _WRITTEN
+    close = [name for name in difflib.get_close_matches(short, names, cutoff=0.66) if name[0] == short[0]]
+    inside = sorted((name for name in names if name in short), key=len, reverse=True)
+    return next((names[name] for name in (*close, *inside)), "")

@@ -79,7 +79,8 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     `read_remote` reads a sweep on W&B, whose models may be gated; none where it cannot be read from here.
 
     Raises:
-        KernelError: no account, or a title or machine that Kaggle would change; as `secret_sources`.
+        KernelError: no account, or a title or machine that Kaggle would change; without the internet, rows or a model
+            of the hub; as `secret_sources`.
         MissingPackages: the `kaggle` program is needed and not there.
         SecretError: agents, and no key for them is stored on Kaggle; or a key in the order itself.
         SweepError: the sweep file has problems.
@@ -114,6 +115,10 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     if not order.internet and not order.is_file:
         raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
                                          "sweep file, which is searched on the kernel")
+    if not order.internet and (lacking := _hub_names(order)):
+        raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {', '.join(lacking)}; mount "
+                                          f"Kaggle's copy with --model or --dataset and write its path under "
+                                          f"/kaggle/input, or leave out --no-internet")
     return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
                       internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
@@ -159,6 +164,13 @@ def gated_models(order: KernelOrder, read_remote: ReadRemote) -> tuple[str, ...]
     model = spec.parameters.get("model")
     names = model.values if isinstance(model, Choice) else [model.value] if isinstance(model, Fixed) else []
     return tuple(name for name in dict.fromkeys(map(str, names)) if GATED.fullmatch(name) and not Path(name).exists())
+
+
+def _hub_names(order: KernelOrder) -> tuple[str, ...]:
+    """Name the models and datasets of a file that are the hub's, and no paths of the kernel or of this machine."""
+    if order.task in ("export", "try"):
+        return ()
+    return tuple(name for name in _read(order)[0].hub_names if not name.startswith(("/", ".", "~")))
 
 
 def _read(order: KernelOrder) -> tuple[SweepSpec, str]:

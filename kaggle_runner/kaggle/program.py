@@ -105,7 +105,7 @@ class Kaggle:
         """Run one command to its end.
 
         Raises:
-            KernelError: it did not answer in time.
+            KernelError: it cannot be started, or did not answer in time.
         """
         try:
             ran = subprocess.run(self.command(*arguments), env=dict(self.environ), stdin=subprocess.DEVNULL,
@@ -113,6 +113,10 @@ class Kaggle:
         except subprocess.TimeoutExpired as error:
             raise KernelError(Refusal.NETWORK, f"kaggle {arguments[0]} {arguments[1]} did not answer in "
                                                f"{timeout_s:.0f} s; look at the network and try again") from error
+        except OSError as error:
+            raise KernelError(Refusal.OTHER, f"the kaggle program {self.program} cannot be started: {error.strerror}; "
+                                             f"install it again with: pip install --force-reinstall kaggle, or name "
+                                             f"another one with KAGGLE_RUNNER_KAGGLE") from error
         lines = [line for line in ran.stdout.splitlines(keepends=True) if not line.startswith(WARNING)]
         return Answer(exit_status=ran.returncode, stdout="".join(lines), stderr=ran.stderr)
 

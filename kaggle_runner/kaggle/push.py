@@ -19,6 +19,7 @@ from kaggle_runner.kaggle.program import (
     Pushed,
     Quota,
     State,
+    find_owner,
     gpu_quota,
     read_kernels,
     read_push,
@@ -113,6 +114,10 @@ def push(kaggle: Kaggle, folder: Folder, *, timeout_s: int | None = None) -> Pus
     try:
         return read_push(kaggle.run(*push_arguments(folder, timeout_s)))
     except KernelError as error:
+        owner = folder.ref.split("/")[0]
+        if error.refusal is Refusal.NAME and (account := find_owner(kaggle)).lower() != owner.lower():
+            raise KernelError(Refusal.NAME, f"{error}; the kaggle program is logged in as {account}, and not as "
+                                            f"{owner}") from error
         if error.refusal is not Refusal.CAPACITY:
             raise
         running = ", ".join(running_kernels(kaggle))
@@ -166,6 +171,9 @@ def saved_differently(kaggle: Kaggle, pushed: Pushed, folder: Folder) -> tuple[s
                    for name in ("is_private", "enable_gpu", "enable_internet", "machine_shape", "dataset_sources",
                                 "kernel_sources")
                    if name in wanted and wanted[name] and saved.get(name) != wanted[name]]
+    mounted = [str(name).lower() for name in saved.get("model_sources") or ()]
+    differences += [f"model {name} is left out, as one that is unknown or whose licence you have not accepted; the "
+                    f"kernel runs without it" for name in wanted["model_sources"] if name.lower() not in mounted]
     if source.split() != (folder.path / wanted["code_file"]).read_text(encoding="utf-8").split():
         differences.append("the source is not the one that was pushed")
     return tuple(differences)

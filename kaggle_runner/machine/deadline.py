@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kaggle_runner.errors import ConfigError
@@ -42,17 +42,25 @@ def find_deadline(text: str | None, environment: Environment, environ: Mapping[s
                   now: float | None = None) -> Deadline:
     """Find the session's deadline: what the user said, else the host's limit less the time it needs for the outputs.
 
-    `text` is a duration from now, such as `8h`, `90m` or `1h30m`, or a time such as `2026-01-31T23:30`.
+    `text` is a duration from now, such as `8h`, `90m` or `1h30m`, or a time such as `2026-01-31T23:30`. Kaggle's own
+    end counts where it comes first: a session that runs into it loses every file.
 
     Raises:
         ConfigError: `text` is neither, or is in the past.
     """
     now = time.time() if now is None else now
-    if text is not None:
-        at = _parse(text, now)
-        if at <= now:
-            raise ConfigError(f"the deadline {text} is in the past; give a later time, or a duration such as 8h")
-        return Deadline(at=at, reason=f"--deadline {text}", margin_s=min(MARGIN_S, (at - now) / 10))
+    host = _of_the_host(environment, environ, now)
+    if text is None:
+        return host
+    at = _parse(text, now)
+    if at <= now:
+        raise ConfigError(f"the deadline {text} is in the past; give a later time, or a duration such as 8h")
+    if environment.host == "kaggle" and host.at is not None and host.at < at:
+        return replace(host, reason=f"--deadline {text} is later than Kaggle allows: {host.reason}")
+    return Deadline(at=at, reason=f"--deadline {text}", margin_s=min(MARGIN_S, (at - now) / 10))
+
+
+def _of_the_host(environment: Environment, environ: Mapping[str, str], now: float) -> Deadline:
     if environment.session_limit_s is None:
         return Deadline(at=None, reason="nobody ends a session here")
     started, since = _session_start(environment.session_limit_s, environ, now)

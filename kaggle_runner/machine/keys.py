@@ -28,6 +28,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "huggingface": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
 }
 """Environment variables that hold a service's key, in the order its own client reads them."""
+_BEGINNINGS = {"wandb_v1_": "wandb", "KGAT_": "kaggle", "hf_": "huggingface"}
 _LABELS = {"wandb": "W&B", "kaggle": "Kaggle", "huggingface": "Hugging Face"}
 _WANDB_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai", "forge.coreweave.com")
 """One server under three names: `wandb login` of 0.31 files the key under the first, older ones under the second.
@@ -136,6 +137,9 @@ def key_problem(service: str, key: str) -> str | None:
         return "is empty"
     if any(character.isspace() or not character.isprintable() for character in key):
         return "has white space or control characters in the middle"
+    other = next((name for begin, name in _BEGINNINGS.items() if key.startswith(begin) and name != service), "")
+    if other:
+        return f"looks like a {_LABELS[other]} key"
     if service != "wandb" or re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", key):
         return None
     secret = key.split("-", 1)[-1]

@@ -1,6 +1,6 @@
 """What our libraries keep to themselves, spell differently from version to version, or trip over: all of it is here.
 
-Tried with transformers 5.0, 5.15 and 5.23, and peft 0.19, 0.20 and 0.21.
+Tried with transformers 5.0, 5.15, 5.16 and 5.23, and peft 0.19, 0.20 and 0.21.
 """
 
 import functools
