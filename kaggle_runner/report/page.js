@@ -61,7 +61,7 @@
 
   // Names that would lie on each other go into rows; WIDTH is about that of a plot on a phone, LETTER of a letter in it.
   function rowOf(i, labels) {
-    const WIDTH = 230, LETTER = 6.4, ROW = 13, own = labels.filter((label) => label.x === labels[i].x);
+    const WIDTH = 180, LETTER = 6.4, ROW = 13, own = labels.filter((label) => label.x === labels[i].x);
     const widest = Math.max(...own.map((label) => label.text.length)) * LETTER;
     const rows = own.length < 3 ? 1 : Math.min(4, Math.ceil(widest / (WIDTH / own.length)));
     return ROW * (own.indexOf(labels[i]) % rows);
