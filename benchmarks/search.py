@@ -1,11 +1,13 @@
 """Measure how near a search gets to the best setting in 5, 10 and 15 trials, against the engines one could install.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py [--seeds 20] [--engines ours,random] [--workers 1] [--out runs.json]
+    OMP_NUM_THREADS=1 python benchmarks/search.py --marks 60,100,150,200 --engines ours,tpe-from-60,tpe-from-100
 
 Regret is 0 at the best setting and 1 at a middling random one; the winner is chosen by its noisy loss, as a user must,
 and judged by its true one. Engines: ours; `0.2.0`, ours before (default, three Sobol points, Optuna's GP); Optuna's GP
 and TPE as they come and with the default first and fewer random points; W&B's own engine where PyPI's `sweeps` is
-installed; random. The same noise for every engine. Prints a table and lines for RESULTS.md.
+installed; random; `tpe-from-60`, ours for 60 trials and then Optuna's TPE. The same noise for every engine. Prints a
+table and lines for RESULTS.md.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from kaggle_runner.run.points.propose import Observation, Told, propose, stable_
 from kaggle_runner.run.points.space import SearchSpace, near
 
 MARKS = (5, 10, 15)
+"""Trials after which the winner is judged, unless others are asked for."""
 Ask = Iterator[Mapping[str, Any]]
 """A generator of points that is sent each one's loss."""
 
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--workers", type=int, default=1, help="trials that run at the same time; ours only")
+    parser.add_argument("--marks", type=lambda text: tuple(map(int, text.split(","))), default=MARKS)
     parser.add_argument("--problems", help="names, divided by commas [all]")
     parser.add_argument("--out", type=Path, help="write every regret as JSON")
     parser.add_argument("--into", type=Path, nargs="*", default=[], help="add the regrets of earlier --out files")
@@ -58,54 +62,56 @@ def main() -> None:
         started, trials = time.process_time(), 0
         kept.setdefault(engine, {})
         for problem in chosen:
-            kept[engine][problem.name] = [regrets(problem, engine, seed, asked.workers) for seed in range(asked.seeds)]
-            trials += asked.seeds * MARKS[-1]
+            kept[engine][problem.name] = [regrets(problem, engine, seed, asked.workers, asked.marks)
+                                          for seed in range(asked.seeds)]
+            trials += asked.seeds * asked.marks[-1]
         seconds[engine] = (time.process_time() - started) / trials
         print(row(engine, kept[engine]), f"{seconds[engine] * 1000:7.1f} ms CPU an ask", flush=True)
     if asked.out:
         asked.out.write_text(json.dumps(kept))
-    report(kept)
+    report(kept, asked.marks)
 
 
-def report(kept: Mapping[str, Mapping[str, list[list[float]]]]) -> None:
+def report(kept: Mapping[str, Mapping[str, list[list[float]]]], marks: tuple[int, ...]) -> None:
     """Print each problem's and the mean regret at every mark."""
     for engine, by_problem in kept.items():
         for name, runs in by_problem.items():
             print(f"{engine:22} {name:26} " + "  ".join(
-                f"{statistics.fmean(run[at] for run in runs):6.3f}" for at in range(len(MARKS))))
+                f"{statistics.fmean(run[at] for run in runs):6.3f}" for at in range(len(marks))))
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     for engine, by_problem in kept.items():
         seeds = len(next(iter(by_problem.values())))
-        print(f"search | {machine} | {len(by_problem)} problems, {seeds} seeds, regret at 5/10/15: "
-              f"{row(engine, by_problem)}")
+        print(f"search | {machine} | {len(by_problem)} problems, {seeds} seeds, regret at "
+              f"{'/'.join(map(str, marks))}: {row(engine, by_problem)}")
 
 
 def row(engine: str, by_problem: Mapping[str, list[list[float]]]) -> str:
     """Return the mean regrets of an engine with their standard errors, over the seeds."""
     cells = []
-    for at in range(len(MARKS)):
+    for at in range(len(next(iter(by_problem.values()))[0])):
         seeds = zip(*([run[at] for run in runs] for runs in by_problem.values()), strict=True)
         means = [statistics.fmean(values) for values in seeds]
         cells.append(f"{statistics.fmean(means):.3f}+-{statistics.stdev(means) / math.sqrt(len(means)):.3f}")
     return f"{engine:22} " + "  ".join(cells)
 
 
-def regrets(problem: Problem, engine: str, seed: int, workers: int = 1) -> list[float]:
+def regrets(problem: Problem, engine: str, seed: int, workers: int = 1,
+            marks: tuple[int, ...] = MARKS) -> list[float]:
     """Return the regret of the chosen trial at each mark."""
     least, middling = scale_of(problem.name)
     noise, seen, found = random.Random(seed), [], []
     generator = ENGINES[engine](problem, seed) if workers == 1 else ours(problem, seed, workers)
     params = next(generator)
-    for number in range(1, MARKS[-1] + 1):
+    for number in range(1, marks[-1] + 1):
         value = measured(problem, params, noise)
         seen.append((value, problem.loss(params)))
-        if number in MARKS:
+        if number in marks:
             found.append((min(seen)[1] - least) / (middling - least))
-        if number < MARKS[-1]:
+        if number < marks[-1]:
             try:
                 params = generator.send(value)
             except StopIteration:  # every point was tried
-                return found + [(min(seen)[1] - least) / (middling - least)] * (len(MARKS) - len(found))
+                return found + [(min(seen)[1] - least) / (middling - least)] * (len(marks) - len(found))
     return found
 
 
@@ -115,14 +121,15 @@ def scale_of(name: str) -> tuple[float, float]:
     return next(problem for problem in problems() if problem.name == name).scale()
 
 
-def ours(problem: Problem, seed: int, workers: int = 1) -> Ask:
-    """The package's search; with several workers the oldest running trial ends first."""
+def ours(problem: Problem, seed: int, workers: int = 1, own_trials: int | None = None) -> Ask:
+    """The package's search, all of it or its first trials; with several workers the oldest running trial ends first."""
     spec, past, running = problem.spec, [], []
     number = 0
     while True:
         while len(running) < workers:
             told = [*past, *(Observation(params=params, told=Told.RUNNING) for params in running)]
-            proposal = propose(spec, seed=seed, number=number, past=told, defaults=problem.defaults)
+            proposal = propose(spec, seed=seed, number=number, past=told, defaults=problem.defaults,
+                               sampler="own" if own_trials is None or number < own_trials else "optuna-tpe")
             if proposal is None:
                 break
             running.append(proposal.params)
@@ -204,6 +211,8 @@ def tpe(startup: int) -> Callable[[int], optuna.samplers.BaseSampler]:
 ENGINES: dict[str, Callable[[Problem, int], Ask]] = {
     "ours": ours,
     "random": chance,
+    "tpe-from-60": functools.partial(ours, own_trials=60),
+    "tpe-from-100": functools.partial(ours, own_trials=100),
     "optuna-tpe": optuna_engine(tpe(10), first=False),
     "optuna-tpe-default": optuna_engine(tpe(4), first=True),
     "wandb": wandb_engine,

@@ -1,7 +1,12 @@
 """Confirming the winner of a sweep: which trials, which seeds, and what is said of the one that wins."""
 
+import json
+import os
+import signal
 import statistics
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.study_settings import OFF, Confirm, arrange
 
+ROOT = Path(__file__).parent.parent
 THREE = Confirm(top=3, seeds=2)
 USUAL = {"model": "demo", "learning_rate": 1e-3, "seed": 42}
 
@@ -116,3 +122,69 @@ def test_a_wrong_confirmation_is_a_line(arguments: list[str], said: str) -> None
     result = CliRunner().invoke(cli, ["sweep", "sweeps/demo.yaml", *arguments])
     assert result.exit_code == click.UsageError.exit_code
     assert said in " ".join(result.output.split()).replace("│ ", "")
+
+
+def tiny(folder: Path, trials: int = 3) -> Path:
+    """A sweep of a character model that trains in a moment."""
+    (folder / "text.txt").write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(300)))
+    fixed = {"trainer": "charlm", "dataset": str(folder / "text.txt"), "max_length": 16, "batch_size": 4,
+             "max_tokens": 3200, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+             "max_eval_tokens": 256, "evaluations": 2}
+    path = folder / "tiny.yaml"
+    path.write_text(json.dumps({
+        "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": trials,
+        "parameters": {**{name: {"value": value} for name, value in fixed.items()},
+                       "learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1e-1}}}))
+    return path
+
+
+def told(*arguments: str, status: int = 0) -> dict[str, str]:
+    """Run the sweep and return its last lines by their labels."""
+    result = CliRunner().invoke(cli, ["sweep", "tiny.yaml", "--cpu", *arguments])
+    assert result.exit_code == status, result.output
+    return {line.split()[0]: line for line in result.output.splitlines() if line.split()}
+
+
+def trainings(study: Path) -> list[tuple[Trial, float | None]]:
+    return [(record.trial, record.result.metric if record.result else None)
+            for record in read_study(confirm_directory(study)).records]
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """One worker, whose start costs more than what it trains here."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.usefixtures("one_core")
+def test_a_confirmation_that_was_killed_and_gets_more_seeds_is_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KAGGLE_RUNNER_CACHE": "cache"}.items():
+        monkeypatch.setenv(name, value)
+    study = Path("studies/tiny")
+    command = [sys.executable, "-m", "kaggle_runner", "sweep", "tiny.yaml", "--cpu", "--confirm", "2x1"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        confirming = False
+        for line in process.stdout:
+            confirming |= line.startswith("confirming: ")
+            if confirming and line.startswith("trial 0000  step"):
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert None in [metric for _, metric in trainings(study)], "in the midst of a training"
+    late = told("--confirm", "2x2", "--deadline", "1s", status=130)
+    assert late["confirm"] == "confirm  not done: the session is at its deadline (--deadline 1s)"
+    assert "winner" not in late
+    winner, killed = told("--confirm", "2x2")["winner"], trainings(study)
+    confirm_directory(study).rename("killed")
+    assert told("--confirm", "2x2")["winner"] == winner
+    assert trainings(study) == killed
+    assert [trial.number for trial, _ in killed] == [0, 1, 2, 3]
+    assert [trial.params["seed"] for trial, _ in killed] == [43, 43, 44, 44]

@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kaggle_runner.errors import ConfigError
 from kaggle_runner.memory.fake_kernels import GpuKernels, materialise
 from kaggle_runner.memory.fake_kernels import quantise as stand_in
 from kaggle_runner.training.adapter_buffer import AdapterBuffer
@@ -220,6 +221,53 @@ def test_gradients_are_added_to_those_that_are_there():
     assert float(buffer.whole.grad.norm()) == pytest.approx(2 * squares**0.5, rel=1e-3)
 
 
+def pass_of(model, after_forward=lambda: None, targets=slice(None)):
+    """Run both passes of our layers and our loss over one micro-batch, and return the loss."""
+    tokens_BT = torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    positions_N = torch.arange(ROWS * LENGTH)[targets]
+    model.train()
+    with layers_for_training(model, dtype=torch.float32, again=False):
+        loss = summed_loss(model, tokens_BT, positions_N, tokens_BT.flatten()[targets], own_head=True)
+        after_forward()
+        loss.backward()
+    return loss.item()
+
+
+def test_a_micro_batch_without_a_target_adds_nothing():
+    model, adapted = model_of("llama")
+    assert pass_of(model, targets=slice(0)) == 0.0
+    assert not any(p.grad.any() for p in adapted.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("change", ["eval", "step"])
+def test_an_adapter_that_changed_between_the_passes_is_refused(change):
+    model, adapted = model_of("llama", dropout=0.5)
+    first = next(p for p in adapted.parameters() if p.requires_grad)
+    changes = {"eval": model.eval, "step": lambda: torch.optim.SGD([first], lr=1.0).step()}
+    first.grad = torch.ones_like(first)
+    with pytest.raises(RuntimeError, match="the adapter was changed, or trains no more, between forward and backward"):
+        pass_of(model, changes[change])
+
+
+def test_gradients_have_no_gradients():
+    model, adapted = model_of("llama")
+    model.train()
+    with layers_for_training(model, dtype=torch.float32, again=False):
+        loss = summed_loss(model, torch.ones(1, 4, dtype=torch.int64), torch.arange(4), torch.arange(4), own_head=True)
+        parameters = [p for p in adapted.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    with pytest.raises(RuntimeError, match="marked with @once_differentiable"):
+        sum(gradient.square().sum() for gradient in gradients).backward()
+
+
+def test_an_output_matrix_that_something_is_hooked_into_keeps_its_gradients():
+    model, adapted = model_of("llama")
+    model.get_output_embeddings().register_forward_hook(lambda module, arguments, output: output * 2)
+    _, theirs = measured(model, adapted, torch.float32)
+    _, ours = measured(model, adapted, torch.float32, (PRODUCTS,) * LAYERS)
+    assert off(ours, theirs) <= TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize(("keep", "most"), [(PRODUCTS, 100_000), (ATTENTION, 40_000), (INPUT, 8_500)])
 def test_a_layer_of_an_8b_keeps_what_its_list_says(keep, most):
     """Bytes a token and layer of the shape of Llama 3 8B: what three layers keep less what one keeps."""
@@ -306,6 +354,24 @@ class TestWhoIsKnown:
         layers_of(model)[0].mlp.register_forward_hook(lambda module, arguments, output: output * 2)
         assert structures_of(model) == "something is hooked into mlp"
 
+    @pytest.mark.parametrize(("place", "change"), [
+        ("lora_A.default", lambda part: setattr(part, "forward", lambda x: x[..., :4])),
+        ("lora_dropout.default", lambda part: setattr(part, "forward", lambda x: x)),
+        ("lora_dropout.default", lambda part: part.register_forward_hook(lambda *_: None)),
+        ("lora_B.default", lambda part: part.weight.register_hook(lambda gradient: 2 * gradient)),
+        ("base_layer", lambda part: part.register_forward_pre_hook(lambda *_: None)),
+    ])
+    def test_what_is_hooked_into_an_adapter_is_noticed(self, place, change):
+        model, _ = model_of("llama", dropout=0.1)
+        change(layers_of(model)[1].self_attn.v_proj.get_submodule(place))
+        assert structures_of(model) == f"something is hooked into self_attn.v_proj.{place}"
+
+    @pytest.mark.parametrize("place", ["self_attn.v_proj", "self_attn.v_proj.base_layer"])
+    def test_code_put_into_the_class_of_a_linear_layer_is_noticed(self, monkeypatch, place):
+        model, _ = model_of("llama")
+        monkeypatch.setattr(type(layers_of(model)[0].get_submodule(place)), "forward", lambda self, x: x)
+        assert structures_of(model) == "self_attn.q_proj is not as in a llama layer"
+
     def test_an_adapter_of_another_kind_is_noticed(self):
         model, adapted = model_of("llama")
         adapted.unload()
@@ -328,11 +394,22 @@ class TestWhoIsKnown:
             assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
+    def test_a_family_that_cannot_compute_again_says_so(self):
+        shape = transformers.AutoConfig.for_model("openai-gpt", n_embd=8, n_layer=1, n_head=1, vocab_size=9)
+        model = transformers.AutoModelForCausalLM.from_config(shape)
+        with pytest.raises(ConfigError, match="OpenAIGPTLMHeadModel cannot compute its activations again; set"), \
+                layers_for_training(model, dtype=torch.float32, again=True, strange="it is"):
+            pass
+
     def test_the_layers_are_transformers_again_afterwards(self):
         model, _ = model_of("llama")
         with layers_for_training(model, dtype=torch.float32, again=False) as path:
             assert str(path) == "fused: products 3"
             assert all("forward" in vars(layer) for layer in layers_of(model))
+        assert not any("forward" in vars(layer) for layer in layers_of(model))
+        with pytest.raises(ValueError, match="shorter"), \
+                layers_for_training(model, dtype=torch.float32, again=False, keep="products 2"):
+            pass
         assert not any("forward" in vars(layer) for layer in layers_of(model))
 
 
@@ -415,3 +492,8 @@ def test_masks_drop_their_share_and_are_drawn_again_by_seed_and_place(dtype):
         assert float(shares.std()) == pytest.approx((0.05 * 0.95 / x.shape[axis]) ** 0.5, rel=0.15)
     torch.manual_seed(0)
     assert torch.equal(Masks().draw(x, 0.05, 1), mask)
+
+
+def test_a_dropout_next_to_one_still_drops():
+    torch.manual_seed(0)
+    assert float((Masks().draw(torch.empty(2**16), 0.999999, 0) != 0).float().mean()) < 1e-3

@@ -66,3 +66,27 @@ def test_liger_is_asked_for_everything_but_a_loss(tmp_path):
     ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=200)
     assert ran.stdout.splitlines()[-1] == ("{'model': 'a model', 'cross_entropy': False, "
                                            "'fused_linear_cross_entropy': False}"), ran.stderr[-3000:]
+
+
+ASLEEP = """
+import sys
+import torch
+from kaggle_runner.run.worker import compiling_when_called
+compile_now = torch.compile
+with compiling_when_called():
+    import bitsandbytes.backends.default.ops
+
+    @torch.compile(backend="eager")
+    def doubled(x):
+        return 2 * x
+
+    fourfold = torch.compile(lambda x: doubled(doubled(x)), backend="eager")
+assert torch.compile is compile_now
+print("torch._inductor.compile_fx" in sys.modules)
+print(fourfold(torch.tensor([1.0, 2.0])).tolist())
+"""
+
+
+def test_the_compiler_sleeps_until_a_function_that_it_made_is_called():
+    ended = subprocess.run([sys.executable, "-c", ASLEEP], capture_output=True, text=True, timeout=100)
+    assert ended.stdout.splitlines() == ["False", "[4.0, 8.0]"], ended.stderr

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.profiler import ProfilerActivity, profile
 
 from kaggle_runner.config import FinetuneConfig
@@ -32,6 +33,8 @@ LINEARS = [(D, D), (D, D // 2), (D, D // 2), (D, D), (D, INNER), (D, INNER), (IN
 """Inputs and outputs of a layer's q, k, v, o, gate, up and down."""
 ELEMENTS = 2 * [elements for i, o in LINEARS for elements in (R * i, R * o)]
 """Of the adapter's matrices in both layers."""
+SKIPPED = ["lm_head", "model.layers.1.mlp", "model.layers.0.self_attn.q_proj"]
+"""Modules that a checkpoint in 4 bits keeps in 16."""
 
 
 def config_of(**values):
@@ -148,6 +151,31 @@ class TestLayers:
             assert least < within.peaks["training"].total_bytes <= budget
             keeps.add(within.keep)
         assert len(keeps) == 3
+
+    def test_lists_are_mixed_where_layers_differ_and_are_few(self):
+        config = config_of(max_length=256)
+        shape = TINY | {"model_type": "smollm3", "pad_token_id": 0, "num_hidden_layers": 3, "no_rope_layers": [1, 0, 1]}
+        least, most = (trace(config, shape, cuda=False, half=False, keep=f"{keep} 3").peaks["training"].total_bytes
+                       for keep in ("input", "products"))
+        within = trace_within(config, shape, cuda=False, half=False, budget_bytes=(least + most) // 2)
+        assert "input" in within.keep
+        assert "products" in within.keep
+        every = trace(config, shape, cuda=False, half=False, keep=within.keep)
+        assert (within.layers_traced, within.peaks) == (3, every.peaks)
+
+    def test_what_a_checkpoint_in_4_bits_keeps_in_16_is_counted(self, tiny_llama, tmp_path):
+        """As Unsloth's checkpoints do: some layers, named by their place, stay in 16 bits."""
+        whole = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                                bnb_4bit_use_double_quant=True, llm_int8_skip_modules=SKIPPED)
+        model = transformers.AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=whole,
+                                                                  device_map={"": "cpu"}, dtype=torch.float32)
+        model.save_pretrained(tmp_path)
+        transformers.AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+        config = config_of(model=str(tmp_path))
+        real = sum(tensor.nbytes for tensor in tensors_of(load_base(config, torch.device("cpu")).model))
+        prediction = predict(config, target=CPU)
+        assert prediction.parts["base"] == real
+        assert prediction.layers_traced == len(model.model.layers)
 
     def test_a_mixture_is_not_composed_where_it_matters_outside_the_layers(self):
         def events(size, freed):
@@ -299,6 +327,16 @@ class TestModelShapes:
 
         model = bare_model(known.config, half=True)
         assert sum(parameter.numel() for parameter in model.parameters()) == known.parameters
+
+    @pytest.mark.parametrize(("family", "scaled"), [
+        ("llama", False), ("gemma2", False), ("granite", True), ("recurrent_gemma", True), ("roformer", True),
+        ("llama4_text", True)])
+    def test_a_head_that_is_more_than_a_matrix_is_known_by_its_shape(self, family, scaled):
+        from kaggle_runner.training.models.bare_model import bare_model, own_head
+
+        shape = TINY | {"model_type": family, "pad_token_id": 0, "num_hidden_layers": 3}
+        shape |= {"logits_scaling": 8.0} if family == "granite" else {}
+        assert own_head(bare_model(shape, half=False)) is not scaled
 
     def test_a_checkpoint_in_4_bits_is_its_family_with_bfloat16_behind_it(self):
         config = read_model_config("unsloth/mistral-7b-v0.3-bnb-4bit")

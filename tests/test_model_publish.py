@@ -1,4 +1,4 @@
-"""A model on the hub: sent by the real client to a loopback hub, gone on with, and refused in one line."""
+"""A model on the hub and on Kaggle: sent by the real clients to loopback servers, gone on with, refused in a line."""
 
 import os
 import subprocess
@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_runner.errors import KernelError
+from kaggle_runner.kaggle.dataset import find_dataset_target, publish_dataset
+from kaggle_runner.kaggle.program import find_kaggle
+from kaggle_runner.model.marker import MARKER
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.study.weights import ADAPTER_FILES
 from tests.standins.hub_uploads import HubUploads
+from tests.standins.kaggle_server import PROGRAM, KaggleServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,7 +31,7 @@ def exported(tmp_path):
     """Return a study whose winner was exported already, as `export` leaves it."""
     with Study.open_for_writing(tmp_path / "study", name="mine", sweep={}, metric="eval/loss", goal="minimize",
                                 seed=0) as study:
-        study.record_start(Trial(id="0000", number=0, params={}), {})
+        study.record_start(Trial(id="0000", number=0, params={"model": "gated/base"}), {})
         study.record_end(TrialResult(id="0000", status=Status.COMPLETE, metric=2.0, hashes={"adapter": "abc"}))
     folder = tmp_path / "study" / "export" / "0000-merged"
     folder.mkdir(parents=True)
@@ -37,6 +43,10 @@ def exported(tmp_path):
                           ("model-00001-of-00002.safetensors", b"a" * 100_000),
                           ("model-00002-of-00002.safetensors", b"b" * 100_000)):
         (folder / name).write_bytes(content)
+    adapter = tmp_path / "study" / "trials" / "0000" / "adapter"
+    adapter.mkdir(parents=True)
+    for name in ADAPTER_FILES:
+        (adapter / name).write_bytes(b"{}")
     return tmp_path / "study"
 
 
@@ -93,6 +103,9 @@ def test_refusals_are_one_line_with_a_way_out_and_nothing_is_sent(push, hub):
         (push(token="hf_read"), "error: the Hugging Face token 'my read token' of me may only read, so it cannot push"),
         (push("you/model"), "has no right to write to you/model (making the repository: "),
         (push("me/taken"), "error: --push me/taken is taken: it holds something else, such as pytorch_model"),
+        (push("me/new", "--to", "adapter"),
+         "error: the base of trial 0000 is not here, and an adapter is nothing without it: the model 'gated/base' is "
+         "gated, and the account of the Hugging Face token has no access to it (Access to model gated/base is restric"),
         (push(HF_HUB_OFFLINE="1"), "error: HF_HUB_OFFLINE is set, so nothing can be pushed to the hub; unset it"),
         (push(HF_ENDPOINT="http://127.0.0.1:9"), "error: http://127.0.0.1:9 cannot be reached (asking who the token"),
     ]
@@ -101,4 +114,62 @@ def test_refusals_are_one_line_with_a_way_out_and_nothing_is_sent(push, hub):
         assert said in done.stderr, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert hub.puts == 0
+    assert set(hub.repositories) == {"me/taken"}
     assert push("x", "--public", "--trial", "0000").returncode == 0
+
+
+@pytest.fixture
+def kaggle(tmp_path):
+    """Return a loopback Kaggle and the environment that sends the real program there."""
+    with KaggleServer(tmp_path / "server") as server:
+        yield server, {"PATH": os.environ["PATH"], "KAGGLE_RUNNER_KAGGLE": PROGRAM,
+                       **server.client_environment(tmp_path / "home")}
+        assert server.leaks == []
+
+
+def test_a_model_is_a_private_dataset_on_kaggle_and_what_kaggle_lacks_is_found_out(push, kaggle, exported):
+    server, environment = kaggle
+    server.lost_uploads = {"model-00001-of-00002.safetensors"}
+    lost = push("my-model", "--kaggle", token=None, **environment)
+    assert lost.returncode == 1
+    assert lost.stderr.splitlines()[-1] == (
+        "error: https://www.kaggle.com/datasets/tester/my-model does not hold model-00001-of-00002.safetensors as "
+        "sent; run the same command again")
+    server.lost_uploads = set()
+    done = push("tester/my-model", "--kaggle", token=None, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "kaggle   https://www.kaggle.com/datasets/tester/my-model  (5 files sent, all are there)\n" in done.stdout
+    folder, held = exported / "export" / "0000-merged", server.datasets["my-model"]
+    assert held.private
+    assert {path.name: path.read_bytes() for path in held.directory.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing is left beside it"
+    target = find_dataset_target("my-model", find_kaggle(environment), MARKER)
+    assert publish_dataset(folder, target, MARKER, print) == 0
+    (folder / MARKER).write_text("{}")
+    with pytest.raises(KernelError, match=r"my-model is taken: it holds something else, such as README\.md; choose"):
+        publish_dataset(folder, target, MARKER, print)
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    *((name, "is no name for a dataset on Kaggle; write it as name or owner/name, with 6 to 50 small letters")
+      for name in ("a/b/c-model", "model", "My-Model", "my--model", "-model-x", "/my-model", "", "müll-hier", "x" * 51)
+      ),
+    ("you/my-model", "is of another account than yours, which is tester; write it as tester/my-model"),
+    ("my-rows", "tester/my-rows is taken: it holds something else, such as rows.csv; choose another name, or delete"),
+])
+def test_a_name_that_kaggle_cannot_take_is_refused_before_a_model_is_made(kaggle, name, said):
+    server, environment = kaggle
+    server.add_dataset("my-rows", {"rows.csv": b"a"})
+    with pytest.raises(KernelError, match=said):
+        find_dataset_target(name, find_kaggle(environment), MARKER)
+    assert [method for method, _ in server.requests if "create" in method or "upload" in method] == []
+
+
+def test_kaggle_that_cannot_be_reached_or_knows_no_such_account_is_said(kaggle):
+    server, environment = kaggle
+    with pytest.raises(KernelError, match="Kaggle knows no such account: no credentials, or wrong ones; run: kag"):
+        find_dataset_target("my-model", find_kaggle({**environment, "KAGGLE_KEY": "wrong"}), MARKER)
+    server.down = True
+    with pytest.raises(KernelError, match=r"Kaggle cannot be reached: .*; look at the network and try again"):
+        find_dataset_target("my-model", find_kaggle(environment), MARKER)

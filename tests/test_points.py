@@ -118,6 +118,20 @@ def test_the_process_returns_to_what_it_was_told_and_is_unsure_in_between() -> N
     assert (deviation[:, 1] > deviation[:, 0]).all()
 
 
+def test_lengths_learned_from_a_part_of_many_trials_hold_for_all_and_few_draws_judge() -> None:
+    generator = np.random.default_rng(1)
+    points = generator.random((150, 2))
+    truth = (points[:, 0] - 0.7) ** 2
+    process = GaussianProcess.fit(points, list(truth + 0.01 * generator.standard_normal(150)), Geometry(axis_of=(0, 1)),
+                                  generator=np.random.default_rng(0))
+    assert process.inverses_KNN.shape == (4, 150, 150), "an ask has its limit of CPU time"
+    assert (process.lengths_KA[:, 1] > process.lengths_KA[:, 0]).all(), "the second axis does nothing"
+    places = np.stack([np.linspace(0, 1, 51), np.full(51, 0.5)], axis=1)
+    assert abs(places[np.argmin(process.mean(places)), 0] - 0.7) < 0.05
+    # noise that is equal everywhere is, after the spreading, that of the good end
+    assert 0.005 < process.noise * process.unit < 0.02
+
+
 def test_spreading_keeps_the_order_and_squeezes_what_diverged() -> None:
     squeezed = spread(np.array([1.0, 1.01, 1.02, 1.1, 50.0]))
     assert (np.diff(squeezed) > 0).all()

@@ -1,7 +1,9 @@
 """The commands of what comes out of a study: take its winner home, and ask it something."""
 
 import logging
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,11 @@ from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.shared import detect_here, not_negative
 
 if TYPE_CHECKING:
+    from kaggle_runner.events import Notify
     from kaggle_runner.model.export import Exported
     from kaggle_runner.model.outcome import Outcome
+
+    Send = Callable[[Path, Notify], str]
 
 ROWS = 5
 """Held-out rows that are asked if nothing else is."""
@@ -27,10 +32,11 @@ ROWS = 5
 @click.option("--llama-cpp", type=GivenPath(), help="Folder of a llama.cpp, which makes GGUF files.")
 @click.option("--out", type=GivenPath(), help="Folder of the model [STUDY/export/TRIAL-KIND].")
 @click.option("--push", metavar="NAME", help="Put it on the Hugging Face hub too, as a private model of this name.")
+@click.option("--kaggle", "on_kaggle", is_flag=True, help="Make what --push names on Kaggle, as a private dataset.")
 @click.option("--public", is_flag=True, help="Let everybody see what --push makes.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cpp: Path | None, push: str | None,
-           public: bool, cpu: bool) -> None:
+           on_kaggle: bool, public: bool, cpu: bool) -> None:
     """Take the model of a study's winner home, and measure what is taken home."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.model.marker import is_export_of
@@ -38,18 +44,18 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
 
     if public and push is None:
         raise click.UsageError("--public is for what --push makes; give --push NAME too")
+    if on_kaggle and push is None:
+        raise click.UsageError("--kaggle is for what --push makes; give --push NAME too")
     if llama_cpp is not None and kind not in ("gguf", "ollama"):
         raise click.UsageError("--llama-cpp is for --to gguf and --to ollama; give one of them, or leave it out")
 
     outcome = find_outcome(study, trial)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
     folder = out or study / "export" / f"{outcome.trial.id}-{kind}"
-    target = None
+    send = None
     if push is not None:  # checked before a model is made for it
-        from kaggle_runner.model.publish import find_target
-
-        target = find_target(push, private=not public)
-    if target is None or not is_export_of(folder, outcome, kind):
+        send = _to_kaggle(push, public=public) if on_kaggle else _to_hub(push, public=public)
+    if send is None or not is_export_of(folder, outcome, kind):
         environment = detect_here()
         with display() as notify:
             from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
@@ -64,12 +70,37 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
         _print_exported(outcome, exported)
     else:
         click.echo(f"export   {folder}  (made before)")
-    if target is not None:
-        from kaggle_runner.model.publish import publish
-
+    if send is not None:
         with display() as notify:
-            sent = publish(folder, target, notify)
-        click.echo(f"hub      {target.url}  ({sent} files sent, all are there)")
+            said = send(folder, notify)
+        click.echo(said)
+
+
+def _to_hub(name: str, *, public: bool) -> "Send":
+    """Check a name on the hub, and return what sends a folder there."""
+    from kaggle_runner.model.publish import find_target, publish
+
+    target = find_target(name, private=not public)
+
+    def send(folder: Path, notify: "Notify") -> str:
+        sent = publish(folder, target, notify)
+        return f"hub      {target.url}  ({sent} files sent, all are there)"
+    return send
+
+
+def _to_kaggle(name: str, *, public: bool) -> "Send":
+    """Check a name on Kaggle, and return what sends a folder there."""
+    from kaggle_runner.events import Note
+    from kaggle_runner.kaggle.dataset import find_dataset_target, publish_dataset
+    from kaggle_runner.kaggle.program import find_kaggle
+    from kaggle_runner.model.marker import MARKER
+
+    target = find_dataset_target(name, find_kaggle(os.environ), MARKER, public=public)
+
+    def send(folder: Path, notify: "Notify") -> str:
+        sent = publish_dataset(folder, target, MARKER, lambda text: notify(Note(text=text)))
+        return f"kaggle   {target.url}  ({sent} files sent, all are there)"
+    return send
 
 
 def _print_exported(outcome: "Outcome", exported: "Exported") -> None:

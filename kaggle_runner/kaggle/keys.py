@@ -4,20 +4,17 @@ Kaggle detaches its own secrets from every version that a push makes. A dataset 
 and is found on the kernel by the name of its file. Its owner and Kaggle can read it; a launcher never holds it.
 """
 
-import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kaggle_runner.errors import KernelError, MissingPackages, Refusal
-from kaggle_runner.kaggle.program import Answer, Kaggle, find_kaggle, find_owner, refuse
+from kaggle_runner.errors import KernelError, MissingPackages
+from kaggle_runner.kaggle.dataset import is_ready, upload, wait_until_ready
+from kaggle_runner.kaggle.program import Kaggle, find_kaggle, find_owner
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import SECRET_FILE, advice, secret_file_text
 
 SERVICES = ("wandb", "huggingface")
-READY_LIMIT_S = 900.0
-"""Small datasets are ready at once; 228 MB have been seen to take 15 minutes."""
 
 
 def secret_dataset(owner: str, service: str) -> str:
@@ -37,25 +34,11 @@ def put_secret(kaggle: Kaggle, service: str, key: str, tell: Callable[[str], Non
     """
     text = secret_file_text(service, key)
     ref = secret_dataset(owner or find_owner(kaggle), service)
-    title = ref.split("/")[1].replace("-", " ")
     with tempfile.TemporaryDirectory(prefix="kaggle_runner-secret-") as directory:  # readable by its owner only
         (Path(directory) / SECRET_FILE).write_text(text, encoding="utf-8")
-        (Path(directory) / "dataset-metadata.json").write_text(json.dumps(
-            {"id": ref, "title": title, "licenses": [{"name": "other"}]}), encoding="utf-8")
-        answer = kaggle.run("datasets", "create", "-p", directory, "--quiet")
-        if "already in use" in answer.text:
-            tell(f"{ref} is there: replace its key")
-            answer = kaggle.run("datasets", "version", "-p", directory, "--quiet", "--delete-old-versions",
-                                "--message", "new key")
-    if answer.exit_status or "being created" not in answer.stdout:
-        _refuse_upload(answer)
-    began = time.monotonic()
-    while not is_ready(kaggle, ref):
-        if time.monotonic() - began > READY_LIMIT_S:
-            raise KernelError(Refusal.SOURCE, f"{ref} is not ready after {READY_LIMIT_S / 60:.0f} minutes; look at "
-                                              f"https://www.kaggle.com/datasets/{ref}")
-        tell(f"Kaggle is processing {ref}")
-        time.sleep(poll_s)
+        if upload(kaggle, Path(directory), ref, note="new key"):
+            tell(f"{ref} was there: its key is replaced")
+    wait_until_ready(kaggle, ref, tell, poll_s=poll_s)
     return ref
 
 
@@ -85,22 +68,3 @@ def describe_keys(environment: Environment, environ: Mapping[str, str], *, owner
     rows += [("colab", f"{service}: only a notebook's own kernel can see it there; {advice(service, 'colab')}")
              for service in SERVICES]
     return [*rows, *(("problem", problem) for problem in environment.problems if "key" in problem)]
-
-
-def is_ready(kaggle: Kaggle, ref: str) -> bool:
-    """Say whether a dataset can be attached; one that is being processed looks like one that is not there.
-
-    Raises:
-        KernelError: no credentials or no network.
-    """
-    answer = kaggle.run("datasets", "status", ref)
-    if answer.exit_status and "denied" not in answer.text and "404" not in answer.text:
-        refuse(answer, "datasets status")
-    return answer.stdout.strip() == "ready"
-
-
-def _refuse_upload(answer: Answer) -> None:
-    for line in answer.stdout.splitlines():
-        if "creation error: " in line:
-            raise KernelError(Refusal.OTHER, f"Kaggle says: {line.split('creation error: ')[1].strip()}")
-    refuse(answer, "datasets create")

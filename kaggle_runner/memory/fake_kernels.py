@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from kaggle_runner.training.layer.attention import EFFICIENT, FLASH
-from kaggle_runner.training.libraries import quantises_subclasses
+from kaggle_runner.training.libraries import is_kept_in_16_bits, quantises_subclasses
 
 QUANT_BLOCK, SCALE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
@@ -109,7 +109,7 @@ def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dt
         plain = type(module) is nn.Linear or (isinstance(module, nn.Linear) and quantises_subclasses()
                                               and not name.endswith("router"))
         if (turned or plain) and module is not head \
-                and not any(part in name.split(".") for part in kept):
+                and not is_kept_in_16_bits(name, kept):
             inputs, outputs = module.weight.shape if turned else module.weight.shape[::-1]
             with torch.device("meta"):
                 layer = bitsandbytes.nn.Linear4bit(inputs, outputs, module.bias is not None, compute_dtype,

@@ -49,22 +49,25 @@ def peak_of_layers(events: Sequence[Event], start: Mapping[str, int], layers: in
 
 
 def peak_of_mixture(events_by_kind: Mapping[str, Sequence[Event]], start: Mapping[str, int],
-                    kinds: Sequence[str]) -> Peak | None:
-    """Return the peak of layers of several kinds, in this order, from events of `TRACED_LAYERS` of each kind.
+                    kinds: Sequence[str], *, traced: int = TRACED_LAYERS) -> Peak | None:
+    """Return the peak of layers of several kinds, in this order, from events of each kind.
 
-    None where the inner two of a kind are not alike, or where it matters outside the layers of which kind they are.
+    These are of as many layers as there are, which stand for themselves, or of `TRACED_LAYERS`. None where the inner
+    two of these are not alike, or where it matters outside the layers of which kind they are.
     """
     by_kind = {kind: _by_segment(events_by_kind[kind]) for kind in dict.fromkeys(kinds)}
     outside = {kind: [list(_outside(segments[segment])) for segment in order if not segment[1]]
                for kind, (segments, order) in by_kind.items()}
-    if not all(_are_alike(segments, order) for segments, order in by_kind.values()):
-        return None
     if any(parts != outside[kinds[-1]] for parts in outside.values()):
         return None
     last, order = by_kind[kinds[-1]]
+    if traced == len(kinds):
+        return _peak(_mixed({kind: segments for kind, (segments, _) in by_kind.items()}, order, kinds, traced), start)
+    if not all(_are_alike(segments, order) for segments, order in by_kind.values()):
+        return None
     if any(event.born[1] in range(2, TRACED_LAYERS) for segment in order if not segment[1] for event in last[segment]):
         return None
-    return _peak(_mixed({kind: segments for kind, (segments, _) in by_kind.items()}, order, kinds), start)
+    return _peak(_mixed({kind: segments for kind, (segments, _) in by_kind.items()}, order, kinds, traced), start)
 
 
 def _by_segment(events: Sequence[Event]) -> tuple[dict[Segment, list[Event]], list[Segment]]:
@@ -79,7 +82,7 @@ def _outside(events: Sequence[Event]) -> Iterator[tuple[str, int]]:
 
 
 def _mixed(by_kind: Mapping[str, Mapping[Segment, Sequence[Event]]], order: Sequence[Segment],
-           kinds: Sequence[str]) -> Iterator[tuple[str, int]]:
+           kinds: Sequence[str], traced: int) -> Iterator[tuple[str, int]]:
     """Yield label and size of every event of a model whose layers are of these kinds, in its order."""
     done = set()
     for name, layer in order:
@@ -89,7 +92,8 @@ def _mixed(by_kind: Mapping[str, Mapping[Segment, Sequence[Event]]], order: Sequ
             done.add(name)
             numbers = range(len(kinds)) if layer == 1 else range(len(kinds) - 1, -1, -1)
             for number in numbers:
-                place = 1 if number == 0 else TRACED_LAYERS if number == len(kinds) - 1 else 2
+                inner = 2 if traced < len(kinds) else number + 1
+                place = 1 if number == 0 else traced if number == len(kinds) - 1 else inner
                 yield from _outside(by_kind[kinds[number]].get((name, place), ()))
 
 

@@ -114,8 +114,8 @@ def trace_within(config: FinetuneConfig, model_config: Mapping[str, Any], *, cud
     """Trace a config whose layers keep as much as fits a budget; where nothing fits, the input only.
 
     Of the lists that a layer may keep the longest saves the most work for its bytes, so it goes to as many layers as
-    there is room for, and the next one to as many of the rest. Where transformers computes the layers, or they are not
-    alike, all of them run again.
+    there is room for, and the next one to as many of the rest. Where transformers computes the layers, all of them run
+    again.
 
     Raises:
         ModelError, ConfigError: as `trace`.
@@ -124,15 +124,18 @@ def trace_within(config: FinetuneConfig, model_config: Mapping[str, Any], *, cud
     recording, layers = _recorded(again, model_config, cuda=cuda, half=half)
     shortest = Trace(peaks=_peaks(recording, layers), layers=layers, layers_traced=recording.traced,
                      keep=keep_in_words(recording.keep, layers))
-    if not recording.keep or recording.traced != TRACED_LAYERS or shortest.peak_bytes > budget_bytes:
+    if not recording.keep or shortest.peak_bytes > budget_bytes:
         return shortest
-    by_list = {INPUT: recording.training} | {
-        name: _recorded(again, model_config, cuda=cuda, half=half, keep=f"{name} {TRACED_LAYERS}")[0].training
+    recordings = {INPUT: recording} | {
+        name: _recorded(again, model_config, cuda=cuda, half=half, keep=f"{name} {layers}")[0]
         for name in (ATTENTION, PRODUCTS)}
+    if len({found.traced for found in recordings.values()}) > 1:
+        return shortest
+    by_list = {name: found.training for name, found in recordings.items()}
 
     def mixture(products: int, attention: int) -> Trace | None:
         lists = keep_for(layers, products=products, attention=attention)
-        peak = peak_of_mixture(by_list, recording.held, lists)
+        peak = peak_of_mixture(by_list, recording.held, lists, traced=recording.traced)
         return None if peak is None else dataclasses.replace(
             shortest, peaks={**shortest.peaks, "training": peak}, keep=in_words(lists))
 
@@ -166,6 +169,9 @@ def _recorded(config: FinetuneConfig, model_config: Mapping[str, Any], *, cuda: 
         warnings.simplefilter("ignore")
         model = bare_model(model_config, half)
         layers = len(layers_of(model))
+        quantization = quantization_of(config, model_config) or {}
+        if quantization.get("llm_int8_skip_modules"):  # perhaps in some layers only
+            quantise(model, quantization, stored_as=torch.float16, compute_dtype=torch.float16)
         alike = (len({outline(layer) for layer in layers_of(model)}) == 1 and not _names_single_layers(config)
                  and len(set(from_words(keep) if keep else ())) <= 1)
         for traced in (TRACED_LAYERS, layers) if alike and layers > TRACED_LAYERS else (layers,):
@@ -214,7 +220,7 @@ def _record(config: FinetuneConfig, model: Any, model_config: Mapping[str, Any],
     base_model.freeze(model, dtype)
     use_causal_attention(model, groups=not cuda)  # a GPU that groups takes less
     base = BaseModel(key=base_model.base_key(config), model=model, tokenizer=_Tokenizer(), device=CPU,
-                     compute_dtype=dtype, sha256="", own_head=own_head(model.config), seconds=0.0,
+                     compute_dtype=dtype, sha256="", own_head=own_head(model), seconds=0.0,
                      strange_layers="Liger's kernels are in it" if config.use_liger_kernel else "")
     with torch.device("meta"):
         adapted = finetune.attach(base, config)

@@ -35,6 +35,7 @@ from kaggle_runner.model.new_folder import new_folder, require_new, require_spac
 from kaggle_runner.model.outcome import Outcome
 from kaggle_runner.model.tokenizer_files import save_tokenizer
 from kaggle_runner.training.finetune import evaluate
+from kaggle_runner.training.hub import raise_refusal
 
 ORIGINAL, TRAINED = "the base as it is stored", "the 4-bit weights that it was trained on"
 
@@ -174,6 +175,7 @@ def folder_of_base(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.py", "*.model",
                                                               "*.txt"]))
     except (OSError, ValueError) as error:
+        raise_refusal(error, source, ModelError)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"the files of the base {source} cannot be fetched from the hub: {first}; check the network "
                          f"and run the same command again") from error

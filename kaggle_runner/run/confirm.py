@@ -7,10 +7,12 @@ Source: over 20,000 made studies that number is off by less than 0.05 deviations
 0.8 (benchmarks/choice.py).
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import config_from_params
@@ -19,7 +21,7 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.fixed_trials import run_trials
-from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import Noise, find_repeats, noise_of_repeats
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
 from kaggle_runner.sweep.distributions import same_value
@@ -27,6 +29,8 @@ from kaggle_runner.sweep.study_settings import Confirm
 
 SEED_STEP = 1
 """From the seed of a trial to its next ones."""
+OF_TRIAL = "trial "
+"""What the origin of a training begins with, before the name of the trial that it confirms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ def trials_of(records: Sequence[TrialRecord], confirm: Confirm) -> list[Trial]:
             config = config_from_params(record.trial.params)
             params = {**config.as_dict(), "seed": (config.seed + (turn + 1) * SEED_STEP) % 2**32}
             number = turn * len(records) + place
-            found.append(Trial(id=f"{number:04d}", number=number, params=params, origin=f"trial {record.trial.id}"))
+            found.append(Trial(id=f"{number:04d}", number=number, params=params, origin=f"{OF_TRIAL}{record.trial.id}"))
     return found
 
 
@@ -112,8 +116,13 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
         return ""
     trials = trials_of(records, confirm)
     directory = confirm_directory(snapshot.directory)
-    with Study.open_for_writing(directory, name=f"{snapshot.info.name} confirmed", sweep=_sweep(trials),
-                                metric=snapshot.info.metric, goal=snapshot.info.goal, seed=None) as study:
+    begun = _begun(directory)
+    if begun and not all(record.trial.origin.startswith(OF_TRIAL) for record in begun.records):
+        begun = None  # a tuning plan's, which is refused below
+    trials = _numbered(trials, begun)
+    with Study.open_for_writing(directory, name=f"{snapshot.info.name} confirmed",
+                                sweep=begun.info.sweep if begun else _sweep(trials), metric=snapshot.info.metric,
+                                goal=snapshot.info.goal, seed=None) as study:
         notify(Note(text=f"confirming: the best {len(records)} configurations with {confirm.seeds} more "
                          f"seed{'s' if confirm.seeds > 1 else ''} each"))
         return run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment, notify=notify,
@@ -123,13 +132,16 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
 def confirmed(snapshot: Snapshot, confirm: Confirm) -> Confirmed | None:
     """Return what the confirmation of a sweep found; none while too little of it is complete."""
     try:
-        other = read_study(confirm_directory(snapshot.directory))
+        other = _begun(confirm_directory(snapshot.directory))
     except StudyError:
         return None
-    records = {f"trial {record.trial.id}": record for record in chosen(snapshot, confirm)}
+    if other is None:
+        return None
+    records = {f"{OF_TRIAL}{record.trial.id}": record for record in chosen(snapshot, confirm)}
+    wanted = {_training(trial) for trial in trials_of(list(records.values()), confirm)}
     further: dict[str, list[float]] = {name: [] for name in records}
     for record in other.finished:
-        if record.trial.origin in further and record.result is not None and record.result.metric is not None \
+        if _training(record.trial) in wanted and record.result is not None and record.result.metric is not None \
                 and record.result.status is Status.COMPLETE:
             further[record.trial.origin].append(record.result.metric)
     seeds = max(map(len, further.values()), default=0)
@@ -162,6 +174,35 @@ def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:
             return sign * statistics.fmean((one.first, *others))
         said.append(min(candidates, key=rest).further[left_out])
     return statistics.fmean(said)
+
+
+def _begun(directory: Path) -> Snapshot | None:
+    """Return the confirmation that a folder has; none where it has none.
+
+    Raises:
+        StudyError: it cannot be read.
+    """
+    return read_study(directory) if (directory / JOURNAL).is_file() else None
+
+
+def _numbered(trials: Sequence[Trial], begun: Snapshot | None) -> list[Trial]:
+    """Give trainings that a confirmation has already their own names, and the others further ones.
+
+    So more seeds, or another best three after more trials, go on with what is there.
+    """
+    known = {_training(record.trial): record.trial for record in begun.records} if begun else {}
+    used = {trial.number for trial in known.values()}
+    free = (number for number in itertools.count() if number not in used)
+    found = []
+    for trial in trials:
+        number = known[_training(trial)].number if _training(trial) in known else next(free)
+        found.append(replace(trial, id=f"{number:04d}", number=number))
+    return found
+
+
+def _training(trial: Trial) -> tuple[str, Any]:
+    """Return what makes a training of a confirmation this one: what it confirms, and its seed."""
+    return trial.origin, trial.params.get("seed")
 
 
 def _sweep(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ One training of several processes has a first worker, which a supervisor drives,
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -131,7 +132,8 @@ class Worker:
             module, class_name = TRAINERS[name]
             gc.disable()  # collections among a million new objects take a second of the start and find nothing
             try:
-                trainer_type = getattr(importlib.import_module(module), class_name)
+                with compiling_when_called():
+                    trainer_type = getattr(importlib.import_module(module), class_name)
             finally:
                 gc.enable()
             trainer: Trainer[Any] = trainer_type(self._emit, self._cache_directory, self._device)
@@ -189,6 +191,33 @@ class Worker:
             if not self._is_answered:
                 self._is_answered = True
                 self._emit(event)
+
+
+@contextlib.contextmanager
+def compiling_when_called() -> Iterator[None]:
+    """Have functions that are decorated with `torch.compile` inside the block compiled at their first call.
+
+    bitsandbytes 0.50 decorates four fallbacks as it is imported, and that loads Dynamo and Inductor, a fifth of a
+    worker's start, for functions that its own kernels for CPUs and GPUs replace.
+    """
+    compile_now = torch.compile
+
+    def compile_later(model: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+        if model is None:
+            return lambda decorated: compile_later(decorated, **options)
+        compiled = functools.cache(lambda: compile_now(model, **options))
+
+        @functools.wraps(model)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return compiled()(*args, **kwargs)
+
+        return call
+
+    torch.compile = compile_later
+    try:
+        yield
+    finally:
+        torch.compile = compile_now
 
 
 def _followers_on(gpus: Sequence[str], failed: Callable[[str, str], None]) -> "Followers":

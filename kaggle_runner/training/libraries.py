@@ -9,6 +9,7 @@ import importlib.metadata
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ LINEAR_ROUTERS = ("phimoe", "llama4", "llama4_text")
 def kept_in_16_bits(model_type: str) -> list[str] | None:
     """Name what loading in 4 bits must be told to leave alone; none where it knows by itself."""
     return ["lm_head", "router"] if model_type in LINEAR_ROUTERS and quantises_subclasses() else None
+
+
+def is_kept_in_16_bits(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a checkpoint in 4 bits says of a module that it is not: by the start of its name, or by its end.
+
+    Source: transformers 5.23, quantizers/quantizers_utils.py, should_convert_module.
+    """
+    return any(re.match(rf"(?:{pattern})(?:(?<=\.)|(?=\.|$))", name) or name.endswith(pattern) for pattern in patterns)
 
 
 @functools.cache

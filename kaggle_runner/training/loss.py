@@ -14,10 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY
 from kaggle_runner.training.data.batches import EncodedRows, MicroBatch
+from kaggle_runner.training.layer.structure import is_changed
 
 CHUNK_ELEMENTS = 2**25
 """Logits in a chunk: 128 MiB in float32."""
@@ -161,9 +163,10 @@ class _LossWithGradient(torch.autograd.Function):
             losses.append(_chunk_with_gradient(head, cap, hidden_ND[rows], targets_N[rows], gradient_ND[rows]))
         ctx.save_for_backward(gradient_ND)
         ctx.scale = _scale_of(gradient_ND)
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum() if losses else hidden_ND.float().sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient_ND,) = ctx.saved_tensors
         return (gradient_ND * (gradients[0] / ctx.scale)).to(gradient_ND.dtype), None, None, None
@@ -203,8 +206,9 @@ def _scale_of(gradient_ND: torch.Tensor) -> float:
 
 
 def _is_frozen(head: Any) -> bool:
-    """Whether an output matrix is a plain one, without an adapter, whose gradient nobody wants."""
-    return type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
+    """Whether an output matrix is a plain one, without an adapter or a hook, whose gradient nobody wants."""
+    return (type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
+            and not is_changed(head))
 
 
 def _chunk_rows(head: Any) -> int:

@@ -2,8 +2,9 @@
 
 Its unpleasant habits are the real one's. A name that somebody has is 409 whoever asks, and a foreign namespace is
 403; a token is refused with 401 in one place and with a role in another. Large files go another way than small ones, a
-commit names them by their hash only, and a file that was never sent is accepted there. It loses the connection in the
-middle of the first large file if asked to, and the client sends it again.
+commit names them by their hash only, and a file that was never sent is accepted there. Whatever is of `gated` is
+refused with 403 and a code, also to a token that may write. It loses the connection in the middle of the first large
+file if asked to, and the client sends it again.
 It is kinder in one thing: it has no Xet storage, which the client is told by HF_HUB_DISABLE_XET.
 
 Source: huggingface_hub 2.4, _commit_api.py, lfs.py and hf_api.py.
@@ -18,6 +19,7 @@ from typing import Any
 
 TOKENS = {"hf_write": "write", "hf_read": "read"}
 OWNER = "me"
+RESTRICTED = "Access to model gated/base is restricted and you are not in the authorized list."
 
 
 class HubUploads:
@@ -61,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(401, {"error": "Invalid credentials in Authorization header"})
             return self._answer(200, {"name": OWNER, "type": "user", "auth": {
                 "accessToken": {"displayName": f"my {role} token", "role": role}}})
+        if path.removeprefix("/api/models").startswith("/gated/"):
+            return self._answer(403, {}, {"X-Error-Code": "GatedRepo", "X-Error-Message": RESTRICTED})
         name = path.removeprefix("/api/models/").removesuffix("/revision/main")
         files = self.state.repositories.get(name)
         if files is None:
@@ -130,7 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
                            **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
 
     def log_message(self, *arguments: Any) -> None:
         pass

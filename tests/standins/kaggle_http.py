@@ -37,6 +37,10 @@ class Refused(Exception):
         self.code = code
 
 
+class Elsewhere(Exception):
+    """An answer that sends the program to another address."""
+
+
 class Http(ThreadingHTTPServer):
     """Serves one KaggleServer."""
 
@@ -79,12 +83,18 @@ class Handler(BaseHTTPRequestHandler):
                 content = answer(body)
         except Refused as refusal:
             self._answer(refusal.code, {"code": refusal.code, "message": str(refusal)})
+        except Elsewhere as address:
+            self._answer(302, {}, location=str(address))
         else:
             self._answer(200, content)
 
     def do_PUT(self) -> None:
         path, body = self._path(), self._body()
-        if path is not None:
+        if path is None:
+            return
+        if self.server.kaggle.is_lost(path.rsplit("/", 1)[-1]):
+            self._answer(400, {"code": 400, "message": "Bad Request"})
+        else:
             self.server.kaggle.blobs[path.rsplit("/", 1)[-1]] = body
             self._answer(200, {})
 
@@ -178,12 +188,15 @@ class Handler(BaseHTTPRequestHandler):
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _answer(self, code: int, content: dict[str, Any] | bytes, *, kind: str = "application/json") -> None:
+    def _answer(self, code: int, content: dict[str, Any] | bytes, *, kind: str = "application/json",
+                location: str = "") -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         with contextlib.suppress(OSError):
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("X-Kaggle-APIVersion", OUTDATED)
+            if location:
+                self.send_header("Location", location)
             self.end_headers()
             self.wfile.write(body)

@@ -20,6 +20,7 @@ Rules of the real server that it applies, and the unpleasant habits that it keep
 * A new account, without a verified phone, gets neither GPU nor internet, and no word of it: both are saved as off.
 * A retired or missing GPU is silently replaced by the default one, two T4.
 * A dataset answers its owner 403 while it is being processed.
+* An upload that the storage turns down (`lost_uploads`) is a success to the program, and the dataset lacks the file.
 * The live log is cut now and then, with or without an error, and starts again from its beginning (`log_cuts`).
 * Every answer carries a newer API version, for which the program prints a warning on stdout, above the answer.
 * Pushed versions have their secrets detached: UserSecretsClient raises ConnectionError. (Done by kaggle_machine.py.)
@@ -40,7 +41,7 @@ from typing import Any
 
 from slugify import slugify
 
-from tests.standins.kaggle_http import KEY, OWNER, TOKEN, Handler, Http, Refused
+from tests.standins.kaggle_http import KEY, OWNER, TOKEN, Elsewhere, Handler, Http, Refused
 from tests.standins.kaggle_machine import ENDED, Mount, Order, Session, log_as_json
 
 PROGRAM = os.environ.get("KAGGLE_RUNNER_TEST_KAGGLE", str(Path(sys.executable).parent / "kaggle"))
@@ -97,6 +98,8 @@ class KaggleServer:
         self.down = False
         """Every connection is dropped without an answer."""
         self.blobs: dict[str, bytes] = {}
+        self.lost_uploads: set[str] = set()
+        """Names of files that the storage turns down."""
         self._names: dict[str, str] = {}
         self.lock = threading.RLock()
         self._http = Http(("127.0.0.1", 0), Handler)
@@ -149,6 +152,10 @@ class KaggleServer:
             (directory / name).write_bytes(content)
         self.datasets[slug] = Dataset(directory=directory, title=slug, private=True, version=1,
                                       ready=time.monotonic() + ready_in_s)
+
+    def is_lost(self, token: str) -> bool:
+        """Say whether the storage turns down what is sent under this token."""
+        return self._names[token] in self.lost_uploads
 
     # What the service methods answer; each takes the request's body and returns the answer's.
 
@@ -250,6 +257,9 @@ class KaggleServer:
     def create_dataset(self, body: dict[str, Any]) -> dict[str, Any]:
         if body["ownerSlug"] != OWNER:
             return {"status": "error", "error": f"You do not own {body['ownerSlug']}", "ref": "", "url": ""}
+        if body["slug"] in self.datasets:
+            return {"status": "error", "ref": "", "url": "",
+                    "error": f'The requested title "{body["title"]}" is already in use by a dataset.'}
         return self._store(body["slug"], body, 1, private=body.get("isPrivate", False), title=body["title"])
 
     def create_dataset_version(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -264,6 +274,16 @@ class KaggleServer:
         return {"datasetFiles": [{"ref": path.name, "name": path.relative_to(found.directory).as_posix(),
                                   "totalBytes": path.stat().st_size, "creationDate": "2026-10-01T00:00:00Z"}
                                  for path in sorted(found.directory.rglob("*")) if path.is_file()]}
+
+    def get_dataset_metadata(self, body: dict[str, Any]) -> dict[str, Any]:
+        found = self._dataset_of(body)
+        return {"info": {"title": found.title, "licenses": [{"name": "other"}], "isPrivate": found.private}}
+
+    def download_dataset(self, body: dict[str, Any]) -> dict[str, Any]:
+        path = self._dataset_of(body).directory / body["fileName"]
+        if not path.is_file():
+            raise Refused(404, "Not Found")
+        raise Elsewhere(self._sign(path))
 
     # What the methods above share.
 
@@ -348,6 +368,8 @@ class KaggleServer:
         directory = self.directory / "datasets" / slug / str(version)
         directory.mkdir(parents=True)
         for file in body.get("files", []):
+            if file["token"] not in self.blobs:
+                continue
             path = directory / self._names[file["token"]]
             path.write_bytes(self.blobs[file["token"]])
             if path.suffix == ".zip":  # unpacked on Kaggle; a wheel is not

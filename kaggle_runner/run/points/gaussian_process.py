@@ -34,8 +34,11 @@ KINSHIP_PRIOR = (0.0, 2.0)
 """Mean and deviation of the logit of how alike another study's surface is: it may be anything from nothing to all."""
 DRAWS = 64
 """Hyperparameters drawn in each of the two rounds, fewer for many trials."""
-KEPT = 12
-"""Draws, the weightiest, that points are judged with."""
+KEPT, LEAST_KEPT = 12, 4
+"""Draws, the weightiest, that points are judged with; fewer for many trials, which leave less to doubt."""
+LEARNED_FROM = 60
+"""Trials that lengths and noise are learned from, the better half and as many of the others: a draw costs their cube.
+The few draws that are kept then know every trial."""
 TRIALS_FOR_WARP = 4
 LENGTH_LIMITS = (-3.0, 4.0)
 NOISE_LIMITS = (-9.0, 1.0)
@@ -97,7 +100,8 @@ class GaussianProcess:
         surfaces_N = np.zeros(len(points_NC), int) if surfaces is None else np.asarray(surfaces, int)
         values_N, unit = _standardised(np.asarray(values, float), surfaces_N)
         values_N = values_N - _well(points_NC, geometry)
-        draws = max(8, min(DRAWS, DRAWS * 40 // len(points_NC)))
+        learned = _learned_from(values_N)
+        draws = min(DRAWS, DRAWS * 40 // len(learned))
         axes = geometry.axes
         kin = [KINSHIP_PRIOR] if surfaces_N.any() else []
         center = np.array([LENGTH_PRIOR[0] + 0.5 * math.log(max(axes, 1) / 2)] * axes + [NOISE_PRIOR[0]]
@@ -105,7 +109,8 @@ class GaussianProcess:
         reach = np.array([LENGTH_PRIOR[1]] * axes + [NOISE_PRIOR[1]] + [width for _, width in kin])
         first = center + reach * generator.standard_normal((draws, len(center)))
         first[0] = center
-        solved = _solve(first, points_NC, values_N, surfaces_N, geometry)
+        seen = points_NC[learned], values_N[learned], surfaces_N[learned]
+        solved = _solve(first, *seen, geometry)
         chances = _normalised(solved.likelihoods_K)
         middle = chances @ first
         apart = (chances[:, None] * (first - middle)).T @ (first - middle) + np.diag((0.35 * reach) ** 2)
@@ -114,17 +119,19 @@ class GaussianProcess:
         second[:, :axes] = np.clip(second[:, :axes], *LENGTH_LIMITS)
         second[:, axes] = np.clip(second[:, axes], *NOISE_LIMITS)
         both = np.concatenate([first, second])
-        solved = solved.joined(_solve(second, points_NC, values_N, surfaces_N, geometry))
+        solved = solved.joined(_solve(second, *seen, geometry))
         prior = -0.5 * (((both - center) / reach) ** 2).sum(1) - np.log(reach).sum()
         around = np.linalg.solve(factor, (both - middle).T)
         proposed = -0.5 * (around * around).sum(0) - np.log(np.diag(factor)).sum()
         chances = _normalised(solved.likelihoods_K + prior - np.logaddexp(prior, proposed))
-        kept = np.argsort(-chances, kind="stable")[:KEPT]
+        kept = np.argsort(-chances, kind="stable")[:max(LEAST_KEPT, KEPT * len(learned) // len(points_NC))]
+        solved = solved.of(kept) if len(learned) == len(points_NC) else _solve(
+            both[kept], points_NC, values_N, surfaces_N, geometry)
         return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC), unit=unit,
                    surfaces_N=surfaces_N, kinships_K=_kinships(both[kept], axes),
                    lengths_KA=np.exp(both[kept, :axes]), noises_K=np.exp(both[kept, axes]),
-                   weights_K=chances[kept] / chances[kept].sum(), means_KS=solved.means_KS[kept],
-                   amplitudes_K=solved.amplitudes_K[kept], inverses_KNN=solved.inverses_KNN[kept])
+                   weights_K=chances[kept] / chances[kept].sum(), means_KS=solved.means_KS,
+                   amplitudes_K=solved.amplitudes_K, inverses_KNN=solved.inverses_KNN)
 
     def believing(self, running_MC: np.ndarray) -> "tuple[np.ndarray, GaussianProcess]":
         """Return what each draw expects of running trials, and the process as if they had come out so."""
@@ -152,7 +159,8 @@ class GaussianProcess:
         solved_KPN = cross_KPN @ self.inverses_KNN.transpose(0, 2, 1)
         mean_KP = _well(points_PC, self.geometry) + self.means_KS[:, :1] + np.einsum(
             "kpn,kn->kp", solved_KPN, rest_KN)
-        variance_KP = _variance(points_PC, self.geometry) - (solved_KPN * solved_KPN).sum(2)
+        solved_KPN *= solved_KPN
+        variance_KP = _variance(points_PC, self.geometry) - solved_KPN.sum(2)
         return mean_KP, np.sqrt(self.amplitudes_K[:, None] * np.maximum(variance_KP, 1e-9))
 
     def mean(self, points_PC: np.ndarray) -> np.ndarray:
@@ -203,7 +211,19 @@ class _Solved:
 
     def joined(self, other: "_Solved") -> "_Solved":
         return _Solved(*(np.concatenate([getattr(self, name), getattr(other, name)])
-                         for name in ("likelihoods_K", "inverses_KNN", "means_KS", "amplitudes_K")))
+                         for name in _Solved.__dataclass_fields__))
+
+    def of(self, kept: np.ndarray) -> "_Solved":
+        return _Solved(*(getattr(self, name)[kept] for name in _Solved.__dataclass_fields__))
+
+
+def _learned_from(values_N: np.ndarray) -> np.ndarray:
+    """Return the trials that hyperparameters are learned from, in their order: all while they are not too many."""
+    if len(values_N) <= LEARNED_FROM:
+        return np.arange(len(values_N))
+    ranked, half = np.argsort(values_N, kind="stable"), LEARNED_FROM // 2
+    rest = ranked[np.linspace(half, len(ranked) - 1, LEARNED_FROM - half).astype(int)]
+    return np.sort(np.concatenate([ranked[:half], rest]))
 
 
 def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, surfaces_N: np.ndarray,
@@ -262,8 +282,15 @@ def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarra
     squares = (left_PC[:, None] - right_NC[None]) ** 2
     shape = (len(lengths_KA), len(left_PC), len(right_NC))
     inverse_squares_KC = lengths_KA[:, list(geometry.axis_of)] ** -2
-    distance = np.sqrt(5 * (inverse_squares_KC @ squares.reshape(-1, squares.shape[2]).T) + 1e-12).reshape(shape)
-    covariance = (1 + distance + distance * distance / 3) * np.exp(-distance)
+    distance = (inverse_squares_KC @ squares.reshape(-1, squares.shape[2]).T).reshape(shape)
+    distance *= 5  # in place from here on: fresh pages for each step cost more than the arithmetic
+    distance += 1e-12
+    np.sqrt(distance, out=distance)
+    covariance = distance * distance
+    covariance /= 3
+    covariance += 1 + distance
+    np.negative(distance, out=distance)
+    covariance *= np.exp(distance, out=distance)
     for column in geometry.wells:
         left, right = 2 * left_PC[:, column] - 1, 2 * right_NC[:, column] - 1
         covariance += WELL_DOUBT * (np.outer(left, right) + np.outer(left * left, right * right))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
-from kaggle_runner.run.points.observations import Observation, Told
+from kaggle_runner.run.points.observations import TAUGHT, Observation, Told
 from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Range
 
@@ -137,19 +137,20 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     """
     generator, grid = np.random.default_rng(seed), Grid(axes=tuple(space.axes.values()))
     sign = -1.0 if goal == "maximize" else 1.0
-    taught = [o for o in past if o.told in (Told.VALUE, Told.BAD, Told.INFEASIBLE)]
+    tried_TA = _places(space, past)
+    teaches = [o.told in TAUGHT for o in past]
+    taught = [o for o in past if o.told in TAUGHT]
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
     own = len(taught)
     taught += prior
     values = [bad if o.value is None else sign * o.value for o in taught]
-    places_NA = _places(space, taught)
+    places_NA = np.concatenate([tried_TA[teaches], _places(space, prior)])
     process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry(home), generator=generator,
                                   surfaces=_without_gaps([o.surface for o in taught]))
-    running_MA = _places(space, [o for o in past if o.told is Told.RUNNING])
+    running_MA = tried_TA[[o.told is Told.RUNNING for o in past]]
     judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
-    tried_TA = _places(space, past)
     leaders = places_NA[:own][np.argsort(process.mean(grid.columns(places_NA[:own])), kind="stable")[:3]]
     if space.count is not None and space.count <= MOST_LISTED:
         candidates = np.array(list(space.every_point()))

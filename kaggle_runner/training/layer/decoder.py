@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from kaggle_runner.training.layer.attention import attend, attend_backward
 from kaggle_runner.training.layer.elementwise import PLAIN, Elementwise, Masks
@@ -50,6 +51,12 @@ class Layer:
         """All of them, in the order in which transformers runs them."""
         return (*self.qkv, self.output, *self.gate_up, self.down)
 
+    @property
+    def state(self) -> tuple[tuple[float, ...], ...]:
+        """What must be the same in both passes: the dropout of each projection, and how often its adapter changed."""
+        return tuple((projection.dropout, *(parameter._version for parameter in projection.parameters))
+                     for projection in self.projections)
+
     @classmethod
     def of(cls, structure: Structure, *, dtype: torch.dtype, keep: str, copies: Copies = cast,
            by: Elementwise = PLAIN) -> "Layer":
@@ -72,7 +79,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_BTE: torch.Tensor, cos_BTD: torch.Tensor, sin_BTD: torch.Tensor, layer: Layer,
                 *parameters: torch.nn.Parameter) -> torch.Tensor:
-        ctx.layer, ctx.masks = layer, layer.by.masks()
+        ctx.layer, ctx.masks, ctx.state = layer, layer.by.masks(), layer.state
         with torch.autocast(hidden_BTE.device.type, enabled=False):
             values: Values = {}
             _fill(values, hidden_BTE, cos_BTD, sin_BTD, layer, ctx.masks)
@@ -88,8 +95,11 @@ class _Function(torch.autograd.Function):
         return out_ME.view_as(hidden_BTE)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients_of_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         layer: Layer = ctx.layer
+        if layer.state != ctx.state:  # autograd asks this of what is saved, and the adapter is not
+            raise RuntimeError("the adapter was changed, or trains no more, between forward and backward pass")
         hidden_BTE, cos_BTD, sin_BTD, *kept = ctx.saved_tensors
         gradients: Gradients = {}
         with torch.autocast(hidden_BTE.device.type, enabled=False):

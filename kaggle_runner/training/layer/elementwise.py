@@ -149,7 +149,7 @@ def _draw_(mask: torch.Tensor, p: float, words: np.random.BitGenerator) -> None:
     Six times as fast as `bernoulli_`, which takes 64 bits a number, one after the other (measured: 0.6 and 3.5 ns a
     number on one core).
     """
-    least = round(p * 2**16) - 2**15  # of signed numbers
+    least = min(round(p * 2**16), 2**16 - 1) - 2**15  # of signed numbers
     for piece in mask.split(PIECE):
         drawn = words.random_raw((len(piece) + 3) // 4).view(np.int16)[:len(piece)]
         torch.ge(torch.from_numpy(drawn), least, out=piece)

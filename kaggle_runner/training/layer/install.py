@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kaggle_runner.errors import ConfigError
 from kaggle_runner.training.layer.decoder import Layer
 from kaggle_runner.training.layer.elementwise import PLAIN, Elementwise
 from kaggle_runner.training.layer.keep import PRODUCTS, from_words, in_words, keep_everywhere
@@ -86,8 +87,9 @@ def fused_layers(model: Any, structures: Sequence[Structure], keep: Sequence[str
     `training_only` leaves passes without gradients to the layers themselves.
     """
     layers = list(layers_of(model))
-    for layer, structure, kept in zip(layers, structures, keep, strict=True):
-        ours = Layer.of(structure, dtype=dtype, keep=kept, copies=copies, by=by)
+    made = [Layer.of(structure, dtype=dtype, keep=kept, copies=copies, by=by)
+            for _, structure, kept in zip(layers, structures, keep, strict=True)]
+    for layer, ours in zip(layers, made, strict=True):
         layer.forward = functools.partial(_forward, ours, layer.forward, layer if training_only else None)
     try:
         yield
@@ -103,6 +105,9 @@ def layers_for_training(model: Any, *, dtype: torch.dtype, again: bool, keep: st
 
     `keep` is what each of them keeps, in the words of `keep.in_words`; empty: all products or, with `again`, the input
     only. `strange` is why the model is left alone whatever it looks like.
+
+    Raises:
+        ConfigError: activations are to be computed again, and the family cannot do that.
     """
     structures = strange or structures_of(model)
     if isinstance(structures, str):
@@ -123,7 +128,11 @@ def _checkpointing(model: Any, on: bool) -> Iterator[None]:
         return
     # transformers 5.17 renamed it; Kaggle's image still has the old name
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigError(f"{type(model).__name__} cannot compute its activations again; set gradient_checkpointing to "
+                          f"false, with a lower batch_size or max_length if it does not fit then") from error
     try:
         yield
     finally:  # it survives the adapter, and so does the hook on the embedding

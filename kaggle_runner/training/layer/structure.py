@@ -143,9 +143,10 @@ def _stranger(layer: nn.Module, family: str) -> str:
     known = expected | {"mlp.activation_fn" if family == "phi3" else "mlp.act_fn"}
     if found.keys() != known:
         return f"it has {', '.join(sorted(found.keys() ^ known))} unlike a {family} layer"
-    for name, module in found.items():
-        if "forward" in vars(module) or any(not _is_ours(hook) for hook in _hooks_of(module) if name):
+    for name, module in layer.named_modules():
+        if is_changed(module) if name else "forward" in vars(module):
             return f"something is hooked into {name or 'it'}"
+    for name, module in found.items():
         if name in linear:
             problem = _linear_problem(module, name)
         elif name in norms:
@@ -170,13 +171,12 @@ def _own_modules(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, module
 
 
-def _hooks_of(module: nn.Module) -> Iterator[Any]:
-    for name in _HOOKS:
-        yield from getattr(module, name).values()
-
-
-def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, CastTo)
+def is_changed(module: nn.Module) -> bool:
+    """Whether a module has a forward of its own, or something that is not ours is hooked into it or its parameters."""
+    hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
+    # hooks for after a gradient was added to a parameter run with our function too
+    hooks += [hook for part in module._parameters.values() if part is not None for hook in (part._backward_hooks or {})]
+    return "forward" in vars(module) or not all(isinstance(hook, CastTo) for hook in hooks)
 
 
 def _holds(module: nn.Module, names: set[str]) -> bool:
@@ -200,7 +200,7 @@ def _linear_problem(module: nn.Module, name: str) -> str:
     base: Any = base_of(module)
     if type(base) not in (nn.Linear, bitsandbytes.nn.Linear4bit) or _trains(base):
         return name
-    if "forward" in vars(base) or any(_hooks_of(base)):
+    if not _runs_its_own_code(base) or not _runs_its_own_code(module):
         return name
     if base is module:
         return ""
@@ -212,7 +212,7 @@ def _linear_problem(module: nn.Module, name: str) -> str:
     if not plain:
         return name
     inner = (adapter.lora_A["default"], adapter.lora_B["default"])
-    kinds = all(type(part) is nn.Linear and part.bias is None and not any(_hooks_of(part)) for part in inner)
+    kinds = all(type(part) is nn.Linear and part.bias is None for part in inner)
     return "" if kinds and type(adapter.lora_dropout["default"]) in (nn.Identity, nn.Dropout) else name
 
 

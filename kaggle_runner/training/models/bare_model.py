@@ -79,13 +79,20 @@ def outline(layer: nn.Module) -> tuple[tuple[Any, ...], ...]:
     return (*shapes, *settings)
 
 
-def own_head(shape: Any) -> bool:
-    """Say whether the output matrix gives the logits, capped or not, by a model's config.
+def own_head(model: Any) -> bool:
+    """Say whether the output matrix gives the logits from what the decoder returns, capped or not.
 
-    Source: the attributes by which the families in transformers 5.23 scale their logits.
+    Source: the attributes by which the families in transformers 5.23 scale or bend their logits.
     """
-    scales = (getattr(shape.get_text_config(), name, None) for name in ("logit_scale", "logits_scaling"))
-    return all(scale in (None, 1, 1.0) for scale in scales)
+    settings = model.config.get_text_config()
+    scales = (getattr(settings, name, None) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier"))
+    caps = (getattr(settings, name, None) for name in ("logits_soft_cap", "output_logit_soft_cap"))
+    decoder, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
+    if decoder is None or decoder is model or head is None:
+        return False
+    known = {id(parameter) for part in (decoder, head) for parameter in part.parameters()}
+    return (all(scale in (None, 1, 1.0) for scale in scales) and not any(caps)
+            and all(id(parameter) in known for parameter in model.parameters()))
 
 
 def quantization_of(config: FinetuneConfig, model_config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -110,7 +110,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
                "" if agrees(model, structures, compute_dtype, device) else "it looks known and computes something else")
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
-                     own_head=own_head(model.config) and _own_head_is_exact(model, device),
+                     own_head=own_head(model) and _own_head_is_exact(model, device),
                      seconds=time.perf_counter() - started, warnings=tuple(warnings),
                      strange_layers=strange)
 
@@ -249,9 +249,7 @@ def _own_head_is_exact(model: Any, device: torch.device) -> bool:
     """Check that decoder, output matrix and cap give the model's own logits; some families scale them."""
     model.eval()
     head = model.get_output_embeddings()
-    decoder = getattr(model, model.base_model_prefix, None)
-    if head is None or decoder is None or decoder is model:
-        return False
+    decoder = getattr(model, model.base_model_prefix)
     tokens_BT = torch.arange(8, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
     dtype = head.weight.dtype
     with torch.autocast(device.type, dtype=dtype, enabled=device.type == "cuda"):
