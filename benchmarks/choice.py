@@ -1,6 +1,6 @@
 """Measure the choice of a winner: what confirming gains, whether what is said of it is true, who shares first place.
 
-    OMP_NUM_THREADS=1 python benchmarks/choice.py [--seeds 20] [--trials 15]
+    OMP_NUM_THREADS=1 python benchmarks/choice.py [--seeds 20] [--first-seed 0] [--trials 15]
 
 Made studies on the problems of benchmarks/search.py, with their noise: the search runs its trials, the best three get
 two more seeds each. Prints the regret of the choice before and after, how far the stated mean and the plain mean of the
@@ -33,12 +33,13 @@ def main() -> None:
     """Make the studies and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=15)
     asked = parser.parse_args()
     before, after, stated, plain, left_out = [], [], [], [], []
     for problem in problems():
         least, middling = scale_of(problem.name)
-        for seed in range(asked.seeds):
+        for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
             noise, past = random.Random(f"{problem.name} {seed}"), []
             for number in range(asked.trials):
                 proposal = propose(problem.spec, seed=seed, number=number, past=past, defaults=problem.defaults)

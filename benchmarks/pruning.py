@@ -1,12 +1,13 @@
-"""Measure what the rung gate saves and whether it loses the winner.
+"""Measure what ending trials early saves and whether it loses the winner: by curves, and by rank as it was before.
 
-    python benchmarks/pruning.py [--configurations 20] [--seeds 3] [--surface-seeds 10] [--out curves.json]
+    python benchmarks/pruning.py [--configurations 20] [--seeds 3] [--orders 300] [--surface-seeds 10] [--out FILE]
 
 Part 1: fixed configurations of the demo model, trained to their end with an evaluation at every rung. A trial that
-the gate lets on is the same as one that was never judged, so the gate is replayed exactly on the recorded losses,
-with the package's own decision, in the order of the trials.
-Part 2: the embedded search with its Gaussian process on a cheap surface with noise, with and without the gate at
-equal cost, counted in steps. Prints two lines for RESULTS.md.
+is let on is the same as one that was never judged, so both rules are replayed exactly on the recorded losses, with the
+package's own decisions: in the order of the trials, in other orders, and in orders that draw near to the best one as a
+search does.
+Part 2: the embedded search with its Gaussian process on a cheap surface with noise, with each rule and without one at
+equal cost, counted in steps. Prints lines for RESULTS.md.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.metrics import Metric
-from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, scores_at, stays
+from kaggle_runner.run.rungs import RungGate, extrapolated, goes_on, may_win, rung_gate, stays
 from kaggle_runner.run.search import OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -40,6 +41,8 @@ STEPS = 50
 SHORT = {"gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 40, "completion_only_loss": False,
          "max_eval_samples": 24, "load_in_4bit": False}
 """Settings of the demo sweep that keep a trial at a few seconds; the first rung must lie after the warm-up."""
+RANKED = 0.3
+"""Trials were ranked at the rungs up to this share of the steps."""
 MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"
 
 
@@ -48,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configurations", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--orders", type=int, default=300, help="orders of each seed's trials that are replayed")
     parser.add_argument("--surface-seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, help="write the recorded losses of part 1 as JSON")
     arguments = parser.parse_args()
@@ -64,10 +68,12 @@ def demo_model(folder: Path, arguments: argparse.Namespace) -> None:
     gate = rung_gate(spec, base_config)
     base = load_base(base_config, torch.device("cpu"))
     data = encode(load_rows(base_config, cache_directory=folder), base.tokenizer, base_config, cache_directory=folder)
-    shares, kept, recorded = [], 0, []
+    rules = {"curves": gate, "ranks": replace(gate, steps=tuple(step for step in gate.steps if step <= RANKED * STEPS),
+                                              eta=3.0)}
+    recorded = []
     for seed in range(seeds):
         draw = random.Random(seed)
-        curves = []
+        curves, rates = [], []
         for number in range(configurations):
             rate = math.exp(draw.uniform(math.log(5e-4), math.log(2e-2)))
             config = replace(base_config, seed=seed, learning_rate=rate,
@@ -75,35 +81,58 @@ def demo_model(folder: Path, arguments: argparse.Namespace) -> None:
             result = train_adapter(base, data, config, str(number), Control(
                 poll=lambda: None, emit=lambda event: None, directory=folder / "trial", rung_steps=gate.steps))
             curves.append(dict(result.evaluations))
-        recorded.append(curves)
+            rates.append(math.log(rate))
+        recorded.append({"curves": curves, "rates": rates})
         if arguments.out:
             arguments.out.write_text(json.dumps(recorded))
-        ended = replayed(gate, curves)
-        winner = min(range(configurations), key=lambda n: curves[n][STEPS])
-        survivors = [n for n in range(configurations) if ended[n] == STEPS]
-        found = min(survivors, key=lambda n: curves[n][STEPS])
-        shares.append(sum(ended) / (STEPS * configurations))
-        kept += found == winner
-        print(f"seed {seed}: best {winner} of {configurations} ({curves[winner][STEPS]:.4f}), with the gate {found}; "
-              f"{len(survivors)} trained to the end, {shares[-1]:.0%} of the steps", flush=True)
-    print(f"pruning, demo model | {MACHINE} | {configurations} configurations, {seeds} seeds: the same best trial in "
-          f"{kept} of {seeds}, {max(shares):.0%} of the steps at most")
+        for name, rule in rules.items():
+            share, lost = replayed(rule, curves)
+            print(f"seed {seed}, by {name}: {share:.0%} of the steps, the best trial is "
+                  f"{f'lost for one {lost:.4f} worse' if lost else 'found'}", flush=True)
+    for how, order in (("any order", any_order), ("orders of a search", searched_order)):
+        orders = [[one["curves"][place] for place in order(one["curves"], one["rates"], random.Random(number))]
+                  for one in recorded for number in range(arguments.orders)]
+        for name, rule in rules.items():
+            ends = [replayed(rule, curves) for curves in orders]
+            print(f"pruning, demo model | {MACHINE} | {configurations} configurations, {seeds} seeds, {how} "
+                  f"({arguments.orders}), by {name}: {statistics.mean(share for share, _ in ends):.0%} of the steps, "
+                  f"the best trial found in {statistics.mean(not lost for _, lost in ends):.0%}, loss lost "
+                  f"{statistics.mean(lost for _, lost in ends):.4f}", flush=True)
 
 
-def replayed(gate: RungGate, curves: list[dict[int, float]]) -> list[int]:
-    """Return the step at which each trial ends under the gate, in the order in which they come."""
+def any_order(curves: list[dict[int, float]], rates: list[float], generator: random.Random) -> list[int]:
+    """Return the trials' numbers in a random order."""
+    return generator.sample(range(len(curves)), len(curves))
+
+
+def searched_order(curves: list[dict[int, float]], rates: list[float], generator: random.Random) -> list[int]:
+    """Return numbers of trials in an order in which a search might ask for them: four anywhere, then near the best."""
+    rest = any_order(curves, rates, generator)
+    order = [rest.pop() for _ in range(min(4, len(rest)))]
+    while rest and len(order) < 15:
+        best = min(order, key=lambda number: curves[number][STEPS])
+        rest.sort(key=lambda number: abs(rates[number] - rates[best]) * generator.uniform(0.5, 2.0))
+        order.append(rest.pop(0))
+    return order
+
+
+def replayed(gate: RungGate, curves: list[dict[int, float]]) -> tuple[float, float]:
+    """Return the share of the steps that trials take in this order, and by how much the best that is left is worse."""
     reached: dict[int, list[float]] = {step: [] for step in gate.steps}
-    ended = []
+    complete: list[dict[int, float]] = []
+    steps = 0
     for curve in curves:
-        end = STEPS
         for step in gate.steps:
-            goes_on = stays(gate, (curve[step], None), [(value, None) for value in reached[step]])
+            on = may_win(curve[step], [(one[step], one[STEPS]) for one in complete], gate.metric) if gate.eta is None \
+                else stays(gate.metric, gate.eta, (curve[step], None), [(value, None) for value in reached[step]])
             reached[step].append(curve[step])
-            if not goes_on:
-                end = step
+            if not on:
+                steps += step
                 break
-        ended.append(end)
-    return ended
+        else:
+            steps += STEPS
+            complete.append(curve)
+    return steps / (STEPS * len(curves)), min(c[STEPS] for c in complete) - min(c[STEPS] for c in curves)
 
 
 def surface(folder: Path, seeds: int) -> None:
@@ -113,20 +142,16 @@ def surface(folder: Path, seeds: int) -> None:
                     "  learning_rate: {distribution: log_uniform_values, min: 5.0e-6, max: 2.0e-3}\n"
                     "  lora_dropout: {min: 0.0, max: 0.3}\n  lora_r: {values: [8, 16, 32]}\n")
     spec = read_sweep(file)
-    gate = RungGate(steps=(10, 30), eta=3.0, metric=Metric())
-    best: dict[bool, list[float]] = {True: [], False: []}
-    trials: dict[bool, list[int]] = {True: [], False: []}
-    for seed in range(seeds):
-        for gated in (True, False):
-            value, count = search_at_cost(spec, folder / f"{seed}-{gated}", gate if gated else None, seed, budget=1_000)
-            best[gated].append(value)
-            trials[gated].append(count)
-    difference = [a - b for a, b in zip(best[True], best[False], strict=True)]
-    error = statistics.stdev(difference) / math.sqrt(seeds)
-    print(f"pruning, search | {MACHINE} | cost of 10 full trials, {seeds} seeds: best true loss with the gate "
-          f"{statistics.mean(best[True]):.4f} ({statistics.mean(trials[True]):.1f} trials), without "
-          f"{statistics.mean(best[False]):.4f} ({statistics.mean(trials[False]):.1f}); paired difference "
-          f"{statistics.mean(difference):+.4f} +- {error:.4f}")
+    rules = {"curves": RungGate(steps=(10, 30, 60), eta=None, metric=Metric()),
+             "ranks": RungGate(steps=(10, 30), eta=3.0, metric=Metric()), "none": None}
+    runs = {name: [search_at_cost(spec, folder / f"{seed}-{name}", gate, seed, budget=1_000) for seed in range(seeds)]
+            for name, gate in rules.items()}
+    for name, found in runs.items():
+        apart = [own - other for (own, _), (other, _) in zip(found, runs["none"], strict=True)]
+        print(f"pruning, search | {MACHINE} | cost of 10 full trials, {seeds} seeds, by {name}: best true loss "
+              f"{statistics.mean(value for value, _ in found):.4f} ({statistics.mean(n for _, n in found):.1f} "
+              f"trials); against none {statistics.mean(apart):+.4f} +- "
+              f"{statistics.stdev(apart) / math.sqrt(seeds):.4f}")
 
 
 def search_at_cost(spec, directory: Path, gate: RungGate | None, seed: int, *, budget: int) -> tuple[float, int]:
@@ -139,11 +164,10 @@ def search_at_cost(spec, directory: Path, gate: RungGate | None, seed: int, *, b
             nonlocal spent
             study.record_start(trial, {})
             evaluations, status = [], Status.COMPLETE
-            for step in (10, 30, 100):
+            for step in (10, 30, 60, 100):
                 value = true_loss(trial.params, step) + noise.gauss(0, 0.004)
                 evaluations.append((step, value))
-                if gate and step in gate.steps and not stays(
-                        gate, (value, None), scores_at(study.snapshot(), step, without=trial.id)):
+                if gate and step in gate.steps and not goes_on(gate, trial.id, step, (value, None), study.snapshot()):
                     status = Status.PRUNED
                     break
             spent += step

@@ -42,7 +42,7 @@ OWNERS = {
     "triton": {"training.layer.triton_kernels"},
     "accelerate": {"training.finetune"},
     "wandb": {"wandb.sweep", "wandb.connection", "wandb.run", "wandb.agent", "wandb.jobs", "wandb.offline",
-              "wandb.checkpoints", "wandb.fetch"},
+              "wandb.checkpoints", "wandb.confirm", "wandb.fetch"},
     "datasets": {"training.data.sources"},
     "optuna": {"run.optuna_journal", "run.points.optuna_samplers", "run.shared.database", "run.shared.record"},
     "sqlalchemy": {"run.shared.database", "run.shared.record", "run.shared.tables"},

@@ -1,15 +1,15 @@
-"""The rung gate: who goes on, and what the sampler is told of the others."""
+"""Rungs: who goes on, and what the sampler is told of the others."""
 
 import pytest
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.metrics import EXACT_MATCH, Metric
-from kaggle_runner.run.rungs import RungGate, extrapolated, rung_gate, scores_at, stays
+from kaggle_runner.run.rungs import RungGate, extrapolated, goes_on, may_win, rung_gate, scores_at, stays
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 
-GATE = RungGate(steps=(10, 30), eta=3.0, metric=Metric())
+LOSS = Metric()
 
 
 def a_spec(tmp_path, more=""):
@@ -27,14 +27,15 @@ def a_study(directory, *results):
         return study.snapshot()
 
 
-def test_the_rungs_lie_at_a_tenth_and_three_tenths_of_the_steps(tmp_path):
-    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100)).steps == (10, 30)
+def test_the_rungs_lie_at_a_tenth_three_and_six_tenths_of_the_steps(tmp_path):
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100)).steps == (10, 30, 60)
 
 
 def test_a_rung_in_the_warm_up_or_in_the_first_steps_is_left_out(tmp_path):
-    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100, warmup_ratio=0.2)).steps == (30,)
-    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=40)).steps == (12,)
-    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=12)).steps == ()
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100, warmup_ratio=0.2)).steps == (30, 60)
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=40)).steps == (12, 24)
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=8)).steps == (5,)
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=6)).steps == ()
 
 
 def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):
@@ -42,6 +43,28 @@ def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):
     gate = rung_gate(spec, FinetuneConfig(max_steps=100, eval_steps=10))
     assert gate.steps == (20, 40, 80)
     assert gate.eta == 2
+
+
+@pytest.mark.parametrize(("value", "goes_on"), [(2.0, True), (2.4, True), (2.6, False), (9.0, False)])
+def test_a_trial_goes_on_while_it_wins_by_gaining_on_the_best_as_the_others_did(value, goes_on):
+    """From here the others gained 0.4 and 0.6 on the best one, on average 0.5."""
+    curves = [(2.0, 1.0), (3.0, 1.6), (4.0, 2.4)]
+    assert may_win(value, curves, LOSS) is goes_on
+    assert may_win(-value, [(-at, -end) for at, end in curves], Metric(name="accuracy", goal="maximize")) is goes_on
+    assert may_win(9.0, curves[:2], LOSS), "two say nothing"
+    assert may_win(2.01, [(2.0, 1.0), (3.0, 2.5), (4.0, 3.5)], LOSS) is False, "what others lost is no reason"
+
+
+def test_curves_are_of_complete_trials_and_a_sweeps_own_hyperband_ranks_all(tmp_path):
+    complete = [(Status.COMPLETE, end, ((10, at), (100, end))) for at, end in ((2.0, 1.0), (3.0, 1.6))]
+    snapshot = a_study(tmp_path, *complete, (Status.PRUNED, 5.0, ((10, 5.0),)))
+    curves, ranks = (RungGate(steps=(10,), eta=eta, metric=LOSS) for eta in (None, 3.0))
+    assert goes_on(curves, "new", 10, (9.0, None), snapshot)
+    assert goes_on(ranks, "new", 10, (2.5, None), snapshot)
+    assert not goes_on(ranks, "new", 10, (3.5, None), snapshot)
+    whole = a_study(tmp_path / "more", *complete, (Status.COMPLETE, 2.4, ((10, 4.0), (100, 2.4))))
+    assert not goes_on(curves, "new", 10, (9.0, None), whole)
+    assert goes_on(curves, "0002", 10, (4.0, None), whole), "it is not compared with itself, so with two only"
 
 
 @pytest.mark.parametrize(("value", "others", "goes_on"), [
@@ -55,20 +78,20 @@ def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):
     (1.0, [1.0, 1.0], True),
 ])
 def test_the_best_third_rounded_up_goes_on_and_the_first_two_always(value, others, goes_on):
-    assert stays(GATE, (value, None), [(other, None) for other in others]) is goes_on
+    assert stays(LOSS, 3.0, (value, None), [(other, None) for other in others]) is goes_on
 
 
 def test_the_best_of_a_maximised_metric_are_the_largest():
-    gate = RungGate(steps=(10,), eta=3.0, metric=Metric(name="accuracy", goal="maximize"))
-    assert stays(gate, (4.0, None), [(1.0, None), (3.0, None)])
-    assert not stays(gate, (2.0, None), [(1.0, None), (3.0, None)])
+    metric = Metric(name="accuracy", goal="maximize")
+    assert stays(metric, 3.0, (4.0, None), [(1.0, None), (3.0, None)])
+    assert not stays(metric, 3.0, (2.0, None), [(1.0, None), (3.0, None)])
 
 
 def test_the_loss_decides_where_no_row_is_exact_yet():
-    gate = RungGate(steps=(10,), eta=3.0, metric=Metric(name=EXACT_MATCH, goal="maximize"))
-    assert stays(gate, (0.0, 1.9), [(0.0, 2.0), (0.0, 2.5)])
-    assert not stays(gate, (0.0, 2.1), [(0.0, 2.0), (0.0, 2.5)])
-    assert stays(gate, (0.1, 9.0), [(0.0, 2.0), (0.0, 2.5)])
+    metric = Metric(name=EXACT_MATCH, goal="maximize")
+    assert stays(metric, 3.0, (0.0, 1.9), [(0.0, 2.0), (0.0, 2.5)])
+    assert not stays(metric, 3.0, (0.0, 2.1), [(0.0, 2.0), (0.0, 2.5)])
+    assert stays(metric, 3.0, (0.1, 9.0), [(0.0, 2.0), (0.0, 2.5)])
 
 
 def test_values_are_compared_at_the_same_step_only(tmp_path):

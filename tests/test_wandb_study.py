@@ -1,5 +1,6 @@
 """A W&B sweep read back as a study: the real client, the loopback server, no journal on this machine."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -25,10 +26,11 @@ sweep_id = wandb.sweep({"method": "random", "metric": {"name": "eval/loss", "goa
                         "parameters": {"lora_r": {"values": [4, 8]}, "learning_rate": {
                             "distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}}}, project="demo")
 
-def ours(losses, code=0, preempt=False, **summary):
+def ours(losses, code=0, preempt=False, beside=False, **summary):
     run = wandb.init()
     for i, loss in enumerate(losses):
-        run.log({"train/global_step": 5 * (i + 1), "eval/loss": loss, "train/loss": loss + 0.5})
+        more = {"eval/exact_match": i / 4, "eval/bits_per_byte": loss / 4} if beside else {}
+        run.log({"train/global_step": 5 * (i + 1), "eval/loss": loss, "train/loss": loss + 0.5, **more})
         run.log({"train/global_step": 5 * (i + 1) + 1, "train/loss": loss + 0.4})
     if preempt:
         run.mark_preempting()
@@ -41,7 +43,7 @@ def foreign():
     run.log({"eval/loss": 2.25})
     run.finish()
 
-jobs = [lambda: ours([2.0, 1.5, 1.75], **{"eval/loss": 1.5}, outcome="complete", seconds=12.5, tokens=800,
+jobs = [lambda: ours([2.0, 1.5, 1.75], beside=True, **{"eval/loss": 1.5}, outcome="complete", seconds=12.5, tokens=800,
                      peak_device_bytes=3 * 2**30, predicted_peak_bytes=2 * 2**30),
         lambda: ours([3.0], **{"eval/loss": 3.0}, outcome="pruned", reason="not in the top third at step 5"),
         lambda: ours([], code=3, outcome="out_of_memory", reason="needs more than there is"),
@@ -102,6 +104,9 @@ def test_every_run_becomes_a_trial_that_ended_as_it_did(server: WandbServer, fet
     assert snapshot.best == snapshot.records[0]
     assert results[0]
     assert results[0].evaluations == ((5, 2.0), (10, 1.5), (15, 1.75))
+    assert results[0].metrics == {"eval/loss": 1.5, "eval/exact_match": 0.25, "eval/bits_per_byte": 0.375}
+    assert snapshot.history(runs[0].name)[2] == {"step": 10, "train/loss": 2.0, "eval/loss": 1.5,
+                                                 "eval/exact_match": 0.25, "eval/bits_per_byte": 0.375}
     assert results[0].seconds == 12.5
     assert results[0].tokens == 800
     assert results[0].peak_device_bytes == 3 * 2**30
@@ -153,3 +158,48 @@ def test_an_address_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.Monk
     addresses = ["me/mine/ab12cd34", "https://wandb.ai/me/mine/sweeps/ab12cd34"]
     paths = ["studies/mine/ab12cd34", "studies/two", "/me/mine/ab12cd34", "me/mine/my-study", "ab12cd34", "https://x/y"]
     assert [_is_sweep(text) for text in addresses + paths] == [True] * 2 + [False] * 6
+
+
+OVER = """
+sweep_id = wandb.sweep({"method": "random", "run_cap": 3, "name": "mine", "metric": {
+    "name": "eval/loss", "goal": "minimize"}, "parameters": json.loads(sys.argv[1])}, project="demo")
+losses = [2.0, 1.0, 3.0]
+
+def ours():
+    run = wandb.init()
+    loss = losses.pop(0)
+    run.log({"train/global_step": 5, "eval/loss": loss})
+    run.summary.update({"eval/loss": loss, "outcome": "complete"})
+    run.finish()
+
+wandb.agent(sweep_id, function=ours, project="demo", count=4)
+"""
+
+
+def test_the_winner_of_a_sweep_that_is_over_is_confirmed_by_tagged_runs_of_its_project(tmp_path: Path) -> None:
+    """Its agents ran elsewhere. The second time nothing is left to do."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(300)))
+    fixed = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 3200,
+             "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256,
+             "evaluations": 2}
+    parameters = {**{name: {"value": value} for name, value in fixed.items()},
+                  "learning_rate": {"values": [0.001, 0.01, 0.03]}, "warmup_ratio": {"value": "10 * learning_rate"}}
+    with WandbServer(seed=1) as server, clients(tmp_path) as start:
+        server.state.script([{"learning_rate": rate} for rate in (0.001, 0.01, 0.03)])
+        start(server, OVER, json.dumps(parameters)).finish(200)
+        sweep = f"{server.sweep.entity}/{server.sweep.project}/{server.sweep.name}"
+        first, second = (command(server, tmp_path, "agent", sweep, "--confirm", "2x1", "--cpu") for _ in range(2))
+        runs = [run for run in server.state.runs.values() if not run.sweep]
+        starts = [run.starts for run in runs]
+        assert server.state.unknown == []
+    trials = [run.name for run in server.state.runs.values() if run.sweep]
+    assert first.returncode == second.returncode == 0, first.stdout + first.stderr
+    assert next(line for line in first.stdout.splitlines() if line.startswith("winner")) in second.stdout
+    assert [(run.project, run.state, sorted(run.about["tags"])) for run in runs] == [
+        ("demo", "finished", sorted(["confirmation", f"trial {trials[place]}"])) for place in (1, 0)]
+    assert [(run.params["learning_rate"], run.params["warmup_ratio"], run.params["seed"]) for run in runs] == [
+        (0.01, 0.1, 43), (0.001, 0.01, 43)]
+    assert starts == [1, 1], "what W&B has is not sent again"
+    study = read_study(tmp_path / "studies" / server.sweep.name / "confirmation")
+    assert [run.summary["eval/loss"] for run in runs] == [record.result.metric for record in study.finished]

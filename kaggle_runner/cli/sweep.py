@@ -11,13 +11,14 @@ import click
 
 from kaggle_runner.cli.params import GivenPath, StudyPath, SweepFile
 from kaggle_runner.cli.shared import (
+    confirming,
     continuing,
     detect_here,
     directory_of,
     positive,
+    print_next,
     print_page,
     print_study,
-    print_what_comes_out,
     refuse_among_rows,
     require,
     run_spec,
@@ -26,16 +27,19 @@ from kaggle_runner.cli.shared import (
     typed_command,
     warn_of_no_page,
 )
-from kaggle_runner.cli.words import as_typed, command, complain
-from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.cli.words import as_typed, command, complain, say
+from kaggle_runner.errors import INTERRUPTED, SweepOver
 from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import require_address
 from kaggle_runner.wording import how_many
 
 if TYPE_CHECKING:
+    from kaggle_runner.machine.environment import Environment
     from kaggle_runner.run.shared.order import SharedOrder
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
+    from kaggle_runner.sweep.study_settings import Confirm
+    from kaggle_runner.wandb.agent import AgentOrder
 
 ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "prior_studies", "start",
              "adopt", "no_early_end", "log", "cpu", "storage", "lease", "checkpoints")
@@ -104,9 +108,11 @@ def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
 @click.option("--study", type=StudyPath(), help="Directory of the study [studies/ID].")
 @click.option("--max-concurrency", type=int, default=1, help="Trials at a time on each GPU: 1, and nothing else.")
 @click.option("--no-pruning", is_flag=True, help="Train every trial to its end.")
+@click.option("--confirm", metavar="TOPxSEEDS", callback=confirming,
+              help="When the sweep is over, train its best again with more seeds, 3x2, as runs of its project.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | None, max_concurrency: int,
-          no_pruning: bool, cpu: bool) -> None:
+          no_pruning: bool, confirm: "Confirm | None", cpu: bool) -> None:
     """Run trials of a W&B sweep, by its ID, path or URL, until it ends or the session does."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
@@ -124,19 +130,39 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
 
     warn_of_no_page()
     order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
-    with display(typed_command()) as notify:
-        outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
+    try:
+        with display(typed_command()) as notify:
+            outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
+    except SweepOver:
+        if confirm is None:
+            raise
+        sys.exit(_confirm_remote(confirm, order, environment, cpu))
     page = print_study(outcome.snapshot, outcome.reason)
-    if outcome.exit_status != INTERRUPTED:
-        print_what_comes_out(outcome.snapshot)
     click.echo(f"sweep    {outcome.sweep.url}")
     if outcome.exit_status == INTERRUPTED:
         click.echo(f"next     {continuing()}")
     elif outcome.snapshot.finished:
-        click.echo(f"next     {command('report', outcome.snapshot.directory)}")
+        print_next(outcome.snapshot)
     print_page(page)
     tell_launcher(outcome.reason, outcome.exit_status)
-    sys.exit(outcome.exit_status)
+    sys.exit(outcome.exit_status or (_confirm_remote(confirm, order, environment, cpu) if confirm else 0))
+
+
+def _confirm_remote(confirm: "Confirm", order: "AgentOrder", environment: "Environment", cpu: bool) -> int:
+    """Confirm the winner of a sweep that W&B ran, say what came out, and return the exit status."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.wandb.confirm import confirm_sweep
+
+    with display(typed_command()) as notify:
+        done = confirm_sweep(order.address, confirm, environment, notify, study=order.study, cpu_only=cpu,
+                             deadline=order.deadline)
+    for label, text in done.found.as_lines(done.metric) if done.found else ():
+        say(label, text)
+    if done.not_done:
+        say("confirm", f"not done: {done.not_done}")
+        click.echo(f"next     {continuing()}")
+    click.echo(f"sweep    {done.sweep.url}")
+    return INTERRUPTED if done.not_done else 0
 
 
 @click.command()
@@ -200,9 +226,10 @@ def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: in
         run = run_final(spec, order, environment, notify)
     page = print_study(run.snapshot, run.reason)
     exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
-    if exit_status == 0:
-        print_what_comes_out(run.snapshot)
-    click.echo("next     " + (continuing() if exit_status else command("report", directory)))
+    if exit_status:
+        click.echo(f"next     {continuing()}")
+    else:
+        print_next(run.snapshot)
     print_page(page)
     tell_launcher(run.reason, exit_status)
     if exit_status:

@@ -29,7 +29,7 @@ LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel
             "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims", "report/cells",
             "report/lab", "report/notebook", "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy")),
-            "study/what_next", "training/data/preview", "wandb/fetch")
+            "study/what_next", "training/data/preview", "wandb/confirm", "wandb/fetch")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
 has a hub or a mounted model; pushes, plans and the tuning lab are for one's own machine."""
 OF_MODELS = ("model", "cli/model", "cli/conversation")
@@ -40,8 +40,8 @@ OF_SEARCHES = ("run/points", "run/search", "run/optuna_journal", "run/confirm", 
 """What chooses trials."""
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
-    "sweep": (*OF_MODELS, *OF_FINALS, "wandb"),
-    "train": (*OF_MODELS, *OF_SEARCHES, "wandb"),
+    "sweep": (*OF_MODELS, *OF_FINALS, "machine/gpu_lock", "wandb"),
+    "train": (*OF_MODELS, *OF_SEARCHES, "machine/gpu_lock", "wandb"),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),
 }

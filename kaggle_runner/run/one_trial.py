@@ -13,8 +13,9 @@ from typing import Protocol
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
 from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.run import rungs
 from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.rungs import rung_gate, scores_at, stays
+from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.pace import refusal
@@ -80,7 +81,7 @@ class TrialRunner:
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
-                                 settings=settings, max_steps=max_steps))
+                                 settings=settings, max_steps=max_steps, metric=self.study.snapshot().info.metric))
 
     def take_end(self, result: TrialResult) -> None:
         """Tell how a trial ended, and count it among the failures if it is one."""
@@ -91,6 +92,8 @@ class TrialRunner:
     def measure_base(self, trial: Trial, result: TrialResult) -> None:
         """Measure the untouched base once for a study, while a complete trial has it warm."""
         if result.status is not Status.COMPLETE or result.notes.get("repeat_of") or not trial.config.has_base:
+            return
+        if not self.study.snapshot().has_one_base:
             return
         try:
             self.measure_base_of(trial)
@@ -116,8 +119,8 @@ class TrialRunner:
 
 
 def goes_on(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float, loss: float | None) -> bool:
-    """Judge a trial at a rung by what the others of its study measured there."""
-    return stays(rung_gate(spec, trial.config), (value, loss), scores_at(study.snapshot(), step, without=trial.id))
+    """Judge a trial at a rung by what the others of its study measured."""
+    return rungs.goes_on(rung_gate(spec, trial.config), trial.id, step, (value, loss), study.snapshot())
 
 
 def preempts(ending: threading.Event, deadline: Deadline) -> Callable[[], str | None]:

@@ -70,11 +70,11 @@ def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | Non
         leave()
 
 
-def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
+def find_sweep(address: str, key: FoundKey, *, may_be_over: bool = False) -> RemoteSweep:
     """Look a sweep up and check it; `address` is `entity/project/id`, `project/id`, `id` or the sweep's URL.
 
     Raises:
-        SweepOver: it is finished or cancelled.
+        SweepOver: it is finished or cancelled, and may not be.
         WandbError: there is no such sweep, or the server refuses.
         SweepError: it has what our trainer does not: parameters, a metric; holds all problems.
     """
@@ -86,7 +86,7 @@ def find_sweep(address: str, key: FoundKey) -> RemoteSweep:
     except API_ERRORS as error:
         raise refused(f"W&B does not show us the sweep {address}; copy its id or URL from its page, and see that the "
                       f"key belongs to a member of its team; W&B says", error, key) from error
-    if state in OVER_STATES:
+    if state in OVER_STATES and not may_be_over:
         raise SweepOver(f"the sweep {path} is {state.lower()}, so it gives no trials; to go on with it: "
                          f"wandb sweep --resume {path}")
     return RemoteSweep(path=path, url=url, state=state, spec=check_config(config, path))
