@@ -200,7 +200,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
             if path.suffix == ".py":
                 content = without_words(without_types(content))
             elif path.suffix == ".js":
-                content = re.sub(rb"(?m)^ *//.*\n", b"", content)
+                content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
             files[f"{root.name}/{inside.as_posix()}"] = content
     return files
 
