@@ -226,3 +226,15 @@ def test_the_command_prints_the_claims_and_writes_nothing(tmp_path):
 
     assert json.loads(done.stdout) == claims(analysis_of(directory))
     assert sorted(path.name for path in directory.iterdir()) == before
+
+
+def test_no_two_values_look_alike_in_parallel_coordinates(tmp_path):
+    modules = ["q_proj,k_proj,v_proj", "q_proj,v_proj", "q_proj,o_proj,v_proj"]
+    trials = [Made(params={"modules": modules[i % 3], "lora_r": i}, value=2.0 + i) for i in range(6)]
+    analysis = analysis_of(write_study(tmp_path / "s", trials, parameters={
+        "modules": {"values": modules}, "lora_r": {"min": 0, "max": 5}}))
+    figure = next(figure for figure in map_figures(analysis) if figure.key == "parallel")
+    axis = figure.layout["xaxis"]["ticktext"].index("modules")
+    shown = {label["text"] for label in figure.layout["annotations"] if label["x"] == axis}
+    assert len(shown) == 3
+    assert max(map(len, shown)) < len(modules[0])

@@ -54,9 +54,9 @@ EXAMPLES = {
 FIRST_STEPS = """\
 Tune language models on free GPUs. Three commands to begin with:
 
-  python -m kaggle_runner dry-run          A real sweep on this CPU in a minute: no account, no network.
-  python -m kaggle_runner detect           What this machine is, and what it allows.
-  python -m kaggle_runner sweep mine.yaml  Your own sweep file, on this machine's GPUs.
+  python -m kaggle_runner dry-run          A sweep on this CPU, without account.
+  python -m kaggle_runner detect           This machine, and what it allows.
+  python -m kaggle_runner sweep mine.yaml  Your sweep file, on this machine.
 
 All commands: python -m kaggle_runner --help
 """

@@ -10,6 +10,7 @@ import bz2
 import hashlib
 import io
 import json
+import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ CHUNK = 1000
 """Number of characters of the package in one line of the script."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
-            "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/cells", "report/lab",
-            "report/notebook", "run/adopt",
+            "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims", "report/cells",
+            "report/lab", "report/notebook", "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy")),
             "study/what_next", "training/data/preview", "wandb/confirm", "wandb/fetch")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
@@ -109,6 +110,7 @@ EMPTY_SCRIPT = """\
 #
 #     python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p .
 import json
+import re
 import os
 import sys
 
@@ -199,6 +201,8 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
             content = path.read_bytes()
             if path.suffix == ".py":
                 content = without_words(without_types(content))
+            elif path.suffix == ".js":
+                content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
             files[f"{root.name}/{inside.as_posix()}"] = content
     return files
 

@@ -150,22 +150,25 @@ def _ranking(analysis: Analysis) -> Figure | None:
     if len(ranked) < 2:
         return None
     scale = scale_of(analysis, [row.value for row in ranked if row.value is not None])
-    shapes = list(scale.shapes)
+    shapes, notes = list(scale.shapes), list(scale.notes)
     pad = 0.6 + 0.02 * len(ranked)
     if analysis.first.distance is not None:
         best = analysis.first.ranked[0].mean
-        worse = best + (-1 if analysis.goal == "maximize" else 1) * analysis.first.distance
+        sign = -1 if analysis.goal == "maximize" else 1
+        worse = best + sign * analysis.first.distance
         shapes.append({"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": best, "y1": worse, "layer": "below",
-                       "fillcolor": BAND, "line": {"width": 1, "color": BEST, "dash": "dot"},
-                       "label": {"text": "may be as good as the best", "textposition": "top right",
-                                 "font": {"size": 11}}})
+                       "fillcolor": BAND, "line": {"width": 1, "color": BEST, "dash": "dot"}})
+        # Where there are no marks: the ranking leaves the best value as it goes to the right.
+        notes.append({"xref": "paper", "x": 1, "y": best, "xanchor": "right", "font": {"size": 11},
+                      "yanchor": "bottom" if sign > 0 else "top", "text": "may be as good as the best",
+                      "showarrow": False})
     traces = dots(analysis, ranked, {row.id: i for i, row in enumerate(ranked, start=1)},
                   {row.id: float(f"{row.value:.6g}") for row in ranked if row.value is not None}, scale=scale)
     return Figure(key="ranking", title="Trials from best to worst", sentence=say.ranking(analysis),
                   traces=tuple(traces), is_half=True, layout={
                       "xaxis": axis_layout("rank among the complete trials", **whole_ticks(len(ranked)),
                                            range=[1 - pad, len(ranked) + pad]),
-                      "yaxis": scale.axis, "shapes": shapes, "annotations": scale.notes, "showlegend": False})
+                      "yaxis": scale.axis, "shapes": shapes, "annotations": notes, "showlegend": False})
 
 
 def _values(analysis: Analysis) -> Figure:

@@ -128,7 +128,7 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
                 "width": mark["marker"]["line"]["width"] or 1, "color": "#222222"}}
     return Figure(key=f"contour-{position}", title=f"{one.x.name} and {one.y.name}", height=400, is_half=True,
                   sentence=say.contour(analysis, one), traces=(surface, *marks), layout={
-                      "xaxis": value_axis(one.x), "yaxis": value_axis(one.y), "showlegend": False})
+                      "xaxis": value_axis(one.x), "yaxis": value_axis(one.y, beside=True), "showlegend": False})
 
 
 def _parallel(analysis: Analysis) -> list[Figure]:
@@ -196,18 +196,24 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
         if axis.is_range:
             labels += [(i, -0.045, value_text(axis.low)), (i, 1.045, value_text(axis.high))]
         elif len(axis.values) <= 8:
-            labels += [(i, axis.position(value) or 0.0, value_text(value)) for value in axis.values]
+            names = short_names(list(map(value_text, axis.values)), 14)
+            labels += [(i, axis.position(value) or 0.0, name)
+                       for value, name in zip(axis.values, names, strict=True)]
     labels += [(len(axes), 1.045, metric_text(ranked[0].value)), (len(axes), -0.045, metric_text(ranked[-1].value))]
-    return [{"x": x, "y": y, "text": text(shortened(shown, 14)), "showarrow": False,
+    return [{"x": x, "y": y, "text": text(shown), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 
 
-def value_axis(axis: Axis) -> dict[str, Any]:
-    """Return the axis of a hyperparameter: logarithmic where its range is, its values where it has a list."""
+def value_axis(axis: Axis, *, beside: bool = False) -> dict[str, Any]:
+    """Return the axis of a hyperparameter: logarithmic where its range is, its values where it has a list.
+
+    `beside` the plot names lie, and are short; below it long ones stand upright.
+    """
     if axis.values:
+        angle = 0 if beside else -90 if _upright(axis) else None
+        names = short_names(list(map(value_text, axis.values)), 14 if beside else 22)
         return axis_layout(axis.name, tickvals=list(range(len(axis.values))), range=[-0.5, len(axis.values) - 0.5],
-                           **({"tickangle": -90} if _upright(axis) else {}),
-                           ticktext=[text(name) for name in short_names(list(map(value_text, axis.values)), 22)])
+                           **({} if angle is None else {"tickangle": angle}), ticktext=list(map(text, names)))
     if not axis.is_log:
         margin = 0.03 * (axis.high - axis.low)
         return axis_layout(axis.name, range=short([axis.low - margin, axis.high + margin]))

@@ -47,7 +47,7 @@ _GLOSS = (
     ("configuration", "The trials that differ in nothing but the seed; its value is their mean."),
     ("noise", "How far one trial scatters if it is trained again with another seed, as a standard deviation."),
     ("share first place", "Chance alone may have put them behind the best: the best of many is the luckiest of many."),
-    ("stands out", "Shuffled values explain as much in fewer than 5 of 100 shuffles, over all hyperparameters."),
+    ("stands out", "Shuffled values explain as much in fewer than 6 of 100 shuffles, over all hyperparameters."),
     ("variance explained", "The part of the differences between trials that goes with one hyperparameter."),
     ("pruned", "Stopped early, at a rung, because others were better at that step."),
     ("rung", "A step at which trials are compared and the worse ones stopped."),
@@ -132,8 +132,8 @@ def _study(analysis: Analysis, place: str, name: str, lead: Lead | None, *, head
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
         '<div class="compare" aria-live="polite"></div>',
-        '<div class="table"><table class="trials"><caption>A column name sorts, a row chooses, Escape lets go'
-        "</caption><thead><tr></tr></thead><tbody></tbody></table></div>",
+        '<div class="table"><table class="trials"><caption><span>A column name sorts, a row chooses, '
+        "Escape lets go</span></caption><thead><tr></tr></thead><tbody></tbody></table></div>",
         "<h3>How this was run</h3>", _how(analysis), _words(), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in figures],

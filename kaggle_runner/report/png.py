@@ -215,7 +215,7 @@ def _limits(axes: Axes, layout: Mapping[str, Any], places: Mapping[str, Mapping[
 
 def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
     for shape in layout.get("shapes", ()):
-        label = _plain(shape["label"]["text"])
+        label = _plain(shape.get("label", {}).get("text", ""))
         if shape["type"] == "line":
             axes.axhline(shape["y0"], color=shape["line"]["color"], linestyle=_DASHES[shape["line"]["dash"]],
                          linewidth=1.2, zorder=2)
@@ -226,9 +226,10 @@ def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
                       ha="right", va="top", xytext=(0, -2), textcoords="offset points", color=_SOFT, clip_on=True)
     for note in layout.get("annotations", ()):
         at_edge = note.get("yref") == "y domain"
+        in_place = at_edge or note.get("xref") == "paper"
         axes.annotate(_plain(note["text"]), (note["x"], note["y"]), fontsize=8, color=_INK,
-                      xycoords="axes fraction" if at_edge else "data", ha=note.get("xanchor", "center"),
-                      va=note["yanchor"] if at_edge else "center",
+                      xycoords=("axes fraction" if in_place else "data", "axes fraction" if at_edge else "data"),
+                      ha=note.get("xanchor", "center"), va=note["yanchor"] if in_place else "center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=6)
 
 

@@ -186,8 +186,8 @@ def importance(analysis: Analysis) -> str:
              f"{_whole(share.high)})" for share in clear]
     if not clear:
         return (f"From {count}, no hyperparameter stands out from chance: shuffled values do as well in more than "
-                f"5 of 100 shuffles.")
-    text = f"From {count}: {names_text(texts)}; shuffled values reach that in fewer than 5 of 100 shuffles."
+                f"6 of 100 shuffles.")
+    text = f"From {count}: {names_text(texts)}; shuffled values reach that in fewer than 6 of 100 shuffles."
     return text + (f" Nothing stands out of {names_text(unclear, 8)}." if unclear else "")
 
 

@@ -55,7 +55,7 @@ class Noise:
         Source: measured by benchmarks/truth.py for normal, uniform, exponential, log-normal and Student's noise and
         for noise with outliers; the chi-squared bound alone covers the normal one only.
         """
-        return self.deviation * _UPPER_OF_FEW.get(self.freedom, 1 + 5.8 / math.sqrt(self.freedom + 1))
+        return self.deviation * _UPPER_OF_FEW.get(self.freedom, 1 + 6.5 / math.sqrt(self.freedom + 1))
 
 
 def find_configurations(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tuple[Configuration, ...]:

@@ -1,10 +1,13 @@
 """What mattered: one test for all hyperparameters at once, and how much of the metric's variance each one explains.
 
-Each hyperparameter is compared with a bank of shapes: a line, valleys, steps, groups of values. Whether the best fit of
-all is more than chance is read off shuffled values that may choose among the same shapes, so many hyperparameters and
-many shapes cost power and never truth. What was found is taken out, and the rest is tested on what it leaves.
-Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, chapter 2 (the largest statistic of a shuffle);
-Freedman and Lane, J. Bus. Econ. Stat. 1, 1983 (shuffled residuals). Rates of being wrong: benchmarks/truth.py.
+Each hyperparameter is compared with a bank of shapes: a line, valleys, steps, groups of values. How rare its best fit
+is, is read off shuffled values that may choose among the same shapes, and the rarest of all hyperparameters is compared
+with the rarest of each shuffle: many hyperparameters and many shapes cost power and never truth. A search crowds its
+points, and two hyperparameters that moved together both fit what one of them did: one is said to matter only if it says
+something beyond each rival. What was found is taken out, and the rest is tested on what it leaves.
+Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, chapter 2 (the smallest probability of a
+shuffle); Genovese, Roeder and Wasserman, Biometrika 93, 2006 (its weights); Freedman and Lane, J. Bus. Econ. Stat. 1,
+1983 (shuffled residuals). Rates of being wrong: benchmarks/truth.py.
 """
 
 import math
@@ -15,14 +18,24 @@ import numpy as np
 
 MIN_TRIALS = 6
 """Configurations below which nothing is said."""
-LEVEL = 0.05
-"""How often shuffled values may reach what is said to stand out."""
+LEVEL, LEVEL_AFTER = 0.06, 0.04
+"""How often shuffled values may reach what is said to stand out; beside what was found already."""
 _SHUFFLES = 399
+_TAIL = 40
+"""Of the shuffles, those whose excess over the next one measures how fast the tail falls."""
+_MOST_WEIGHT = {True: 6, False: 12}
+"""A hyperparameter's part of the level grows with the number of its values, which make its effect harder to see, up to
+here; where they are ordered, each tells something of the next."""
+_SELDOM, _LIKE_A_RANGE = 0.6, 8
+"""Handicap of a step and of a wave, in normal deviates, where so many values differ: lines and valleys are the rule."""
+_RIVAL = {False: (0.05, 0.05), True: (0.014, 0.1)}
+"""How rare the fit of a rival is, and how rare what one says beyond it has to be; for few trials and for many."""
 _CUTS = 11
 _EXACT = 1e-6
 """Part of the values' own deviation below which what an effect leaves is no noise."""
 _TRIALS_FOR_WAVES = 20
-"""Trials from which on a curve of fourth degree is among the shapes, and a level for each of many listed values."""
+"""Trials from which on a curve of fourth degree is among the shapes, and where a level for each of many names takes the
+place of one name against all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +99,14 @@ def find_effects(factors: Sequence[Factor], values: Sequence[float], *, seed: in
         fits, limit = _round(banks, left, basis, float(left @ left) / total, generator)
         for fit in fits:
             found[fit.share.name] = fit.share
-        best = max(fits, key=lambda fit: fit.score, default=None)
-        if best is None or best.score <= limit:
+        best = next((fit for fit in sorted(fits, key=lambda fit: -fit.score)
+                     if fit.score > limit and _stands_apart(fit, fits, left, basis, generator)), None)
+        if best is None:
             break
         found[best.share.name] = replace(best.share, resolved=True)
         basis = np.column_stack([basis, best.shape])
         left = left - best.shape @ (best.shape.T @ left)
-        banks = [(factor, shapes) for factor, shapes in banks if factor.name != best.share.name]
+        banks = [bank for bank in banks if bank is not best.bank]
     freedom = count - 1 - basis.shape[1]
     explained = sum(max(0.0, share.share) for share in found.values() if share.resolved)
     raw = winsorised(given, reach=8)  # what is pulled in for the test is noise to the noise
@@ -107,15 +121,48 @@ def find_effects(factors: Sequence[Factor], values: Sequence[float], *, seed: in
 
 
 @dataclass(frozen=True)
+class _Shape:
+    """A shape an effect may have: some columns over the trials."""
+
+    columns: np.ndarray
+    handicap: float = 0.0
+    """What its score must have more than others', because it is seldom the truth."""
+
+
+_Bank = tuple[Factor, list[_Shape]]
+
+
+@dataclass(frozen=True)
 class _Fit:
     """The shape of one factor that fits best."""
 
+    bank: _Bank
     share: Share
     shape: np.ndarray
     score: float
+    """How rare it is, with the factor's weight."""
+    alone: float
+    """How often shuffled values fit this factor as well."""
 
 
-def _round(banks: Sequence[tuple[Factor, list[np.ndarray]]], left: np.ndarray, basis: np.ndarray, scale: float,
+def _stands_apart(fit: _Fit, fits: Sequence[_Fit], left: np.ndarray, basis: np.ndarray,
+                  generator: np.random.Generator) -> bool:
+    """Say whether a factor says something beyond each of those that fit well, too."""
+    rare, beyond = _RIVAL[len(left) >= _TRIALS_FOR_WAVES]
+    for rival in fits:
+        if rival is fit or rival.alone > rare:
+            continue
+        without, _ = np.linalg.qr(np.column_stack([basis, rival.shape]))
+        rest = left - without @ (without.T @ left)
+        if len(left) - 1 - without.shape[1] < 3 or rest @ rest < 1e-12 * (left @ left):
+            return False
+        again, _ = _round([fit.bank], rest, without, 1.0, generator)
+        if not again or again[0].alone > beyond:
+            return False
+    return True
+
+
+def _round(banks: Sequence[_Bank], left: np.ndarray, basis: np.ndarray, scale: float,
            generator: np.random.Generator) -> tuple[list[_Fit], float]:
     """Fit every factor to what is left, and return the score that shuffled values stay under."""
     count, used = basis.shape
@@ -123,29 +170,36 @@ def _round(banks: Sequence[tuple[Factor, list[np.ndarray]]], left: np.ndarray, b
     shuffled -= basis @ (basis.T @ shuffled)
     targets = np.column_stack([left, shuffled - shuffled.mean(axis=0)])
     squares = np.maximum((targets ** 2).sum(axis=0), 1e-300)
-    fits, scores = [], []
-    for factor, shapes in banks:
-        own = [shape for shape in (_orthonormal(shape, basis) for shape in shapes) if 0 < shape.shape[1] < count - 2
-               - used]
+    fits, surprises = [], []
+    for bank in banks:
+        factor, shapes = bank
+        given = [(_orthonormal(shape.columns, basis), shape.handicap) for shape in shapes]
+        own = [(shape, handicap) for shape, handicap in given if 0 < shape.shape[1] < count - 2 - used]
         if not own:
             continue
-        explained = np.array([((shape.T @ targets) ** 2).sum(axis=0) / squares for shape in own])
-        score = np.array([_score(part, shape.shape[1], count - 1 - used - shape.shape[1])
-                          for part, shape in zip(explained, own, strict=True)])
+        explained = np.array([((shape.T @ targets) ** 2).sum(axis=0) / squares for shape, _ in own])
+        score = np.array([_score(part, shape.shape[1], count - 1 - used - shape.shape[1]) - handicap
+                          for part, (shape, handicap) in zip(explained, own, strict=True)])
         best = score.argmax(axis=0)
         each = np.arange(targets.shape[1])
-        scores.append(score[best, each])
-        parts = explained[best, each]
-        fits.append((factor.name, own[best[0]], float(parts[0]), float(parts[1:].mean())))
+        parts, score = explained[best, each], score[best, each]
+        tail = np.sort(score[1:])[-_TAIL - 1:]
+        width = max(float(tail[1:].mean() - tail[0]), 1e-9)
+        start = float(tail[0]) - width * math.log(min(_MOST_WEIGHT[factor.ordered], len(set(factor.positions))))
+        surprises.append((score - start) / width)
+        fits.append((bank, *own[best[0]], float(parts[0]), float(parts[1:].mean()), start, width))
     if not fits:
         return [], math.inf
-    all_scores = np.array(scores)
-    highest = all_scores[:, 1:].max(axis=0)
-    limit = float(np.sort(highest)[-max(1, int(LEVEL * (_SHUFFLES + 1)))])
-    return [_Fit(share=_share(name, part, usual, scale, count - used, shape.shape[1], limit,
-                              float((1 + (highest >= own[0] - 1e-9).sum()) / (_SHUFFLES + 1))),
-                 shape=shape, score=float(own[0]))
-            for (name, shape, part, usual), own in zip(fits, all_scores, strict=True)], limit
+    highest = np.array(surprises)[:, 1:].max(axis=0)
+    limit = float(np.sort(highest)[-max(1, int((LEVEL_AFTER if used else LEVEL) * (_SHUFFLES + 1)))])
+    return [_Fit(bank=bank, shape=shape, score=float(own[0]), alone=_part_reaching(own[1:], own[0]),
+                 share=_share(bank[0].name, part, usual, scale, count - used, shape.shape[1],
+                              start + width * limit + handicap, _part_reaching(highest, own[0])))
+            for (bank, shape, handicap, part, usual, start, width), own in zip(fits, surprises, strict=True)], limit
+
+
+def _part_reaching(shuffled: np.ndarray, own: float) -> float:
+    return float((1 + (shuffled >= own - 1e-9).sum()) / (len(shuffled) + 1))
 
 
 def _share(name: str, part: float, usual: float, scale: float, count: int, columns: int, limit: float,
@@ -174,41 +228,47 @@ def _score(explained: np.ndarray, columns: int, freedom: int) -> np.ndarray:
     return np.asarray(((1 - b) * root - (1 - a)) / np.sqrt(b * root * root + a))
 
 
-def _shapes(factor: Factor) -> list[np.ndarray]:
-    """Return the shapes an effect may have: each some columns over the trials."""
+def _shapes(factor: Factor) -> list[_Shape]:
+    """Return the shapes an effect of the factor may have."""
     at = np.asarray(factor.positions, dtype=float)
     missing = at < 0
     if missing.any() and not missing.all() and factor.ordered:
         at = np.where(missing, at[~missing].mean(), at)
     distinct = np.unique(at)
-    shapes = [[missing.astype(float)]] if missing.any() and factor.ordered else []
+    shapes = [_shape(missing)] if missing.any() and factor.ordered else []
     if len(distinct) < 2:
-        return [np.stack(shape, axis=1) for shape in shapes]
+        return shapes
     if factor.ordered:
         shapes += _curves(at, distinct)
         middles = (distinct[1:] + distinct[:-1]) / 2
-        shapes += [[(at < cut).astype(float)] for cut in _spread(middles, _CUTS)]
+        shapes += [_shape(at < cut, handicap=_SELDOM if len(distinct) >= _LIKE_A_RANGE else 0.0)
+                   for cut in _spread(middles, _CUTS)]
     else:
-        groups = [(at == value).astype(float) for value in distinct]
+        groups = [at == value for value in distinct]
         most = len(at) // 2 + 1 if len(at) >= _TRIALS_FOR_WAVES else len(at) // 3
         if len(groups) <= max(2, most):
-            shapes.append(groups[1:])
-        shapes += [[group] for group in groups if len(groups) > 2]
+            shapes.append(_shape(*groups[1:]))
+        if len(groups) > 2 and (len(at) < _TRIALS_FOR_WAVES or len(groups) > most):
+            shapes += [_shape(group) for group in groups]
     # A shape that is one trial against all others says nothing of a hyperparameter.
-    return [np.stack(shape, axis=1) for shape in shapes
-            if len(shape) > 1 or (np.abs(shape[0] - np.median(shape[0])) > 0).sum() >= 2 or len(distinct) == 2]
+    return [shape for shape in shapes if shape.columns.shape[1] > 1 or len(distinct) == 2
+            or (np.abs(shape.columns - np.median(shape.columns)) > 0).sum() >= 2]
 
 
-def _curves(at: np.ndarray, distinct: np.ndarray) -> list[list[np.ndarray]]:
+def _curves(at: np.ndarray, distinct: np.ndarray) -> list[_Shape]:
     x = (at - distinct[0]) / (distinct[-1] - distinct[0])
-    shapes = [[x]]
+    shapes = [_shape(x)]
     if len(distinct) > 2:
-        shapes.append([x, x ** 2])
+        shapes.append(_shape(x, x ** 2))
         turns = np.quantile(distinct, np.linspace(0, 1, 9)[1:-1]) if len(distinct) > 8 else distinct[1:-1]
-        shapes += [[np.maximum(0, turn - at), np.maximum(0, at - turn)] for turn in np.unique(turns)]
-    if len(at) >= _TRIALS_FOR_WAVES and len(distinct) >= 8:
-        shapes.append([x, x ** 2, x ** 3, x ** 4])
+        shapes += [_shape(np.maximum(0, turn - at), np.maximum(0, at - turn)) for turn in np.unique(turns)]
+    if len(at) >= _TRIALS_FOR_WAVES and len(distinct) >= _LIKE_A_RANGE:
+        shapes.append(_shape(x, x ** 2, x ** 3, x ** 4, handicap=_SELDOM))
     return shapes
+
+
+def _shape(*columns: np.ndarray, handicap: float = 0.0) -> _Shape:
+    return _Shape(columns=np.stack([column.astype(float) for column in columns], axis=1), handicap=handicap)
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
