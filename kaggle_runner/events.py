@@ -235,6 +235,8 @@ class TrialStarted(Event):
     settings: str
     """What distinguishes this trial from the others, in words."""
     max_steps: int
+    metric: str = "eval/loss"
+    """What the trials are compared by."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ class Made:
     phases: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    origin: str = "random"
 
 
 def write_study(directory: Path, trials: Sequence[Made], *, parameters: Mapping[str, Any] | None = None,
@@ -41,7 +42,7 @@ def write_study(directory: Path, trials: Sequence[Made], *, parameters: Mapping[
         if baseline is not None:
             study.record_baseline(baseline)
         for number, made in enumerate(trials):
-            trial = Trial(id=f"{number:04d}", number=number, params=made.params, origin="random")
+            trial = Trial(id=f"{number:04d}", number=number, params=made.params, origin=made.origin)
             study.record_start(trial, made.params)
             # At once, and not by `study.log`, which syncs every row to the disk.
             rows = [{"step": step, metric: value, "train/loss": value + 0.1, "tokens": 100 * step}

@@ -54,8 +54,8 @@ def run(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("KAGGLE_RUNNER_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, error=None):
-        done = CliRunner().invoke(cli, ["try", *map(str, arguments)])
+    def run(*arguments, error=None, typed=""):
+        done = CliRunner().invoke(cli, ["try", *map(str, arguments)], input=typed)
         if error:
             assert isinstance(done.exception, error), done.output
             return str(done.exception)
@@ -96,6 +96,9 @@ def test_answers_are_those_that_plain_peft_and_transformers_generate(family, tmp
     drawn = [conversation.answer(conversation.rows(1)[0], Sampling(max_new_tokens=12, temperature=1.5, seed=seed),
                                  shown.append, tuned=True).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+    cold = [conversation.answer(conversation.rows(1)[0], Sampling(max_new_tokens=12, temperature=temperature),
+                                shown.append, tuned=True).text for temperature in (0.0, 1e-300)]
+    assert cold[0] == cold[1]
 
 
 @pytest.mark.parametrize("template", [None, CHAT])
@@ -129,8 +132,9 @@ def test_rows_prompts_and_chats_on_the_command_line(tmp_path, cache, run, tiny_l
     asked = run(study, "--prompt", "say 7", *short)
     assert ("asked     ### Question:\n          system: you count\n          user: say 7\n          \n"
             "          ### Answer:\n") in asked.stdout, "the system prompt of the rows goes before it"
-    assert "system: you sing\n" in run(study, "--prompt", "say 7", "--system", "you sing", *short).stdout
-    assert run(study, "--prompt", " ").exit_code == 2
+    piped = run(study, "--prompt", "-", "--system", "you sing", *short, typed="say\n\u00fc\n").stdout
+    assert "system: you sing\n          user: say\n          \u00fc\n          \n" in piped
+    assert run(study, "--prompt", " ").exit_code == run(study, "--prompt", "-").exit_code == 2
     assert "tokens, and the model takes 256 with its answer" in run(study, "--prompt", "x " * 400, *short,
                                                                     error=DataError)
     assert run(study, "--prompt", "a", "--rows", "2").exit_code == 2
@@ -166,6 +170,8 @@ def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
     assert done.stdout.count("--- held-out row ") == done.stdout.count("\ntuned ") == 2
     assert "\nbase " not in done.stdout
     done = run("chars", "--prompt", "the cat ", "--max-new-tokens", "20", "--temperature", "0")
+    cold = run("chars", "--prompt", "the cat ", "--max-new-tokens", "20", "--temperature", "1e-300")
+    assert cold.stdout.split(" (20 ")[0] == done.stdout.split(" (20 ")[0]
     assert any(word in done.stdout.split("tuned", 1)[1] for word in ("sat", "the", "on")), done.stdout
     assert "the model does not know 'X', 'p', 'y'; write with the characters of its text:" in run(
         "chars", "--prompt", "Xylophone", error=DataError)

@@ -4,7 +4,7 @@ import pytest
 
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.provenance import how_it_was_run
-from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.journal import Study, confirm_directory, read_study
 from kaggle_runner.study.noise import Noise, find_configurations, find_repeats, measured_noise, noise_of_repeats, t_975
 from kaggle_runner.study.table import best_lines
 from tests.made_studies import Made, write_study
@@ -74,6 +74,20 @@ def test_the_table_and_the_report_say_the_same_noise(tmp_path):
     noise = analyse(snapshot).noise
     assert noise.deviation == pytest.approx(0.02)
     assert ("noise", f"0.0200 standard deviation of eval/loss, from {noise.source}") in best_lines(snapshot)
+    assert best_lines(snapshot)[0] == ("best", "trial 0000, eval/loss 2.0000 +- 0.02 (3 seeds)")
+
+
+def test_the_best_line_has_the_seeds_of_a_confirmation_and_the_noise_of_other_trials(tmp_path):
+    swept = [Made(params={"lr": lr, "seed": 0}, value=value) for lr, value in ((1, 2.0), (2, 2.5))]
+    directory = write_study(tmp_path / "s", swept)
+    write_study(confirm_directory(directory), [
+        Made(params={"lr": lr, "seed": seed}, value=value, origin=origin) for lr, seed, value, origin in (
+            (1, 1, 2.1, "trial 0000"), (1, 2, 2.12, "trial 0000"), (2, 1, 2.6, "trial 0001"),
+            (2, 2, 2.6, "trial 0001"))])
+    assert best_lines(read_study(directory))[0] == ("best", "trial 0000, eval/loss 2.0000 +- 0.01 (3 seeds)")
+    other = write_study(tmp_path / "t", [Made(params={"lr": 1, "seed": 0}, value=1.0), *swept[1:],
+                                         Made(params={"lr": 2, "seed": 1}, value=2.7)])
+    assert best_lines(read_study(other))[0] == ("best", "trial 0000, eval/loss 1.0000 +- 0.14")
 
 
 def test_the_lines_of_a_study_say_what_became_of_its_rows(tmp_path):
@@ -99,3 +113,10 @@ def test_the_account_of_each_dataset_stands_once_in_the_record_and_wherever_a_st
                  for read in (9, 10))
     assert best_lines(snapshot)[-2:] == [("rows", nine), ("", ten)]
     assert dict(how_it_was_run(snapshot))["rows"] == f"{nine}; {ten}"
+
+
+def test_a_study_over_several_models_has_no_base_that_its_trials_are_compared_with(tmp_path):
+    for number, (entry, has_one) in enumerate([({"values": ["a", "b"]}, False), ({"values": ["a"]}, True),
+                                               ({"value": "a"}, True)]):
+        directory = write_study(tmp_path / str(number), [Made(value=2.0)], parameters={"model": entry})
+        assert read_study(directory).has_one_base == has_one

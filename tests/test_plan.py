@@ -227,7 +227,13 @@ def test_a_finished_study_names_the_training_on_all_rows_with_its_time_on_both_t
     snapshot = replace(read_study(tmp_path / "s"), sessions=({"gpus": [{"name": "Tesla T4"}] * 2},),
                        rows=({"dataset": "me/rows", "rows": {"train": 8_000, "not_drawn": 800}},))
     assert full_lines(snapshot, here="train s --full", push="push s/best.yaml") == [
-        ("full", "train s --full  (8,800 rows, 1 pass: 24.4 h on one GPU)"),
-        ("kaggle", "push s/best.yaml --full --sessions 2 --wait  (all rows, both T4s: 12.2 h, 2 sessions)")]
+        ("train s --full", "8,800 rows, 1 pass: 24.4 h on one GPU"),
+        ("push s/best.yaml --full --sessions 2 --wait",
+         "all rows, both T4s: 12.2 h, 2 sessions, 17.8 h of a week's 30 are left")]
+    many = replace(snapshot, rows=({"dataset": "me/rows", "rows": {"train": 22_000, "not_drawn": 0}},))
+    assert full_lines(many, here="train s --full", push="push s/best.yaml")[1] == (
+        "push s/best.yaml --full --sessions 3 --wait",
+        "all rows, both T4s: 30.6 h, 3 sessions, more than a week's 30 h")
     assert full_lines(replace(snapshot, rows=()), here="train s --full", push="push s/best.yaml") == [
-        ("full", "train s --full"), ("kaggle", "push s/best.yaml --full --sessions 3 --wait")]
+        ("train s --full", "all rows"),
+        ("push s/best.yaml --full --sessions 3 --wait", "all rows, both T4s")]

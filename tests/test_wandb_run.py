@@ -1,5 +1,6 @@
 """What needs no agent: endings, addresses, locks, the failure budget, and offline runs by the real client."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from kaggle_runner.errors import HostError, WandbError
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.run.failures import FailureBudget
+from kaggle_runner.study.answers import ANSWERS, COLUMNS
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.standins.wandb_client import MISSING, PYTHON
@@ -180,6 +182,8 @@ def test_a_study_becomes_offline_runs_that_wandb_sync_uploads(tmp_path: Path) ->
             study.log(trial.id, {"step": 3, "eval/loss": 1.25 + number, "tokens": 9})
             study.record_end(TrialResult(id=trial.id, status=status, metric=1.25 + number, steps=3, tokens=9,
                                          evaluations=((3, 1.25 + number),), notes=notes))
+        row = {"prompt": "ask", "expected": "yes", "base": None, "answer": "<b>no</b>"}
+        (study.trial_directory("0000") / ANSWERS).write_text(json.dumps({"rows": [row, {"prompt": "torn"}]}))
         unfinished = Trial(id="0002", number=2, params={"lora_r": 4, "learning_rate": 1e-3})
         study.record_start(unfinished, {})
     script = """
@@ -212,5 +216,11 @@ print([OfflineRuns("demo").write(snapshot) for _ in range(2)], sync_command(Path
     assert [run.column("eval/loss") for run in runs] == [[1.25], [2.25]]
     assert runs[0].column("train/global_step") == [1, 2, 3, 3]
     assert (runs[0].summary["eval/loss"], runs[0].summary["micro_batch"]) == (1.25, 2)
+    table = json.loads(runs[0].files[runs[0].summary["answers"]["path"]])
+    assert table == {"columns": list(COLUMNS), "data": [["ask", "yes", "", "<b>no</b>"]]}
+    artifact = json.loads(runs[0].files[f"artifacts/run-{runs[0].name}-answers/answers.table.json"])
+    assert (artifact["_type"], artifact["data"]) == ("table", table["data"])
+    assert "answers" not in runs[1].summary
+    assert server.state.unknown == []
 
 

@@ -26,10 +26,11 @@ sweep_id = wandb.sweep({"method": "random", "metric": {"name": "eval/loss", "goa
                         "parameters": {"lora_r": {"values": [4, 8]}, "learning_rate": {
                             "distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}}}, project="demo")
 
-def ours(losses, code=0, preempt=False, **summary):
+def ours(losses, code=0, preempt=False, beside=False, **summary):
     run = wandb.init()
     for i, loss in enumerate(losses):
-        run.log({"train/global_step": 5 * (i + 1), "eval/loss": loss, "train/loss": loss + 0.5})
+        more = {"eval/exact_match": i / 4, "eval/bits_per_byte": loss / 4} if beside else {}
+        run.log({"train/global_step": 5 * (i + 1), "eval/loss": loss, "train/loss": loss + 0.5, **more})
         run.log({"train/global_step": 5 * (i + 1) + 1, "train/loss": loss + 0.4})
     if preempt:
         run.mark_preempting()
@@ -42,7 +43,7 @@ def foreign():
     run.log({"eval/loss": 2.25})
     run.finish()
 
-jobs = [lambda: ours([2.0, 1.5, 1.75], **{"eval/loss": 1.5}, outcome="complete", seconds=12.5, tokens=800,
+jobs = [lambda: ours([2.0, 1.5, 1.75], beside=True, **{"eval/loss": 1.5}, outcome="complete", seconds=12.5, tokens=800,
                      peak_device_bytes=3 * 2**30, predicted_peak_bytes=2 * 2**30),
         lambda: ours([3.0], **{"eval/loss": 3.0}, outcome="pruned", reason="not in the top third at step 5"),
         lambda: ours([], code=3, outcome="out_of_memory", reason="needs more than there is"),
@@ -103,6 +104,9 @@ def test_every_run_becomes_a_trial_that_ended_as_it_did(server: WandbServer, fet
     assert snapshot.best == snapshot.records[0]
     assert results[0]
     assert results[0].evaluations == ((5, 2.0), (10, 1.5), (15, 1.75))
+    assert results[0].metrics == {"eval/loss": 1.5, "eval/exact_match": 0.25, "eval/bits_per_byte": 0.375}
+    assert snapshot.history(runs[0].name)[2] == {"step": 10, "train/loss": 2.0, "eval/loss": 1.5,
+                                                 "eval/exact_match": 0.25, "eval/bits_per_byte": 0.375}
     assert results[0].seconds == 12.5
     assert results[0].tokens == 800
     assert results[0].peak_device_bytes == 3 * 2**30

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kaggle_runner.study.answers import COLUMNS, answers_of_trial
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from tests.standins.wandb_client import MISSING, Client, Start, clients
@@ -146,6 +147,10 @@ def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: di
         assert run.summary["tokens"] == record.result.tokens
         assert run.summary["peak_device_bytes"] == record.result.peak_device_bytes
         assert run.summary["outcome"] == "complete"
+        answers = json.loads(run.files[run.summary["answers"]["path"]])["data"]
+        kept = answers_of_trial(tmp_path / "study" / "trials" / record.trial.id)
+        assert answers == [[row[name] for name in COLUMNS] for row in kept]
+        assert len(answers) > 1
         assert len(run.column("train/loss")) == len(run.column("train/learning_rate")) == 6
         assert run.params.items() > run.args.items()
         assert run.params["tied"] == {"lora_alpha": 8}

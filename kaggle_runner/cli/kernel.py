@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
-from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive, print_what_comes_out
+from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive, print_next
 from kaggle_runner.cli.words import command, complain
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
 from kaggle_runner.sweep.address import require_address
@@ -363,10 +363,11 @@ def _end(verdict: "KernelVerdict") -> None:
     if verdict.goes_on:
         click.echo(f"next     {continuing()}\n         with --sessions 3 it goes on by itself, in up to three kernels")
     elif studies and trials:
+        found = []
         for study in studies:
             with contextlib.suppress(StudyError):  # a session that was cut off may have left half a study
-                print_what_comes_out(read_study(study))
-        click.echo(f"next     {command('report', *studies)}")
+                found.append(read_study(study))
+        print_next(*found, after=command("report", *studies))
     sys.exit(verdict.exit_status)
 
 

@@ -22,6 +22,7 @@ from kaggle_runner.cli.shared import (
     detect_here,
     keep_best,
     print_best,
+    print_next,
     require_pictures,
     run_spec,
     sweep_options,
@@ -115,8 +116,12 @@ def show(study: str | None, everything: bool, as_json: bool) -> None:
 
     click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)
-    for label, text in next_lines(snapshot):
-        click.echo(f"{label:<8} {text}")
+    lines = next_lines(snapshot)
+    if [label for label, _ in lines] == ["next"]:
+        print_next(snapshot, after=lines[0][1])
+    else:
+        for label, text in lines:
+            click.echo(f"{label:<8} {text}")
 
 
 @cli.command()

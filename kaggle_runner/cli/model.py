@@ -124,7 +124,7 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
 @click.command("try")
 @click.argument("study", type=StudyPath())
 @click.option("--trial", help="Id of the trial [the study's winner].")
-@click.option("--prompt", help="What to ask [a chat on a terminal, else held-out rows].")
+@click.option("--prompt", help="What to ask; - reads it from stdin [a chat on a terminal, else held-out rows].")
 @click.option("--rows", type=click.IntRange(min=1), help="Ask so many held-out rows [5, where nothing else is asked].")
 @click.option("--base", is_flag=True, help="In a chat, have the untouched base answer too.")
 @click.option("--system", help="System prompt [the study's].")
@@ -145,6 +145,8 @@ def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, b
 
     if prompt is not None and rows is not None:
         raise click.UsageError("--prompt and --rows are both given; give one of them")
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode(errors="replace").rstrip("\n")
     if prompt is not None and not prompt.strip():
         raise click.UsageError("--prompt is empty; write what to ask")
     outcome = find_outcome(study, trial)

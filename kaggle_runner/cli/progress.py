@@ -29,7 +29,7 @@ from kaggle_runner.metrics import EXACT_MATCH, LOSS, Metric, format_metric
 from kaggle_runner.wording import how_many
 
 SHOWN = ("train/loss", LOSS, EXACT_MATCH)
-"""What a line of a running trial tells of its numbers."""
+"""What a line of a running trial tells of its numbers, beside the metric of its study."""
 LINE_EVERY_S = 5.0
 """Seconds that lie at least between two plain lines of a running trial."""
 TIME_EVERY_S = 60.0
@@ -186,8 +186,9 @@ class Bars:
                     f"trial {event.trial}", total=event.max_steps or None, facts="starting", trial=event.trial)
             case Logged() if event.trial in self._tasks:
                 losses = self._losses[event.trial]
-                losses |= {name: value for name in SHOWN[:2] if (value := event.values.get(name)) is not None}
-                facts = "  ".join(f"{name.removesuffix('/loss')} {loss:.3f}" for name, loss in losses.items())
+                names = dict.fromkeys((*SHOWN[:2], self._trials[event.trial].metric))
+                losses |= {name: value for name in names if (value := event.values.get(name)) is not None}
+                facts = "  ".join(f"{_short(name)} {loss:.3f}" for name, loss in losses.items())
                 self._progress.update(self._tasks[event.trial], completed=event.step, facts=facts)
                 return
             case TrialEnded():
@@ -200,11 +201,16 @@ class Bars:
             self._progress.console.print(text, highlight=False, markup=False)
 
 
+def _short(name: str) -> str:
+    return name.removesuffix("/loss").removeprefix("eval/")
+
+
 def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
     """Put an event of a sweep into a line; none for what nobody needs to read."""
     match event:
         case Logged():
-            numbers = "  ".join(f"{name} {format_metric(name, value)}" for name in SHOWN
+            names = dict.fromkeys((*SHOWN[:2], *([trial.metric] if trial else []), *SHOWN[2:]))
+            numbers = "  ".join(f"{name} {format_metric(name, value)}" for name in names
                                 if (value := event.values.get(name)) is not None)
             return f"trial {event.trial}  step {event.step}/{trial.max_steps if trial else '?'}  {numbers}"
         case Phase() | Note():

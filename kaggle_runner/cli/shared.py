@@ -125,9 +125,10 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     keep(run.snapshot)
     is_cut_short = run.interrupted or bool(unconfirmed)
     exit_status = INTERRUPTED if is_cut_short else int(run.gave_up or run.snapshot.best is None)
-    if not is_cut_short:
-        print_what_comes_out(run.snapshot)
-    click.echo("next     " + (continuing() if is_cut_short else command("report", run.snapshot.directory)))
+    if is_cut_short:
+        click.echo(f"next     {continuing()}")
+    else:
+        print_next(run.snapshot)
     print_page(page)
     tell_launcher(unconfirmed or run.reason, exit_status)
     if exit_status:
@@ -271,18 +272,30 @@ def keep_best(snapshot: "Snapshot") -> None:
         complain(f"warning: {error}")
 
 
-def print_what_comes_out(snapshot: "Snapshot") -> None:
-    """Say how the winner of a study of fine-tunes is tried and taken home, if its adapter is there."""
-    best = snapshot.best
-    if best is not None and (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
-        click.echo(f"try      {command('try', snapshot.directory)}")
-        if importlib.util.find_spec("kaggle_runner.study.what_next"):  # which a launcher leaves at home
-            from kaggle_runner.study.what_next import full_lines
+def print_next(*snapshots: "Snapshot", after: str | None = None) -> None:
+    """Say what to do with finished studies, in the order in which it is done; `after` is the report, if not drawn anew.
 
-            for label, text in full_lines(snapshot, here=command("train", snapshot.directory, "--full"),
-                                          push=command("push", snapshot.directory / "best.yaml")):
-                click.echo(f"{label:<8} {text}")
-        click.echo(f"export   {command('export', snapshot.directory, '--to', 'merged')}")
+    The winner of a study of fine-tunes, if its adapter is there, is asked, trained on all rows and taken home.
+    """
+    steps = [step for snapshot in snapshots for step in _what_comes_out(snapshot)]
+    for place, step in enumerate(steps):
+        say("" if place else "next", "  ".join(step))
+    report = after or command("report", *(snapshot.directory for snapshot in snapshots))
+    say(("page" if report.endswith(".html") else "report") if steps else "next", report)
+
+
+def _what_comes_out(snapshot: "Snapshot") -> list[tuple[str, str]]:
+    """Return the commands that lead from a winner to a model that one talks to, each with what it is for."""
+    best = snapshot.best
+    if best is None or not (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
+        return []
+    steps = [(command("try", snapshot.directory), "ask it something")]
+    if importlib.util.find_spec("kaggle_runner.study.what_next"):  # which a launcher leaves at home
+        from kaggle_runner.study.what_next import full_lines
+
+        steps += full_lines(snapshot, here=command("train", snapshot.directory, "--full"),
+                            push=command("push", snapshot.directory / "best.yaml"))
+    return [*steps, (command("export", snapshot.directory, "--to", "merged"), "take it home")]
 
 
 def print_best(snapshot: "Snapshot") -> None:

@@ -16,9 +16,9 @@ from kaggle_runner.cli.shared import (
     detect_here,
     directory_of,
     positive,
+    print_next,
     print_page,
     print_study,
-    print_what_comes_out,
     refuse_among_rows,
     require,
     run_spec,
@@ -138,13 +138,11 @@ def agent(sweep_id: str, count: int | None, deadline: str | None, study: Path | 
             raise
         sys.exit(_confirm_remote(confirm, order, environment, cpu))
     page = print_study(outcome.snapshot, outcome.reason)
-    if outcome.exit_status != INTERRUPTED:
-        print_what_comes_out(outcome.snapshot)
     click.echo(f"sweep    {outcome.sweep.url}")
     if outcome.exit_status == INTERRUPTED:
         click.echo(f"next     {continuing()}")
     elif outcome.snapshot.finished:
-        click.echo(f"next     {command('report', outcome.snapshot.directory)}")
+        print_next(outcome.snapshot)
     print_page(page)
     tell_launcher(outcome.reason, outcome.exit_status)
     sys.exit(outcome.exit_status or (_confirm_remote(confirm, order, environment, cpu) if confirm else 0))
@@ -228,9 +226,10 @@ def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: in
         run = run_final(spec, order, environment, notify)
     page = print_study(run.snapshot, run.reason)
     exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
-    if exit_status == 0:
-        print_what_comes_out(run.snapshot)
-    click.echo("next     " + (continuing() if exit_status else command("report", directory)))
+    if exit_status:
+        click.echo(f"next     {continuing()}")
+    else:
+        print_next(run.snapshot)
     print_page(page)
     tell_launcher(run.reason, exit_status)
     if exit_status:

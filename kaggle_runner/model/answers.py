@@ -27,6 +27,11 @@ Show = Callable[[str], None]
 """Takes each piece of an answer as it comes."""
 
 
+COLDEST = 0.01
+"""Temperature below which the likeliest token is taken: the next one would need to be within 0.1 of it to be drawn once
+in 20,000 times."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen."""
@@ -36,6 +41,11 @@ class Sampling:
     """0 takes the most likely token."""
     top_p: float = 1.0
     seed: int = 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn: not where the temperature leaves one of them alone, and would overflow 16 bits."""
+        return self.temperature >= COLDEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +129,7 @@ class Conversation:
         return transformers.GenerationConfig(
             max_new_tokens=min(sampling.max_new_tokens, most), eos_token_id=sorted(ends) or None,
             pad_token_id=self._base.tokenizer.pad_token_id,
-            **(drawn if sampling.temperature > 0 else {"do_sample": False}))
+            **(drawn if sampling.draws else {"do_sample": False}))
 
     def _of_row(self, rows: EncodedRows, i: int) -> Question:
         tokens, start = rows.row(i), question_of(rows, i)

@@ -84,7 +84,7 @@ class Writer:
 
 def _drawn(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Choose a symbol: the likeliest, or one drawn from the likeliest that have `top_p` together."""
-    if sampling.temperature <= 0:
+    if not sampling.draws:
         return int(logits_V.argmax())
     sorted_V, order_V = torch.softmax(logits_V / sampling.temperature, -1).sort(descending=True)
     sorted_V[sorted_V.cumsum(-1) - sorted_V >= sampling.top_p] = 0.0

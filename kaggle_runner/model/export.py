@@ -229,16 +229,21 @@ def _all(plan: MergePlan) -> Any:
 
 def _load_merged(folder: Path) -> str:
     return (f'from transformers import AutoModelForCausalLM, AutoTokenizer\n\n'
-            f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")')
+            f'model = AutoModelForCausalLM.from_pretrained({_quoted(folder)})\n'
+            f'tokenizer = AutoTokenizer.from_pretrained({_quoted(folder)})')
+
+
+def _quoted(folder: Path) -> str:
+    """Write a path as Python has it, whatever is in it."""
+    return json.dumps(str(folder), ensure_ascii=False)
 
 
 def _load_adapter(folder: Path, *, in_4_bits: bool) -> str:
     if not in_4_bits:
         return (f'from peft import AutoPeftModelForCausalLM\n\n'
-                f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}")')
+                f'model = AutoPeftModelForCausalLM.from_pretrained({_quoted(folder)})')
     return (f'import torch\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import BitsAndBytesConfig\n\n'
             f'four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
             f'bnb_4bit_use_double_quant=True,\n'
             f'                               bnb_4bit_compute_dtype=torch.float16)\n'
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}", quantization_config=four_bits)')
+            f'model = AutoPeftModelForCausalLM.from_pretrained({_quoted(folder)}, quantization_config=four_bits)')

@@ -81,7 +81,7 @@ class TrialRunner:
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
-                                 settings=settings, max_steps=max_steps))
+                                 settings=settings, max_steps=max_steps, metric=self.study.snapshot().info.metric))
 
     def take_end(self, result: TrialResult) -> None:
         """Tell how a trial ended, and count it among the failures if it is one."""
@@ -92,6 +92,8 @@ class TrialRunner:
     def measure_base(self, trial: Trial, result: TrialResult) -> None:
         """Measure the untouched base once for a study, while a complete trial has it warm."""
         if result.status is not Status.COMPLETE or result.notes.get("repeat_of") or not trial.config.has_base:
+            return
+        if not self.study.snapshot().has_one_base:
             return
         try:
             self.measure_base_of(trial)

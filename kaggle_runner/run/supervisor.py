@@ -109,14 +109,16 @@ class Supervisor:
     def measure_baseline(self, config: Config) -> float | None:
         """Measure the untouched base, load it if need be, record all of it in the study, and return its metric.
 
-        None for a model that is trained from nothing: then only what the config names is loaded.
+        None for a model that is trained from nothing, and where models are searched: then only what the config names
+        is loaded.
 
         Raises:
             WorkerError: the worker died or could not load what the config names; the message says why.
             Unfinished: somebody wished for an end meanwhile.
         """
-        request = MeasureBase(config=config.as_dict(), metric=self.study.snapshot().info.metric) \
-            if config.has_base else Prepare(config=config.as_dict())
+        snapshot = self.study.snapshot()
+        request = MeasureBase(config=config.as_dict(), metric=snapshot.info.metric) \
+            if config.has_base and snapshot.has_one_base else Prepare(config=config.as_dict())
         answer = self._converse(request)
         if isinstance(answer, Failed):
             raise WorkerError(answer.message)

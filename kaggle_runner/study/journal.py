@@ -73,6 +73,12 @@ class Snapshot:
         return Metric(name=self.info.metric, goal=self.info.goal)
 
     @property
+    def has_one_base(self) -> bool:
+        """Whether all trials begin with one model: else there is no base that they are compared with."""
+        entry = self.info.sweep.get("parameters", {}).get("model", {})
+        return len(entry.get("values", ())) < 2
+
+    @property
     def finished(self) -> tuple[TrialRecord, ...]:
         """The trials that have a result and will not be run again."""
         return tuple(r for r in self.records if r.result and r.result.status is not Status.PREEMPTED)

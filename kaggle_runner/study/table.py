@@ -1,11 +1,11 @@
 """A study as text: the lines about the best trial, the base and the noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kaggle_runner.metrics import format_metric
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import measured_noise
+from kaggle_runner.study.noise import Configuration, Noise, measured_noise
 from kaggle_runner.study.trial import TrialRecord
 
 
@@ -13,15 +13,15 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Return what there is to say of the best trial, the base and the noise, as labels and texts."""
     lines = []
     best, metric = snapshot.best, snapshot.info.metric
+    noise, repeats = measured_noise(snapshot)
     if best is None or best.result is None or best.result.metric is None:
         lines.append(("best", "no trial has finished"))
     else:
         value = snapshot.metric.text(best.result.metric)
-        lines.append(("best", f"trial {best.trial.id}, {metric} {value}{_gain(snapshot, best)}"
-                              f"{_beside(snapshot, best)}"))
+        lines.append(("best", f"trial {best.trial.id}, {metric} {value}{_doubt(snapshot, best, noise, repeats)}"
+                              f"{_gain(snapshot, best)}{_beside(snapshot, best)}"))
         names = _varied(snapshot) or list(best.trial.params)
         lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
-    noise, _ = measured_noise(snapshot)
     if noise is not None:
         lines.append(("noise", f"{noise.deviation:.4f} standard deviation of {metric}, from {noise.source}"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
@@ -53,6 +53,16 @@ def _varied(snapshot: Snapshot) -> list[str]:
     """Name the parameters that the sweep searches."""
     parameters: Mapping[str, Any] = snapshot.info.sweep.get("parameters", {})
     return [name for name, entry in parameters.items() if "value" not in entry]
+
+
+def _doubt(snapshot: Snapshot, best: TrialRecord, noise: Noise | None, repeats: Sequence[Configuration]) -> str:
+    """Say how far another seed may lead from the trial's metric, and how many seeds it has; nothing if unknown."""
+    if noise is None:
+        return ""
+    of_it = {name for repeat in repeats for name in repeat.trial_ids
+             if best.trial.id in repeat.trial_ids or name.startswith(f"trial {best.trial.id} with seed ")}
+    seeds = len(of_it | {best.trial.id})
+    return f" +- {noise.deviation:.2g}" + (f" ({seeds} seeds)" if seeds > 1 else "")
 
 
 def _gain(snapshot: Snapshot, best: TrialRecord) -> str:

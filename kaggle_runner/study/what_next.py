@@ -11,10 +11,15 @@ from kaggle_runner.study.pace import forecast_s
 HOUR_S = 3600.0
 KAGGLE_SESSION_S = 12 * HOUR_S - 25 * 60
 """Seconds of training in a session of 12 hours, as `memory.plan` has them."""
+WEEK_S = 30 * HOUR_S
+"""Seconds of a GPU that an account has in a week; what of them is used already is not asked here."""
 
 
 def full_lines(snapshot: Snapshot, *, here: str, push: str) -> list[tuple[str, str]]:
-    """Say how the winner is trained on all rows, by a command here and one on Kaggle; nothing for a final training."""
+    """Say how the winner is trained on all rows, by a command here and one on Kaggle, each with what it takes.
+
+    Nothing for a final training.
+    """
     best = snapshot.best
     config = best.trial.config if best is not None else None
     if best is None or not isinstance(config, FinetuneConfig) or best.trial.origin == "final":
@@ -22,18 +27,23 @@ def full_lines(snapshot: Snapshot, *, here: str, push: str) -> list[tuple[str, s
     rows = rows_known(snapshot, config.dataset)
     epochs = config.num_train_epochs or 1
     seconds = None if rows is None else forecast_s(_all_rows(config, rows, epochs), snapshot)
-    of = "" if rows is None else f"{rows:,} rows, {epochs:g} pass{'' if epochs == 1 else 'es'}"
+    of = "all rows" if rows is None else f"{rows:,} rows, {epochs:g} pass{'' if epochs == 1 else 'es'}"
     gpus = [str(gpu["name"]) for gpu in snapshot.sessions[-1].get("gpus", ()) if isinstance(gpu, Mapping)] \
         if snapshot.sessions else []
     on_t4 = bool(gpus) and "T4" in gpus[0]
-    known = f"  ({of}: {hours(seconds)}{' on one GPU' if gpus else ''})" if seconds is not None else ""
-    lines = [("full", here + known)]
+    lines = [(here, of if seconds is None else f"{of}: {hours(seconds)}{' on one GPU' if gpus else ''}")]
     if config.model != DEMO_MODEL:
         sessions = 3 if seconds is None or not on_t4 else math.ceil(seconds / 2 / KAGGLE_SESSION_S)
-        told = f"  (all rows, both T4s: {hours(seconds / 2)}, {sessions} session{'' if sessions == 1 else 's'})" \
-            if seconds is not None and on_t4 else ""
-        lines.append(("kaggle", f"{push} --full --sessions {sessions} --wait{told}"))
+        told = f": {_on_kaggle(seconds / 2, sessions)}" if seconds is not None and on_t4 else ""
+        lines.append((f"{push} --full --sessions {sessions} --wait", f"all rows, both T4s{told}"))
     return lines
+
+
+def _on_kaggle(seconds: float, sessions: int) -> str:
+    left = WEEK_S - seconds
+    week = f"{hours(left)} of a week's {WEEK_S / HOUR_S:.0f} are left" if left >= 0 else \
+        f"more than a week's {WEEK_S / HOUR_S:.0f} h"
+    return f"{hours(seconds)}, {sessions} session{'' if sessions == 1 else 's'}, {week}"
 
 
 def _all_rows(config: FinetuneConfig, rows: int, epochs: float) -> FinetuneConfig:

@@ -19,6 +19,7 @@ import wandb
 from kaggle_runner.errors import StudyError, WandbError
 from kaggle_runner.files import line_of, make_directory, write_atomically
 from kaggle_runner.machine.environment import Environment
+from kaggle_runner.metrics import GOALS, Evaluations, Metric
 from kaggle_runner.study.axes import is_number
 from kaggle_runner.study.journal import JOURNAL, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -122,14 +123,21 @@ def _device(runs: Iterable[Any]) -> dict[str, Any]:
 
 
 def _rows(run: Any, metric: str) -> list[dict[str, Any]]:
-    """Read a run's measurements, by optimizer step where the run has logged it, else by W&B's own count of rows."""
+    """Read a run's measurements, by optimizer step where the run has logged it, else by W&B's own count of rows.
+
+    What is measured beside the metric stands in the same rows, so that one question brings all of it.
+    """
     rows: dict[int, dict[str, Any]] = {}
-    for name in dict.fromkeys([metric, "train/loss"]):
-        found = run.history(keys=[STEP, name], samples=POINTS, pandas=False)
+    beside = [name for name in GOALS if name != metric and is_number(run.summary.get(name))]
+    for names in ((metric, *beside), *(((metric,),) if beside else ()), ("train/loss",)):
+        if names == (metric,) and rows:
+            continue
+        found = run.history(keys=[STEP, *names], samples=POINTS, pandas=False)
         step = STEP if found else "_step"
-        for row in found or run.history(keys=[name], samples=POINTS, pandas=False):
-            if is_number(row.get(name)) and is_number(row.get(step)):
-                rows.setdefault(int(row[step]), {"step": int(row[step])})[name] = row[name]
+        for row in found or run.history(keys=list(names), samples=POINTS, pandas=False):
+            if is_number(row.get(names[0])) and is_number(row.get(step)):
+                rows.setdefault(int(row[step]), {"step": int(row[step])}).update(
+                    {name: row[name] for name in names if is_number(row.get(name))})
     return [rows[step] for step in sorted(rows)]
 
 
@@ -145,13 +153,13 @@ def _events(run: Any, number: int, rows: list[dict[str, Any]], metric: str, goal
     status = _OUTCOMES.get(outcome, Status.FAILED) if outcome and run.state in _ENDED else _ENDED.get(run.state)
     if status is None:
         return events
-    curve = [(row["step"], row[metric]) for row in rows if metric in row]
-    best = (max if goal == "maximize" else min)((value for _, value in curve), default=None)
-    value = summary[metric] if status is Status.COMPLETE and is_number(summary[metric]) else best
+    seen = Evaluations.of_rows(Metric(name=metric, goal="maximize" if goal == "maximize" else "minimize"), rows)
+    value = summary[metric] if status is Status.COMPLETE and is_number(summary[metric]) else seen.best
+    facts = {**seen.facts, "metric": value}
     reason = summary["reason"] or ("" if status is Status.COMPLETE else f"{outcome or run.state} on W&B")
     result = TrialResult(
-        id=run.id, status=status, metric=value, reason=reason, steps=max((row["step"] for row in rows), default=0),
-        seconds=float(summary["seconds"] or summary["_runtime"] or 0.0), evaluations=tuple(curve),
+        id=run.id, status=status, reason=reason, steps=max((row["step"] for row in rows), default=0), **facts,
+        seconds=float(summary["seconds"] or summary["_runtime"] or 0.0),
         peak_device_bytes=summary["peak_device_bytes"], tokens=int(summary["tokens"] or 0),
         notes={name: summary[name] for name in NOTES if summary[name] is not None})
     return [*events, {"event": "end", "result": asdict(result), "time": started + result.seconds}]

@@ -17,6 +17,7 @@ from kaggle_runner.run.one_trial import TrialRunner, goes_on
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
+from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
@@ -111,6 +112,9 @@ class JobRunner:
         result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked)
         stopped = stop_asked() and not earlier
         log.describe(result, self._spec.metric, stopped=stopped)
+        if result.status is Status.COMPLETE:
+            log.show_answers(answers_of_trial(self._study.directory / "trials" / str(result.notes.get("repeat_of")
+                                                                                    or trial.id)))
         code = exit_code(result, stopped=stopped)
         if code == PREEMPTED:
             log.mark_preempting()

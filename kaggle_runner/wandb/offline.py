@@ -10,6 +10,7 @@ from pathlib import Path
 
 import wandb
 
+from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.wandb.connection import leave
@@ -53,6 +54,7 @@ class OfflineRuns:
         for row in snapshot.history(record.trial.id):
             log.log(row)
         log.describe(record.result, snapshot.info.metric, stopped=False)
+        log.show_answers(answers_of_trial(snapshot.directory / "trials" / record.trial.id))
         run.finish(exit_code=exit_code(record.result, stopped=False))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import wandb
 
+from kaggle_runner.study.answers import COLUMNS
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.connection import GiveUp, attempt, end_core
 
@@ -61,6 +62,7 @@ class RunLog:
     def __init__(self, run: Any) -> None:
         """Take over what `wandb.init` returned."""
         self._summary: dict[str, Any] = {}
+        self._answers: Sequence[Mapping[str, Any]] = ()
         self._broken = self._marked = False
         self.reopened = False
         """W&B's own process died; what its agent does from now on is unknown."""
@@ -141,6 +143,15 @@ class RunLog:
         self._summary = {name: value for name, value in facts.items() if value is not None}
         self._try(lambda: self._run.summary.update(self._summary))
 
+    def show_answers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Put what the model wrote to held-out rows into the run, as the table `answers`; not as a row of its history.
+
+        The rows of the history are counted, to know where a run that comes back goes on.
+        """
+        self._answers = rows
+        if rows:
+            self._try(lambda: self._run.summary.update({"answers": _table(rows)}))
+
     def finish(self, code: int, rows: Sequence[Mapping[str, Any]], give_up: GiveUp) -> None:
         """Upload what is left and close the run with an exit code.
 
@@ -171,6 +182,7 @@ class RunLog:
         self._take(_open())
         self.catch_up(rows)
         self._run.summary.update(self._summary)
+        self.show_answers(self._answers)
         if self._marked:
             self._run.mark_preempting()
 
@@ -181,6 +193,10 @@ class RunLog:
         self._run = run
         self._position = 0
         self._rows = run.starting_step  # run.step is 0 until the first row, also in a resumed run
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> wandb.Table:
+    return wandb.Table(columns=list(COLUMNS), data=[[row.get(name) or "" for name in COLUMNS] for row in rows])
 
 
 def _open() -> Any:

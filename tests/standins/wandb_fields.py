@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.standins.wandb_artifacts import artifact_mutations
 from tests.standins.wandb_records import Agent, Run, Sweep, storage_id
 from tests.standins.wandb_state import Refusal, State
 
@@ -229,6 +230,8 @@ def query_root(state: State, url: str) -> Node:
             "run": run,
             "bucket": run,
             "sweep": sweep,
+            "artifact": None,
+            "artifactType": None,
             "runCount": lambda wanted: len(matching(wanted)),
             "runs": lambda wanted: connection([run_node(found, url) for found in matching(wanted)], wanted),
             "totalSweeps": len(live),
@@ -310,6 +313,7 @@ def mutation_root(state: State, url: str) -> Node:
         "markRunFilesUploaded": lambda _: {"success": True},
         "stopRun": stop_run,
         "deleteRun": delete_run,
+        **artifact_mutations(state, url),
     }
 
 

@@ -139,6 +139,10 @@ class _Reader:
                 key = self.take()
                 self.take(":")
                 arguments[key] = self.value()
+        while self.skip("@"):  # all that is asked for is included
+            self.take(), self.take("(")
+            while not self.skip(")"):
+                self.take()
         selection = self.selection() if self.peek() == "{" else ()
         return Field(name=name, alias=alias, arguments=arguments, selection=selection)
 

@@ -11,7 +11,8 @@ cancels, deletes, and reading all of it back through `wandb.Api()`. Points come 
 (`state.script`), else from W&B's own `sweeps` engine when it imports here, else from a seeded draw.
 `wandb_state` has the rules, `wandb_records` what they are about, `wandb_fields` what GraphQL can pick, `wandb_graphql`
 the reader of documents, `wandb_http` the wire, `wandb_search` the points, `wandb_client` client processes for tests.
-Not served: artifacts, reports, Launch, `wandb sweep-scheduler` and `wandb controller`.
+`wandb_artifacts` takes artifacts. Not served: artifacts that are used again,
+reports, Launch, `wandb sweep-scheduler` and `wandb controller`.
 
 The unpleasant habits of the real server that it keeps. Where they come from: the client's source, docs.wandb.ai
 (run-states, signal-handling-sweep-runs), or the GitHub issue named; "guess" where nothing public says.

@@ -31,6 +31,7 @@ class State:
     """All that the server knows, and the controls of somebody at the web page.
 
     sweeps, runs, agents   mappings by short name, in order of creation (`wandb_records`)
+    artifacts              by id, whose run they are of and the folder among its files that they lie in
     ops                    the requests in order: GraphQL operations by name, `file_stream`, `upload`, `download`
     unknown                what the client asked for and this server does not have; a test asserts that it is empty
     errors                 what the server refused, as text
@@ -46,6 +47,7 @@ class State:
         self.sweeps: dict[str, Sweep] = {}
         self.runs: dict[str, Run] = {}
         self.agents: dict[str, Agent] = {}
+        self.artifacts: dict[str, tuple[Run, str]] = {}
         self.points: list[dict[str, Any]] = []
         self.ops: list[str] = []
         self.unknown: list[str] = []

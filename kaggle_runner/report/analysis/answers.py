@@ -1,13 +1,10 @@
 """What the best trials write to the same held-out rows, beside the untouched base: read from the trials' folders."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Snapshot
 
-ANSWERS = "answers.json"
 BEST = 3
 """Trials whose answers are shown."""
 
@@ -29,18 +26,9 @@ def read_answers(snapshot: Snapshot) -> tuple[Asked, ...]:
     for record in snapshot.ranked[:BEST]:
         assert record.result is not None
         folder = snapshot.directory / "trials" / str(record.result.notes.get("repeat_of") or record.trial.id)
-        for row in _rows(folder / ANSWERS):
+        for row in answers_of_trial(folder):
             key = (row["prompt"], row["expected"])
             known = asked.get(key) or Asked(prompt=key[0], expected=key[1], base=row.get("base"), answers=())
             asked[key] = Asked(prompt=known.prompt, expected=known.expected, base=known.base,
                                answers=(*known.answers, (record.trial.id, row["answer"])))
     return tuple(asked.values())
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of answers; none where it is missing or not what was written."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return [row for row in rows if all(isinstance(row.get(name), str) for name in ("prompt", "expected", "answer"))]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return []

@@ -14,11 +14,10 @@ import transformers
 
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import write_atomically
+from kaggle_runner.study.answers import ANSWERS
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.models.base_model import BaseModel
 
-ANSWERS = "answers.json"
-"""In a trial's folder."""
 ROWS = 5
 MOST_TOKENS = {"cpu": 24, "cuda": 64}
 """Tokens of an answer."""
