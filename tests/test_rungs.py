@@ -34,8 +34,8 @@ def test_the_rungs_lie_at_a_tenth_three_and_six_tenths_of_the_steps(tmp_path):
 def test_a_rung_in_the_warm_up_or_in_the_first_steps_is_left_out(tmp_path):
     assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=100, warmup_ratio=0.2)).steps == (30, 60)
     assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=40)).steps == (12, 24)
-    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=8)).steps == (5,)
-    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=6)).steps == ()
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=14)).steps == (5, 9)
+    assert rung_gate(a_spec(tmp_path), FinetuneConfig(max_steps=13)).steps == ()
 
 
 def test_a_sweeps_own_hyperband_sets_the_rungs_in_evaluations(tmp_path):

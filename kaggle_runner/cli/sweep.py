@@ -109,7 +109,7 @@ def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
 @click.option("--max-concurrency", type=int, default=1, help="Trials at a time on each GPU: 1, and nothing else.")
 @click.option("--no-pruning", is_flag=True, help="Train every trial to its end.")
 @click.option("--confirm", metavar="TOPxSEEDS", callback=confirming,
-              help="When the sweep is over, train its best again with more seeds, 3x2, as runs of its project.")
+              help="When it is over, train its best again with more seeds, 3x2.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study: Path | None, max_concurrency: int,
           no_pruning: bool, confirm: "Confirm | None", cpu: bool) -> None:

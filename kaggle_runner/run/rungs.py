@@ -60,8 +60,9 @@ def rung_gate(spec: SweepSpec, config: Config) -> RungGate:
         return RungGate(steps=tuple(band * config.eval_steps for band in bands), eta=spec.early_terminate.eta,
                         metric=spec.judged_by)
     wanted = [math.ceil(share * config.max_steps) for share in SHARES]
-    return RungGate(steps=tuple(step for step in wanted if step >= LEAST_STEPS and step > config.warmup_steps),
-                    eta=None, metric=spec.judged_by)
+    steps = tuple(step for step in wanted if step >= LEAST_STEPS and step > config.warmup_steps)
+    # The last one alone comes too late: it costs an evaluation, and little is left to save.
+    return RungGate(steps=steps if len(steps) > 1 else (), eta=None, metric=spec.judged_by)
 
 
 def goes_on(gate: RungGate, trial_id: str, step: int, score: Score, snapshot: Snapshot) -> bool:
