@@ -39,7 +39,7 @@ OF_SEARCHES = ("run/points", "run/search", "run/optuna_journal", "run/confirm", 
 """What chooses trials."""
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
-    "sweep": (*OF_MODELS, *OF_FINALS, "machine/gpu_lock", "sweep/shipped/charlm_vary", "wandb"),
+    "sweep": (*OF_MODELS, *OF_FINALS, "machine/gpu_lock", "wandb"),
     "train": (*OF_MODELS, *OF_SEARCHES, "machine/gpu_lock", "wandb"),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),
