@@ -21,6 +21,7 @@ from kaggle_runner.cli.table import SHOWN, next_lines, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
 from kaggle_runner.cli.words import fitted, flowing
 from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.kaggle.push import push_again
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status
@@ -455,3 +456,12 @@ def test_vary_says_every_problem_and_none_that_is_not_there(tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert "values[1]: 0.001 is there twice" in said
     assert "values[2]: -3: " in said
+
+
+@pytest.mark.parametrize(("ref", "pushed_by", "said"), [
+    ("me/k-session-2", "run push a.yaml --kernel me/k --wait", "run push a.yaml --wait --kernel me/k-session-2"),
+    ("me/k", "run push a.yaml --kernel me/other --wait", "run push a.yaml --kernel me/other --wait --kernel me/k"),
+    ("me/k-session-3", "run push a --kernel=me/k-session-2", "run push a --kernel me/k-session-3"),
+    ("me/k", "", "the push that made it, with --kernel me/k")])
+def test_a_kernel_that_left_work_is_gone_on_with_by_mounting_its_output(ref, pushed_by, said):
+    assert push_again(ref, pushed_by) == said

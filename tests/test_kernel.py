@@ -13,7 +13,16 @@ import pytest
 
 from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.kaggle import keys, program, push, watch
-from kaggle_runner.kaggle.folder import CODE_FILE, Folder, KernelSpec, next_session, prepare, read_folder, read_ref
+from kaggle_runner.kaggle.folder import (
+    CODE_FILE,
+    Folder,
+    KernelSpec,
+    going_on,
+    next_session,
+    prepare,
+    read_folder,
+    read_ref,
+)
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import KernelPatience
@@ -139,8 +148,12 @@ def test_a_study_goes_on_from_session_to_session(desk):
         "datasets/tester/old-study", "notebooks/tester/kaggle-runner-abc123/studies/any"]
     assert (desk.directory / "output" / "studies" / "any" / "trials.jsonl").exists()
     assert "session 1 of 2 left work: trials are unfinished" in desk.told
-    third = next_session(next_session(spec, 2, SPEC.ref), 3, f"{SPEC.ref}-session-2")
+    third = next_session(next_session(spec, SPEC.ref), f"{SPEC.ref}-session-2")
     assert (third.title, third.kernels) == ("kaggle runner abc123 session 3", (f"{SPEC.ref}-session-2",))
+    assert verdict.ref == f"{SPEC.ref}-session-2"
+    again = going_on(replace(spec, kernels=("tester/other", verdict.ref)))
+    assert (again.title, again.kernels) == ("kaggle runner abc123 session 3", ("tester/other", verdict.ref))
+    assert going_on(replace(spec, kernels=("tester/other",))).title == spec.title
 
 
 def test_the_network_may_go_and_come_back_in_the_middle_of_the_log(desk):

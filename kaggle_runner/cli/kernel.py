@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
-from kaggle_runner.cli.shared import continuing, detect_here, not_negative, positive, print_next
-from kaggle_runner.cli.words import command, complain
+from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_next, typed_command
+from kaggle_runner.cli.words import command, complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
 from kaggle_runner.sweep.address import require_address
 
@@ -139,14 +139,15 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
 
     SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
     """
-    from kaggle_runner.kaggle.folder import prepare
+    from kaggle_runner.kaggle.folder import going_on, prepare
     from kaggle_runner.kaggle.order import make_spec
     from kaggle_runner.kaggle.program import find_kaggle
     from kaggle_runner.kaggle.push import push_arguments, push_once, push_sessions
     from kaggle_runner.kaggle.watch import OUTPUTS, KernelPatience
 
     spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run, read_remote=_read_remote)
-    folder = KERNELS / spec.slug / "push"
+    folder, into = KERNELS / spec.slug / "push", KERNELS / spec.slug / "output"
+    spec = going_on(spec)
     if dry_run:
         made = prepare(spec, folder, os.environ)
         click.echo(f"folder   {made.path}  ({made.source_bytes / 1000:.0f} KB)")
@@ -158,12 +159,11 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
         click.echo(f"kernel   {pushed.ref} version {pushed.version}\npage     {pushed.url}")
         click.echo(f"next     python -m kaggle_runner logs -f {pushed.ref}")
         return
-    into = KERNELS / spec.slug / "output"
     with _leaving_it_alone():
         verdict = push_sessions(kaggle, spec, folder, into, _tell, show=click.echo, environ=os.environ,
                                 sessions=sessions, patience=KernelPatience(queue_s=queue_minutes * 60),
                                 outputs=files or OUTPUTS)
-    _end(verdict)
+    _end(verdict, typed_command())
 
 
 @click.command()
@@ -340,7 +340,7 @@ def _last_pushed() -> str:
     return read_ref(found[-1].parent)
 
 
-def _end(verdict: "KernelVerdict") -> None:
+def _end(verdict: "KernelVerdict", pushed_by: str = "") -> None:
     """Print what a kernel came to, and exit with its own verdict."""
     from kaggle_runner.study.journal import read_study
 
@@ -360,8 +360,12 @@ def _end(verdict: "KernelVerdict") -> None:
         click.echo(f"lost     {lost}")
     studies = [verdict.path / name for name in result.get("studies", {})]
     click.echo(f"files    {verdict.path}")
+    if verdict.ref:
+        click.echo(f"kernel   {verdict.ref}")
     if verdict.goes_on:
-        click.echo(f"next     {continuing()}\n         with --sessions 3 it goes on by itself, in up to three kernels")
+        from kaggle_runner.kaggle.push import push_again
+
+        say("next", push_again(verdict.ref, pushed_by))
     elif studies and trials:
         found = []
         for study in studies:

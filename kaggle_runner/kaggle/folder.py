@@ -220,14 +220,29 @@ def write_ref(path: Path, ref: str) -> None:
     (path / METADATA).write_text(json.dumps(metadata | {"id": ref}, indent=2) + "\n", encoding="utf-8")
 
 
-def next_session(spec: KernelSpec, number: int, previous: str) -> KernelSpec:
+def next_session(spec: KernelSpec, previous: str) -> KernelSpec:
     """Make the kernel that continues the study of the one before: its output is mounted, and found by its journal.
 
     A kernel of its own, because what becomes of a kernel that mounts itself is not documented.
     """
-    first = re.sub(r" session [0-9]+$", "", spec.title)
-    earlier = re.compile(re.escape(f"{spec.owner}/{slugify(first)}") + r"(-session-[0-9]+)?")
+    earlier = _sessions_of(spec)
     others = tuple(ref for ref in spec.kernels if not earlier.fullmatch(ref))
-    return replace(spec, title=f"{first} session {number}", kernels=(*others, previous))
+    found = earlier.fullmatch(previous)
+    own = re.search(r" session ([0-9]+)$", spec.title)
+    number = int(found[1] or 1) if found else int(own[1]) if own else 1
+    return replace(spec, title=f"{_first_title(spec)} session {number + 1}", kernels=(*others, previous))
 
 
+def going_on(spec: KernelSpec) -> KernelSpec:
+    """Return the kernel after the one that it mounts, where that is an earlier session of its own."""
+    earlier = _sessions_of(spec)
+    return next((next_session(spec, ref) for ref in spec.kernels if earlier.fullmatch(ref)), spec)
+
+
+def _first_title(spec: KernelSpec) -> str:
+    return re.sub(r" session [0-9]+$", "", spec.title)
+
+
+def _sessions_of(spec: KernelSpec) -> re.Pattern[str]:
+    """Return what matches the refs of all sessions of a kernel, with the number of those after the first."""
+    return re.compile(re.escape(f"{spec.owner}/{slugify(_first_title(spec))}") + r"(?:-session-([0-9]+))?")

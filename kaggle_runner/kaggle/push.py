@@ -4,6 +4,7 @@ One function for each command; `kaggle_runner.kaggle.watch` follows a kernel fro
 """
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ def push_sessions(kaggle: Kaggle, spec: KernelSpec, folder: Path, into: Path, te
         if number == sessions or not verdict.goes_on or verdict.exit_status not in MAY_GO_ON:
             break
         tell(f"session {number} of {sessions} left work: {verdict.reason or 'trials are unfinished'}")
-        spec = next_session(spec, number + 1, pushed.ref)
+        spec = next_session(spec, pushed.ref)
     return verdict
 
 
@@ -182,3 +183,12 @@ def _is_after(stamp: str, oldest: datetime) -> bool:
         return datetime.fromisoformat(stamp.rstrip("Z")).replace(tzinfo=UTC) >= oldest
     except ValueError:
         return True
+
+
+def push_again(ref: str, pushed_by: str) -> str:
+    """Return the command that goes on with a kernel's study: the push, with the output of its last session mounted."""
+    mounted = f"--kernel {ref}" if ref else ""
+    if not pushed_by:
+        return f"the push that made it, with {mounted or 'the kernel that made it as --kernel'}"
+    own = re.escape(re.sub(r"-session-[0-9]+$", "", ref))
+    return f"{re.sub(rf' --kernel[ =]{own}(-session-[0-9]+)?(?= |$)', '', pushed_by)} {mounted}".rstrip()

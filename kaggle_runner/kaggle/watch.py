@@ -51,6 +51,8 @@ class KernelVerdict:
     """The whole of result.json."""
     path: Path
     """Path of `result.json`, beside which the other files are."""
+    ref: str = ""
+    """The kernel that said it."""
 
 
 def wait(kaggle: Kaggle, ref: str, into: Path, tell: Callable[[str], None], *, show: Callable[[str], None],
@@ -148,7 +150,7 @@ def fetch(kaggle: Kaggle, ref: str, state: State, into: Path, *, patience: Kerne
         result = read_result(path)
         if result is not None and answer.exit_status == 0:
             return KernelVerdict(exit_status=int(result["exit_status"]), reason=str(result.get("reason", "")),
-                           goes_on=bool(result.get("continue")), result=result, path=into)
+                                 goes_on=bool(result.get("continue")), result=result, path=into, ref=ref)
         if state.status != "COMPLETE" and answer.exit_status == 0:
             break
     if answer.exit_status:
