@@ -55,7 +55,7 @@ def order_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--image", type=IMAGE, metavar="IMAGE", help="Docker image to pin, where kernels stay queued."),
         click.option("--no-internet", is_flag=True, help="Packages and data come from mounted inputs only."),
         click.option("--dataset", multiple=True, type=DATASET, metavar="OWNER/SLUG", help="Kaggle dataset to mount."),
-        click.option("--kernel", multiple=True, type=KERNEL, metavar="OWNER/SLUG", help="Kernel whose output to mount."),
+        click.option("--kernel", multiple=True, type=KERNEL, metavar="OWNER/SLUG", help="A kernel's output to mount."),
         click.option("--model", multiple=True, type=MODEL, metavar="REF",
                      help="Kaggle model to mount, all five parts of its handle."),
     )):
