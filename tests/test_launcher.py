@@ -12,7 +12,7 @@ import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
-from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files, without_types, without_words
+from kaggle_runner.kaggle.launcher import Launch, build_launcher, narrow, package_files, without_types, without_words
 from kaggle_runner.kernel.packages import NEEDS
 from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
@@ -115,6 +115,14 @@ def test_types_of_functions_are_left_out_and_those_of_classes_stay():
 
 """
     assert without_types(source.encode()).decode() == stripped
+
+
+def test_a_level_is_one_space_and_strings_stay_as_they_are():
+    source = ('def f(x):\n    if x:\n        return """a\n        b\n    """\n'
+              '    return (f"""\n        {x\n        }\n    c""",\n            x)\n')
+    narrowed = ('def f(x):\n if x:\n  return """a\n        b\n    """\n'
+                ' return (f"""\n        {x\n        }\n    c""",\n   x)\n')
+    assert narrow(source.encode()).decode() == narrowed
 
 
 def test_it_runs_locally_from_one_file(tmp_path, detect_script):

@@ -188,8 +188,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files(command: str = "sweep") -> dict[str, bytes]:
     """Read what of this package a command needs on a kernel: name in the archive -> content, in order of the names.
 
-    Docstrings, comments and the types of functions are left out, a third of the whole; line numbers stay, so that
-    tracebacks point at the right line.
+    Docstrings, comments, the types of functions and most of the indentation are left out, a third of the whole; line
+    numbers stay, so that tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
     left_out = {*LEFT_OUT, *NOT_FOR.get(command, (*OF_MODELS, *OF_FINALS))}
@@ -200,7 +200,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
         if path.is_file() and path.suffix in SUFFIXES and not names & left_out:
             content = path.read_bytes()
             if path.suffix == ".py":
-                content = without_words(without_types(content))
+                content = narrow(without_words(without_types(content)))
             elif path.suffix == ".js":
                 content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
             files[f"{root.name}/{inside.as_posix()}"] = content
@@ -240,6 +240,25 @@ def without_types(source: bytes) -> bytes:
         last = (annotation.end_lineno or annotation.lineno) - 1
         lines[line] = lines[line][:column] + lines[last][annotation.end_col_offset:]
         lines[line + 1:last + 1] = [b""] * (last - line)
+    return b"\n".join(lines)
+
+
+def narrow(source: bytes) -> bytes:
+    """Indent Python source by one space a level; lines inside of strings stay as they are."""
+    inside: set[int] = set()
+    opened: list[int] = []
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind.endswith("STRING_START"):  # an f-string has parts from Python 3.12 on
+            opened.append(token.start[0])
+        first = opened.pop() if kind.endswith("STRING_END") else token.start[0]
+        if "STRING" in kind:
+            inside.update(range(first, token.end[0]))
+    lines = source.split(b"\n")
+    for number, line in enumerate(lines):
+        if number not in inside:
+            code = line.lstrip(b" ")
+            lines[number] = b" " * ((len(line) - len(code)) // 4) + code
     return b"\n".join(lines)
 
 
