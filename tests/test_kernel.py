@@ -397,5 +397,5 @@ def test_a_folder_is_checked_as_the_server_will(tmp_path):
     check(Refusal.TOO_LARGE, "has 1000 KB and Kaggle takes 900; mount large files as a dataset", code_file="big.py")
     with pytest.raises(KernelError, match="'not me' is no Kaggle account; give yours with --owner"):
         replace(SPEC, owner="not me")
-    with pytest.raises(KernelError, match="becomes the slug 'a' of 1 characters, and Kaggle wants 5 to 50"):
+    with pytest.raises(KernelError, match="becomes the slug 'a'; Kaggle wants 5 characters or more of both"):
         replace(SPEC, title="a")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MODEL, OWNER, TEXT, GivenPath, Regex
+from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
 from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_next, typed_command
 from kaggle_runner.cli.words import command, complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
@@ -50,7 +50,7 @@ def order_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--try", "tries", is_flag=True, help="Ask the winner of the study that --kernel mounts."),
         click.option("--upload-every", type=float, callback=not_negative, metavar="MINUTES",
                      help="Send a running trial's checkpoint and the journal to its W&B run, this often [never]."),
-        click.option("--machine", type=TEXT, metavar="NAME", help="Kaggle's name of the machine [NvidiaTeslaT4]."),
+        click.option("--machine", type=MACHINE, metavar="NAME", help="Kaggle's name of the machine [NvidiaTeslaT4]."),
         click.option("--cpu", is_flag=True, help="A session without a GPU, and trials on its CPU."),
         click.option("--image", type=IMAGE, metavar="IMAGE", help="Docker image to pin, where kernels stay queued."),
         click.option("--no-internet", is_flag=True, help="Packages and data come from mounted inputs only."),

@@ -107,5 +107,6 @@ MODEL = Shaped(rf"{SLUG}(/{SLUG}){{3}}/[1-9]\d*", "OWNER/MODEL/FRAMEWORK/VARIATI
 IMAGE = Shaped(r"[a-z0-9][\w.:-]*(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?",
                "an image's name with its tag or digest, such as gcr.io/kaggle-gpu-images/python:v1")
 OWNER = Shaped(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a Kaggle account, the part of your page's address after kaggle.com/")
+MACHINE = Shaped(r".*\S.*", "Kaggle's name of a machine, such as NvidiaTeslaT4; without a GPU it is --cpu")
 KERNEL = Shaped(f"{SLUG}/{SLUG}", "OWNER/KERNEL, the end of its page's address")
 TEXT = Shaped(r".*\S.*", "a text that is not empty")

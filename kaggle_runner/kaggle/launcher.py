@@ -110,7 +110,6 @@ EMPTY_SCRIPT = """\
 #
 #     python -m kaggle_runner kernel prepare SWEEP_ID && kaggle kernels push -p .
 import json
-import re
 import os
 import sys
 
