@@ -15,7 +15,7 @@ from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from tests.standins.wandb_client import MISSING, PYTHON, clients
 from tests.standins.wandb_server import WandbServer
-from tests.test_wandb_sweep import Begin, path_of, processes_in, starter
+from tests.test_wandb_sweep import Begin, character_settings, path_of, processes_in, starter
 
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 RATE = {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}
@@ -24,12 +24,7 @@ RATE = {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "
 @pytest.fixture
 def fixed(tmp_path: Path) -> dict[str, Any]:
     """A character model, whose worker starts fastest, and 40 steps."""
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
-    values = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 64 * 40,
-              "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256,
-              "evaluations": 4}
-    return {name: {"value": value} for name, value in values.items()}
+    return character_settings(tmp_path, steps=40, evaluations=4)
 
 
 def sweep_of(fixed: dict[str, Any], **changes: Any) -> dict[str, Any]:

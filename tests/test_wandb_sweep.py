@@ -64,11 +64,16 @@ def parameters(tiny_llama: Path, rows_file: Path) -> dict[str, Any]:
 @pytest.fixture
 def quick(tmp_path: Path) -> dict[str, Any]:
     """The fixed settings of a character model, whose worker starts fastest; 2000 steps take seconds."""
-    text = tmp_path / "text.txt"
+    return character_settings(tmp_path, steps=2000, evaluations=2)
+
+
+def character_settings(folder: Path, *, steps: int, evaluations: int) -> dict[str, Any]:
+    """Return the fixed parameters of a tiny character model, and write its text."""
+    text = folder / "text.txt"
     text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
-    values = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 64 * 2000,
+    values = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 64 * steps,
               "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256,
-              "evaluations": 2}
+              "evaluations": evaluations}
     return {name: {"value": value} for name, value in values.items()}
 
 

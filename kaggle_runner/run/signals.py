@@ -32,14 +32,9 @@ def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
                 os._exit(INTERRUPTED)
             came(number)
 
-        before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        is_main = threading.current_thread() is threading.main_thread()  # no other one may set handlers
+        with handling(handle) if is_main else contextlib.nullcontext():
             yield ending
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
 
 
 @contextlib.contextmanager
@@ -59,6 +54,13 @@ def interrupts_before_work(tell: Callable[[str], None]) -> Iterator[None]:
         timer.start()
         raise KeyboardInterrupt
 
+    with handling(handle):
+        yield
+
+
+@contextlib.contextmanager
+def handling(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM in the main thread; the handlers that were there come back."""
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -30,7 +30,7 @@ from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.machine.keys import FoundKey
 from kaggle_runner.machine.writable import require_writable
 from kaggle_runner.memory.fit import memory_limit_of
-from kaggle_runner.run.signals import told_of_signals
+from kaggle_runner.run.signals import handling, told_of_signals
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
@@ -326,12 +326,8 @@ class _Agent:
             signalled = True
             told(number)
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handling(handle):
             yield
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
 
 
 def _leave_in_time() -> None:

@@ -26,7 +26,7 @@ from kaggle_runner.machine.environment import Environment, detect, root_of
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.child import ChildProcess, package_path
-from kaggle_runner.run.signals import interrupts_before_work, told_of_signals
+from kaggle_runner.run.signals import handling, interrupts_before_work, told_of_signals
 from kaggle_runner.study.journal import Study
 from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_agent, study_directory
 from kaggle_runner.wandb.answers import to_stderr
@@ -144,12 +144,8 @@ def _signals(children: Sequence[_Child], told: Callable[[int], None]) -> Iterato
             child.signal(number)
         told(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(handle):
         yield came
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _shares(count: int | None, children: int) -> list[int | None]:
