@@ -5,6 +5,7 @@ Real agents of the real client, in processes; one loopback server for those that
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,8 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
             len(run.files.get("kept/checkpoint.pt", b"")) > 1000 and run.history for run in state.runs.values()), 250)
         for client in doomed:
             client.kill()
+        # A request that was under way is still answered, and one of a crashed run makes it a running one again.
+        server.wait_for(lambda state: all(time.monotonic() - run.heard > 3 for run in state.runs.values()), 60)
         for study in ("here", "there"):
             assert [record.result for record in read_study(tmp_path / study).records] == [None]
         runs = {name: server.state.runs_of(sweep)[0] for name, sweep in (("here", same), ("there", other))}
@@ -256,7 +259,8 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
         again = [begin(server, body, path_of(sweep), study, "again", **upload).finish(250)
                  for sweep, study in ((same, "here"), (other, "elsewhere"))]
     for (name, run), client, study in zip(runs.items(), again, ("here", "elsewhere"), strict=True):
-        assert any("goes back to the sweep's queue, and resumes" in note for note in client.facts["note"])
+        assert any("goes back to the sweep's queue, and resumes" in note for note in client.facts["note"]), \
+            client.facts["note"]
         assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
         assert (run.state, run.exitcode) == ("finished", 0)
         assert len(run.history) > steps[name] > 0

@@ -328,8 +328,7 @@ class Supervisor:
                 event = self._worker.receive(POLL_S)
             except WorkerDied as error:
                 if speaks_of_the_machine(str(error)) and not error.out_of_memory:
-                    raise MachineFault(f"this machine failed, and not the trial: {error}; mend that and run the same "
-                                       f"command again") from error
+                    raise fault(error) from error
                 raise
             now = time.monotonic()
             if event is not None:

@@ -26,6 +26,9 @@ REACH_S = 10.0
 FAILING_S = 600.0
 """Seconds that a server may fail before a command gives up; as long as an agent waits for a trial."""
 ASK_EVERY_S, TELL_EVERY_S = 5.0, 60.0
+_RUN = """query Run($entity: String, $project: String, $run: String!) {
+  project(name: $project, entityName: $entity) { run(name: $run) { state host } }
+}"""
 
 Tell = Callable[[str], None]
 """Type of what is told in words while something is waited for."""
@@ -85,6 +88,25 @@ def ask(question: str, **variables: str) -> tuple[Answer, dict[str, Any] | None]
     except (ValueError, LookupError, TypeError):
         return answer, None  # another server's words; the client judges
     return answer, data if isinstance(data, dict) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenRun:
+    """What W&B says of a run."""
+
+    state: str
+    """`gone` for one that is not there, `unknown` where W&B does not answer."""
+    host: str = ""
+
+
+def ask_run(path: str) -> tuple[Answer, SeenRun]:
+    """Ask for a run, by entity/project/run."""
+    entity, project, run = path.split("/")
+    answer, data = ask(_RUN, entity=entity, project=project, run=run)
+    if data is None:
+        return answer, SeenRun(state="unknown")
+    found = (data.get("project") or {}).get("run")
+    return answer, SeenRun(state=found["state"], host=found.get("host") or "") if found else SeenRun(state="gone")
 
 
 def require_server(key: FoundKey, tell: Tell, *, patience_s: float = FAILING_S) -> None:

@@ -8,16 +8,13 @@ import json
 import time
 from pathlib import Path
 
-from kaggle_runner.wandb.answers import ask
+from kaggle_runner.wandb.answers import ask_run
 from kaggle_runner.wandb.connection import GiveUp
 
 READ_S = 20.0
 """Seconds until the server must show a run's end that the client says it has sent."""
 _POLL_S = 0.5
 _OPEN = ("running", "pending", "preempting")
-_STATE = """query RunState($entity: String, $project: String, $run: String!) {
-  project(name: $project, entityName: $entity) { run(name: $run) { state } }
-}"""
 
 
 def what_is_missing(path: str, files: Path, give_up: GiveUp, *, goes_back: bool) -> str:
@@ -29,13 +26,11 @@ def what_is_missing(path: str, files: Path, give_up: GiveUp, *, goes_back: bool)
     refusal = refusal_of(files)
     if goes_back and not refusal:
         return ""
-    entity, project, run = path.split("/")
     state, until = "unknown", time.monotonic() + READ_S
     while time.monotonic() < until:
-        answer, data = ask(_STATE, entity=entity, project=project, run=run)
-        if data is not None:
-            found = (data.get("project") or {}).get("run")
-            state = found["state"] if found else "gone"
+        answer, seen = ask_run(path)
+        if seen.state != "unknown":
+            state = seen.state
             if state not in _OPEN or refusal:
                 break
         elif answer.trouble:

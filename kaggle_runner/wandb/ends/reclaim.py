@@ -7,34 +7,22 @@ from whatever machine, that are crashed and hold a checkpoint.
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import wandb
 
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, TrialResult
-from kaggle_runner.wandb.answers import ask
+from kaggle_runner.wandb.answers import ask_run
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
 from kaggle_runner.wandb.connection import API_ERRORS, GiveUp
 from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
-_RUN = """query RunHolder($entity: String, $project: String, $run: String!) {
-  project(name: $project, entityName: $entity) { run(name: $run) { state host } }
-}"""
 _HELD = ("running", "preempting", "pending")
 _KILLED = "its agent was killed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Holder:
-    """What W&B says of a run."""
-
-    state: str
-    """`gone` for one that is not there, `unknown` where W&B does not answer."""
-    host: str
 
 
 def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp) -> None:
@@ -51,7 +39,7 @@ def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp) -
 
 def _end_of(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> TrialResult:
     """Give a trial of this study back, and return what is to be recorded of it."""
-    holder = _holder_of(sweep, trial)
+    _, holder = ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")
     if holder.state in _HELD and holder.host not in ("", socket.gethostname()):
         return study.cut_off(trial, f"{_KILLED}; it goes on on {holder.host}")
     if holder.state == "preempted":
@@ -65,8 +53,7 @@ def _end_of(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_u
 
 
 def _lost(study: Study, trial: str, reason: str) -> TrialResult:
-    result = study.cut_off(trial, reason)
-    return TrialResult(**{**vars(result), "status": Status.FAILED, "notes": {"kind": "lost"}})
+    return replace(study.cut_off(trial, reason), status=Status.FAILED, notes={"kind": "lost"})
 
 
 def _give_back(sweep: RemoteSweep, run: str, notify: Notify, give_up: GiveUp, why: str) -> str:
@@ -78,15 +65,6 @@ def _give_back(sweep: RemoteSweep, run: str, notify: Notify, give_up: GiveUp, wh
         return str(error)
     notify(Note(text=f"{why} goes back to the sweep's queue, and resumes"))
     return ""
-
-
-def _holder_of(sweep: RemoteSweep, run: str) -> _Holder:
-    entity, project, _ = sweep.path.split("/")
-    _, data = ask(_RUN, entity=entity, project=project, run=run)
-    if data is None:
-        return _Holder(state="unknown", host="")
-    found = (data.get("project") or {}).get("run")
-    return _Holder(state=found["state"], host=found.get("host") or "") if found else _Holder(state="gone", host="")
 
 
 def _crashed_with_checkpoint(sweep: RemoteSweep, notify: Notify) -> Iterator[str]:
