@@ -1,5 +1,7 @@
 """A W&B sweep whose points are chosen here: the real client, the loopback server, agents that are its own."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,19 +94,19 @@ def agent(start: Start, server: WandbServer, arguments: str = "") -> Client:
 def test_one_agent_gets_the_points_of_the_embedded_study_though_the_search_is_killed(tmp_path, server, start):
     """Trials that fail, do not fit or are pruned teach the search what they teach it at home."""
     file, study = write_sweep(tmp_path), tmp_path / "study"
-    optuna_session.run(file, tmp_path / "embedded", 8, train=mixed)
-    first = search(start, server, file, study, 8)
+    optuna_session.run(file, tmp_path / "embedded", 7, train=mixed)
+    first = search(start, server, file, study, 7)
     trains = agent(start, server, "mixed=True")
     server.wait_for(lambda state: len(state.runs) == 4, 60, why="the fourth trial is out")
     first.kill()
     server.wait_for(lambda state: all(run.exitcode is not None for run in state.runs.values()), 60, why="it is trained")
-    second = search(start, server, file, study, 8).finish(120)
+    second = search(start, server, file, study, 7).finish(120)
     trains.finish(60)
     assert second.facts["unfinished"] == [False], second.text
     assert table(study) == table(tmp_path / "embedded")
     assert [record.result and record.result.status for record in read_study(study).records] == [
         record.result and record.result.status for record in read_study(tmp_path / "embedded").records]
-    assert len(server.state.runs) == 8
+    assert len(server.state.runs) == 7
     assert server.sweep.state == "FINISHED"
     assert server.state.unknown == []
 
@@ -112,27 +114,42 @@ def test_one_agent_gets_the_points_of_the_embedded_study_though_the_search_is_ki
 def test_two_agents_one_of_them_killed_and_the_search_killed_train_each_trial_once_and_confirm(tmp_path, server, start):
     file, study, hang = write_sweep(tmp_path), tmp_path / "study", tmp_path / "hangs"
     arguments = ", agents=2, confirm=Confirm(top=2, seeds=1)"
-    first = search(start, server, file, study, 5, arguments)
+    first = search(start, server, file, study, 4, arguments)
     dies, goes_on = agent(start, server, f"hang={str(hang)!r}"), agent(start, server)
     server.wait_for(lambda state: hang.exists() and len(state.runs) > 2, 60, why="one hangs, the other goes on")
     first.kill()
     dies.kill()
-    second = search(start, server, file, study, 5, arguments).finish(200)
+    second = search(start, server, file, study, 4, arguments).finish(200)
     goes_on.finish(60)
     assert second.facts["unfinished"] == [False], second.text
     records = read_study(study).records
-    assert [record.trial.number for record in records] == list(range(5))
+    assert [record.trial.number for record in records] == list(range(4))
     assert {record.result.status for record in records if record.result} == {Status.COMPLETE}
     runs = {record.result.notes["run"] for record in records if record.result}
-    assert len(runs) == 5
+    assert len(runs) == 4
     confirms = {name: run for name, run in server.state.runs.items() if "confirms" in run.params}
     assert set(server.state.runs) == runs | set(confirms), "no trial is a run twice"
-    assert sorted(run.params["seed"] for run in confirms.values()) == [1, 1]
+    assert [run.params["seed"] for run in confirms.values()] == [43, 43]
+    assert {run.params.get("seed", 42) for name, run in server.state.runs.items() if name in runs} == {42}
     assert len(read_study(confirm_directory(study)).finished) == 2
     lost = next(run for run in server.state.runs.values() if "crashed" in run.states)
     assert lost.states[-1] == "finished"
-    assert [run.starts for run in server.state.runs.values() if run is not lost] == [1] * 6
+    assert [run.starts for run in server.state.runs.values() if run is not lost] == [1] * 5
     assert any("gives no sign of life: it goes to another one" in note for note in second.facts["note"])
+
+
+def test_a_server_that_lets_nobody_else_choose_is_told_in_one_line_before_anything_is_made(tmp_path):
+    with WandbServer() as server:
+        command = [sys.executable, "-m", "kaggle_runner", "sweep", str(write_sweep(tmp_path)), "--backend", "wandb",
+                   "--search", "here", "--count", "4"]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=100,
+                              env={**server.environment(tmp_path), "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"error: the W&B server {server.url} lets nobody else choose the points of a sweep; leave --search here out, "
+        f"and W&B chooses the points")
+    assert server.state.sweeps == {}
+    assert not (tmp_path / "studies").exists()
 
 
 def mixed(trial: Trial) -> TrialResult:

@@ -15,6 +15,7 @@ from typing import Any
 
 import wandb
 
+from kaggle_runner.config import TRAINERS
 from kaggle_runner.errors import WandbError
 from kaggle_runner.machine.keys import FoundKey, redact
 from kaggle_runner.metrics import Metric
@@ -73,7 +74,7 @@ def config_of(spec: SweepSpec, *, with_seed: bool) -> dict[str, Any]:
             if key not in ("run_cap", "early_terminate", "controller")}
     sent["scheduler"] = SCHEDULER
     if with_seed and "seed" not in spec.parameters:  # else no run could have another one
-        sent["parameters"] = {**sent["parameters"], "seed": {"value": spec.typical().get("seed", 0)}}
+        sent["parameters"] = {**sent["parameters"], "seed": {"value": TRAINERS[spec.trainer]().seed}}
     return sent
 
 

@@ -23,6 +23,7 @@ from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.one_trial import preempts
 from kaggle_runner.run.rungs import extrapolated
 from kaggle_runner.run.search import OptunaSearch
+from kaggle_runner.run.shared.order import SEARCHED_HERE
 from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
 from kaggle_runner.study.trial import Trial, TrialResult
@@ -34,9 +35,6 @@ from kaggle_runner.wandb.here.given_out import GivenOut, HerePatience
 from kaggle_runner.wandb.here.runs import SweepRuns, config_of, require_interface
 from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, create_sweep, find_sweep
 from kaggle_runner.wording import how_many
-
-EVENT = "searched_here"
-"""What the journal calls the line that names the sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ def search_here(spec: SweepSpec, order: HereOrder, environment: Environment, not
             if noted is None:
                 sweep = create_sweep(spec, environment, entity=order.entity, project=order.project,
                                      config=config_of(spec, with_seed=order.confirm.runs > 0))
-                study.append({"event": EVENT, "sweep": sweep.path, "url": sweep.url})
+                study.append({"event": SEARCHED_HERE, "sweep": sweep.path, "url": sweep.url})
             else:
                 sweep = find_sweep(str(noted["sweep"]), key, may_be_over=True)
             notify(Note(text=f"sweep {sweep.path} ({sweep.url}): its points are chosen here, "
@@ -112,7 +110,7 @@ def sweep_of(directory: Path) -> Mapping[str, Any] | None:
     """Return what a study's journal says of its sweep on W&B; none where it has none."""
     if not (directory / JOURNAL).is_file():
         return None
-    return next((event for event in json_lines(directory / JOURNAL) if event.get("event") == EVENT), None)
+    return next((event for event in json_lines(directory / JOURNAL) if event.get("event") == SEARCHED_HERE), None)
 
 
 class _Here:
