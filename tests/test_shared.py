@@ -220,6 +220,10 @@ class TestBadInput:
         ({"password": "wrong"}, "password authentication failed for user .*check user and password"),
         ({"name": "none"}, 'database "none" does not exist; create the database first'),
         ({"port": 1}, "[Rr]efused; check host and port"),
+        ({"name": "sweeps?unknown=1"}, "invalid connection option .*; check the settings behind the . of the address"),
+        ({"name": "sweeps?connect_timeout=soon"}, "bad value for connect_timeout.*; check the settings behind the"),
+        ({"name": "sweeps?sslmode=require"}, "does not support SSL.*; check what the address says of encryption"),
+        ({"name": "sweeps?options=-cdefault_transaction_read_only=on"}, "read-only transaction; .* create and write"),
     ])
     def test_what_the_server_refuses_is_said_in_one_line(self, server, change, said):
         with pytest.raises(StudyError, match=said) as caught:
@@ -235,7 +239,7 @@ class TestBadInput:
         name = url.rpartition("/")[2]
         server.do("CREATE ROLE guest LOGIN PASSWORD 'guest'")
         server.do("REVOKE ALL ON SCHEMA public FROM PUBLIC", name)
-        with pytest.raises(StudyError, match="let its owner give the user the right to create tables there"):
+        with pytest.raises(StudyError, match="let its owner give the user the right to create and write tables there"):
             Database(read_address(server.url(name, user="guest", password="guest")))
 
     def test_a_database_of_another_optuna(self, tmp_path, server, url):
