@@ -31,7 +31,7 @@ from kaggle_runner.cli.words import as_typed, complain, say
 from kaggle_runner.errors import INTERRUPTED, SweepOver
 from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import plain_address, require_address
-from kaggle_runner.wording import how_many
+from kaggle_runner.wording import how_many, without_password
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
@@ -122,9 +122,10 @@ def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
             name = "checkpoints" if lease is None else "lease"
             raise click.UsageError(f"--{name} is for a search that machines share; give it with --storage")
         return None
-    for name in ("adopt", "confirm"):
-        if options[name]:
-            raise click.UsageError(f"--{name} works on a study of one directory; leave it out, or leave --storage out")
+    if options["adopt"]:
+        raise click.UsageError(f"--adopt works on a study of one directory; to go on with another sweep file, give the "
+                               f"new study a name, --storage {without_password(storage)}#NAME, and learn from the old "
+                               f"one: show {without_password(storage)} reads it into a folder for --prior-study")
     from kaggle_runner.run.shared.order import SharedOrder
 
     return SharedOrder(address=storage, lease_s=lease, checkpoints=checkpoints)

@@ -26,6 +26,8 @@ ODD_SETTING = (TypeError, ValueError, AttributeError, LookupError)
 """What drivers raise over a setting of the address that they do not know, or a value of one."""
 PATIENCE_S = 600.0
 """How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
+CROWDED, CROWDED_S = ("too many", "remaining connection slots"), 20.0
+"""What a server says that has no connection left, and how long one is waited for."""
 PASSWORDS = {"postgresql": "set PGPASSWORD", "mysql": "name a file of yours: ?read_default_file=~/.my.cnf",
              "mariadb": "name a file of yours: ?read_default_file=~/.my.cnf"}
 """How a password stays out of an address."""
@@ -48,7 +50,7 @@ HINTS = (
      "check host and port, and that the server runs and lets this machine in"),
     (("permission denied", "command denied", "no schema has been selected", "read-only"),
      "let its owner give the user the right to create and write tables there"),
-    (("too many", "remaining connection slots"), "raise the server's max_connections"),
+    (CROWDED, "raise the server's max_connections"),
     (("no such file", "could not open", "is a directory"), "check the files that the address names"),
     (("does not exist", "unknown database"), "create the database first, or correct its name"),
     (("no space left", "disk full", "could not extend"), "make space on the server's disk"),
@@ -93,10 +95,7 @@ class Database:
             sql.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, driver.Error)
 
         def connect() -> Any:
-            try:
-                connection = driver.connect(*positional, **named)
-            except ODD_SETTING as error:
-                raise self.refused(error) from None
+            connection = self._connect(lambda: driver.connect(*positional, **named))
             if self.storage is None:
                 made.append(connection)
             limits.start(connection)
@@ -146,6 +145,23 @@ class Database:
                 for connection in made:
                     with suppress(*self.failures):
                         connection.close()
+
+    def _connect(self, connect: Callable[[], Any]) -> Any:
+        """Open a connection; wait a while for one where the server has none left, as when many come in at once.
+
+        Raises:
+            StudyError: the driver does not take the settings of the address.
+        """
+        until = time.monotonic() + CROWDED_S
+        while True:
+            try:
+                return connect()
+            except ODD_SETTING as error:
+                raise self.refused(error) from None
+            except self.failures as error:
+                if time.monotonic() > until or not any(word in str(error).lower() for word in CROWDED):
+                    raise
+                time.sleep(random.uniform(0.1, 0.5))
 
     @contextmanager
     def begin(self) -> Iterator[Any]:
