@@ -170,12 +170,12 @@ class TestWhoComesBackLate:
                 shared_session.run(sweep, tmp_path / "other", 2, url)
             return optuna_session.complete(trial)
 
-        shared_session.run(sweep, tmp_path / "late", 3, url, train=late, say=said.append)
+        shared_session.run(sweep, tmp_path / "late", 3, url, train=late, say=said.append, lease_s=9999)  # renewed later
         assert [row[0] for row in points(url)] == ["0000", "0001", "0002"]
         lost = read_study(tmp_path / "late").records[1].result
         assert lost is not None
         assert (lost.status, lost.metric) == (Status.PREEMPTED, None)
-        assert f"lost to {socket.gethostname()}, for this machine gave no sign of life for 60 s" in lost.reason
+        assert f"lost to {socket.gethostname()}, for this machine gave no sign of life for 9999 s" in lost.reason
         assert any("trial 0001 does not count here" in text for text in said)
         assert [r.trial.number for r in read_study(tmp_path / "other").finished] == [1]
 
