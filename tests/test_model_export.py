@@ -208,7 +208,8 @@ def test_a_folder_has_any_name_takes_the_place_that_a_link_means_and_is_refused_
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     for out, message in ((".", r"^\. is a folder that is there, and a model is written as a new one; choose another"),
-                         ("..", "^.. is not empty|is a folder that is there"), ("/proc/model", "cannot write /proc/model"),
+                         ("..", "^.. is not empty|is a folder that is there"),
+                         ("/proc/model", "cannot write /proc/model"),
                          ("/dev/shm", "is where a disk is mounted, and nothing can take its place; choose a folder in"),
                          ("/dev/null/x", "/dev/null is a file, not a folder for a model; choose another folder with")):
         if out == "/dev/shm" and any(Path(out).iterdir()):

@@ -120,7 +120,8 @@ def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch
     for export, message in refusals:
         with pytest.raises(HostError, match=message):
             export()
-    for habit, message in (("nothing", "ended well and wrote no GGUF file"), ("lacks", r"run: pip install -r '.*my llama.cpp/requirements.txt'$")):
+    for habit, message in (("nothing", "ended well and wrote no GGUF file"),
+                           ("lacks", r"run: pip install -r '.*my llama.cpp/requirements.txt'$")):
         monkeypatch.setenv("STANDIN", habit)
         with pytest.raises(HostError, match=message):
             export_gguf(llama, out, here, quiet, llama_cpp=llama_cpp)
