@@ -91,8 +91,9 @@ def test_no_devices_with_status_0_is_no_gpu(tmp_path):
      "nvidia-smi ended with status 255 and said: GPU 0000:00:05.0: Unknown Error"),
     ("yes nonsense | head -c 3000000", "0 listed by nvidia-smi (nvidia-smi said: nonsense)"),
     ("head -c 3000 /dev/zero | tr '\\0' x", f"0 listed by nvidia-smi (nvidia-smi said: {'x' * 200})"),
-    ("echo '0, Tesla T4, 0, 7.5, GPU-1'", "0 listed by nvidia-smi (GPU 0 (Tesla T4) is left out: nvidia-smi gives its "
-                                          "memory as '0' and its compute capability as '7.5', and a budget needs both)"),
+    ("echo '0, Tesla T4, 0, 7.5, GPU-1'",
+     "0 listed by nvidia-smi (GPU 0 (Tesla T4) is left out: nvidia-smi gives its memory as '0' and its compute "
+     "capability as '7.5', and a budget needs both)"),
 ])
 def test_what_a_driver_in_trouble_says_is_the_reason_and_short(tmp_path, script, reason):
     found = survey(tmp_path, script + "\n")

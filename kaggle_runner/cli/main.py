@@ -222,8 +222,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         broken = _broken_package(error)
         if broken:
-            said = f"{broken} cannot be imported ({type(error).__name__}: {error})".splitlines()[0]
-            complain(f"error: {said}; run: pip install --force-reinstall {broken}")
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            complain(f"error: {broken} cannot be imported ({said}); run: pip install --force-reinstall {broken}")
         elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
             complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
         else:
