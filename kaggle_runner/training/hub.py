@@ -60,8 +60,8 @@ def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | ty
                      f"it{said}; accept its licence at {page} with that account, and let the token read gated "
                      f"repositories; {mount}") from error
     if status >= 500:
-        raise wanted(f"the hub fails by itself, HTTP {status}, for the {kind} {name!r}{said}; wait some minutes and run "
-                     f"the same command again; {mount}") from error
+        raise wanted(f"the hub fails by itself, HTTP {status}, for the {kind} {name!r}{said}; wait some minutes and "
+                     f"run the same command again; {mount}") from error
     if status in (401, 403) and not missing and not has_token:
         raise wanted(f"the hub, or what stands before it, refuses this machine, HTTP {status}, for the {kind} "
                      f"{name!r}{said}; open {page} in a browser; {STORE}; {mount}") from error
