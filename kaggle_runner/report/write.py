@@ -26,7 +26,8 @@ from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, repeats, settings, winner
 from kaggle_runner.report.style import metric_text, names_text, value_text
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
-from kaggle_runner.study.page_mark import mark_of
+from kaggle_runner.study.page_mark import mark_of, passing
+from kaggle_runner.study.trial import RUNNING
 
 LeadOf = Callable[[Path], Lead | None]
 """Type of what returns what is said first of the study in a directory."""
@@ -50,7 +51,7 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     mark = mark_of(studies)
     analyses = [analyse(read_study(directory)) for directory in studies]
     directory, leads = out or report_directory(studies), [lead_of(study) for study in studies]
-    _write(page(analyses, leads=leads), directory, mark)
+    _write(page(analyses, leads=leads), directory, mark, analyses)
     for analysis, lead, folder in zip(analyses, leads, _folders(analyses, directory), strict=True):
         _write_files(analysis, lead, folder, notebook=notebook, notify=notify)
     if len(analyses) > 1:
@@ -70,7 +71,7 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     mark = mark_of(studies)
     analyses, leads = [analyse(read_study(study)) for study in studies], [lead_of(study) for study in studies]
     text = page(analyses, reload_s=reload_s, leads=leads, overview=overview)
-    return _write(text, out or report_directory(studies), mark)
+    return _write(text, out or report_directory(studies), mark, analyses)
 
 
 def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
@@ -83,9 +84,10 @@ def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: fl
     Raises:
         StudyError: as `write_report`.
     """
-    seen: tuple[tuple[str, int], ...] | None = None
+    seen: object = None
     while True:
-        now = _sizes(studies)
+        now = _sizes(studies), [[record.status_word for record in read_study(study).records if not record.result]
+                                for study in studies]
         if now != seen:
             seen = now
             yield write_page(studies, out=out, reload_s=RELOAD_S, lead_of=lead_of)
@@ -144,8 +146,10 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _write(text: str, directory: Path, mark: str) -> Path:
+def _write(text: str, directory: Path, mark: str, analyses: Sequence[Analysis]) -> Path:
     _make(directory)
+    if any(row.status == RUNNING for analysis in analyses for row in analysis.rows):
+        mark = passing(mark)
     write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}")
     return directory / PAGE
 

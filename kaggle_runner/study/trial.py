@@ -9,6 +9,10 @@ from typing import Any
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.metrics import LOSS
 
+RUNNING, STOPPED = "running", "stopped"
+"""Status words of a trial without a result."""
+OPEN = (RUNNING, STOPPED)
+
 
 class Status(StrEnum):
     """How a trial ended."""
@@ -94,6 +98,22 @@ class TrialRecord:
     attempts: int
     started: float
     """Unix time of the last start."""
+    is_held: bool = True
+    """Whether somebody runs it, if it has no result: nobody does after a kill or a power cut."""
+
+    @property
+    def status_word(self) -> str:
+        """How it ended, `running`, or `stopped` where nothing runs it and no end was written."""
+        if self.result is not None:
+            return self.result.status.value
+        return RUNNING if self.is_held else STOPPED
+
+    @property
+    def reason(self) -> str:
+        """Why it ended as it did, empty where there is nothing to say."""
+        if self.result is not None:
+            return self.result.reason
+        return "" if self.is_held else "stopped without an end; the next start goes on with it"
 
 
 def result_from_dict(values: Mapping[str, Any]) -> TrialResult:

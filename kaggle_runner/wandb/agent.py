@@ -120,9 +120,12 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
                            deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
                            notify=notify)
         stack.callback(runner.close)
-        if record.is_alone:
-            began = time.monotonic()
-            reclaim(sweep, record, notify, lambda: time.monotonic() - began > order.patience.upload_s)
+        began = time.monotonic()
+
+        def give_up() -> bool:
+            return time.monotonic() - began > order.patience.upload_s
+
+        reclaim(sweep, record, notify, give_up, alone=record.is_alone)
         try:
             agent = _Agent(runner, sweep, order.patience, notify)
             agent.run()

@@ -22,6 +22,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.metrics import GOALS, Evaluations, Metric
 from kaggle_runner.study.axes import is_number
 from kaggle_runner.study.journal import JOURNAL, read_study
+from kaggle_runner.study.lock import ELSEWHERE
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 from kaggle_runner.wandb.run import NOTES
@@ -145,7 +146,7 @@ def _events(run: Any, number: int, rows: list[dict[str, Any]], metric: str, goal
     params = {name: value for name, value in run.config.items() if not name.startswith("_")}
     started = datetime.fromisoformat(run.created_at).timestamp() if run.created_at else 0.0
     trial = Trial(id=run.id, number=number, params=params, origin=_HOST)
-    events: list[dict[str, Any]] = [{"event": "start", "trial": asdict(trial), "time": started}]
+    events: list[dict[str, Any]] = [{"event": "start", "trial": asdict(trial), "by": ELSEWHERE, "time": started}]
     summary = {name: run.summary.get(name) for name in ("outcome", "reason", "seconds", "tokens", "peak_device_bytes",
                                                         "_runtime", metric, *NOTES)}
     outcome = summary["outcome"]
