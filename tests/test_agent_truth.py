@@ -3,7 +3,9 @@
 Real agents of the real client, in processes; one loopback server for those that only wait.
 """
 
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -218,6 +220,50 @@ def test_an_agent_whose_stream_is_refused_says_so_and_the_line_it_prints_uploads
     assert synced.returncode == 0, synced.stdout + synced.stderr
     assert (run.state, run.exitcode) == ("finished", 0)
     assert run.column("train/global_step") == [row["step"] for row in read_study(tmp_path / "study").history(run.name)]
+
+
+def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_agent_soon(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each worker is halted in mid-trial; the client alone would try to write the end of a deleted run for days."""
+    body = """
+    def notify(event):
+        global worker
+        if event.kind == "note":
+            say(note=event.text)
+        elif event.kind == "started":
+            worker = event.pid
+        elif event.kind == "log" and not halted.exists():
+            os.kill(worker, 19)
+            halted.write_text(str(worker))
+    halted = Path(f"halted-{sys.argv[2]}")
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, told_s=0.0)
+    """
+    with WandbServer() as page, WandbServer() as keys:
+        servers = {"deleted": page, "revoked": keys}
+        started = {name: begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), name)
+                   for name, server in servers.items()}
+        for server in servers.values():
+            server.wait_for(lambda state: any(run.history for run in state.runs.values()), 250)
+        page.state.delete_run(page.run(0).name)
+        keys.revoke()
+        for name in servers:
+            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+        facts = {name: client.finish(250).facts for name, client in started.items()}
+        left = processes_in(tmp_path)
+    for name, server in servers.items():
+        said, run = facts[name], server.run(0)
+        assert said["exit_status"] == [1]
+        assert said["reason"][0].startswith(f"W&B lacks the end of run tester/demo/{run.name}: ")
+        assert "when W&B takes it again, upload it with: wandb sync --include-online " in said["reason"][0]
+        (record,) = read_study(tmp_path / name).records
+        assert record.result is not None
+        assert record.result.notes["not_on_wandb"] in said["reason"][0]
+        assert run.state == "running", "until W&B calls it crashed"
+    assert "the run is gone there" in facts["deleted"]["reason"][0]
+    assert f"--id {page.run(0).name}-again " in facts["deleted"]["reason"][0]
+    assert "401" in facts["revoked"]["reason"][0]
+    assert left == []
 
 
 def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_machine(

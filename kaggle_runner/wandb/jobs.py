@@ -23,7 +23,7 @@ from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
-from kaggle_runner.wandb.ends.received import upload_line, what_is_missing
+from kaggle_runner.wandb.ends.received import Doubt, refusal_of, refused_file, upload_line, what_is_missing
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
 from kaggle_runner.wording import how_many
@@ -50,6 +50,8 @@ class JobRunner:
         self._log: RunLog | None = None
         self._stop_asked: Callable[[], bool] = lambda: False
         self._trials_run = 0
+        self._looked = time.monotonic()
+        self._told_of: set[str] = set()
         self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(Note(text=text)))
         self._supervisor = Supervisor(
             study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
@@ -183,11 +185,22 @@ class JobRunner:
         """Log what the worker reports of a trial."""
         if self._log is not None and isinstance(event, Logged):
             self._log.log(event.row)
+            self._look(self._log)
         elif self._log is not None and isinstance(event, Attached | Resumed):
             self._log.catch_up(self._study.snapshot().history(event.trial))
         elif self._log is not None and isinstance(event, Checkpointed) and not self.ending.reason:
             self._uploads.take(self._log)  # at the end of a session there is no time for it
         self._notify(event)
+
+    def _look(self, log: RunLog) -> None:
+        """Say at once, and not when the trial is over, that W&B takes nothing of it."""
+        if time.monotonic() - self._looked > self._patience.told_s:
+            self._looked = time.monotonic()
+            refusal = refusal_of(log.files)
+            if refusal and log.id not in self._told_of:
+                self._told_of.add(log.id)
+                self._notify(Note(text=f"W&B refuses what run {log.id} sends: {refusal}; the trial goes on, and the "
+                                       f"study has all of it"))
 
     def _end_asked(self) -> str | None:
         """Say what the supervisor should tell the worker; asked a few times a second."""
@@ -204,19 +217,24 @@ class JobRunner:
 
     def _finish(self, log: RunLog, code: int, rows: Sequence[Mapping[str, Any]]) -> None:
         began, path, files = time.monotonic(), log.path, log.files
+        doubt = Doubt(path)
         try:
-            log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s))
+            log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s) or doubt.is_certain())
         except RunLost as error:
-            return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, the "
-                              f"study has all of it")
-        missing = what_is_missing(path, files, lambda: self.ending.is_over(began, self._patience.upload_s),
-                                  goes_back=code == PREEMPTED)
+            if not doubt.reason:
+                return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, "
+                                  f"the study has all of it")
+            self.lost = True
+        missing = doubt.reason or what_is_missing(
+            path, files, lambda: self.ending.is_over(began, self._patience.upload_s), goes_back=code == PREEMPTED)
         if missing:
             self._note_missing(log.id, missing)
             line = upload_line(path, files, is_gone=missing.endswith("gone there"))
             self._notify(Note(text=(reason := f"W&B lacks the end of run {path}: {missing}; the study has all of it; "
                                               f"when W&B takes it again, upload it with: {line}")))
             self.ending.ask(reason, 1)
+        elif refusal := refused_file(files):
+            self._notify(Note(text=f"W&B has every row of run {path}, and lacks files of it: {refusal}"))
         if log.reopened:
             self.ending.ask("W&B's own process died and was started anew, which its agent does not survive; run the "
                             "same command again", 1)
