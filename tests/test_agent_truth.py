@@ -136,16 +136,18 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
 def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A limit on the size of the worker's files stands for it."""
+    """A limit on the size of files stands for it: the worker's, and later the client's, between two trials."""
     body = """
     import resource
     def notify(event):
-        if event.kind == "started":
+        if event.kind == "started" and sys.argv[2] == "full":
             resource.prlimit(event.pid, resource.RLIMIT_FSIZE, (6000, 6000))
-    agent(sys.argv[1], notify=notify if sys.argv[2] == "full" else lambda event: None)
+        elif event.kind == "trial_ended" and sys.argv[2] == "mended":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+    agent(sys.argv[1], notify=notify)
     """
     with WandbServer() as server:
-        sweep = server.create_sweep(sweep_of({**fixed, "max_tokens": {"value": 64 * 400}}, run_cap=1))
+        sweep = server.create_sweep(sweep_of({**fixed, "max_tokens": {"value": 64 * 400}}, run_cap=2))
         full = begin(server, body, path_of(sweep), "full").finish(200)
         (run,) = server.state.runs.values()
         assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
@@ -154,8 +156,13 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
         assert record.result.status is Status.PREEMPTED
         again = begin(server, body, path_of(sweep), "mended").finish(200)
     assert "File too large" in full.facts["reason"][0]
-    assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [0])
-    assert [(run.state, run.starts) for run in server.state.runs.values()] == [("finished", 2)]
+    assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [1])
+    (reason,) = again.facts["reason"]
+    assert reason == (f"this machine failed, and not the trial: WANDB_DIR {tmp_path}/wandb cannot be written: File too "
+                      f"large; mend that and run the same command again")
+    done, back = server.state.runs.values()
+    assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 2, "preempted", 75)
+    assert server.sweep.queue == [back.name]
     assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
     assert processes_in(tmp_path) == []
 
@@ -280,7 +287,7 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
             say(note=event.text)
         elif event.kind == "started":
             worker.append(event.pid)
-        elif event.kind == "checkpointed" and sys.argv[3] == "killed":
+        elif event.kind == "checkpoint" and sys.argv[3] == "killed":
             os.kill(worker[0], 19)
     worker = []
     agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)

@@ -5,13 +5,15 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import Config
 from kaggle_runner.errors import INTERRUPTED, ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
-from kaggle_runner.machine.faults import fault
+from kaggle_runner.machine.faults import fault, machine_failed
+from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import LOSS
 from kaggle_runner.run.one_trial import TrialRunner, goes_on
@@ -23,6 +25,7 @@ from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
+from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.ends.received import Doubt, refusal_of, refused_file, upload_line, what_is_missing
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
@@ -45,7 +48,7 @@ class JobRunner:
         """W&B's own process was ended with something left to upload."""
         self.opened: set[str] = set()
         """The runs that were opened here, by id."""
-        self._spec, self._study, self._deadline, self._count = sweep.spec, study, deadline, count
+        self._sweep, self._spec, self._study, self._deadline, self._count = sweep, sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
         self._stop_asked: Callable[[], bool] = lambda: False
@@ -71,7 +74,10 @@ class JobRunner:
             StudyError: the record cannot be written; the run goes back to the sweep's queue.
             MachineFault: this machine failed; the run goes back, too.
         """
-        began = time.monotonic()
+        began, files = time.monotonic(), Path(os.environ["WANDB_DIR"]) / "wandb"
+        problem = problem_with(files)
+        if problem:
+            return self._give_back_unopened(f"WANDB_DIR {files} cannot be written: {problem}")
         try:
             log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
         except RunLost as error:
@@ -85,6 +91,17 @@ class JobRunner:
             if isinstance(error, OSError):
                 raise fault(error) from error
             raise
+
+    def _give_back_unopened(self, problem: str) -> None:
+        """Give the run back that W&B's client could not write the files of."""
+        began, run = time.monotonic(), os.environ["WANDB_RUN_ID"]
+        self.opened.add(run)
+        self.ending.ask(machine_failed(problem), 1)
+        try:
+            hand_back(self._sweep, run, lambda: self.ending.is_over(began, self._patience.upload_s))
+        except (RunLost, OSError) as error:
+            return self._lose(f"W&B did not take back run {run}: {error}")
+        self._notify(Note(text=f"trial {run} goes back to the sweep's queue: {problem}"))
 
     def check_deadline(self) -> None:
         """Ask for the end when the deadline is there."""
