@@ -42,12 +42,12 @@ def this_process() -> Mapping[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
-def is_there(holder: Mapping[str, Any]) -> bool | None:
-    """Say whether the process that `this_process` told of is alive; none if that cannot be seen from here."""
+def is_held(holder: Mapping[str, Any], directory: Path) -> bool:
+    """Say whether somebody runs a trial: the process that `this_process` told of, else any that has the study."""
     if holder == ELSEWHERE:
         return True
     if holder.get("host") != socket.gethostname() or holder.get("began") is None:
-        return None
+        return is_in_use(directory)
     return bool(_began(holder["pid"]) == holder["began"])
 
 
