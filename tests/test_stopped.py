@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.cli.table import next_lines, trial_table
-from kaggle_runner.report.write import watch_report, write_page
+from kaggle_runner.report.lab.write import watch_any_report
+from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.lock import ELSEWHERE, is_in_use
 from kaggle_runner.study.page_mark import is_current
@@ -55,7 +56,7 @@ def test_a_killed_trial_is_stopped_and_the_one_beside_it_runs(
     tmp_path: Path, holders: list[subprocess.Popen[str]]
 ) -> None:
     study = tmp_path / "study"
-    pages = watch_report([study], poll_s=0.01)
+    pages = watch_any_report([study], poll_s=0.01)
     assert ", 2 running when this page was made" in next(pages).read_text()
     assert words(study) == ["running", "running"]
     assert is_in_use(study), "also by those who share it"

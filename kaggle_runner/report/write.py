@@ -4,12 +4,10 @@ Reads studies, finished or running, and changes nothing in them but the folder o
 """
 
 import base64
-import contextlib
 import html
 import os
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +23,13 @@ from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, repeats, settings, winner
 from kaggle_runner.report.style import metric_text, names_text, value_text
-from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
-from kaggle_runner.study.page_mark import mark_of, passing
+from kaggle_runner.study.journal import Snapshot, read_study
+from kaggle_runner.study.page_mark import mark_of
 from kaggle_runner.study.trial import RUNNING
 
 LeadOf = Callable[[Path], Lead | None]
 """Type of what returns what is said first of the study in a directory."""
 PAGE = "index.html"
-RELOAD_S = 20
-"""Seconds after which the page of a watched study loads itself again."""
 _MOST_SHOWN = 20
 
 
@@ -72,27 +68,6 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     analyses, leads = [analyse(read_study(study)) for study in studies], [lead_of(study) for study in studies]
     text = page(analyses, reload_s=reload_s, leads=leads, overview=overview)
     return _write(text, out or report_directory(studies), mark, analyses)
-
-
-def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
-                 refresh: Callable[[], None] = lambda: None, lead_of: LeadOf = nothing_first) -> Iterator[Path]:
-    """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
-
-    `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
-    itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
-
-    Raises:
-        StudyError: as `write_report`.
-    """
-    seen: object = None
-    while True:
-        now = _sizes(studies), [[record.status_word for record in read_study(study).records if not record.result]
-                                for study in studies]
-        if now != seen:
-            seen = now
-            yield write_page(studies, out=out, reload_s=RELOAD_S, lead_of=lead_of)
-        time.sleep(poll_s)
-        refresh()
 
 
 def report_directory(studies: Sequence[Path]) -> Path:
@@ -149,7 +124,7 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
 def _write(text: str, directory: Path, mark: str, analyses: Sequence[Analysis]) -> Path:
     _make(directory)
     if any(row.status == RUNNING for analysis in analyses for row in analysis.rows):
-        mark = passing(mark)
+        mark = mark.replace(" bytes", " bytes while trials ran")  # nothing says when that is over: never a current page
     write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}")
     return directory / PAGE
 
@@ -199,13 +174,3 @@ def _folders(analyses: Sequence[Analysis], directory: Path) -> list[Path]:
         return [directory]
     names = ["".join(char if char.isalnum() or char in "-_." else "_" for char in label) for label in labels(analyses)]
     return [directory / f"{i}_{name}" for i, name in enumerate(names, start=1)]
-
-
-def _sizes(studies: Sequence[Path]) -> tuple[tuple[str, int], ...]:
-    """Return the files that grow while a sweep runs, with their sizes."""
-    found = []
-    for study in studies:
-        for path in [study / JOURNAL, *sorted(study.glob("trials/*/history.jsonl"))]:
-            with contextlib.suppress(FileNotFoundError):  # a trial that starts again drops its history
-                found.append((str(path), path.stat().st_size))
-    return tuple(found)

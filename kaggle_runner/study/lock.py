@@ -44,11 +44,9 @@ def this_process() -> Mapping[str, Any]:
 
 def is_held(holder: Mapping[str, Any], directory: Path) -> bool:
     """Say whether somebody runs a trial: the process that `this_process` told of, else any that has the study."""
-    if holder == ELSEWHERE:
-        return True
-    if holder.get("host") != socket.gethostname() or holder.get("began") is None:
-        return is_in_use(directory)
-    return bool(_began(holder["pid"]) == holder["began"])
+    if holder.get("host") == socket.gethostname() and holder["began"]:
+        return bool(_began(holder["pid"]) == holder["began"])
+    return holder == ELSEWHERE or is_in_use(directory)
 
 
 def _began(pid: int) -> int | None:

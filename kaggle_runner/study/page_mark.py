@@ -14,11 +14,6 @@ def mark_of(studies: Sequence[Path]) -> str:
     return f"<!-- journals of {' '.join(str(_size(study)) for study in studies)} bytes -->\n"
 
 
-def passing(mark: str) -> str:
-    """Return the mark of a page that shows trials running: nothing says when that is over, so it never is current."""
-    return mark.replace(" bytes", " bytes while trials ran")
-
-
 def is_current(page: Path, study: Path) -> bool:
     """Say whether a page shows all of its study; one without a mark is judged by its time."""
     try:

@@ -13,6 +13,7 @@ from kaggle_runner.metrics import LOSS
 RUNNING, STOPPED = "running", "stopped"
 """Status words of a trial without a result."""
 OPEN = (RUNNING, STOPPED)
+_WITHOUT_AN_END = "stopped without an end; the next start goes on with it"
 SEED = "seed"
 """The hyperparameter in which the trials of one configuration differ."""
 Measured = tuple[str, Mapping[str, Any], float]
@@ -109,16 +110,12 @@ class TrialRecord:
     @property
     def status_word(self) -> str:
         """How it ended, `running`, or `stopped` where nothing runs it and no end was written."""
-        if self.result is not None:
-            return self.result.status.value
-        return RUNNING if self.is_held else STOPPED
+        return self.result.status.value if self.result else RUNNING if self.is_held else STOPPED
 
     @property
     def reason(self) -> str:
         """Why it ended as it did, empty where there is nothing to say."""
-        if self.result is not None:
-            return self.result.reason
-        return "" if self.is_held else "stopped without an end; the next start goes on with it"
+        return self.result.reason if self.result else "" if self.is_held else _WITHOUT_AN_END
 
 
 def result_from_dict(values: Mapping[str, Any]) -> TrialResult:
