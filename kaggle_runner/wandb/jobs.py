@@ -47,7 +47,7 @@ class JobRunner:
         self.lost = False
         """W&B's own process was ended with something left to upload."""
         self.opened: set[str] = set()
-        """The runs that were opened here, by id."""
+        """The runs that were opened here, or tried to, by id."""
         self._sweep, self._spec, self._study, self._deadline, self._count = sweep, sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
@@ -75,6 +75,7 @@ class JobRunner:
             MachineFault: this machine failed; the run goes back, too.
         """
         began, files = time.monotonic(), Path(os.environ["WANDB_DIR"]) / "wandb"
+        self.opened.add(os.environ.get("WANDB_RUN_ID", ""))  # as the client says it
         problem = problem_with(files)
         if problem:
             return self._give_back_unopened(f"WANDB_DIR {files} cannot be written: {problem}")
@@ -95,7 +96,6 @@ class JobRunner:
     def _give_back_unopened(self, problem: str) -> None:
         """Give the run back that W&B's client could not write the files of."""
         began, run = time.monotonic(), os.environ["WANDB_RUN_ID"]
-        self.opened.add(run)
         self.ending.ask(machine_failed(problem), 1)
         try:
             hand_back(self._sweep, run, lambda: self.ending.is_over(began, self._patience.upload_s))
