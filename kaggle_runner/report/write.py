@@ -17,7 +17,6 @@ from kaggle_runner.files import cannot_write, write_atomically
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.compare import comparison_figures, labels
 from kaggle_runner.report.figures import Figure
-from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report.lead import Lead, Overview, nothing_first
 from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
@@ -131,7 +130,9 @@ def _write(text: str, directory: Path, mark: str, analyses: Sequence[Analysis]) 
 
 def _write_files(analysis: Analysis, lead: Lead | None, directory: Path, *, notebook: bool,
                  notify: Callable[[str], None]) -> None:
-    from kaggle_runner.report.notebook import prepare_kernel, write_notebook  # launchers, which write pages, lack it
+    # launchers, which write pages, lack these
+    from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
+    from kaggle_runner.report.notebook import prepare_kernel, write_notebook
 
     _make(directory)
     write_atomically(directory / "trials.csv", trials_csv(analysis))
