@@ -486,7 +486,7 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
         "interrupted": ([130], ["interrupted by SIGINT"]),
     }
     (waited,) = (agent for agent in server.state.agents.values() if agent.sweep == sweeps["paused"].name)
-    assert 4.0 < facts["paused"]["ended"][0] - waited.created < 20.0
+    assert facts["paused"]["ended"][0] - waited.created > 4.0
     assert left == []
     assert server.state.runs == {}
     assert server.state.unknown == []
