@@ -25,7 +25,7 @@ import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.metrics import Metric
-from kaggle_runner.run.rungs import RungGate, extrapolated, goes_on, may_win, rung_gate, stays
+from kaggle_runner.run.rungs import RungGate, extrapolated, may_win, rung_gate, stays, why_it_ends
 from kaggle_runner.run.search import OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -167,7 +167,7 @@ def search_at_cost(spec, directory: Path, gate: RungGate | None, seed: int, *, b
             for step in (10, 30, 60, 100):
                 value = true_loss(trial.params, step) + noise.gauss(0, 0.004)
                 evaluations.append((step, value))
-                if gate and step in gate.steps and not goes_on(gate, trial.id, step, (value, None), study.snapshot()):
+                if gate and step in gate.steps and why_it_ends(gate, trial.id, step, (value, None), study.snapshot()):
                     status = Status.PRUNED
                     break
             spent += step

@@ -20,7 +20,7 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
+from kaggle_runner.run.one_trial import TrialRunner, preempts, why_it_ends
 from kaggle_runner.run.points.prior import Known, known_of, lessons_of
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, Search, SearchEnd, run_sweep, warm_up
@@ -127,7 +127,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                     study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
                     end_asked=lambda: ends() or search.end_asked(),
                     rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
-                    judge=lambda trial, step, value, loss: goes_on(spec, everything, trial, step, value, loss))),
+                    judge=lambda trial, step, value, loss: why_it_ends(spec, everything, trial, step, value, loss))),
                 deadline=order.deadline, notify=notify, shown=spec.searched or spec.parameters, failures=failures,
                 interrupted=ending.is_set) for settings in workers]
             if finished < total:
