@@ -148,10 +148,37 @@ def test_a_configuration_to_start_with_is_a_plain_file_or_a_sweep_file_of_fixed_
         best.write_text(text)
         assert read_start(best, spec) == {"learning_rate": 3e-3, "lora_r": 16}
     for text, said in (("max_steps: 7\n", r"names nothing that .* searches \(learning_rate, lora_r\)"),
-                       ("lora_rr: 7\n", "did you mean 'lora_r'"), ("lora_r: -1\n", "lora_r.value: must be at least 1")):
+                       ("lora_rr: 7\n", "\n  lora_rr: no such hyperparameter; did you mean 'lora_r'"),
+                       ("lora_r: -1\n", "\n  lora_r: must be at least 1"), ("", "the file is empty; write one on each"),
+                       ("trainer: charlm\nlearning_rate: 0.1\n", r"trainer: is 'charlm', but .* trains with finetune"),
+                       ("parameters: {lora_r: {value: 0}}\n", r"parameters.lora_r.value: must be at least 1"),
+                       ("- 1\n", "must be a mapping with hyperparameters"), ("studies: {}\n", "is a tuning plan")):
         best.write_text(text)
         with pytest.raises(SweepError, match=said):
             read_start(best, spec)
+
+
+def test_a_configuration_outside_of_the_ranges_is_said_to_begin_at_their_nearest_point(tmp_path: Path) -> None:
+    said: list[str] = []
+    begin_with(read_sweep(write(tmp_path)), order(tmp_path / "study", start={"learning_rate": 5.0, "lora_r": 8}),
+               lambda event: said.append(event.text))  # type: ignore[attr-defined]
+    assert said == ["--start: learning_rate 5 is none of this sweep's values; the first trial has the nearest, 0.01"]
+
+
+def test_a_study_that_cannot_be_taken_over_stays_as_it_was(tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    run(write(tmp_path), directory, 3)
+    before = (directory / "trials.jsonl").read_text()
+    other = tmp_path / "char.yaml"
+    other.write_text("method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters: {trainer: {value: charlm}, "
+                     "learning_rate: {values: [0.001, 0.002]}}\n")
+    wider = read_sweep(write(tmp_path, "wider.yaml", high="1.0e-1"))
+    for spec, seed, said in ((read_sweep(other), None, "study trained with finetune, this sweep trains with charlm"),
+                             (wider, 7, "was made with seed 0, not 7")):
+        with pytest.raises(StudyError, match=said):
+            adopt(directory, spec, seed)
+        assert (directory / "trials.jsonl").read_text() == before
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["study"]
 
 
 def test_a_wider_range_keeps_every_trial(earlier: Path, tmp_path: Path) -> None:
