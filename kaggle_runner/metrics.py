@@ -163,9 +163,16 @@ class Evaluations:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Write a value of a metric for a person: four digits behind the point, shares without needless zeros."""
-    text = f"{value:.4f}"
-    if GOALS.get(name) != "maximize":
+    """Write a value of a metric for a person: as `format_number`, shares without needless zeros."""
+    text = format_number(value)
+    if GOALS.get(name) != "maximize" or "e" in text:
         return text
     whole, _, digits = text.partition(".")
     return f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
+
+
+def format_number(value: float, digits: int = 4) -> str:
+    """Write a number with four digits behind the point, or with a power of ten where that would show zeros alone, or
+    would fill a line: 2.7183, 1.6022e-19."""
+    plain = value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e6
+    return f"{value:.{digits}f}" if plain else f"{value:.{digits}e}"

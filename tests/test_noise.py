@@ -2,8 +2,11 @@ import math
 
 import pytest
 
+from kaggle_runner.cli.table import ranked, trial_table
 from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.claims import claims
 from kaggle_runner.report.analysis.provenance import how_it_was_run
+from kaggle_runner.report.sentences import winner
 from kaggle_runner.study.journal import Study, confirm_directory, read_study
 from kaggle_runner.study.noise import Noise, find_configurations, find_repeats, measured_noise, noise_of_repeats, t_975
 from kaggle_runner.study.table import best_lines
@@ -46,10 +49,12 @@ def test_the_upper_bound_comes_down_to_the_estimate_with_the_degrees_of_freedom(
     assert t_975(31) == 1.96
 
 
-def test_a_configuration_is_all_its_trials_and_a_duplicate_is_no_second_measurement():
-    first, other = find_configurations([*TRIALS, ("f", {"lr": 1, "seed": 2}, 9.0)])
+def test_a_configuration_is_all_its_trials_and_a_duplicate_is_no_further_seed():
+    first, other = find_configurations([*TRIALS, ("f", {"lr": 1, "seed": 2}, 4.0)])
     assert (first.trial_ids, first.duplicates, first.mean) == (("a", "c", "d"), ("f",), 4.0)
-    assert other.duplicates == ()
+    assert (first.runs_ids, first.made_of, other.duplicates) == (("a", "c", "d"), "mean of 3 seeds", ())
+    differing, _ = find_configurations([*TRIALS, ("f", {"lr": 1, "seed": 2}, 8.5)])
+    assert (differing.mean, differing.made_of) == ((2.0 + 6.25 + 6.0) / 3, "mean of 4 runs with 3 seeds")
 
 
 def test_seeds_that_all_gave_the_same_value_say_nothing_of_the_noise():
@@ -74,7 +79,55 @@ def test_the_table_and_the_report_say_the_same_noise(tmp_path):
     noise = analyse(snapshot).noise
     assert noise.deviation == pytest.approx(0.02)
     assert ("noise", f"0.0200 standard deviation of eval/loss, from {noise.source}") in best_lines(snapshot)
-    assert best_lines(snapshot)[0] == ("best", "trial 0000, eval/loss 2.0000 +- 0.02 (3 seeds)")
+    assert best_lines(snapshot)[0] == (
+        "best", "trials 0000, 0001, 0002, eval/loss 2.0200 +- 0.02 (mean of 3 seeds)")
+
+
+REPEATED = {
+    "seeds": ([(1, 0, 2.0), (1, 1, 2.8), (2, 0, 2.3), (1, 2, 2.7)], "0002", ["0002", "0000", "0003", "0001"],
+              "trial 0002, eval/loss 2.3000", "Lowest is trial 0002 with eval/loss 2.300"),
+    "no seed": ([(1, None, 2.4), (1, None, 2.0), (2, None, 2.3), (1, None, 2.2)], "0001",
+                ["0001", "0003", "0000", "0002"],
+                "trials 0000, 0001, 0003, eval/loss 2.2000 (mean of 3 runs with 1 seed)",
+                "Lowest are trials 0000, 0001 and 0003 (mean of 3 runs with 1 seed) with eval/loss 2.200"),
+    "one seed, one computation": ([(1, 7, 2.4), (1, 7, 2.4), (2, 7, 2.3)], "0002", ["0002", "0000", "0001"],
+                                  "trial 0002, eval/loss 2.3000", "Lowest is trial 0002 with eval/loss 2.300"),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_the_best_of_repeated_runs_is_one_and_the_same_wherever_a_study_is_told(tmp_path, name):
+    runs, best, order, line, sentence = REPEATED[name]
+    directory = write_study(tmp_path / "s", [
+        Made(params={"lr": lr} | ({} if seed is None else {"seed": seed}), value=value) for lr, seed, value in runs])
+    snapshot = read_study(directory)
+    analysis = analyse(snapshot)
+    assert snapshot.best.trial.id == analysis.best.id == best
+    assert [record.trial.id for record in snapshot.ranked] == [row.id for row in analysis.ranked] == order
+    assert [record.trial.id for record in ranked(snapshot)] == order
+    assert next(row for row in trial_table(snapshot, width=80).splitlines() if " *" in row).startswith(best)
+    assert best_lines(snapshot)[0][1].partition(" +-")[0] == line
+    assert sentence in winner(analysis)
+    claimed = claims(analysis)["best"]
+    assert best in claimed["trials"]
+    assert f"eval/loss {claimed['value']:.4f}" in line
+
+
+@pytest.mark.parametrize(("values", "baseline", "line", "cells"), [
+    ((1.2e-12, 3.4e-12), 4.8e-12, "eval/loss 1.2000e-12; the untouched base has 4.8000e-12 (-75.0%)",
+     ["1.2000e-12", "3.4000e-12"]),
+    ((1e140, 2.5), 2.0, "eval/loss 2.5000; the untouched base has 2.0000 (+25.0%)", ["2.5000", "1.0000e+140"]),
+    ((3e140, 2e140), 1e-3, "eval/loss 2.0000e+140; the untouched base has 0.0010", ["2.0000e+140", "3.0000e+140"]),
+    ((-2.0, -1.0), -1.0, "eval/loss -2.0000; the untouched base has -1.0000 (-100.0%)", ["-2.0000", "-1.0000"]),
+    ((0.0, 0.5), 0.0, "eval/loss 0.0000; the untouched base has 0.0000", ["0.0000", "0.5000"]),
+])
+def test_values_of_any_size_are_told_apart_in_a_line_of_the_terminal(tmp_path, values, baseline, line, cells):
+    snapshot = read_study(write_study(tmp_path / "s", [
+        Made(params={"lr": lr}, value=value) for lr, value in enumerate(values)], baseline=baseline))
+    assert best_lines(snapshot)[0][1].partition(", ")[2] == line
+    shown = trial_table(snapshot, width=80).splitlines()
+    assert [row.split()[1] for row in shown if row.startswith("000")] == cells
+    assert max(map(len, shown)) <= 80
 
 
 def test_the_best_line_has_the_seeds_of_a_confirmation_and_the_noise_of_other_trials(tmp_path):

@@ -353,7 +353,7 @@ def _end(verdict: "KernelVerdict", pushed_by: str = "") -> None:
     if trials:
         click.echo(f"trials   {trials}")
     if best := result.get("best"):
-        click.echo(f"best     trial {best['id']}, {best['metric']:.4f}")
+        click.echo(f"best     trial {best['id']}, {best['metric']:.5g}")
     gpus = Counter(result.get("gpus", ()))
     for gpu, count in gpus.items():
         click.echo(f"gpus     {f'{count} x ' if count > 1 else ''}{gpu}")

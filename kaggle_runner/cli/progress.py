@@ -25,7 +25,7 @@ from kaggle_runner.events import (
     TrialEnded,
     TrialStarted,
 )
-from kaggle_runner.metrics import EXACT_MATCH, LOSS, Metric, format_metric
+from kaggle_runner.metrics import EXACT_MATCH, LOSS, Metric, format_metric, format_number
 from kaggle_runner.wording import how_many
 
 SHOWN = ("train/loss", LOSS, EXACT_MATCH)
@@ -188,7 +188,7 @@ class Bars:
                 losses = self._losses[event.trial]
                 names = dict.fromkeys((*SHOWN[:2], self._trials[event.trial].metric))
                 losses |= {name: value for name in names if (value := event.values.get(name)) is not None}
-                facts = "  ".join(f"{_short(name)} {loss:.3f}" for name, loss in losses.items())
+                facts = "  ".join(f"{_short(name)} {format_number(loss, 3)}" for name, loss in losses.items())
                 self._progress.update(self._tasks[event.trial], completed=event.step, facts=facts)
                 return
             case TrialEnded():
@@ -227,7 +227,7 @@ def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
         case Resumed():
             return f"trial {event.trial} goes on at step {event.step}"
         case TrialEnded():
-            measured = f"{event.metric:.4f}" if event.metric is not None else "no loss"
+            measured = format_number(event.metric) if event.metric is not None else "no loss"
             reason = f": {event.reason}" if event.reason else ""
             return f"trial {event.trial} {event.status}, {measured}, {event.seconds:.1f} s{reason}"
     return None

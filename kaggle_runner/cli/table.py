@@ -81,10 +81,15 @@ def trial_table(snapshot: Snapshot, *, width: int | None, everything: bool = Fal
 
 
 def ranked(snapshot: Snapshot) -> list[TrialRecord]:
-    """Return the trials, best first: complete ones by their metric, then pruned ones, then what has no result."""
+    """Return the trials, best first: complete ones as the study ranks them, then pruned ones, then what has no result.
+    """
+    place = {record.trial.id: number for number, record in enumerate(snapshot.ranked)}
+
     def key(record: TrialRecord) -> tuple[float, ...]:
         result = record.result
         rank = _RANKS[result.status if result else None]
+        if record.trial.id in place:
+            return (rank, False, place[record.trial.id])
         if rank < 2 and result is not None and result.metric is not None:
             return (rank, False, *snapshot.metric.rank(result.metric, result.loss), record.trial.number)
         return (rank, True, 0.0, 0.0, record.trial.number)
@@ -106,7 +111,7 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
            ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
                          "-" if result else "" for result in results])]
-    metric = [f"{result.metric:.4f}{mark}" if result and result.metric is not None else "-" if result else ""
+    metric = ["" if result is None else "-" if result.metric is None else f"{snapshot.metric.text(result.metric)}{mark}"
               for result, mark in zip(results, marks, strict=True)]
     return [
         Column(name="trial", cells=tuple(record.trial.id for record in records), may_lift=False),

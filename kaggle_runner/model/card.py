@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kaggle_runner import __version__
 from kaggle_runner.config import DEMO_MODEL, known_to_0_2
+from kaggle_runner.metrics import format_number
 from kaggle_runner.model.outcome import Outcome
 from kaggle_runner.study.best_file import yaml_text
 from kaggle_runner.study.noise import measured_noise
@@ -63,11 +64,11 @@ def card(outcome: Outcome, facts: Facts) -> str:
         f"A LoRA fine-tune of `{shown}` on `{config.dataset}`: trial {outcome.trial.id} of the study "
         f"`{snapshot.info.name}`{winner}. Made by kaggle_runner {__version__}.", "",
         f"| {metric} on the held-out rows | |", "|---|---|",
-        *(f"| {what} | {value:.4f} |" for what, value in table if value is not None), "",
+        *(f"| {what} | {format_number(value)} |" for what, value in table if value is not None), "",
     ]
     if noise is not None:
-        lines += [f"Two runs of one configuration differ by a standard deviation of {noise.deviation:.4f}, from "
-                  f"{noise.source}.", ""]
+        lines += ["Two runs of one configuration differ by a standard deviation of "
+                  f"{format_number(noise.deviation)}, from {noise.source}.", ""]
     lines += [*(f"- {remark}" for remark in facts.remarks), *([""] if facts.remarks else [])]
     lines += ["## Use it", "", "```python", facts.load, "```", "", "## Data", ""]
     rows_hash = result.hashes.get("rows", "unknown")

@@ -107,7 +107,7 @@ def _notebook(analysis: Analysis, lead: Lead | None = None) -> nbformat.Notebook
     searched = lead is None or not lead.is_all
     if searched:
         add("The best trials", [say.ranking(analysis)], cells.TABLE)
-        if any(len(one.trial_ids) > 1 for one in analysis.first.ranked):
+        if any(one.runs > 1 for one in analysis.first.ranked):
             add("Configurations, with the mean of their seeds", [say.repeats(analysis)], cells.SEEDS)
         add("From best to worst", [say.ranking(analysis)], cells.RANKING)
         add("Best so far", [say.progress(analysis), say.hours(analysis)], cells.BEST_SO_FAR)
@@ -160,8 +160,8 @@ def _constants(analysis: Analysis) -> str:
              "AXES = {" + "".join(f"\n    {name!r}: {scale!r}," for name, scale in axes.items()) + "\n}",
              "# Share of the metric's variance, its 90 % interval, and where it would stand out from chance.",
              "IMPORTANCE = [" + "".join(f"\n    {share!r}," for share in importance) + "\n]"]
-    if any(len(one.trial_ids) > 1 for one in first.ranked):
-        rows = [{"trials": ", ".join(one.trial_ids), "seeds": len(one.trial_ids), "mean": one.mean,
+    if any(one.runs > 1 for one in first.ranked):
+        rows = [{"trials": ", ".join(one.runs_ids), "seeds": len(one.trial_ids), "mean": one.mean,
                  "deviation": one.deviation if len(one.trial_ids) > 1 else None,
                  "may be best": one in first.shared} for one in first.ranked[:40]]
         lines += ["# What differs in the seed alone is one configuration; the best mean first.",

@@ -36,7 +36,7 @@ def winner(analysis: Analysis) -> str:
     best = first.ranked[0]
     name, value = configuration_text(best), f"{metric} {metric_text(best.mean)}{_beside_base(analysis)}"
     if len(first.ranked) == 1:
-        has = "has" if len(best.trial_ids) == 1 else "have"
+        has = "has" if len(best.runs_ids) == 1 else "have"
         return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
     if len(first.shared) == 1:
         second = first.ranked[1]
@@ -49,7 +49,7 @@ def winner(analysis: Analysis) -> str:
         return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
     who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
     return (f"First place is shared by {who} complete configurations: chance alone may have ordered them. "
-            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} {'is' if len(best.trial_ids) == 1 else 'are'} "
+            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} {'is' if len(best.runs_ids) == 1 else 'are'} "
             f"{name} with {value}.")
 
 
@@ -62,8 +62,8 @@ def agreement(analysis: Analysis) -> str:
 
 def configuration_text(one: Configuration) -> str:
     """Name a configuration by its trial, or by its trials where it has several seeds."""
-    ids = one.trial_ids
-    return f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)} (mean of {len(ids)} seeds)"
+    ids = one.runs_ids
+    return f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)} ({one.made_of})"
 
 
 def _beside_base(analysis: Analysis) -> str:

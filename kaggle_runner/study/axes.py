@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.trial import SEED
 from kaggle_runner.sweep.distributions import KEYS, Choice, Range, same_value
 
-SEED = "seed"
 """The hyperparameter in which repeats of one configuration differ: it is noise and never an axis."""
 _FEW = 6
 """So many different numbers or fewer, seen in the trials, are a list and not a range."""

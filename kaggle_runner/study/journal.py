@@ -7,7 +7,9 @@ meanwhile.
 
 import contextlib
 import fnmatch
+import functools
 import json
+import math
 import shlex
 import sys
 import time
@@ -31,7 +33,15 @@ from kaggle_runner.metrics import Evaluations, Goal, Metric
 from kaggle_runner.study.lock import StudyLock
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import way_to_a_study
-from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
+from kaggle_runner.study.trial import (
+    Status,
+    Trial,
+    TrialRecord,
+    TrialResult,
+    of_one_configuration,
+    result_from_dict,
+    value_of_configuration,
+)
 from kaggle_runner.wording import without_password
 
 
@@ -85,15 +95,29 @@ class Snapshot:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The complete trial with the best measured metric; the earlier one of two equals."""
+        """The best trial of the configuration with the best mean; the earlier one of two equals."""
         return next(iter(self.ranked), None)
 
     @property
+    def luckiest(self) -> TrialRecord | None:
+        """The complete trial with the best value of all; the earlier one of two equals."""
+        return min(self.ranked, key=lambda r: (self.metric.rank(r.result.metric, r.result.loss), r.trial.number)
+                   if r.result and r.result.metric is not None else ((math.inf, 0.0), 0), default=None)
+
+    @functools.cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
-        """The complete trials, the best first; the earlier one of two equals."""
-        ranks = [(self.metric.rank(r.result.metric, r.result.loss), r.trial.number, r) for r in self.records
-                 if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None]
-        return tuple(record for _, _, record in sorted(ranks, key=lambda entry: entry[:2]))
+        """The complete trials, those of the configuration with the best mean first, and in each the best first.
+
+        Where none is repeated it is the best trial that comes first; the earlier one of two equals.
+        """
+        metric, ranks = self.metric, []
+        own = {r.trial.id: (metric.rank(r.result.metric, r.result.loss), r.trial.number, r) for r in self.records
+               if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
+        for group in of_one_configuration([(name, record.trial.params, metric.sign * rank[0])
+                                           for name, (rank, _, record) in own.items()]):
+            alike = sorted((own[name] for same in group for name, _, _ in same), key=lambda entry: entry[:2])
+            ranks.append((metric.sign * value_of_configuration(group), alike[0][0][1], alike[0][1], alike))
+        return tuple(record for *_, alike in sorted(ranks, key=lambda entry: entry[:3]) for _, _, record in alike)
 
     def history(self, trial_id: str) -> list[dict[str, Any]]:
         """Read the logged rows of one trial, in order; empty if it logged none."""

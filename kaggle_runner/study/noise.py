@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.study.axes import SEED
 from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
-from kaggle_runner.study.trial import Status
+from kaggle_runner.study.trial import Measured, Status, of_one_configuration, value_of_configuration, value_of_seed
+from kaggle_runner.wording import how_many
 
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
           2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555,
@@ -28,14 +28,28 @@ class Configuration:
     trial_ids: tuple[str, ...]
     """One for each seed."""
     duplicates: tuple[str, ...] = ()
-    """Further trials with a seed that was there already: the same computation, and no second measurement."""
+    """Further trials with a seed that was there already: the same computation, which says nothing of the noise."""
     params: Mapping[str, Any]
     """The first trial's, its seed included."""
     mean: float
+    """Over the seeds; what one seed came to is the mean of its runs."""
     deviation: float
     """Standard deviation of the values around their mean, one degree of freedom less than values; 0 for one seed."""
     half_width: float
     """Half of the mean's 95 % interval, from this configuration's values alone; infinite for one seed."""
+    runs: int = 1
+    """Number of values that the mean is made of: duplicates count where they differ."""
+
+    @property
+    def runs_ids(self) -> tuple[str, ...]:
+        """The trials whose values the mean is made of."""
+        return (*self.trial_ids, *(self.duplicates if self.runs > len(self.trial_ids) else ()))
+
+    @property
+    def made_of(self) -> str:
+        """What the mean is made of, in words: `mean of 3 seeds`."""
+        seeds = how_many(len(self.trial_ids), "seed")
+        return f"mean of {seeds if self.runs == len(self.trial_ids) else f'{self.runs} runs with {seeds}'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,29 +72,26 @@ class Noise:
         return self.deviation * _UPPER_OF_FEW.get(self.freedom, 1 + 6.5 / math.sqrt(self.freedom + 1))
 
 
-def find_configurations(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tuple[Configuration, ...]:
+def find_configurations(trials: Sequence[Measured]) -> tuple[Configuration, ...]:
     """Group (id, params, value) by everything but the seed, in the trials' order.
 
-    Two trials with the same seed are the same computation: the first of them counts.
+    Two trials with the same seed are the same computation and count as one seed; where they differ all the same, as
+    runs of a program that names no seed do, the seed's value is their mean.
     """
-    groups: dict[str, dict[str, list[tuple[str, Mapping[str, Any], float]]]] = {}
-    for trial in trials:
-        own = repr(sorted((name, repr(chosen)) for name, chosen in trial[1].items() if name != SEED))
-        groups.setdefault(own, {}).setdefault(repr(trial[1].get(SEED)), []).append(trial)
     found = []
-    for group in groups.values():
-        firsts = [same[0] for same in group.values()]
-        values = [value for _, _, value in firsts]
+    for group in of_one_configuration(trials):
+        values = [value_of_seed(same) for same in group]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         half = t_975(len(values) - 1) * deviation / math.sqrt(len(values)) if len(values) > 1 else math.inf
         found.append(Configuration(
-            trial_ids=tuple(trial_id for trial_id, _, _ in firsts), params=firsts[0][1], deviation=deviation,
-            duplicates=tuple(trial_id for same in group.values() for trial_id, _, _ in same[1:]),
-            mean=statistics.fmean(values), half_width=half))
+            trial_ids=tuple(same[0][0] for same in group), params=group[0][0][1], deviation=deviation,
+            duplicates=tuple(trial_id for same in group for trial_id, _, _ in same[1:]),
+            runs=sum(len(same) if len({value for _, _, value in same}) > 1 else 1 for same in group),
+            mean=value_of_configuration(group), half_width=half))
     return tuple(found)
 
 
-def find_repeats(trials: Sequence[tuple[str, Mapping[str, Any], float]]) -> tuple[Configuration, ...]:
+def find_repeats(trials: Sequence[Measured]) -> tuple[Configuration, ...]:
     """Return the configurations with two or more seeds."""
     return tuple(one for one in find_configurations(trials) if len(one.trial_ids) > 1)
 
@@ -101,12 +112,16 @@ def noise_of_repeats(repeats: Sequence[Configuration], how: str = "trained with 
 
 def measured_noise(snapshot: Snapshot) -> tuple[Noise | None, tuple[Configuration, ...]]:
     """Return the noise that seeds of a study or of its confirmation show, and all configurations with several seeds."""
-    repeats = find_repeats([(record.trial.id, record.trial.params, record.result.metric) for record in snapshot.finished
-                            if record.result and record.result.metric is not None
-                            and record.result.status is Status.COMPLETE])
+    repeats = find_repeats(measured_trials(snapshot))
     confirmed = _confirmed(snapshot)
     noise = noise_of_repeats(repeats) or noise_of_repeats(confirmed, "confirmed with several seeds")
     return noise, (*repeats, *confirmed)
+
+
+def measured_trials(snapshot: Snapshot) -> list[Measured]:
+    """Return the complete trials with what was measured."""
+    return [(record.trial.id, record.trial.params, record.result.metric) for record in snapshot.finished
+            if record.result and record.result.metric is not None and record.result.status is Status.COMPLETE]
 
 
 def _confirmed(snapshot: Snapshot) -> tuple[Configuration, ...]:

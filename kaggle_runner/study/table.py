@@ -1,12 +1,18 @@
 """A study as text: the lines about the best trial, the base and the noise."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kaggle_runner.metrics import format_metric
+from kaggle_runner.metrics import format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import Configuration, Noise, measured_noise
+from kaggle_runner.study.noise import Configuration, find_configurations, measured_noise, measured_trials
 from kaggle_runner.study.trial import TrialRecord
+
+MOST_CHANGE = 100
+"""How many times the base's value a change may be and still be said in per cent."""
+NAMED = 3
+"""Trials of one configuration that are named at most."""
 
 
 def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -17,13 +23,16 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     if best is None or best.result is None or best.result.metric is None:
         lines.append(("best", "no trial has finished"))
     else:
-        value = snapshot.metric.text(best.result.metric)
-        lines.append(("best", f"trial {best.trial.id}, {metric} {value}{_doubt(snapshot, best, noise, repeats)}"
-                              f"{_gain(snapshot, best)}{_beside(snapshot, best)}"))
+        one = next(one for one in find_configurations(measured_trials(snapshot))
+                   if best.trial.id in (*one.trial_ids, *one.duplicates))
+        doubt = "" if noise is None else f" +- {noise.deviation:.2g}"
+        doubt += f" ({one.made_of})" if len(one.runs_ids) > 1 else _confirmed(best, repeats) if doubt else ""
+        lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
+                              f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
         names = _varied(snapshot) or list(best.trial.params)
         lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
     if noise is not None:
-        lines.append(("noise", f"{noise.deviation:.4f} standard deviation of {metric}, from {noise.source}"))
+        lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of {metric}, from {noise.source}"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
     return lines
 
@@ -55,21 +64,25 @@ def _varied(snapshot: Snapshot) -> list[str]:
     return [name for name, entry in parameters.items() if "value" not in entry]
 
 
-def _doubt(snapshot: Snapshot, best: TrialRecord, noise: Noise | None, repeats: Sequence[Configuration]) -> str:
-    """Say how far another seed may lead from the trial's metric, and how many seeds it has; nothing if unknown."""
-    if noise is None:
-        return ""
-    of_it = {name for repeat in repeats for name in repeat.trial_ids
-             if best.trial.id in repeat.trial_ids or name.startswith(f"trial {best.trial.id} with seed ")}
-    seeds = len(of_it | {best.trial.id})
-    return f" +- {noise.deviation:.2g}" + (f" ({seeds} seeds)" if seeds > 1 else "")
+def _who(one: Configuration) -> str:
+    """Name the trials of a configuration, the first few of many."""
+    ids = one.runs_ids
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return f"trial{'s' if len(ids) > 1 else ''} {', '.join(ids[:NAMED])}{more}"
 
 
-def _gain(snapshot: Snapshot, best: TrialRecord) -> str:
-    if snapshot.baseline is None or best.result is None or best.result.metric is None:
+def _confirmed(best: TrialRecord, repeats: Sequence[Configuration]) -> str:
+    """Say how many seeds a trial was confirmed with, its own among them; nothing if with none."""
+    further = sum(name.startswith(f"trial {best.trial.id} with seed ") for one in repeats for name in one.trial_ids)
+    return f" ({further + 1} seeds)" if further else ""
+
+
+def _gain(snapshot: Snapshot, value: float) -> str:
+    if snapshot.baseline is None:
         return ""
-    change = f" ({best.result.metric / snapshot.baseline - 1:+.1%})" if snapshot.baseline else ""
-    return f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}{change}"
+    change = (value - snapshot.baseline) / abs(snapshot.baseline) if snapshot.baseline else math.inf
+    share = f" ({change:+.1%})" if abs(change) < MOST_CHANGE else ""
+    return f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}{share}"
 
 
 def _beside(snapshot: Snapshot, best: TrialRecord) -> str:

@@ -1,13 +1,19 @@
-"""A trial: what is to be trained, how it ended, and what the journal knows of it."""
+"""A trial: what is to be trained, how it ended, what the journal knows of it, and which are one configuration."""
 
 import functools
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.metrics import LOSS
+
+SEED = "seed"
+"""The hyperparameter in which the trials of one configuration differ."""
+Measured = tuple[str, Mapping[str, Any], float]
+"""A complete trial: its id, its hyperparameters and what was measured."""
 
 
 class Status(StrEnum):
@@ -105,3 +111,23 @@ def result_from_dict(values: Mapping[str, Any]) -> TrialResult:
                                 if loss is not None)
     kept["losses"] = tuple(kept.get("losses", ()))
     return TrialResult(**kept)
+
+
+def of_one_configuration(trials: Sequence[Measured]) -> list[list[list[Measured]]]:
+    """Group trials by everything but the seed, and within a configuration by the seed, all in the trials' order."""
+    groups: dict[str, dict[str, list[Measured]]] = {}
+    for trial in trials:
+        own = repr(sorted((name, repr(chosen)) for name, chosen in trial[1].items() if name != SEED))
+        groups.setdefault(own, {}).setdefault(repr(trial[1].get(SEED)), []).append(trial)
+    return [list(group.values()) for group in groups.values()]
+
+
+def value_of_seed(same: Sequence[Measured]) -> float:
+    """Return what one seed of a configuration came to: the mean of its runs, which are alike unless chance has more
+    doors than the seed."""
+    return statistics.fmean(value for _, _, value in same) if len(same) > 1 else same[0][2]
+
+
+def value_of_configuration(group: Sequence[Sequence[Measured]]) -> float:
+    """Return what a configuration is ranked by: the mean over its seeds."""
+    return statistics.fmean(map(value_of_seed, group)) if len(group) > 1 else value_of_seed(group[0])

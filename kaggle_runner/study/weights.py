@@ -29,11 +29,14 @@ def adapter_digest(folder: Path) -> str:
 
 
 def drop_beaten_weights(snapshot: Snapshot) -> None:
-    """Remove the weights of finished trials that are not the best and did not ask for them: each has megabytes."""
-    best = snapshot.best
+    """Remove the weights of finished trials that are not the best and did not ask for them: each has megabytes.
+
+    The trial with the best value keeps them too: further seeds may yet rank its configuration first.
+    """
+    kept = {record.trial.id for record in (snapshot.best, snapshot.luckiest) if record is not None}
     for record in snapshot.finished:
         params = record.trial.params
-        if best is not None and record.trial.id == best.trial.id:
+        if record.trial.id in kept:
             continue
         with contextlib.suppress(OSError, ConfigError):
             if trainer_of(params) == "charlm" and not params.get("save_model"):

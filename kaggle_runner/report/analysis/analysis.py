@@ -3,7 +3,6 @@
 Only complete trials are compared; what was pruned, failed or still runs is carried along to be marked, never ranked.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kaggle_runner.metrics import LOSS, Goal, Metric
+from kaggle_runner.metrics import Goal
 from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
 from kaggle_runner.report.analysis.answers import Asked, read_answers
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
@@ -121,8 +120,8 @@ class Analysis:
     device: str
     """`GPU` or `CPU`: whose hours are counted; `machine` where no session says."""
     rows: tuple[Row, ...]
-    best: Row | None
-    """The best trial of the configuration with the best mean."""
+    ranked: tuple[Row, ...]
+    """The complete trials, best first, those of one configuration together: the order of `Snapshot.ranked`."""
     curves: tuple[Curve, ...]
     axes: tuple[Axis, ...]
     shares: tuple[Share, ...]
@@ -144,6 +143,11 @@ class Analysis:
     """What the best trials answer to some held-out rows."""
 
     @property
+    def best(self) -> Row | None:
+        """The best trial of the configuration with the best mean."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
     def noise(self) -> Noise | None:
         """How far one trial scatters by chance."""
         return self.first.noise
@@ -159,13 +163,6 @@ class Analysis:
         return tuple(row for row in self.rows if row.status == "complete" and row.value is not None)
 
     @property
-    def ranked(self) -> tuple[Row, ...]:
-        """The complete trials, best first."""
-        metric = Metric(name=self.metric, goal=self.goal)
-        return tuple(sorted(self.complete, key=lambda row: (
-            metric.rank(row.value or 0.0, row.metrics.get(LOSS)), row.number)))
-
-    @property
     def is_running(self) -> bool:
         """Whether some trial has no result yet."""
         return any(row.status == "running" for row in self.rows)
@@ -175,40 +172,29 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     """Compute everything; any study that can be read can be analysed."""
     rows = tuple(_row(record, snapshot.info.metric) for record in snapshot.records)
     axes, metric = read_axes(snapshot), snapshot.metric
-    complete = [row for row in rows if row.status == "complete" and row.value is not None]
-    found = find_configurations([(row.id, row.params, row.value) for row in complete if row.value is not None])
+    by_id = {row.id: row for row in rows}
+    ranked = tuple(by_id[record.trial.id] for record in snapshot.ranked)
+    place, best = {row.id: i for i, row in enumerate(ranked)}, ranked[0] if ranked else None
+    found = find_configurations([(row.id, row.params, row.value) for row in rows
+                                 if row.id in place and row.value is not None])
     varied = _varied(axes, found)
     effects, problem = _effects(varied, found, seed)
     measured, repeats = measured_noise(snapshot)
-    first = first_place(_in_order_of_loss(found, complete, metric), metric.goal, measured, effects)
-    best = _best(complete, first, metric)
+    in_order = sorted(found, key=lambda one: min(place[trial] for trial in (*one.trial_ids, *one.duplicates)))
+    first = first_place(in_order, metric.goal, measured, effects)
     resolved = {share.name for share in effects.shares if share.resolved}
     surrogate = _surrogate(varied, found, seed) if len(resolved) > 1 else None
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=metric.name, goal=metric.goal,
         sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=_device(snapshot),
-        rows=rows, best=best, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
+        rows=rows, ranked=ranked, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, metric.goal),
         regions=_regions(varied, first), repeats=repeats, first=first,
         boundaries=tuple(limit for axis in axes if best and axis.name in best.params
                          and (limit := boundary(axis, best.params[axis.name]))),
         rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
         others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot))
-
-
-def _in_order_of_loss(found: Sequence[Configuration], complete: Sequence[Row],
-                      metric: Metric) -> Sequence[Configuration]:
-    """Put those with the lower loss first where the loss breaks ties: ranking keeps the order of equals."""
-    losses = {row.id: row.metrics.get(LOSS, math.inf) for row in complete}
-    return sorted(found, key=lambda one: min(losses[trial] for trial in one.trial_ids)) if metric.has_ties else found
-
-
-def _best(complete: Sequence[Row], first: FirstPlace, metric: Metric) -> Row | None:
-    if not first.ranked:
-        return None
-    own = [row for row in complete if row.id in (*first.ranked[0].trial_ids, *first.ranked[0].duplicates)]
-    return min(own, key=lambda row: metric.rank(row.value or 0.0, row.metrics.get(LOSS)))
 
 
 def _row(record: TrialRecord, metric: str) -> Row:
