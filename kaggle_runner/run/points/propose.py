@@ -76,10 +76,12 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     taught = [o for o in past if o.told in TAUGHT]
     values = [o for o in taught if o.told is Told.VALUE]
     if number == is_given and prior:
-        yield Proposal(params=space.in_order({**space.fixed, **_best(prior, spec.goal).params}), origin="prior")
+        sign = -1.0 if spec.goal == "maximize" else 1.0
+        best = min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
+        yield Proposal(params=space.in_order({**space.fixed, **best.params}), origin="prior")
     if number == 0 or not space.axes or (number == 1 and prior and not is_given):
         yield Proposal(params=usual, origin="defaults")
-    knows = len(prior) >= STARTS and bool(values) and not _misled(space, spec.goal, prior, usual, values)
+    knows = len(prior) >= STARTS and bool(values)
     started = len(taught) + sum(o.told is Told.RUNNING for o in past)
     if number == 0 or not space.axes:
         pass
@@ -102,17 +104,3 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
                            expected=point)
     for draw in range(RANDOM_DRAWS):
         yield Proposal(params=spec.sample(stable_seed(seed, number, draw)), origin="random")
-
-
-def _best(prior: Sequence[Observation], goal: str) -> Observation:
-    sign = -1.0 if goal == "maximize" else 1.0
-    return min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
-
-
-def _misled(space: SearchSpace, goal: str, prior: Sequence[Observation], usual: Mapping[str, Any],
-            values: Sequence[Observation]) -> bool:
-    """Say whether the default came out better than the best of others: then the search starts as without them."""
-    sign = -1.0 if goal == "maximize" else 1.0
-    found = {space.key(o.params): sign * (o.value or 0.0) for o in values}
-    first, default = space.key(_best(prior, goal).params), space.key(usual)
-    return first in found and default in found and found[first] > found[default]
