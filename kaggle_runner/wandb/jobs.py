@@ -44,7 +44,7 @@ class JobRunner:
         self.lost = False
         """W&B's own process was ended with something left to upload."""
         self.opened: set[str] = set()
-        """The runs that were opened here, by id."""
+        """The runs that were opened here, or tried to, by id."""
         self._spec, self._study, self._deadline, self._count = sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
@@ -70,6 +70,7 @@ class JobRunner:
             MachineFault: this machine failed; the run goes back, too.
         """
         began = time.monotonic()
+        self.opened.add(os.environ.get("WANDB_RUN_ID", ""))  # as the client says it
         try:
             log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
         except RunLost as error:
