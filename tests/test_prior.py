@@ -17,7 +17,8 @@ from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
 from kaggle_runner.run.points.prior import known_of, lessons_of, observations
-from kaggle_runner.run.points.propose import Observation, Told, propose
+from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
+from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, TrialResult
@@ -83,6 +84,19 @@ def test_other_steps_are_another_surface_and_values_outside_move_to_the_nearest_
     assert {lesson.surface for lesson in moved} == {1, 2}
     assert all(lesson.params["learning_rate"] == pytest.approx(3e-4) for lesson in moved)
     assert len(observations(moved, spec)) == len(moved)
+
+
+@pytest.mark.parametrize(("goal", "of_prior", "of_default", "is_so"), [
+    ("minimize", 2.0, 1.0, True), ("minimize", 1.0, 2.0, False), ("maximize", 1.0, 2.0, True),
+    ("maximize", 2.0, 1.0, False), ("minimize", None, 1.0, False), ("minimize", 2.0, None, False)])
+def test_other_studies_mislead_where_their_best_comes_out_worse_than_the_default(
+        goal: str, of_prior: float | None, of_default: float | None, is_so: bool, tmp_path: Path) -> None:
+    space = SearchSpace.of(read_sweep(write(tmp_path)))
+    known, default = ({**space.fixed, "learning_rate": rate, "lora_r": 8} for rate in (1e-3, 2e-4))
+    prior = [Observation(params=known, told=Told.VALUE, value=1.5, surface=1)]
+    values = [Observation(params=params, told=Told.VALUE, value=value)
+              for params, value in ((known, of_prior), (default, of_default)) if value is not None]
+    assert misleads(prior, space, goal, default, values) is is_so
 
 
 def test_how_far_another_surface_can_be_trusted_is_learned() -> None:

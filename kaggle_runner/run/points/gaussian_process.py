@@ -198,7 +198,7 @@ def spread(values: np.ndarray, largest_step: float = LARGEST_STEP) -> np.ndarray
     logs = np.log1p((values - values.min()) / scale_of(values))
     ranked, found = np.argsort(logs, kind="stable"), np.empty_like(logs)
     found[ranked] = np.cumsum(np.minimum(np.diff(logs[ranked], prepend=0.0), largest_step))
-    return found
+    return np.asarray(found)
 
 
 def scale_of(values: Sequence[float] | np.ndarray) -> float:
