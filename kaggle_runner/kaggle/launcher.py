@@ -27,7 +27,7 @@ CHUNK = 1000
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
             "cli/remote", "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims",
-            "report/cells", "report/lab", "report/notebook", "run/adopt",
+            "report/cells", "report/files", "report/lab", "report/notebook", "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy",
                                                 "confirm")),
             "study/what_next", "training/data/preview", "wandb/confirm", "wandb/fetch", "wandb/here", "wandb/read_back")

@@ -42,7 +42,7 @@ def refuse_misplaced(backend: str, project: str | None, given: Mapping[str, Any]
     other = "is W&B's; give it with --backend wandb"
     if backend == "wandb" and given["search"]:
         unused = (*OF_TRIALS, "prior_runs")
-        other = "is not for a sweep whose trials agents train; give it to `agent`, or leave it out"
+        other = "is not for a sweep whose points are chosen here and whose trials agents train; leave it out"
     elif backend == "wandb":
         unused = (*OF_SEARCH, *OF_TRIALS, "agents")
         other = "is for trials that run here; give it to `agent`, or to --backend optuna"

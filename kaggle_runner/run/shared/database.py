@@ -22,6 +22,10 @@ from kaggle_runner.wording import without_password
 ANSWER_S = 20.0
 """Longest use of a connection at a time: every transaction here takes milliseconds."""
 CONNECT_S = 8
+MAKE_S = 60.0
+"""How long somebody else's making of the tables is waited for."""
+TRY_LOCK = ("SELECT GET_LOCK('kaggle_runner', 0)", "SELECT pg_try_advisory_xact_lock(7203)")
+"""Of MySQL, which keeps it as long as the connection, and of PostgreSQL."""
 ODD_SETTING = (TypeError, ValueError, AttributeError, LookupError)
 """What drivers raise over a setting of the address that they do not know, or a value of one."""
 PATIENCE_S = 600.0
@@ -115,20 +119,23 @@ class Database:
         try:
             probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
             limit(probe)
-            with probe.connect() as connection:
-                is_made = sql.inspect(connection).has_table("kaggle_runner_trials")
-            if not is_made:
-                with probe.begin() as alone:  # tables are made by one at a time
-                    alone.execute(sql.text("SELECT pg_advisory_xact_lock(7203)" if address.kind == "postgresql"
-                                           else "SELECT GET_LOCK('kaggle_runner', 15)"))
-                    if not sql.inspect(alone).has_table("kaggle_runner_trials"):  # many may come in at once
+            until = time.monotonic() + MAKE_S
+            while self.storage is None:  # tables are made by one at a time, and many may come in at once
+                with probe.begin() as alone:
+                    if sql.inspect(alone).has_table("kaggle_runner_trials"):
+                        break
+                    is_mine = alone.execute(sql.text(TRY_LOCK[address.kind == "postgresql"])).scalar()
+                    if (is_mine or time.monotonic() > until) and not sql.inspect(alone).has_table(
+                            "kaggle_runner_trials"):
                         self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
                         limit(self.storage.engine)
                         from kaggle_runner.run.shared.tables import META
 
                         META.create_all(self.storage.engine)
-                    if address.kind != "postgresql":
+                    if is_mine and address.kind != "postgresql":
                         alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
+                if self.storage is None:
+                    time.sleep(random.uniform(0.2, 1.0))
             if self.storage is None:
                 self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs), skip_table_creation=True)
                 limit(self.storage.engine)
