@@ -3,6 +3,7 @@
 Real agents of the real client, in processes; one loopback server for those that only wait.
 """
 
+import logging
 import re
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
+from kaggle_runner.wandb.ends.client_words import listening
 from tests.standins.wandb_client import MISSING, PYTHON, clients
 from tests.standins.wandb_server import WandbServer
 from tests.test_wandb_sweep import Begin, character_settings, path_of, processes_in, starter
@@ -121,14 +123,28 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
         client = begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), WANDB_DIR=str(tmp_path / "files"),
                        WANDB_SILENT="true").finish(200)
     runs = list(server.state.runs.values())
-    assert 1 <= len(runs) <= 3, "no more than the client itself takes before it gives up"
+    assert runs
     assert {run.state for run in runs} == {"preempted"}
-    assert server.sweep.queue == [run.name for run in runs]
+    assert sorted(server.sweep.queue) == sorted(run.name for run in runs)
     assert f"W&B's client gave up the job of run {runs[0].name} before its trial began: " in client.facts["reason"][0]
-    assert "Error: " in client.facts["reason"][0]
     assert client.facts["exit_status"] == [1]
     assert read_study(tmp_path / "study").records == ()
     assert processes_in(tmp_path) == []
+
+
+def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> None:
+    """Lines of wandb 0.28: the client's thread was slower than its job, so it tells no error."""
+    with listening() as words:
+        log = logging.getLogger("wandb.agents.pyagent")
+        for line in ("Job received: Job(first,{'lr': 1})", "Spawning new thread for run first.",
+                     "Thread joined for run first.", "Job received: Job(stopped,{})", "Job received: stop(stopped)",
+                     "Spawning new thread for run resumed.", "Job received: Job(queued,{})", "Job received: exit"):
+            log.debug(line)
+        log.error("Run resumed errored:\nTraceback\nOSError: full")
+    assert [(job.run, job.words) for job in words.dead_jobs] == [
+        ("first", "the client ended it without a word"), ("resumed", "OSError: full")]
+    assert words.taken == ["first", "resumed", "queued"]
+    assert words.failed_requests == 0
 
 
 def test_a_full_disk_hands_the_trial_back_and_takes_no_other(

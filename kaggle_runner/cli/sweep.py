@@ -27,7 +27,7 @@ from kaggle_runner.cli.shared import (
     typed_command,
     warn_of_no_page,
 )
-from kaggle_runner.cli.words import as_typed, command, complain, say
+from kaggle_runner.cli.words import as_typed, complain, say
 from kaggle_runner.errors import INTERRUPTED, SweepOver
 from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import plain_address, require_address
@@ -41,9 +41,12 @@ if TYPE_CHECKING:
     from kaggle_runner.sweep.study_settings import Confirm
     from kaggle_runner.wandb.agent import AgentOrder
 
-ONLY_HERE = ("count", "study", "seed", "deadline", "no_pruning", "confirm", "no_confirm", "prior_studies", "start",
-             "adopt", "no_early_end", "log", "cpu", "storage", "lease", "checkpoints")
-ONLY_WANDB = ("entity", "prior_runs")
+OF_SEARCH = ("count", "study", "seed", "deadline", "confirm", "no_confirm", "prior_studies", "start", "adopt",
+             "no_early_end")
+"""What is for a search that runs here, wherever its trials do."""
+OF_TRIALS = ("no_pruning", "log", "cpu", "storage", "lease", "checkpoints")
+"""What is for trials that run here."""
+ONLY_WANDB = ("entity", "search", "agents", "prior_runs")
 
 
 @click.command()
@@ -54,6 +57,10 @@ ONLY_WANDB = ("entity", "prior_runs")
 @click.option("--project", help="W&B project [the file's, else kaggle_runner].")
 @click.option("--entity", help="W&B user or team [the file's, else the key's].")
 @click.option("--prior-runs", multiple=True, metavar="RUN", help="Finished runs of the project to learn from.")
+@click.option("--search", type=click.Choice(["here"]),
+              help="With --backend wandb: this process chooses the points, agents anywhere train them.")
+@click.option("--agents", type=click.IntRange(min=1), metavar="N",
+              help="With --search here: trials that are out at a time [1].")
 @click.option("--storage", metavar="URL", help="Share the search with other machines, in a database: "
               "postgresql://user@host/database.")
 @click.option("--lease", type=float, callback=positive, metavar="SECONDS",
@@ -63,26 +70,48 @@ ONLY_WANDB = ("entity", "prior_runs")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone; on Kaggle and Colab the only way to a CPU.")
 @click.option("--log", type=click.Choice(["wandb-offline"]), help="Write the trials as W&B runs for `wandb sync`.")
 def sweep(file: Path, backend: str, project: str | None, entity: str | None, prior_runs: tuple[str, ...],
-          log: str | None, cpu: bool, storage: str | None, lease: float | None, checkpoints: Path | None,
-          **options: Any) -> None:
+          search: str | None, agents: int | None, log: str | None, cpu: bool, storage: str | None,
+          lease: float | None, checkpoints: Path | None, **options: Any) -> None:
     """Run or continue a sweep file here, or create it on W&B for agents."""
     from kaggle_runner.sweep.spec import read_sweep
 
     given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs,
              "storage": storage, "lease": lease, "checkpoints": checkpoints}
-    misplaced = [name for name in (ONLY_HERE if backend == "wandb" else ONLY_WANDB) if given[name]]
-    if misplaced or (backend == "optuna" and project and not log):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in misplaced or ["project"])
-        other = ("is for trials that run here; give it to `agent`, or to --backend optuna" if backend == "wandb" else
-                 "is W&B's; give it with --backend wandb" + ("" if misplaced else " or --log wandb-offline"))
-        raise click.UsageError(f"{names} {other}")
+    _refuse_misplaced(backend, project, {**given, "search": search, "agents": agents})
     spec = read_sweep(file)
+    if search:
+        from kaggle_runner.cli.remote.sweep import run_here
+
+        return run_here(spec, entity=entity, project=project, agents=agents or 1, **options)
     if backend == "wandb":
-        return _create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
+        from kaggle_runner.cli.remote.sweep import create
+
+        return create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
     if log:
         require(("wandb",), "wandb")
     run_spec(spec, cpu_only=cpu, shared=_shared(storage, lease, checkpoints, options),
              keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
+
+
+def _refuse_misplaced(backend: str, project: str | None, given: Mapping[str, Any]) -> None:
+    """Refuse options that say nothing to whoever chooses the points, or to whoever trains."""
+    unused: tuple[str, ...] = ONLY_WANDB
+    other = "is W&B's; give it with --backend wandb"
+    if backend == "wandb" and given["search"]:
+        unused = (*OF_TRIALS, "prior_runs")
+        other = "is not for a sweep whose trials agents train; give it to `agent`, or leave it out"
+    elif backend == "wandb":
+        unused = (*OF_SEARCH, *OF_TRIALS, "agents")
+        other = "is for trials that run here; give it to `agent`, or to --backend optuna"
+    misplaced = [name for name in unused if given[name]]
+    if backend == "optuna" and project and not given["log"] and not misplaced:
+        misplaced, other = ["project"], f"{other} or --log wandb-offline"
+    if misplaced:
+        raise click.UsageError(f"{', '.join(f'--{_typed(name)}' for name in misplaced)} {other}")
+
+
+def _typed(name: str) -> str:
+    return name.replace("prior_studies", "prior-study").replace("_", "-")
 
 
 def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
@@ -242,23 +271,6 @@ def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: in
     tell_launcher(run.reason, exit_status)
     if exit_status:
         sys.exit(exit_status)
-
-
-def _create(spec: "SweepSpec", entity: str | None, project: str | None, prior_runs: list[str]) -> None:
-    """Create a sweep on W&B and print how to start its agents, in the ways that this command line has."""
-    from kaggle_runner.machine.keys import require_key
-
-    for warning in spec.warnings:
-        complain(f"warning: {warning}")
-    environment = detect_here()
-    require_key("wandb", environment.host)
-    from kaggle_runner.wandb.sweep import create_sweep
-
-    made = create_sweep(spec, environment, entity=entity, project=project, prior_runs=prior_runs)
-    click.echo(f"sweep    {made.path}\npage     {made.url}")
-    click.echo(f"here     {command('agent', made.path)}")
-    click.echo(f"kaggle   {command('push', made.path)}")
-    click.echo(f"colab    {command('kernel', 'launcher', made.path)}")
 
 
 def _write_offline(snapshot: "Snapshot", project: str | None) -> None:

@@ -26,10 +26,10 @@ CHUNK = 1000
 """Number of characters of the package in one line of the script."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
-            "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims", "report/cells",
-            "report/lab", "report/notebook", "run/adopt",
+            "cli/remote", "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims",
+            "report/cells", "report/lab", "report/notebook", "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy")),
-            "study/what_next", "training/data/preview", "wandb/confirm", "wandb/fetch")
+            "study/what_next", "training/data/preview", "wandb/confirm", "wandb/fetch", "wandb/here", "wandb/read_back")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
 has a hub or a mounted model; pushes, plans and the tuning lab are for one's own machine."""
 OF_MODELS = ("model", "cli/model", "cli/conversation")

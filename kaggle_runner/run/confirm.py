@@ -7,10 +7,11 @@ Source: over 20,000 made studies that number is off by less than 0.05 deviations
 0.8 (benchmarks/choice.py).
 """
 
+import contextlib
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,28 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
         StudyError: there are not two complete configurations, or the folder holds another confirmation.
         WorkerError: trials failed alike again and again; says why.
     """
+    with open_confirmation(snapshot, confirm, notify) as opened:
+        if opened is None:
+            return ""
+        study, trials = opened
+        return run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment, notify=notify,
+                          what="confirm") or ""
+
+
+@contextlib.contextmanager
+def open_confirmation(snapshot: Snapshot, confirm: Confirm,
+                      notify: Notify) -> Iterator[tuple[Study, list[Trial]] | None]:
+    """Make or go on with the study beside a finished sweep that confirms it, and yield it with all of its trainings.
+
+    Yields none where there are not two complete configurations to compare.
+
+    Raises:
+        StudyError: the folder holds another confirmation.
+    """
     records = chosen(snapshot, confirm)
     if len(records) < 2:
-        return ""
+        yield None
+        return
     trials = trials_of(records, confirm)
     directory = confirm_directory(snapshot.directory)
     begun = _begun(directory)
@@ -125,8 +145,7 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
                                 goal=snapshot.info.goal, seed=None) as study:
         notify(Note(text=f"confirming: the best {len(records)} configurations with {confirm.seeds} more "
                          f"seed{'s' if confirm.seeds > 1 else ''} each"))
-        return run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment, notify=notify,
-                          what="confirm") or ""
+        yield study, trials
 
 
 def confirmed(snapshot: Snapshot, confirm: Confirm) -> Confirmed | None:

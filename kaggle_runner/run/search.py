@@ -8,7 +8,7 @@ runs a trial that was cut off again, the same number with the same parameters.
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,8 +192,11 @@ class Search(ABC):
 class OptunaSearch(Search):
     """The search of a study on this machine, with Optuna's copy beside it; several threads may ask and tell at once."""
 
-    def __init__(self, study: Study, spec: SweepSpec, *, notify: Notify = lambda event: None, **known: Any) -> None:
+    def __init__(self, study: Study, spec: SweepSpec, *, notify: Notify = lambda event: None,
+                 elsewhere: Collection[str] = (), **known: Any) -> None:
         """Open the study's search and bring Optuna's copy in line with the record; `known` is as `Search` has it.
+
+        Trials without an end that run `elsewhere`, by name, were not cut off.
 
         Raises:
             StudyError: the copy cannot be written, or the record holds a trial that the sweep cannot have made.
@@ -201,7 +204,7 @@ class OptunaSearch(Search):
         snapshot = study.snapshot()
         super().__init__(snapshot, spec, **known)
         self._journal = self._open(snapshot, notify)
-        self._adopt(snapshot, notify)
+        self._adopt(snapshot, notify, elsewhere)
 
     def ask(self, total: int) -> Trial | None:
         """Return the next trial to run, one that was cut off before a new one; none when the sweep is at its end.
@@ -257,7 +260,7 @@ class OptunaSearch(Search):
             journal = OptunaJournal(snapshot.directory, snapshot.info, self._spec)
         return journal
 
-    def _adopt(self, snapshot: Snapshot, notify: Notify) -> None:
+    def _adopt(self, snapshot: Snapshot, notify: Notify, elsewhere: Collection[str]) -> None:
         """Learn from the record and from points that were chosen and never started; add to the copy what it lacks."""
         known = dict(enumerate(self._journal.trials))
         records = {record.trial.number: record for record in snapshot.records}
@@ -274,7 +277,7 @@ class OptunaSearch(Search):
             self._trials[number] = trial
             if record and record.result and record.result.status is not Status.PREEMPTED:
                 self._take(trial, record.result)
-            elif record:
+            elif record and trial.id not in elsewhere:
                 notify(Note(text=f"trial {trial.id} was cut off and is run again"))
         if added:
             notify(Note(text=f"{how_many(added, 'trial')} of the record added to {self._journal.path.name}"))

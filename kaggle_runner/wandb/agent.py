@@ -51,6 +51,8 @@ LEAVE_S = 5.0
 REJOIN_S = 5.0
 """Seconds before we register again with a sweep that is there and has sent us away, as one 404 does."""
 _POLL_S = 0.1
+_ON_THE_WAY_S = 1.0
+"""Seconds for the answer to a request for a trial that W&B's client, which has ended, had under way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +200,7 @@ class _Agent:
             finally:
                 self._over = True
                 server.join()
-                self._close_dead_jobs()
+                self._give_back()
         if self._error is not None:
             raise self._error
 
@@ -221,20 +223,21 @@ class _Agent:
                 self._ending.ask(f"W&B's client gave up the job of run {job.run} before its trial began: {job.words}; "
                                  f"mend that, and run the same command again", 1)
 
-    def _close_dead_jobs(self) -> None:
-        """Give the runs back that the client took and never opened, which would stay pending for ever."""
-        for job in self.words.dead_jobs:
-            if job.run in self._runner.opened:
+    def _give_back(self) -> None:
+        """Give the runs back that the client took and nobody opened, which would stay pending for ever."""
+        if set(self.words.taken) - self._runner.opened:
+            time.sleep(_ON_THE_WAY_S)
+        for run in self.words.taken:
+            if run in self._runner.opened:
                 continue
             began = time.monotonic()
             try:
-                hand_back(self._sweep, job.run, lambda began=began: self._ending.is_over(  # type: ignore[misc]
+                hand_back(self._sweep, run, lambda began=began: self._ending.is_over(  # type: ignore[misc]
                     began, self._patience.upload_s))
             except RunLost as error:
-                self._notify(Note(text=f"run {job.run} was not given back, so W&B shows it as pending for ever: "
-                                       f"{error}"))
+                self._notify(Note(text=f"run {run} was not given back, so W&B shows it as pending for ever: {error}"))
             else:
-                self._notify(Note(text=f"run {job.run} goes back to the sweep's queue: its trial never began"))
+                self._notify(Note(text=f"run {run} goes back to the sweep's queue: its trial never began"))
 
     def _attend(self) -> None:
         """Wait for a job to be done: W&B calls this for each, in a thread of its own, and throws its stop into it."""

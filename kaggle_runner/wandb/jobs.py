@@ -24,7 +24,7 @@ from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.ends.received import upload_line, what_is_missing
-from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost, exit_code
+from kaggle_runner.wandb.run import CONFIRMED_TRIAL, PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
 from kaggle_runner.wording import how_many
 
@@ -44,7 +44,7 @@ class JobRunner:
         self.lost = False
         """W&B's own process was ended with something left to upload."""
         self.opened: set[str] = set()
-        """The runs that were opened here, by id."""
+        """The runs that were opened here, or tried to, by id."""
         self._spec, self._study, self._deadline, self._count = sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
@@ -53,7 +53,7 @@ class JobRunner:
         self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(Note(text=text)))
         self._supervisor = Supervisor(
             study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
-            rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning else (),
+            rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning and not self._confirms else (),
             judge=lambda trial, step, value, loss: goes_on(sweep.spec, study, trial, step, value, loss))
         self._runner = TrialRunner(supervisor=self._supervisor, deadline=deadline, notify=notify,
                                    shown=sweep.spec.searched or sweep.spec.parameters)
@@ -70,6 +70,7 @@ class JobRunner:
             MachineFault: this machine failed; the run goes back, too.
         """
         began = time.monotonic()
+        self.opened.add(os.environ.get("WANDB_RUN_ID", ""))  # as the client says it
         try:
             log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
         except RunLost as error:
@@ -188,6 +189,11 @@ class JobRunner:
         elif self._log is not None and isinstance(event, Checkpointed) and not self.ending.reason:
             self._uploads.take(self._log)  # at the end of a session there is no time for it
         self._notify(event)
+
+    @property
+    def _confirms(self) -> bool:
+        """Whether the job confirms a trial with another seed, so that its end is what is wanted."""
+        return self._log is not None and CONFIRMED_TRIAL in self._log.params
 
     def _end_asked(self) -> str | None:
         """Say what the supervisor should tell the worker; asked a few times a second."""

@@ -20,6 +20,8 @@ ROW_NAMES = ("train/loss", "train/learning_rate")
 NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
          "gradient_checkpointing")
 """The notes of a trial that go into the run's summary."""
+CONFIRMED_TRIAL = "confirms"
+"""In the configuration of a run that trains a sweep's trial once more, with another seed: the trial's name."""
 STOPPED, PREEMPTED = 143, 75
 """Exit codes of a run that W&B's stop button ended, as by SIGTERM, and of one that goes back to the sweep's queue, as
 EX_TEMPFAIL."""

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,9 +46,9 @@ class RemoteSweep:
 
 
 def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | None = None, project: str | None = None,
-                 prior_runs: Sequence[str] = ()) -> RemoteSweep:
+                 prior_runs: Sequence[str] = (), config: Mapping[str, Any] | None = None) -> RemoteSweep:
     """Create a sweep from a file that was read and checked; W&B gets the file as it is, without the
-    keys that are for trials here.
+    keys that are for trials here, or `config` in its place.
 
     `prior_runs` are ids of finished runs of the same project that the search shall learn from. Entity and project are
     those of the file or of W&B's own settings where they are not given.
@@ -66,7 +66,8 @@ def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | Non
         if problems:
             raise WandbError(f"no sweep was created: {'; '.join(problems)}")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what we return
-            name = wandb.sweep(dict(spec.for_wandb), entity=entity, project=project, prior_runs=list(prior_runs))
+            name = wandb.sweep(dict(config or spec.for_wandb), entity=entity, project=project,
+                               prior_runs=list(prior_runs))
         found = api.sweep(f"{entity}/{project}/{name}")
         return RemoteSweep(path=f"{entity}/{project}/{name}", url=found.url, state=found.state, spec=spec)
     except API_ERRORS as error:

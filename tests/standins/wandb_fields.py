@@ -168,7 +168,7 @@ def sweep_node(state: State, sweep: Sweep, url: str) -> Node:
         "updatedAt": timestamp(sweep.created),
         "heartbeatAt": timestamp(sweep.created),
         "earlyStopJobRunning": False,
-        "controllerRunName": None,
+        "controllerRunName": f"controller-{sweep.name}" if config.get("scheduler") else None,
         **{key: sweep.about.get(key) for key in ("description", "displayName", "controller", "scheduler")},
         "runCount": len(runs),
         "runCountExpected": config.get("run_cap"),
@@ -256,7 +256,7 @@ def query_root(state: State, url: str) -> Node:
         "apiKeys": connection([], {}),
     }
     server = {
-        "features": [{"name": name, "isEnabled": True} for name in FEATURES],
+        "features": [{"name": name, "isEnabled": True} for name in (*FEATURES, *state.features)],
         "cliVersionInfo": {"max_cli_version": "99.0.0"},
         "latestLocalVersionInfo": None,
     }
@@ -297,6 +297,10 @@ def mutation_root(state: State, url: str) -> Node:
         state.stop_run(run.name)
         return {"success": True}
 
+    def enqueue_run(arguments: Mapping[str, Any]) -> Node:
+        run = state.enqueue_run(arguments["input"])
+        return {"id": run.name, "runQueueItemId": storage_id("RunQueueItem", run.name)}
+
     def delete_run(arguments: Mapping[str, Any]) -> Node:
         run = state.run_by_id(arguments["input"]["id"])
         if run is None:
@@ -312,6 +316,7 @@ def mutation_root(state: State, url: str) -> Node:
         "createRunFiles": create_files,
         "markRunFilesUploaded": lambda _: {"success": True},
         "stopRun": stop_run,
+        "enqueueSweepRun": enqueue_run,
         "deleteRun": delete_run,
         **artifact_mutations(state, url),
     }

@@ -104,6 +104,8 @@ class Sweep:
     state: str = "PENDING"
     queue: list[str] = field(default_factory=list)
     """Preempted runs, waiting to be handed out again before anything new."""
+    enqueued: list[str] = field(default_factory=list)
+    """Runs that a scheduler has chosen and that no agent has got yet."""
     deleted: bool = False
     about: dict[str, Any] = field(default_factory=dict)
     created: float = field(default_factory=time.time)

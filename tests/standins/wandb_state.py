@@ -35,6 +35,8 @@ class State:
     ops                    the requests in order: GraphQL operations by name, `file_stream`, `upload`, `download`
     unknown                what the client asked for and this server does not have; a test asserts that it is empty
     errors                 what the server refused, as text
+    features               what the server offers besides the usual: name SWEEPS_LOCAL_SCHEDULER, and a sweep's points
+                           may be chosen elsewhere
     lock                   held while a request is answered; hold it to read several things at one moment
     """
 
@@ -49,6 +51,7 @@ class State:
         self.agents: dict[str, Agent] = {}
         self.artifacts: dict[str, tuple[Run, str]] = {}
         self.points: list[dict[str, Any]] = []
+        self.features: list[str] = []
         self.ops: list[str] = []
         self.unknown: list[str] = []
         self.errors: list[str] = []
@@ -124,6 +127,21 @@ class State:
                 run.sweep, run.prior = sweep.name, True
         return sweep, found
 
+    def enqueue_run(self, sent: Mapping[str, Any]) -> Run:
+        """Make a run of a point that a scheduler has chosen; the next agent that asks gets it."""
+        sweep = self.sweep_by_id(sent["id"])
+        if sweep is None or not sweep.config.get("scheduler"):
+            raise Refusal(400, "sweep has no scheduler", "enqueueSweepRun")
+        if sweep.state not in ("PENDING", "RUNNING", "PAUSED"):
+            raise Refusal(400, f"sweep {sweep.name} is not running", "enqueueSweepRun")
+        run = self._new_run(sweep.entity, sweep.project)
+        run.sweep, run.config = sweep.name, json.loads(sent["config"])
+        run.args = {key: entry["value"] for key, entry in run.config.items()}
+        run.about["displayName"] = sent.get("displayName") or f"{self._draw.choice(WORDS)}-sweep"
+        run.move("pending")
+        sweep.enqueued.append(run.name)
+        return run
+
     def create_agent(self, sent: Mapping[str, Any]) -> Agent:
         """Register an agent with a sweep that is not over."""
         entity, project = sent.get("entityName") or self.entity, sent.get("projectName") or "uncategorized"
@@ -157,14 +175,20 @@ class State:
             return agent, []
         if sweep.state != "RUNNING":
             return agent, [{"type": "exit"}]
-        return agent, [self._next_job(sweep, agent)]
+        job = self._next_job(sweep, agent)
+        return agent, [job] if job else []
 
-    def _next_job(self, sweep: Sweep, agent: Agent) -> dict[str, Any]:
+    def _next_job(self, sweep: Sweep, agent: Agent) -> dict[str, Any] | None:
         runs = self.runs_of(sweep)
         if sweep.queue:
             run, kind = self.runs[sweep.queue.pop(0)], "resume"
             args = {key: {"value": value} for key, value in run.args.items()}
             args["_wandb"] = run.config.get("_wandb", {"value": {}})
+        elif sweep.config.get("scheduler"):
+            if not sweep.enqueued:
+                return None
+            run, kind = self.runs[sweep.enqueued.pop(0)], "run"
+            args = {key: {"value": value} for key, value in run.args.items()}
         else:
             cap = sweep.config.get("run_cap")
             full = cap and sum(not run.prior for run in runs) >= cap

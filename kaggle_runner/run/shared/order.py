@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kaggle_runner.run.points.prior import Known
     from kaggle_runner.run.shared.record import SharedRecord
 
+SEARCHED_HERE = "searched_here"
+"""What a journal calls the line that names the sweep on W&B whose points are chosen from its directory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOrder:
@@ -64,14 +67,18 @@ def require_whole() -> None:
 
 
 def refuse_alone(directory: Path) -> None:
-    """Refuse to go on alone with what belongs to a shared study.
+    """Refuse to go on alone with what belongs to a shared study, or to a sweep that agents train.
 
     Raises:
         StudyError: the directory does.
     """
-    if (directory / JOURNAL).is_file():
-        database = next((event["database"] for event in json_lines(directory / JOURNAL)
-                         if event.get("event") == "shared"), None)
-        if database is not None:
-            raise StudyError(f"{directory} belongs to a study that is shared in {database}; go on with --storage "
-                             f"{database}, or choose another directory with --study")
+    if not (directory / JOURNAL).is_file():
+        return
+    for event in json_lines(directory / JOURNAL):
+        if event.get("event") == "shared":
+            raise StudyError(f"{directory} belongs to a study that is shared in {event['database']}; go on with "
+                             f"--storage {event['database']}, or choose another directory with --study")
+        if event.get("event") == SEARCHED_HERE:
+            raise StudyError(f"{directory} belongs to the sweep {event['sweep']} on W&B, whose agents train its "
+                             f"trials; go on with --backend wandb --search here, or choose another directory with "
+                             f"--study")

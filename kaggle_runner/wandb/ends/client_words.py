@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 LOGGERS = ("wandb.agents.pyagent", "wandb.apis.public.sweeps", "wandb.sdk.internal.internal_api")
 """Of the agent, and of its requests for a trial in 0.31 and in 0.26. Source: `logger.error` in these modules."""
+_AGENT = LOGGERS[0]
+_WORDLESS = "the client ended it without a word"
 _LONGEST = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadJob:
-    """A job that ended inside the client, before our function was called: nobody has opened its run."""
+    """A job that ended inside the client; if our function was not called, nobody has opened its run."""
 
     run: str
     words: str
@@ -26,22 +28,50 @@ class ClientWords(logging.Handler):
     """What was heard; other threads write it."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.DEBUG)
         self.failed_requests = 0
         """Requests for a trial, since the last that was handed out, that W&B answered with an error."""
         self.last_answer = ""
-        self.dead_jobs: list[DeadJob] = []
+        self._taken: dict[str, None] = {}
+        self._ended: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take in one line of the log."""
+        """Take in one line of the log; what is no error is heard of the agent alone."""
         text = record.getMessage()
-        dead = re.match(r"Run (\w+) errored:", text)
+        if record.name == _AGENT:
+            self._hear_of_job(text)
         error = record.exc_info[1] if record.exc_info else None
-        if dead:
-            self.dead_jobs.append(DeadJob(run=dead[1], words=_last_line(text)))
-        elif error is not None:
+        if record.levelno >= logging.ERROR and error is not None and not text.startswith("Run "):
             self.failed_requests += 1
             self.last_answer = _last_line(str(error)) or type(error).__name__
+
+    def _hear_of_job(self, text: str) -> None:
+        """Note a job that came, was stopped before it began, began, or ended.
+
+        The client says of a job that ends before it says of it that it runs, as one does that dies at once, that it is
+        done, and no word of its error: until 0.28 a matter of chance.
+        """
+        heard = re.match(r"(Job received: Job\(|Job received: stop\(|Spawning new thread for run |"
+                         r"Thread joined for run |Run )(\w+)( errored:)?", text)
+        what, run, errored = heard.groups() if heard else ("", "", None)
+        if what in ("Job received: Job(", "Spawning new thread for run "):
+            self._taken[run] = None
+        elif what == "Job received: stop(" and run not in self._ended:
+            self._taken.pop(run, None)
+        elif what == "Thread joined for run ":
+            self._ended.setdefault(run, _WORDLESS)
+        elif errored:
+            self._ended[run] = _last_line(text)
+
+    @property
+    def dead_jobs(self) -> list[DeadJob]:
+        """The jobs that ended, those that were done by our function among them."""
+        return [DeadJob(run=run, words=words) for run, words in list(self._ended.items())]
+
+    @property
+    def taken(self) -> list[str]:
+        """The runs whose jobs the client was given, but for those that W&B stopped before they began."""
+        return list({**self._taken, **self._ended})
 
     def forget_requests(self) -> None:
         """Begin to count anew: a trial was handed out."""
@@ -51,12 +81,15 @@ class ClientWords(logging.Handler):
 @contextlib.contextmanager
 def listening() -> Iterator[ClientWords]:
     """Listen to the client during the block."""
-    words = ClientWords()
+    words, agent = ClientWords(), logging.getLogger(_AGENT)
+    level = agent.level
+    agent.setLevel(logging.DEBUG)
     for name in LOGGERS:
         logging.getLogger(name).addHandler(words)
     try:
         yield words
     finally:
+        agent.setLevel(level)
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(words)
 

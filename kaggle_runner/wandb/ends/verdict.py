@@ -24,5 +24,7 @@ def verdict_on(ending: Ending, sweep: RemoteSweep, patience: AgentPatience, word
     }
     seen = (f"it answered our last {how_many(words.failed_requests, 'request')} for one with: {words.last_answer}"
             if words.failed_requests else "it answered none of our requests for one with an error")
+    if sweep.spec.raw.get("scheduler") and not words.failed_requests:
+        seen = f"{seen}; the points of this sweep are chosen by a process somewhere, so see that it runs"
     return verdicts.get(state, (1, f"W&B handed out no trial{no_job} though the sweep is {state.lower()}: {seen}; look "
                                    f"at {sweep.url}, and run the same command again to go on"))

@@ -1,0 +1,94 @@
+"""A sweep file made a sweep of W&B's: its points chosen by W&B, or by this process for as long as it runs."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from kaggle_runner.cli.shared import (
+    confirm_of,
+    continuing,
+    detect_here,
+    directory_of,
+    print_next,
+    print_page,
+    print_study,
+    require,
+    typed_command,
+    warn_of_no_page,
+)
+from kaggle_runner.cli.words import command, complain, say
+from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.sweep.spec import SweepSpec, read_start
+from kaggle_runner.sweep.study_settings import OFF, Confirm
+
+SEARCH_PACKAGES = ("optuna", "numpy", "scipy")
+"""What chooses points; trials are trained elsewhere."""
+
+
+def create(spec: SweepSpec, entity: str | None, project: str | None, prior_runs: list[str]) -> None:
+    """Create a sweep on W&B and print how to start its agents, in the ways that this command line has."""
+    from kaggle_runner.machine.keys import require_key
+
+    for warning in spec.warnings:
+        complain(f"warning: {warning}")
+    environment = detect_here()
+    require_key("wandb", environment.host)
+    from kaggle_runner.wandb.sweep import create_sweep
+
+    made = create_sweep(spec, environment, entity=entity, project=project, prior_runs=prior_runs)
+    click.echo(f"sweep    {made.path}\npage     {made.url}")
+    _print_agents(made.path)
+
+
+def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents: int, study: Path | None,
+             count: int | None, seed: int | None, deadline: str | None, confirm: Confirm | None, no_confirm: bool,
+             prior_studies: tuple[Path, ...], start: Path | None, adopt: bool, no_early_end: bool,
+             no_pruning: bool) -> None:
+    """Choose the points of a sweep on W&B, and print what its agents made of them."""
+    require(SEARCH_PACKAGES, "local")
+    require(("wandb",), "wandb")
+    if confirm and no_confirm:
+        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.keys import require_key
+    from kaggle_runner.run.confirm import confirmed_lines
+    from kaggle_runner.run.local_sweep import SweepOrder
+    from kaggle_runner.wandb.here.search_here import HereOrder, search_here
+
+    for warning in spec.warnings:
+        complain(f"warning: {warning}")
+    environment = detect_here()
+    require_key("wandb", environment.host)
+    directory = study or directory_of(spec.name, environment)
+    asked, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
+    order = HereOrder(agents=agents, confirm=asked, entity=entity, project=project, local=SweepOrder(
+        directory=directory, count=trials, seed=seed, deadline=find_deadline(deadline, environment, os.environ),
+        prior_studies=prior_studies, start=read_start(start, spec) if start else None, adopts=adopt,
+        stops_early=not no_early_end))
+    warn_of_no_page()
+    with display(typed_command()) as notify:
+        run = search_here(spec, order, environment, notify)
+    page = print_study(run.snapshot, run.reason)
+    for label, text in confirmed_lines(run.snapshot, asked) if asked.runs else ():
+        say(label, text)
+    click.echo(f"sweep    {run.sweep.url}")
+    if run.is_unfinished:
+        say("away", run.away)
+        _print_agents(run.sweep.path)
+        click.echo(f"next     {continuing()}")
+    else:
+        print_next(run.snapshot)
+    print_page(page)
+    if run.is_unfinished:
+        sys.exit(INTERRUPTED)
+    if run.snapshot.best is None:
+        sys.exit(1)
+
+
+def _print_agents(path: str) -> None:
+    click.echo(f"here     {command('agent', path)}")
+    click.echo(f"kaggle   {command('push', path)}")
+    click.echo(f"colab    {command('kernel', 'launcher', path)}")

@@ -1,0 +1,165 @@
+"""A W&B sweep whose points are chosen here: the real client, the loopback server, agents that are its own."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaggle_runner.study.journal import confirm_directory, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from tests import optuna_session
+from tests.standins.wandb_client import MISSING, Client, Start, clients
+from tests.standins.wandb_server import WandbServer
+from tests.test_optuna_sweep import ended, table, write_sweep
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(300)]
+
+HERE = """
+from pathlib import Path
+from kaggle_runner.errors import KaggleRunnerError
+from kaggle_runner.events import Note
+from kaggle_runner.machine.deadline import Deadline
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.run.local_sweep import SweepOrder
+from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.study_settings import OFF, Confirm
+from kaggle_runner.wandb.here.search_here import HereOrder, HerePatience, search_here
+
+def here(file, study, count, agents=1, confirm=OFF, **patience):
+    local = SweepOrder(directory=Path(study), count=count, deadline=Deadline(at=None, reason="none"))
+    patience = HerePatience(**{"poll_s": 0.1, "settle_s": 0.5, "crashed_s": 0.2, **patience})
+    try:
+        run = search_here(read_sweep(Path(file)), HereOrder(local=local, agents=agents, confirm=confirm, project="demo",
+                          patience=patience), detect(), lambda event: isinstance(event, Note) and say(note=event.text))
+        say(reason=run.reason, unfinished=run.is_unfinished, away=run.away)
+    except KaggleRunnerError as error:
+        say(error=str(error))
+"""
+AGENT = '''
+import math
+def loss(params):
+    decades, ranks = math.log10(params["learning_rate"] / 1e-3), math.log2(params.get("lora_r", 16) / 16)
+    return 2.0 + 0.5 * decades**2 + 0.02 * ranks**2 + params.get("weight_decay", 0.0)
+
+def train(hang=None, mixed=False):
+    """Train as an agent of ours does, as far as W&B sees it; `mixed` ends some trials in other ways."""
+    global started
+    run = wandb.init(resume="allow")
+    params, number = dict(run.config), started if mixed else -1
+    started += 1
+    say(run=run.id, resumed=run.resumed, number=run.name.split(",")[0], seed=params.get("seed"))
+    value = loss(params) + 0.01 * params.get("seed", 0)
+    if number in (2, 3):
+        kind, reason = [("infeasible", "needs 20 GiB"), ("not_finite", "loss is not finite at step 3")][number - 2]
+        run.summary.update({"outcome": kind, "reason": reason})
+        return run.finish(exit_code=5)
+    run.log({"train/global_step": 10, "eval/loss": value + 0.5})
+    if number == 5:
+        run.summary.update({"outcome": "pruned", "eval/loss": value + 0.5})
+        return run.finish()
+    if hang is not None and not os.path.exists(hang):
+        open(hang, "w").close()
+        time.sleep(600)
+    run.log({"train/global_step": 20, "eval/loss": value})
+    run.summary.update({"outcome": "complete", "eval/loss": value, "seconds": 1.0})
+    run.finish()
+'''
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer(seed=1, crash_after_s=1.0) as server:
+        server.state.features.append("SWEEPS_LOCAL_SCHEDULER")
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with clients(tmp_path) as start:
+        yield start
+
+
+def search(start: Start, server: WandbServer, file: Path, study: Path, count: int, more: str = "") -> Client:
+    return start(server, f"{HERE}\nhere({str(file)!r}, {str(study)!r}, {count}{more})", PYTHONPATH=str(ROOT))
+
+
+def agent(start: Start, server: WandbServer, arguments: str = "") -> Client:
+    sweep = server.wait_for(lambda state: next(iter(state.sweeps.values()), None), 60, why="the sweep is made")
+    return start(server, f"{AGENT}\nwandb.agent('tester/demo/{sweep.name}', function=lambda: train({arguments}))")
+
+
+def test_one_agent_gets_the_points_of_the_embedded_study_though_the_search_is_killed(tmp_path, server, start):
+    """Trials that fail, do not fit or are pruned teach the search what they teach it at home."""
+    file, study = write_sweep(tmp_path), tmp_path / "study"
+    optuna_session.run(file, tmp_path / "embedded", 7, train=mixed)
+    first = search(start, server, file, study, 7)
+    trains = agent(start, server, "mixed=True")
+    server.wait_for(lambda state: len(state.runs) == 4, 60, why="the fourth trial is out")
+    first.kill()
+    server.wait_for(lambda state: all(run.exitcode is not None for run in state.runs.values()), 60, why="it is trained")
+    second = search(start, server, file, study, 7).finish(120)
+    trains.finish(60)
+    assert second.facts["unfinished"] == [False], second.text
+    assert table(study) == table(tmp_path / "embedded")
+    assert [record.result and record.result.status for record in read_study(study).records] == [
+        record.result and record.result.status for record in read_study(tmp_path / "embedded").records]
+    assert len(server.state.runs) == 7
+    assert server.sweep.state == "FINISHED"
+    assert server.state.unknown == []
+
+
+def test_two_agents_one_of_them_killed_and_the_search_killed_train_each_trial_once_and_confirm(tmp_path, server, start):
+    file, study, hang = write_sweep(tmp_path), tmp_path / "study", tmp_path / "hangs"
+    arguments = ", agents=2, confirm=Confirm(top=2, seeds=1)"
+    first = search(start, server, file, study, 4, arguments)
+    dies, goes_on = agent(start, server, f"hang={str(hang)!r}"), agent(start, server)
+    server.wait_for(lambda state: hang.exists() and len(state.runs) > 2, 60, why="one hangs, the other goes on")
+    first.kill()
+    dies.kill()
+    second = search(start, server, file, study, 4, arguments).finish(200)
+    goes_on.finish(60)
+    assert second.facts["unfinished"] == [False], second.text
+    records = read_study(study).records
+    assert [record.trial.number for record in records] == list(range(4))
+    assert {record.result.status for record in records if record.result} == {Status.COMPLETE}
+    runs = {record.result.notes["run"] for record in records if record.result}
+    assert len(runs) == 4
+    confirms = {name: run for name, run in server.state.runs.items() if "confirms" in run.params}
+    assert set(server.state.runs) == runs | set(confirms), "no trial is a run twice"
+    assert [run.params["seed"] for run in confirms.values()] == [43, 43]
+    assert {run.params.get("seed", 42) for name, run in server.state.runs.items() if name in runs} == {42}
+    assert len(read_study(confirm_directory(study)).finished) == 2
+    lost = next(run for run in server.state.runs.values() if "crashed" in run.states)
+    assert lost.states[-1] == "finished"
+    assert [run.starts for run in server.state.runs.values() if run is not lost] == [1] * 5
+    assert any("gives no sign of life: it goes to another one" in note for note in second.facts["note"])
+
+
+def test_a_server_that_lets_nobody_else_choose_is_told_in_one_line_before_anything_is_made(tmp_path):
+    with WandbServer() as server:
+        command = [sys.executable, "-m", "kaggle_runner", "sweep", str(write_sweep(tmp_path)), "--backend", "wandb",
+                   "--search", "here", "--count", "4"]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=100,
+                              env={**server.environment(tmp_path), "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"error: the W&B server {server.url} lets nobody else choose the points of a sweep; leave --search here out, "
+        f"and W&B chooses the points")
+    assert server.state.sweeps == {}
+    assert not (tmp_path / "studies").exists()
+
+
+def mixed(trial: Trial) -> TrialResult:
+    """End some trials as the agent does."""
+    result = optuna_session.complete(trial)
+    if trial.number == 2:
+        return ended(trial, Status.INFEASIBLE, reason="needs 20 GiB")
+    if trial.number == 3:
+        return ended(trial, Status.FAILED, kind="not_finite", reason="loss is not finite at step 3")
+    if trial.number == 5:
+        return TrialResult(id=trial.id, status=Status.PRUNED, metric=result.evaluations[0][1], steps=10,
+                           evaluations=result.evaluations[:1])
+    return result
