@@ -61,6 +61,7 @@ def agent(folder: Path, number: int, url: str, options: argparse.Namespace, out:
 
 def process(folder: Path, first: int, last: int, url: str, options: argparse.Namespace) -> None:
     """Be some of the agents."""
+    Database(read_address(url)).rest()  # what it imports is not made for many threads to be the first at once
     out: list[dict[str, float]] = []
     threads = [threading.Thread(target=agent, args=(folder, number, url, options, out))
                for number in range(first, last)]

@@ -287,15 +287,21 @@ def test_without_credentials_every_command_says_so(person, sweep_file):
     (("kernel", "launcher", "mine.yaml", "--deadline", "foo"), "--deadline 'foo' is neither a duration"),
     (("push", "mine.yaml", "--dry-run", "--owner", "me", "--deadline", "2020-01-01"), "is in the past"),
     (("push", "mine.yaml", "--dry-run", "--owner", "me", "--upload-every", "nan"), "a number above it, got nan"),
-    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--queue", "-5"), "must be a number above 0, got -5")])
+    (("push", "mine.yaml", "--dry-run", "--owner", "me", "--queue", "-5"), "must be a number above 0, got -5"),
+    (("push", "char.yaml", "--dry-run", "--owner", "me", "--full"), "--full is for fine-tunes, and char.yaml is a cha"),
+    (("kernel", "launcher", "char.yaml", "--full"), "--full is for fine-tunes, and char.yaml is a charlm model"),
+    (("push", "one.yaml", "--dry-run", "--owner", "me", "--full", "--epochs", "1e300"), "1e+300 is too large for a")])
 def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_path, arguments, said):
     text = shipped_sweep("demo").read_text()
     (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "char.yaml").write_text("trainer: charlm\nmax_tokens: 100000\n")
+    (tmp_path / "one.yaml").write_text("model: demo\n")
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], capture_output=True, text=True,
                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert (tmp_path / "mine.yaml").read_text() == text
+    assert not list(tmp_path.glob("kernel*"))
 
 
 @pytest.mark.slow

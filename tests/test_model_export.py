@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import bitsandbytes
 import peft
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from kaggle_runner.errors import ModelError, StudyError
 from kaggle_runner.machine.environment import detect
+from kaggle_runner.model.card import Facts, card
 from kaggle_runner.model.export import ORIGINAL, TRAINED, export_adapter, export_merged
+from kaggle_runner.model.new_folder import new_folder, require_new
 from kaggle_runner.model.outcome import find_outcome
 from kaggle_runner.model.tensor_files import NewTensor, open_weights, write_weights
 from kaggle_runner.study.trial import Status
@@ -23,6 +26,7 @@ from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.data.render import bos_of
 from tests.made_studies import Made, write_study
 from tests.test_families import FAMILIES, SHAPE, plain_loss, save
+from tests.test_metrics import EXACT, judged_study
 from tests.tiny_studies import train_study, write_rows
 
 BASES = {name: FAMILIES[name][0] for name in ("llama", "qwen2", "qwen3", "gemma", "phi3", "gpt2")}
@@ -176,6 +180,43 @@ def test_the_card_says_what_the_record_knows(make, here, tmp_path):
                  "60 rows read, 20 rows trained on, 5 rows held out; SHA-256", outcome.result.hashes["rows"],
                  "learning_rate: 0.03\n", f"torch {torch.__version__}", 'from_pretrained("study-0000")'):
         assert said in text, said
+
+
+def test_a_card_has_every_metric_of_the_study_under_its_own_name(tmp_path):
+    directory = judged_study(tmp_path / "s", EXACT, (0.41, 3.5), base=(0.22, 5.0)).directory
+    text = card(find_outcome(directory), Facts(title="t", base="me/base", library="peft", remarks=(), load="",
+                                               losses=[("this adapter, at its export", 3.5)]))
+    assert ("| on the held-out rows | eval/loss | eval/exact_match |\n|---|---|---|\n"
+            "| the untouched base, in the study | 5.0000 | 0.22 |\n| trial 0000, in the study | 3.5000 | 0.41 |\n"
+            "| this adapter, at its export | 3.5000 |  |\n") in text
+
+
+def test_a_folder_has_any_name_takes_the_place_that_a_link_means_and_is_refused_before_work(tmp_path, monkeypatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    (tmp_path / "nowhere").symlink_to("other/place")
+    for name in ("my [1] model", "x" * 255, "link", "nowhere", "a/b/c"):
+        left = tmp_path / f".{name[:50]}.partial-{2**22 + 1}"
+        if "/" not in name and name not in ("link", "nowhere"):
+            left.mkdir()
+        require_new(tmp_path / name)
+        with new_folder(tmp_path / name) as folder:
+            (folder / "model").write_text(name)
+        assert (tmp_path / name / "model").read_text() == name
+        assert not left.exists(), "what a killed export left is cleared away"
+    assert (tmp_path / "far" / "model").is_file()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for out, message in ((".", r"^\. is a folder that is there, and a model is written as a new one; choose another"),
+                         ("..", "^.. is not empty|is a folder that is there"),
+                         ("/proc/model", "cannot write /proc/model"),
+                         ("/dev/shm", "is where a disk is mounted, and nothing can take its place; choose a folder in"),
+                         ("/dev/null/x", "/dev/null is a file, not a folder for a model; choose another folder with")):
+        if out == "/dev/shm" and any(Path(out).iterdir()):
+            message = "is not empty"
+        with pytest.raises(StudyError, match=message):
+            require_new(Path(out))
+    assert not list((tmp_path / "empty").iterdir())
 
 
 def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, here, tmp_path):

@@ -66,6 +66,11 @@ def test_a_modelfile_names_weights_system_and_what_ends_an_answer():
         assert line in lines
     strange = make_tokenizer(chat_template="{% for m in messages %}{{ m.content | upper }}{% endfor %}")
     assert "TEMPLATE" not in modelfile(".", strange, None, None)
+    for template in (CHATML.replace("<|im_start|>", "{{ '{{' }}"), CHATML.replace("<|im_end|>", '"""')):
+        assert "TEMPLATE" not in modelfile(".", make_tokenizer(chat_template=template), None, None)
+    text = modelfile(".", tokenizer, 'say """ and\nno more', None)
+    assert "SYSTEM" not in text
+    assert '# the study\'s system prompt holds """, which no Modelfile can say' in text
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def quiet(event):
 
 def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch):
     here = detect({"KAGGLE_RUNNER_CACHE": str(tmp_path / "cache")}, tmp_path / "root")
-    llama_cpp = write_llama_cpp(tmp_path / "llama.cpp")
+    llama_cpp = write_llama_cpp(tmp_path / "my llama.cpp")
     llama = make("llama")
     exported = export_gguf(llama, tmp_path / "gguf", here, quiet, llama_cpp=llama_cpp)
     files = {path.name for path in (tmp_path / "gguf").iterdir()}
@@ -115,7 +120,8 @@ def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch
     for export, message in refusals:
         with pytest.raises(HostError, match=message):
             export()
-    for habit, message in (("nothing", "ended well and wrote no GGUF file"), ("lacks", "run: pip install -r .*llama")):
+    for habit, message in (("nothing", "ended well and wrote no GGUF file"),
+                           ("lacks", r"run: pip install -r '.*my llama.cpp/requirements.txt'$")):
         monkeypatch.setenv("STANDIN", habit)
         with pytest.raises(HostError, match=message):
             export_gguf(llama, out, here, quiet, llama_cpp=llama_cpp)

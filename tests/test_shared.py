@@ -1,5 +1,6 @@
 """A search that several machines share in a database: a real PostgreSQL, from a package, on loopback."""
 
+import dataclasses
 import re
 import socket
 import subprocess
@@ -13,13 +14,20 @@ import optuna
 import pytest
 
 from kaggle_runner.errors import StudyError
+from kaggle_runner.machine.environment import detect
+from kaggle_runner.run.confirm import chosen, confirmed, sweep_of_trials, trials_of
+from kaggle_runner.run.search import run_sweep
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import bring, require_shelf
+from kaggle_runner.run.shared.confirm import SharedTrials, name_of
 from kaggle_runner.run.shared.database import Database
+from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
 from kaggle_runner.run.shared.record import SharedRecord
-from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.journal import Study, confirm_directory, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.study_settings import Confirm
 from tests import optuna_session, shared_session
 from tests.conftest import wait_for
 from tests.standins.postgres import PASSWORD, QUOTED, Postgres, Way
@@ -162,12 +170,12 @@ class TestWhoComesBackLate:
                 shared_session.run(sweep, tmp_path / "other", 2, url)
             return optuna_session.complete(trial)
 
-        shared_session.run(sweep, tmp_path / "late", 3, url, train=late, say=said.append)
+        shared_session.run(sweep, tmp_path / "late", 3, url, train=late, say=said.append, lease_s=9999)  # renewed later
         assert [row[0] for row in points(url)] == ["0000", "0001", "0002"]
         lost = read_study(tmp_path / "late").records[1].result
         assert lost is not None
         assert (lost.status, lost.metric) == (Status.PREEMPTED, None)
-        assert f"lost to {socket.gethostname()}, for this machine gave no sign of life for 60 s" in lost.reason
+        assert f"lost to {socket.gethostname()}, for this machine gave no sign of life for 9999 s" in lost.reason
         assert any("trial 0001 does not count here" in text for text in said)
         assert [r.trial.number for r in read_study(tmp_path / "other").finished] == [1]
 
@@ -220,6 +228,10 @@ class TestBadInput:
         ({"password": "wrong"}, "password authentication failed for user .*check user and password"),
         ({"name": "none"}, 'database "none" does not exist; create the database first'),
         ({"port": 1}, "[Rr]efused; check host and port"),
+        ({"name": "sweeps?unknown=1"}, "invalid connection option .*; check the settings behind the . of the address"),
+        ({"name": "sweeps?connect_timeout=soon"}, "bad value for connect_timeout.*; check the settings behind the"),
+        ({"name": "sweeps?sslmode=require"}, "does not support SSL.*; check what the address says of encryption"),
+        ({"name": "sweeps?options=-cdefault_transaction_read_only=on"}, "read-only transaction; .* create and write"),
     ])
     def test_what_the_server_refuses_is_said_in_one_line(self, server, change, said):
         with pytest.raises(StudyError, match=said) as caught:
@@ -235,7 +247,7 @@ class TestBadInput:
         name = url.rpartition("/")[2]
         server.do("CREATE ROLE guest LOGIN PASSWORD 'guest'")
         server.do("REVOKE ALL ON SCHEMA public FROM PUBLIC", name)
-        with pytest.raises(StudyError, match="let its owner give the user the right to create tables there"):
+        with pytest.raises(StudyError, match="let its owner give the user the right to create and write tables there"):
             Database(read_address(server.url(name, user="guest", password="guest")))
 
     def test_a_database_of_another_optuna(self, tmp_path, server, url):
@@ -294,3 +306,39 @@ class TestCheckpoints:
     def test_a_shared_directory_that_is_not_there_is_not_made(self, tmp_path):
         with pytest.raises(StudyError, match="is no directory; --checkpoints is one that every machine sees"):
             require_shelf(tmp_path / "gone")
+
+
+class TestConfirmation:
+    def test_two_machines_share_its_trainings_and_it_is_read_with_the_study(self, tmp_path, url):
+        sweep, confirm = write_sweep(tmp_path), Confirm(top=2, seeds=2)
+        shared_session.run(sweep, tmp_path / "one", 5, url)
+        whole = read_study(tmp_path / "one" / "shared")
+        trials = trials_of(chosen(whole, confirm), confirm)
+        name = name_of(whole.info.name, trials, confirm)
+        spec = dataclasses.replace(read_sweep(sweep), name=name, raw=sweep_of_trials(trials))
+
+        def machine(folder: str, count: int) -> list[str]:
+            directory = confirm_directory(tmp_path / folder)
+            record = SharedRecord.join(Database(dataclasses.replace(read_address(url), study=name)), spec, 0, 60.0)
+            with (Study.open_for_writing(directory, name=name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                         seed=0) as study, SharedTrials(trials, record, study, spec) as search):
+
+                def train(trial: Trial) -> TrialResult:
+                    study.record_start(trial, dict(trial.params))
+                    result = optuna_session.complete(trial)
+                    study.record_end(dataclasses.replace(result, metric=float(result.metric or 0) + trial.number / 100))
+                    return study.snapshot().finished[-1].result or result
+
+                run_sweep(search, run_trial=train, count=count)
+                search.close()
+            return [record.trial.id for record in read_study(directory).finished]
+
+        assert machine("one", 1) == ["0000"]
+        assert machine("two", 4) == ["0001", "0002", "0003"]
+        assert len(points(url)) == 5, "what confirms a study is no other study"
+        environment = dataclasses.replace(detect({}, Path("/")), writable_directory=tmp_path)
+        found = confirmed(read_study(directory_of(url, environment)), confirm)
+        assert found is not None
+        assert found.seeds == 2
+        assert {candidate.trial.id: len(candidate.further) for candidate in found.candidates} == {
+            record.trial.id: 2 for record in chosen(whole, confirm)}

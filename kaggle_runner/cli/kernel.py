@@ -85,7 +85,7 @@ def kernel_prepare(sweep: str | None, folder: Path, **options: Any) -> None:
         click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}: without a sweep they run nothing")
         click.echo("next     python -m kaggle_runner kernel prepare SWEEP_ID")
         return
-    made = prepare(make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=False), folder, os.environ)
+    made = prepare(make_spec(_order(sweep, **options), os.environ, complain, asks_kaggle=False), folder, os.environ)
     click.echo(f"kernel   {made.ref}  ({made.source_bytes / 1000:.0f} KB)")
     click.echo(f"files    {folder / METADATA}, {folder / CODE_FILE}")
     click.echo(f"next     {shlex.join(['kaggle', 'kernels', 'push', '-p', str(folder)])}")
@@ -110,7 +110,7 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: b
     task, what = _task(full, epochs, sweep)
     options = (*_options(count, deadline), *what, *(("--cpu",) if cpu else ()))
     order = KernelOrder(sweep=sweep, task=task, options=options)
-    launch, _ = make_launch(order, os.environ, _tell)
+    launch, _ = make_launch(order, os.environ, complain)
     if out.resolve() == Path(sweep).resolve():
         raise StudyError(f"--out {out} is the sweep file itself; choose another file with --out")
     refuse_other_code(out)
@@ -141,7 +141,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
     from kaggle_runner.kaggle.push import push_arguments, push_once, push_sessions
     from kaggle_runner.kaggle.watch import OUTPUTS, KernelPatience
 
-    spec = make_spec(_order(sweep, **options), os.environ, _tell, asks_kaggle=not dry_run, read_remote=_read_remote)
+    spec = make_spec(_order(sweep, **options), os.environ, complain, asks_kaggle=not dry_run, read_remote=_read_remote)
     folder, into = KERNELS / spec.slug / "push", KERNELS / spec.slug / "output"
     spec = going_on(spec)
     if dry_run:
@@ -151,12 +151,12 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
         return
     kaggle = find_kaggle(os.environ)
     if not waits and sessions == 1:
-        pushed = push_once(kaggle, spec, folder, _tell, os.environ)
+        pushed = push_once(kaggle, spec, folder, complain, os.environ)
         click.echo(f"kernel   {pushed.ref} version {pushed.version}\npage     {pushed.url}")
         click.echo(f"next     python -m kaggle_runner logs -f {pushed.ref}")
         return
     with _leaving_it_alone():
-        verdict = push_sessions(kaggle, spec, folder, into, _tell, show=click.echo, environ=os.environ,
+        verdict = push_sessions(kaggle, spec, folder, into, complain, show=click.echo, environ=os.environ,
                                 sessions=sessions, patience=KernelPatience(queue_s=queue_minutes * 60),
                                 outputs=files or OUTPUTS)
     _end(verdict, typed_command())
@@ -189,7 +189,7 @@ def logs(ref: str | None, follows: bool) -> None:
         print_log(kaggle, ref, show=click.echo)
         return
     with _leaving_it_alone():
-        follow(kaggle, ref, _tell, show=click.echo)
+        follow(kaggle, ref, complain, show=click.echo)
     click.echo(f"next     python -m kaggle_runner pull {ref}", err=True)
 
 
@@ -247,7 +247,7 @@ def secret_put(context: click.Context, service: str, owner: str | None) -> None:
         raise click.UsageError(f"a key is not given on the command line, which others can read; put it into "
                                f"{VARIABLES[service][0]} and leave it out")
     key = require_key(service, detect_here().host, os.environ)
-    ref = put_secret(_kaggle(), service, key.value, _tell, owner=owner or "")
+    ref = put_secret(_kaggle(), service, key.value, complain, owner=owner or "")
     click.echo(f"stored   {key} in the private dataset {ref}: you and Kaggle can read it")
     click.echo("next     python -m kaggle_runner push SWEEP_ID")
 
@@ -300,9 +300,11 @@ def _task(full: bool, epochs: float | None, sweep: str, *, export: str | None = 
         return "try", ()
     if not full:
         return "sweep", ()
-    from kaggle_runner.study.best_file import study_of
+    from kaggle_runner.run.final.full_spec import full_spec
+    from kaggle_runner.study.best_file import read_chosen, study_of
     from kaggle_runner.study.journal import read_study
 
+    full_spec(read_chosen(Path(sweep))[0], epochs)  # refused here, and not after a wait in Kaggle's queue
     source = study_of(Path(sweep))
     metric = ("--metric", read_study(source).metric.name) if source else ()
     return "train", ("--full", *(("--epochs", f"{epochs:g}") if epochs is not None else ()), *metric)
@@ -328,7 +330,7 @@ def _leaving_it_alone() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _tell("the kernel goes on; watch it again with: python -m kaggle_runner logs -f; a W&B sweep ends with: "
+        complain("the kernel goes on; watch it again with: python -m kaggle_runner logs -f; a W&B sweep ends with: "
               "python -m kaggle_runner stop SWEEP")
         sys.exit(INTERRUPTED)
 
@@ -389,12 +391,8 @@ def _read_remote(address: str) -> "SweepSpec | None":
 
         return read_remote(address, detect_here())
     except KaggleRunnerError as error:
-        _tell(f"warning: whether the sweep's model is gated is not known: {error}")
+        complain(f"warning: whether the sweep's model is gated is not known: {error}")
         return None
-
-
-def _tell(text: str) -> None:
-    complain(text)
 
 
 COMMANDS = (kernel, push, status, logs, pull, stop, secret)

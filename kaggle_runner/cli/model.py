@@ -11,6 +11,7 @@ import click
 
 from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.shared import detect_here, not_negative
+from kaggle_runner.metrics import LOSS
 
 if TYPE_CHECKING:
     from kaggle_runner.events import Notify
@@ -104,9 +105,14 @@ def _to_kaggle(name: str, *, public: bool) -> "Send":
 
 
 def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
-    metric = outcome.snapshot.info.metric
-    measured = "" if outcome.result.metric is None else f", {metric} {outcome.result.metric:.6f} in the study"
-    click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}{measured}")
+    from kaggle_runner.model.card import scores_in_study
+
+    metric, scores = outcome.snapshot.metric, scores_in_study(outcome)[1]
+    measured = [f"{LOSS} {scores[LOSS]:.6f}"] if LOSS in scores else []  # what the lines below are measured in
+    if metric.name != LOSS and metric.name in scores:
+        measured.insert(0, f"{metric.name} {metric.text(scores[metric.name])}")
+    said = f", {', '.join(measured)} in the study" if measured else ""
+    click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}{said}")
     if exported.adapter_loss is not None:
         click.echo(f"adapter  {exported.adapter_loss:.6f} on its base, measured now on the same rows")
     for what, loss in exported.merged.items():

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,7 +106,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     if confirm and no_confirm:
         raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
-    confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm or shared else confirm)
+    confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else
+                                (confirm or spec.confirm or OFF) if shared else confirm)
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
                        start=read_start(start, spec) if start else None, adopts=adopt, stops_early=not no_early_end,
@@ -115,8 +116,13 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
         if confirm.runs and not run.interrupted and not run.gave_up:
-            unconfirmed = run_confirmation(run.snapshot, confirm, environment, notify, cpu_only=cpu_only,
-                                           deadline=order.deadline)
+            facts: dict[str, Any] = {"cpu_only": cpu_only, "deadline": order.deadline}
+            if shared:
+                from kaggle_runner.run.shared.confirm import confirm_shared
+
+                unconfirmed = confirm_shared(shared, spec, run.snapshot, confirm, environment, notify, **facts)
+            else:
+                unconfirmed = run_confirmation(run.snapshot, confirm, environment, notify, **facts)
     page = print_study(run.snapshot, run.reason)
     for label, text in confirmed_lines(run.snapshot, confirm) if confirm.runs else ():
         say(label, text)

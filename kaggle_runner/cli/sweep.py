@@ -31,7 +31,7 @@ from kaggle_runner.cli.words import as_typed, complain, say
 from kaggle_runner.errors import INTERRUPTED, SweepOver
 from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import plain_address, require_address
-from kaggle_runner.wording import how_many
+from kaggle_runner.wording import how_many, without_password
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
@@ -40,14 +40,6 @@ if TYPE_CHECKING:
     from kaggle_runner.sweep.spec import SweepSpec
     from kaggle_runner.sweep.study_settings import Confirm
     from kaggle_runner.wandb.agent import AgentOrder
-
-OF_SEARCH = ("count", "study", "seed", "deadline", "confirm", "no_confirm", "prior_studies", "start", "adopt",
-             "no_early_end")
-"""What is for a search that runs here, wherever its trials do."""
-OF_TRIALS = ("no_pruning", "log", "cpu", "storage", "lease", "checkpoints")
-"""What is for trials that run here."""
-ONLY_WANDB = ("entity", "search", "agents", "prior_runs")
-
 
 @click.command()
 @click.argument("file", type=SweepFile())
@@ -77,41 +69,19 @@ def sweep(file: Path, backend: str, project: str | None, entity: str | None, pri
 
     given = {**options, "log": log, "cpu": cpu, "entity": entity, "prior_runs": prior_runs,
              "storage": storage, "lease": lease, "checkpoints": checkpoints}
-    _refuse_misplaced(backend, project, {**given, "search": search, "agents": agents})
-    spec = read_sweep(file)
-    if search:
-        from kaggle_runner.cli.remote.sweep import run_here
+    if backend == "wandb" or search or agents or entity or prior_runs or (project and not log):
+        from kaggle_runner.cli.remote.sweep import create, refuse_misplaced, run_here
 
-        return run_here(spec, entity=entity, project=project, agents=agents or 1, **options)
-    if backend == "wandb":
-        from kaggle_runner.cli.remote.sweep import create
-
+        refuse_misplaced(backend, project, {**given, "search": search, "agents": agents})
+        spec = read_sweep(file)
+        if search:
+            return run_here(spec, entity=entity, project=project, agents=agents or 1, **options)
         return create(spec, entity, project, [run for text in prior_runs for run in text.split(",") if run])
+    spec = read_sweep(file)
     if log:
         require(("wandb",), "wandb")
     run_spec(spec, cpu_only=cpu, shared=_shared(storage, lease, checkpoints, options),
              keep=lambda snapshot: _write_offline(snapshot, project) if log else None, **options)
-
-
-def _refuse_misplaced(backend: str, project: str | None, given: Mapping[str, Any]) -> None:
-    """Refuse options that say nothing to whoever chooses the points, or to whoever trains."""
-    unused: tuple[str, ...] = ONLY_WANDB
-    other = "is W&B's; give it with --backend wandb"
-    if backend == "wandb" and given["search"]:
-        unused = (*OF_TRIALS, "prior_runs")
-        other = "is not for a sweep whose trials agents train; give it to `agent`, or leave it out"
-    elif backend == "wandb":
-        unused = (*OF_SEARCH, *OF_TRIALS, "agents")
-        other = "is for trials that run here; give it to `agent`, or to --backend optuna"
-    misplaced = [name for name in unused if given[name]]
-    if backend == "optuna" and project and not given["log"] and not misplaced:
-        misplaced, other = ["project"], f"{other} or --log wandb-offline"
-    if misplaced:
-        raise click.UsageError(f"{', '.join(f'--{_typed(name)}' for name in misplaced)} {other}")
-
-
-def _typed(name: str) -> str:
-    return name.replace("prior_studies", "prior-study").replace("_", "-")
 
 
 def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
@@ -122,9 +92,10 @@ def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
             name = "checkpoints" if lease is None else "lease"
             raise click.UsageError(f"--{name} is for a search that machines share; give it with --storage")
         return None
-    for name in ("adopt", "confirm"):
-        if options[name]:
-            raise click.UsageError(f"--{name} works on a study of one directory; leave it out, or leave --storage out")
+    if options["adopt"]:
+        raise click.UsageError(f"--adopt works on a study of one directory; to go on with another sweep file, give the "
+                               f"new study a name, --storage {without_password(storage)}#NAME, and learn from the old "
+                               f"one: show {without_password(storage)} reads it into a folder for --prior-study")
     from kaggle_runner.run.shared.order import SharedOrder
 
     return SharedOrder(address=storage, lease_s=lease, checkpoints=checkpoints)

@@ -28,7 +28,8 @@ SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
             "cli/remote", "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims",
             "report/cells", "report/lab", "report/notebook", "run/adopt",
-            *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy")),
+            *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy",
+                                                "confirm")),
             "study/what_next", "training/data/preview", "wandb/confirm", "wandb/fetch", "wandb/here", "wandb/read_back")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
 has a hub or a mounted model; pushes, plans and the tuning lab are for one's own machine."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kaggle_runner import __version__
 from kaggle_runner.config import DEMO_MODEL, known_to_0_2
-from kaggle_runner.metrics import format_number
+from kaggle_runner.metrics import LOSS, MEASURED, format_metric, format_number
 from kaggle_runner.model.outcome import Outcome
 from kaggle_runner.study.best_file import yaml_text
 from kaggle_runner.study.noise import measured_noise
@@ -54,8 +54,10 @@ def card(outcome: Outcome, facts: Facts) -> str:
     noise, _ = measured_noise(snapshot)
     metric = snapshot.info.metric
     rows = result.notes.get("rows") or {}
-    table = [("the untouched base, in the study", snapshot.baseline), (f"trial {outcome.trial.id}, in the study",
-                                                                      result.metric), *facts.losses]
+    base, own = scores_in_study(outcome)
+    table = [("the untouched base, in the study", base), (f"trial {outcome.trial.id}, in the study", own),
+             *((what, {LOSS: loss}) for what, loss in facts.losses)]
+    columns = [name for name in dict.fromkeys((*MEASURED["finetune"], metric)) if name in own or name in base]
     command = next((session["command"] for session in reversed(snapshot.sessions) if session.get("command")), "")
     is_best = snapshot.best is not None and outcome.trial.id == snapshot.best.trial.id
     winner = f", the best of {len(snapshot.finished)}" if is_best and len(snapshot.finished) > 1 else ""
@@ -63,12 +65,13 @@ def card(outcome: Outcome, facts: Facts) -> str:
         "---", *(f"{name}: {yaml_text(value)}" for name, value in head.items()), "---", f"# {facts.title}", "",
         f"A LoRA fine-tune of `{shown}` on `{config.dataset}`: trial {outcome.trial.id} of the study "
         f"`{snapshot.info.name}`{winner}. Made by kaggle_runner {__version__}.", "",
-        f"| {metric} on the held-out rows | |", "|---|---|",
-        *(f"| {what} | {format_number(value)} |" for what, value in table if value is not None), "",
+        f"| on the held-out rows | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
+        *(f"| {what} | {' | '.join(_cell(name, scores) for name in columns)} |" for what, scores in table if scores),
+        "",
     ]
     if noise is not None:
         lines += ["Two runs of one configuration differ by a standard deviation of "
-                  f"{format_number(noise.deviation)}, from {noise.source}.", ""]
+                  f"{format_number(noise.deviation)} in {metric}, from {noise.source}.", ""]
     lines += [*(f"- {remark}" for remark in facts.remarks), *([""] if facts.remarks else [])]
     lines += ["## Use it", "", "```python", facts.load, "```", "", "## Data", ""]
     rows_hash = result.hashes.get("rows", "unknown")
@@ -81,6 +84,17 @@ def card(outcome: Outcome, facts: Facts) -> str:
     if command:
         lines += ["The study's last session was begun by:", "", "```sh", command, "```", ""]
     return "\n".join(lines)
+
+
+def scores_in_study(outcome: Outcome) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Return what the study measured of the untouched base and of the trial, by the names of the metrics."""
+    result, snapshot = outcome.result, outcome.snapshot
+    own = {snapshot.info.metric: result.metric} if result.metric is not None else {}  # all that 0.2 has
+    return snapshot.base_scores, result.metrics or own
+
+
+def _cell(name: str, scores: Mapping[str, float]) -> str:
+    return format_metric(name, scores[name]) if name in scores else ""
 
 
 def _counts(rows: Mapping[str, object]) -> str:

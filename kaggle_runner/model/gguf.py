@@ -1,5 +1,6 @@
 """A merged model as one GGUF file, made by the converter of a llama.cpp that a person has."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,8 @@ def convert(converter: Path, merged: Path, out: Path) -> None:
     words = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     said = words[-1] if words else f"exit status {done.returncode}"
     if done.returncode:
-        way_out = (f"run: pip install -r {converter.parent / 'requirements.txt'}" if "ModuleNotFoundError" in said
-                   else "update that llama.cpp")
+        needs = shlex.quote(str(converter.parent / "requirements.txt"))
+        way_out = f"run: pip install -r {needs}" if "ModuleNotFoundError" in said else "update that llama.cpp"
         raise HostError(f"{converter} cannot convert the merged model: {said}; {way_out}")
     try:
         with open(out, "rb") as file:

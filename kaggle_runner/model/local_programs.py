@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,6 @@ def _export(outcome: Outcome, out: Path, environment: Environment, notify: Notif
             weights, tokenizer, exported.system, values.get("max_position_embeddings")), encoding="utf-8")
         (folder / MARKER).unlink(missing_ok=True)
         write_marker(folder, outcome, kind, exported.merged)
-    name = re.sub(r"[^a-z0-9._-]+", "-", outcome.name.lower())
+    name = re.sub(r"[^a-z0-9._-]+", "-", outcome.name.lower()).strip("-._") or "model"
     return dataclasses.replace(exported, folder=out, load="", commands=(
-        f"ollama create {name} -f {out / 'Modelfile'}", f"ollama run {name}"))
+        f"ollama create {name} -f {shlex.quote(str(out / 'Modelfile'))}", f"ollama run {name}"))

@@ -1,8 +1,10 @@
 """A folder that is there whole or not at all, and the space that it needs."""
 
 import contextlib
+import glob
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,19 +14,30 @@ from kaggle_runner.files import cannot_write
 WAY_OUT = "choose another folder with --out"
 SLACK_BYTES = 64 * 2**20
 """Room for the tokenizer and the small files beside the weights."""
+MOST_OF_NAME = 50
+"""Letters of a folder's name in the name that it has while it is written: a name has at most 255 bytes."""
 
 
 def require_new(out: Path) -> None:
     """See that a folder can be made.
 
     Raises:
-        StudyError: something is there already.
+        StudyError: something is there already, or nothing can be made there.
     """
+    if out.name in ("", "..") or out.resolve() == Path.cwd():
+        raise StudyError(f"{out} is a folder that is there, and a model is written as a new one; {WAY_OUT}")
     if out.is_dir() and any(out.iterdir()):
         raise StudyError(f"{out} is not empty, and what is in it would mix with the model; remove it, or {WAY_OUT}")
     for place in (out, *out.parents):
         if place.exists() and not place.is_dir():
             raise StudyError(f"{place} is a file, not a folder for a model; {WAY_OUT}")
+    if out.is_dir() and out.is_mount():
+        raise StudyError(f"{out} is where a disk is mounted, and nothing can take its place; choose a folder in it "
+                         f"with --out")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".kaggle_runner-", dir=_there(out)))  # seen before minutes of work are lost
+    except OSError as error:
+        raise cannot_write(out, error, way_out=WAY_OUT) from error
 
 
 def require_space(out: Path, size: int) -> None:
@@ -33,8 +46,7 @@ def require_space(out: Path, size: int) -> None:
     Raises:
         StudyError: the disk has too little free space.
     """
-    there = next(folder for folder in (out, *out.resolve().parents) if folder.is_dir())
-    needed, free = size + SLACK_BYTES, shutil.disk_usage(there).free
+    needed, free = size + SLACK_BYTES, shutil.disk_usage(_there(out)).free
     if free < needed:
         raise StudyError(f"{out} needs {needed / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB free; free "
                          f"some space, or {WAY_OUT}")
@@ -47,22 +59,28 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         StudyError: it cannot be written.
     """
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    place = out.resolve()  # where a link leads, which a folder cannot take the place of
+    partial = place.with_name(f".{place.name[:MOST_OF_NAME]}.partial-{os.getpid()}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(out)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(place)
         partial.mkdir()
         yield partial
-        os.rename(partial, out)  # takes the place of an empty folder
+        os.rename(partial, place)  # takes the place of an empty folder
     except OSError as error:
         raise cannot_write(out, error, way_out=WAY_OUT) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _remove_left_over(out: Path) -> None:
+def _there(out: Path) -> Path:
+    """Return the nearest folder of a path that is there."""
+    return next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.is_dir())
+
+
+def _remove_left_over(place: Path) -> None:
     """Remove what a killed process left of the same folder."""
-    for folder in out.parent.glob(f".{out.name}.partial-*"):
+    for folder in place.parent.glob(f".{glob.escape(place.name[:MOST_OF_NAME])}.partial-*"):
         pid = folder.name.rpartition("-")[2]
         if not Path(f"/proc/{pid}").exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,6 +19,11 @@ SYSTEM, USER, ANSWER, AGAIN = "Xsystemx", "Xuserx", "Xanswerx", "Xagainx"
 """Words to look for in what a template writes."""
 
 
+QUOTES = '"""'
+"""What a text in a Modelfile stands between; nothing in it can stand for them."""
+NOT_IN_A_TEMPLATE = (QUOTES, "{{", "}}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
     """What a chat template writes around the parts of a conversation, its begin token left out: Ollama adds that."""
@@ -60,6 +65,8 @@ def pieces_of(tokenizer: Any) -> Pieces | None:
         return None
     if isinstance(over, str) or asked_again != after_user:
         return None
+    if any(mark in text for text in (alone, with_system, twice) for mark in NOT_IN_A_TEMPLATE):
+        return None
     if between.endswith(opening):
         return Pieces(before_system=before_system, after_system=after_system, before_user=opening,
                       after_user=after_user, after_answer=between.removesuffix(opening))
@@ -84,9 +91,11 @@ def modelfile(weights: str, tokenizer: Any, system: str | None, context: int | N
         lines.append(f'TEMPLATE """{pieces.as_template()}"""')
         ends += _marks_in(pieces.after_answer, tokenizer.all_special_tokens)
         system = system or pieces.default_system
-    if system:
-        lines.append(f'SYSTEM """{system}"""')
-    lines += [f'PARAMETER stop "{end}"' for end in dict.fromkeys(ends)]
+    if system and QUOTES in system:
+        lines.append(f"# the study's system prompt holds {QUOTES}, which no Modelfile can say: give it in Ollama")
+    elif system:
+        lines.append(f"SYSTEM {QUOTES}{system}{QUOTES}")
+    lines += [f'PARAMETER stop "{end}"' for end in dict.fromkeys(ends) if '"' not in end and "\n" not in end]
     if context:
         lines.append(f"PARAMETER num_ctx {context}")
     return "\n".join([*lines, "PARAMETER temperature 0", ""])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,20 +53,23 @@ class Outcome:
         missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
         if missing:
             raise StudyError(f"trial {self.trial.id} has no adapter here: {folder} lacks "
-                             f"{' and '.join(missing)}; copy it there, or train it again: python -m kaggle_runner "
-                             f"train {self.snapshot.directory / 'trials' / self.trial.id / 'config.json'}")
+                             f"{' and '.join(missing)}; copy it there, or train it again: {self._again}")
         recorded = self.result.hashes.get("adapter_files")  # a study of 0.2 has none
         if recorded is not None and adapter_digest(folder) != recorded:
             raise StudyError(f"the adapter of trial {self.trial.id} is damaged: {folder} is not what was trained, by "
-                             f"its digest in the record; restore it from a copy, or train it again: python -m "
-                             f"kaggle_runner train "
-                             f"{self.snapshot.directory / 'trials' / self.trial.id / 'config.json'}")
+                             f"its digest in the record; restore it from a copy, or train it again: "
+                             f"{self._again}")
         return folder
 
     @property
     def name(self) -> str:
         """A name for what is made of it."""
         return folder_name(f"{self.snapshot.directory.resolve().name}-{self.trial.id}")
+
+    @property
+    def _again(self) -> str:
+        config = self.snapshot.directory / "trials" / self.trial.id / "config.json"
+        return f"python -m kaggle_runner train {shlex.quote(str(config))}"
 
 
 def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:

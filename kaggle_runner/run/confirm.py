@@ -141,8 +141,8 @@ def open_confirmation(snapshot: Snapshot, confirm: Confirm,
         begun = None  # a tuning plan's, which is refused below
     trials = _numbered(trials, begun)
     with Study.open_for_writing(directory, name=f"{snapshot.info.name} confirmed",
-                                sweep=begun.info.sweep if begun else _sweep(trials), metric=snapshot.info.metric,
-                                goal=snapshot.info.goal, seed=None) as study:
+                                sweep=begun.info.sweep if begun else sweep_of_trials(trials),
+                                metric=snapshot.info.metric, goal=snapshot.info.goal, seed=None) as study:
         notify(Note(text=f"confirming: the best {len(records)} configurations with {confirm.seeds} more "
                          f"seed{'s' if confirm.seeds > 1 else ''} each"))
         yield study, trials
@@ -224,7 +224,7 @@ def _training(trial: Trial) -> tuple[str, Any]:
     return trial.origin, trial.params.get("seed")
 
 
-def _sweep(trials: Sequence[Trial]) -> dict[str, Any]:
+def sweep_of_trials(trials: Sequence[Trial]) -> dict[str, Any]:
     """Return what the journal begins with."""
     names = [name for name in trials[0].params
              if any(not same_value(trial.params[name], trials[0].params[name]) for trial in trials)]

@@ -133,7 +133,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
             if finished < total:
                 with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
                     _measure_base_first(runners[0], search)
-            outcomes = _run_workers(runners, search, order, ending)
+            outcomes = run_workers(runners, search, order.count, ending)
         snapshot = study.snapshot() if isinstance(search, OptunaSearch) else search.close()
     telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
     return SweepSession(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up,
@@ -187,13 +187,13 @@ def _measure_base_first(runner: TrialRunner, search: Search) -> None:
         runner.measure_base_of(first)
 
 
-def _run_workers(runners: list[TrialRunner], search: Search, order: SweepOrder,
-                 ending: threading.Event) -> list[SearchEnd]:
+def run_workers(runners: list[TrialRunner], search: Search, count: int | None,
+                ending: threading.Event) -> list[SearchEnd]:
     """Run trials on every worker until nothing is left to do; an error in one ends the others cleanly."""
 
     def run(runner: TrialRunner) -> SearchEnd:
         try:
-            return run_sweep(search, run_trial=runner.run, count=order.count,
+            return run_sweep(search, run_trial=runner.run, count=count,
                              may_start=lambda: "interrupted" if ending.is_set() else None)
         except BaseException:
             ending.set()

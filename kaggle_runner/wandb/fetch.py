@@ -6,9 +6,7 @@ untouched base, the trials' adapters.
 
 import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +21,7 @@ from kaggle_runner.metrics import Metric
 from kaggle_runner.study.journal import JOURNAL, read_study
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
-from kaggle_runner.wandb.read_back import result_of, rows_of
+from kaggle_runner.wandb.read_back import own_folder, result_of, rows_of
 from kaggle_runner.wandb.run import CONFIRMED_TRIAL
 from kaggle_runner.wandb.sweep import look_up
 
@@ -49,7 +47,7 @@ def fetch_study(address: str, environment: Environment, directory: Path | None =
         metric = _metric(found.config, path)
         directory = directory or environment.writable_directory / "studies" / f"{found.id}-from-wandb"
         _refuse_own(directory)
-        with _own_folder():
+        with own_folder():
             runs = [run for run in api.runs("/".join(path.split("/")[:2]), filters={"sweep": found.id},
                                             order="+created_at") if CONFIRMED_TRIAL not in run.config]
             histories = []
@@ -74,20 +72,6 @@ def fetch_study(address: str, environment: Environment, directory: Path | None =
     make_directory(directory)
     write_atomically(directory / JOURNAL, _lines([study, session, *events]))
     return directory
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[None]:
-    """Let the client make the empty folder that it makes for each run it reads in a place that is gone afterwards."""
-    before = os.environ.get("WANDB_DIR")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["WANDB_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["WANDB_DIR"]
-            if before is not None:
-                os.environ["WANDB_DIR"] = before
 
 
 def _metric(config: Mapping[str, Any], path: str) -> Metric:

@@ -1,6 +1,9 @@
 """How a trial ended, from what W&B keeps of its run: its state, its summary and its rows."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kaggle_runner.metrics import GOALS, Evaluations, Metric
@@ -16,6 +19,20 @@ ENDED = {"finished": Status.COMPLETE, "preempted": Status.PREEMPTED, "preempting
 """What W&B's states say of a run whose summary does not say how it ended; any other state: it has not ended."""
 _OUTCOMES = {**{status.value: status for status in Status}, "stopped": Status.PRUNED}
 _SUMMARY = ("outcome", "reason", "seconds", "tokens", "peak_device_bytes", "_runtime", *NOTES)
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[None]:
+    """Let the client make the empty folder that it makes for each run it reads in a place that is gone afterwards."""
+    before = os.environ.get("WANDB_DIR")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WANDB_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["WANDB_DIR"]
+            if before is not None:
+                os.environ["WANDB_DIR"] = before
 
 
 def rows_of(run: Any, metric: str) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,6 +27,34 @@ from kaggle_runner.sweep.study_settings import OFF, Confirm
 
 SEARCH_PACKAGES = ("optuna", "numpy", "scipy")
 """What chooses points; trials are trained elsewhere."""
+
+OF_SEARCH = ("count", "study", "seed", "deadline", "confirm", "no_confirm", "prior_studies", "start", "adopt",
+             "no_early_end")
+"""What is for a search that runs here, wherever its trials do."""
+OF_TRIALS = ("no_pruning", "log", "cpu", "storage", "lease", "checkpoints")
+"""What is for trials that run here."""
+ONLY_WANDB = ("entity", "search", "agents", "prior_runs")
+
+
+def refuse_misplaced(backend: str, project: str | None, given: Mapping[str, Any]) -> None:
+    """Refuse options that say nothing to whoever chooses the points, or to whoever trains."""
+    unused: tuple[str, ...] = ONLY_WANDB
+    other = "is W&B's; give it with --backend wandb"
+    if backend == "wandb" and given["search"]:
+        unused = (*OF_TRIALS, "prior_runs")
+        other = "is not for a sweep whose points are chosen here and whose trials agents train; leave it out"
+    elif backend == "wandb":
+        unused = (*OF_SEARCH, *OF_TRIALS, "agents")
+        other = "is for trials that run here; give it to `agent`, or to --backend optuna"
+    misplaced = [name for name in unused if given[name]]
+    if backend == "optuna" and project and not given["log"] and not misplaced:
+        misplaced, other = ["project"], f"{other} or --log wandb-offline"
+    if misplaced:
+        raise click.UsageError(f"{', '.join(f'--{_typed(name)}' for name in misplaced)} {other}")
+
+
+def _typed(name: str) -> str:
+    return name.replace("prior_studies", "prior-study").replace("_", "-")
 
 
 def create(spec: SweepSpec, entity: str | None, project: str | None, prior_runs: list[str]) -> None:

@@ -44,8 +44,9 @@ def read_address(text: str) -> Address:
     Raises:
         StudyError: it is none that can be used.
     """
-    url, _, study = text.partition("#")
+    url, _, study = text.strip().partition("#")
     scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
     kind, plus, driver = scheme.partition("+")
     kind = {"postgres": "postgresql"}.get(kind, kind)
     shown = without_password(url)

@@ -22,17 +22,40 @@ from kaggle_runner.wording import without_password
 ANSWER_S = 20.0
 """Longest use of a connection at a time: every transaction here takes milliseconds."""
 CONNECT_S = 8
+MAKE_S = 60.0
+"""How long somebody else's making of the tables is waited for."""
+TRY_LOCK = ("SELECT GET_LOCK('kaggle_runner', 0)", "SELECT pg_try_advisory_xact_lock(7203)")
+"""Of MySQL, which keeps it as long as the connection, and of PostgreSQL."""
+ODD_SETTING = (TypeError, ValueError, AttributeError, LookupError)
+"""What drivers raise over a setting of the address that they do not know, or a value of one."""
 PATIENCE_S = 600.0
 """How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
+CROWDED, CROWDED_S = ("too many", "remaining connection slots"), 20.0
+"""What a server says that has no connection left, and how long one is waited for."""
+PASSWORDS = {"postgresql": "set PGPASSWORD", "mysql": "name a file of yours: ?read_default_file=~/.my.cnf",
+             "mariadb": "name a file of yours: ?read_default_file=~/.my.cnf"}
+"""How a password stays out of an address."""
+TLS = {"postgresql": "?sslmode=require", "mysql": "?ssl_ca=FILE", "mariadb": "?ssl_ca=FILE"}
+"""How an address asks for an encrypted connection."""
 HINTS = (
-    (("password", "authentication", "no pg_hba", "access denied"),
-     "check user and password; @ and % of a password are %40 and %25 in the URL, or leave it out and set PGPASSWORD"),
-    (("resolve", "translate host", "name or service", "nodename"), "check the name of the host"),
-    (("refused", "timeout", "timed out", "unreachable", "no route"),
+    (("connection option", "unexpected keyword", "bad value", "invalid sslmode", "invalid literal"),
+     "check the settings behind the ? of the address"),
+    (("access denied",),
+     "check user and password, and {tls} where the server demands encryption; @ and % of a password are %40 and %25 in "
+     "the URL, or leave it out and {password}"),
+    (("no encryption", "ssl off", "insecure transport", "requires ssl"),
+     "the server wants an encrypted connection: write {tls} behind the name of the database"),
+    (("ssl", "certificate", "tls"), "check what the address says of encryption: {tls} asks for it"),
+    (("password", "authentication", "no pg_hba"),
+     "check user and password; @ and % of a password are %40 and %25 in the URL, or leave it out and {password}"),
+    (("resolve", "translate host", "name or service", "nodename", "idna", "on socket"),
+     "check the name of the host"),
+    (("refused", "timeout", "timed out", "unreachable", "no route", "lost connection", "reset by peer"),
      "check host and port, and that the server runs and lets this machine in"),
-    (("permission denied", "no schema has been selected"),
-     "let its owner give the user the right to create tables there"),
-    (("too many", "remaining connection slots"), "raise the server's max_connections"),
+    (("permission denied", "command denied", "no schema has been selected", "read-only"),
+     "let its owner give the user the right to create and write tables there"),
+    (CROWDED, "raise the server's max_connections"),
+    (("no such file", "could not open", "is a directory"), "check the files that the address names"),
     (("does not exist", "unknown database"), "create the database first, or correct its name"),
     (("no space left", "disk full", "could not extend"), "make space on the server's disk"),
 )
@@ -63,16 +86,20 @@ class Database:
         url = sql.make_url(address.url)
         self._url = url.set(drivername=f"{address.kind}+{package}")
         dialect = self._url.get_dialect()()
-        positional, named = dialect.create_connect_args(self._url)
-        named = {"connect_timeout": CONNECT_S, **named}
+        named: dict[str, Any] = {"connect_timeout": CONNECT_S}
         if package == "pymysql":
-            named = {"read_timeout": ANSWER_S, "write_timeout": ANSWER_S, **named}
+            named |= {"read_timeout": ANSWER_S, "write_timeout": ANSWER_S}
+        try:
+            positional, given = dialect.create_connect_args(self._url)
+        except ODD_SETTING as error:
+            raise self.refused(error) from None
+        named |= given
         driver = type(dialect).import_dbapi()
         self.failures: tuple[type[Exception], ...] = (
             sql.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, driver.Error)
 
         def connect() -> Any:
-            connection = driver.connect(*positional, **named)
+            connection = self._connect(lambda: driver.connect(*positional, **named))
             if self.storage is None:
                 made.append(connection)
             limits.start(connection)
@@ -92,35 +119,56 @@ class Database:
         try:
             probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
             limit(probe)
-            with probe.connect() as connection:
-                is_made = sql.inspect(connection).has_table("kaggle_runner_trials")
-            if is_made:  # by somebody who is done: many may come in at once
+            until = time.monotonic() + MAKE_S
+            while self.storage is None:  # tables are made by one at a time, and many may come in at once
+                with probe.begin() as alone:
+                    if sql.inspect(alone).has_table("kaggle_runner_trials"):
+                        break
+                    is_mine = alone.execute(sql.text(TRY_LOCK[address.kind == "postgresql"])).scalar()
+                    if (is_mine or time.monotonic() > until) and not sql.inspect(alone).has_table(
+                            "kaggle_runner_trials"):
+                        self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
+                        limit(self.storage.engine)
+                        from kaggle_runner.run.shared.tables import META
+
+                        META.create_all(self.storage.engine)
+                    if is_mine and address.kind != "postgresql":
+                        alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
+                if self.storage is None:
+                    time.sleep(random.uniform(0.2, 1.0))
+            if self.storage is None:
                 self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs), skip_table_creation=True)
                 limit(self.storage.engine)
-                self.rest()
-                return
-            with probe.begin() as alone:  # tables are made by one at a time
-                alone.execute(sql.text("SELECT pg_advisory_xact_lock(7203)" if address.kind == "postgresql"
-                                       else "SELECT GET_LOCK('kaggle_runner', 15)"))
-                self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
-                limit(self.storage.engine)
-                from kaggle_runner.run.shared.tables import META
-
-                META.create_all(self.storage.engine)
-                if address.kind != "postgresql":
-                    alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
             self.rest()
         except self.failures as error:
             raise self.refused(error) from None
         except RuntimeError as error:
+            typed = without_password(self._url.render_as_string(hide_password=False))  # Optuna wants the driver's name
             raise StudyError(f"{address.shown} was set up by another version of Optuna than the {optuna.__version__} "
                              f"here; install that version, or upgrade the database with: optuna storage upgrade "
-                             f"--storage {address.shown}") from error
+                             f"--storage {typed}") from error
         finally:
             if self.storage is None:
                 for connection in made:
                     with suppress(*self.failures):
                         connection.close()
+
+    def _connect(self, connect: Callable[[], Any]) -> Any:
+        """Open a connection; wait a while for one where the server has none left, as when many come in at once.
+
+        Raises:
+            StudyError: the driver does not take the settings of the address.
+        """
+        until = time.monotonic() + CROWDED_S
+        while True:
+            try:
+                return connect()
+            except ODD_SETTING as error:
+                raise self.refused(error) from None
+            except self.failures as error:
+                if time.monotonic() > until or not any(word in str(error).lower() for word in CROWDED):
+                    raise
+                time.sleep(random.uniform(0.1, 0.5))
 
     @contextmanager
     def begin(self) -> Iterator[Any]:
@@ -136,6 +184,10 @@ class Database:
         """Return the one line that says why the database cannot be used, and what to do."""
         why = self.why(error)
         hint = next((hint for words, hint in HINTS if any(word in why.lower() for word in words)), "try again later")
+        if isinstance(error, ODD_SETTING) and not isinstance(error, UnicodeError):
+            hint = HINTS[0][1]
+        kind = self.address.kind
+        hint = hint.replace("{tls}", TLS[kind]).replace("{password}", PASSWORDS[kind])
         return StudyError(f"the database {self.address.shown} cannot be used: {why}; {hint}")
 
     def why(self, error: BaseException) -> str:

@@ -8,7 +8,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.shared.address import is_database as is_database
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.order import require_whole
-from kaggle_runner.study.journal import JOURNAL
+from kaggle_runner.study.journal import JOURNAL, confirm_directory
 
 
 def directory_of(text: str, environment: Environment) -> Path:
@@ -31,10 +31,17 @@ def directory_of(text: str, environment: Environment) -> Path:
                          f"lie; rename it, or run this in another directory")
     try:
         record.read()
+        confirmation = record.confirmation()
+        if confirmation is not None:
+            confirmation.read()
     except database.failures as error:
         raise database.refused(error) from None
     finally:
         database.rest()
     make_directory(directory)
     write_copy(record.snapshot(directory), directory, uid=record.uid, shown=database.address.shown)
+    if confirmation is not None:
+        beside = confirm_directory(directory)
+        make_directory(beside)
+        write_copy(confirmation.snapshot(beside), beside, uid=confirmation.uid, shown=database.address.shown)
     return directory

@@ -29,6 +29,8 @@ from kaggle_runner.study.journal import Snapshot, StudyInfo, changed_keys
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
 from kaggle_runner.sweep.spec import SweepSpec
 
+CONFIRMED = " confirmed "
+"""In the name of a study that confirms another one, behind that one's name."""
 DEFAULT_LEASE_S = 120.0
 """Without a sign of life for so long, a machine's trial is given to another one."""
 
@@ -131,6 +133,9 @@ class SharedRecord:
             raise database.refused(error) from None
         finally:
             database.rest()
+        if not wanted:  # what confirms a study is no study that people mean
+            rows = {name: row for name, row in rows.items() if name.partition(CONFIRMED)[0] == name
+                    or name.partition(CONFIRMED)[0] not in rows}
         if (wanted and wanted not in rows) or not rows:
             raise StudyError(f"{shown} holds no study{f' {wanted!r}' if wanted else ''}; it has: "
                              f"{', '.join(sorted(rows)) or 'none'}")
@@ -139,6 +144,14 @@ class SharedRecord:
                              f"{', '.join(f'#{name}' for name in sorted(rows))}")
         row = rows[wanted] if wanted else next(iter(rows.values()))
         return cls(database, row.study, row)
+
+    def confirmation(self) -> "SharedRecord | None":
+        """Return the newest study that confirms this one; none if nothing does."""
+        with self.database.begin() as connection:
+            rows = [row for row in connection.execute(STUDIES.select())
+                    if json.loads(row.info)["name"].startswith(f"{self.info.name}{CONFIRMED}")]
+        newest = max(rows, key=lambda row: float(json.loads(row.info)["created"]), default=None)
+        return None if newest is None else SharedRecord(self.database, newest.study, newest)
 
     def add_known(self, event: Mapping[str, Any]) -> None:
         """Add what the search is to know besides its trials, unless it is known."""

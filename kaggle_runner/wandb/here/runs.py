@@ -23,7 +23,7 @@ from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.answers import Answer, ask
 from kaggle_runner.wandb.connection import API_ERRORS, refused
-from kaggle_runner.wandb.read_back import result_of, rows_of
+from kaggle_runner.wandb.read_back import own_folder, result_of, rows_of
 
 FEATURE = "SWEEPS_LOCAL_SCHEDULER"
 """What a server that lets others choose a sweep's points calls it."""
@@ -115,8 +115,9 @@ class SweepRuns:
         """
         entity, project, sweep = self.path.split("/")
         try:
-            found = wandb.Api().runs(f"{entity}/{project}", filters={"sweep": sweep}, order="+created_at")
-            return {run.id: dict(run.config) for run in found}
+            with own_folder():
+                found = wandb.Api().runs(f"{entity}/{project}", filters={"sweep": sweep}, order="+created_at")
+                return {run.id: dict(run.config) for run in found}
         except API_ERRORS as error:
             raise refused(f"W&B does not show the runs of the sweep {self.path}", error, self._key) from error
 
@@ -127,9 +128,10 @@ class SweepRuns:
             wandb.Error, ValueError and their like (`API_ERRORS`): W&B cannot be reached or refuses.
         """
         entity, project, _ = self.path.split("/")
-        found = wandb.Api().run(f"{entity}/{project}/{run}")
-        rows = rows_of(found, metric.name)
-        return rows, result_of(found, rows, metric, trial=trial), found.summary.get("outcome") is not None
+        with own_folder():
+            found = wandb.Api().run(f"{entity}/{project}/{run}")
+            rows = rows_of(found, metric.name)
+            return rows, result_of(found, rows, metric, trial=trial), found.summary.get("outcome") is not None
 
     def set_state(self, action: str) -> str:
         """Stop or resume the sweep with W&B's own program (`--stop`, `--resume`); return what it said."""
