@@ -4,7 +4,9 @@ Real agents of the real client, in processes; one loopback server for those that
 """
 
 import logging
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -150,16 +152,18 @@ def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> 
 def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A limit on the size of the worker's files stands for it."""
+    """A limit on the size of files stands for it: the worker's, and later the client's, between two trials."""
     body = """
     import resource
     def notify(event):
-        if event.kind == "started":
+        if event.kind == "started" and sys.argv[2] == "full":
             resource.prlimit(event.pid, resource.RLIMIT_FSIZE, (6000, 6000))
-    agent(sys.argv[1], notify=notify if sys.argv[2] == "full" else lambda event: None)
+        elif event.kind == "trial_ended" and sys.argv[2] == "mended":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+    agent(sys.argv[1], notify=notify)
     """
     with WandbServer() as server:
-        sweep = server.create_sweep(sweep_of({**fixed, "max_tokens": {"value": 64 * 400}}, run_cap=1))
+        sweep = server.create_sweep(sweep_of({**fixed, "max_tokens": {"value": 64 * 400}}, run_cap=2))
         full = begin(server, body, path_of(sweep), "full").finish(200)
         (run,) = server.state.runs.values()
         assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
@@ -168,8 +172,13 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
         assert record.result.status is Status.PREEMPTED
         again = begin(server, body, path_of(sweep), "mended").finish(200)
     assert "File too large" in full.facts["reason"][0]
-    assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [0])
-    assert [(run.state, run.starts) for run in server.state.runs.values()] == [("finished", 2)]
+    assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [1])
+    (reason,) = again.facts["reason"]
+    assert reason == (f"this machine failed, and not the trial: WANDB_DIR {tmp_path}/wandb cannot be written: File too "
+                      f"large; mend that and run the same command again")
+    done, back = server.state.runs.values()
+    assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 2, "preempted", 75)
+    assert server.sweep.queue == [back.name]
     assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
     assert processes_in(tmp_path) == []
 
@@ -236,6 +245,50 @@ def test_an_agent_whose_stream_is_refused_says_so_and_the_line_it_prints_uploads
     assert run.column("train/global_step") == [row["step"] for row in read_study(tmp_path / "study").history(run.name)]
 
 
+def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_agent_soon(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each worker is halted in mid-trial; the client alone would try to write the end of a deleted run for days."""
+    body = """
+    def notify(event):
+        global worker
+        if event.kind == "note":
+            say(note=event.text)
+        elif event.kind == "started":
+            worker = event.pid
+        elif event.kind == "log" and not halted.exists():
+            os.kill(worker, 19)
+            halted.write_text(str(worker))
+    halted = Path(f"halted-{sys.argv[2]}")
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, told_s=0.0)
+    """
+    with WandbServer() as page, WandbServer() as keys:
+        servers = {"deleted": page, "revoked": keys}
+        started = {name: begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), name)
+                   for name, server in servers.items()}
+        for server in servers.values():
+            server.wait_for(lambda state: any(run.history for run in state.runs.values()), 250)
+        page.state.delete_run(page.run(0).name)
+        keys.revoke()
+        for name in servers:
+            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+        facts = {name: client.finish(250).facts for name, client in started.items()}
+        left = processes_in(tmp_path)
+    for name, server in servers.items():
+        said, run = facts[name], server.run(0)
+        assert said["exit_status"] == [1]
+        assert said["reason"][0].startswith(f"W&B lacks the end of run tester/demo/{run.name}: ")
+        assert "when W&B takes it again, upload it with: wandb sync --include-online " in said["reason"][0]
+        (record,) = read_study(tmp_path / name).records
+        assert record.result is not None
+        assert record.result.notes["not_on_wandb"] in said["reason"][0]
+        assert run.state == "running", "until W&B calls it crashed"
+    assert "the run is gone there" in facts["deleted"]["reason"][0]
+    assert f"--id {page.run(0).name}-again " in facts["deleted"]["reason"][0]
+    assert "401" in facts["revoked"]["reason"][0]
+    assert left == []
+
+
 def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_machine(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -250,7 +303,7 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
             say(note=event.text)
         elif event.kind == "started":
             worker.append(event.pid)
-        elif event.kind == "checkpointed" and sys.argv[3] == "killed":
+        elif event.kind == "checkpoint" and sys.argv[3] == "killed":
             os.kill(worker[0], 19)
     worker = []
     agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)

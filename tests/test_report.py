@@ -19,8 +19,9 @@ from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.claims import read_claims
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import trial_figures
+from kaggle_runner.report.lab.write import watch_any_report
 from kaggle_runner.report.maps import map_figures
-from kaggle_runner.report.write import report_directory, show, watch_report, write_report
+from kaggle_runner.report.write import report_directory, show, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, TrialResult
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
@@ -477,7 +478,7 @@ def test_studies_that_were_scored_on_other_tokens_are_not_compared(tmp_path):
 
 def test_a_watched_page_is_drawn_again_when_a_trial_ends(tmp_path):
     directory = write_study(tmp_path / "study", [*numbers(2), Made(params={"learning_rate": 1e-4}, status=None)])
-    pages = watch_report([directory], poll_s=0.01)
+    pages = watch_any_report([directory], poll_s=0.01)
     page = next(pages)
     assert "2 of 3" in words_of(page)
 
@@ -498,7 +499,7 @@ def test_a_watched_study_that_lies_elsewhere_is_brought_before_every_further_loo
         with open(directory / "trials.jsonl", "a") as journal:
             journal.write(json.dumps({"event": "baseline", "value": 3.75, "time": 0.0}) + "\n")
 
-    pages = watch_report([directory], poll_s=0.01, refresh=bring)
+    pages = watch_any_report([directory], poll_s=0.01, refresh=bring)
     assert "the untouched base's" not in words_of(next(pages))
     assert "the untouched base's 3.750" in words_of(next(pages))
 

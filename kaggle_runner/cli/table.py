@@ -110,7 +110,7 @@ def searched(snapshot: Snapshot) -> list[str]:
 def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]:
     results = [record.result for record in records]
     marks = [" *" if record is snapshot.best else "" for record in records]
-    own = [("status", [result.status.value if result else "running" for result in results]),
+    own = [("status", [record.status_word for record in records]),
            ("steps", [str(result.steps) if result else "" for result in results]),
            ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
@@ -164,8 +164,8 @@ def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:
     """Say below the table why trials ended as they did, once for those that ended alike."""
     why: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        if record.result and record.result.reason:
-            why.setdefault((record.result.status.value, record.result.reason), []).append(record.trial.id)
+        if record.reason:
+            why.setdefault((record.status_word, record.reason), []).append(record.trial.id)
     return [fitted(status, f"{', '.join(ids)}: {' '.join(reason.split())}", width)
             for (status, reason), ids in why.items()]
 

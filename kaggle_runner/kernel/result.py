@@ -18,7 +18,7 @@ from kaggle_runner.kernel.packages import NEEDS, Installed, frozen_versions
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.metrics import LOSS
 from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
-from kaggle_runner.study.trial import Status
+from kaggle_runner.study.trial import OPEN, Status
 
 VERDICTS = {0: "done", INTERRUPTED: "unfinished", NoGpu.exit_status: "no gpu", NoInternet.exit_status: "no internet"}
 """The verdict that an exit status means; all others mean `failed`."""
@@ -56,9 +56,9 @@ def describe_session(session: Session, outcome: CommandEnd, facts: Mapping[str, 
             studies[name] = snapshots[-1].as_dict()
         except KaggleRunnerError as error:
             studies[name] = {"error": str(error)}
-    statuses = Counter(record.result.status.value if record.result else "running"
+    statuses = Counter(record.status_word
                        for snapshot in snapshots for record in snapshot.records)
-    unfinished = statuses["running"] + statuses[Status.PREEMPTED.value]
+    unfinished = sum(statuses[word] for word in (*OPEN, Status.PREEMPTED))
     phases = Counter(session.seconds_by_phase)
     for snapshot in snapshots:
         for record in snapshot.records:

@@ -21,10 +21,10 @@ def fault_of_machine(error: BaseException) -> str:
         if isinstance(seen, StudyError | MachineFault):
             return str(seen)
         if isinstance(seen, OSError) and seen.errno in ERRNOS:
-            return _with_way_out(str(seen))
+            return machine_failed(str(seen))
         seen = seen.__cause__ or seen.__context__
     text = str(error)
-    return _with_way_out(text.splitlines()[0]) if speaks_of_the_machine(text) and not isinstance(
+    return machine_failed(text.splitlines()[0]) if speaks_of_the_machine(text) and not isinstance(
         error, KaggleRunnerError) else ""
 
 
@@ -35,8 +35,9 @@ def speaks_of_the_machine(text: str) -> bool:
 
 def fault(error: BaseException) -> MachineFault:
     """Turn what this process met into the fault that ends a session."""
-    return MachineFault(fault_of_machine(error) or _with_way_out(str(error)))
+    return MachineFault(fault_of_machine(error) or machine_failed(str(error)))
 
 
-def _with_way_out(text: str) -> str:
+def machine_failed(text: str) -> str:
+    """Word a fault of the machine, with what to do."""
     return f"this machine failed, and not the trial: {text}; mend that and run the same command again"

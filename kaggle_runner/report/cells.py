@@ -101,7 +101,7 @@ if len(ranked) > 1:
     show(ALT)"""
 
 BEST_SO_FAR = """\
-ended = trials[trials["status"] != "running"]
+ended = trials[~trials["status"].isin(["running", "stopped"])]
 minutes = ended["seconds"].cumsum() / 60
 own = ended[METRIC].where(ended["status"] == "complete")
 best = (own.cummax() if GOAL == "maximize" else own.cummin()).ffill()

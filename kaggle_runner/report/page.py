@@ -274,7 +274,7 @@ def _figure_data(place: str, figure: Figure) -> dict[str, Any]:
 
 def _meta(analysis: Analysis) -> str:
     goal = "lower" if analysis.goal == "minimize" else "higher"
-    state = ", some of them not ended" if analysis.is_running else ""
+    state = f", {analysis.unfinished} when this page was made" if analysis.unfinished else ""
     return _paragraph(f"{count_text(len(analysis.rows), 'trial')}{state}, compared by {analysis.metric} "
                       f"({goal} is better). {analysis.directory}", "meta")
 

@@ -22,6 +22,7 @@ from kaggle_runner.report.style import (
 )
 from kaggle_runner.study.axes import Axis, Boundary
 from kaggle_runner.study.noise import Configuration
+from kaggle_runner.study.trial import OPEN
 
 
 def winner(analysis: Analysis) -> str:
@@ -128,7 +129,7 @@ def repeats(analysis: Analysis) -> str:
 
 def progress(analysis: Analysis) -> str:
     """Say when the best was found, and how many trials have not bettered it since."""
-    ended = [row for row in analysis.rows if row.status != "running"]
+    ended = [row for row in analysis.rows if row.status not in OPEN]
     if analysis.best is None or not ended:
         return "There is no best value yet."
     final = analysis.progress[-1].best
@@ -314,7 +315,7 @@ def memory(analysis: Analysis) -> str:
     least, most = bytes_text(ordered[0].peak_bytes or 0), bytes_text(highest.peak_bytes or 0)
     text = f"The peak of {count_text(len(measured), 'trial')} was {least}"
     text += f" to {most}, the most in trial {highest.id}" if least != most else ""
-    missing = sum(row.status != "running" and not row.peak_bytes for row in analysis.rows)
+    missing = sum(row.status not in OPEN and not row.peak_bytes for row in analysis.rows)
     text += f"; {count_text(missing, 'trial')} recorded none." if missing else "."
     parts = sorted(highest.predicted_parts.items(), key=lambda part: -part[1])
     spent = names_text([f"{name} {bytes_text(size)}" for name, size in parts[:4]])

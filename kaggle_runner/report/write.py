@@ -4,12 +4,10 @@ Reads studies, finished or running, and changes nothing in them but the folder o
 """
 
 import base64
-import contextlib
 import html
 import os
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +17,18 @@ from kaggle_runner.files import cannot_write, write_atomically
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.compare import comparison_figures, labels
 from kaggle_runner.report.figures import Figure
-from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
 from kaggle_runner.report.lead import Lead, Overview, nothing_first
 from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, repeats, settings, winner
 from kaggle_runner.report.style import metric_text, names_text, value_text
-from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.page_mark import mark_of
+from kaggle_runner.study.trial import RUNNING
 
 LeadOf = Callable[[Path], Lead | None]
 """Type of what returns what is said first of the study in a directory."""
 PAGE = "index.html"
-RELOAD_S = 20
-"""Seconds after which the page of a watched study loads itself again."""
 _MOST_SHOWN = 20
 
 
@@ -50,7 +46,7 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     mark = mark_of(studies)
     analyses = [analyse(read_study(directory)) for directory in studies]
     directory, leads = out or report_directory(studies), [lead_of(study) for study in studies]
-    _write(page(analyses, leads=leads), directory, mark)
+    _write(page(analyses, leads=leads), directory, mark, analyses)
     for analysis, lead, folder in zip(analyses, leads, _folders(analyses, directory), strict=True):
         _write_files(analysis, lead, folder, notebook=notebook, notify=notify)
     if len(analyses) > 1:
@@ -70,27 +66,7 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     mark = mark_of(studies)
     analyses, leads = [analyse(read_study(study)) for study in studies], [lead_of(study) for study in studies]
     text = page(analyses, reload_s=reload_s, leads=leads, overview=overview)
-    return _write(text, out or report_directory(studies), mark)
-
-
-def watch_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
-                 refresh: Callable[[], None] = lambda: None, lead_of: LeadOf = nothing_first) -> Iterator[Path]:
-    """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
-
-    `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
-    itself again. Only the page is written: call `write_report` for the rest when the sweep is done.
-
-    Raises:
-        StudyError: as `write_report`.
-    """
-    seen: tuple[tuple[str, int], ...] | None = None
-    while True:
-        now = _sizes(studies)
-        if now != seen:
-            seen = now
-            yield write_page(studies, out=out, reload_s=RELOAD_S, lead_of=lead_of)
-        time.sleep(poll_s)
-        refresh()
+    return _write(text, out or report_directory(studies), mark, analyses)
 
 
 def report_directory(studies: Sequence[Path]) -> Path:
@@ -144,15 +120,19 @@ def _cells(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def _write(text: str, directory: Path, mark: str) -> Path:
+def _write(text: str, directory: Path, mark: str, analyses: Sequence[Analysis]) -> Path:
     _make(directory)
+    if any(row.status == RUNNING for analysis in analyses for row in analysis.rows):
+        mark = mark.replace(" bytes", " bytes while trials ran")  # nothing says when that is over: never a current page
     write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}")
     return directory / PAGE
 
 
 def _write_files(analysis: Analysis, lead: Lead | None, directory: Path, *, notebook: bool,
                  notify: Callable[[str], None]) -> None:
-    from kaggle_runner.report.notebook import prepare_kernel, write_notebook  # launchers, which write pages, lack it
+    # launchers, which write pages, lack these
+    from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
+    from kaggle_runner.report.notebook import prepare_kernel, write_notebook
 
     _make(directory)
     write_atomically(directory / "trials.csv", trials_csv(analysis))
@@ -195,13 +175,3 @@ def _folders(analyses: Sequence[Analysis], directory: Path) -> list[Path]:
         return [directory]
     names = ["".join(char if char.isalnum() or char in "-_." else "_" for char in label) for label in labels(analyses)]
     return [directory / f"{i}_{name}" for i, name in enumerate(names, start=1)]
-
-
-def _sizes(studies: Sequence[Path]) -> tuple[tuple[str, int], ...]:
-    """Return the files that grow while a sweep runs, with their sizes."""
-    found = []
-    for study in studies:
-        for path in [study / JOURNAL, *sorted(study.glob("trials/*/history.jsonl"))]:
-            with contextlib.suppress(FileNotFoundError):  # a trial that starts again drops its history
-                found.append((str(path), path.stat().st_size))
-    return tuple(found)

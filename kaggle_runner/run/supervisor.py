@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, Config, FinetuneConfig, trainer_of
-from kaggle_runner.errors import ConfigError, KaggleRunnerError, MachineFault, StudyError, WorkerError
+from kaggle_runner.errors import ConfigError, KaggleRunnerError, MachineFault, NoGpu, StudyError, WorkerError
 from kaggle_runner.events import (
     AtRung,
     Attached,
@@ -49,6 +49,7 @@ ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
 GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "refused")
 """Failures after which a final training goes on from its checkpoint: of the machine, or what a person can mend."""
+MACHINES = {"machine": MachineFault, "no_gpu": NoGpu}
 ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 
@@ -333,8 +334,8 @@ class Supervisor:
             now = time.monotonic()
             if event is not None:
                 heard = now
-                if isinstance(event, Failed) and event.failure == "machine":
-                    raise MachineFault(event.message)
+                if isinstance(event, Failed) and event.failure in MACHINES:
+                    raise MACHINES[event.failure](event.message)
                 if isinstance(event, ANSWERS):
                     return event
                 if isinstance(event, Logged | Attached | Resumed):

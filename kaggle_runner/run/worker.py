@@ -57,6 +57,7 @@ from kaggle_runner.events import (
     WorkerStarted,
     read_request,
 )
+from kaggle_runner.machine.environment import find_host, root_of
 from kaggle_runner.machine.faults import fault_of_machine
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.metrics import Metric
@@ -230,6 +231,22 @@ def _followers_on(gpus: Sequence[str], failed: Callable[[str, str], None]) -> "F
     return Followers(gpus, failed)
 
 
+def why_no_gpu() -> str:
+    """Say why torch cannot use a GPU that is there, where no session must go on without; empty: it trains on the CPU.
+
+    That is on one's own machine, and with a torch that was made for CPUs.
+    """
+    if torch.version.cuda is None or find_host(os.environ, root_of(os.environ))[0] == "local":
+        return ""
+    reason = "it finds none"
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+    return (f"no GPU to train on: nvidia-smi lists one, and torch {torch.__version__} cannot use it: {reason}; restart "
+            f"the session with the image's own torch, or use the CPU: --cpu")
+
+
 def main() -> None:
     """Serve requests until stdin closes."""
     # Prints of libraries must not mix with the protocol: they go to stderr, the protocol keeps the old stdout.
@@ -261,10 +278,17 @@ def main() -> None:
     threading.Thread(target=read, name="requests", daemon=True).start()
     worker.trainer(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
     emit(WorkerStarted(pid=os.getpid(), threads=torch.get_num_threads()))
+    no_gpu = ""
     if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
-        emit(Note(text="this torch cannot use the GPU: the worker trains on the CPU"))
+        no_gpu = why_no_gpu()
+        if not no_gpu:
+            emit(Note(text="this torch cannot use the GPU: the worker trains on the CPU"))
     while True:
-        worker.answer(requests.get())
+        request = requests.get()
+        if no_gpu:
+            emit(Failed(failure="no_gpu", message=no_gpu))
+        else:
+            worker.answer(request)
 
 
 if __name__ == "__main__":

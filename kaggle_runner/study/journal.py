@@ -29,7 +29,7 @@ from kaggle_runner.files import (
     write_atomically,
 )
 from kaggle_runner.metrics import Evaluations, Goal, Metric
-from kaggle_runner.study.lock import StudyLock
+from kaggle_runner.study.lock import StudyLock, is_held, this_process
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import way_to_a_study
 from kaggle_runner.study.trial import (
@@ -222,7 +222,7 @@ class Study:
     def record_start(self, trial: Trial, config: Mapping[str, Any]) -> None:
         """Record that a trial starts, or starts again."""
         self.record_config(trial.id, config)
-        self.append({"event": "start", "trial": asdict(trial)})
+        self.append({"event": "start", "trial": asdict(trial), "by": this_process()})
 
     def record_config(self, trial_id: str, config: Mapping[str, Any]) -> None:
         """Write what a trial is trained with, in place of what was there."""
@@ -282,6 +282,7 @@ def read_study(directory: Path) -> Snapshot:
     known: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     starts: dict[str, tuple[Trial, int, float]] = {}
+    holders: dict[str, Mapping[str, Any]] = {}
     results: dict[str, TrialResult] = {}
     for event in json_lines(journal):
         kind = event.pop("event", None)
@@ -300,12 +301,14 @@ def read_study(directory: Path) -> Snapshot:
             trial = Trial(**event["trial"])
             attempts = starts[trial.id][1] if trial.id in starts else 0
             starts[trial.id] = (trial, attempts + 1, when)
+            holders[trial.id] = event.get("by") or {}
             results.pop(trial.id, None)
         elif kind == "end":
             results[event["result"]["id"]] = result_from_dict(event["result"])
     if info is None:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
-    records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started)
+    records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started,
+                           is_held=trial.id in results or is_held(holders[trial.id], directory))
                for trial, attempts, started in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
                     known=tuple(known), rows=tuple(rows), base_scores=_with_own(base_scores, info, baseline),
@@ -319,12 +322,12 @@ def _with_own(scores: Mapping[str, float], info: StudyInfo, baseline: float | No
 def _row(record: TrialRecord) -> dict[str, Any]:
     result = record.result
     return {
-        "id": record.trial.id, "status": result.status.value if result else "running",
+        "id": record.trial.id, "status": record.status_word,
         "metric": result.metric if result else None, "metrics": dict(result.metrics) if result else {},
         "params": dict(record.trial.params),
         "steps": result.steps if result else 0, "seconds": result.seconds if result else 0.0,
         "peak_device_bytes": result.peak_device_bytes if result else None,
-        "reason": result.reason if result else "", "origin": record.trial.origin,
+        "reason": record.reason, "origin": record.trial.origin,
     }
 
 

@@ -1,33 +1,75 @@
-"""The right to write into a study: one process has it, or the agents of one sweep together."""
+"""Who works on a study: the right to write into it, which one process has or the agents of one sweep together, and who
+runs a trial of it, by what dies with a process however that ends."""
 
 import contextlib
 import fcntl
 import os
+import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write
 
 _SETTLE_S = 5.0
+"""Seconds that the first of several who share a study gets for the journal's first line."""
 _POLL_S = 0.05
+_LOOK_S = 0.3
+"""Seconds in which those who only look, each for microseconds, are told from those who write."""
+
+ELSEWHERE: Mapping[str, Any] = {"host": "*"}
+"""Holder of a trial of which others have said that it runs: W&B, or a database's lease."""
 
 
 def is_in_use(directory: Path) -> bool:
-    """Say whether a process writes into a study now."""
+    """Say whether a process writes into a study now, or several that share it."""
     try:
         fd = os.open(directory / "study.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _take(fd, fcntl.LOCK_SH, 0.0) or not _take(fd, fcntl.LOCK_EX, _LOOK_S)
     except OSError:  # a file system without locks
         return False
     finally:
         os.close(fd)
-    return False
+
+
+def this_process() -> Mapping[str, Any]:
+    """Return what tells this process from any other: no later one has its number and its beginning."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+
+
+def is_held(holder: Mapping[str, Any], directory: Path) -> bool:
+    """Say whether somebody runs a trial: the process that `this_process` told of, else any that has the study."""
+    if holder.get("host") == socket.gethostname() and holder["began"]:
+        return bool(_began(holder["pid"]) == holder["began"])
+    return holder == ELSEWHERE or is_in_use(directory)
+
+
+def _began(pid: int) -> int | None:
+    """Return when a living process began, in clock ticks since the boot. Source: proc(5), fields 3 and 22 of `stat`."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if facts[0] in "ZX" else int(facts[19])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _take(fd: int, kind: int, patience_s: float) -> bool:
+    """Take a lock; say whether it was to be had within the patience."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True
 
 
 class StudyLock:
@@ -48,14 +90,12 @@ class StudyLock:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            self._take(fcntl.LOCK_EX)
-        except BlockingIOError as error:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
-            self.is_alone = False
-            if not shared or not self._join():
+            self.is_alone = _take(self._fd, fcntl.LOCK_EX, _LOOK_S)
+            if not self.is_alone and not (shared and _take(self._fd, fcntl.LOCK_SH, _SETTLE_S)):
+                holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
                 os.close(self._fd)
                 raise StudyError(f"{directory} is in use by process {holder}; wait for it, stop it, or choose another "
-                                 f"directory with --study") from error
+                                 f"directory with --study")
         except OSError as error:  # a file system without locks
             os.close(self._fd)
             raise cannot_write(path, error) from error
@@ -66,21 +106,8 @@ class StudyLock:
     def settle(self) -> None:
         """Let in the other processes that share the study; call this when the journal has its first line."""
         if self._shared:
-            self._join()  # the step from the one lock to the other is not atomic
+            _take(self._fd, fcntl.LOCK_SH, _SETTLE_S)  # the step from the one lock to the other is not atomic
 
     def close(self) -> None:
         """Give the right to write back."""
         os.close(self._fd)
-
-    def _join(self) -> bool:
-        """Share the lock with those who hold it; the first of them needs a moment for the journal's first line."""
-        until = time.monotonic() + _SETTLE_S
-        while time.monotonic() < until:
-            with contextlib.suppress(BlockingIOError):
-                self._take(fcntl.LOCK_SH)
-                return True
-            time.sleep(_POLL_S)
-        return False
-
-    def _take(self, kind: int) -> None:
-        fcntl.flock(self._fd, kind | fcntl.LOCK_NB)

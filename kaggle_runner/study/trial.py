@@ -10,6 +10,10 @@ from typing import Any
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.metrics import LOSS
 
+RUNNING, STOPPED = "running", "stopped"
+"""Status words of a trial without a result."""
+OPEN = (RUNNING, STOPPED)
+_WITHOUT_AN_END = "stopped without an end; the next start goes on with it"
 SEED = "seed"
 """The hyperparameter in which the trials of one configuration differ."""
 Measured = tuple[str, Mapping[str, Any], float]
@@ -100,6 +104,18 @@ class TrialRecord:
     attempts: int
     started: float
     """Unix time of the last start."""
+    is_held: bool = True
+    """Whether somebody runs it, if it has no result: nobody does after a kill or a power cut."""
+
+    @property
+    def status_word(self) -> str:
+        """How it ended, `running`, or `stopped` where nothing runs it and no end was written."""
+        return self.result.status.value if self.result else RUNNING if self.is_held else STOPPED
+
+    @property
+    def reason(self) -> str:
+        """Why it ended as it did, empty where there is nothing to say."""
+        return self.result.reason if self.result else "" if self.is_held else _WITHOUT_AN_END
 
 
 def result_from_dict(values: Mapping[str, Any]) -> TrialResult:

@@ -122,9 +122,12 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
                            deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
                            notify=notify)
         stack.callback(runner.close)
-        if record.is_alone:
-            began = time.monotonic()
-            reclaim(sweep, record, notify, lambda: time.monotonic() - began > order.patience.upload_s)
+        began = time.monotonic()
+
+        def give_up() -> bool:
+            return time.monotonic() - began > order.patience.upload_s
+
+        reclaim(sweep, record, notify, give_up, alone=record.is_alone)
         try:
             agent = _Agent(runner, sweep, order.patience, notify)
             agent.run()
@@ -293,8 +296,12 @@ class _Agent:
             threading.Thread(target=self._tell_idle, name="idle", daemon=True).start()  # which may wait for an answer
 
     def _tell_idle(self) -> None:
-        """Say what W&B answers while no trial comes, if it is an error."""
-        trouble = ask_server().trouble or (self.words.failed_requests and f"W&B answers a request for one with: "
+        """Say what W&B answers while no trial comes, if it is an error; a key that it has forgotten is an end."""
+        answer = ask_server()
+        if not answer.knows_key:
+            return self._ending.ask(f"W&B at {answer.url} does not know our key any more: it was revoked; the study "
+                                    f"keeps its trials, so take another one, and run the same command again", 1)
+        trouble = answer.trouble or (self.words.failed_requests and f"W&B answers a request for one with: "
                                                                           f"{self.words.last_answer}")
         if trouble:
             idle = in_minutes(time.monotonic() - self._idle_since)

@@ -16,6 +16,7 @@ import wandb
 from kaggle_runner.files import replacing
 from kaggle_runner.study.journal import JOURNAL, Study
 from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
+from kaggle_runner.wandb.ends.received import refused_file
 from kaggle_runner.wandb.run import RunLog
 
 EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
@@ -34,12 +35,18 @@ class CheckpointUploads:
         self._study, self._tell = study, tell
         self._every_s = float(environ[EVERY_VARIABLE]) if environ.get(EVERY_VARIABLE) else None
         self._sent_at: dict[str, float] = {}
+        self._refused: set[str] = set()
 
     def take(self, log: RunLog) -> None:
         """Send the newest checkpoint of a run that just wrote one, unless the last was sent a short while ago."""
         now = time.monotonic()
         if self._every_s is None or now - self._sent_at.get(log.id, -self._every_s) < self._every_s:
             return
+        refusal = refused_file(log.files, f"{FOLDER}/{CHECKPOINT}")
+        if refusal and log.id not in self._refused:
+            self._refused.add(log.id)
+            self._tell(f"W&B did not take the checkpoint of trial {log.id}: {refusal}; if this session dies, the trial "
+                       f"goes on only where this study is")
         self._sent_at[log.id] = now
         trial = self._study.trial_directory(log.id)
         try:

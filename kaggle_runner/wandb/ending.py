@@ -12,7 +12,7 @@ class AgentPatience:
     no_job_s: float = 600.0
     """For a trial from W&B: the sweep is paused, or nobody answers."""
     told_s: float = 60.0
-    """Until it looks, and says, why no trial comes; and again after as long."""
+    """Until it looks, and says, why no trial comes, or that W&B refuses one's rows; and again after as long."""
     upload_s: float = 600.0
     """For the end of a run to be uploaded."""
     hurry_s: float = 7.0

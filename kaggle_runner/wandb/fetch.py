@@ -19,6 +19,7 @@ from kaggle_runner.files import line_of, make_directory, write_atomically
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.metrics import Metric
 from kaggle_runner.study.journal import JOURNAL, read_study
+from kaggle_runner.study.lock import ELSEWHERE
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 from kaggle_runner.wandb.read_back import own_folder, result_of, rows_of
@@ -104,7 +105,7 @@ def _events(run: Any, number: int, rows: list[dict[str, Any]], metric: Metric) -
     params = {name: value for name, value in run.config.items() if not name.startswith("_")}
     started = datetime.fromisoformat(run.created_at).timestamp() if run.created_at else 0.0
     trial = Trial(id=run.id, number=number, params=params, origin=_HOST)
-    start = {"event": "start", "trial": asdict(trial), "time": started}
+    start = {"event": "start", "trial": asdict(trial), "by": ELSEWHERE, "time": started}
     result = result_of(run, rows, metric)
     return [start, {"event": "end", "result": asdict(result), "time": started + result.seconds}] if result else [start]
 

@@ -5,13 +5,15 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import Config
 from kaggle_runner.errors import INTERRUPTED, ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
-from kaggle_runner.machine.faults import fault
+from kaggle_runner.machine.faults import fault, machine_failed
+from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import LOSS
 from kaggle_runner.run.one_trial import TrialRunner, goes_on
@@ -23,7 +25,8 @@ from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
-from kaggle_runner.wandb.ends.received import upload_line, what_is_missing
+from kaggle_runner.wandb.ends.hand_back import hand_back
+from kaggle_runner.wandb.ends.received import Doubt, refusal_of, refused_file, upload_line, what_is_missing
 from kaggle_runner.wandb.run import CONFIRMED_TRIAL, PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
 from kaggle_runner.wording import how_many
@@ -45,11 +48,13 @@ class JobRunner:
         """W&B's own process was ended with something left to upload."""
         self.opened: set[str] = set()
         """The runs that were opened here, or tried to, by id."""
-        self._spec, self._study, self._deadline, self._count = sweep.spec, study, deadline, count
+        self._sweep, self._spec, self._study, self._deadline, self._count = sweep, sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
         self._stop_asked: Callable[[], bool] = lambda: False
         self._trials_run = 0
+        self._looked = time.monotonic()
+        self._told_of: set[str] = set()
         self._uploads = CheckpointUploads(study, os.environ, lambda text: self._notify(Note(text=text)))
         self._supervisor = Supervisor(
             study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
@@ -69,8 +74,11 @@ class JobRunner:
             StudyError: the record cannot be written; the run goes back to the sweep's queue.
             MachineFault: this machine failed; the run goes back, too.
         """
-        began = time.monotonic()
+        began, files = time.monotonic(), Path(os.environ["WANDB_DIR"]) / "wandb"
         self.opened.add(os.environ.get("WANDB_RUN_ID", ""))  # as the client says it
+        problem = problem_with(files)
+        if problem:
+            return self._give_back_unopened(f"WANDB_DIR {files} cannot be written: {problem}")
         try:
             log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
         except RunLost as error:
@@ -84,6 +92,16 @@ class JobRunner:
             if isinstance(error, OSError):
                 raise fault(error) from error
             raise
+
+    def _give_back_unopened(self, problem: str) -> None:
+        """Give the run back that W&B's client could not write the files of."""
+        began, run = time.monotonic(), os.environ["WANDB_RUN_ID"]
+        self.ending.ask(machine_failed(problem), 1)
+        try:
+            hand_back(self._sweep, run, lambda: self.ending.is_over(began, self._patience.upload_s))
+        except (RunLost, OSError) as error:
+            return self._lose(f"W&B did not take back run {run}: {error}")
+        self._notify(Note(text=f"trial {run} goes back to the sweep's queue: {problem}"))
 
     def check_deadline(self) -> None:
         """Ask for the end when the deadline is there."""
@@ -184,11 +202,22 @@ class JobRunner:
         """Log what the worker reports of a trial."""
         if self._log is not None and isinstance(event, Logged):
             self._log.log(event.row)
+            self._look(self._log)
         elif self._log is not None and isinstance(event, Attached | Resumed):
             self._log.catch_up(self._study.snapshot().history(event.trial))
         elif self._log is not None and isinstance(event, Checkpointed) and not self.ending.reason:
             self._uploads.take(self._log)  # at the end of a session there is no time for it
         self._notify(event)
+
+    def _look(self, log: RunLog) -> None:
+        """Say at once, and not when the trial is over, that W&B takes nothing of it."""
+        if time.monotonic() - self._looked > self._patience.told_s:
+            self._looked = time.monotonic()
+            refusal = refusal_of(log.files)
+            if refusal and log.id not in self._told_of:
+                self._told_of.add(log.id)
+                self._notify(Note(text=f"W&B refuses what run {log.id} sends: {refusal}; the trial goes on, and the "
+                                       f"study has all of it"))
 
     @property
     def _confirms(self) -> bool:
@@ -210,19 +239,24 @@ class JobRunner:
 
     def _finish(self, log: RunLog, code: int, rows: Sequence[Mapping[str, Any]]) -> None:
         began, path, files = time.monotonic(), log.path, log.files
+        doubt = Doubt(path)
         try:
-            log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s))
+            log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s) or doubt.is_certain())
         except RunLost as error:
-            return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, the "
-                              f"study has all of it")
-        missing = what_is_missing(path, files, lambda: self.ending.is_over(began, self._patience.upload_s),
-                                  goes_back=code == PREEMPTED)
+            if not doubt.reason:
+                return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, "
+                                  f"the study has all of it")
+            self.lost = True
+        missing = doubt.reason or what_is_missing(
+            path, files, lambda: self.ending.is_over(began, self._patience.upload_s), goes_back=code == PREEMPTED)
         if missing:
             self._note_missing(log.id, missing)
             line = upload_line(path, files, is_gone=missing.endswith("gone there"))
             self._notify(Note(text=(reason := f"W&B lacks the end of run {path}: {missing}; the study has all of it; "
                                               f"when W&B takes it again, upload it with: {line}")))
             self.ending.ask(reason, 1)
+        elif refusal := refused_file(files):
+            self._notify(Note(text=f"W&B has every row of run {path}, and lacks files of it: {refusal}"))
         if log.reopened:
             self.ending.ask("W&B's own process died and was started anew, which its agent does not survive; run the "
                             "same command again", 1)

@@ -62,15 +62,19 @@ def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
     directory = order.study or study_directory(sweep, environment)
     with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
                                 goal=sweep.spec.goal, seed=None, shared=True) as study:
-        if study.is_alone:
-            began = time.monotonic()
+        def give_back(alone: bool, hurried: Callable[[], object] = lambda: False) -> None:
+            began, patience = time.monotonic(), order.patience
             try:
-                reclaim(sweep, study, notify, lambda: time.monotonic() - began > order.patience.upload_s)
+                reclaim(sweep, study, notify, lambda: time.monotonic() - began > (
+                    patience.hurry_s if hurried() else patience.upload_s), alone=alone)
             finally:
                 leave()
+
+        give_back(study.is_alone)
         orders = [replace(order, address=sweep.path, study=directory, count=count)
                   for count in _shares(order.count, len(gpus))]
-        endings = _run_children(list(zip(gpus, orders, strict=True)), environment, notify)
+        endings = _run_children(list(zip(gpus, orders, strict=True)), environment, notify,
+                                lambda hurried: give_back(False, hurried))
         exit_status, reason = _together(endings)
         return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=study.snapshot())
 
@@ -89,6 +93,11 @@ class _Child:
         self._process = ChildProcess("kaggle_runner.wandb.one_per_gpu", environ=environ, take=self._take, cores=cores)
         with contextlib.suppress(BrokenPipeError):
             self._process.send(_written(order))
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it has ended without a word of its own."""
+        return self.ending is not None and self._told is None
 
     def signal(self, number: int) -> None:
         """Hand a signal on."""
@@ -111,12 +120,17 @@ class _Child:
             self._events.put(Note(text=f"gpu {self.gpu.index}: {self.ending[1]}"))
 
 
-def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environment, notify: Notify) -> list[_Child]:
-    """Start a child for each GPU and wait for all of them, passing on what they tell and the signals that come."""
+def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environment, notify: Notify,
+                  give_back: Callable[[Callable[[], object]], None]) -> list[_Child]:
+    """Start a child for each GPU and wait for all of them, passing on what they tell and the signals that come.
+
+    What one leaves behind that was killed is given back while the others go on.
+    """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     share = max(1, environment.cpu_count // len(work))
     cores = sorted(os.sched_getaffinity(0))
     children: list[_Child] = []
+    buried: list[_Child] = []
     with contextlib.ExitStack() as stack, told_of_signals(notify, lambda: None) as told, \
             _signals(children, told) as signalled:
         for place, (gpu, order) in enumerate(work):
@@ -127,6 +141,10 @@ def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environme
         while any(child.ending is None for child in children) or not events.empty():
             with contextlib.suppress(queue.Empty):
                 notify(events.get(timeout=_POLL_S))
+            died = [child for child in children if child.was_killed and child not in buried]
+            if died:
+                buried += died
+                give_back(lambda: signalled)
     for child in children:
         if signalled and child.ending and child.ending[0] not in (0, INTERRUPTED):  # before it could listen to signals
             child.ending = (INTERRUPTED, f"interrupted by {signal.Signals(signalled[0]).name}")

@@ -74,7 +74,7 @@ def _from_engine(config: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], s
     import numpy
 
     past = [
-        engine.SweepSession(
+        engine.SweepRun(
             name=run["name"],
             state=run["state"],
             config=run["config"],

@@ -204,6 +204,12 @@ class WandbServer:
         until = time.monotonic() + seconds
         self.faults.append(Fault(match=match, status=status, until=until, left=count, after=after, delay_s=delay_s))
 
+    def revoke(self) -> None:
+        """Take the key back: from now on it gets status 401."""
+        self.key = "revoked"
+        if self._listener is not None:
+            self._listener.key = self.key
+
     def heal(self) -> None:
         """Forget all faults."""
         self.faults.clear()

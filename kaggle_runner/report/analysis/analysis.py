@@ -13,7 +13,7 @@ import numpy as np
 from kaggle_runner.metrics import Goal
 from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
 from kaggle_runner.report.analysis.answers import Asked, read_answers
-from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps, status_word
+from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps
 from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
 from kaggle_runner.report.analysis.provenance import how_it_was_run
@@ -21,7 +21,7 @@ from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import Configuration, Noise, find_configurations, measured_noise
-from kaggle_runner.study.trial import TrialRecord
+from kaggle_runner.study.trial import OPEN, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
 """Configurations below which the best of them are too few to show a region."""
@@ -37,7 +37,7 @@ class Row:
     id: str
     number: int
     status: str
-    """A value of `Status`, or `running`."""
+    """A value of `Status`, or one of `OPEN`."""
     value: float | None
     """The study's metric."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -163,9 +163,10 @@ class Analysis:
         return tuple(row for row in self.rows if row.status == "complete" and row.value is not None)
 
     @property
-    def is_running(self) -> bool:
-        """Whether some trial has no result yet."""
-        return any(row.status == "running" for row in self.rows)
+    def unfinished(self) -> str:
+        """What has no result: how many trials run, and how many were stopped without an end; empty if all have one."""
+        counts = [(sum(row.status == word for row in self.rows), word) for word in OPEN]
+        return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
 
 def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
@@ -200,10 +201,11 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
 def _row(record: TrialRecord, metric: str) -> Row:
     trial, result = record.trial, record.result
     if result is None:
-        return Row(id=trial.id, number=trial.number, status=status_word(record), value=None, params=trial.params,
-                   origin=trial.origin, started=record.started, attempts=record.attempts, phases={})
+        return Row(id=trial.id, number=trial.number, status=record.status_word, value=None, params=trial.params,
+                   origin=trial.origin, reason=record.reason, started=record.started, attempts=record.attempts,
+                   phases={})
     predicted = result.notes.get("predicted_peak_bytes")
-    return Row(id=trial.id, number=trial.number, status=status_word(record), value=result.metric, params=trial.params,
+    return Row(id=trial.id, number=trial.number, status=record.status_word, value=result.metric, params=trial.params,
                metrics={name: value for name, value in result.metrics.items() if name != metric},
                origin=trial.origin, reason=result.reason, steps=result.steps, seconds=result.seconds,
                started=record.started, tokens=result.tokens, attempts=record.attempts,
@@ -302,7 +304,7 @@ def _progress(rows: Sequence[Row], goal: str) -> tuple[BestSoFar, ...]:
         hours += row.seconds / 3600
         if row.status == "complete" and row.value is not None and (best is None or sign * row.value < sign * best):
             best = row.value
-        if best is not None and row.status != "running":
+        if best is not None and row.status not in OPEN:
             progress.append(BestSoFar(trial_id=row.id, number=row.number, hours=hours, best=best))
     return tuple(progress)
 

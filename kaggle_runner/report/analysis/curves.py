@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status, TrialRecord
 
-RUNNING = "running"
-"""Status word of a trial without a result, beside the values of `Status`."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -17,7 +14,7 @@ class Curve:
     trial_id: str
     number: int
     status: str
-    """A value of `Status`, or `running`."""
+    """A value of `Status`, or one of `OPEN`."""
     steps: tuple[int, ...]
     """Steps at which the study's metric was measured, ascending."""
     values: tuple[float, ...]
@@ -32,11 +29,6 @@ class Curve:
         """Return the last value measured at or before a step, none if there is none."""
         return next((value for at, value in zip(reversed(self.steps), reversed(self.values), strict=True)
                      if at <= step), None)
-
-
-def status_word(record: TrialRecord) -> str:
-    """Return a trial's status in a word, `running` if it has no result."""
-    return record.result.status.value if record.result else RUNNING
 
 
 def read_curve(snapshot: Snapshot, record: TrialRecord, *, points: int = 200) -> Curve:
@@ -56,7 +48,7 @@ def read_curve(snapshot: Snapshot, record: TrialRecord, *, points: int = 200) ->
                    for row in rows if row.get("step") is not None and row.get("train/loss") is not None)
     train_steps, train_values = _stretch_means(train, points)
     return Curve(
-        trial_id=record.trial.id, number=record.trial.number, status=status_word(record),
+        trial_id=record.trial.id, number=record.trial.number, status=record.status_word,
         steps=tuple(kept), values=tuple(measured[step][0] for step in kept),
         tokens=tuple(measured[step][1] for step in kept), train_steps=train_steps, train_values=train_values)
 

@@ -4,6 +4,8 @@ A study of the lab gets a page that begins with its decision, the folder of a pl
 other study gets its ordinary report.
 """
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from kaggle_runner.report.lab.figures import curves_figure, gains_figure, losses
 from kaggle_runner.report.lab.leads import find_lead, find_plan, plan_overview, stage_lead
 from kaggle_runner.report.png import draw_figures
 from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
+
+RELOAD_S = 20
+"""Seconds after which the page of a watched study loads itself again."""
 
 
 def write_any_report(studies: Sequence[Path], *, out: Path | None = None, notebook: bool = True,
@@ -35,12 +40,23 @@ def write_any_report(studies: Sequence[Path], *, out: Path | None = None, notebo
 
 def watch_any_report(studies: Sequence[Path], *, out: Path | None = None, poll_s: float = 5.0,
                      refresh: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Write the page of studies, of the lab or not, whenever something is new, and yield it each time, without end.
+    """Write the page now and again whenever a trial starts, ends or is evaluated; yield it each time, without end.
+
+    `refresh` is called before every look but the first, for studies that somebody must bring here. The page loads
+    itself again. Only the page is written: call `write_any_report` for the rest when the sweep is done.
 
     Raises:
         StudyError: as `write_any_report`.
     """
-    return write.watch_report(studies, out=out, poll_s=poll_s, refresh=refresh, lead_of=find_lead)
+    seen: object = None
+    while True:
+        now = _sizes(studies), [[record.status_word for record in read_study(study).records if not record.result]
+                                for study in studies]
+        if now != seen:
+            seen = now
+            yield write.write_page(studies, out=out, reload_s=RELOAD_S, lead_of=find_lead)
+        time.sleep(poll_s)
+        refresh()
 
 
 def write_study_page(directory: Path) -> Path:
@@ -98,3 +114,13 @@ def write_contest_plots(contest: Contest, snapshot: Snapshot, decision: Decision
                curves_figure(contest, analysis, snapshot),
                *(figure for figure in cost_figures(analysis) if figure.key == "time")]
     return draw_figures([figure for figure in figures if figure is not None], directory)
+
+
+def _sizes(studies: Sequence[Path]) -> tuple[tuple[str, int], ...]:
+    """Return the files that grow while a sweep runs, with their sizes."""
+    found = []
+    for study in studies:
+        for path in [study / JOURNAL, *sorted(study.glob("trials/*/history.jsonl"))]:
+            with contextlib.suppress(FileNotFoundError):  # a trial that starts again drops its history
+                found.append((str(path), path.stat().st_size))
+    return tuple(found)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kaggle_runner.files import write_atomically
 from kaggle_runner.study.journal import JOURNAL, Snapshot
+from kaggle_runner.study.lock import ELSEWHERE
 
 
 def write_copy(snapshot: Snapshot, directory: Path, *, uid: str, shown: str) -> None:
@@ -19,7 +20,8 @@ def write_copy(snapshot: Snapshot, directory: Path, *, uid: str, shown: str) -> 
     if snapshot.baseline is not None:
         events.append({"event": "baseline", "value": snapshot.baseline, "time": created})
     for record in snapshot.records:
-        events.append({"event": "start", "trial": dataclasses.asdict(record.trial), "time": record.started})
+        events.append({"event": "start", "trial": dataclasses.asdict(record.trial), "time": record.started}
+                      | ({"by": ELSEWHERE} if record.is_held else {}))
         if record.result is not None:
             events.append({"event": "end", "result": dataclasses.asdict(record.result),
                            "time": record.started + record.result.seconds})

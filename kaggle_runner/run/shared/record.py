@@ -205,7 +205,8 @@ class SharedRecord:
 
     def snapshot(self, directory: Path) -> Snapshot:
         """Return the study as it was last read; `directory` is where its copy lies."""
-        records = tuple(TrialRecord(trial=row.trial, result=row.result, attempts=row.attempt, started=row.started)
+        records = tuple(TrialRecord(trial=row.trial, result=row.result, attempts=row.attempt, started=row.started,
+                                    is_held=row.is_open)
                         for row in self.rows.values() if row.trial is not None)
         return Snapshot(directory=directory, info=self.info, baseline=self.baseline, records=records, sessions=(),
                         known=self.known)

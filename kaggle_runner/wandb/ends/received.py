@@ -6,15 +6,38 @@ A storage quota, a key that was revoked, a run that was deleted: the server answ
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from kaggle_runner.wandb.answers import ask_run
+from kaggle_runner.wandb.answers import ASK_EVERY_S, ask_run
 from kaggle_runner.wandb.connection import GiveUp
 
 READ_S = 20.0
 """Seconds until the server must show a run's end that the client says it has sent."""
 _POLL_S = 0.5
 _OPEN = ("running", "pending", "preempting")
+_LONGEST = 300
+
+
+class Doubt:
+    """Whether W&B will ever take the end of a run, which its client tries for days: asked every few seconds."""
+
+    def __init__(self, path: str) -> None:
+        """Prepare for the run at entity/project/run; the first question is for later."""
+        self.reason = ""
+        """Why it never will; empty while it may."""
+        self._path, self._asked = path, time.monotonic()
+
+    def is_certain(self) -> bool:
+        """Say whether there is a reason, asking for it now and then."""
+        if not self.reason and time.monotonic() - self._asked > ASK_EVERY_S:
+            answer, seen = ask_run(self._path)
+            self._asked = time.monotonic()
+            if seen.state == "gone":
+                self.reason = "it was deleted; the run is gone there"
+            elif not answer.knows_key:
+                self.reason = "its server does not know our key any more"
+        return bool(self.reason)
 
 
 def what_is_missing(path: str, files: Path, give_up: GiveUp, *, goes_back: bool) -> str:
@@ -35,6 +58,9 @@ def what_is_missing(path: str, files: Path, give_up: GiveUp, *, goes_back: bool)
                 break
         elif answer.trouble:
             refusal = refusal or answer.trouble
+        elif not answer.knows_key:
+            refusal = refusal or "its server does not know our key any more"
+            break
         if give_up():
             return refusal
         time.sleep(_POLL_S)
@@ -44,19 +70,30 @@ def what_is_missing(path: str, files: Path, give_up: GiveUp, *, goes_back: bool)
 
 
 def refusal_of(files: Path) -> str:
-    """Return what the server answered to a run's stream, from the client's own log; empty if it took it."""
+    """Return what the server answered to a run's stream; empty if it took it."""
+    return next((said for said, _ in _failures(files, "filestream: fatal error")), "")
+
+
+def refused_file(files: Path, name: str = "") -> str:
+    """Return what the server answered when it last refused a file of a run, or any file of it; empty if it took all."""
+    return next((said for said, about in reversed(list(_failures(files, "file transfer: upload: failed")))
+                 if f"Name: {name}" in about), "")
+
+
+def _failures(files: Path, mark: str) -> Iterator[tuple[str, str]]:
+    """Find failures in the log of the client's own process: what was answered, and about what."""
     try:
         lines = (files / "logs" / "debug-internal.log").read_text(errors="replace").splitlines()
     except OSError:
-        return ""
+        return
     for line in lines:
-        if "filestream: fatal error" in line:
+        if mark in line:
             try:
-                said = str(json.loads(line)["msg"])
-            except (ValueError, LookupError, TypeError):
-                said = line
-            return " ".join(said.split("failed to upload: ")[-1].split())[:300]
-    return ""
+                facts = json.loads(line)
+                said, about = str(facts["msg"]), str(facts.get("task", ""))
+            except (ValueError, LookupError, TypeError, AttributeError):
+                said = about = line
+            yield " ".join(said.split("failed to upload: ")[-1].split())[:_LONGEST], about
 
 
 def upload_line(path: str, files: Path, *, is_gone: bool) -> str:

@@ -1,4 +1,4 @@
-"""Trials that a killed agent left behind: found when an agent starts, and given back, so that they resume.
+"""Trials that a killed agent left behind: found by an agent that starts or is between two, and given back to resume.
 
 Nothing can be said by a process that was killed, or whose power went: W&B shows its run as running, then as crashed,
 and hands a crashed run to nobody. Two kinds are found: those of this study without an end, and those of the sweep,
@@ -25,31 +25,35 @@ _HELD = ("running", "preempting", "pending")
 _KILLED = "its agent was killed"
 
 
-def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp) -> None:
+def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *, alone: bool) -> None:
     """Give back what killed agents left of a sweep, and record the ends of this study's trials.
 
-    Only for a process that has the study alone, before its agent begins.
+    Beside other agents of the study, not `alone`, those of its trials count that nobody runs as far as can be seen
+    from here, and the sweep's others are left to the one that was there first. No run of this process may be open.
     """
-    own = [record.trial.id for record in study.snapshot().records if record.result is None]
+    own = [record.trial.id for record in study.snapshot().records
+           if record.result is None and (alone or not record.is_held)]
     for trial in own:
-        study.record_end(_end_of(sweep, study, trial, notify, give_up))
-    for run in [run for run in _crashed_with_checkpoint(sweep, notify) if run not in own]:
-        _give_back(sweep, run, notify, give_up, f"its agent is gone, and its checkpoint is on W&B; run {run}")
+        _end(sweep, study, trial, notify, give_up)
+    for run in list(_crashed_with_checkpoint(sweep, notify)) if alone else ():
+        if run not in own:
+            _give_back(sweep, run, notify, give_up, f"its agent is gone, and its checkpoint is on W&B; run {run}")
 
 
-def _end_of(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> TrialResult:
-    """Give a trial of this study back, and return what is to be recorded of it."""
+def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> None:
+    """Record the end of a trial of this study that nobody runs, and give it back where W&B does not have it back."""
     _, holder = ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")
     if holder.state in _HELD and holder.host not in ("", socket.gethostname()):
-        return study.cut_off(trial, f"{_KILLED}; it goes on on {holder.host}")
+        return study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on on {holder.host}"))
     if holder.state == "preempted":
-        return study.cut_off(trial, f"{_KILLED}; W&B gives it out again")
+        return study.record_end(study.cut_off(trial, f"{_KILLED}; W&B gives it out again"))
     if holder.state in ("finished", "failed", "killed", "gone"):
-        return _lost(study, trial, f"{_KILLED}, and on W&B its run is {holder.state}")
+        return study.record_end(_lost(study, trial, f"{_KILLED}, and on W&B its run is {holder.state}"))
+    # before its run goes back: an agent beside this one may have it a moment later
+    study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on from its last checkpoint, or from the start"))
     refusal = _give_back(sweep, trial, notify, give_up, f"{_KILLED}; run {trial}")
     if refusal:
-        return _lost(study, trial, f"{_KILLED}, and W&B did not take its run back: {refusal}")
-    return study.cut_off(trial, f"{_KILLED}; it goes on from its last checkpoint, or from the start")
+        study.record_end(_lost(study, trial, f"{_KILLED}, and W&B did not take its run back: {refusal}"))
 
 
 def _lost(study: Study, trial: str, reason: str) -> TrialResult:
