@@ -83,8 +83,8 @@ class Supervisor:
     """Asked a few times a second while the worker is busy: none, `stop` or `preempt`."""
     rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
     """The steps at which a trial of this config is judged."""
-    judge: Callable[[Trial, int, float, float | None], bool] = lambda trial, step, value, loss: True
-    """Says at a rung whether a trial goes on."""
+    judge: Callable[[Trial, int, float, float | None], str | None] = lambda trial, step, value, loss: None
+    """Says at a rung why a trial ends there; none: it goes on."""
     limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
     shares: int = 0
@@ -292,7 +292,7 @@ class Supervisor:
                 self.study.log(trial.id, event.row)
                 progress.take(event.row)
             elif isinstance(event, AtRung) and self._worker is not None:
-                self._worker.send(RungVerdict(go_on=self.judge(trial, event.step, event.value, event.loss)))
+                self._worker.send(RungVerdict(why_it_ends=self.judge(trial, event.step, event.value, event.loss)))
 
         try:
             answer = self._converse(request, follow)

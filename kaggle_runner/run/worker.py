@@ -7,7 +7,7 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
     {"type": "forecast", "config": {...}, "limit": {...}}       predict a fine-tune's memory, without loading anything
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
-    {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
+    {"type": "verdict", "why_it_ends": null}                    answer to a `rung` event, for which the trial waits
 
 The first four are answered by events and then by one `prepared`, `baseline`, `forecast` or `trained`, or one `failed`
 that says how; `kaggle_runner.events` has them all. When stdin closes, the supervisor is gone: the process ends itself
@@ -85,15 +85,15 @@ class Worker:
         self._trainer: Trainer[Any] | None = None
         self._name = ""
         self._end_asked: str | None = None
-        self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask(self, end_asked: str) -> None:
         """Have the running trial `stop` or be `preempt`ed at its next step; called from another thread."""
         self._end_asked = end_asked
 
-    def take_verdict(self, go_on: bool) -> None:
+    def take_verdict(self, why_it_ends: str | None) -> None:
         """Let the trial that waits at a rung go on or end; called from another thread."""
-        self._verdicts.put(go_on)
+        self._verdicts.put(why_it_ends)
 
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
@@ -183,7 +183,7 @@ class Worker:
         fit = fit_trial(request.config, limit)
         return MemoryForecast(fits=fit.fits, reason=fit.reason, notes=fit.as_notes(), settings=fit.settings)
 
-    def _judge(self, step: int, value: float, loss: float | None) -> bool:
+    def _judge(self, step: int, value: float, loss: float | None) -> str | None:
         self._emit(AtRung(step=step, value=value, loss=loss))
         return self._verdicts.get()
 
@@ -270,7 +270,7 @@ def main() -> None:
             if isinstance(request, Stop | Preempt):
                 worker.ask(request.kind)
             elif isinstance(request, RungVerdict):
-                worker.take_verdict(request.go_on)
+                worker.take_verdict(request.why_it_ends)
             else:
                 requests.put(request)
         os._exit(0)
