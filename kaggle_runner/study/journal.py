@@ -109,7 +109,7 @@ class Snapshot:
 
     @functools.cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
-        """The complete trials: the configuration with the best mean first, in each the best first, the earlier of equals."""
+        """The complete trials: the configuration with the best mean first, and in each the best trial first."""
         metric, ranks = self.metric, []
         own = {r.trial.id: (*self._own_rank(r), r) for r in self.records
                if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
