@@ -1,11 +1,13 @@
 """Measure what ending trials early saves and whether it loses the winner: by curves, and by rank as it was before.
 
-    python benchmarks/pruning.py [--configurations 20] [--seeds 3] [--orders 300] [--surface-seeds 10] [--out FILE]
+    python benchmarks/pruning.py [--configurations 20] [--seeds 3] [--first-seed 0] [--orders 300]
+                                 [--surface-seeds 10] [--out FILE]
 
 Part 1: fixed configurations of the demo model, trained to their end with an evaluation at every rung. A trial that
 is let on is the same as one that was never judged, so both rules are replayed exactly on the recorded losses, with the
 package's own decisions: in the order of the trials, in other orders, and in orders that draw near to the best one as a
-search does.
+search does; and at equal cost, how much worse than the best of all is the best one that is complete when the steps of 4
+to 10 full trials are spent.
 Part 2: the embedded search with its Gaussian process on a cheap surface with noise, with each rule and without one at
 equal cost, counted in steps. Prints lines for RESULTS.md.
 """
@@ -25,7 +27,7 @@ import torch
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.metrics import Metric
-from kaggle_runner.run.rungs import RungGate, extrapolated, goes_on, may_win, rung_gate, stays
+from kaggle_runner.run.rungs import RungGate, extrapolated, may_win, rung_gate, stays, why_it_ends
 from kaggle_runner.run.search import OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -43,6 +45,8 @@ SHORT = {"gradient_accumulation_steps": 1, "warmup_ratio": 0.05, "max_length": 4
 """Settings of the demo sweep that keep a trial at a few seconds; the first rung must lie after the warm-up."""
 RANKED = 0.3
 """Trials were ranked at the rungs up to this share of the steps."""
+BUDGETS = (4, 6, 8, 10)
+"""Full trials whose steps the trials together may take."""
 MACHINE = f"{platform.machine()}, {os.cpu_count()} cores"
 
 
@@ -51,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configurations", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--orders", type=int, default=300, help="orders of each seed's trials that are replayed")
     parser.add_argument("--surface-seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, help="write the recorded losses of part 1 as JSON")
@@ -71,7 +76,7 @@ def demo_model(folder: Path, arguments: argparse.Namespace) -> None:
     rules = {"curves": gate, "ranks": replace(gate, steps=tuple(step for step in gate.steps if step <= RANKED * STEPS),
                                               eta=3.0)}
     recorded = []
-    for seed in range(seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + seeds):
         draw = random.Random(seed)
         curves, rates = [], []
         for number in range(configurations):
@@ -98,6 +103,15 @@ def demo_model(folder: Path, arguments: argparse.Namespace) -> None:
                   f"({arguments.orders}), by {name}: {statistics.mean(share for share, _ in ends):.0%} of the steps, "
                   f"the best trial found in {statistics.mean(not lost for _, lost in ends):.0%}, loss lost "
                   f"{statistics.mean(lost for _, lost in ends):.4f}", flush=True)
+    for name, rule in {**rules, "none": replace(gate, steps=())}.items():
+        cells = []
+        for trials in BUDGETS:
+            lost = [replayed(rule, [one["curves"][place] for place in any_order(
+                one["curves"], one["rates"], random.Random(number))], trials * STEPS)[1]
+                for one in recorded for number in range(arguments.orders)]
+            cells.append(f"{statistics.mean(lost):.4f}")
+        print(f"pruning, demo model | {MACHINE} | loss lost at the cost of {'/'.join(map(str, BUDGETS))} full trials, "
+              f"{seeds} seeds, any order, by {name}: {'/'.join(cells)}", flush=True)
 
 
 def any_order(curves: list[dict[int, float]], rates: list[float], generator: random.Random) -> list[int]:
@@ -116,12 +130,17 @@ def searched_order(curves: list[dict[int, float]], rates: list[float], generator
     return order
 
 
-def replayed(gate: RungGate, curves: list[dict[int, float]]) -> tuple[float, float]:
-    """Return the share of the steps that trials take in this order, and by how much the best that is left is worse."""
+def replayed(gate: RungGate, curves: list[dict[int, float]], budget: float = math.inf) -> tuple[float, float]:
+    """Return the share of the steps that trials take in this order, and by how much the best that is left is worse.
+
+    No trial begins when the steps of the budget are spent.
+    """
     reached: dict[int, list[float]] = {step: [] for step in gate.steps}
     complete: list[dict[int, float]] = []
     steps = 0
     for curve in curves:
+        if steps >= budget:
+            break
         for step in gate.steps:
             on = may_win(curve[step], [(one[step], one[STEPS]) for one in complete], gate.metric) if gate.eta is None \
                 else stays(gate.metric, gate.eta, (curve[step], None), [(value, None) for value in reached[step]])
@@ -167,7 +186,7 @@ def search_at_cost(spec, directory: Path, gate: RungGate | None, seed: int, *, b
             for step in (10, 30, 60, 100):
                 value = true_loss(trial.params, step) + noise.gauss(0, 0.004)
                 evaluations.append((step, value))
-                if gate and step in gate.steps and not goes_on(gate, trial.id, step, (value, None), study.snapshot()):
+                if gate and step in gate.steps and why_it_ends(gate, trial.id, step, (value, None), study.snapshot()):
                     status = Status.PRUNED
                     break
             spent += step

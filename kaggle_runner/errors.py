@@ -11,7 +11,7 @@
     ├── HostError            this machine cannot do what was asked
     │   ├── MissingPackages  packages that are not installed, with the extra that has them
     │   ├── MachineFault     the disk, the handles or a folder of this machine failed in the middle of a trial
-    │   ├── NoGpu            a session without a GPU that torch can use, where a CPU was not asked for
+    │   │   └── NoGpu        a session without a GPU that torch can use, where a CPU was not asked for
     │   └── NoInternet       a session that needs the internet and has none
     ├── BudgetError          a trial that needs more memory than there is
     ├── SecretError          a key that is missing or malformed; never holds its value
@@ -91,7 +91,7 @@ class MachineFault(HostError):
     """The machine failed in the middle of a trial, which is not the trial's fault: it goes on where that is mended."""
 
 
-class NoGpu(HostError):
+class NoGpu(MachineFault):
     """A session without a GPU that torch can use, where a CPU was not asked for."""
 
     exit_status = 21

@@ -334,10 +334,10 @@ class Preempt(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class RungVerdict(Request):
-    """Answer to `AtRung`: whether the trial goes on."""
+    """Answer to `AtRung`: why the trial ends there; none: it goes on."""
 
     kind = "verdict"
-    go_on: bool
+    why_it_ends: str | None
 
 
 Notify = Callable[[Event], None]

@@ -1,12 +1,11 @@
 """Read a launcher back: what it runs, and the package inside it. Compares better than text across Pythons."""
 
 import ast
-import base64
 import bz2
 import io
 import json
 
-from kaggle_runner.kaggle.launcher import Launch
+from kaggle_runner.kaggle.launcher import CHUNK, CHUNK_BYTES, DIGITS, Launch
 
 
 def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
@@ -15,6 +14,12 @@ def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
               if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
     read = {name: ast.literal_eval(values[f"KAGGLE_RUNNER_{name}"])
             for name in ("ARGUMENTS", "SETTINGS", "FILES", "PACKAGE")}
-    archive = io.BytesIO(bz2.decompress(base64.b85decode(read["PACKAGE"])))
+    packed, text = b"", read["PACKAGE"]
+    for start in range(0, len(text), CHUNK):
+        number = 0
+        for digit in text[start:start + CHUNK]:
+            number = number * len(DIGITS) + DIGITS.index(digit)
+        packed += number.to_bytes(CHUNK_BYTES, "big")
+    archive = io.BytesIO(bz2.decompress(packed))
     package = {name: archive.read(size) for name, size in json.loads(archive.readline()).items()}
     return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package

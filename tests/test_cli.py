@@ -273,6 +273,21 @@ def test_two_gpus_have_a_worker_each_and_share_one_study(run, sweep_file, tmp_pa
     assert started[1] < min(ended), "two trials ran at once"
 
 
+def test_on_kaggle_a_gpu_that_torch_cannot_use_ends_the_session(run, sweep_file, tmp_path):
+    """The torch of the worker is told that it was made for CUDA, as the images' is: it then finds no driver."""
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "sitecustomize.py").write_text("import sys\nif 'kaggle_runner.run.worker' in sys.orig_argv:\n"
+                                                        "    import torch\n    torch.version.cuda = '12.8'\n")
+    path = path_with(tmp_path / "bin", answering(T4_X2)).split(":", 1)[0]
+    done = run("sweep", sweep_file(), "--study", "two", check=21, PATH=f"{path}:{os.environ['PATH']}",
+               KAGGLE_KERNEL_RUN_TYPE="Batch", KAGGLE_RUNNER_ROOT=str(tmp_path),
+               PYTHONPATH=os.pathsep.join([str(tmp_path / "made"), str(Path(__file__).parent.parent)]))
+    assert re.search(r"error: no GPU to train on: nvidia-smi lists one, and torch [\d.]+\S* cannot use it: .*; restart "
+                     r"the session with the image's own torch, or use the CPU: --cpu", " ".join(done.stderr.split()))
+    assert read_study(tmp_path / "two").records == []
+
+
 @pytest.mark.slow
 def test_a_deadline_checkpoints_the_running_trial(run, sweep_file, tmp_path):
     file = sweep_file(max_steps=10_000, eval_steps=10_000)  # longer than the session, however fast the machine

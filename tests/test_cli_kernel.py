@@ -155,18 +155,43 @@ def test_a_pushed_sweep_file_runs_its_trials_and_a_bare_push_pushes_the_same(per
 @pytest.mark.slow
 def test_a_pushed_sweep_file_whose_trials_fail_exits_with_the_verdict_of_the_kernel(person, sweep_file):
     person.server.session_limit_s = 800.0
-    done = person.run("push", sweep_file(model="./no-such-model"), "--wait", "--count", "4", "--cpu", check=1)
+    done = person.run("push", sweep_file(model="/no-such-model"), "--wait", "--count", "4", "--cpu", check=1)
     assert person.server.session(SLUG).status == "COMPLETE", "so that its files are kept"
-    assert re.search(r"^verdict  failed: the model folder \./no-such-model does not exist; give an existing folder",
+    assert re.search(r"^verdict  failed: the model folder /no-such-model does not exist; give an existing folder",
                      done.stdout, re.M)
     assert json.loads((person.directory / "kernels" / SLUG / "output" / "result.json").read_text())["exit_status"] == 1
     assert "next" not in done.stdout, "there is no trial to report"
 
 
 def test_what_a_kernel_does_not_have_is_said_before_the_push(person, sweep_file):
-    done = person.run("push", sweep_file(model="demo"), "--dry-run")
-    assert "warning: the demo base stays on this machine" in done.stderr
+    done = person.run("push", sweep_file(), "--dry-run")
     assert re.search(r"warning: dataset /.* is a path of this machine: a kernel has the hub", done.stderr)
+
+
+@pytest.mark.parametrize(("values", "status", "message", "environ"), [
+    ({"model": "demo"}, 12, "would not find the demo base, whose weights stay on this machine; for a try on a kernel "
+                            "write a small model of the hub", {}),
+    ({"model": "./my-model", "dataset": "rows.jsonl"}, 12,
+     r"would not find the model \./my-model, a path of this machine; upload it to Kaggle, mount it with --model and "
+     r"write its path under /kaggle/input; nor the dataset rows\.jsonl, a path of this machine", {}),
+    ({"model": "/kaggle/input/llama", "dataset": "python-docs"}, 12,
+     "the model /kaggle/input/llama, because nothing is mounted there; give --model", {}),
+    ({}, 1, "HF_ENDPOINT is 'huggingface.co', which is no address of a server; write it like https://host, or unset",
+     {"HF_ENDPOINT": "huggingface.co"}),
+    ({}, 1, "WANDB_BASE_URL holds a password, and would be in the kernel's source", {"WANDB_BASE_URL": "http://a:b@h"}),
+])
+def test_what_no_kernel_could_do_is_not_pushed(tmp_path, values, status, message, environ):
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    values = {"model": "meta-llama/Llama-3.2-1B", "dataset": "python-docs", **values}
+    named = "".join(f"  {name}: {{value: {value}}}\n" for name, value in values.items())
+    (tmp_path / "mine.yaml").write_text("method: grid\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+                                        f"{named}  learning_rate: {{values: [1.0e-4, 2.0e-4]}}\n")
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", "push", "mine.yaml", "--owner", "me", "--dry-run"],
+                          capture_output=True, text=True, cwd=tmp_path, env={
+                              "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "COLUMNS": "999", **environ})
+    assert (done.returncode, done.stderr.count("error: ")) == (status, 1), done.stderr
+    assert re.search(message, " ".join(done.stderr.split())), done.stderr
+    assert not (tmp_path / "kernels").exists()
 
 
 def test_a_retired_machine_and_a_gated_model_without_a_key_are_warned_of_before_the_push(person, sweep_file):

@@ -32,6 +32,20 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.parametrize(("package", "arguments"), [
+    ("plotly", ("vary", "vary.yaml")), ("nbclient", ("tune", "plan.yaml")), ("matplotlib", ("report", "studies/none")),
+    ("optuna", ("sweep", "sweep.yaml")), ("wandb", ("sweep", "sweep.yaml", "--log", "wandb-offline")),
+])
+def test_a_package_that_breaks_as_it_is_imported_is_named_before_the_first_trial(run, tmp_path, package, arguments):
+    (tmp_path / "hidden" / package).mkdir(parents=True)
+    (tmp_path / "hidden" / package / "__init__.py").write_text("raise RuntimeError('made for\\nanother numpy')\n")
+    done = run(*arguments, without=[])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (f"error: {package} cannot be imported (RuntimeError: made for); run: pip "
+                                            f"install --force-reinstall {package}")
+    assert not list(tmp_path.rglob("trials.jsonl"))
+
+
 @pytest.mark.parametrize("arguments", [("vary", "vary.yaml"), ("tune", "plan.yaml"), ("report", "studies/none")])
 def test_what_draws_the_result_is_asked_for_before_the_first_trial(run, tmp_path, arguments):
     done = run(*arguments, without=["nbclient", "matplotlib"])

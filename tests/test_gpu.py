@@ -83,6 +83,24 @@ def test_no_devices_with_status_0_is_no_gpu(tmp_path):
     assert found.problems == ("nvidia-smi said: No devices were found",)
 
 
+@pytest.mark.parametrize(("script", "reason"), [
+    ("echo 'No devices were found'", "0 listed by nvidia-smi (nvidia-smi said: No devices were found)"),
+    ("echo '<html>'", "0 listed by nvidia-smi (nvidia-smi said: <html>)"),
+    ("printf '\\033[31mred\\007'; exit 3", "nvidia-smi ended with status 3 and said: [31mred"),
+    ("echo '0, Tesla T4, 15360, 7.5, GPU-1'; echo 'GPU 0000:00:05.0: Unknown Error'; exit 255",
+     "nvidia-smi ended with status 255 and said: GPU 0000:00:05.0: Unknown Error"),
+    ("yes nonsense | head -c 3000000", "0 listed by nvidia-smi (nvidia-smi said: nonsense)"),
+    ("head -c 3000 /dev/zero | tr '\\0' x", f"0 listed by nvidia-smi (nvidia-smi said: {'x' * 200})"),
+    ("echo '0, Tesla T4, 0, 7.5, GPU-1'",
+     "0 listed by nvidia-smi (GPU 0 (Tesla T4) is left out: nvidia-smi gives its memory as '0' and its compute "
+     "capability as '7.5', and a budget needs both)"),
+])
+def test_what_a_driver_in_trouble_says_is_the_reason_and_short(tmp_path, script, reason):
+    found = survey(tmp_path, script + "\n")
+    assert (found.gpus, found.reason) == ((), reason)
+    assert len(found.problems) <= 64
+
+
 def test_a_gpu_with_unknown_memory_is_left_out_with_the_reason(tmp_path):
     found = survey(tmp_path, answering("0, NVIDIA GB10, [N/A], 12.1, GPU-1\n" + T4_X2.splitlines()[1] + "\n"))
     assert [g.index for g in found.gpus] == [1]
@@ -111,7 +129,7 @@ def test_without_nvidia_smi_there_is_no_gpu_and_no_problem(tmp_path):
 
 @pytest.mark.parametrize(("wanted", "indices"), [
     ("0", [0]), ("1", [1]), ("1,0", [1, 0]), ("", []), ("-1", []), ("0,7,1", [0]), (" 1 ", [1]),
-    ("GPU-2222", [1]), ("GPU-", []), ("GPU-9999", []), ("NoDevFiles", []),
+    ("GPU-2222", [1]), ("GPU-", []), ("GPU-9999", []), ("NoDevFiles", []), ("0,0", []), ("GPU-2222,1", []),
 ])
 def test_cuda_visible_devices_decides_which_gpus_are_seen(tmp_path, wanted, indices):
     found = survey(tmp_path, answering(T4_X2), CUDA_VISIBLE_DEVICES=wanted)

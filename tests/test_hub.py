@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from kaggle_runner.errors import ModelError
+from kaggle_runner.training.hub import raise_refusal
 from tests.standins.hub_server import HubServer
 
 ASK = """
@@ -19,7 +22,7 @@ from kaggle_runner.errors import KaggleRunnerError
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.models.base_model import load_base
 
-for owner in ("gated", "limited", "missing", "stale"):
+for owner in ("gated", "limited", "missing", "stale", "walled"):
     for kind in ("model", "dataset"):
         config = FinetuneConfig(**{kind: f"{owner}/thing"})
         try:
@@ -95,6 +98,19 @@ def test_a_revoked_token_is_named_as_the_reason(with_a_token):
                     with_a_token["stale model"])
     assert "refuses the Hugging Face token of this machine" in with_a_token["stale dataset"]
     assert TOKEN not in str(with_a_token)
+
+
+def test_a_refusal_without_a_token_and_an_error_of_the_hub_are_told_apart(without_a_token):
+    assert re.match(r"ModelError: the hub, or what stands before it, refuses this machine, HTTP 403, for the model "
+                    r"'walled/thing' \(.*\); open https://huggingface\.co/walled/thing in a browser; export HF_TOKEN",
+                    without_a_token["walled model"])
+    assert "HTTP 403, for the dataset 'walled/thing'" in without_a_token["walled dataset"]
+    for status in (500, 502, 503, 504):  # the client itself tries again for half a minute
+        answer = OSError(f"Server error '{status}' for url 'https://hub.example/x'")
+        answer.response = SimpleNamespace(status_code=status)
+        with pytest.raises(ModelError, match=rf"the hub fails by itself, HTTP {status}, for the model 'a/b' \(Server "
+                                             rf"error '{status}' .*\); wait some minutes and run the same command"):
+            raise_refusal(answer, "a/b", ModelError)
 
 
 OPEN = """

@@ -301,7 +301,10 @@ def test_a_kernel_that_was_saved_without_its_gpu_or_internet_is_refused_and_not_
     ("P100", "no machine 'P100': it retired its P100 in September 2026, and torch has no kernels for one; take "
              "NvidiaTeslaT4"),
     ("TpuV5E8", "--machine TpuV5E8 has a TPU, and nothing here trains on one"), ("tpu v5e-8", "tpu v5e-8 has a TPU"),
-    ("v6e8", "v6e8 has a TPU"),
+    ("v6e8", "v6e8 has a TPU"), ("v5litepod-8", "has a TPU"), ("v5e", "has a TPU"), ("Trillium", "has a TPU"),
+    ("T4×2", "did you mean NvidiaTeslaT4. "), ("Ｔ４", "did you mean NvidiaTeslaT4. "),
+    ("T4,L4", "did you mean NvidiaTeslaT4. choose one of"), ("RTX 6000", "did you mean NvidiaRtxPro6000. "),
+    ("highmem", "did you mean NvidiaTeslaT4Highmem. "), ("x" * 500, f"no machine '{'x' * 40}', and would"),
 ])
 def test_a_machine_that_kaggle_does_not_have_is_refused_with_the_one_that_is_meant(machine, message):
     with refused(Refusal.MACHINE, message):

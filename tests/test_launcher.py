@@ -62,7 +62,8 @@ def test_it_leaves_out_weights_and_what_a_kernel_does_not_use():
     assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kaggle/watch" in name]
     files = [path for path in (REPOSITORY / "kaggle_runner").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     missing = {path.relative_to(REPOSITORY).as_posix() for path in files} - names.keys()
-    assert not [name for name in missing if not name.endswith(".py") and "demo_base" not in name], "reports need theirs"
+    unseen = [name for name in missing if not re.search(r"\.py$|demo_base|sweep/shipped", name)]
+    assert not unseen, "reports need theirs"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -189,6 +190,22 @@ def test_a_session_without_the_internet_ends_before_it_installs_anything(tmp_pat
     assert list(result["seconds_by_phase"]) == ["check"]
     run_script(script, tmp_path, on_kaggle=True, PATH=t4, KAGGLE_RUNNER_INTERNET="off", **offline)
     assert "mine.yaml: 3 problems" in result_of(tmp_path)["reason"], "the command ran, and has its own words"
+
+
+@pytest.mark.parametrize("place", ["working", "working/result.json"])
+def test_a_verdict_that_cannot_be_written_is_said_in_one_line(tmp_path, place):
+    taken = tmp_path / "kaggle" / place
+    (tmp_path / "kaggle").mkdir()
+    if place == "working":
+        taken.write_text("no folder")
+    else:
+        taken.mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    ran = run_script(build_launcher(SWEEP, {}), tmp_path / "there", KAGGLE_KERNEL_RUN_TYPE="Batch",
+                     KAGGLE_RUNNER_ROOT=str(tmp_path), PATH="/usr/bin:/bin")
+    assert (ran.returncode, "Traceback" in ran.stderr) == (0, False), ran.stderr
+    assert re.search(r"error: cannot write .*/working/result\.json: .* a directory; the session has no verdict",
+                     ran.stderr)
 
 
 def test_one_damaged_byte_is_said(tmp_path, detect_script):

@@ -22,7 +22,7 @@ config = FinetuneConfig(model=sys.argv[1], dataset=sys.argv[2], samples=8, max_s
 folder = Path(sys.argv[4])
 work = WarmFinetune(lambda event: None, folder, torch.device("cpu"))
 control = Control(poll=lambda: None, emit=lambda event: None, directory=folder, checkpoint_steps=None, rung_steps=(),
-                  judge=lambda step, loss: True)
+                  judge=lambda step, value, loss: None)
 result = work.train(config, "0000", control)
 print(json.dumps([result.status.value, result.notes["hidden_package"], "torchao" in sys.modules]))
 """

@@ -73,10 +73,9 @@ def test_no_fault_of_the_machine_costs_a_trial(params: dict[str, Any], tmp_path:
 
         with supervised(directory, tmp_path / "cache", notify) as supervisor:
             def judge(*_: object, supervisor: Supervisor = supervisor, fault: Fault = fault,
-                      directory: Path = directory) -> bool:
+                      directory: Path = directory) -> None:
                 assert supervisor.worker_pid is not None
                 fault(supervisor.worker_pid, directory)
-                return True
 
             supervisor.judge = judge
             if name == "whole":

@@ -136,3 +136,6 @@ def test_spreading_keeps_the_order_and_squeezes_what_diverged() -> None:
     squeezed = spread(np.array([1.0, 1.01, 1.02, 1.1, 50.0]))
     assert (np.diff(squeezed) > 0).all()
     assert squeezed[-1] / squeezed[2] < 20
+    low, lower = (spread(np.array([1.3, bottom, 1.0, 1.1, 1.3])) for bottom in (9.0, 900.0))
+    assert (low == lower).all(), "the ground above a cliff looks the same, however deep it is"
+    assert low[0] == low[4]

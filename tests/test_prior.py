@@ -17,7 +17,8 @@ from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
 from kaggle_runner.run.points.prior import known_of, lessons_of, observations
-from kaggle_runner.run.points.propose import Observation, Told, propose
+from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
+from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, TrialResult
@@ -85,6 +86,19 @@ def test_other_steps_are_another_surface_and_values_outside_move_to_the_nearest_
     assert len(observations(moved, spec)) == len(moved)
 
 
+@pytest.mark.parametrize(("goal", "of_prior", "of_default", "is_so"), [
+    ("minimize", 2.0, 1.0, True), ("minimize", 1.0, 2.0, False), ("maximize", 1.0, 2.0, True),
+    ("maximize", 2.0, 1.0, False), ("minimize", None, 1.0, False), ("minimize", 2.0, None, False)])
+def test_other_studies_mislead_where_their_best_comes_out_worse_than_the_default(
+        goal: str, of_prior: float | None, of_default: float | None, is_so: bool, tmp_path: Path) -> None:
+    space = SearchSpace.of(read_sweep(write(tmp_path)))
+    known, default = ({**space.fixed, "learning_rate": rate, "lora_r": 8} for rate in (1e-3, 2e-4))
+    prior = [Observation(params=known, told=Told.VALUE, value=1.5, surface=1)]
+    values = [Observation(params=params, told=Told.VALUE, value=value)
+              for params, value in ((known, of_prior), (default, of_default)) if value is not None]
+    assert misleads(prior, space, goal, default, values) is is_so
+
+
 def test_how_far_another_surface_can_be_trusted_is_learned() -> None:
     own = np.linspace(0.1, 0.9, 5)
     points = np.concatenate([own, np.linspace(0, 1, 12)])[:, None]
@@ -148,10 +162,37 @@ def test_a_configuration_to_start_with_is_a_plain_file_or_a_sweep_file_of_fixed_
         best.write_text(text)
         assert read_start(best, spec) == {"learning_rate": 3e-3, "lora_r": 16}
     for text, said in (("max_steps: 7\n", r"names nothing that .* searches \(learning_rate, lora_r\)"),
-                       ("lora_rr: 7\n", "did you mean 'lora_r'"), ("lora_r: -1\n", "lora_r.value: must be at least 1")):
+                       ("lora_rr: 7\n", "\n  lora_rr: no such hyperparameter; did you mean 'lora_r'"),
+                       ("lora_r: -1\n", "\n  lora_r: must be at least 1"), ("", "the file is empty; write one on each"),
+                       ("trainer: charlm\nlearning_rate: 0.1\n", r"trainer: is 'charlm', but .* trains with finetune"),
+                       ("parameters: {lora_r: {value: 0}}\n", r"parameters.lora_r.value: must be at least 1"),
+                       ("- 1\n", "must be a mapping with hyperparameters"), ("studies: {}\n", "is a tuning plan")):
         best.write_text(text)
         with pytest.raises(SweepError, match=said):
             read_start(best, spec)
+
+
+def test_a_configuration_outside_of_the_ranges_is_said_to_begin_at_their_nearest_point(tmp_path: Path) -> None:
+    said: list[str] = []
+    begin_with(read_sweep(write(tmp_path)), order(tmp_path / "study", start={"learning_rate": 5.0, "lora_r": 8}),
+               lambda event: said.append(event.text))  # type: ignore[attr-defined]
+    assert said == ["--start: learning_rate 5 is none of this sweep's values; the first trial has the nearest, 0.01"]
+
+
+def test_a_study_that_cannot_be_taken_over_stays_as_it_was(tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    run(write(tmp_path), directory, 3)
+    before = (directory / "trials.jsonl").read_text()
+    other = tmp_path / "char.yaml"
+    other.write_text("method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters: {trainer: {value: charlm}, "
+                     "learning_rate: {values: [0.001, 0.002]}}\n")
+    wider = read_sweep(write(tmp_path, "wider.yaml", high="1.0e-1"))
+    for spec, seed, said in ((read_sweep(other), None, "study trained with finetune, this sweep trains with charlm"),
+                             (wider, 7, "was made with seed 0, not 7")):
+        with pytest.raises(StudyError, match=said):
+            adopt(directory, spec, seed)
+        assert (directory / "trials.jsonl").read_text() == before
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["study"]
 
 
 def test_a_wider_range_keeps_every_trial(earlier: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.metrics import EXACT_MATCH, Metric
-from kaggle_runner.run.rungs import RungGate, extrapolated, goes_on, may_win, rung_gate, scores_at, stays
+from kaggle_runner.run.rungs import RungGate, extrapolated, may_win, rung_gate, scores_at, stays, why_it_ends
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
@@ -59,12 +59,14 @@ def test_curves_are_of_complete_trials_and_a_sweeps_own_hyperband_ranks_all(tmp_
     complete = [(Status.COMPLETE, end, ((10, at), (100, end))) for at, end in ((2.0, 1.0), (3.0, 1.6))]
     snapshot = a_study(tmp_path, *complete, (Status.PRUNED, 5.0, ((10, 5.0),)))
     curves, ranks = (RungGate(steps=(10,), eta=eta, metric=LOSS) for eta in (None, 3.0))
-    assert goes_on(curves, "new", 10, (9.0, None), snapshot)
-    assert goes_on(ranks, "new", 10, (2.5, None), snapshot)
-    assert not goes_on(ranks, "new", 10, (3.5, None), snapshot)
+    assert why_it_ends(curves, "new", 10, (9.0, None), snapshot) is None
+    assert why_it_ends(ranks, "new", 10, (2.5, None), snapshot) is None
+    assert why_it_ends(ranks, "new", 10, (3.5, None), snapshot) == (
+        "not in the best 1/3 at step 10, as early_terminate asks")
     whole = a_study(tmp_path / "more", *complete, (Status.COMPLETE, 2.4, ((10, 4.0), (100, 2.4))))
-    assert not goes_on(curves, "new", 10, (9.0, None), whole)
-    assert goes_on(curves, "0002", 10, (4.0, None), whole), "it is not compared with itself, so with two only"
+    assert why_it_ends(curves, "new", 10, (9.0, None), whole) == (
+        "behind the best trial at step 10 by more than the others made up from there on")
+    assert why_it_ends(curves, "0002", 10, (4.0, None), whole) is None, "it is not compared with itself"
 
 
 @pytest.mark.parametrize(("value", "others", "goes_on"), [

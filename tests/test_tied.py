@@ -49,7 +49,8 @@ def test_a_field_of_whole_numbers_gets_the_nearest_one() -> None:
     ("2 *", "missing at its end"), ("r ** 2", r"missing before '\*'"), ("(r", "not closed"), ("r)", "not expected"),
     ("__import__('os')", "means nothing here"), ("open(r)", r"open\(...\) is not known"), ("min()", "missing before"),
     ("r.real", "means nothing here"), ("r if r else 1", "'if' is not expected"), ("(" * 60 + "r" + ")" * 60, "50 deep"),
-    ("lambda: r", "means nothing here"), ("[r]", "means nothing here")])
+    ("lambda: r", "means nothing here"), ("[r]", "means nothing here"), ("+".join("r" * 3000), "more than 200 parts"),
+    ("\u0663 * r", "means nothing here")])
 def test_what_is_no_expression_is_said_and_never_run(text: str, said: str) -> None:
     with pytest.raises(BadExpression, match=said):
         Tied.read(text, is_whole=False)
@@ -95,7 +96,8 @@ def test_parameters_that_are_tied_to_tied_ones_are_computed_after_them(tmp_path:
     ("lora_r / 0", r"divides by zero: what it divides by is 0"),
     ("2e308 * lora_r", r"can be too large for a number"),
     ("lora_r lora_r", r"'lora_r lora_r' is no expression: 'lora_r' is not expected there"),
-    ("1 - lora_r", r"lora_r 16 with lora_alpha 1 - lora_r: lora_alpha must be at least 1, got -15"),
+    ("1 - lora_r", r"1 problem\n  parameters: lora_alpha 1 - lora_r: lora_alpha must be at least 1, got -7$"),
+    ("20 - lora_r", r"1 problem\n  parameters: lora_r 32 with lora_alpha 20 - lora_r: lora_alpha must be at least 1"),
     ("auto", r"lora_alpha.value: must be a whole number, got 'auto'"),
 ])
 def test_an_expression_that_cannot_work_is_refused_before_any_trial(alpha: str, said: str, tmp_path: Path) -> None:

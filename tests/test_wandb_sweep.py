@@ -253,6 +253,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert [run.summary.get("eval/loss") for run in runs[:6]] == [record.result.metric for record in snapshot.records]
     pruned, stopped = snapshot.records[1].result, snapshot.records[5].result
     assert (pruned.steps, runs[1].column("eval/loss")) == (2, [pruned.metric])
+    assert runs[1].summary["reason"] == pruned.reason == "not in the best 1/2 at step 2, as early_terminate asks"
     assert 0 < stopped.steps < LONG
     assert runs[5].column("eval/loss")[-1] == stopped.evaluations[-1][1]
     assert "SIGKILL" in runs[4].summary["reason"]

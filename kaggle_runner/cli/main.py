@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -218,8 +219,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KaggleRunnerError as error:
         complain(f"error: {error}")
         sys.exit(error.exit_status)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("kaggle_runner"):
+    except Exception as error:
+        broken = _broken_package(error)
+        if broken:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            complain(f"error: {broken} cannot be imported ({said}); run: pip install --force-reinstall {broken}")
+        elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
+            complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
+        else:
             raise
-        complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
         sys.exit(1)
+
+
+def _broken_package(error: BaseException) -> str:
+    """Name the package of others that failed as it was imported; empty for any other failure."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
+    names = (frame.f_globals.get("__name__", "").split(".")[0] for frame in frames)
+    return next((name for name in names if name not in ("__main__", "kaggle_runner")), "")

@@ -1,5 +1,6 @@
 """What the commands that run trials share: their options, the machine they run on, and how an ending is printed."""
 
+import importlib
 import importlib.util
 import json
 import math
@@ -168,8 +169,8 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     try:
         from kaggle_runner.report.png import draw_overview
         from kaggle_runner.report.write import write_page
-    except ModuleNotFoundError as error:  # what was asked for is done and recorded
-        click.echo(f"no page was written: {error.name} is not installed", err=True)
+    except Exception as error:  # a package is missing or broken; what was asked for is done and recorded
+        click.echo(f"no page was written: {error}", err=True)
         return None
     page = write_page([snapshot.directory])
     picture = page.with_name("overview.png")
@@ -179,7 +180,7 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
 
 
 def require_pictures() -> None:
-    """See, before a command's work, that what draws its results is installed.
+    """See, before a command's work, that what draws its results can be imported.
 
     Raises:
         MissingPackages: some of it is not.
@@ -198,13 +199,15 @@ def warn_of_no_page() -> None:
 
 
 def require(packages: Sequence[str], extra: str) -> None:
-    """See that packages are installed.
+    """See that packages are installed, and import them: a broken one fails now, and not when the work is done.
 
     Raises:
         MissingPackages: some are not; `extra` has them.
     """
     if absent := missing(packages):
         raise MissingPackages(absent, extra)
+    for name in packages:
+        importlib.import_module(name)
 
 
 def missing(packages: Sequence[str]) -> list[str]:

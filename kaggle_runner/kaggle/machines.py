@@ -6,6 +6,7 @@ what is retired.
 
 import difflib
 import re
+import unicodedata
 
 from kaggle_runner.errors import KernelError, Refusal
 
@@ -15,7 +16,8 @@ MACHINES = (T4_X2, "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaL4X1", "NvidiaTesl
             "NvidiaRtxPro6000")
 """Those with GPUs; most accounts get the first one and no other."""
 RETIRED = "NvidiaTeslaP100"
-_WRITTEN = {"t4x2": T4_X2, "2xt4": T4_X2, "gpu": T4_X2, "l4x4": "NvidiaL4", "4xl4": "NvidiaL4"}
+_WRITTEN = {"t4x2": T4_X2, "2xt4": T4_X2, "gpu": T4_X2, "l4x4": "NvidiaL4", "4xl4": "NvidiaL4",
+            "highmem": "NvidiaTeslaT4Highmem", "rtx6000": "NvidiaRtxPro6000", "rtx": "NvidiaRtxPro6000"}
 """What Kaggle's page and people call a machine, as far as it is not a part of its name."""
 
 
@@ -31,21 +33,21 @@ def check_machine(name: str) -> str:
         return (f"Kaggle retired {RETIRED} in September 2026 and may give {T4_X2} instead; torch has no kernels for a "
                 f"P100, and on one the session would end in its first minute; take {T4_X2}")
     short = _short(name)
-    if "tpu" in short or re.fullmatch(r"v\d[a-z]?(8|32|256)", short):
+    if re.search("tpu|trillium|ironwood", short) or re.fullmatch(r"v[2-7](e|p|litepod)?(1|4|8|16|32|256)?", short):
         raise KernelError(Refusal.MACHINE, f"--machine {name} has a TPU, and nothing here trains on one: all of it is "
                                            f"written for CUDA; take {T4_X2}")
     if "p100" in short:
         raise KernelError(Refusal.MACHINE, f"Kaggle has no machine {name!r}: it retired its P100 in September 2026, "
                                            f"and torch has no kernels for one; take {T4_X2}")
     meant = "--cpu" if short in ("cpu", "none") else _meant(short)
-    raise KernelError(Refusal.MACHINE, f"Kaggle has no machine {name!r}, and would run the kernel without a GPU; "
+    raise KernelError(Refusal.MACHINE, f"Kaggle has no machine {name[:40]!r}, and would run the kernel without a GPU; "
                                        f"{f'did you mean {meant}? ' if meant else ''}choose one of "
                                        f"{', '.join(MACHINES)}, or --cpu")
 
 
 def _short(name: str) -> str:
     """Write a name in small letters and digits, without its maker: `nvidia_tesla-T4` is `t4`."""
-    return re.sub("[^a-z0-9]|nvidia|tesla", "", name.lower())
+    return re.sub("[^a-z0-9]|nvidia|tesla", "", unicodedata.normalize("NFKC", name).replace("×", "x").lower())
 
 
 def _meant(short: str) -> str:

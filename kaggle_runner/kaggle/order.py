@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from slugify import slugify
 
-from kaggle_runner.errors import KernelError, MissingPackages, Refusal, SecretError
+from kaggle_runner.config import DEMO_MODEL, TRAINERS, FinetuneConfig
+from kaggle_runner.errors import ConfigError, KernelError, MissingPackages, Refusal, SecretError
 from kaggle_runner.kaggle.folder import SLUG_LIMIT, KernelSpec
 from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
 from kaggle_runner.kaggle.launcher import Launch
@@ -21,11 +23,14 @@ from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 """Environment variable with the seconds between two uploads; `wandb/checkpoints.py` reads it on the kernel."""
-GATED = re.compile(r"meta-llama/.+|google/(?:code|rec|shield|data)?gemma.+|mistralai/(?:Mistral|Codestral|Ministral).+|"
-                   r"CohereLabs/.+|bigcode/starcoder.*|stabilityai/stablelm-2.+", re.IGNORECASE)
+GATED = re.compile(r"meta-llama/.+|google/[\w-]*gemma.*|mistralai/\w*(?:Mistral|Mixtral|Codestral|Ministral|Pixtral).+|"
+                   r"(?:CohereLabs|CohereForAI|swiss-ai|ai21labs)/.+|bigcode/(?:starcoder|santacoder).*|"
+                   r"stabilityai/stable-?(?:lm-2|code).+|databricks/dbrx.+|tiiuae/falcon-180B.*", re.IGNORECASE)
 """Models of the hub that mostly ask for a licence first; a guess from their owners' pages, so it only warns."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
+SERVERS = ("WANDB_BASE_URL", "HF_ENDPOINT")
+"""Those of them that are the address of a server."""
 ReadRemote = Callable[[str], SweepSpec | None]
 """Type of what reads a sweep on W&B by its address."""
 
@@ -79,14 +84,17 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     `read_remote` reads a sweep on W&B, whose models may be gated; none where it cannot be read from here.
 
     Raises:
-        KernelError: no account, or a title or machine that Kaggle would change; without the internet, rows or a model
-            of the hub; as `secret_sources`.
+        ConfigError: the address of a server is none.
+        KernelError: no account, or a title or machine that Kaggle would change; a model or rows that the kernel would
+            not find; as `secret_sources`.
         MissingPackages: the `kaggle` program is needed and not there.
         SecretError: agents, and no key for them is stored on Kaggle; or a key in the order itself.
         SweepError: the sweep file has problems.
     """
     if warning := check_machine(order.machine_shape):
         tell(f"warning: {warning}")
+    if missing := _not_on_a_kernel(order):
+        raise KernelError(Refusal.SOURCE, f"the kernel would not find {'; nor '.join(missing)}")
     launch, name = make_launch(order, environ, tell)
     owner, keys_are_known = order.owner, True
     try:
@@ -107,11 +115,13 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     if not order.is_file and secret_dataset(owner, "wandb") not in (*keys, *order.datasets):
         raise SecretError("the agents would find no W&B key on the kernel, since a push detaches Kaggle's own secrets; "
                           "store it once with: python -m kaggle_runner secret put wandb")
-    if keys_are_known and secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
+    if secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
+        unknown = "" if keys_are_known else ", as far as is known"
         for model in gated_models(order, read_remote):
-            tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel; accept its "
-                 f"licence at https://huggingface.co/{model} and store a key with: python -m kaggle_runner secret put "
-                 f"huggingface; or mount Kaggle's copy with --model and write its path under /kaggle/input as `model`")
+            tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel{unknown}; "
+                 f"accept its licence at https://huggingface.co/{model} and store a key with: python -m kaggle_runner "
+                 f"secret put huggingface; or mount Kaggle's copy with --model and write its path under /kaggle/input "
+                 f"as `model`")
     if not order.internet and not order.is_file:
         raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
                                          "sweep file, which is searched on the kernel")
@@ -132,6 +142,8 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
         SweepError: the sweep file has problems.
     """
     settings = {name: environ[name] for name in PASSED_ON if environ.get(name)}
+    for name in SERVERS:
+        _check_address(name, settings.get(name, ""))
     if order.upload_every_s is not None:
         settings[UPLOAD_VARIABLE] = f"{order.upload_every_s:g}"
     if not order.internet:
@@ -154,6 +166,25 @@ def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[
                   files={file.name: file.read_text(encoding="utf-8")}), name
 
 
+def _check_address(name: str, address: str) -> None:
+    """Refuse the address of a server that no kernel could reach, or that holds a password.
+
+    Raises:
+        ConfigError: it is none.
+        SecretError: it holds a password.
+    """
+    try:
+        parts = urlsplit(address)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_one = False
+    if address and not (is_one and re.fullmatch("[!-~]+", address)):
+        raise ConfigError(f"{name} is {address!r}, which is no address of a server; write it like https://host, or "
+                          f"unset it")
+    if address and parts.password:
+        raise SecretError(f"{name} holds a password, and would be in the kernel's source; write it without one")
+
+
 def gated_models(order: KernelOrder, read_remote: ReadRemote) -> tuple[str, ...]:
     """Name the models of a sweep whose owners want a licence accepted before a download."""
     if order.task in ("export", "try"):
@@ -161,9 +192,39 @@ def gated_models(order: KernelOrder, read_remote: ReadRemote) -> tuple[str, ...]
     spec = _read(order)[0] if order.is_file else read_remote(order.sweep.strip())
     if spec is None:
         return ()
-    model = spec.parameters.get("model")
-    names = model.values if isinstance(model, Choice) else [model.value] if isinstance(model, Fixed) else []
-    return tuple(name for name in dict.fromkeys(map(str, names)) if GATED.fullmatch(name) and not Path(name).exists())
+    return tuple(name for name in _values_of(spec, "model") if GATED.fullmatch(name) and not Path(name).exists())
+
+
+def _values_of(spec: SweepSpec, name: str) -> tuple[str, ...]:
+    """Return the values that a parameter of a file can have; of a `model` that it leaves out the demo base."""
+    found = spec.parameters.get(name)
+    values = found.values if isinstance(found, Choice) else [found.value] if isinstance(found, Fixed) else []
+    if found is None and name == "model" and TRAINERS[spec.trainer] is FinetuneConfig:
+        values = [DEMO_MODEL]
+    return tuple(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _not_on_a_kernel(order: KernelOrder) -> list[str]:
+    """Name the models and rows of a file that no kernel can find, each with the way out: it begins in an empty folder.
+
+    An absolute path of another kind may be in a docker image.
+    """
+    if not order.is_file or order.task in ("export", "try"):
+        return []
+    spec, missing = _read(order)[0], []
+    mounts = order.datasets or order.kernels or order.models
+    named = [(name, value) for name in ("model", "dataset", "eval_dataset") for value in _values_of(spec, name)]
+    for name, value in named:
+        path, option = Path(value), "--model" if name == "model" else "--dataset"
+        if (name, value) == ("model", DEMO_MODEL):
+            missing.append("the demo base, whose weights stay on this machine; for a try on a kernel write a small "
+                           "model of the hub, such as HuggingFaceTB/SmolLM2-135M, as `model`")
+        elif value.startswith(("./", "../", "~")) or (not path.is_absolute() and path.exists()):
+            missing.append(f"the {name} {value}, a path of this machine; upload it to Kaggle, mount it with {option} "
+                           f"and write its path under /kaggle/input")
+        elif path.is_relative_to("/kaggle/input") and not mounts:
+            missing.append(f"the {name} {value}, because nothing is mounted there; give {option}")
+    return missing
 
 
 def _hub_names(order: KernelOrder) -> tuple[str, ...]:
@@ -193,7 +254,7 @@ def _title(name: str) -> str:
 def _only_here(fixed: Mapping[str, object]) -> list[str]:
     """Warn of what a kernel does not have."""
     warnings = []
-    if fixed.get("model") == "demo":
+    if fixed.get("model") == DEMO_MODEL:
         warnings.append("the demo base stays on this machine; for a try on a kernel write a small model of the hub, "
                         "such as HuggingFaceTB/SmolLM2-135M, as `model`")
     warnings += [f"{name} {fixed[name]} is a path of this machine: a kernel has the hub, and under /kaggle/input what "

@@ -72,7 +72,10 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
         result = describe_session(session, CommandEnd(exit_status=status, reason=str(error)), {})
     if on_host:
         path = session.working / RESULT
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        try:
+            path.write_text(json.dumps(result, indent=2) + "\n")
+        except OSError as error:
+            _say(f"error: cannot write {path}: {error.strerror}; the session has no verdict")
         _say(f"{result['verdict']}{': ' if result['reason'] else ''}{result['reason']}  ({path})")
     return 0 if environment.host == "kaggle" else result["exit_status"]
 

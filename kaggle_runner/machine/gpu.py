@@ -20,6 +20,8 @@ GIB = 2**30
 QUERY_TIMEOUT_S = 15.0
 """A cold driver takes seconds to answer; a hung one never does."""
 _FIELDS = "index,name,memory.total,compute_cap,uuid"
+_MOST_LINES = 64
+"""Of an answer; a machine has at most 16 GPUs, and what is longer is no answer."""
 _INFOROM_DAMAGED = 14
 """nvidia-smi's exit status for a damaged infoROM: the answer is complete all the same. Source: its manual page."""
 
@@ -129,7 +131,7 @@ def survey_gpus(environ: Mapping[str, str], timeout_s: float = QUERY_TIMEOUT_S) 
             gpus.append(found)
         else:
             problems.append(found)
-    count = f"{len(gpus)} listed by nvidia-smi"
+    count = f"{len(gpus)} listed by nvidia-smi{f' ({problems[0]})' if problems and not gpus else ''}"
     wanted = environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return GpuSurvey(gpus=tuple(gpus), reason=count, problems=tuple(problems))
@@ -145,9 +147,9 @@ def visible_gpus(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:
     """Return the GPUs that CUDA shows a process with this CUDA_VISIBLE_DEVICES, in its order.
 
     Entries are indices, or beginnings of UUIDs that fit one GPU only; the first entry that fits none hides itself and
-    all after it. Indices are taken as nvidia-smi's, which CUDA's are for equal GPUs.
+    all after it, a GPU that comes twice hides all. Indices are taken as nvidia-smi's, which CUDA's are for equal GPUs.
 
-    Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
+    Source: CUDA C++ Programming Guide, "CUDA Environment Variables"; torch.cuda._parse_visible_devices.
     """
     visible: list[Gpu] = []
     for entry in (part.strip() for part in wanted.split(",")):
@@ -155,6 +157,8 @@ def visible_gpus(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:
                                                                    gpu.uuid.startswith(entry))]
         if len(fits) != 1:
             break
+        if fits[0] in visible:
+            return ()
         visible.extend(fits)
     return tuple(visible)
 
@@ -190,9 +194,16 @@ def _ask(program: Path, environ: Mapping[str, str], timeout_s: float) -> list[st
     if "not a valid field" in output + complaints:
         return "nvidia-smi is too old to tell the compute capability; update the NVIDIA driver"
     if process.returncode not in (0, _INFOROM_DAMAGED):
-        said = next((line.strip() for line in (output + "\n" + complaints).splitlines() if line.strip()), "nothing")
+        lines = _lines(output) + _lines(complaints)
+        said = next((line for line in lines if not isinstance(_parse(line), Gpu)), "nothing")
         return f"nvidia-smi ended with status {process.returncode} and said: {said}"
-    return [line for line in output.splitlines() if line.strip()]
+    return _lines(output)
+
+
+def _lines(text: str) -> list[str]:
+    """Return what a person can read of a program's first lines: a driver in trouble says anything, and much of it."""
+    lines = ("".join(filter(str.isprintable, line)).strip()[:200] for line in text[:20_000].splitlines())
+    return [line for line in lines if line][:_MOST_LINES]
 
 
 def _abandon(process: "subprocess.Popen[bytes]") -> None:
@@ -214,9 +225,11 @@ def _parse(line: str) -> Gpu | str:
         index, rest = line.split(",", 1)
         name, memory_mib, capability, uuid = (part.strip() for part in rest.rsplit(",", 3))
     except ValueError:
-        return f"nvidia-smi said: {line.strip()}"
+        return f"nvidia-smi said: {line}"
     try:
         major, minor = capability.split(".")
+        if int(memory_mib) <= 0:
+            raise ValueError
         return Gpu(index=int(index), name=name, memory_bytes=int(memory_mib) * 2**20,
                    compute_capability=(int(major), int(minor)), uuid=uuid)
     except ValueError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.config import config_from_params
+from kaggle_runner.config import config_from_params, trainer_of
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write
 from kaggle_runner.run.points.prior import Known, Lesson, known_of, lessons_in, same_training
@@ -54,8 +54,10 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def adopt(directory: Path, spec: SweepSpec) -> Adopted | None:
+def adopt(directory: Path, spec: SweepSpec, seed: int | None = None) -> Adopted | None:
     """Make a study of another sweep file one of this file; none where nothing has changed, or nothing is there.
+
+    A `seed` that somebody gave is refused here, before anything has changed, if it is not the study's.
 
     Raises:
         StudyError: nothing of the old study can count, it is in use, or a directory cannot be written.
@@ -70,8 +72,12 @@ def adopt(directory: Path, spec: SweepSpec) -> Adopted | None:
     if (old.info.metric, old.info.goal) != (spec.metric, spec.goal):
         raise StudyError(f"{directory} was judged by {old.info.metric} ({old.info.goal}), this sweep by {spec.metric} "
                          f"({spec.goal}), so nothing of it counts here; choose another directory with --study")
+    trainer = next((trainer_of(record.trial.params) for record in old.records), spec.trainer)
+    if trainer != spec.trainer:
+        raise StudyError(f"{directory} trained with {trainer}, this sweep trains with {spec.trainer}, so nothing of it "
+                         f"counts here; choose another directory with --study")
     with Study.open_for_writing(directory, name=old.info.name, sweep=old.info.sweep, metric=old.info.metric,
-                                goal=old.info.goal, seed=None):
+                                goal=old.info.goal, seed=seed):
         kept = [(record, params) for record in old.finished if (params := same_training(record, spec)) is not None]
         stay = {record.trial.id for record, _ in kept}
         taught = [record for record in old.finished if record.trial.id not in stay and record.result is not None

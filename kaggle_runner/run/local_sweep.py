@@ -20,8 +20,9 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
-from kaggle_runner.run.one_trial import TrialRunner, goes_on, preempts
+from kaggle_runner.run.one_trial import TrialRunner, preempts, why_it_ends
 from kaggle_runner.run.points.prior import Known, known_of, lessons_of
+from kaggle_runner.run.points.space import near
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, Search, SearchEnd, run_sweep, warm_up
 from kaggle_runner.run.shared.order import SharedOrder, join_shared, refuse_alone
@@ -30,7 +31,9 @@ from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import prepare_session, worker_settings
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.study.pace import seconds_of
+from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Trial
+from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.spec import SweepSpec
 
 
@@ -127,7 +130,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                     study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
                     end_asked=lambda: ends() or search.end_asked(),
                     rungs=lambda config: rung_gate(spec, config).steps if order.pruning else (),
-                    judge=lambda trial, step, value, loss: goes_on(spec, everything, trial, step, value, loss))),
+                    judge=lambda trial, step, value, loss: why_it_ends(spec, everything, trial, step, value, loss))),
                 deadline=order.deadline, notify=notify, shown=spec.searched or spec.parameters, failures=failures,
                 interrupted=ending.is_set) for settings in workers]
             if finished < total:
@@ -151,7 +154,7 @@ def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | No
         from kaggle_runner.run.adopt import adopt, finish_adoption  # which stays at home, where sweep files change
 
         finish_adoption(order.directory)
-        adopted = adopt(order.directory, spec) if order.adopts else None
+        adopted = adopt(order.directory, spec, order.seed) if order.adopts else None
         for line in adopted.as_lines() if adopted else ():
             notify(Note(text=line))
     if not order.prior_studies and not order.start:
@@ -167,6 +170,10 @@ def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | No
             known_of(begun).start != order.start):
         raise StudyError(f"{order.directory} has its first trial already, so it cannot start with --start; choose "
                          f"another directory with --study")
+    for name, value in (order.start or {}).items():
+        if not same_value(nearest := near(spec.searched[name], value), value):
+            notify(Note(text=f"--start: {name} {format_value(value)} is none of this sweep's values; the first trial "
+                             f"has the nearest, {format_value(nearest)}"))
     lessons = lessons_of(order.prior_studies, spec)
     moved = sum(lesson.is_moved for lesson in lessons)
     if lessons:

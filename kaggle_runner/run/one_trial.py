@@ -118,9 +118,10 @@ class TrialRunner:
                                          scores=self.study.snapshot().base_scores))
 
 
-def goes_on(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float, loss: float | None) -> bool:
+def why_it_ends(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float,
+                loss: float | None) -> str | None:
     """Judge a trial at a rung by what the others of its study measured."""
-    return rungs.goes_on(rung_gate(spec, trial.config), trial.id, step, (value, loss), study.snapshot())
+    return rungs.why_it_ends(rung_gate(spec, trial.config), trial.id, step, (value, loss), study.snapshot())
 
 
 def preempts(ending: threading.Event, deadline: Deadline) -> Callable[[], str | None]:

@@ -65,11 +65,13 @@ def rung_gate(spec: SweepSpec, config: Config) -> RungGate:
     return RungGate(steps=steps if len(steps) > 1 else (), eta=None, metric=spec.judged_by)
 
 
-def goes_on(gate: RungGate, trial_id: str, step: int, score: Score, snapshot: Snapshot) -> bool:
-    """Judge a trial at a rung by what the others of its study measured there."""
+def why_it_ends(gate: RungGate, trial_id: str, step: int, score: Score, snapshot: Snapshot) -> str | None:
+    """Say why a trial ends at a rung, by what the others of its study measured; none if it goes on."""
     if gate.eta is None:
-        return may_win(score[0], curves_at(snapshot, step, without=trial_id), gate.metric)
-    return stays(gate.metric, gate.eta, score, scores_at(snapshot, step, without=trial_id))
+        on = may_win(score[0], curves_at(snapshot, step, without=trial_id), gate.metric)
+        return None if on else f"behind the best trial at step {step} by more than the others made up from there on"
+    on = stays(gate.metric, gate.eta, score, scores_at(snapshot, step, without=trial_id))
+    return None if on else f"not in the best 1/{gate.eta:g} at step {step}, as early_terminate asks"
 
 
 def may_win(value: float, curves: Sequence[Curve], metric: Metric) -> bool:

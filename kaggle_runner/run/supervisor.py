@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, Config, FinetuneConfig, trainer_of
-from kaggle_runner.errors import ConfigError, KaggleRunnerError, MachineFault, StudyError, WorkerError
+from kaggle_runner.errors import ConfigError, KaggleRunnerError, MachineFault, NoGpu, StudyError, WorkerError
 from kaggle_runner.events import (
     AtRung,
     Attached,
@@ -49,6 +49,7 @@ ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
 GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "refused")
 """Failures after which a final training goes on from its checkpoint: of the machine, or what a person can mend."""
+MACHINES = {"machine": MachineFault, "no_gpu": NoGpu}
 ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 
@@ -82,8 +83,8 @@ class Supervisor:
     """Asked a few times a second while the worker is busy: none, `stop` or `preempt`."""
     rungs: Callable[[Config], tuple[int, ...]] = lambda config: ()
     """The steps at which a trial of this config is judged."""
-    judge: Callable[[Trial, int, float, float | None], bool] = lambda trial, step, value, loss: True
-    """Says at a rung whether a trial goes on."""
+    judge: Callable[[Trial, int, float, float | None], str | None] = lambda trial, step, value, loss: None
+    """Says at a rung why a trial ends there; none: it goes on."""
     limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
     shares: int = 0
@@ -291,7 +292,7 @@ class Supervisor:
                 self.study.log(trial.id, event.row)
                 progress.take(event.row)
             elif isinstance(event, AtRung) and self._worker is not None:
-                self._worker.send(RungVerdict(go_on=self.judge(trial, event.step, event.value, event.loss)))
+                self._worker.send(RungVerdict(why_it_ends=self.judge(trial, event.step, event.value, event.loss)))
 
         try:
             answer = self._converse(request, follow)
@@ -333,8 +334,8 @@ class Supervisor:
             now = time.monotonic()
             if event is not None:
                 heard = now
-                if isinstance(event, Failed) and event.failure == "machine":
-                    raise MachineFault(event.message)
+                if isinstance(event, Failed) and event.failure in MACHINES:
+                    raise MACHINES[event.failure](event.message)
                 if isinstance(event, ANSWERS):
                     return event
                 if isinstance(event, Logged | Attached | Resumed):

@@ -7,7 +7,7 @@ Speaks JSON lines, requests on stdin and events on the stdout it was started wit
     {"type": "forecast", "config": {...}, "limit": {...}}       predict a fine-tune's memory, without loading anything
     {"type": "train", "id": "0000", "config": {...}, "directory": "..."}
     {"type": "stop"} or {"type": "preempt"}                     end the running trial at its next step
-    {"type": "verdict", "go_on": true}                          answer to a `rung` event, for which the trial waits
+    {"type": "verdict", "why_it_ends": null}                    answer to a `rung` event, for which the trial waits
 
 The first four are answered by events and then by one `prepared`, `baseline`, `forecast` or `trained`, or one `failed`
 that says how; `kaggle_runner.events` has them all. When stdin closes, the supervisor is gone: the process ends itself
@@ -57,6 +57,7 @@ from kaggle_runner.events import (
     WorkerStarted,
     read_request,
 )
+from kaggle_runner.machine.environment import find_host, root_of
 from kaggle_runner.machine.faults import fault_of_machine
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.metrics import Metric
@@ -84,15 +85,15 @@ class Worker:
         self._trainer: Trainer[Any] | None = None
         self._name = ""
         self._end_asked: str | None = None
-        self._verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask(self, end_asked: str) -> None:
         """Have the running trial `stop` or be `preempt`ed at its next step; called from another thread."""
         self._end_asked = end_asked
 
-    def take_verdict(self, go_on: bool) -> None:
+    def take_verdict(self, why_it_ends: str | None) -> None:
         """Let the trial that waits at a rung go on or end; called from another thread."""
-        self._verdicts.put(go_on)
+        self._verdicts.put(why_it_ends)
 
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
@@ -182,7 +183,7 @@ class Worker:
         fit = fit_trial(request.config, limit)
         return MemoryForecast(fits=fit.fits, reason=fit.reason, notes=fit.as_notes(), settings=fit.settings)
 
-    def _judge(self, step: int, value: float, loss: float | None) -> bool:
+    def _judge(self, step: int, value: float, loss: float | None) -> str | None:
         self._emit(AtRung(step=step, value=value, loss=loss))
         return self._verdicts.get()
 
@@ -230,6 +231,22 @@ def _followers_on(gpus: Sequence[str], failed: Callable[[str, str], None]) -> "F
     return Followers(gpus, failed)
 
 
+def why_no_gpu() -> str:
+    """Say why torch cannot use a GPU that is there, where no session must go on without; empty: it trains on the CPU.
+
+    That is on one's own machine, and with a torch that was made for CPUs.
+    """
+    if torch.version.cuda is None or find_host(os.environ, root_of(os.environ))[0] == "local":
+        return ""
+    reason = "it finds none"
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+    return (f"no GPU to train on: nvidia-smi lists one, and torch {torch.__version__} cannot use it: {reason}; restart "
+            f"the session with the image's own torch, or use the CPU: --cpu")
+
+
 def main() -> None:
     """Serve requests until stdin closes."""
     # Prints of libraries must not mix with the protocol: they go to stderr, the protocol keeps the old stdout.
@@ -253,7 +270,7 @@ def main() -> None:
             if isinstance(request, Stop | Preempt):
                 worker.ask(request.kind)
             elif isinstance(request, RungVerdict):
-                worker.take_verdict(request.go_on)
+                worker.take_verdict(request.why_it_ends)
             else:
                 requests.put(request)
         os._exit(0)
@@ -261,10 +278,17 @@ def main() -> None:
     threading.Thread(target=read, name="requests", daemon=True).start()
     worker.trainer(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
     emit(WorkerStarted(pid=os.getpid(), threads=torch.get_num_threads()))
+    no_gpu = ""
     if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
-        emit(Note(text="this torch cannot use the GPU: the worker trains on the CPU"))
+        no_gpu = why_no_gpu()
+        if not no_gpu:
+            emit(Note(text="this torch cannot use the GPU: the worker trains on the CPU"))
     while True:
-        worker.answer(requests.get())
+        request = requests.get()
+        if no_gpu:
+            emit(Failed(failure="no_gpu", message=no_gpu))
+        else:
+            worker.answer(request)
 
 
 if __name__ == "__main__":

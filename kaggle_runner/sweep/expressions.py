@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TOKEN = re.compile(r"\s*((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[A-Za-z_]\w*|[-+*/(),])")
+_TOKEN = re.compile(r"\s*(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[A-Za-z_]\w*|[-+*/(),])")
 _SIGNS: Mapping[str, Callable[[float, float], float]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _CALLS: Mapping[str, Callable[..., float]] = {"min": min, "max": max}
-_DEEPEST = 50
-"""Parentheses within each other; no rule of a sweep needs more, and a parser calls itself."""
+_DEEPEST, _LONGEST = 50, 200
+"""Parentheses within each other, and parts in all; no rule of a sweep needs more, and a parser calls itself."""
 
 Span = tuple[float, float]
 """The least and the largest value."""
@@ -109,6 +109,8 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._tokens, self._at, self._depth = list(_tokens(text)), 0, 0
+        if len(self._tokens) > _LONGEST:
+            raise BadExpression(f"it has more than {_LONGEST} parts")
 
     def whole(self) -> _Node:
         """Read the whole text as one expression."""

@@ -20,7 +20,7 @@ from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, s
 from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.nesting import flat_entries, flat_values
 from kaggle_runner.sweep.parameters import read_parameters
-from kaggle_runner.sweep.problems import Findings
+from kaggle_runner.sweep.problems import Findings, spelled
 from kaggle_runner.sweep.scoring import hold_scoring
 from kaggle_runner.sweep.sections import (
     Hyperband,
@@ -228,12 +228,7 @@ def read_configuration(path: Path, config_type: type | None = None, metrics: Seq
     refuse_other_file(path, values, "train")
     raw = {"method": "grid", "metric": {"name": metrics[0] if metrics else LOSS, "goal": "minimize"},
            "parameters": {name: {"value": value} for name, value in values.items()}}
-    try:
-        return _checked(path, raw, found, config_type, metrics)
-    except SweepError as error:  # in this file the names stand by themselves
-        raise SweepError(error.source, [re.sub(r"^parameters: (?=\d+ names)", "",
-                                               re.sub(r"^parameters\.([^:]*?)(\.value)?:", r"\1:", problem))
-                                        for problem in error.problems]) from None
+    return _checked_plain(path, raw, found, config_type, metrics)
 
 
 def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
@@ -244,17 +239,34 @@ def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
     Raises:
         SweepError: the file is missing or has problems, or names nothing that is searched.
     """
-    path, found = find_file(path), Findings()
-    raw = parse_mapping(path, found)
-    entries = raw["parameters"] if isinstance(raw.get("parameters"), dict) else {
-        name: {"value": value} for name, value in raw.items()}
+    path, found = find_file(path, ""), Findings()
+    raw = parse_mapping(path, found, mark="")
+    refuse_other_file(path, raw, "sweep")
+    is_sweep = isinstance(raw.get("parameters"), dict)
+    entries = raw["parameters"] if is_sweep else {name: {"value": value} for name, value in raw.items()}
     fixed = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "value" in entry}
-    read = _checked(path, {"method": "grid", "parameters": fixed}, found, TRAINERS[spec.trainer], (spec.metric,))
+    trainer = fixed.get("trainer", {}).get("value", spec.trainer)
+    if trainer != spec.trainer:
+        raise SweepError(str(path), [f"trainer: is {spelled(trainer)}, but {spec.source} trains with {spec.trainer}; "
+                                     f"give a configuration of that trainer"])
+    check = _checked if is_sweep else _checked_plain
+    read = check(path, {"method": "grid", "parameters": fixed}, found, TRAINERS[spec.trainer], (spec.metric,))
     start = {name: value for name, value in read.fixed.items() if name in spec.searched}
     if not start:
         raise SweepError(str(path), [f"parameters: names nothing that {spec.source} searches "
                                      f"({', '.join(spec.searched)}); name one of these with a value"])
     return start
+
+
+def _checked_plain(path: Path, raw: dict[str, Any], found: Findings, config_type: type | None,
+                   metrics: Sequence[str]) -> SweepSpec:
+    """Check a file of `name: value` lines, where the names stand by themselves in what is said of them."""
+    try:
+        return _checked(path, raw, found, config_type, metrics)
+    except SweepError as error:
+        raise SweepError(error.source, [re.sub(r"^parameters: (?=\d+ names)", "",
+                                               re.sub(r"^parameters\.([^:]*?)(\.value)?:", r"\1:", problem))
+                                        for problem in error.problems]) from None
 
 
 def check_config(raw: Mapping[str, Any], source: str, config_type: type | None = None,

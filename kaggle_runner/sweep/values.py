@@ -120,10 +120,12 @@ def check_together(found: Findings, parameters: Mapping[str, Parameter], tied: M
         try:
             config_type.from_params(with_tied(tied, {**first, **dict(pair)}))
         except ConfigError as error:
-            if str(error) not in seen:
-                seen.add(str(error))
+            used = [name for name in tied if name in str(error)]
+            said = str(error).partition(", got ")[0] if used else str(error)  # an expression is said once
+            if said not in seen:
+                seen.add(said)
                 together = " with ".join(f"{name} {spelled(value)}" for name, value in pair)
-                together += "".join(f" with {name} {one.text}" for name, one in tied.items() if name in str(error))
+                together += "".join(f" with {name} {tied[name].text}" for name in used)
                 together = together.removeprefix(" with ")
                 found.problem("parameters", f"{together}: {error}" if together else str(error))
 

@@ -155,8 +155,8 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         # 6. ends before the end
         if asked == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
-        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations.last):
-            status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
+        elif at_rung and progress.step < config.max_steps and (why := control.judge(*progress.evaluations.last)):
+            status, reason = Status.PRUNED, why
         elif asked == "preempt" and progress.step < config.max_steps:
             status, reason = Status.PREEMPTED, f"checkpointed at step {progress.step} of {config.max_steps}"
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):

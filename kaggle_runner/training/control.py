@@ -71,8 +71,8 @@ class Control:
     """Optimizer steps between checkpoints; none: only when preempted."""
     rung_steps: tuple[int, ...] = ()
     """Optimizer steps at which the trial is evaluated and judged."""
-    judge: Callable[[int, float, float | None], bool] = lambda step, value, loss: True
-    """Says at a rung, from the step, its value of the metric and its loss, whether the trial goes on."""
+    judge: Callable[[int, float, float | None], str | None] = lambda step, value, loss: None
+    """Says at a rung, from the step, its value of the metric and its loss, why the trial ends; none: it goes on."""
     when_trained: Callable[[], None] = lambda: None
     """Called once when the trial is complete, with its best weights in the model."""
     metric: Metric = field(default_factory=Metric)

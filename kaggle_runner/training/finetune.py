@@ -238,8 +238,8 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
         # 6. ends before the end
         if asked == "stop" and progress.step < config.max_steps:
             status, reason = Status.PRUNED, f"stopped at step {progress.step} of {config.max_steps}"
-        elif at_rung and progress.step < config.max_steps and not control.judge(*progress.evaluations.last):
-            status, reason = Status.PRUNED, f"not among the best at the rung of step {progress.step}"
+        elif at_rung and progress.step < config.max_steps and (why := control.judge(*progress.evaluations.last)):
+            status, reason = Status.PRUNED, why
         elif _out_of_patience(config, progress) and progress.step < config.max_steps:
             reason = (f"stopped early at step {progress.step}: no better {control.metric.name} in "
                       f"{config.early_stopping_patience} evaluations")

@@ -59,7 +59,13 @@ def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | ty
         raise wanted(f"the {kind} {name!r} is gated, and the account of the Hugging Face token has no access to "
                      f"it{said}; accept its licence at {page} with that account, and let the token read gated "
                      f"repositories; {mount}") from error
-    if status in (401, 403) and has_token and not missing:
+    if status >= 500:
+        raise wanted(f"the hub fails by itself, HTTP {status}, for the {kind} {name!r}{said}; wait some minutes and "
+                     f"run the same command again; {mount}") from error
+    if status in (401, 403) and not missing and not has_token:
+        raise wanted(f"the hub, or what stands before it, refuses this machine, HTTP {status}, for the {kind} "
+                     f"{name!r}{said}; open {page} in a browser; {STORE}; {mount}") from error
+    if status in (401, 403) and not missing:
         raise wanted(f"the hub refuses the Hugging Face token of this machine, HTTP {status}, for the {kind} "
                      f"{name!r}{said}; make a new one at https://huggingface.co/settings/tokens and {STORE}") from error
     if missing:

@@ -16,7 +16,7 @@ from kaggle_runner.machine.faults import fault, machine_failed
 from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import LOSS
-from kaggle_runner.run.one_trial import TrialRunner, goes_on
+from kaggle_runner.run.one_trial import TrialRunner, why_it_ends
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
@@ -59,7 +59,7 @@ class JobRunner:
         self._supervisor = Supervisor(
             study=study, settings=settings, limit=limit, notify=self._follow, end_asked=self._end_asked,
             rungs=lambda config: rung_gate(sweep.spec, config).steps if pruning and not self._confirms else (),
-            judge=lambda trial, step, value, loss: goes_on(sweep.spec, study, trial, step, value, loss))
+            judge=lambda trial, step, value, loss: why_it_ends(sweep.spec, study, trial, step, value, loss))
         self._runner = TrialRunner(supervisor=self._supervisor, deadline=deadline, notify=notify,
                                    shown=sweep.spec.searched or sweep.spec.parameters)
 

@@ -7,6 +7,7 @@ many reasons, and the reason in a header or nowhere.
 * `limited`: 429. The client tries again by itself, as long as the `RateLimit` header says.
 * `missing`: 401 without a token, 404 with one, `X-Error-Code: RepoNotFound`: a private one looks the same.
 * `stale`: 401 for a token that was revoked, and no code.
+* `walled`: 403 without a code or a reason, as from what stands before the hub.
 
 Any other owner is a folder of `open`, with a folder for each of its datasets; a branch is told from another by what
 stands behind `@` in the folder's name. A file that is not there is a 404 with `X-Error-Code: EntryNotFound`, a branch
@@ -50,6 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
             "limited": (429, {"RateLimit": '"resolvers";r=0;t=0'}),
             "missing": (404 if with_token else 401, {"X-Error-Code": "RepoNotFound"}),
             "stale": (401, {}),
+            "walled": (403, {}),
         }
         if parts[0] in refusals:
             return self._answer(*refusals[parts[0]])

@@ -40,6 +40,11 @@ LEARNED_FROM = 60
 """Trials that lengths and noise are learned from, the better half and as many of the others: a draw costs their cube.
 The few draws that are kept then know every trial."""
 TRIALS_FOR_WARP = 4
+LARGEST_STEP = 0.7
+"""Between neighbouring values after the spreading: how deep a cliff is says nothing of the ground above it. Source:
+against none, 19 families of made problems, 30 of each on seeds of their own, regret at 5, 10 and 15 trials lower by
+.014 +- .003, .006 +- .003 and .002 +- .002, beside a deep cliff by .13 +- .02, .08 +- .02 and .03 +- .01. A cap on the
+values themselves helps at cliffs alike, and costs .04 +- .01 in plain valleys of four hyperparameters."""
 LENGTH_LIMITS = (-3.0, 4.0)
 NOISE_LIMITS = (-9.0, 1.0)
 _JITTER = 1e-6
@@ -186,11 +191,14 @@ class GaussianProcess:
         return float(self.weights_K @ np.sqrt(self.amplitudes_K * self.noises_K))
 
 
-def spread(values: np.ndarray) -> np.ndarray:
-    """Spread the good end of values that are to be small, and squeeze the bad one; their order stays."""
+def spread(values: np.ndarray, largest_step: float = LARGEST_STEP) -> np.ndarray:
+    """Spread the good end of values that are to be small, and squeeze the bad one and cliffs; their order stays."""
     if len(values) < TRIALS_FOR_WARP:
         return values
-    return np.asarray(np.log1p((values - values.min()) / scale_of(values)))
+    logs = np.log1p((values - values.min()) / scale_of(values))
+    ranked, found = np.argsort(logs, kind="stable"), np.empty_like(logs)
+    found[ranked] = np.cumsum(np.minimum(np.diff(logs[ranked], prepend=0.0), largest_step))
+    return np.asarray(found)
 
 
 def scale_of(values: Sequence[float] | np.ndarray) -> float:
@@ -260,7 +268,8 @@ def _standardised(values: np.ndarray, surfaces_N: np.ndarray) -> tuple[np.ndarra
         if surface == 0 and surfaces_N.any() and len(given) < TRIALS_FOR_WARP:
             standard[own] = (given - given.mean()) / unit
         else:
-            spread_out = spread(given)
+            # with other studies beside it cliffs stay deep: made flat, one that misleads is believed for longer
+            spread_out = spread(given, math.inf if surfaces_N.any() else LARGEST_STEP)
             deviation = float(spread_out.std()) + 1e-12
             standard[own] = (spread_out - spread_out.mean()) / deviation
             unit = deviation * scale_of(given)

@@ -72,13 +72,12 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
     usual = space.in_order({**space.fixed, **wanted})
     first = dict(past[0].params) if past and number else usual
-    home = tuple(space.places(first).values())
     taught = [o for o in past if o.told in TAUGHT]
     values = [o for o in taught if o.told is Told.VALUE]
+    is_misled = bool(prior) and misleads(prior, space, spec.goal, usual, values)
+    home = tuple(space.places(usual if is_misled else first).values())
     if number == is_given and prior:
-        sign = -1.0 if spec.goal == "maximize" else 1.0
-        best = min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
-        yield Proposal(params=space.in_order({**space.fixed, **best.params}), origin="prior")
+        yield Proposal(params=space.in_order({**space.fixed, **_best(prior, spec.goal).params}), origin="prior")
     if number == 0 or not space.axes or (number == 1 and prior and not is_given):
         yield Proposal(params=usual, origin="defaults")
     knows = len(prior) >= STARTS and bool(values)
@@ -104,3 +103,20 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
                            expected=point)
     for draw in range(RANDOM_DRAWS):
         yield Proposal(params=spec.sample(stable_seed(seed, number, draw)), origin="random")
+
+
+def _best(prior: Sequence[Observation], goal: str) -> Observation:
+    sign = -1.0 if goal == "maximize" else 1.0
+    return min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
+
+
+def misleads(prior: Sequence[Observation], space: SearchSpace, goal: str, usual: Mapping[str, Any],
+             values: Sequence[Observation]) -> bool:
+    """Say whether the best of other studies came out worse than the default: then the best are expected near that.
+
+    Source: benchmarks/search_prior.py, 20 seeds: a study that misleads costs .014 +- .010 at 10 trials, else .035.
+    """
+    sign = -1.0 if goal == "maximize" else 1.0
+    found = {space.key(o.params): sign * (o.value or 0.0) for o in values}
+    first, default = space.key(_best(prior, goal).params), space.key(usual)
+    return first in found and default in found and found[first] > found[default]
