@@ -2,10 +2,23 @@
 
 import re
 
+_OTHER = re.compile(r"|none|null|true|false|[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
+"""Texts that look like a value of another kind."""
+
 
 def how_many(count: int, noun: str) -> str:
     """Write a count with its noun: `1 trial`, `1,000 trials`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def plain_text(text: str) -> str:
+    """Write a text that is a hyperparameter's value so that it stays on its line and looks like no other value.
+
+    What has no sign of its own is written as an escape; what could be a number, a truth value or none, or begins or
+    ends with a blank, is quoted.
+    """
+    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    return f"'{shown}'" if shown != shown.strip() or _OTHER.fullmatch(shown) else shown
 
 
 def without_password(text: str) -> str:

@@ -6,11 +6,16 @@ import sys
 
 import pytest
 
+from kaggle_runner.cli.table import trial_table
 from kaggle_runner.report import sentences as say
-from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.analysis import Region, analyse
 from kaggle_runner.report.analysis.claims import claims
+from kaggle_runner.report.files import summary_markdown
 from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.sentences import region_text
+from kaggle_runner.report.style import value_text
 from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.table import best_lines, format_value
 from kaggle_runner.study.trial import Status
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
 
@@ -238,3 +243,44 @@ def test_no_two_values_look_alike_in_parallel_coordinates(tmp_path):
     shown = {label["text"] for label in figure.layout["annotations"] if label["x"] == axis}
     assert len(shown) == 3
     assert max(map(len, shown)) < len(modules[0])
+
+
+@pytest.mark.parametrize(("trials", "line", "source"), [
+    ([], "none: no trial has begun", "no configuration is complete"),
+    ([Made(status=Status.FAILED), Made(status=Status.PRUNED, value=2.0)], "none: no trial is complete",
+     "no configuration is complete"),
+    ([Made(), Made(params={"lr": 2})], "none: 2 trials ended without a number for eval/loss",
+     "no configuration is complete"),
+    ([Made(params={"lr": lr}, value=2.5) for lr in range(12)], "trial 0000, eval/loss 2.5000",
+     "no configuration was trained with a second seed, and the 12 complete configurations leave no scatter"),
+])
+def test_what_is_not_known_is_said_with_its_true_reason(tmp_path, trials, line, source):
+    snapshot = read_study(write_study(tmp_path / "s", trials))
+    assert best_lines(snapshot)[0] == ("best", line)
+    assert claims(analyse(snapshot))["noise"]["source"].startswith(f"not known: {source}")
+
+
+ODD_VALUES = {"plain": "plain", "two\nlines": r"two\nlines", "a\tb": r"a\tb", " blank": "' blank'", "": "''",
+              "none": "'none'", "True": "'True'", "1": "'1'", "1e-5": "'1e-5'", "q_proj": "q_proj", "日本語": "日本語",
+              "\u202eabc": r"\u202eabc"}
+
+
+def test_no_two_values_of_different_kinds_look_alike_and_none_leaves_its_line(tmp_path):
+    values = [*ODD_VALUES, None, True, 1, 1e-5]
+    snapshot = read_study(write_study(tmp_path / "s", [
+        Made(params={"x": value}, value=2.0 + number) for number, value in enumerate(values)],
+        parameters={"x": {"values": values}}))
+    for write in (value_text, format_value):
+        assert [write(value) for value in ODD_VALUES] == list(ODD_VALUES.values())
+        assert len({write(value) for value in values}) == len(values)
+    lines = trial_table(snapshot, width=80).splitlines()
+    assert sum(line.startswith("00") for line in lines) == len(values)
+    assert sum(line.startswith("| 00") and line.endswith(" |") for line in summary_markdown(
+        analyse(snapshot)).splitlines()) == 15
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (7.02e-5, 1.285e-4, "7e-5 and 1.3e-4"), (7.08e-5, 1.21e-4, "7e-5 and 1.3e-4"), (2e-4, 3e-4, "2e-4 and 3e-4"),
+    (0.0461, 0.3049, "0.046 and 0.31"), (-0.128, -0.121, "-0.13 and -0.12"), (0.0, 9.96, "0 and 10")])
+def test_where_the_best_lie_holds_each_of_them(low, high, said):
+    assert region_text(Region(name="x", count=3, low=low, high=high)) == f"lie between {said}"

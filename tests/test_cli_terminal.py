@@ -235,6 +235,46 @@ def test_no_color_is_obeyed(tmp_path):
     assert not re.search(r"\x1b\[[\d;]*3[0-7]m", terminal.screen)
 
 
+SAID = {
+    (): "Three commands to begin with: python -m kaggle_runner dry-run A sweep on this CPU, without account.",
+    ("--help",): "The same command again continues a study, also after a crash or Ctrl-C.",
+    ("show", "s"): "best trials 0000, 0001, eval/loss 2.0500 +- 0.071 (mean of 2 seeds); the untouched base has 3.0000 "
+                   "(-31.7%)",
+    ("show", "nowhere"): "error: nowhere is not a study: it has no trials.jsonl; studies here: s",
+    ("sweep", "mine.yaml"): "no such file; give your own sweep file, or one that ships: sweeps/demo.yaml, ",
+    ("preview", "--rows"): "Error: Option '--rows' requires an argument.",
+}
+ALL_OF_THEM = f"""
+import contextlib
+from kaggle_runner.cli.main import main
+for line in {list(SAID)!r}:
+    print("$", *line, flush=True)
+    with contextlib.suppress(SystemExit):
+        main(list(line))
+"""
+
+
+@pytest.mark.parametrize(("columns", "environ"), [
+    (80, {}), (80, {"NO_COLOR": "1"}), (200, {"TERM": "dumb"}), (None, {})],
+    ids=["80", "NO_COLOR", "dumb 200", "pipe"])
+def test_what_is_said_fits_its_terminal_and_is_the_same_everywhere(tmp_path, columns, environ):
+    write_study(tmp_path / "s", [Made(params={"lora_r": 8, "seed": seed}, value=2.0 + seed / 10) for seed in range(2)],
+                parameters={"lora_r": {"values": [8, 16]}}, baseline=3.0)
+    if columns is None:
+        said = subprocess.run([sys.executable, "-c", ALL_OF_THEM], cwd=tmp_path, text=True, check=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT).stdout
+    else:
+        terminal = Terminal(["-c", ALL_OF_THEM], tmp_path, COLUMNS=str(columns), **environ)
+        assert terminal.end() == 0
+        said = terminal.screen
+        assert max(map(len, re.sub(r"\x1b\[[\d;]*m", "", said).split("\r\n"))) <= columns
+    if columns is None or environ:
+        assert "\x1b" not in said
+    flowing = " ".join(said.split())
+    assert not [sentence for sentence in SAID.values() if sentence not in flowing], said
+
+
 def test_ctrl_c_right_after_the_start_is_one_line_and_130(tmp_path):
     command = [sys.executable, "-m", "kaggle_runner", "dry-run", "--count", "1", "--study", "s"]
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,

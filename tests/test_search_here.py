@@ -61,7 +61,8 @@ def train(hang=None, mixed=False):
         run.summary.update({"outcome": "pruned", "eval/loss": value + 0.5})
         return run.finish()
     if hang is not None and not os.path.exists(hang):
-        open(hang, "w").close()
+        with open(hang, "x") as file:
+            file.write(run.id)
         time.sleep(600)
     run.log({"train/global_step": 20, "eval/loss": value})
     run.summary.update({"outcome": "complete", "eval/loss": value, "seconds": 1.0})
@@ -71,7 +72,7 @@ def train(hang=None, mixed=False):
 
 @pytest.fixture
 def server() -> Iterator[WandbServer]:
-    with WandbServer(seed=1, crash_after_s=1.0) as server:
+    with WandbServer(seed=1) as server:
         server.state.features.append("SWEEPS_LOCAL_SCHEDULER")
         yield server
 
@@ -116,9 +117,13 @@ def test_two_agents_one_of_them_killed_and_the_search_killed_train_each_trial_on
     arguments = ", agents=2, confirm=Confirm(top=2, seeds=1)"
     first = search(start, server, file, study, 4, arguments)
     dies, goes_on = agent(start, server, f"hang={str(hang)!r}"), agent(start, server)
-    server.wait_for(lambda state: hang.exists() and len(state.runs) > 2, 60, why="one hangs, the other goes on")
+    server.wait_for(lambda state: hang.exists() and hang.read_text() and len(state.runs) > 2, 60,
+                    why="one hangs, the other goes on")
     first.kill()
     dies.kill()
+    with server.state.lock:  # as after five minutes of silence
+        lost = server.run(hang.read_text())
+        lost.move("crashed")
     second = search(start, server, file, study, 4, arguments).finish(200)
     goes_on.finish(60)
     assert second.facts["unfinished"] == [False], second.text
@@ -132,7 +137,6 @@ def test_two_agents_one_of_them_killed_and_the_search_killed_train_each_trial_on
     assert [run.params["seed"] for run in confirms.values()] == [43, 43]
     assert {run.params.get("seed", 42) for name, run in server.state.runs.items() if name in runs} == {42}
     assert len(read_study(confirm_directory(study)).finished) == 2
-    lost = next(run for run in server.state.runs.values() if "crashed" in run.states)
     assert lost.states[-1] == "finished"
     assert [run.starts for run in server.state.runs.values() if run is not lost] == [1] * 5
     assert any("gives no sign of life: it goes to another one" in note for note in second.facts["note"])

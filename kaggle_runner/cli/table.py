@@ -20,6 +20,8 @@ from kaggle_runner.wording import how_many
 GIB = 2**30
 SHOWN = 20
 """Trials that are printed where not all are asked for."""
+BLOCK_LINES, LEAST_BLOCKS = 60, 3
+"""Lines that are filled where each trial takes several, and how many trials are printed all the same."""
 SHORT = {
     "learning_rate": "lr", "gradient_accumulation_steps": "accum", "weight_decay": "decay", "lora_dropout": "dropout",
     "lora_alpha": "alpha", "lora_r": "r", "batch_size": "batch", "num_train_epochs": "epochs", "max_steps": "max",
@@ -71,8 +73,10 @@ def trial_table(snapshot: Snapshot, *, width: int | None, everything: bool = Fal
             lines.append(fitted("short", ", ".join(f"{new} = {old}".replace(" ", "\0")
                                                    for old, new in short.items()), width).replace("\0", " "))
     else:
-        for number in range(shown):
-            lines += _block(columns, number, width)
+        blocks = [_block(columns, number, width) for number in range(shown)]
+        if not everything:  # few trials of many lines are as much to read as many of one
+            shown = min(shown, max(LEAST_BLOCKS, BLOCK_LINES // max(map(len, blocks))))
+        lines += [line for block in blocks[:shown] for line in block]
     lines += _reasons(records[:shown], width)
     if shown < len(records):
         lines.append(f"{how_many(len(records) - shown, 'more trial')}; all of them: "
@@ -174,9 +178,9 @@ def next_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     if is_in_use(directory):
         return [("running", "a process is adding to it"), ("next", command("report", directory, "--watch"))]
     left = open_trials(snapshot)
-    if not left:
+    if not left and snapshot.records:
         return [("next", shown)]
-    lines = [("open", left), ("next", _began_by(snapshot))]
+    lines = [*([("open", left)] if left else []), ("next", _began_by(snapshot))]
     return [*lines, ("page" if shown.endswith(".html") else "report", shown)] if snapshot.finished else lines
 
 

@@ -213,6 +213,8 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
                 content = narrow(without_words(without_types(content)))
             elif path.suffix == ".js":
                 content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
+            elif path.suffix == ".css":
+                content = b" ".join(content.split())
             files[f"{root.name}/{inside.as_posix()}"] = content
     return files
 

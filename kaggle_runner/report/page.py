@@ -95,6 +95,7 @@ def page(analyses: Sequence[Analysis], *, reload_s: int | None = None, leads: Se
         '<p class="warning old" hidden>This browser cannot unpack the figures; one of 2023 or later can. The pictures '
         "and summary.md beside this page show the same.</p>",
         *(part.markup for part in parts),
+        _words(),  # once for all studies
         "<footer>Hover over a mark to see its trial; click it, or a row of the table, to see it everywhere; "
         "double-click a figure to see all of it. With the keyboard: Tab to a figure, arrow keys go over its marks, "
         "Enter chooses, Escape lets go.</footer>",
@@ -132,9 +133,9 @@ def _study(analysis: Analysis, place: str, name: str, lead: Lead | None, *, head
         "<h3>What it cost</h3>", _cards(place, cost) or _paragraph("No trial has used any time yet.", "sentence"),
         "<h3>Every trial</h3>", '<div class="filters"></div>',
         '<div class="compare" aria-live="polite"></div>',
-        '<div class="table"><table class="trials"><caption><span>A column name sorts, a row chooses, '
+        '<div class="table broad"><table class="trials"><caption><span>A column name sorts, a row chooses, '
         "Escape lets go</span></caption><thead><tr></tr></thead><tbody></tbody></table></div>",
-        "<h3>How this was run</h3>", _how(analysis), _words(), "</section>"]
+        "<h3>How this was run</h3>", _how(analysis), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in figures],
             "columns": trial_columns(analysis), "best": best}

@@ -1,5 +1,6 @@
 """What there is to see in a study, in sentences made from its numbers."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from typing import Any
 
 from kaggle_runner.report.analysis.agreement import agreement as other_winners
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Contour, Region, Row
-from kaggle_runner.report.analysis.first_place import MIN_FOR_NOISE
+from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.style import (
     bytes_text,
@@ -103,13 +104,7 @@ def noise(analysis: Analysis) -> str:
     if not first.ranked:
         return ""
     if first.noise is None or first.distance is None:
-        count = len(first.ranked)
-        why = (f"{count_text(count, 'complete configuration')} cannot give an estimate ({MIN_FOR_NOISE} that differ "
-               f"are the least)" if count < MIN_FOR_NOISE else
-               f"the {count} complete configurations leave no scatter to estimate it from")
-        seeds = ("no configuration was trained with a second seed" if not analysis.repeats else
-                 "further seeds gave the same value")
-        return f"How much of a difference is noise is not known: {seeds}, and {why}."
+        return f"How much of a difference is noise is not known: {why_unknown(first, analysis.repeats)}."
     known = first.noise
     text = (f"One trial's {analysis.metric} scatters by about {number_text(known.deviation, 2)} and at most "
             f"{number_text(known.upper, 2)} (standard deviation, from {known.source})")
@@ -142,7 +137,7 @@ def progress(analysis: Analysis) -> str:
     after = len(ended) - 1 - place
     since = "it was the last one to end" if not after else (
         f"the {count_text(after, 'trial')} after it found nothing better")
-    return f"The best value came with trial number {place + 1} of {len(ended)}; {since}."
+    return f"The best value came with trial number {place + 1:,} of {len(ended):,}; {since}."
 
 
 def hours(analysis: Analysis) -> str:
@@ -362,7 +357,17 @@ def region_text(region: Region) -> str:
     if region.low is None or region.high is None:
         first, *others = [value_text(value) for value in region.values]
         return f"have {first}" + (f" most often, then {names_text(others, 4)}" if others else " only")
-    return f"lie between {_about(region.low)} and {_about(region.high)}"
+    return f"lie between {_about(_outward(region.low, up=False))} and {_about(_outward(region.high, up=True))}"
+
+
+def _outward(value: Any, *, up: bool) -> Any:
+    """Round a fraction to two digits away from what lies between two ends, so that they hold it."""
+    if not isinstance(value, float) or not value or not math.isfinite(value):
+        return value
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    near = float(f"{value:.1e}")
+    is_outside = near >= value if up else near <= value
+    return near if is_outside else float(f"{near + (step if up else -step):.1e}")
 
 
 def _about(value: Any) -> str:

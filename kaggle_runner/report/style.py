@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kaggle_runner.wording import plain_text
+
 BEST = "#C78000"
 BAND = "rgba(230,159,0,0.2)"
 """Area around the best; its edges have the colour of the best."""
@@ -82,7 +84,7 @@ def number_text(value: float | None, digits: int = 4) -> str:
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     if abs(value) < 1e-3 or abs(value) >= 1e7:
-        mantissa, _, exponent = f"{value:.{max(0, digits - 2)}e}".partition("e")
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
     if abs(value) >= 10 ** digits or (float(value).is_integer() and abs(value) >= 1000):
         return f"{value:,.0f}"
@@ -121,7 +123,7 @@ def value_text(value: object) -> str:
         return number_text(value) if not isinstance(value, int) or abs(value) >= 1000 else str(value)
     if isinstance(value, list | tuple):
         return ", ".join(value_text(item) for item in value)
-    return str(value)
+    return plain_text(value) if isinstance(value, str) else str(value)
 
 
 def shortened(name: str, most: int) -> str:

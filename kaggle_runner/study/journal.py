@@ -9,7 +9,6 @@ import contextlib
 import fnmatch
 import functools
 import json
-import math
 import shlex
 import sys
 import time
@@ -101,17 +100,18 @@ class Snapshot:
     @property
     def luckiest(self) -> TrialRecord | None:
         """The complete trial with the best value of all; the earlier one of two equals."""
-        return min(self.ranked, key=lambda r: (self.metric.rank(r.result.metric, r.result.loss), r.trial.number)
-                   if r.result and r.result.metric is not None else ((math.inf, 0.0), 0), default=None)
+        return min(self.ranked, key=self._own_rank, default=None)
+
+    def _own_rank(self, record: TrialRecord) -> tuple[tuple[float, float], int]:
+        assert record.result is not None
+        assert record.result.metric is not None
+        return self.metric.rank(record.result.metric, record.result.loss), record.trial.number
 
     @functools.cached_property
     def ranked(self) -> tuple[TrialRecord, ...]:
-        """The complete trials, those of the configuration with the best mean first, and in each the best first.
-
-        Where none is repeated it is the best trial that comes first; the earlier one of two equals.
-        """
+        """The complete trials: the configuration with the best mean first, and in each the best trial first."""
         metric, ranks = self.metric, []
-        own = {r.trial.id: (metric.rank(r.result.metric, r.result.loss), r.trial.number, r) for r in self.records
+        own = {r.trial.id: (*self._own_rank(r), r) for r in self.records
                if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
         for group in of_one_configuration([(name, record.trial.params, metric.sign * rank[0])
                                            for name, (rank, _, record) in own.items()]):

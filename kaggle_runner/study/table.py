@@ -7,7 +7,8 @@ from typing import Any
 from kaggle_runner.metrics import format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import Configuration, find_configurations, measured_noise, measured_trials
-from kaggle_runner.study.trial import TrialRecord
+from kaggle_runner.study.trial import Status, TrialRecord
+from kaggle_runner.wording import how_many, plain_text
 
 MOST_CHANGE = 100
 """How many times the base's value a change may be and still be said in per cent."""
@@ -21,7 +22,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     best, metric = snapshot.best, snapshot.info.metric
     noise, repeats = measured_noise(snapshot)
     if best is None or best.result is None or best.result.metric is None:
-        lines.append(("best", "no trial has finished"))
+        lines.append(("best", _no_best(snapshot)))
     else:
         one = next(one for one in find_configurations(measured_trials(snapshot))
                    if best.trial.id in (*one.trial_ids, *one.duplicates))
@@ -55,6 +56,8 @@ def _account(rows: Mapping[str, Any]) -> str:
 
 def format_value(value: Any) -> str:
     """Write a hyperparameter's value short."""
+    if isinstance(value, str):
+        return plain_text(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -62,6 +65,14 @@ def _varied(snapshot: Snapshot) -> list[str]:
     """Name the parameters that the sweep searches."""
     parameters: Mapping[str, Any] = snapshot.info.sweep.get("parameters", {})
     return [name for name, entry in parameters.items() if "value" not in entry]
+
+
+def _no_best(snapshot: Snapshot) -> str:
+    """Say why there is no best trial."""
+    ended = sum(record.result is not None and record.result.status is Status.COMPLETE for record in snapshot.records)
+    if ended:
+        return f"none: {how_many(ended, 'trial')} ended without a number for {snapshot.info.metric}"
+    return "none: no trial is complete" if snapshot.records else "none: no trial has begun"
 
 
 def _who(one: Configuration) -> str:

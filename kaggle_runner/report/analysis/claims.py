@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
+from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.study.journal import read_study
 
 
@@ -26,7 +27,7 @@ def claims(analysis: Analysis) -> dict[str, Any]:
     return {
         "first_place": list(first.trial_ids),
         "noise": {"value": noise.deviation if noise else None, "upper": noise.upper if noise else None,
-                  "source": noise.source if noise else "not known: no seed is repeated and too few trials differ"},
+                  "source": noise.source if noise else f"not known: {why_unknown(first, analysis.repeats)}"},
         "importance": {share.name: {"share": share.share, "resolved": share.resolved} for share in analysis.shares},
         "best": best and {"trials": [*best.trial_ids, *best.duplicates], "value": best.mean,
                           "seeds": len(best.trial_ids), "params": dict(best.params)},

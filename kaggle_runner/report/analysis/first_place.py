@@ -14,6 +14,7 @@ import numpy as np
 
 from kaggle_runner.report.analysis.importance import Effects
 from kaggle_runner.study.noise import Configuration, Noise
+from kaggle_runner.wording import how_many
 
 MIN_FOR_NOISE = 8
 """Configurations from which on their own scatter says something of the noise."""
@@ -36,6 +37,20 @@ class FirstPlace:
     def trial_ids(self) -> tuple[str, ...]:
         """The trials of the configurations that share first place."""
         return tuple(trial_id for one in self.shared for trial_id in (*one.trial_ids, *one.duplicates))
+
+
+def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
+    """Say why the noise is not known; empty where it is."""
+    count = len(first.ranked)
+    if first.noise is not None and first.distance is not None:
+        return ""
+    if not count:
+        return "no configuration is complete"
+    why = (f"{how_many(count, 'complete configuration')} cannot give an estimate ({MIN_FOR_NOISE} that differ are the "
+           f"least)" if count < MIN_FOR_NOISE else
+           f"the {count} complete configurations leave no scatter to estimate it from")
+    seeds = "no configuration was trained with a second seed" if not repeats else "further seeds gave the same value"
+    return f"{seeds}, and {why}"
 
 
 def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None,
