@@ -285,7 +285,7 @@ def test_on_kaggle_a_gpu_that_torch_cannot_use_ends_the_session(run, sweep_file,
                PYTHONPATH=os.pathsep.join([str(tmp_path / "made"), str(Path(__file__).parent.parent)]))
     assert re.search(r"error: no GPU to train on: nvidia-smi lists one, and torch [\d.]+\S* cannot use it: .*; restart "
                      r"the session with the image's own torch, or use the CPU: --cpu", " ".join(done.stderr.split()))
-    assert read_study(tmp_path / "two").records == []
+    assert read_study(tmp_path / "two").records == ()
 
 
 @pytest.mark.slow
