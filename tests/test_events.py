@@ -10,7 +10,8 @@ from kaggle_runner import events
 from kaggle_runner.errors import ProtocolError
 from kaggle_runner.events import EVENTS, REQUESTS, Logged, Note, Request, TrialEnded, read_event, read_request
 
-SAMPLES = {"str": "text", "int": 3, "float": 0.25, "bool": True, "int | None": 7, "float | None": None,
+SAMPLES = {"str": "text", "str | None": "words", "int": 3, "float": 0.25, "bool": True, "int | None": 7,
+           "float | None": None,
            "tuple[int, ...]": (2, 5), "tuple[float, ...]": (0.5, 2.0),
            "Mapping[str, Any]": {"a": [1, {"b": None}]}, "Mapping[str, str]": {"torch": "2"},
            "Literal['minimize', 'maximize']": "maximize", "Mapping[str, float]": {"eval/loss": 1.5},

@@ -75,6 +75,7 @@ def names_in_journal(path):
         kind = event.pop("event")
         event.pop("time")
         event.pop("digest", None)  # of the line itself
+        event.pop("by", None)  # of a start, and explained below its table
         inner = {"start": "trial", "end": "result"}.get(kind)
         fields = event.pop(inner) if inner else event
         assert not (inner and event)

@@ -115,7 +115,7 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     if not order.is_file and secret_dataset(owner, "wandb") not in (*keys, *order.datasets):
         raise SecretError("the agents would find no W&B key on the kernel, since a push detaches Kaggle's own secrets; "
                           "store it once with: python -m kaggle_runner secret put wandb")
-    if secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
+    if (keys_are_known or order.is_file) and secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
         unknown = "" if keys_are_known else ", as far as is known"
         for model in gated_models(order, read_remote):
             tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel{unknown}; "

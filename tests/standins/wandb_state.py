@@ -184,7 +184,7 @@ class State:
             run, kind = self.runs[sweep.queue.pop(0)], "resume"
             args = {key: {"value": value} for key, value in run.args.items()}
             args["_wandb"] = run.config.get("_wandb", {"value": {}})
-        elif sweep.config.get("scheduler"):
+        elif sweep.config.get("scheduler") and self.features:  # without the feature the server itself chooses
             if not sweep.enqueued:
                 return None
             run, kind = self.runs[sweep.enqueued.pop(0)], "run"
