@@ -69,6 +69,17 @@ def test_a_push_that_did_not(answer, refusal, message):
     assert (caught.value.refusal, caught.value.exit_status) == (refusal, int(refusal))
 
 
+@pytest.mark.parametrize(("words", "is_denied"), [
+    ("403 Client Error: Permission 'datasets.get' was denied", True),
+    ("404 Client Error: Not Found for url: https://api.kaggle.com/v1", True),
+    ("ConnectionError: HTTPConnectionPool(host='localhost', port=40404): Max retries exceeded", False),
+    ("ProxyError: <urllib3.connection.HTTPConnection object at 0x7f1404404d90>: Connection refused", False),
+    ("ProxyError: 404 Not Found from the proxy; Max retries exceeded", False),
+])
+def test_what_is_not_there_is_told_from_what_cannot_be_reached(words, is_denied):
+    assert said(stderr=words, exit_status=1).is_denied is is_denied
+
+
 def test_the_package_that_the_program_forgets_to_declare_is_named():
     with pytest.raises(MissingPackages, match=r"six not installed; run: pip install 'kaggle_runner\[kaggle\]'"):
         refuse(said(stderr="ModuleNotFoundError: No module named 'six'\n", exit_status=1), "push")

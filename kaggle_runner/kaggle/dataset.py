@@ -158,7 +158,7 @@ def is_ready(kaggle: Kaggle, ref: str) -> bool:
         KernelError: no credentials or no network.
     """
     answer = kaggle.run("datasets", "status", ref)
-    if answer.exit_status and not _is_denied(answer):
+    if answer.exit_status and not answer.is_denied:
         refuse(answer, "datasets status")
     return answer.stdout.strip() == "ready"
 
@@ -167,7 +167,7 @@ def _files_there(kaggle: Kaggle, ref: str) -> dict[str, int]:
     """Return the dataset's files with their sizes; none where there is no such dataset, or not yet."""
     answer = kaggle.run("datasets", "files", ref, "--csv", "--page-size", "200")
     if answer.exit_status:
-        if not _is_denied(answer):
+        if not answer.is_denied:
             refuse(answer, "datasets files")
         return {}
     rows = csv.DictReader(io.StringIO(answer.stdout[max(answer.stdout.find("name,"), 0):]))
@@ -185,10 +185,6 @@ def _is_ours(target: DatasetTarget, folder: Path, marker: str) -> bool:
 def _taken(target: DatasetTarget) -> KernelError:
     return KernelError(Refusal.NAME, f"--push {target.ref} is taken: it holds something else, such as "
                                      f"{min(target.there)}; choose another name, or delete it on {target.url}")
-
-
-def _is_denied(answer: Answer) -> bool:
-    return "denied" in answer.text or "404" in answer.text
 
 
 def _refuse_upload(answer: Answer, ref: str) -> None:

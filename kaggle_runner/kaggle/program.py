@@ -48,6 +48,11 @@ class Answer:
         """Everything it said, for a search."""
         return f"{self.stdout}\n{self.stderr}"
 
+    @property
+    def is_denied(self) -> bool:
+        """Whether Kaggle has no such thing, or none for this account; a 404 inside a port or an address is none."""
+        return bool(re.search(r"denied|\b404\b", self.text)) and not UNREACHABLE.search(self.text)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:

@@ -97,7 +97,7 @@ def check_before_push(kaggle: Kaggle, folder: Folder) -> Quota | None:
         answer = kaggle.run(f"{kind}s", "status", ref)
         ready = answer.stdout.strip() == "ready" if kind == "dataset" else "COMPLETE" in answer.stdout
         if not ready:
-            if answer.exit_status and "denied" not in answer.text and "404" not in answer.text:
+            if answer.exit_status and not answer.is_denied:
                 refuse(answer, f"{kind}s status")
             state = answer.stdout.strip() or "unknown, not yours, or still being processed"
             raise KernelError(Refusal.SOURCE, f"{kind} {ref} cannot be mounted ({state}), and Kaggle would run the "
