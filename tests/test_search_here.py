@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from tests.standins.wandb_server import WandbServer
 from tests.test_optuna_sweep import ended, table, write_sweep
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(300)]
+TOO_OLD = find_spec("wandb") is not None and tuple(map(int, version("wandb").split(".")[:2])) < (0, 31)
+pytestmark = [pytest.mark.skipif(MISSING or TOO_OLD, reason="wandb 0.31 is not installed"), pytest.mark.timeout(300)]
 
 HERE = """
 from pathlib import Path
