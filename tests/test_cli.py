@@ -277,8 +277,9 @@ def test_on_kaggle_a_gpu_that_torch_cannot_use_ends_the_session(run, sweep_file,
     """The torch of the worker is told that it was made for CUDA, as the images' is: it then finds no driver."""
     (tmp_path / "kaggle" / "working").mkdir(parents=True)
     (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "sitecustomize.py").write_text("import sys\nif 'kaggle_runner.run.worker' in sys.orig_argv:\n"
-                                                        "    import torch\n    torch.version.cuda = '12.8'\n")
+    (tmp_path / "made" / "sitecustomize.py").write_text(
+        "import sys\nif 'kaggle_runner.run.worker' in sys.orig_argv:\n"
+        "    import torch\n    torch.version.cuda = torch.version.cuda or '12.8'\n")
     path = path_with(tmp_path / "bin", answering(T4_X2)).split(":", 1)[0]
     done = run("sweep", sweep_file(), "--study", "two", check=21, PATH=f"{path}:{os.environ['PATH']}",
                KAGGLE_KERNEL_RUN_TYPE="Batch", KAGGLE_RUNNER_ROOT=str(tmp_path),
