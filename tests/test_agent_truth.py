@@ -250,17 +250,10 @@ def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_ag
 ) -> None:
     """Each worker is halted in mid-trial; the client alone would try to write the end of a deleted run for days."""
     body = """
-    def notify(event):
-        global worker
+    def tell(event):
         if event.kind == "note":
             say(note=event.text)
-        elif event.kind == "started":
-            worker = event.pid
-        elif event.kind == "log" and not halted.exists():
-            os.kill(worker, 19)
-            halted.write_text(str(worker))
-    halted = Path(f"halted-{sys.argv[2]}")
-    agent(sys.argv[1], study=sys.argv[2], notify=notify, told_s=0.0)
+    agent(sys.argv[1], study=sys.argv[2], notify=HaltedOnce(sys.argv[2], tell), told_s=0.0)
     """
     with WandbServer() as page, WandbServer() as keys:
         servers = {"deleted": page, "revoked": keys}

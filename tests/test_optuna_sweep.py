@@ -68,6 +68,19 @@ def ended(trial: Trial, status: Status, kind: str = "", reason: str = "", metric
     return TrialResult(id=trial.id, status=status, metric=metric, reason=reason, notes={"kind": kind} if kind else {})
 
 
+def mixed(trial: Trial) -> TrialResult:
+    """Some trials are pruned, fail or do not fit: the search learns from each in its way."""
+    result = optuna_session.complete(trial)
+    if trial.number == 2:
+        return ended(trial, Status.INFEASIBLE, reason="needs 20 GiB")
+    if trial.number == 3:
+        return ended(trial, Status.FAILED, kind="not_finite", reason="loss is not finite at step 3")
+    if trial.number == 5:
+        return TrialResult(id=trial.id, status=Status.PRUNED, metric=result.evaluations[0][1], steps=10,
+                           evaluations=result.evaluations[:1])
+    return result
+
+
 def session(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, optuna_session.__file__, *map(str, arguments)], stdout=subprocess.PIPE,
                             env=ENVIRONMENT, text=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.study.journal import confirm_directory, read_study
-from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.study.trial import Status
 from tests import optuna_session
 from tests.standins.wandb_client import MISSING, Client, Start, clients
 from tests.standins.wandb_server import WandbServer
-from tests.test_optuna_sweep import ended, table, write_sweep
+from tests.test_optuna_sweep import mixed, table, write_sweep
 
 ROOT = Path(__file__).parent.parent
 TOO_OLD = find_spec("wandb") is not None and tuple(map(int, version("wandb").split(".")[:2])) < (0, 31)
@@ -157,16 +157,3 @@ def test_a_server_that_lets_nobody_else_choose_is_told_in_one_line_before_anythi
         f"and W&B chooses the points")
     assert server.state.sweeps == {}
     assert not (tmp_path / "studies").exists()
-
-
-def mixed(trial: Trial) -> TrialResult:
-    """End some trials as the agent does."""
-    result = optuna_session.complete(trial)
-    if trial.number == 2:
-        return ended(trial, Status.INFEASIBLE, reason="needs 20 GiB")
-    if trial.number == 3:
-        return ended(trial, Status.FAILED, kind="not_finite", reason="loss is not finite at step 3")
-    if trial.number == 5:
-        return TrialResult(id=trial.id, status=Status.PRUNED, metric=result.evaluations[0][1], steps=10,
-                           evaluations=result.evaluations[:1])
-    return result

@@ -31,7 +31,7 @@ from kaggle_runner.sweep.study_settings import Confirm
 from tests import optuna_session, shared_session
 from tests.conftest import wait_for
 from tests.standins.postgres import PASSWORD, QUOTED, Postgres, Way
-from tests.test_optuna_sweep import ENVIRONMENT, SWEEP, ended, table, write_sweep
+from tests.test_optuna_sweep import ENVIRONMENT, SWEEP, mixed, table, write_sweep
 
 GRID = """
 method: {method}
@@ -65,19 +65,6 @@ def shared(url: str) -> SharedRecord:
 def points(url: str) -> list[tuple[object, ...]]:
     return [(r.trial.id, r.trial.params, r.trial.origin, r.result.metric if r.result else None)
             for r in shared(url).snapshot(Path()).records]
-
-
-def mixed(trial: Trial) -> TrialResult:
-    """Some trials are pruned, fail or do not fit: the search learns from each in its way."""
-    result = optuna_session.complete(trial)
-    if trial.number == 2:
-        return ended(trial, Status.INFEASIBLE, reason="needs 20 GiB")
-    if trial.number == 3:
-        return ended(trial, Status.FAILED, kind="not_finite", reason="loss is not finite at step 3")
-    if trial.number == 5:
-        return TrialResult(id=trial.id, status=Status.PRUNED, metric=result.evaluations[0][1], steps=10,
-                           evaluations=result.evaluations[:1])
-    return result
 
 
 class TestOneWorker:

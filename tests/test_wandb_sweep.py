@@ -39,6 +39,20 @@ from kaggle_runner.wandb.agent import AgentOrder
 from kaggle_runner.wandb.one_per_gpu import run_agents
 from kaggle_runner.wandb.jobs import AgentPatience
 
+class HaltedOnce:
+    # Takes the events of an agent, and halts its worker at the first row that is logged of the study; then the file
+    # halted-STUDY holds the process id of the worker.
+    def __init__(self, study, tell=lambda event: None):
+        self.halted, self.tell = Path(f"halted-{study}"), tell
+
+    def __call__(self, event):
+        self.tell(event)
+        if event.kind == "started":
+            self.worker = event.pid
+        elif event.kind == "log" and not self.halted.exists():
+            os.kill(self.worker, 19)
+            self.halted.write_text(str(self.worker))
+
 def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reason="none"), pruning=True,
           max_concurrency=1, notify=lambda event: None, **patience):
     began, cpu_began = time.monotonic(), time.process_time()
@@ -337,16 +351,8 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
                   "parameters": {**quick, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
     body = """
-    def notify(event):
-        global worker
-        if event.kind == "started":
-            worker = event.pid
-        elif event.kind == "log" and not halted.exists():
-            os.kill(worker, 19)
-            halted.write_text(str(worker))
     study = sys.argv[2]
-    halted = Path(f"halted-{study}")
-    agent(sys.argv[1], study=study, notify=notify, count=1, pruning=False,
+    agent(sys.argv[1], study=study, notify=HaltedOnce(study), count=1, pruning=False,
           upload_s=float(sys.argv[3]))
     """
     settings = {"WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "3"}
@@ -387,15 +393,7 @@ def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict
     Agents side by side; each worker is halted in mid-trial until the sweep has ended.
     """
     body = """
-    def notify(event):
-        global worker
-        if event.kind == "started":
-            worker = event.pid
-        elif event.kind == "log" and not halted.exists():
-            os.kill(worker, 19)
-            halted.write_text(str(worker))
-    halted = Path(f"halted-{sys.argv[2]}")
-    agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
+    agent(sys.argv[1], study=sys.argv[2], notify=HaltedOnce(sys.argv[2]), pruning=False)
     say(version=wandb.__version__)
     """
     steps = {"cancelled": 200_000, "finished": 2000, "deleted": 2000}
