@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import wandb
@@ -23,6 +23,21 @@ GiveUp = Callable[[], bool]
 """Type of what is asked while W&B is waited for: whether to wait no longer."""
 API_ERRORS = (wandb.Error, ValueError, WandbApiFailedError)
 """What a call of W&B's public API raises: the last one, a plain `Exception` of a private module, for an HTTP 5xx."""
+
+
+@contextlib.contextmanager
+def in_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that W&B's client reads, and put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def connect(environment: Environment, tell: Tell = to_stderr) -> FoundKey:

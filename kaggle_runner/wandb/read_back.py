@@ -1,7 +1,6 @@
 """How a trial ended, from what W&B keeps of its run: its state, its summary and its rows."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from kaggle_runner.metrics import GOALS, Evaluations, Metric
 from kaggle_runner.study.axes import is_number
 from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.wandb.connection import in_environment
 from kaggle_runner.wandb.run import NOTES
 
 STEP = "train/global_step"
@@ -24,15 +24,8 @@ _SUMMARY = ("outcome", "reason", "seconds", "tokens", "peak_device_bytes", "_run
 @contextlib.contextmanager
 def own_folder() -> Iterator[None]:
     """Let the client make the empty folder that it makes for each run it reads in a place that is gone afterwards."""
-    before = os.environ.get("WANDB_DIR")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["WANDB_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["WANDB_DIR"]
-            if before is not None:
-                os.environ["WANDB_DIR"] = before
+    with tempfile.TemporaryDirectory() as folder, in_environment({"WANDB_DIR": folder}):
+        yield
 
 
 def rows_of(run: Any, metric: str) -> list[dict[str, Any]]:

@@ -3,14 +3,12 @@
 Opened as its agent would have, marked, and ended: then W&B hands it out before anything new, to any agent.
 """
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kaggle_runner.machine.writable import problem_with
-from kaggle_runner.wandb.connection import GiveUp, leave
+from kaggle_runner.wandb.connection import GiveUp, in_environment, leave
 from kaggle_runner.wandb.run import PREEMPTED, RunLog
 from kaggle_runner.wandb.sweep import RemoteSweep
 
@@ -26,7 +24,7 @@ def hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
         here = {"WANDB_ENTITY": entity, "WANDB_PROJECT": project, "WANDB_SWEEP_ID": name, "WANDB_RUN_ID": run}
         if "WANDB_DIR" not in os.environ or problem_with(Path(os.environ["WANDB_DIR"])):
             here["WANDB_DIR"] = spare
-        with _environment(here):
+        with in_environment(here):
             leave()  # the client reads its environment once
             try:
                 log = RunLog.open(give_up)
@@ -34,17 +32,3 @@ def hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
                 log.finish(PREEMPTED, (), give_up)
             finally:
                 leave()
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
