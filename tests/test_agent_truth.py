@@ -18,6 +18,7 @@ import pytest
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wandb.ends.client_words import listening
+from tests.conftest import wait_for
 from tests.standins.wandb_client import MISSING, PYTHON, clients
 from tests.standins.wandb_server import WandbServer
 from tests.test_wandb_sweep import Begin, character_settings, path_of, processes_in, starter
@@ -298,6 +299,7 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
             worker.append(event.pid)
         elif event.kind == "checkpoint" and sys.argv[3] == "killed":
             os.kill(worker[0], 19)
+            Path(f"halted-{sys.argv[2]}").write_text(str(worker[0]))
     worker = []
     agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
     """
@@ -309,8 +311,11 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
                   for sweep, name in ((same, "here"), (other, "there"))]
         server.wait_for(lambda state: len(state.runs) == 2 and all(
             len(run.files.get("kept/checkpoint.pt", b"")) > 1000 and run.history for run in state.runs.values()), 250)
-        for client in doomed:
+        halted = [tmp_path / "halted-here", tmp_path / "halted-there"]
+        assert wait_for(lambda: all(file.is_file() and file.read_text() for file in halted))
+        for client, file in zip(doomed, halted, strict=True):
             client.kill()
+            os.kill(int(file.read_text()), signal.SIGKILL)  # it cannot end by itself while it is halted
         # A request that was under way is still answered, and one of a crashed run makes it a running one again.
         server.wait_for(lambda state: all(time.monotonic() - run.heard > 3 for run in state.runs.values()), 60)
         for study in ("here", "there"):
@@ -318,8 +323,9 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
         runs = {name: server.state.runs_of(sweep)[0] for name, sweep in (("here", same), ("there", other))}
         runs["there"].move("crashed")
         steps = {name: len(run.history) for name, run in runs.items()}
-        again = [begin(server, body, path_of(sweep), study, "again", **upload).finish(250)
-                 for sweep, study in ((same, "here"), (other, "elsewhere"))]
+        started = [begin(server, body, path_of(sweep), study, "again", **upload)
+                   for sweep, study in ((same, "here"), (other, "elsewhere"))]
+        again = [client.finish(250) for client in started]
     for (name, run), client, study in zip(runs.items(), again, ("here", "elsewhere"), strict=True):
         assert any("goes back to the sweep's queue, and resumes" in note for note in client.facts["note"]), \
             client.facts["note"]
@@ -335,3 +341,4 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
     assert here.attempts == 2
     assert here.result.evaluations == elsewhere.result.evaluations
     assert any("fetched the checkpoint of trial" in note for note in again[1].facts["note"])
+    assert processes_in(tmp_path) == []
