@@ -287,8 +287,8 @@ def test_without_the_studys_rows_or_the_memory_nothing_is_claimed(here, tmp_path
 
 
 def test_a_size_is_said_in_the_unit_that_fits_it():
-    assert [size_text(size) for size in (0, 1, 1_023, 75_161_928, 2**30 - 1, 3 * 2**29, 5_000 * 2**30)] == [
-        "0 bytes", "1 byte", "1,023 bytes", "71.7 MiB", "1.00 GiB", "1.50 GiB", "5,000.00 GiB"]
+    assert [size_text(size) for size in (0, 1, 512, 75_161_928, 2**30 - 1, 3 * 2**29, 5_000 * 2**30)] == [
+        "0 bytes", "1 byte", "512 bytes", "71.7 MiB", "1.00 GiB", "1.50 GiB", "5,000.00 GiB"]
 
 
 def test_only_a_trial_that_was_trained_to_its_end_is_taken_home(tmp_path):
