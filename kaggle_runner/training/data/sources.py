@@ -250,6 +250,7 @@ def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_
 def _reading(source: str) -> Iterator[None]:
     """Silence `datasets`, and turn what it raises into one line."""
     import datasets
+    import httpx  # the client of the hub's client
 
     log, bars_are_on = logging.getLogger("datasets"), not datasets.are_progress_bars_disabled()
     level = log.level
@@ -265,7 +266,7 @@ def _reading(source: str) -> Iterator[None]:
         raise_refusal(error, source, DataError)
         raise DataError(f"cannot reach the hub for the dataset {source!r}{_did_you_mean(Path(source))}; check the "
                         f"network, or give a local json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx.HTTPError) as error:
         raise_refusal(error, source, DataError)
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"cannot read the dataset {source}: {lines[0]}; repair it, or give another") from error
