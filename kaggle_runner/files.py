@@ -27,6 +27,8 @@ _LIKE = 3
 """In so many letters a damaged mark may differ from the mark, and is still taken for one."""
 RESULT = "result.json"
 """What a launcher leaves on a kernel: the verdict on its session."""
+FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
+"""Names the file in which a launcher is told why its command ended; the launcher's own files lie beside it."""
 MOST = 1e150
 """Numbers from here on are no measurement: the square of a greater one is beyond what a double can hold, 1.8e308."""
 

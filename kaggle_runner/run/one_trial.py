@@ -23,6 +23,7 @@ from kaggle_runner.study.pace import refusal
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.wording import how_many
 
 
 class Readable(Protocol):
@@ -83,7 +84,8 @@ class TrialRunner:
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
-                                 settings=settings, max_steps=max_steps, metric=self.study.snapshot().info.metric))
+                                 settings=settings or how_many(max_steps, "step"), max_steps=max_steps,
+                                 metric=self.study.snapshot().info.metric))
 
     def take_end(self, result: TrialResult) -> None:
         """Tell how a trial ended, and count it among the failures if it is one."""
