@@ -514,6 +514,8 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
     os.environ["WANDB_API_KEY"] = "k" * 40
     os.environ["WANDB_BASE_URL"] = "http://127.0.0.1:9"
     agent(sys.argv[1])
+    os.environ["WANDB_BASE_URL"] = "not an address"
+    agent(sys.argv[1])
     """
     with WandbServer() as server:
         good, over = server.create_sweep(sweep_file), server.create_sweep({**sweep_file, "run_cap": 1})
@@ -541,7 +543,9 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
         "no W&B key found on this host (local); export WANDB_API_KEY=",
         "WANDB_MODE is offline, but it is W&B's server that chooses a sweep's trials; unset it, or search here",
         f"W&B at {server.url} does not know the W&B key in WANDB_API_KEY in the environment: it is mistyped, revoked",
-        "W&B cannot be reached at http://127.0.0.1:9: "]
+        "W&B cannot be reached at http://127.0.0.1:9: ",
+        "W&B's client refuses its settings, from its files or a variable such as WANDB_BASE_URL; mend or unset: "
+            "base_url 'not an address': "]
     reasons = client.facts["reason"]
     assert [reason[:len(pattern)] for reason, pattern in zip(reasons, patterns, strict=True)] == patterns
     assert client.facts["exit_status"] == [1] * len(patterns)
