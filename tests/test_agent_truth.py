@@ -254,7 +254,12 @@ def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_ag
             say(note=event.text)
     agent(sys.argv[1], study=sys.argv[2], notify=HaltedOnce(sys.argv[2], tell), told_s=0.0)
     """
-    with WandbServer() as page, WandbServer() as keys:
+    with WandbServer() as page, WandbServer() as keys, WandbServer() as early:
+        early.fault(match="UpsertBucket", delay_s=3.0, count=1)
+        unopened = begin(early, "agent(sys.argv[1], study='unopened', told_s=0.0)",
+                         path_of(early.create_sweep(sweep_of(fixed))))
+        early.wait_for(lambda state: state.runs, 250)
+        early.state.delete_run(early.run(0).name)
         servers = {"deleted": page, "revoked": keys}
         started = {name: begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), name)
                    for name, server in servers.items()}
@@ -265,7 +270,11 @@ def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_ag
         for name in servers:
             os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
         facts = {name: client.finish(250).facts for name, client in started.items()}
+        never = unopened.finish(250).facts
         left = processes_in(tmp_path)
+    assert never["reason"] == ["W&B did not open the run of a trial that it handed out: it was deleted; the run is "
+                               "gone there; run the same command again"]
+    assert (never["exit_status"], read_study(tmp_path / "unopened").records) == ([1], ())
     for name, server in servers.items():
         said, run = facts[name], server.run(0)
         assert said["exit_status"] == [1]

@@ -89,6 +89,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     Takes the first GPU that no other agent holds. Only a main thread can do this.
 
     Raises:
+        ConfigError: how often checkpoints are sent is no number.
         MissingPackages: what training needs is not installed.
         SecretError: no key, or a malformed one.
         HostError: every GPU has its agent, or something that will be written cannot be.
@@ -325,7 +326,7 @@ class _Agent:
 
     @contextlib.contextmanager
     def _signals(self, told: Callable[[int], None]) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into a request to end; a second one leaves no time for anything."""
+        """Turn signals into a request to end; a second one leaves no time for anything."""
         signalled = False
 
         def handle(number: int, frame: Any) -> None:

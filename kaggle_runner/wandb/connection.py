@@ -50,6 +50,8 @@ def connect(environment: Environment, tell: Tell = to_stderr) -> FoundKey:
         WandbError: offline by the user's own setting, a setting that the client refuses, or no answer.
     """
     _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
+    if f"-{os.getpid()}-" not in os.environ.get("WANDB_SERVICE", ""):
+        os.environ.pop("WANDB_SERVICE", None)  # of the process that started this one, whose client's may be gone
     key = require_key("wandb", environment.host)
     os.environ["WANDB_API_KEY"] = key.value
     # The client's own lines, a dozen for each trial, say nothing that we do not say.

@@ -79,10 +79,13 @@ class JobRunner:
         problem = problem_with(files)
         if problem:
             return self._give_back_unopened(f"WANDB_DIR {files} cannot be written: {problem}")
+        doubt = Doubt(f"{self._sweep.path.rsplit('/', 1)[0]}/{os.environ.get('WANDB_RUN_ID', '')}",
+                      first_after_s=self._patience.told_s)
         try:
-            log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
+            log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s) or doubt.is_certain())
         except RunLost as error:
-            return self._lose(f"W&B did not open the run of a trial that it handed out: {error}")
+            return self._lose(f"W&B did not open the run of a trial that it handed out: {doubt.reason or error}; run "
+                              f"the same command again")
         self.opened.add(log.id)
         try:
             self._serve(log, stop_asked)
