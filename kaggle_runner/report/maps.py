@@ -91,8 +91,8 @@ def _slice(analysis: Analysis, place: int, axis: Axis) -> Figure:
                                                                                and place >= _MOST_OPEN))
     return Figure(key=f"slice-{axis.name}", title=axis.name, fold=IDLE if idle else "",
                   sentence=say.axis(analysis, axis), height=(300 if y else 120) + _upright(axis), is_small=True,
-                  traces=traces, layout={
-                      "xaxis": value_axis(axis), "showlegend": False, "annotations": scale.notes,
+                  traces=traces, beyond=scale.beyond, layout={
+                      "xaxis": value_axis(axis), "showlegend": False,
                       **with_edge(traces, scale.axis)})
 
 
