@@ -128,11 +128,11 @@ def test_every_advice_changes_the_next_sweep_which_is_read_and_none_changes_noth
 
 def test_values_that_are_all_among_the_best_are_no_advice(tmp_path):
     """Of two values one is much the better, yet the best trials have both."""
-    trials = [Made(params={"r": "ab"[i % 2]}, value=2 + (i % 2 == 1 and i > 4) + i * 0.01) for i in range(24)]
+    trials = [Made(params={"r": "ab"[i % 2], "n": i}, value=2 + (i % 2 == 1 and i > 4) + i * 0.01) for i in range(24)]
     analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={"r": {"values": ["a", "b"]}})))
-    assert analysis.resolved == ("r",)
-    assert {len(region.values) for region in analysis.regions} == {2}
-    assert not [text for text in next_search(analysis) if "Narrow" in text]
+    assert "r" in analysis.resolved
+    assert [len(region.values) for region in analysis.regions if region.name == "r"] == [2]
+    assert not [text for text in next_search(analysis) if "Narrow r" in text]
 
 
 def test_what_is_widened_has_room_for_more_trials_and_what_shares_first_place_is_confirmed(tmp_path):
