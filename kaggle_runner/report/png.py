@@ -260,8 +260,8 @@ def _numbers(values: Sequence[Any], places: Mapping[str, int]) -> list[float]:
 
 
 def _plain(markup: str) -> str:
-    """Undo the escaping that plotly.js needs."""
-    return html.unescape(markup)
+    """Undo the escaping that plotly.js needs, and its breaks of lines."""
+    return html.unescape(markup.replace("<br>", "\n"))
 
 
 def _wrapped(text: str, characters: int) -> str:
