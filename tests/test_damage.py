@@ -20,8 +20,8 @@ from kaggle_runner.errors import DamagedJournal, DataError, KaggleRunnerError
 from kaggle_runner.files import json_lines, line_of, read_checked, write_checked
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.memory.predict import predict
-from kaggle_runner.model.characters import Writer
 from kaggle_runner.model.outcome import find_outcome
+from kaggle_runner.model.talk.characters import Writer
 from kaggle_runner.run.optuna_journal import OptunaJournal
 from kaggle_runner.run.search import OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study, read_study
