@@ -12,7 +12,8 @@ MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
 DRAWN = "document.body && document.body.dataset.drawn === 'yes'"
 VIEWS = [(width, dark) for width in (390, 768, 1440, 1920) for dark in (False, True)]
 
-HIDDEN = """[...document.querySelectorAll('.plot')].filter((place) => !place.closest('details:not([open])')).flatMap((place) => {
+HIDDEN = """[...document.querySelectorAll('.plot')].flatMap((place) => {
+    if (place.closest('details:not([open])')) return [];
     const box = (one) => one.getBoundingClientRect(), layout = place._fullLayout, found = [];
     const words = [...place.querySelectorAll('.annotation-text-g, .shapelayer text')].map(box);
     const marks = [...place.querySelectorAll('.scatterlayer .point')].map(box);
