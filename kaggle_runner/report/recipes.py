@@ -16,9 +16,8 @@ from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Regi
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.analysis.provenance import entries_of
 from kaggle_runner.report.style import metric_text, names_text, value_text
-from kaggle_runner.study.axes import Axis, Boundary, is_number
+from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
-from kaggle_runner.sweep.distributions import EXPONENTS, same_value
 
 _MARGIN = 0.1
 """Part of an axis that a narrowed range has beyond the best on each side, and must at least take away."""
@@ -197,7 +196,8 @@ def _widened(entry: Mapping[str, Any], found: Boundary) -> dict[str, Any]:
 def _narrowed(axis: Axis, region: Region, entry: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return an entry that holds where the best lie, and how it is said; nothing where that is as wide as it was."""
     if axis.values:
-        kept = [value for value in axis.values if any(same_value(value, good) for good in region.values)]
+        good = Axis(name=axis.name, values=region.values)
+        kept = [value for value in axis.values if good.position(value) is not None]
         if not isinstance(entry.get("values"), list | tuple) or len(kept) == len(axis.values):
             return {}, ""
         return {key: value for key, value in entry.items() if key not in ("values", "probabilities", "distribution")} \
@@ -220,15 +220,15 @@ def _with_ends(entry: Mapping[str, Any], ends: Mapping[str, float]) -> dict[str,
     """Return an entry with other ends, as exponents of e where it has such; empty where it has no ends to move."""
     if not all(is_number(entry.get(end)) for end in ("min", "max")) or entry.get("distribution") == "inv_log_uniform":
         return {}
-    is_exponent = entry.get("distribution") in EXPONENTS
-    return {**entry, **{end: round(math.log(value), 4) if is_exponent else value for end, value in ends.items()}}
+    written = {end: round(math.log(value), 4) for end, value in ends.items()} if has_exponents(entry) else ends
+    return {**entry, **written}
 
 
 def _holds(entry: Mapping[str, Any], value: Any) -> bool:
     """Say whether a sweep file's entry could have given a trial this value."""
     if "value" in entry or "values" in entry:
-        return any(same_value(value, known) for known in entry.get("values", [entry.get("value")]))
-    at = math.log(value) if entry.get("distribution") in EXPONENTS and is_number(value) and value > 0 else value
+        return Axis(name="", values=tuple(entry.get("values", [entry.get("value")]))).position(value) is not None
+    at = math.log(value) if has_exponents(entry) and is_number(value) and value > 0 else value
     return is_number(at) and bool(entry["min"] <= at <= entry["max"])
 
 
