@@ -67,10 +67,10 @@ def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_pa
     assert snapshot.best.result.metric < snapshot.baseline
     assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
     assert "the untouched base has" in done.stdout
-    assert re.search(r"^next     python -m kaggle_runner try a  ask it something\n"
-                     r"         python -m kaggle_runner train a --full  \d+ rows, 1 pass: \S+ s\n"
-                     r"         python -m kaggle_runner push a/best\.yaml --full --sessions 3 --wait  all rows, .*\n"
-                     r"         python -m kaggle_runner export a --to merged  take it home\n"
+    assert re.search(r"^next     python -m kaggle_runner try a  # ask it something\n"
+                     r"         python -m kaggle_runner train a --full  # \d+ rows, 1 pass: \S+ s\n"
+                     r"         python -m kaggle_runner push a/best\.yaml --full --sessions 3 --wait  # all rows, .*\n"
+                     r"         python -m kaggle_runner export a --to merged  # take it home\n"
                      r"report   python -m kaggle_runner report a\npage     a/report/index\.html$", done.stdout, re.M)
     assert (tmp_path / "a" / "report" / "overview.png").read_bytes().startswith(b"\x89PNG")
     assert "trial 0005  step 6/6  eval/loss" in done.stderr
