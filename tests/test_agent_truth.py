@@ -133,6 +133,28 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
     assert processes_in(tmp_path) == []
 
 
+def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_is_not_waited_for(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    body = "agent(sys.argv[1], study=sys.argv[2], told_s=float(sys.argv[3]))"
+    with WandbServer() as refusing, WandbServer() as early:
+        refusing.fault(status=400, match="RunResumeStatus", count=1)
+        early.fault(match="UpsertBucket", delay_s=3.0, count=1)
+        started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), study, told_s)
+                   for server, study, told_s in ((refusing, "refused", "60"), (early, "deleted", "0"))]
+        early.wait_for(lambda state: state.runs, 250)
+        early.state.delete_run(early.run(0).name)
+        refused, deleted = (client.finish(250).facts for client in started)
+        left = processes_in(tmp_path)
+    words = "W&B did not open the run of a trial that it handed out: "
+    assert refused["reason"][0].startswith(f"{words}Failed to get resume status")
+    assert deleted["reason"] == [f"{words}it was deleted; the run is gone there; run the same command again"]
+    assert refused["exit_status"] == deleted["exit_status"] == [1]
+    assert (refusing.run(0).state, refusing.sweep.queue) == ("preempted", [refusing.run(0).name])
+    assert read_study(tmp_path / "refused").records == read_study(tmp_path / "deleted").records == ()
+    assert left == []
+
+
 def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> None:
     """Lines of wandb 0.28: the client's thread was slower than its job, so it tells no error."""
     with listening() as words:

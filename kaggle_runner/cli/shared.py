@@ -291,7 +291,7 @@ def print_next(*snapshots: "Snapshot", after: str | None = None) -> None:
     """
     steps = [step for snapshot in snapshots for step in _what_comes_out(snapshot)]
     for place, step in enumerate(steps):
-        say("" if place else "next", "  ".join(step))
+        say("" if place else "next", "  # ".join(step))
     report = after or command("report", *(snapshot.directory for snapshot in snapshots))
     say(("page" if report.endswith(".html") else "report") if steps else "next", report)
 

@@ -89,6 +89,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     Takes the first GPU that no other agent holds. Only a main thread can do this.
 
     Raises:
+        ConfigError: how often checkpoints are sent is no number.
         MissingPackages: what training needs is not installed.
         SecretError: no key, or a malformed one.
         HostError: every GPU has its agent, or something that will be written cannot be.
@@ -109,9 +110,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric, goal=sweep.spec.goal,
             seed=None, shared=gpu is not None))
         os.environ.setdefault("WANDB_DIR", str(directory.resolve()))
-        require_writable({
-            "the study": directory, "WANDB_DIR": Path(os.environ["WANDB_DIR"]) / "wandb",
-            "W&B's cache": Path(wandb.env.get_cache_dir()), "the temporary folder": Path(tempfile.gettempdir())})
+        require_writable({"the study": directory, "WANDB_DIR": Path(os.environ["WANDB_DIR"]) / "wandb"})
         settings = _worker_settings(directory, environment, gpu, sweep.spec)
         record.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": settings.threads, "gpu": settings.gpu, "deadline": order.deadline.at,
@@ -143,13 +142,17 @@ def prepare(environment: Environment, notify: Notify) -> FoundKey:
 
     Raises:
         MissingPackages: what training needs is not installed.
-        HostError: this is not the main thread.
+        HostError: this is not the main thread, or what W&B's client will write cannot be written.
         SecretError: no key, or a malformed one.
         WandbError: offline by the user's own setting, or W&B cannot be reached.
     """
     if threading.current_thread() is not threading.main_thread():
         raise HostError("an agent needs the main thread, where signals arrive; run it as a program of its own")
     require_packages(environment, "finetune", searches=False, extra="train,wandb")
+    places = {"W&B's cache": Path(wandb.env.get_cache_dir()), "the temporary folder": Path(tempfile.gettempdir())}
+    if named := os.environ.get("WANDB_DIR"):
+        places = {"WANDB_DIR": Path(named) / "wandb", **places}
+    require_writable(places)  # before the client starts, which would say it in a screen of lines
     return connect(environment, lambda text: notify(Note(text=text)))
 
 
@@ -323,7 +326,7 @@ class _Agent:
 
     @contextlib.contextmanager
     def _signals(self, told: Callable[[int], None]) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into a request to end; a second one leaves no time for anything."""
+        """Turn signals into a request to end; a second one leaves no time for anything."""
         signalled = False
 
         def handle(number: int, frame: Any) -> None:

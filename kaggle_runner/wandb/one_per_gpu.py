@@ -153,7 +153,7 @@ def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environme
 
 @contextlib.contextmanager
 def _signals(children: Sequence[_Child], told: Callable[[int], None]) -> Iterator[list[int]]:
-    """Hand SIGINT and SIGTERM on to the children, as often as they come."""
+    """Hand signals on to the children, as often as they come."""
     came: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
