@@ -32,6 +32,8 @@ PATIENCE_S = 600.0
 """How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
 CROWDED, CROWDED_S = ("too many", "remaining connection slots"), 20.0
 """What a server says that has no connection left, and how long one is waited for."""
+BUSY = ("timeout expired", "timed out", "closed the connection unexpectedly", "lost connection")
+"""What is seen of a server that is too busy to answer in time; who joins waits as long for it."""
 PASSWORDS = {"postgresql": "set PGPASSWORD", "mysql": "name a file of yours: ?read_default_file=~/.my.cnf",
              "mariadb": "name a file of yours: ?read_default_file=~/.my.cnf"}
 """How a password stays out of an address."""
@@ -156,17 +158,20 @@ class Database:
     def _connect(self, connect: Callable[[], Any]) -> Any:
         """Open a connection; wait a while for one where the server has none left, as when many come in at once.
 
+        Who joins waits for a busy server too; a session that has joined says that it is away, and asks again.
+
         Raises:
             StudyError: the driver does not take the settings of the address.
         """
-        until = time.monotonic() + CROWDED_S
+        until, worth_waiting = time.monotonic() + CROWDED_S, CROWDED + (BUSY if self.storage is None else ())
         while True:
             try:
                 return connect()
             except ODD_SETTING as error:
                 raise self.refused(error) from None
             except self.failures as error:
-                if time.monotonic() > until or not any(word in str(error).lower() for word in CROWDED):
+                if time.monotonic() > until or not any(
+                        word in str(error).lower() for word in worth_waiting):
                     raise
                 time.sleep(random.uniform(0.1, 0.5))
 
