@@ -27,6 +27,8 @@ _LIKE = 3
 """In so many letters a damaged mark may differ from the mark, and is still taken for one."""
 RESULT = "result.json"
 """What a launcher leaves on a kernel: the verdict on its session."""
+FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
+"""Names the file in which a launcher is told why its command ended; the launcher's own files lie beside it."""
 MOST = 1e150
 """Numbers from here on are no measurement: the square of a greater one is beyond what a double can hold, 1.8e308."""
 
@@ -193,6 +195,19 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             raise StudyError(f"{path}, line {number}, is damaged; restore the file from a copy, or delete that line "
                              f"to lose only that event") from error
+
+
+def is_damaged(path: Path) -> bool:
+    """Say whether a line of a JSON-lines file is not as it was written."""
+    try:
+        return not all(True for _ in json_lines(path))
+    except StudyError:
+        return True
+
+
+def sound_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file; none of a damaged one: what they say is begun anew."""
+    return [] if is_damaged(path) else list(json_lines(path))
 
 
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:

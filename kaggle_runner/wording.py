@@ -11,6 +11,14 @@ def how_many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def size_text(size: float) -> str:
+    """Write bytes in the unit that fits them: `512 bytes`, `71.7 MiB`, `1.50 GiB`."""
+    for unit, digits, least in (("GiB", 2, 2**30), ("MiB", 1, 2**20), ("KiB", 1, 2**10)):
+        if round(size / least, digits) >= 1:
+            return f"{size / least:,.{digits}f} {unit}"
+    return how_many(round(size), "byte")
+
+
 def plain_text(text: str) -> str:
     """Write a text that is a hyperparameter's value so that it stays on its line and looks like no other value.
 

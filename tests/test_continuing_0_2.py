@@ -44,8 +44,8 @@ def test_a_study_that_names_every_hyperparameter_of_0_2_is_the_same_sweep(tmp_pa
     new = whole_sweep(FinetuneConfig())
     assert changed_parameters(old, new) == []
     facts = {"name": "s", "metric": "eval/loss", "goal": "minimize", "seed": 0}
-    with Study.open_for_writing(tmp_path, sweep=old, **facts):
-        pass
+    with Study.open_for_writing(tmp_path, sweep=old, **facts) as study:
+        study.log("0000", {"step": 1})
     with Study.open_for_writing(tmp_path, sweep=new, **facts) as study:
         assert study.snapshot().info.sweep == old
     other = whole_sweep(FinetuneConfig(train_on="last", weight_decay=0.3))

@@ -18,7 +18,7 @@ from kaggle_runner.machine.environment import detect
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of, spread, steps_between_checkpoints
 from kaggle_runner.run.final.final_training import FinalOrder, run_final
 from kaggle_runner.run.final.full_spec import full_spec
-from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.spec import check_config
 from kaggle_runner.training.control import Control
@@ -74,7 +74,7 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
     notes, killed, room = [], [], [30 * 2**20]
 
     def notify(event):
-        notes.append(getattr(event, "text", ""))
+        notes.append(getattr(event, "text", getattr(event, "settings", "")))
         if event.kind == "attached" and room:
             _, second = processes()
             most = int(Path(f"/proc/{second}/status").read_text().split("VmPeak:")[1].split()[0]) * 1024
@@ -85,7 +85,11 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
 
     large = spec_of(**base, batch_size=8, gradient_accumulation_steps=1)
     order = FinalOrder(directory=tmp_path / "two", processes=2, deadline=FOREVER)
+    with Study.open_for_writing(order.directory, name="two", sweep=small.raw, metric="eval/loss", goal="minimize",
+                                seed=None) as study:
+        study.start_session({"shares": 3})  # of a file that was wrong, in which nothing was trained
     broken = run_final(large, order, here, notify)
+    assert "4 steps" in notes
     assert any("once more with batch_size 2, gradient_accumulation_steps 4" in note for note in notes), notes
     assert broken.result.status is Status.FAILED
     assert broken.result.reason == "process 2 of 2 was killed by SIGKILL"

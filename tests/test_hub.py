@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
+import torch
 
-from kaggle_runner.errors import ModelError
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import DataError, ModelError
+from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.hub import raise_refusal
+from kaggle_runner.training.models.base_model import load_base
 from tests.standins.hub_server import HubServer
 
 ASK = """
@@ -111,6 +116,21 @@ def test_a_refusal_without_a_token_and_an_error_of_the_hub_are_told_apart(withou
         with pytest.raises(ModelError, match=rf"the hub fails by itself, HTTP {status}, for the model 'a/b' \(Server "
                                              rf"error '{status}' .*\); wait some minutes and run the same command"):
             raise_refusal(answer, "a/b", ModelError)
+
+
+def test_a_setting_with_which_nobody_is_asked_is_named(tmp_path):
+    """These tests themselves run with HF_HUB_OFFLINE."""
+    with pytest.raises(ModelError, match=r"the model 'me/thing' is not in the cache of this machine; nothing is "
+                                         r"fetched in a dry run or where HF_HUB_OFFLINE is set: .* local folder"):
+        load_base(FinetuneConfig(model="me/thing"), torch.device("cpu"))
+    with pytest.raises(DataError, match=r"the dataset 'me/thing' is not in the cache of this .* or give a local file"):
+        load_rows(FinetuneConfig(dataset="me/thing"), cache_directory=tmp_path)
+    for error, kind in ((ModelError, "model"), (DataError, "dataset")):
+        with pytest.raises(httpx.UnsupportedProtocol) as raised:
+            httpx.get("hub.example/x")
+        with pytest.raises(error, match=r"^HF_ENDPOINT is 'https://huggingface\.co', which is no address of a hub; it "
+                                        r"begins with https:// or http://; correct it"):
+            raise_refusal(raised.value, f"a/{kind}", error)
 
 
 OPEN = """

@@ -24,6 +24,7 @@ from kaggle_runner.model.tensor_files import NewTensor, open_weights, write_weig
 from kaggle_runner.study.trial import Status
 from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.data.render import bos_of
+from kaggle_runner.wording import size_text
 from tests.made_studies import Made, write_study
 from tests.test_families import FAMILIES, SHAPE, plain_loss, save
 from tests.test_metrics import EXACT, judged_study
@@ -251,7 +252,7 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, he
     kept = adapter.read_bytes()
     save_file(only, adapter)
     of_before = dataclasses.replace(outcome, result=dataclasses.replace(outcome.result, hashes={}))  # no digest
-    with pytest.raises(StudyError, match=r"needs [\d.]+ GiB and the disk has [\d.]+ GiB free; free some space, or"):
+    with pytest.raises(StudyError, match=r"needs [\d.]+ GiB and the disk has [\d.]+ [GM]iB free; free some space, or"):
         export_merged(of_before, out, here, quiet)
     with pytest.raises(StudyError, match=r"the adapter of trial 0000 is damaged: .* is not what was trained"):
         export_merged(outcome, out, here, quiet)
@@ -283,6 +284,11 @@ def test_without_the_studys_rows_or_the_memory_nothing_is_claimed(here, tmp_path
     assert f"- merged into {TRAINED}, which is what training saw; there are no rows to measure it on\n" in card
     assert "at the export |" not in card
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out") is not None
+
+
+def test_a_size_is_said_in_the_unit_that_fits_it():
+    assert [size_text(size) for size in (0, 1, 512, 75_161_928, 2**30 - 1, 3 * 2**29, 5_000 * 2**30)] == [
+        "0 bytes", "1 byte", "512 bytes", "71.7 MiB", "1.00 GiB", "1.50 GiB", "5,000.00 GiB"]
 
 
 def test_only_a_trial_that_was_trained_to_its_end_is_taken_home(tmp_path):

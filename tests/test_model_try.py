@@ -1,5 +1,6 @@
 """`try`: what the models answer is what plain transformers generates, asked as the rows were written."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -16,8 +17,8 @@ from click.testing import CliRunner
 from kaggle_runner.cli.main import cli
 from kaggle_runner.errors import DataError, StudyError
 from kaggle_runner.machine.environment import detect
-from kaggle_runner.model.answers import Sampling, open_conversation
 from kaggle_runner.model.outcome import find_outcome
+from kaggle_runner.model.talk.answers import Sampling, open_conversation
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.study.weights import drop_beaten_weights
@@ -32,6 +33,14 @@ from tests.test_tokens import make_tokenizer
 from tests.tiny_studies import train_study, write_rows
 
 ROOT = Path(__file__).parent.parent
+LIGHT = """
+import contextlib, sys
+from kaggle_runner.cli import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stderr(sys.stdout):
+    main(sys.argv[1:])
+print("LOADED", bool({"transformers", "peft", "bitsandbytes", "torch._dynamo"} & sys.modules.keys()))
+"""
+"""Runs a command, and says whether it imported what takes seconds and has no part in it."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,13 @@ def test_answers_are_those_that_plain_peft_and_transformers_generate(family, tmp
     base = save(family, FAMILIES[family][0], tmp_path / "base", tokenizer_of_the_demo_base)
     study, held_out = train_study(tmp_path / "study", cache, model=str(base), dataset=str(rows), load_in_4bit=False)
     outcome = find_outcome(study)
-    conversation = open_conversation(outcome, here, lambda event: None)
+    torch.set_num_threads(2)
+    chose = dataclasses.replace(outcome, result=dataclasses.replace(outcome.result, notes={
+        **outcome.result.notes, "threads": 1}))
+    conversation = open_conversation(chose, here, lambda event: None)
+    assert torch.get_num_threads() == 1, "as many as the trial chose: two that wait for each other are far slower"
+    on_gpu = dataclasses.replace(outcome.snapshot, sessions=({"gpus": [{"name": "Tesla T4"}]},))
+    assert dataclasses.replace(chose, snapshot=on_gpu).cpu_threads is None
     plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tuned = peft.PeftModel.from_pretrained(plain, outcome.adapter)
     kept = json.loads((study / "trials" / "0000" / ANSWERS).read_text())["rows"]
@@ -163,6 +178,7 @@ def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
                 "batch_size": 16, "gradient_accumulation_steps": 1, "evaluations": 1}.items()}}}))
     done = CliRunner().invoke(cli, ["dry-run", "sweep.yaml", "--study", "chars", "--no-pruning"])
     assert done.exit_code == 0, done.output
+    assert "\nnext     python -m kaggle_runner try chars  have it write\nreport   " in done.stdout
     best = read_study(tmp_path / "chars").best.trial.id
     assert [path.parent.name for path in (tmp_path / "chars").glob("trials/*/model.pt")] == [best]
     done = run("chars", "--rows", "2", "--max-new-tokens", "20")
@@ -175,6 +191,12 @@ def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
     assert any(word in done.stdout.split("tuned", 1)[1] for word in ("sat", "the", "on")), done.stdout
     assert "the model does not know 'X', 'p', 'y'; write with the characters of its text:" in run(
         "chars", "--prompt", "Xylophone", error=DataError)
+    for arguments, said in ((("try", "chars", "--prompt", "the "), "tuned     "),
+                            (("export", "chars"), "export is for fine-tunes; the weights are chars/trials/")):
+        light = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, timeout=100,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert said in light.stdout
+        assert "LOADED False" in light.stdout
     loser = next(record.trial.id for record in read_study(tmp_path / "chars").records if record.trial.id != best)
     assert "kept no weights: there is no " in run("chars", "--trial", loser, error=StudyError)
 

@@ -80,7 +80,7 @@ def test_the_shipped_sweep_fits_a_t4_and_with_less_because_it_computes_activatio
 def test_a_plan_reads_as_lines_and_as_json(shipped):
     text = text_of(shipped)
     assert "device    Tesla T4, 14.06 GiB a trial" in text
-    assert re.search(r"memory +peak +fits +checkpointing +made of\n +7\.\d\d GiB  yes   off +base 3\.85, "
+    assert re.search(r"memory +peak +fits +checkpointing\n +7\.\d\d GiB  yes   off\nmade of +7\.\d\d GiB: base 3\.85, "
                      r"activations 2\.\d\d", text)
     values = json.loads(json.dumps(shipped.as_dict()))
     assert values["forecasts"][0]["peak_bytes"] == shipped.forecasts[0].fit.prediction.peak_bytes
@@ -165,6 +165,15 @@ class TestTheCommand:
         assert (values["device"], values["fitting"], len(values["forecasts"])) == ("the CPU", 4, 4)
         assert {"base", "adapter", "optimizer"} <= values["forecasts"][0]["parts"].keys()
 
+    def test_rows_that_are_missing_here_are_said_to_be_and_are_not_looked_for_on_the_hub(self, plan_command, tmp_path):
+        (tmp_path / "sweep.yaml").write_text(f"{HEAD}  model: {{value: demo}}\n  dataset: {{value: ./rows.csv}}\n")
+        (tmp_path / "one.yaml").write_text("model: demo\ndataset: ./rows.csv\n")
+        for arguments, line in ((["sweep.yaml"], "rows      cannot be used: "),
+                                (["one.yaml", "--full"], "steps     unknown: ")):
+            status, output = plan_command(*arguments)
+            assert (status, f"{line}the dataset ./rows.csv does not exist; give a json, jsonl, " in output.out) == (
+                0, True), output
+
     @pytest.mark.parametrize(("arguments", "message"), [
         (["sweeps/lora_t4.yaml", "--gpu", "t5"], "error: no GPU 't5' is known here; did you mean t4?"),
         (["sweeps/lora_t4.yaml", "--gpu", "t4", "--study", "nowhere"], "error: nowhere is not a study"),
@@ -216,7 +225,8 @@ def test_a_final_training_is_planned_with_its_sessions_and_the_second_gpu_is_fre
         "sessions": "2 of 11.6 h",
         "quota": "18.8 h of the 30.0 h of a week; a session counts its wall clock once, however many GPUs it has"}
     assert plan_final(config, 10_000, seconds_per_step=36.0, gpus=1, **common).sessions == 4
-    assert plan_final(config, None, seconds_per_step=36.0, gpus=2, **common).as_dict()["steps"] is None
+    unknown = plan_final(config, "the dataset x.csv does not exist", seconds_per_step=36.0, gpus=2, **common)
+    assert (unknown.as_dict()["steps"], unknown.as_lines()[0][1]) == (None, "unknown: the dataset x.csv does not exist")
     assert "unknown until a trial has finished" in dict(
         plan_final(config, 10_000, seconds_per_step=None, gpus=2, **common).as_lines())["time"]
 

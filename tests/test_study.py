@@ -107,17 +107,46 @@ def test_a_comment_in_the_sweep_file_or_another_run_cap_does_not_end_a_study(tmp
 
 
 def test_a_study_of_another_sweep_file_is_refused_with_what_differs(tmp_path):
-    with open_study(tmp_path):
-        pass
+    with open_study(tmp_path) as study:
+        study.record_start(a_trial(0), {})
+        study.record_end(a_result(0, 1.5))
     other = {**SWEEP, "method": "bayes", "parameters": {**SWEEP["parameters"], "seed": {"value": 2}}}
     with (pytest.raises(StudyError, match=r"another sweep file: method, parameters\.seed differ"),
           open_study(tmp_path, sweep=other)):
         pass
 
 
+@pytest.mark.parametrize(("left", "is_anew"), [("nothing", True), ("a refusal", True), ("a row", False),
+                                               ("a lesson", False), ("a weight", False)])
+def test_a_study_in_which_nothing_was_trained_begins_anew_with_the_mended_file(tmp_path, left, is_anew):
+    """Rows that were not there, a model that was misspelled: the file was wrong, and nothing of it counts."""
+    with open_study(tmp_path, seed=3) as study:
+        study.start_session({"shares": 2})
+        if left == "a lesson":
+            study.append({"event": "known", "trials": []})
+        elif left != "nothing":
+            study.record_start(a_trial(0), {})
+            study.record_end(TrialResult(id="0000", status=Status.FAILED, metric=None, reason="no such module"))
+            (tmp_path / "optuna.journal").write_text("of the file as it was")
+        if left == "a row":
+            study.log("0000", {"step": 1})
+        if left == "a weight":
+            (tmp_path / "trials" / "0000" / "model.pt").touch()
+    mended = {**SWEEP, "parameters": {**SWEEP["parameters"], "seed": {"value": 2}}}
+    if not is_anew:
+        with (pytest.raises(StudyError, match=r"another sweep file: parameters\.seed differ"),
+              open_study(tmp_path, sweep=mended)):
+            pass
+        return
+    with open_study(tmp_path, sweep=mended) as study:
+        found = study.snapshot()
+    assert (found.info.sweep, found.info.seed, found.records, found.sessions) == (mended, 0, (), ())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["environment.json", "study.lock", "trials.jsonl"]
+
+
 def test_another_seed_is_refused_and_no_seed_is_the_studys_own(tmp_path):
-    with open_study(tmp_path, seed=3):
-        pass
+    with open_study(tmp_path, seed=3) as study:
+        study.log("0000", {"step": 1})
     with open_study(tmp_path) as study:
         assert study.snapshot().info.seed == 3
     with pytest.raises(StudyError, match="made with seed 3, not 4"), open_study(tmp_path, seed=4):

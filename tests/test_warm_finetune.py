@@ -32,6 +32,7 @@ def test_left_out_samples_few_held_out_rows_and_many_epochs_are_told_with_the_fi
     assert length_warning(config, 340) == (
         "warning: 500 steps of 8 rows are 11.8 passes over the 340 training rows, more than 10; lower max_steps, or "
         "write num_train_epochs: 3")
+    assert length_warning(config, 340, is_final=True).endswith(", more than 10; give --epochs 3")
     assert length_warning(config, 400) == ""
 
 

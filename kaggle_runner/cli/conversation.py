@@ -7,8 +7,9 @@ import click
 from kaggle_runner.errors import DataError
 
 if TYPE_CHECKING:
-    from kaggle_runner.model.answers import Answer, Conversation, Question, Sampling
-    from kaggle_runner.model.characters import Writer
+    from kaggle_runner.model.talk.answers import Conversation
+    from kaggle_runner.model.talk.asking import Answer, Question, Sampling
+    from kaggle_runner.model.talk.characters import Writer
 
 LABEL = 10
 """Columns before the text."""
@@ -70,7 +71,7 @@ def chat(talker: "Conversation | Writer", sampling: "Sampling", *, with_base: bo
 
 
 def _question(talker: "Conversation | Writer", said: list[tuple[str, str]]) -> "Question":
-    from kaggle_runner.model.characters import Writer
+    from kaggle_runner.model.talk.characters import Writer
     from kaggle_runner.training.data.turns import Turn
 
     return talker.prompt(said[-1][1]) if isinstance(talker, Writer) else talker.question(

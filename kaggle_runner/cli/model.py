@@ -12,11 +12,17 @@ import click
 from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.shared import detect_here, not_negative
 from kaggle_runner.metrics import LOSS
+from kaggle_runner.wording import size_text
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from kaggle_runner.events import Notify
+    from kaggle_runner.machine.environment import Environment
     from kaggle_runner.model.export import Exported
     from kaggle_runner.model.outcome import Outcome
+    from kaggle_runner.model.talk.answers import Conversation
+    from kaggle_runner.model.talk.characters import Writer
 
     Send = Callable[[Path, Notify], str]
 
@@ -41,7 +47,7 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     """Take the model of a study's winner home, and measure what is taken home."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.model.marker import is_export_of
-    from kaggle_runner.model.outcome import find_outcome
+    from kaggle_runner.model.outcome import find_outcome, no_adapter_of
 
     if public and push is None:
         raise click.UsageError("--public is for what --push makes; give --push NAME too")
@@ -51,7 +57,8 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
         raise click.UsageError("--llama-cpp is for --to gguf and --to ollama; give one of them, or leave it out")
 
     outcome = find_outcome(study, trial)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
+    if outcome.config.trainer == "charlm":  # before imports that take seconds
+        raise no_adapter_of(outcome)
     folder = out or study / "export" / f"{outcome.trial.id}-{kind}"
     send = None
     if push is not None:  # checked before a model is made for it
@@ -59,8 +66,9 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     if send is None or not is_export_of(folder, outcome, kind):
         environment = detect_here()
         with display() as notify:
-            from kaggle_runner.model.export import export_adapter, export_merged  # takes seconds to import
-            from kaggle_runner.model.local_programs import export_gguf, export_ollama
+            with _importing():
+                from kaggle_runner.model.export import export_adapter, export_merged
+                from kaggle_runner.model.local_programs import export_gguf, export_ollama
 
             if kind in ("gguf", "ollama"):
                 exporter = export_gguf if kind == "gguf" else export_ollama
@@ -120,7 +128,7 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
         click.echo(f"merged   {loss:.6f} into {what}{taken}")
     if exported.taken and not exported.merged:
         click.echo(f"merged   into {exported.taken}, not measured")
-    click.echo(f"export   {exported.folder}  ({exported.size / 2**20:,.1f} MiB)")
+    click.echo(f"export   {exported.folder}  ({size_text(exported.size)})")
     if exported.load:
         click.echo("python   " + exported.load.replace("\n", "\n         ").replace("         \n", "\n"))
     for command in exported.commands:
@@ -156,19 +164,17 @@ def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, b
     if prompt is not None and not prompt.strip():
         raise click.UsageError("--prompt is empty; write what to ask")
     outcome = find_outcome(study, trial)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
     of_characters = outcome.config.trainer == "charlm"
     if of_characters and system is not None:
         raise click.UsageError("--system is for fine-tunes; a character model writes on after --prompt")
     environment = detect_here()
     with display() as notify:
-        from kaggle_runner.model.answers import Sampling, open_conversation  # takes seconds to import
-        from kaggle_runner.model.characters import Writer
-
-        talker = Writer(outcome, environment) if of_characters else open_conversation(
+        talker = _writer(outcome, environment) if of_characters else _conversation(
             outcome, environment, notify, system=system, cpu_only=cpu)
     if talker.remark:
         click.echo(f"warning: {talker.remark}", err=True)
+    from kaggle_runner.model.talk.asking import Sampling
+
     drawn = (0.8 if of_characters else 0.0) if temperature is None else temperature
     sampling = Sampling(temperature=drawn, **options)
     click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}")
@@ -178,6 +184,30 @@ def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, b
         chat(talker, sampling, with_base=base)
     else:
         ask_rows(talker, rows or ROWS, sampling)
+
+
+def _writer(outcome: "Outcome", environment: "Environment") -> "Writer":
+    with _importing():
+        from kaggle_runner.model.talk.characters import Writer
+    return Writer(outcome, environment)
+
+
+def _conversation(outcome: "Outcome", environment: "Environment", notify: "Notify", **options: Any) -> "Conversation":
+    with _importing():
+        from kaggle_runner.model.talk.answers import open_conversation
+    return open_conversation(outcome, environment, notify, **options)
+
+
+def _importing() -> "AbstractContextManager[None]":
+    """Return the context in which libraries are imported that take seconds, and the compiler's seconds are saved."""
+    from kaggle_runner.run.worker_process import PATIENT
+
+    for name, value in PATIENT.items():  # read as torch is loaded
+        os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
+    from kaggle_runner.run.worker import compiling_when_called
+
+    return compiling_when_called()
 
 
 COMMANDS = (export, try_)

@@ -12,6 +12,7 @@ from kaggle_runner.cli.shared import detect_here, positive
 from kaggle_runner.cli.words import complain, say
 
 if TYPE_CHECKING:
+    from kaggle_runner.config import FinetuneConfig
     from kaggle_runner.sweep.spec import SweepSpec
 
 
@@ -56,10 +57,10 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
                        workers=gpus)
     if full:
         config = FinetuneConfig.from_params(spec.fixed)
-        rows = rows_known(snapshot, config.dataset) if snapshot else None
-        final = plan_final(config, _count_rows(spec, environment.cache_directory) if rows is None else rows, gpus=gpus,
-                           seconds_per_step=seconds_per_step, snapshot=snapshot, session_s=session_s or SESSION_S,
-                           week_s=WEEK_S)
+        known_rows = rows_known(snapshot, config.dataset) if snapshot else None
+        rows = _count_rows(config, environment.cache_directory) if known_rows is None else known_rows
+        final = plan_final(config, rows, gpus=gpus, seconds_per_step=seconds_per_step, snapshot=snapshot,
+                           session_s=session_s or SESSION_S, week_s=WEEK_S)
     if as_json:
         click.echo(json.dumps(found.as_dict() | ({"final": final.as_dict(), "times": None} if full else {}), indent=2))
         return
@@ -74,14 +75,18 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     say("rows", _rows_of(file, spec, environment.cache_directory), column=9)
 
 
-def _count_rows(spec: "SweepSpec", cache_directory: Path) -> int | None:
-    """Count the training rows of a final training, where its dataset is on this machine."""
-    from kaggle_runner.config import FinetuneConfig
+def _count_rows(config: "FinetuneConfig", cache_directory: Path) -> int | str:
+    """Count the training rows of a final training; where that cannot be done here, say why."""
+    from kaggle_runner.errors import DataError
     from kaggle_runner.training.data.instructions import load_rows
     from kaggle_runner.training.data.sources import is_here
 
-    config = FinetuneConfig.from_params(spec.fixed)
-    return len(load_rows(config, cache_directory=cache_directory).train) if is_here(config) else None
+    try:
+        if is_here(config):
+            return len(load_rows(config, cache_directory=cache_directory).train)
+    except DataError as error:
+        return str(error)
+    return "until the rows of the hub are counted; give a study that has read them"
 
 
 def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:
@@ -93,9 +98,9 @@ def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:
 
     command = f"python -m kaggle_runner preview {shlex.quote(str(file))}"
     config = FinetuneConfig.from_params(spec.typical())
-    if not is_here(config):
-        return f"{config.dataset} of the hub; see them with {command}"
     try:
+        if not is_here(config):
+            return f"{config.dataset} of the hub; see them with {command}"
         data = load_rows(config, cache_directory=cache_directory)
     except DataError as error:
         return f"cannot be used: {error}"

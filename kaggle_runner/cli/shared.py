@@ -16,6 +16,7 @@ import click
 from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.words import as_typed, command, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
+from kaggle_runner.files import FACTS_VARIABLE
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
@@ -249,12 +250,14 @@ def refuse_among_rows(directory: Path, dataset: object) -> None:
 
 def continuing() -> str:
     """Return the command that goes on with what this one began."""
+    if os.environ.get(FACTS_VARIABLE):
+        return "the launcher that began it, run again; on Kaggle the push that made it, with this kernel as --kernel"
     return typed_command() or "run the same command again to continue"
 
 
 def typed_command() -> str:
     """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
-    from kaggle_runner.study.journal import typed_command as typed
+    from kaggle_runner.study.lock import typed_command as typed
 
     return typed()
 
@@ -267,7 +270,7 @@ def print_page(page: Path | None) -> None:
 
 def tell_launcher(reason: str, exit_status: int) -> None:
     """Tell a launcher, where one started this process, why the session ended: into the file that it named."""
-    path = os.environ.get("KAGGLE_RUNNER_FACTS")
+    path = os.environ.get(FACTS_VARIABLE)
     if path:
         ended = {0: "done", INTERRUPTED: "unfinished"}.get(exit_status, "gave up")
         Path(path).write_text(json.dumps({"reason": reason, "ended": ended}) + "\n")
@@ -290,15 +293,20 @@ def print_next(*snapshots: "Snapshot", after: str | None = None) -> None:
     """
     steps = [step for snapshot in snapshots for step in _what_comes_out(snapshot)]
     for place, step in enumerate(steps):
-        say("" if place else "next", "  ".join(step))
+        say("" if place else "next", "  # ".join(step))
     report = after or command("report", *(snapshot.directory for snapshot in snapshots))
     say(("page" if report.endswith(".html") else "report") if steps else "next", report)
 
 
 def _what_comes_out(snapshot: "Snapshot") -> list[tuple[str, str]]:
     """Return the commands that lead from a winner to a model that one talks to, each with what it is for."""
+    from kaggle_runner.study.weights import WEIGHTS
+
     best = snapshot.best
-    if best is None or not (snapshot.directory / "trials" / best.trial.id / "adapter").is_dir():
+    directory = snapshot.directory / "trials" / (best.trial.id if best else "")
+    if best is not None and (directory / WEIGHTS).is_file():  # of a character model, which nothing else is made of
+        return [(command("try", snapshot.directory), "have it write")]
+    if best is None or not (directory / "adapter").is_dir():
         return []
     steps = [(command("try", snapshot.directory), "ask it something")]
     if importlib.util.find_spec("kaggle_runner.study.what_next"):  # which a launcher leaves at home

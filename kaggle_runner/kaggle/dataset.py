@@ -19,6 +19,7 @@ from pathlib import Path
 from kaggle_runner.errors import KernelError, Refusal
 from kaggle_runner.files import cannot_write
 from kaggle_runner.kaggle.program import TIMEOUT_S, Answer, Kaggle, find_owner, refuse
+from kaggle_runner.wording import size_text
 
 METADATA = "dataset-metadata.json"
 NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9]+)*")
@@ -97,7 +98,7 @@ def publish_dataset(folder: Path, target: DatasetTarget, marker: str, tell: Call
         for name in sizes:
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).symlink_to((folder / name).resolve())
-        tell(f"sending {sum(sizes.values()) / 2**20:,.0f} MiB to Kaggle")
+        tell(f"sending {size_text(sum(sizes.values()))} to Kaggle")
         upload(target.kaggle, staged, target.ref, public=target.public, replace=bool(target.there),
                timeout_s=TIMEOUT_S + sum(sizes.values()) / SLOWEST_BYTES_S)
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import kaggle_runner
 from kaggle_runner.errors import KaggleRunnerError, SecretError
-from kaggle_runner.files import RESULT
+from kaggle_runner.files import FACTS_VARIABLE, RESULT
 from kaggle_runner.kernel.command import CommandEnd, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
 from kaggle_runner.kernel.result import Session, describe_session, find_journals
@@ -25,8 +25,6 @@ from kaggle_runner.machine.internet import require_internet, servers_of
 from kaggle_runner.machine.keys import VARIABLES, find_key, secret_values
 from kaggle_runner.study.journal import JOURNAL
 
-FACTS_VARIABLE = "KAGGLE_RUNNER_FACTS"
-"""Names the file into which a command writes why it ended."""
 TRAINING = ("agent", "sweep", "train", "export", "try")
 """The commands that need a model on a kernel."""
 OVERTIME_S = 600.0

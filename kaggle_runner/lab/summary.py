@@ -90,7 +90,7 @@ def defaults_yaml(plan: TuningPlan, stages: Sequence[Stage]) -> str:
 def plan_summary(plan: TuningPlan, stages: Sequence[Stage]) -> str:
     """Return one line for each study of a plan: what it varied, what it decided, and with which numbers."""
     left = stages_left(plan, stages)
-    rest = f"\n{left} of its stages are not done yet.\n" if left else ""
+    rest = f"\n{how_many(left, 'stage')} of it {'is' if left == 1 else 'are'} not done yet.\n" if left else ""
     return f"# {plan.name}\n\n{_markdown(plan_table(stages))}\n{rest}"
 
 

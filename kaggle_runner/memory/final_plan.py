@@ -16,6 +16,8 @@ class FinalPlan:
 
     rows: int | None
     """Training rows; none where nobody has counted them."""
+    unknown: str
+    """Why they are not counted; empty if they are."""
     config: FinetuneConfig
     """With the steps that its epochs take, exactly where the rows are known."""
     epochs: float
@@ -39,8 +41,8 @@ class FinalPlan:
     def as_lines(self) -> list[tuple[str, str]]:
         """Return it as (label, text) lines for a person."""
         if self.rows is None:
-            return [("steps", "unknown until the rows are counted; give a study that has read them"),
-                    ("time", "unknown with them")]
+            return [("steps", f"unknown {self.unknown}" if self.unknown.startswith("until ") else
+                     f"unknown: {self.unknown}"), ("time", "unknown with them")]
         steps = (f"{self.config.max_steps:,} of {self.config.effective_batch_size} rows: {self.epochs:g} "
                  f"pass{'' if self.epochs == 1 else 'es'} over {self.rows:,} rows")
         if self.seconds is None:
@@ -54,22 +56,23 @@ class FinalPlan:
                 ("quota", f"{hours(self.seconds)} of the {hours(self.week_s)} of a week{free}")]
 
 
-def plan_final(config: FinetuneConfig, rows: int | None, *, seconds_per_step: float | None, snapshot: Snapshot | None,
-               gpus: int, session_s: float, week_s: float) -> FinalPlan:
-    """Forecast a final training of a config whose length is in epochs.
+def plan_final(config: FinetuneConfig, counted_rows: int | str, *, seconds_per_step: float | None,
+               snapshot: Snapshot | None, gpus: int, session_s: float, week_s: float) -> FinalPlan:
+    """Forecast a final training of a config whose length is in epochs, from its rows or why they are not known.
 
     `seconds_per_step` is the user's, of one GPU; without it the complete trials of `snapshot` tell. That several GPUs
     divide the time evenly is an assumption: nobody has measured it.
     """
     epochs = config.num_train_epochs or 1
+    rows, unknown = (None, counted_rows) if isinstance(counted_rows, str) else (counted_rows, "")
     counted = config if rows is None else config.counted(rows)
     seconds, reason = None, ""
     if rows is not None and seconds_per_step is not None:
         seconds, reason = counted.max_steps * seconds_per_step, f"{seconds_per_step:g} s a step, as stated"
     elif rows is not None and snapshot is not None:
         seconds, reason = forecast_s(counted, snapshot), "from the complete trials of the study"
-    return FinalPlan(rows=rows, config=counted, epochs=epochs, seconds=None if seconds is None else seconds / gpus,
-                     reason=reason, gpus=gpus, session_s=session_s, week_s=week_s)
+    return FinalPlan(rows=rows, unknown=unknown, config=counted, epochs=epochs, reason=reason, gpus=gpus,
+                     seconds=None if seconds is None else seconds / gpus, session_s=session_s, week_s=week_s)
 
 
 def _part(count: int) -> str:

@@ -15,6 +15,7 @@ from kaggle_runner.errors import DataError, ModelError
 from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.outcome import Outcome
+from kaggle_runner.training.cpu_speed import use_threads
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.instructions import InstructionData, load_rows
 from kaggle_runner.training.data.tokens import encode
@@ -28,6 +29,7 @@ from kaggle_runner.training.models.base_model import (
     linear_layers_4bit,
     load_base,
 )
+from kaggle_runner.wording import size_text
 
 SHARED_SYSTEM = 0.5
 """Share of the training rows that must have the same system prompt for it to be the study's."""
@@ -68,6 +70,8 @@ def load_trained(outcome: Outcome, device: torch.device, notify: Notify) -> Base
     config = outcome.finetune
     check_base(outcome)
     _keep_quiet()
+    if device.type == "cpu":
+        use_threads(outcome.cpu_threads)
     notify(Phase(phase="load", text=f"loading {config.model}"))
     base = load_base(config, device)
     dtype = getattr(torch, str(outcome.result.notes.get("compute_dtype", "float32")), torch.float32)
@@ -134,9 +138,9 @@ def device_for(parameters: int, model_type: str, device: torch.device, environme
     available = environment.ram_available_bytes or 0
     if in_memory <= SHARE_OF_MEMORY * available:
         return torch.device("cpu"), ""
-    on_gpu = f"{needed / 2**30:.1f} of {free / 2**30:.1f} GiB of the GPU and " if device.type == "cuda" else ""
-    return None, (f"it was not measured here: its weights would take {on_gpu}{in_memory / 2**30:.1f} of "
-                  f"{available / 2**30:.1f} GiB of memory")
+    on_gpu = f"{size_text(needed)} of {size_text(free)} of the GPU and " if device.type == "cuda" else ""
+    return None, (f"it was not measured here: its weights would take {on_gpu}{size_text(in_memory)} of "
+                  f"{size_text(available)} of memory")
 
 
 def _keep_quiet() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write
+from kaggle_runner.wording import size_text
 
 WAY_OUT = "choose another folder with --out"
 SLACK_BYTES = 64 * 2**20
@@ -48,8 +49,8 @@ def require_space(out: Path, size: int) -> None:
     """
     needed, free = size + SLACK_BYTES, shutil.disk_usage(_there(out)).free
     if free < needed:
-        raise StudyError(f"{out} needs {needed / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB free; free "
-                         f"some space, or {WAY_OUT}")
+        raise StudyError(f"{out} needs {size_text(needed)} and the disk has {size_text(free)} free; free some space, "
+                         f"or {WAY_OUT}")
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Outcome:
             StudyError: it is none.
         """
         if not isinstance(self.config, FinetuneConfig):
-            raise _no_transformers_model(self)
+            raise no_adapter_of(self)
         return self.config
 
     @property
@@ -48,7 +48,7 @@ class Outcome:
             StudyError: it is none, or it is not there, or it is not what was trained.
         """
         if not isinstance(self.config, FinetuneConfig):
-            raise _no_transformers_model(self)
+            raise no_adapter_of(self)
         folder = self.directory / "adapter"
         missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
         if missing:
@@ -60,6 +60,13 @@ class Outcome:
                              f"its digest in the record; restore it from a copy, or train it again: "
                              f"{self._again}")
         return folder
+
+    @property
+    def cpu_threads(self) -> int | None:
+        """The CPU threads that it chose to train on; none for a trial on a GPU, or one of an unknown machine."""
+        threads = self.result.notes.get("threads")
+        on_gpu = any(session.get("gpus") for session in self.snapshot.sessions)
+        return None if on_gpu or not isinstance(threads, int) else threads
 
     @property
     def name(self) -> str:
@@ -96,10 +103,12 @@ def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:
     return Outcome(snapshot=snapshot, trial=record.trial, result=record.result, config=config, directory=directory)
 
 
-def _no_transformers_model(outcome: Outcome) -> StudyError:
+def no_adapter_of(outcome: Outcome) -> StudyError:
+    """Say that a trial is of a character model, of which there is nothing to export."""
+    study = shlex.quote(str(outcome.snapshot.directory))
     return StudyError(f"{outcome.snapshot.directory} holds {outcome.config.trainer} models, which transformers does "
-                      f"not know, so there is no adapter to export; the weights are "
-                      f"{outcome.directory / WEIGHTS}")
+                      f"not know: there is no adapter, and export is for fine-tunes; the weights are "
+                      f"{outcome.directory / WEIGHTS}, and this has them write: python -m kaggle_runner try {study}")
 
 
 def weights_of(outcome: Outcome) -> tuple[Path, CharLMConfig]:

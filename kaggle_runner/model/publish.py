@@ -17,6 +17,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from kaggle_runner.errors import ModelError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.model.marker import MARKER
+from kaggle_runner.wording import size_text
 
 STORE = "make one that may write at https://huggingface.co/settings/tokens and export HF_TOKEN=..."
 WEIGHTS = (".safetensors", ".gguf")
@@ -101,7 +102,7 @@ def publish(folder: Path, target: Target, notify: Notify) -> int:
     sent = 0
     for step in steps:
         if step[0] in weights:
-            notify(Note(text=f"pushing {step[0]}, {missing[step[0]].stat().st_size / 2**20:,.0f} MiB"))
+            notify(Note(text=f"pushing {step[0]}, {size_text(missing[step[0]].stat().st_size)}"))
         try:
             _commit(target, [(name, missing[name]) for name in step])
         except Exception as error:

@@ -25,6 +25,7 @@ from kaggle_runner.report.figures import curve_scale, scale_of
 from kaggle_runner.report.files import csv_cell, markdown_text
 from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import by_importance
+from kaggle_runner.report.recipes import next_search
 from kaggle_runner.report.style import BEST, FAINT, LOOKS, SERIES, log_ticks
 
 TIMEOUT_S = 120
@@ -122,7 +123,7 @@ def _notebook(analysis: Analysis, lead: Lead | None = None) -> nbformat.Notebook
     if searched:
         add("Parallel coordinates", [say.parallel(analysis)], cells.PARALLEL)
         added.append(new_markdown_cell("## Where to search next\n\n" + "\n".join(
-            f"- {markdown_text(advice)}" for advice in say.next_search(analysis))))
+            f"- {markdown_text(advice)}" for advice in next_search(analysis))))
     if analysis.rungs and searched:
         add("Who survived where", [say.rungs(analysis)], cells.RUNGS)
     add("What it cost: time", [say.time(analysis)], cells.TIME)

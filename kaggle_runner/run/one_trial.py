@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
+from kaggle_runner.files import sound_lines
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run import rungs
 from kaggle_runner.run.failures import FailureBudget
@@ -22,6 +23,7 @@ from kaggle_runner.study.pace import refusal
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.wording import how_many
 
 
 class Readable(Protocol):
@@ -54,7 +56,8 @@ class TrialRunner:
         if self.interrupted():
             return "interrupted"
         snapshot = self.study.snapshot()
-        done = max((row["step"] for row in snapshot.history(trial.id)), default=0)
+        rows = sound_lines(snapshot.directory / "trials" / trial.id / "history.jsonl")
+        done = max((row["step"] for row in rows), default=0)
         with contextlib.suppress(ConfigError):  # for the supervisor to say, as the trial's own failure
             return refusal(self.supervisor.counted(trial.config), snapshot, self.deadline, steps_done=done)
         return None
@@ -81,7 +84,8 @@ class TrialRunner:
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
-                                 settings=settings, max_steps=max_steps, metric=self.study.snapshot().info.metric))
+                                 settings=settings or how_many(max_steps, "step"), max_steps=max_steps,
+                                 metric=self.study.snapshot().info.metric))
 
     def take_end(self, result: TrialResult) -> None:
         """Tell how a trial ended, and count it among the failures if it is one."""

@@ -23,6 +23,10 @@ OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocat
 """Torch's CUDA and CPU allocators, the C library, C++, bitsandbytes and cuBLAS, in lower case."""
 
 
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+"""For a process that imports torch: threads that spin while they wait take the cores from everybody else."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """How to start a worker."""
@@ -151,9 +155,7 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         "KAGGLE_RUNNER_CACHE": str(settings.cache_directory),
         "OMP_NUM_THREADS": str(settings.threads),
         "OPENBLAS_NUM_THREADS": str(settings.threads),  # Optuna sets it to 1 in its own process while it thinks
-        # threads that spin while they wait take the cores from everybody else
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
+        **PATIENT,
         # bfloat16 on a CPU: kernels made for a shape take a megabyte each, and micro-batches have many shapes
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "PYTHONUNBUFFERED": "1",

@@ -6,11 +6,9 @@ meanwhile.
 """
 
 import contextlib
-import fnmatch
 import functools
 import json
-import shlex
-import sys
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,15 +24,15 @@ from kaggle_runner.files import (
     json_lines,
     line_of,
     make_directory,
+    sound_lines,
     write_atomically,
 )
 from kaggle_runner.metrics import Evaluations, Goal, Metric
-from kaggle_runner.study.lock import StudyLock, is_held, this_process
+from kaggle_runner.study.lock import StudyLock, is_held, this_process, typed_command
 from kaggle_runner.study.near import JOURNAL as JOURNAL
-from kaggle_runner.study.near import way_to_a_study
+from kaggle_runner.study.near import refuse_foreign_folder, refuse_trials_without_journal, way_to_a_study
 from kaggle_runner.study.ranking import Ranked, rank
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
-from kaggle_runner.wording import without_password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +86,13 @@ class Snapshot:
         return tuple(r for r in self.records if r.result and r.result.status is not Status.PREEMPTED)
 
     @property
+    def is_blank(self) -> bool:
+        """Whether nothing was trained in it, nor taken over from another study."""
+        trained = [record for record in self.records if record.result and record.result.steps]
+        left = [path for path in self.directory.glob("trials/*/*") if path.name != "config.json"]
+        return not (trained or left or self.known)
+
+    @property
     def best(self) -> TrialRecord | None:
         """The best trial of the best configuration; the earlier one of two equals."""
         return self.ranked[0] if self.ranked else None
@@ -136,6 +141,7 @@ class Study:
                          seed: int | None, shared: bool = False) -> Iterator["Study"]:
         """Make the study, or continue it if it is there; only one process at a time, unless all of them share it.
 
+        One of another sweep file in which nothing was trained begins anew: its file was wrong, and is mended.
         A `seed` of none takes the study's own seed, or 0 for a new study.
 
         Raises:
@@ -143,19 +149,24 @@ class Study:
                 sweep file or seed.
         """
         make_directory(directory)
-        _refuse_foreign_folder(directory)
+        refuse_foreign_folder(directory)
         lock = StudyLock(directory, shared=shared)
         try:
             study = cls(directory, is_alone=lock.is_alone)
             journal = directory / JOURNAL
             if lock.is_alone and journal.exists():
                 drop_torn_line(journal)
-            if not journal.exists() or journal.stat().st_size == 0:
-                _refuse_trials_without_journal(directory)
+            is_new = not journal.exists() or journal.stat().st_size == 0
+            if is_new:
+                refuse_trials_without_journal(directory)
+            elif refusal := _why_another(found := read_study(directory), sweep, seed):
+                if shared or not found.is_blank:
+                    raise refusal
+                _clear(directory)
+                is_new = True
+            if is_new:
                 study.append({"event": "study", "name": name, "metric": metric, "goal": goal,
                               "seed": seed or 0, "sweep": sweep})
-            else:
-                _refuse_other_sweep(read_study(directory), sweep, seed)
             lock.settle()
             yield study
         finally:
@@ -221,14 +232,14 @@ class Study:
     def cut_history(self, trial_id: str, step: int) -> list[dict[str, Any]]:
         """Drop the rows of a trial's history after a step, the one it goes on from, and return those that stay."""
         path = self.trial_directory(trial_id) / "history.jsonl"
-        kept = [row for row in json_lines(path) if row["step"] <= step]
+        kept = [row for row in sound_lines(path) if row["step"] <= step]
         write_atomically(path, "".join(map(line_of, kept)))
         return kept
 
     def cut_off(self, trial_id: str, reason: str, **notes: Any) -> TrialResult:
         """Return the result of a trial that was ended from outside, made from its rows: it goes on later."""
         snapshot = self.snapshot()
-        rows = snapshot.history(trial_id)
+        rows = sound_lines(self.trial_directory(trial_id) / "history.jsonl")
         record = next(record for record in snapshot.records if record.trial.id == trial_id)
         return TrialResult(
             id=trial_id, status=Status.PREEMPTED, **Evaluations.of_rows(snapshot.metric, rows).facts, reason=reason,
@@ -329,19 +340,6 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",
-             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export", "shared")
-"""What a study's own folder may hold before its journal does: an agent's client, or a session before it, was there."""
-
-
-def typed_command() -> str:
-    """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
-    program = Path(sys.argv[0])
-    if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
-        return shlex.join(["python", "-m", "kaggle_runner", *map(without_password, sys.argv[1:])])
-    return ""
-
-
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Name what differs between two sweeps of what decides their trials: `method`, `parameters.learning_rate`."""
     plain = json.loads(json.dumps(new))
@@ -363,36 +361,25 @@ def _fixed_as_0_2(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
             if name in kept or name not in fixed}
 
 
-def _refuse_foreign_folder(directory: Path) -> None:
-    """Refuse a folder that holds other files than a study's, such as rows, which a study would lie among."""
-    if (directory / JOURNAL).exists():
-        return
-    names = sorted(path.name for path in directory.iterdir())
-    strange = [name for name in names if not fnmatch.filter([name], "worker*.log") and name not in OWN_FILES]
-    if strange:
-        shown = ", ".join(strange[:3]) + (" and more" if len(strange) > 3 else "")
-        raise StudyError(f"cannot use {directory} as a study: it is a folder with other files ({shown}); choose a new "
-                         f"one with --study, such as --study {directory / 'study'}")
-
-
-def _refuse_trials_without_journal(directory: Path) -> None:
-    """Refuse to begin a study over trials whose record is gone."""
-    left = sorted(path.name for path in directory.glob("trials/*"))
-    if left:
-        raise StudyError(f"{directory / JOURNAL} is empty or gone, but {directory / 'trials'} holds {len(left)} of "
-                         f"its trials, which a new study would overwrite; restore {JOURNAL} from a copy, or choose "
-                         f"another directory with --study")
-
-
-def _refuse_other_sweep(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> None:
+def _why_another(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> StudyError | None:
+    """Say why a study is not of this sweep and seed; none if it is."""
     changed = changed_keys(snapshot.info.sweep, sweep)
     if changed:
-        raise StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
-                         f"choose another directory with --study, or restore the file; a sweep takes over with "
-                         f"--adopt what still counts")
+        return StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
+                          f"choose another directory with --study, or restore the file; a sweep takes over with "
+                          f"--adopt what still counts")
     if seed is not None and seed != snapshot.info.seed:
-        raise StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
-                         f"choose another directory with --study, or leave --seed out")
+        return StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
+                          f"choose another directory with --study, or leave --seed out")
+    return None
+
+
+def _clear(directory: Path) -> None:
+    """Make a study that has nothing one that has not begun, its journal at the last."""
+    for name in ("optuna.journal", "trials"):
+        path = directory / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_atomically(directory / JOURNAL, "")
 
 
 def confirm_directory(directory: Path) -> Path:

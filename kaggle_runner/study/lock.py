@@ -4,14 +4,17 @@ runs a trial of it, by what dies with a process however that ends."""
 import contextlib
 import fcntl
 import os
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.files import cannot_write
+from kaggle_runner.files import FACTS_VARIABLE, cannot_write
+from kaggle_runner.wording import without_password
 
 _SETTLE_S = 5.0
 """Seconds that the first of several who share a study gets for the journal's first line."""
@@ -40,6 +43,17 @@ def is_in_use(directory: Path) -> bool:
 def this_process() -> Mapping[str, Any]:
     """Return what tells this process from any other: no later one has its number and its beginning."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+
+
+def typed_command() -> str:
+    """Return the command line of this process, as a person would type it; empty where a program of theirs runs us."""
+    program, facts = Path(sys.argv[0]), os.environ.get(FACTS_VARIABLE)
+    if program.name == "kaggle-runner" or program.parts[-2:] == ("kaggle_runner", "__main__.py"):
+        given = [without_password(argument) for argument in sys.argv[1:]]
+        if facts:  # a launcher's own files, which are gone when it ends
+            given = [argument.removeprefix(f"{Path(facts).parent}{os.sep}") for argument in given]
+        return shlex.join(["python", "-m", "kaggle_runner", *given])
+    return ""
 
 
 def is_held(holder: Mapping[str, Any], directory: Path) -> bool:

@@ -1,11 +1,17 @@
-"""The studies that are near a path that is none: what a person probably meant."""
+"""Folders that are no study: the studies near one, which a person probably meant, and which may become one."""
 
+import fnmatch
 from pathlib import Path
+
+from kaggle_runner.errors import StudyError
 
 JOURNAL = "trials.jsonl"
 FOLDERS = ("studies", "hyperparameter_tuning", "kernels")
 """Where this program puts studies, below the current directory."""
 MOST = 8
+OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",
+             "summary.md", "decision.json", "wandb", "confirm", "best.yaml", "export", "shared")
+"""What a study's own folder may hold before its journal does: an agent's client, or a session before it, was there."""
 
 
 def studies_near(path: Path) -> list[Path]:
@@ -37,3 +43,32 @@ def way_to_a_study(path: Path) -> str:
     if studies:
         return f"studies here: {listed(studies)}"
     return "there is no study here; the first one comes from: python -m kaggle_runner dry-run"
+
+
+def refuse_foreign_folder(directory: Path) -> None:
+    """Refuse a folder that holds other files than a study's, such as rows, which a study would lie among.
+
+    Raises:
+        StudyError: names some of them.
+    """
+    if (directory / JOURNAL).exists():
+        return
+    names = sorted(path.name for path in directory.iterdir())
+    strange = [name for name in names if not fnmatch.filter([name], "worker*.log") and name not in OWN_FILES]
+    if strange:
+        shown = ", ".join(strange[:3]) + (" and more" if len(strange) > 3 else "")
+        raise StudyError(f"cannot use {directory} as a study: it is a folder with other files ({shown}); choose a new "
+                         f"one with --study, such as --study {directory / 'study'}")
+
+
+def refuse_trials_without_journal(directory: Path) -> None:
+    """Refuse to begin a study over trials whose record is gone.
+
+    Raises:
+        StudyError: there are some.
+    """
+    left = sorted(path.name for path in directory.glob("trials/*"))
+    if left:
+        raise StudyError(f"{directory / JOURNAL} is empty or gone, but {directory / 'trials'} holds {len(left)} of "
+                         f"its trials, which a new study would overwrite; restore {JOURNAL} from a copy, or choose "
+                         f"another directory with --study")

@@ -29,6 +29,11 @@ class Alone:
         return range(1)
 
     @property
+    def is_final(self) -> bool:
+        """Whether all rows are trained on, by one process or more, and nothing is compared."""
+        return False
+
+    @property
     def leads(self) -> bool:
         """Whether this process writes and evaluates."""
         return True

@@ -76,6 +76,15 @@ def choose(batch: Callable[[torch.dtype], object], *, most_threads: int, cache_d
     return choice
 
 
+def use_threads(chosen: int | None) -> None:
+    """Have torch take the threads that a trial chose, if it did; with more a small model can be a hundred times slower.
+
+    Its losses are those of the study then, to the last bit.
+    """
+    if chosen is not None:
+        torch.set_num_threads(min(chosen, torch.get_num_threads()))
+
+
 def _bfloat16(batch: Callable[[torch.dtype], object]) -> tuple[float, float]:
     """Return the best time in bfloat16, and its largest share of the float32 pass beside it.
 

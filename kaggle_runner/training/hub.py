@@ -13,6 +13,9 @@ STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner 
 GATED_DATASET = "is a gated dataset"
 """What `datasets` says of one, without keeping the hub's answer. Source: datasets/load.py, 4.0 and 5.1."""
 
+OFFLINE = "(OfflineModeIsEnabled)"
+"""What `datasets` says where it may not ask. Source: datasets/load.py, 4.0 and 5.1."""
+
 
 def require_revision(dataset: str, revision: str) -> None:
     """See that the hub has a revision: `datasets` 4.0 reads another one from its cache where it has not.
@@ -31,14 +34,17 @@ def require_revision(dataset: str, revision: str) -> None:
                             f"or a commit that it has") from error
 
 
-def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | type[DataError]) -> None:
+def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | type[DataError],
+                  nearest: str = "") -> None:
     """Raise what the hub refused and what to do; returns where an error is no refusal of the hub's.
+
+    `nearest` asks for a name that may have been meant.
 
     Raises:
         ModelError, DataError: as `wanted`: too many requests, a gated repository without a token or access, a token
-            that the hub does not know, or nothing of that name.
+            that the hub does not know, nothing of that name, or a setting with which nobody was asked.
     """
-    from huggingface_hub import get_token  # with a whole HTTP client, for an error alone
+    from huggingface_hub import constants, get_token  # with a whole HTTP client, for an error alone
 
     chain = list(_chain(error))
     answer = next((each for each in chain if getattr(each, "response", None) is not None), None)
@@ -48,6 +54,13 @@ def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | ty
     page, said = f"https://huggingface.co/{folder}{name}", f" ({_useful_line(answer)})" if answer else ""
     mount = f"or mount Kaggle's copy with push --{kind} and write its path under /kaggle/input"
     gated = _has(chain, "GatedRepoError") or GATED_DATASET in str(error)
+    if _has(chain, "UnsupportedProtocol"):
+        raise wanted(f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address of a hub; it begins with https:// or "
+                     f"http://; correct it, or unset it for https://huggingface.co") from error
+    if constants.HF_HUB_OFFLINE and (_has(chain, "LocalEntryNotFoundError") or OFFLINE in str(error)):
+        raise wanted(f"the {kind} {name!r} is not in the cache of this machine{nearest}; nothing is fetched in a dry "
+                     f"run or where HF_HUB_OFFLINE is set: fetch it once with `sweep` where there is a network, or "
+                     f"give a local {'folder' if kind == 'model' else 'file'}") from error
     if status == 429:
         raise wanted(f"the hub takes no more requests from here for now, HTTP 429, for the {kind} {name!r}{said}: many "
                      f"sessions share one address; wait some minutes and run the same command again; a token has a "

@@ -55,13 +55,14 @@ def rows_warnings(config: FinetuneConfig, train_rows: int, held_out_rows: int) -
     return warnings
 
 
-def length_warning(config: FinetuneConfig, train_rows: int) -> str:
-    """Say that a trial sees its rows too often; empty if it does not."""
+def length_warning(config: FinetuneConfig, train_rows: int, *, is_final: bool = False) -> str:
+    """Say that a trial, or a final training, sees its rows too often; empty if it does not."""
     epochs = config.max_steps * config.effective_batch_size / train_rows
     if epochs <= MANY_EPOCHS:
         return ""
+    way_out = "give --epochs 3" if is_final else "lower max_steps, or write num_train_epochs: 3"
     return (f"warning: {config.max_steps} steps of {config.effective_batch_size} rows are {epochs:.1f} passes over the "
-            f"{train_rows:,} training rows, more than {MANY_EPOCHS}; lower max_steps, or write num_train_epochs: 3")
+            f"{train_rows:,} training rows, more than {MANY_EPOCHS}; {way_out}")
 
 
 class WarmFinetune:
@@ -92,7 +93,7 @@ class WarmFinetune:
         """Train one adapter."""
         base, data, _ = self._prepared(config)
         config = config.counted(len(data.train))
-        self._warn(length_warning(config, len(data.train)))
+        self._warn(length_warning(config, len(data.train), is_final=control.team.is_final))
         if self._untouched is None and control.team.leads:
             self._untouched = try_answers(base, data.validation, self._warn_by)
         untouched = self._untouched or []

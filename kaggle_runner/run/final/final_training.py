@@ -123,10 +123,11 @@ def _arrangement(config: FinetuneConfig, order: FinalOrder, environment: Environ
 
 
 def _begun_with(directory: Path) -> int | None:
-    """Return the shares of the first session; none where there was none."""
+    """Return the shares of the first session; none where nothing was trained yet."""
     if not (directory / JOURNAL).is_file() or not (directory / JOURNAL).stat().st_size:
         return None
-    sessions = read_study(directory).sessions
+    snapshot = read_study(directory)
+    sessions = () if snapshot.is_blank else snapshot.sessions
     return int(sessions[0]["shares"]) if sessions and "shares" in sessions[0] else None
 
 

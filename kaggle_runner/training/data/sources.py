@@ -113,9 +113,7 @@ def open_source(config: FinetuneConfig, cache_directory: Path, *, of_evaluation:
         if _is_saved(path):
             return _saved(path, config, of_evaluation)
         return _local(path, config, of_evaluation)
-    if path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1 or kind_of(path):
-        raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
-                        f"them, a hub id, or {DEMO_DATASET}")
+    _refuse_missing(dataset)
     return _from_hub(dataset, config, of_evaluation)
 
 
@@ -137,9 +135,28 @@ def _refuse_idle_fields(config: FinetuneConfig, path: Path | None) -> None:
 
 
 def is_here(config: FinetuneConfig) -> bool:
-    """Say whether the rows of a config are on this machine, and need no hub."""
-    return all(name == DEMO_DATASET or os.path.exists(Path(name).expanduser())
-               for name in (config.dataset, config.eval_dataset) if name is not None)
+    """Say whether the rows of a config are on this machine, and need no hub.
+
+    Raises:
+        DataError: they should be, and are not.
+    """
+    elsewhere = [name for name in (config.dataset, config.eval_dataset) if name is not None and name != DEMO_DATASET
+                 and not os.path.exists(Path(name).expanduser())]
+    for name in elsewhere:
+        _refuse_missing(name)
+    return not elsewhere
+
+
+def _refuse_missing(dataset: str) -> None:
+    """Refuse what is not on this machine and cannot be on the hub, by its name.
+
+    Raises:
+        DataError: that is so.
+    """
+    path = Path(dataset).expanduser()
+    if path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1 or kind_of(path):
+        raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
+                        f"them, a hub id, or {DEMO_DATASET}")
 
 
 def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
@@ -233,6 +250,7 @@ def _of_splits(splits: Mapping[str, Any], name: str, config: FinetuneConfig, of_
 def _reading(source: str) -> Iterator[None]:
     """Silence `datasets`, and turn what it raises into one line."""
     import datasets
+    import httpx  # the client of the hub's client
 
     log, bars_are_on = logging.getLogger("datasets"), not datasets.are_progress_bars_disabled()
     level = log.level
@@ -245,10 +263,11 @@ def _reading(source: str) -> Iterator[None]:
         raise DataError(f"the hub has no dataset {source!r} that you may read{_did_you_mean(Path(source))}; check the "
                         f"id, set HF_TOKEN if it is private, or give a local file") from error
     except ConnectionError as error:
-        raise_refusal(error, source, DataError)
-        raise DataError(f"cannot reach the hub for the dataset {source!r}{_did_you_mean(Path(source))}; check the "
-                        f"network, or give a local json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        nearest = _did_you_mean(Path(source))
+        raise_refusal(error, source, DataError, nearest)
+        raise DataError(f"cannot reach the hub for the dataset {source!r}{nearest}; check the network, or give a local "
+                        f"json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx.HTTPError) as error:
         raise_refusal(error, source, DataError)
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise DataError(f"cannot read the dataset {source}: {lines[0]}; repair it, or give another") from error

@@ -41,6 +41,11 @@ class Team(Alone):
         return range(self.shares)
 
     @property
+    def is_final(self) -> bool:
+        """Whether all rows are trained on."""
+        return True
+
+    @property
     def leads(self) -> bool:
         """Whether this process writes and evaluates."""
         return self.rank == 0

@@ -5,8 +5,7 @@ Shapes: T tokens of a prompt.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,58 +16,12 @@ from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.measured import attach_trained, device_here, held_out_rows, load_trained, system_prompt_of
 from kaggle_runner.model.outcome import Outcome
+from kaggle_runner.model.talk.asking import Answer, Question, Sampling, Show
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.render import Renderer
 from kaggle_runner.training.data.turns import Turn
 from kaggle_runner.training.models.base_model import BaseModel
 from kaggle_runner.training.models.written_answers import question_of
-
-Show = Callable[[str], None]
-"""Takes each piece of an answer as it comes."""
-
-
-COLDEST = 0.01
-"""Temperature below which the likeliest token is taken: the next one would need to be within 0.1 of it to be drawn once
-in 20,000 times."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    """0 takes the most likely token."""
-    top_p: float = 1.0
-    seed: int = 0
-
-    @property
-    def draws(self) -> bool:
-        """Whether tokens are drawn: not where the temperature leaves one of them alone, and would overflow 16 bits."""
-        return self.temperature >= COLDEST
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a model said, and how fast."""
-
-    text: str
-    tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens a second, the reading of the prompt included."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A prompt as tokens, what is shown of it, and what the row answers."""
-
-    tokens_T: list[int]
-    text: str
-    expected: str | None = None
 
 
 class Conversation:

@@ -6,9 +6,10 @@ import torch
 
 from kaggle_runner.errors import DataError, StudyError
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.model.answers import Answer, Question, Sampling, Show
 from kaggle_runner.model.outcome import Outcome, weights_of
+from kaggle_runner.model.talk.asking import Answer, Question, Sampling, Show
 from kaggle_runner.training.checkpoint import read_tensors
+from kaggle_runner.training.cpu_speed import use_threads
 from kaggle_runner.training.data.characters import TEXT8, load_corpus, text8_bytes
 from kaggle_runner.training.models.char_model import CharModel
 
@@ -30,6 +31,7 @@ class Writer:
             DataError: the text that its characters come from cannot be read.
         """
         path, config = weights_of(outcome)
+        use_threads(outcome.cpu_threads)
         corpus = load_corpus(config, cache_directory=environment.cache_directory)
         self._symbols, self._validation, self._config = corpus.symbols, corpus.validation, config
         self._model = CharModel(config, len(corpus.symbols))
