@@ -3,10 +3,12 @@
 Real agents of the real client, in processes; one loopback server for those that only wait.
 """
 
+import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,56 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
     assert client.facts["exit_status"] == [1]
     assert read_study(tmp_path / "study").records == ()
     assert processes_in(tmp_path) == []
+
+
+def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_is_not_waited_for(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    body = "agent(sys.argv[1], study=sys.argv[2], told_s=float(sys.argv[3]))"
+    with WandbServer() as refusing, WandbServer() as early:
+        refusing.fault(status=400, match="RunResumeStatus", count=1)
+        early.fault(match="UpsertBucket", delay_s=3.0, count=1)
+        started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), study, told_s)
+                   for server, study, told_s in ((refusing, "refused", "60"), (early, "deleted", "0"))]
+        early.wait_for(lambda state: state.runs, 250)
+        early.state.delete_run(early.run(0).name)
+        refused, deleted = (client.finish(250).facts for client in started)
+        left = processes_in(tmp_path)
+    words = "W&B did not open the run of a trial that it handed out: "
+    assert refused["reason"][0].startswith(f"{words}Failed to get resume status")
+    assert deleted["reason"] == [f"{words}it was deleted; the run is gone there; run the same command again"]
+    assert refused["exit_status"] == deleted["exit_status"] == [1]
+    assert (refusing.run(0).state, refusing.sweep.queue) == ("preempted", [refusing.run(0).name])
+    assert read_study(tmp_path / "refused").records == read_study(tmp_path / "deleted").records == ()
+    assert left == []
+
+
+def test_a_trial_that_a_killed_agent_left_goes_back_also_when_its_sweep_is_finished_by_then(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The last trial of a sweep: other agents had the rest, and W&B finished the sweep."""
+    left = """
+    from kaggle_runner.study.journal import Study
+    from kaggle_runner.study.trial import Trial
+    sweep, run, params = json.loads(sys.argv[1])
+    with Study.open_for_writing(Path("study"), name="mine", sweep=sweep, metric="eval/loss", goal="minimize", seed=None,
+                                shared=True) as study:
+        study.record_start(Trial(id=run, number=0, params=params), {})
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed, run_cap=1))
+        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+        _, (job,) = server.state.heartbeat({"id": agent.id})
+        server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
+        server.state.set_sweep_state(sweep.name, "FINISHED")
+        begin(server, left, json.dumps([sweep.config, job["run_id"], server.run(0).args])).finish(100)
+        ends = begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(100).facts
+    assert ends["reason"] == [f"the sweep {path_of(sweep)} is finished, so it gives no trials; to go on with it: wandb "
+                              f"sweep --resume {path_of(sweep)}, and then this again: 1 trial of study had no end"]
+    assert (server.run(0).state, sweep.queue) == ("preempted", [job["run_id"]])
+    (record,) = read_study(tmp_path / "study").records
+    assert record.result is not None
+    assert record.result.reason == "its agent was killed; it goes on from its last checkpoint, or from the start"
 
 
 def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> None:

@@ -205,6 +205,16 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_keeps_what_is_finished(
     assert table(study)[:1] == before
 
 
+@pytest.mark.parametrize(("redirected", "status", "said"), [
+    ("<&- >&- 2>&-", 0, ""), (">/dev/full", 1, "error: a write failed: No space left on device; what was recorded is")])
+def test_what_the_caller_closed_and_a_full_disk_are_no_traceback(environment, tmp_path, redirected, status, said):
+    command = ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-m", "kaggle_runner", "detect"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=100)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == bool(said)
+
+
 def test_detect_prints_the_machine_and_json(run):
     assert re.search(r"host +local +\(", run("detect", check=0).stdout)
     facts = json.loads(run("detect", "--json", check=0).stdout)

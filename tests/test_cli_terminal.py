@@ -220,6 +220,9 @@ class Terminal:
     def end(self):
         while self._read():
             pass
+        return self.hang_up()
+
+    def hang_up(self):
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -245,6 +248,17 @@ with display("python -m kaggle_runner dry-run mine.yaml") as notify, end_on_sign
     while True:
         time.sleep(0.05)
 """
+
+
+def test_a_terminal_that_is_closed_ends_a_session_and_breaks_no_line_that_is_printed(tmp_path):
+    session = SESSION.replace("while True", "while not ending.is_set()") + """
+    notify(Logged(trial="0003", step=8, values={"train/loss": 3.5}))
+    print("nobody reads this", flush=True)
+raise SystemExit(7)
+"""
+    terminal = Terminal(["-c", session], tmp_path)
+    terminal.wait_for("ready")
+    assert terminal.hang_up() == 7
 
 
 @pytest.mark.parametrize("kind", ["xterm", "dumb"])

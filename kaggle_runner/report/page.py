@@ -355,7 +355,7 @@ def _words() -> str:
 def _repeats(analysis: Analysis) -> str:
     if not analysis.repeats:
         return ""
-    rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), metric_text(repeat.mean),
+    rows = [[", ".join(repeat.names), str(repeat.seeds), metric_text(repeat.mean),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
     header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
     return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")
