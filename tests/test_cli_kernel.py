@@ -15,6 +15,7 @@ from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.yaml_file import shipped_sweep
 from tests.launcher_reader import read_launcher
+from tests.made_studies import Made, write_study
 from tests.standins.kaggle_machine import CLOCK_VARIABLE
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 
@@ -317,6 +318,8 @@ def test_without_credentials_every_command_says_so(person, sweep_file):
     (("push", "mine.yaml", "--dry-run", "--owner", "me", "--queue", "-5"), "must be a number above 0, got -5"),
     (("push", "char.yaml", "--dry-run", "--owner", "me", "--full"), "--full is for fine-tunes, and char.yaml is a cha"),
     (("kernel", "launcher", "char.yaml", "--full"), "--full is for fine-tunes, and char.yaml is a charlm model"),
+    (("push", "chars", "--dry-run", "--owner", "me", "--export", "merged", "--kernel", "me/chars"),
+     "error: --export is for fine-tunes, and chars holds charlm models; --try has its best one write"),
     (("push", "one.yaml", "--dry-run", "--owner", "me", "--full", "--epochs", "1e300"),
      "--epochs must be at most 10,000, got 1e+300")])
 def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_path, arguments, said):
@@ -324,6 +327,8 @@ def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_pa
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "char.yaml").write_text("trainer: charlm\nmax_tokens: 100000\n")
     (tmp_path / "one.yaml").write_text("model: demo\n")
+    write_study(tmp_path / "chars", [Made(value=2.0, params={"trainer": "charlm"})],
+                parameters={"trainer": {"value": "charlm"}})
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], capture_output=True, text=True,
                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert done.returncode in (1, 2)
