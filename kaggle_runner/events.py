@@ -222,7 +222,7 @@ class EndAsked(Event):
 
     kind = "end_asked"
     signal: str
-    """`SIGINT`, as Ctrl-C sends it, or `SIGTERM`."""
+    """`SIGINT`, as Ctrl-C sends it, `SIGTERM`, or `SIGHUP` of a terminal that was closed."""
     again: bool = False
     """The second time: the process ends at once."""
 

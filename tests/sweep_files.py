@@ -54,6 +54,17 @@ def sent(**entries: Any) -> dict[str, Any]:
     return {"parameters": {"seed": {"values": [1, 2]}, **entries}}
 
 
+DOCUMENTED = (
+    "program:", "entity:", "project:", "description:", "name:", "method: random", "method: grid", "method: bayes",
+    "metric:", "goal: minimize", "goal: maximize", "target:", "parameters:", "value:", "values:", "distribution:",
+    "probabilities:", "min:", "max:", "mu:", "sigma:", " q:", "parameters: {b: {parameters:", "run_cap:", "command:",
+    "early_terminate: {type: hyperband", "min_iter:", "max_iter:", " s:", "eta:", "strict:", "${env}", "${interpreter}",
+    "${program}", "${args}", "${args_no_boolean_flags}", "${args_no_hyphens}", "${args_json}", "${args_json_file}",
+    "${envvar:")
+"""What the tables of W&B's page of sweep configuration keys name; the distributions are counted apart.
+
+Source: docs.wandb.ai/models/sweeps/sweep-config-keys.
+"""
 LR, WD, R = "learning_rate", "weight_decay", "lora_r"
 FIRST = "W&B's bayes takes {} for the first value wherever it stands, so W&B gets {}"
 WAIT = "scheduler: agents wait until wandb sweep-scheduler runs somewhere"
@@ -205,7 +216,11 @@ READ: dict[str, Made] = {
     "labels": Made(text=top("name: mine\ndescription: words\nproject: p\nentity: e\nprogram: train.py"),
                    reads={"name": "mine"}),
     "macros": Made(text=top("program: train.py\ncommand: ['${env}', '${interpreter}', '${program}', '${args}', "
-                            "'${args_no_hyphens}', '${args_json}', '${envvar:HOME}', --epochs, 3]"), reads={}),
+                            "'${args_no_hyphens}', '${args_no_boolean_flags}', '${args_json}', '${args_json_file}', "
+                            "'${envvar:HOME}', --epochs, 3]"), reads={}),
+    "macros of Hydra": Made(text=top("program: train.py\ncommand: ['${env}', python3, '${program}', "
+                                     "'${args_append_hydra}', '${args_override_hydra}', '${args_no_equals}']"),
+                            reads={}),
     "a job of Launch": Made(text=top("job: e/p/job:v0"), reads={}, sent={"job": None},
                             warns=("job: is W&B Launch's",)),
     "an image of Launch": Made(text=top("image_uri: e/image:latest"), reads={}, sent={"image_uri": None},
@@ -213,6 +228,11 @@ READ: dict[str, Made] = {
     "target and impute": Made(text=top("", metric="metric: {name: eval/loss, target: 1, impute: worst, "
                                                   "impute_while_running: 'false'}\n"),
                               reads={"target": 1, "goal": "minimize"}),
+    "a metric to maximize": Made(text=top("", metric="metric: {name: eval/exact_match, goal: maximize}\n"),
+                                 reads={"metric": "eval/exact_match", "goal": "maximize"}),
+    "impute best": Made(
+        text=top("", metric="metric: {name: eval/loss, impute: best, impute_while_running: latest}\n"),
+        reads={"metric": "eval/loss"}, warns=("metric.impute: best makes W&B take a trial that failed",)),
     "no metric": Made(text=top("", metric=""), reads={"metric": "eval/loss", "goal": "minimize"}),
     "scheduler of W&B's engine": Made(text=top("scheduler: {engine: wandb}", "bayes"), reads={"method": "bayes"},
                                       warns=(WAIT,)),

@@ -3,12 +3,13 @@
 Real agents of the real client, in processes; one loopback server for those that only wait.
 """
 
+import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import pytest
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wandb.ends.client_words import listening
-from tests.conftest import wait_for
 from tests.standins.wandb_client import MISSING, PYTHON, clients
 from tests.standins.wandb_server import WandbServer
 from tests.test_wandb_sweep import Begin, character_settings, path_of, processes_in, starter
@@ -133,6 +133,56 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
     assert client.facts["exit_status"] == [1]
     assert read_study(tmp_path / "study").records == ()
     assert processes_in(tmp_path) == []
+
+
+def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_is_not_waited_for(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    body = "agent(sys.argv[1], study=sys.argv[2], told_s=float(sys.argv[3]))"
+    with WandbServer() as refusing, WandbServer() as early:
+        refusing.fault(status=400, match="RunResumeStatus", count=1)
+        early.fault(match="UpsertBucket", delay_s=3.0, count=1)
+        started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), study, told_s)
+                   for server, study, told_s in ((refusing, "refused", "60"), (early, "deleted", "0"))]
+        early.wait_for(lambda state: state.runs, 250)
+        early.state.delete_run(early.run(0).name)
+        refused, deleted = (client.finish(250).facts for client in started)
+        left = processes_in(tmp_path)
+    words = "W&B did not open the run of a trial that it handed out: "
+    assert refused["reason"][0].startswith(f"{words}Failed to get resume status")
+    assert deleted["reason"] == [f"{words}it was deleted; the run is gone there; run the same command again"]
+    assert refused["exit_status"] == deleted["exit_status"] == [1]
+    assert (refusing.run(0).state, refusing.sweep.queue) == ("preempted", [refusing.run(0).name])
+    assert read_study(tmp_path / "refused").records == read_study(tmp_path / "deleted").records == ()
+    assert left == []
+
+
+def test_a_trial_that_a_killed_agent_left_goes_back_also_when_its_sweep_is_finished_by_then(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The last trial of a sweep: other agents had the rest, and W&B finished the sweep."""
+    left = """
+    from kaggle_runner.study.journal import Study
+    from kaggle_runner.study.trial import Trial
+    sweep, run, params = json.loads(sys.argv[1])
+    with Study.open_for_writing(Path("study"), name="mine", sweep=sweep, metric="eval/loss", goal="minimize", seed=None,
+                                shared=True) as study:
+        study.record_start(Trial(id=run, number=0, params=params), {})
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed, run_cap=1))
+        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+        _, (job,) = server.state.heartbeat({"id": agent.id})
+        server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
+        server.state.set_sweep_state(sweep.name, "FINISHED")
+        begin(server, left, json.dumps([sweep.config, job["run_id"], server.run(0).args])).finish(100)
+        ends = begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(100).facts
+    assert ends["reason"] == [f"the sweep {path_of(sweep)} is finished, so it gives no trials; to go on with it: wandb "
+                              f"sweep --resume {path_of(sweep)}, and then this again: 1 trial of study had no end"]
+    assert (server.run(0).state, sweep.queue) == ("preempted", [job["run_id"]])
+    (record,) = read_study(tmp_path / "study").records
+    assert record.result is not None
+    assert record.result.reason == "its agent was killed; it goes on from its last checkpoint, or from the start"
 
 
 def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> None:
@@ -283,13 +333,12 @@ def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_ag
     assert left == []
 
 
-def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_machine(
+def test_after_kill_9_an_agent_on_another_machine_goes_on_at_the_checkpoint_that_was_sent(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Two sweeps of one trial whose agents are killed while it waits, its checkpoint sent.
+    """The agent is killed while its trial waits, its checkpoint sent; W&B calls a run crashed that says nothing.
 
-    One goes on in the same study, while W&B still shows it as running; the other in another folder, when W&B has
-    called it crashed. Both end with the losses of a trial that was left alone.
+    The losses are those of a trial that was left alone, the sweep's second: whether weights are kept changes none.
     """
     body = """
     def notify(event):
@@ -299,46 +348,39 @@ def test_after_kill_9_the_next_agent_hands_the_trial_back_here_or_on_another_mac
             worker.append(event.pid)
         elif event.kind == "checkpoint" and sys.argv[3] == "killed":
             os.kill(worker[0], 19)
-            Path(f"halted-{sys.argv[2]}").write_text(str(worker[0]))
+            Path("halted").write_text(str(worker[0]))
     worker = []
     agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
     """
-    long = {**fixed, "max_tokens": {"value": 64 * 4000}, "evaluations": {"value": 8}, "learning_rate": {"value": 1e-3}}
+    long = {**fixed, "max_tokens": {"value": 64 * 3000}, "evaluations": {"value": 10}, "learning_rate": {"value": 1e-3},
+            "save_model": {"values": [False, True]}}
     upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
     with WandbServer() as server:
-        same, other = (server.create_sweep(sweep_of(long, run_cap=1) | {"parameters": long}) for _ in range(2))
-        doomed = [begin(server, body, path_of(sweep), name, "killed", **upload)
-                  for sweep, name in ((same, "here"), (other, "there"))]
-        server.wait_for(lambda state: len(state.runs) == 2 and all(
-            len(run.files.get("kept/checkpoint.pt", b"")) > 1000 and run.history for run in state.runs.values()), 250)
-        halted = [tmp_path / "halted-here", tmp_path / "halted-there"]
-        assert wait_for(lambda: all(file.is_file() and file.read_text() for file in halted))
-        for client, file in zip(doomed, halted, strict=True):
-            client.kill()
-            os.kill(int(file.read_text()), signal.SIGKILL)  # it cannot end by itself while it is halted
-        # A request that was under way is still answered, and one of a crashed run makes it a running one again.
-        server.wait_for(lambda state: all(time.monotonic() - run.heard > 3 for run in state.runs.values()), 60)
-        for study in ("here", "there"):
-            assert [record.result for record in read_study(tmp_path / study).records] == [None]
-        runs = {name: server.state.runs_of(sweep)[0] for name, sweep in (("here", same), ("there", other))}
-        runs["there"].move("crashed")
-        steps = {name: len(run.history) for name, run in runs.items()}
-        started = [begin(server, body, path_of(sweep), study, "again", **upload)
-                   for sweep, study in ((same, "here"), (other, "elsewhere"))]
-        again = [client.finish(250) for client in started]
-    for (name, run), client, study in zip(runs.items(), again, ("here", "elsewhere"), strict=True):
-        assert any("goes back to the sweep's queue, and resumes" in note for note in client.facts["note"]), \
-            client.facts["note"]
-        assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
-        assert (run.state, run.exitcode) == ("finished", 0)
-        assert len(run.history) > steps[name] > 0
-        rows = read_study(tmp_path / study).history(run.name)
-        assert [row["train/global_step"] for row in run.history] == [row["step"] for row in rows], "no row twice"
-    assert runs["here"].column("eval/loss") == runs["there"].column("eval/loss")
-    (here,), (elsewhere,) = (read_study(tmp_path / study).records for study in ("here", "elsewhere"))
-    assert here.result is not None
-    assert elsewhere.result is not None
-    assert here.attempts == 2
-    assert here.result.evaluations == elsewhere.result.evaluations
-    assert any("fetched the checkpoint of trial" in note for note in again[1].facts["note"])
+        server.state.script([{"save_model": False}, {"save_model": True}])
+        sweep = server.create_sweep(sweep_of(long, run_cap=2) | {"parameters": long})
+        doomed = begin(server, body, path_of(sweep), "here", "killed", **upload)
+        server.wait_for(lambda state: (tmp_path / "halted").is_file() and state.runs and server.run(0).history
+                        and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000, 250)
+        doomed.kill()
+        os.kill(int((tmp_path / "halted").read_text()), signal.SIGKILL)  # it cannot end by itself while it is halted
+        assert [record.result for record in read_study(tmp_path / "here").records] == [None]
+        server.state.crash_after_s = 3.0  # for the cloud's five minutes
+        run = server.wait_for(lambda state: server.run(0) if server.run(0).state == "crashed" else None, 60)
+        server.state.crash_after_s, steps = 300.0, len(run.history)
+        again = begin(server, body, path_of(sweep), "elsewhere", "again", **upload).finish(250)
+        alone = server.run(1)
+    notes = again.facts["note"]
+    assert any("its checkpoint is on W&B" in note and "goes back to the sweep's queue, and resumes" in note
+               for note in notes), notes
+    assert f"fetched the checkpoint of trial {run.name} from W&B" in notes
+    assert again.facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert run.states == ["pending", "running", "crashed", "running", "preempting", "preempted", "pending", "running",
+                          "finished"]
+    assert len(run.history) > steps > 0
+    study = read_study(tmp_path / "elsewhere")
+    assert {record.trial.id: record.result.status for record in study.finished if record.result} == {
+        run.name: Status.COMPLETE, alone.name: Status.COMPLETE}
+    rows = study.history(run.name)
+    assert rows == study.history(alone.name), "to the last bit"
+    assert [row["train/global_step"] for row in run.history] == [row["step"] for row in rows], "no row twice"
     assert processes_in(tmp_path) == []

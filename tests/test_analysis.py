@@ -12,6 +12,7 @@ from kaggle_runner.report.analysis.analysis import Region, analyse
 from kaggle_runner.report.analysis.claims import claims
 from kaggle_runner.report.files import summary_markdown
 from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.recipes import next_search
 from kaggle_runner.report.sentences import region_text
 from kaggle_runner.report.style import value_text
 from kaggle_runner.study.journal import read_study
@@ -128,7 +129,7 @@ def test_repeated_seeds_are_one_configuration_with_a_mean(tmp_path):
 
     assert analysis.best.id == "0003"
     assert "trials 0003, 0004 and 0005 (mean of 3 seeds)" in say.winner(analysis)
-    assert "Confirm trials 0003 and 0000 with two more seeds each" in " ".join(say.next_search(analysis))
+    assert "Confirm trials 0003 and 0000 with two more seeds each" in " ".join(next_search(analysis))
 
 
 def test_one_trial_has_won_nothing(tmp_path):

@@ -65,8 +65,13 @@ def test_the_builtin_text_needs_no_network_and_ends_with_what_the_demo_base_neve
     held_out = "\n\n".join(split_documents()[1])
     assert len(corpus.symbols) < 128
     assert all(part in held_out for part in test.split("\n\n")[1:-1])
-    again = load_corpus(config("python-docs"), cache_directory=tmp_path)
-    assert again.sha256 == corpus.sha256
+    (digest,) = tmp_path.glob("corpora/*.sha256")
+    kept = digest.read_bytes()
+    for damaged in (kept, b"\xff" + kept[1:]):
+        digest.write_bytes(damaged)
+        again = load_corpus(config("python-docs"), cache_directory=tmp_path)
+        assert again.sha256 == corpus.sha256
+        assert digest.read_bytes() == kept, "made again with the text"
 
 
 @pytest.mark.parametrize(("content", "more", "message"), [

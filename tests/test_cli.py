@@ -67,10 +67,10 @@ def test_a_sweep_of_an_own_model_and_own_rows_end_to_end(run, sweep_file, tmp_pa
     assert snapshot.best.result.metric < snapshot.baseline
     assert f"best     trial {snapshot.best.trial.id}, eval/loss {snapshot.best.result.metric:.4f}" in done.stdout
     assert "the untouched base has" in done.stdout
-    assert re.search(r"^next     python -m kaggle_runner try a  ask it something\n"
-                     r"         python -m kaggle_runner train a --full  \d+ rows, 1 pass: \S+ s\n"
-                     r"         python -m kaggle_runner push a/best\.yaml --full --sessions 3 --wait  all rows, .*\n"
-                     r"         python -m kaggle_runner export a --to merged  take it home\n"
+    assert re.search(r"^next     python -m kaggle_runner try a  # ask it something\n"
+                     r"         python -m kaggle_runner train a --full  # \d+ rows, 1 pass: \S+ s\n"
+                     r"         python -m kaggle_runner push a/best\.yaml --full --sessions 3 --wait  # all rows, .*\n"
+                     r"         python -m kaggle_runner export a --to merged  # take it home\n"
                      r"report   python -m kaggle_runner report a\npage     a/report/index\.html$", done.stdout, re.M)
     assert (tmp_path / "a" / "report" / "overview.png").read_bytes().startswith(b"\x89PNG")
     assert "trial 0005  step 6/6  eval/loss" in done.stderr
@@ -203,6 +203,16 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_keeps_what_is_finished(
     run("dry-run", file, "--count", "2", "--study", study, check=0)
     assert len(read_study(study).finished) == 2
     assert table(study)[:1] == before
+
+
+@pytest.mark.parametrize(("redirected", "status", "said"), [
+    ("<&- >&- 2>&-", 0, ""), (">/dev/full", 1, "error: a write failed: No space left on device; what was recorded is")])
+def test_what_the_caller_closed_and_a_full_disk_are_no_traceback(environment, tmp_path, redirected, status, said):
+    command = ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-m", "kaggle_runner", "detect"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=100)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == bool(said)
 
 
 def test_detect_prints_the_machine_and_json(run):

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from kaggle_runner.study.journal import Snapshot, read_study
+from tests.conftest import is_running, wait_for
 from tests.standins.nvidia_smi import T4_X2, answering, path_with
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_records import Sweep
@@ -89,7 +90,8 @@ def person(tmp_path: Path) -> Iterator[Person]:
 
 @dataclass(kw_only=True)
 class Story:
-    """What happened to a sweep of four trials on a machine with two GPUs: SIGTERM, and the same command again."""
+    """What happened to a sweep of four trials on a machine with two GPUs: kill -9 of one GPU's agent and then of all,
+    the same command and SIGTERM, and the same command again."""
 
     person: Person
     made: str
@@ -101,6 +103,8 @@ class Story:
     told: list[dict[str, str]] = field(default_factory=list)
     """What a launcher was told of a session."""
     ending: str = ""
+    killed: list[tuple[list[str], list[str]]] = field(default_factory=list)
+    """States of the runs, and the words of `show` for their trials, after each kill -9."""
     in_commands: list[str] = field(default_factory=list)
     """Command lines that held the key, and workers whose environment did."""
 
@@ -109,6 +113,12 @@ class Story:
         self.states.append([run.state for run in self.person.server.state.runs.values()])
         self.left.append(left)
         self.told.append(json.loads((self.person.folder / "facts.json").read_text()))
+
+    def take_killed(self) -> None:
+        """Take down what is said when something was killed."""
+        words = {row["id"]: row["status"] for row in self.snapshot.as_dict()["trials"]}
+        runs = self.person.server.state.runs
+        self.killed.append(([run.state for run in runs.values()], [words[name] for name in runs]))
 
     @property
     def snapshot(self) -> Snapshot:
@@ -119,9 +129,9 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """The GPUs are a fake nvidia-smi's, so each worker trains on the one core that it is pinned to.
 
-    Character models, whose worker starts fastest. The signal comes when both agents are in the middle of a trial: a
+    Character models, whose worker starts fastest. A signal comes when both agents are in the middle of a trial: a
     worker is halted there. An agent between two trials would be given the run that the other one hands back, and would
-    hand it back in its turn.
+    hand it back in its turn, or train it.
     """
     folder = tmp_path_factory.mktemp("person")
     text = folder / "text.txt"
@@ -147,9 +157,18 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         with watching(KEY, story.in_commands):
             agents = person.start("agent", *command, **settings)
             workers = halt_in_mid_trial(server, folder)
+            (first, worker), _ = workers.items()
+            kill([parent_of(worker), worker])
+            server.wait_for(lambda state: first in server.sweep.queue, timeout_s=100)
+            story.take_killed()
+            kill(pids_in(folder))
+            agents.communicate()
+            story.take_killed()
+            agents = person.start("agent", *command, **settings)
+            workers = halt_in_mid_trial(server, folder)
             agents.send_signal(signal.SIGTERM)
             server.wait_for(preempting, timeout_s=60)
-            for worker in workers:
+            for worker in workers.values():
                 os.kill(worker, signal.SIGCONT)
             person.end(agents, 130)
             story.take(processes_in(folder))
@@ -158,33 +177,48 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         yield story
 
 
-def halt_in_mid_trial(server: WandbServer, folder: Path) -> list[int]:
-    """Halt each of two workers as soon as its trial has logged something; return them when W&B has those rows too."""
+def halt_in_mid_trial(server: WandbServer, folder: Path) -> dict[str, int]:
+    """Halt each of two workers as soon as its trial has logged something from here on; return them by trial when W&B
+    has such rows too."""
     workers: dict[str, int] = {}
+    histories = (folder / "studies").glob
+    before = {history: history.stat().st_mtime_ns for history in histories("*/trials/*/history.jsonl")}
     until = time.monotonic() + 250
     while len(workers) < 2 and time.monotonic() < until:
-        for history in (folder / "studies").glob("*/trials/*/history.jsonl"):
-            trial = history.parent.name
-            if trial not in workers and history.stat().st_size:
+        for history in histories("*/trials/*/history.jsonl"):
+            trial, seen = history.parent.name, history.stat()
+            if trial not in workers and seen.st_size and seen.st_mtime_ns != before.get(history):
                 workers[trial] = worker_of(trial)
                 os.kill(workers[trial], signal.SIGSTOP)
         time.sleep(0.005)
     assert len(workers) == 2, server.state.runs
     server.wait_for(lambda state: all(run.history for run in state.runs.values()), timeout_s=60)
-    return list(workers.values())
+    return workers
 
 
 def worker_of(trial: str) -> int:
     """Find the worker that trains a trial: its parent is the agent that has the log of the trial's run open."""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
             if b"kaggle_runner.run.worker" in (process / "cmdline").read_bytes():
-                parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[1]
-                if any(f"-{trial}/" in os.readlink(opened) for opened in Path("/proc", parent, "fd").iterdir()):
+                opened = Path("/proc", str(parent_of(int(process.name))), "fd").iterdir()
+                if any(f"-{trial}/" in os.readlink(file) for file in opened):
                     return int(process.name)
-        except OSError:
-            continue
     raise AssertionError(f"nobody trains {trial}")
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes with -9, and return when they are gone."""
+    killed = list(pids)
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: not any(map(is_running, killed)))
 
 
 def preempting(state: State) -> bool:
@@ -209,9 +243,9 @@ def test_two_gpus_have_an_agent_each_and_share_one_study(story: Story) -> None:
         assert [row["step"] for row in rows if "eval/loss" in row] == [-(-steps // 2), steps]
         assert each.summary["eval/loss"] == record.result.metric
     uuids = [line.split(", ")[-1] for line in T4_X2.splitlines()]
-    assert sorted(session["gpu"] for session in snapshot.sessions) == sorted(uuids * 2)
+    assert sorted(session["gpu"] for session in snapshot.sessions) == sorted(uuids * 3)
     share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert [session["threads"] for session in snapshot.sessions] == [share] * 4
+    assert [session["threads"] for session in snapshot.sessions] == [share] * 6
 
 
 @pytest.mark.slow
@@ -222,11 +256,22 @@ def test_a_signal_to_the_command_reaches_every_agent_and_their_trials_resume(sto
     assert story.left == [[], []]
     assert story.told == [{"reason": "interrupted by SIGTERM", "ended": "unfinished"},
                           {"reason": "the sweep is finished: it has all its trials", "ended": "done"}]
-    assert [record.attempts for record in story.snapshot.records] == [2, 2, 1, 1]
+    assert [record.attempts for record in story.snapshot.records] == [3, 3, 1, 1]
     runs = list(story.person.server.state.runs.values())
-    assert [run.starts for run in runs] == [2, 2, 1, 1]
+    assert [run.starts for run in runs] == [4, 4, 1, 1], "each was opened once more to be handed back"
     for run in runs:
         assert len(run.history) == len(story.snapshot.history(run.name)), "no row twice"
+
+
+@pytest.mark.slow
+def test_kill_9_of_one_gpus_agent_and_of_all_leaves_no_trial_that_nobody_hands_back(story: Story) -> None:
+    """The command itself gives back what the one leaves; what all of them leave, the next start does."""
+    one, everything = story.killed
+    assert sorted(zip(*one, strict=True)) == [("preempted", "preempted"), ("running", "running")]
+    assert sorted(zip(*everything, strict=True)) == [("preempted", "preempted"), ("running", "stopped")]
+    for run in list(story.person.server.state.runs.values())[:2]:
+        assert run.states.count("preempted") == 2
+        assert run.states[-4:] == ["preempted", "pending", "running", "finished"]
 
 
 def test_gpus_are_held_until_the_command_that_started_their_agents_is_gone(person: Person) -> None:
@@ -365,10 +410,17 @@ class watching:
 def processes_in(folder: Path) -> list[str]:
     """Return the command lines of the processes that work in a folder: agents, their workers, wandb-core."""
     found = []
+    for pid in pids_in(folder):
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def pids_in(folder: Path) -> list[int]:
+    """Return the processes that work in a folder."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
             if Path(os.readlink(process / "cwd")) == folder:
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
+                found.append(int(process.name))
     return found

@@ -1,12 +1,16 @@
 """How `agent` begins: the first twenty seconds, in which W&B's client waits and a person loses patience."""
 
+import http.server
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kaggle_runner.wandb.answers import ask_server
+from kaggle_runner.wandb.connection import leave
 from tests.standins.wandb_client import MISSING
 from tests.test_cli_agent import Person, processes_in, somebody
 
@@ -48,3 +52,43 @@ def test_a_server_that_fails_is_told_while_it_is_waited_for(person: Person) -> N
     _, stderr = person.run("agent", "wandb", "agent", sweep.name, status=1)
     assert stderr.splitlines()[0].endswith(f"W&B at {server.url} answers with HTTP 500: waiting for it, 10 min at most")
     assert f"error: the sweep tester/kaggle_runner/{sweep.name} is finished" in stderr
+
+
+def test_what_answers_in_w_and_bs_place_is_told_by_its_first_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of a login, an answer that breaks off; what W&B itself refuses is left to its client."""
+    replies = [(200, b"<html>please\n log in</html>", 0, "HTTP 200 is no server of W&B's: <html>please log in</html>"),
+               (200, b'{"data": {"viewer": {"id": "x"', 0, "is no server of W&B's: {"),
+               (200, b"[1]", 0, "is no server of W&B's: [1]"),
+               (302, b"", 0, "HTTP 302 is no server of W&B's: it says nothing"),
+               (404, b"not here", 0, "HTTP 404 is no server of W&B's: not here"),
+               (200, b'{"data": ', 50, "IncompleteRead(9 bytes read, 50 more expected)"),
+               (503, b"<html>busy</html>", 0, "answers with HTTP 503"),
+               (403, b'{"errors": [{"message": "permission denied"}]}', 0, ""),
+               (200, b'{"data": {"viewer": {"id": "x"}}}', 0, "")]
+    now: list[tuple[int, bytes, int, str]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, body, missing, _ = now[-1]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) + missing))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        leave()
+        for reply in replies:
+            now.append(reply)
+            trouble = ask_server().trouble
+            assert reply[-1] in trouble
+            assert bool(trouble) == bool(reply[-1])
+            assert "\n" not in trouble
+        server.shutdown()
+    leave()

@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from kaggle_runner.cli.help import EXAMPLES, SECTIONS
 from kaggle_runner.cli.main import cli, main
 from kaggle_runner.cli.progress import Lines
-from kaggle_runner.cli.table import SHOWN, next_lines, trial_table
+from kaggle_runner.cli.table import SHOWN, as_text, next_lines, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
 from kaggle_runner.cli.words import fitted, flowing
 from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted
@@ -97,6 +98,44 @@ def test_lines_break_between_words_and_commands_stay_whole():
     assert "python -m kaggle_runner dry-run mine.yaml --count 3" in said.splitlines()[-1]
     assert len(said.splitlines()) == 2
     assert flowing("a" * 90, 50) == "a" * 90
+    said = fitted("rows", "rows of the hub; see them with python -m kaggle_runner preview a.yaml", 60).splitlines()
+    assert said[1].strip() == "python -m kaggle_runner preview a.yaml"
+
+
+SUMMARY = """# lr \\* 2
+
+**Varied:** `lora_r` over 8, 16; all else as in `study.yaml`, which says it at length, and \\`more\\` of it.
+
+## What was seen
+
+| value | seeds | mean eval/loss | why |
+| --- | --- | --- | --- |
+| 8 (default) | 3 | 3.37924 |  |
+| a\\|b | 3 | 2.82741 | a long reason of many words, so that the whole table is wider than the terminal is |
+
+- trial 0001 failed: the loss is nan at step 3, and there is more to be said of it than fits into a line
+"""
+
+
+@pytest.mark.parametrize("width", [None, 110, 80, 40])
+def test_a_summary_is_read_on_a_terminal_without_marks(width):
+    said = as_text(SUMMARY, width)
+    assert max(map(len, said.splitlines())) <= (width or 1000)
+    assert not re.search(r"[|*]{2}|\| |`lora|^#", said, re.MULTILINE)
+    words = re.findall(r"[\w./()-]+", re.sub(r"[|*#`\\]|---", " ", SUMMARY))
+    assert set(words) <= set(re.findall(r"[\w./()-]+", said.replace("|", " "))), "the same words"
+    assert "a|b" in said
+    assert "`more`" in said
+
+
+def test_a_dumb_terminal_gets_whole_words(tmp_path):
+    program = ("from kaggle_runner.cli.progress import display\nfrom kaggle_runner.events import Note\n"
+               "with display() as notify: notify(Note(text='word ' * 40))")
+    terminal = Terminal(["-c", program], tmp_path, TERM="dumb", COLUMNS="63")
+    assert terminal.end() == 0
+    lines = terminal.screen.split("\r\n")
+    assert max(map(len, lines)) <= 63
+    assert {word for line in lines for word in line.split()} == {"word"}
 
 
 class Clock:
@@ -181,6 +220,9 @@ class Terminal:
     def end(self):
         while self._read():
             pass
+        return self.hang_up()
+
+    def hang_up(self):
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -206,6 +248,17 @@ with display("python -m kaggle_runner dry-run mine.yaml") as notify, end_on_sign
     while True:
         time.sleep(0.05)
 """
+
+
+def test_a_terminal_that_is_closed_ends_a_session_and_breaks_no_line_that_is_printed(tmp_path):
+    session = SESSION.replace("while True", "while not ending.is_set()") + """
+    notify(Logged(trial="0003", step=8, values={"train/loss": 3.5}))
+    print("nobody reads this", flush=True)
+raise SystemExit(7)
+"""
+    terminal = Terminal(["-c", session], tmp_path)
+    terminal.wait_for("ready")
+    assert terminal.hang_up() == 7
 
 
 @pytest.mark.parametrize("kind", ["xterm", "dumb"])
@@ -347,6 +400,33 @@ def test_shells_complete_commands_files_and_studies(tmp_path, study, shell):
         typed["COMP_CWORD"] = "2"
         assert "plain,sweeps/demo.yaml" in ask(COMP_WORDS="kaggle-runner sweep sweeps/d", **typed)
         assert "plain,study" in ask(COMP_WORDS="kaggle-runner show st", **typed)
+
+
+BASH = """
+kaggle-runner() {{ {python} -m kaggle_runner; }}; compopt() {{ echo "option $2"; }}; complete() {{ :; }}
+source /dev/stdin <<< "$(_KAGGLE_RUNNER_COMPLETE=bash_source kaggle-runner)"
+COMP_WORDS=(kaggle-runner {words}) COMP_CWORD={place}
+_kaggle_runner_completion kaggle-runner
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+BASH_OFFERS = {
+    "sweep ''": {"sweeps/demo.yaml", "mine.yaml", "s u b/"}, "push ''": {"sweeps/demo.yaml", "mine.yaml", "s u b/"},
+    "sweep m": {"option default"}, "show ''": {"study", "s u b/"}, "try x": {"option dirnames"},
+    "archived ''": {"option default"}}
+"""What stands after the program's name -> what must be among what bash offers; an option is its own completion."""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_offers_the_files_and_folders_that_an_argument_takes(tmp_path):
+    write_study(tmp_path / "study", [Made(value=2.0)])
+    (tmp_path / "mine.yaml").write_text("")
+    (tmp_path / "s u b").mkdir()
+    for typed, wanted in BASH_OFFERS.items():
+        script = BASH.format(python=sys.executable, words=typed, place=len(shlex.split(typed)))
+        offered = subprocess.run(["bash", "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True,
+                                 env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout.splitlines()
+        assert wanted <= set(offered), (typed, offered)
+        assert "mine.yaml" not in offered or typed.split()[0] not in ("show", "try"), "only folders are studies"
 
 
 MISTAKES = {

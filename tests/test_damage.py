@@ -4,27 +4,35 @@ The outcome is that of the undamaged file, or one line that says what is damaged
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.errors import DamagedJournal, KaggleRunnerError
+from kaggle_runner.config import CharLMConfig, FinetuneConfig
+from kaggle_runner.errors import DamagedJournal, DataError, KaggleRunnerError
 from kaggle_runner.files import json_lines, line_of, read_checked, write_checked
+from kaggle_runner.machine.environment import detect
 from kaggle_runner.memory.predict import predict
 from kaggle_runner.model.outcome import find_outcome
+from kaggle_runner.model.talk.characters import Writer
 from kaggle_runner.run.optuna_journal import OptunaJournal
-from kaggle_runner.run.search import OptunaSearch
+from kaggle_runner.run.search import OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.training.charlm import to_device, train_character_model
 from kaggle_runner.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from kaggle_runner.training.control import Control
 from kaggle_runner.training.cpu_speed import choose
 from kaggle_runner.training.data import sources
+from kaggle_runner.training.data.characters import load_corpus
 from kaggle_runner.training.data.tokens import _read_cache, _write_cache
 from tests import optuna_session
 from tests.test_optuna_sweep import ended, write_sweep
@@ -146,6 +154,114 @@ def test_a_checkpoint(tmp_path, kept):
         assert found[-1] == (before if told else whole)
         assert not told or told[0].endswith("the trial goes back to the one before, or starts over")
     assert found.count(before) > POSITIONS
+
+
+def test_the_text_of_a_character_model(tmp_path):
+    """text8 is fetched anew; `test_char_data` has the built-in text, and a person's own is as it is."""
+    content, known = b"anarchism originated as a term of abuse " * 50, {"max_length": 8, "batch_size": 4}
+    with zipfile.ZipFile(tmp_path / "text8.zip", "w") as archive:
+        archive.writestr("text8", content)
+    where = {"text8_url": (tmp_path / "text8.zip").as_uri(), "text8_md5": hashlib.md5(content).hexdigest()}
+    text8 = CharLMConfig(dataset="text8", **known)
+    whole, copy = load_corpus(text8, cache_directory=tmp_path, **where).sha256, tmp_path / "corpora" / "text8"
+    assert agrees(copy, lambda: load_corpus(text8, cache_directory=tmp_path, **where).sha256 == whole, "") == 0
+    copy.write_bytes(content[1:])
+    with pytest.raises(DataError, match=r"cannot download text8 from .* again, for the copy .*text8 is damaged: "):
+        load_corpus(text8, cache_directory=tmp_path, **where | {"text8_url": (tmp_path / "none").as_uri()})
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    """A sweep of two trials of a character model, the second of which was cut off, and how it ends undamaged."""
+    folder = tmp_path_factory.mktemp("characters")
+    (folder / "text.txt").write_text("".join(f"{i} is said {i} times\n" for i in range(300)))
+    values = {"trainer": "charlm", "dataset": str(folder / "text.txt"), "max_length": 8, "batch_size": 4,
+              "max_tokens": 32 * 40, "max_eval_tokens": 64, "evaluations": 4, "hidden_size": 8, "num_hidden_layers": 1,
+              "num_attention_heads": 1}
+    (folder / "sweep.yaml").write_text(json.dumps({
+        "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
+            **{name: {"value": value} for name, value in values.items()},
+            "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-3, "max": 1.0e-1}}}))
+    run_characters(folder, "cut", after=25)
+    shutil.copytree(folder / "cut", folder / "whole")
+    return folder, run_characters(folder, "whole")[0]
+
+
+def run_characters(folder, name, after=0):
+    """Run two trials in this process, recorded as the supervisor does; return what was logged, and what was told."""
+    spec, told = read_sweep(folder / "sweep.yaml"), []
+    with Study.open_for_writing(folder / name, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                seed=3) as study:
+
+        def train(trial):
+            def emit(event):
+                if event.kind in ("attached", "resumed"):
+                    study.cut_history(trial.id, event.step)
+                elif event.kind == "log":
+                    study.log(trial.id, event.row)
+                    steps.append(event.step)
+                elif event.kind == "note":
+                    told.append(event.text)
+
+            steps = []
+            config = trial.config
+            study.record_start(trial, config.as_dict())
+            control = Control(emit=emit, directory=study.trial_directory(trial.id), checkpoint_steps=10, poll=lambda:
+                              "preempt" if trial.number == 1 and after and max(steps, default=0) >= after else None)
+            text = to_device(load_corpus(config, cache_directory=folder), torch.device("cpu"))
+            result = train_character_model(text, config, trial.id, control)
+            study.record_end(result)
+            return result
+
+        search = OptunaSearch(study, spec, notify=lambda event: told.append(event.text))
+        run_sweep(search, run_trial=train, count=2)
+    snapshot = read_study(folder / name)
+    return [(record.result.status, record.result.evaluations, record.result.hashes["model"],
+             snapshot.history(record.trial.id)) for record in snapshot.records], told
+
+
+@pytest.mark.parametrize(("cuts", "said"), [
+    (False, {"optuna.journal": "is written anew", "trials.jsonl": "error: ", "trials/0000/history.jsonl": "error: ",
+             "trials/0001/checkpoint/step-00000025.pt": "the trial goes back to the one before",
+             "trials/0001/history.jsonl": "the trial starts over"}),
+    (True, {"trials/0001/checkpoint/step-00000025.pt": "the trial goes back to the one before"})])
+def test_a_sweep_that_goes_on_over_a_damaged_file(characters, cuts, said):
+    """It ends with the numbers of the undamaged one; what has ended, and cannot be read, ends it in one line."""
+    folder, whole = characters
+    heard, errors = {}, {}
+    for path in sorted((folder / "cut").rglob("*")):
+        name, content = str(path.relative_to(folder / "cut")), path.read_bytes() if path.is_file() else b""
+        if not content or name.startswith("trials/0000/checkpoint"):
+            continue
+        place = 2 * len(content) // 3
+        shutil.rmtree(folder / "again", ignore_errors=True)
+        shutil.copytree(folder / "cut", folder / "again")
+        (folder / "again" / name).write_bytes(
+            content[:place] + (b"" if cuts else bytes([content[place] ^ 0xFF]) + content[place + 1:]))
+        try:
+            logged, told = run_characters(folder, "again")
+        except KaggleRunnerError as error:
+            errors[name] = f"error: {error}"
+            continue
+        assert [trial[:3] for trial in logged] == [trial[:3] for trial in whole], name
+        assert cuts or logged == whole
+        heard[name] = " ".join(note for note in told if "damaged" in note)
+    seen = {name: words for name, words in {**heard, **errors}.items() if words}
+    assert seen.keys() == said.keys(), seen
+    assert all("damaged" in words and said[name] in words and "\n" not in words for name, words in seen.items()), seen
+
+
+def test_the_weights_of_a_character_model(characters):
+    """They are read whole, or one line says that they are damaged."""
+    folder, _ = characters
+    weights = find_outcome(folder / "whole").directory / "model.pt"
+    environment = dataclasses.replace(detect({}, Path("/")), cache_directory=folder)
+
+    def read():
+        model = Writer(find_outcome(folder / "whole"), environment)._model
+        return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+
+    assert agrees(weights, read, "model.pt are damaged (") > POSITIONS
 
 
 def test_what_is_kept_to_be_made_again(tmp_path, capsys):

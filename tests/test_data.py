@@ -237,9 +237,9 @@ def test_reading_a_local_file_prints_nothing_and_leaves_nothing_behind(tmp_path)
 
 
 @pytest.mark.parametrize(("dataset", "message"), [
-    ("some/rows", "cannot reach the hub for the dataset 'some/rows'; check the network, or give a local json, jsonl, "
-                  "csv or parquet file or python-docs"),
-    ("python-doc", "cannot reach the hub for the dataset 'python-doc', did you mean python-docs?; check the network"),
+    ("some/rows", "the dataset 'some/rows' is not in the cache of this machine; nothing is fetched in a dry run or "
+                  "where HF_HUB_OFFLINE is set: fetch it once"),
+    ("python-doc", "the dataset 'python-doc' is not in the cache of this machine, did you mean python-docs?; nothing"),
 ])
 def test_without_a_network_a_hub_id_is_refused(tmp_path, dataset, message):
     done = in_fresh_process(LOAD.format(dataset=dataset, cache=str(tmp_path)), tmp_path, HF_HUB_OFFLINE="1")

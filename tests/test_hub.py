@@ -120,8 +120,8 @@ def test_a_refusal_without_a_token_and_an_error_of_the_hub_are_told_apart(withou
 
 def test_a_setting_with_which_nobody_is_asked_is_named(tmp_path):
     """These tests themselves run with HF_HUB_OFFLINE."""
-    with pytest.raises(ModelError, match=r"the model 'me/thing' is not in the cache of this machine, and nothing is "
-                                         r"fetched in a dry run or where HF_HUB_OFFLINE is set; .* local folder"):
+    with pytest.raises(ModelError, match=r"the model 'me/thing' is not in the cache of this machine; nothing is "
+                                         r"fetched in a dry run or where HF_HUB_OFFLINE is set: .* local folder"):
         load_base(FinetuneConfig(model="me/thing"), torch.device("cpu"))
     with pytest.raises(DataError, match=r"the dataset 'me/thing' is not in the cache of this .* or give a local file"):
         load_rows(FinetuneConfig(dataset="me/thing"), cache_directory=tmp_path)

@@ -107,7 +107,7 @@ def test_the_agents_of_two_gpus_end_a_sweep_of_four_trials_and_the_log_is_live(s
     assert "trials   4 complete\n" in output
     assert "gpus     2 x Tesla T4, 14.56 GiB usable" in output
     here = study.relative_to(site.person.directory)
-    assert (f"         python -m kaggle_runner export {here} --to merged  take it home\n"
+    assert (f"         python -m kaggle_runner export {here} --to merged  # take it home\n"
             f"report   python -m kaggle_runner report {here}\n") in output
     assert set(result["environment"]["api_keys"]) >= {"wandb", "huggingface"}, "both are there to be shown by mistake"
     for secret in (WANDB_KEY, KEY, HF_TOKEN, "planted-"):

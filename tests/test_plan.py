@@ -80,7 +80,7 @@ def test_the_shipped_sweep_fits_a_t4_and_with_less_because_it_computes_activatio
 def test_a_plan_reads_as_lines_and_as_json(shipped):
     text = text_of(shipped)
     assert "device    Tesla T4, 14.06 GiB a trial" in text
-    assert re.search(r"memory +peak +fits +checkpointing +made of\n +7\.\d\d GiB  yes   off +base 3\.85, "
+    assert re.search(r"memory +peak +fits +checkpointing\n +7\.\d\d GiB  yes   off\nmade of +7\.\d\d GiB: base 3\.85, "
                      r"activations 2\.\d\d", text)
     values = json.loads(json.dumps(shipped.as_dict()))
     assert values["forecasts"][0]["peak_bytes"] == shipped.forecasts[0].fit.prediction.peak_bytes

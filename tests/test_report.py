@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import html
 import json
 import os
@@ -21,6 +22,7 @@ from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.lab.write import watch_any_report
 from kaggle_runner.report.maps import map_figures
+from kaggle_runner.report.recipes import next_search, try_yaml
 from kaggle_runner.report.write import report_directory, show, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, TrialResult
@@ -293,13 +295,21 @@ def test_curves_say_how_early_the_winner_showed(tmp_path, status, sentence):
 
 def test_where_to_search_next_says_whether_more_trials_promise_anything(tmp_path):
     """A parabola with its minimum in the middle: sampled there, nothing is left to find; sampled beside it, it is."""
-    def advice(name, places):
+    def advice(name, places, luck=0.0):
         trials = [Made(params={"x": at, "y": i % 5 / 5}, value=2 + (at - 0.5) ** 2 + i % 5 / 50 + 1e-4 * (i * 7 % 3))
                   for i, at in enumerate(places)]
         ranges = {"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}}
-        return " ".join(say.next_search(analyse(read_study(write_study(tmp_path / name, trials, parameters=ranges)))))
+        analysis = analyse(read_study(write_study(tmp_path / name, trials, parameters=ranges)))
+        best, *others = analysis.first.ranked
+        best = dataclasses.replace(best, mean=best.mean - luck * analysis.noise.deviation)
+        analysis = dataclasses.replace(analysis, first=dataclasses.replace(analysis.first, ranked=(best, *others)))
+        assert bool(try_yaml(analysis)) == any(text.startswith("Try ") for text in next_search(analysis))
+        return " ".join(next_search(analysis))
 
-    assert "More trials inside these ranges promise little" in advice("found", [i / 19 for i in range(20)])
+    found = advice("found", [i / 19 for i in range(20)])
+    assert re.search(r"promise little: .* at best, within one trial's noise of trial \d+\.", found), found
+    lucky = advice("lucky", [i / 19 for i in range(20)], luck=3.3)
+    assert re.search(r"at best, worse than trial \d+ by more than one trial's noise\.", lucky), lucky
     missed = advice("missed", [i / 50 for i in range(10)] + [1 - i / 50 for i in range(10)])
     tried = float(re.search(r"Try x ([\d.]+) with y [\d.]+: the fitted surface expects 2\.", missed).group(1))
     assert 0.2 < tried < 0.8  # in the gap, where no trial was
@@ -315,15 +325,15 @@ def test_values_of_the_metric_keep_the_zeros_that_make_them_comparable(tmp_path)
 
 
 def test_a_far_base_does_not_press_the_progress_over_time_flat(tmp_path):
-    def layout(baseline):
+    def hours(baseline):
         directory = write_study(tmp_path / str(baseline), numbers(4)[::-1], baseline=baseline)
-        return next(figure for figure in cost_figures(analyse(read_study(directory))) if figure.key == "hours").layout
+        return next(figure for figure in cost_figures(analyse(read_study(directory))) if figure.key == "hours")
 
-    assert layout(2.4)["yaxis"]["range"][1] > 2.4
-    assert layout(2.4)["shapes"][0]["y0"] == 2.4
-    assert 2.3 < layout(9.0)["yaxis"]["range"][1] < 2.5
-    assert layout(9.0)["shapes"] == []
-    assert [note["text"] for note in layout(9.0)["annotations"]] == ["untouched base 9.000 ↑"]
+    assert hours(2.4).layout["yaxis"]["range"][1] > 2.4
+    assert hours(2.4).layout["shapes"][0]["y0"] == 2.4
+    assert 2.3 < hours(9.0).layout["yaxis"]["range"][1] < 2.5
+    assert hours(9.0).layout["shapes"] == []
+    assert hours(9.0).beyond == ("↑ untouched base 9.000",)
 
 
 def test_a_trial_off_the_scale_is_a_mark_at_the_edge_with_its_value_and_a_count(tmp_path):
@@ -335,7 +345,7 @@ def test_a_trial_off_the_scale_is_a_mark_at_the_edge_with_its_value_and_a_count(
     low, high = figure.layout["yaxis"]["range"]
     assert off["customdata"] == [3]
     assert low < off["y"][0] < high < 60
-    assert [note["text"] for note in figure.layout["annotations"]] == ["1 off the scale, to 60.00 ↑"]
+    assert figure.beyond == ("↑ 1 off the scale, to 60.00",)
 
 
 def test_learning_curves_that_leave_their_plot_are_counted(tmp_path):
@@ -343,7 +353,7 @@ def test_learning_curves_that_leave_their_plot_are_counted(tmp_path):
         (step, 2.0 + i / 10) for step in range(2, 12))]) for i in range(8)]
     figure = next(figure for figure in trial_figures(analyse(read_study(write_study(tmp_path / "study", trials))))
                   if figure.key == "curves")
-    assert [note["text"] for note in figure.layout["annotations"]] == ["2 of 8 lines off the scale, to 9.000 ↑"]
+    assert figure.beyond == ("↑ 2 of 8 lines off the scale, to 9.000",)
 
 
 def test_every_hyperparameter_of_many_is_in_a_picture_and_few_are_open(tmp_path):

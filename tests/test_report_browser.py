@@ -1,16 +1,40 @@
 """The page in a real browser: opened from a file with the network off."""
 
+import dataclasses
 import os
 
 import pytest
 
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.answers import Asked
+from kaggle_runner.report.page import page as page_of
 from kaggle_runner.report.write import write_page
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
 from tests.standins.chromium import Chromium, find_chromium
 
 MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
 DRAWN = "document.body && document.body.dataset.drawn === 'yes'"
 VIEWS = [(width, dark) for width in (390, 768, 1440, 1920) for dark in (False, True)]
+
+HIDDEN = """[...document.querySelectorAll('.plot')].flatMap((place) => {
+    if (place.closest('details:not([open])')) return [];
+    const box = (one) => one.getBoundingClientRect(), layout = place._fullLayout, found = [];
+    const words = [...place.querySelectorAll('.annotation-text-g, .shapelayer text')].map(box);
+    const marks = [...place.querySelectorAll('.scatterlayer .point')].map(box);
+    const meet = (a, b) => a.left < b.right && a.right > b.left && a.top < b.bottom && a.bottom > b.top;
+    if (marks.some((mark) => words.some((word) => meet(mark, word)))) found.push('a mark');
+    for (const side of ['x', 'y']) {
+        const names = (layout[side + 'axis'].ticktext || []).map((name) => name.replaceAll('<br>', ''));
+        const seen = [...place.querySelectorAll(`.${side}axislayer-above text`)].filter((one) => box(one).width
+            && getComputedStyle(one).display !== 'none' && getComputedStyle(one).opacity !== '0'
+            && box(one).right <= innerWidth + 1 && box(one).left >= box(place).left - 1).map((one) => one.textContent);
+        found.push(...names.filter((name) => !seen.includes(name)));
+    }
+    return found.map((what) => [place.id, what]);
+})"""
+"""What words of a plot hide, and the names along its axes that are not seen."""
 
 pytestmark = pytest.mark.skipif(find_chromium() is None and not os.environ.get("CI"),
                                 reason="no Chromium on PATH: apt-get install chromium")
@@ -55,6 +79,7 @@ def test_every_plot_is_drawn_without_a_complaint_and_without_a_network(chromium,
     assert len(plots) == 14
     assert not [plot for plot, drawn, marks in plots if drawn != "yes" or marks == 0]
     assert tab.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+    assert tab.evaluate(HIDDEN) == []
     ends = tab.evaluate("[...document.querySelectorAll('.plot svg')].map((svg) => svg.getBoundingClientRect().right)")
     assert max(ends) <= width
 
@@ -158,10 +183,11 @@ def test_names_with_markup_stay_text_in_the_page_the_plots_and_the_hover(chromiu
 
 
 def test_parallel_coordinates_lie_on_their_side_on_a_phone(chromium, page):
-    for width, side in ((390, "yaxis"), (1440, "xaxis")):
+    for width, side in ((390, "yaxis"), (768, "xaxis"), (1440, "xaxis")):
         tab = chromium.open(page, width=width)
         tab.wait_for(DRAWN)
-        names = tab.evaluate(f"document.getElementById('study-1-parallel').layout.{side}.ticktext")
+        names = tab.evaluate(f"[...document.querySelectorAll('#study-1-parallel .{side[0]}axislayer-above text')]"
+                             f".map((label) => label.textContent)")
         assert names[0] == "learning_rate"
         assert names[-1] == "eval/loss, by rank"
 
@@ -315,10 +341,12 @@ def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tm
     assert set(names) <= set(titles)
     shown = tab.evaluate("[...document.querySelectorAll('.plot')].filter((p) => p.id.startsWith('study-1-parallel'))"
                          ".map((p) => p.layout.xaxis.ticktext)")
-    assert [len(axes) for axes in shown] == [11, 11]
-    assert len({name for axes in shown for name in axes}) == 21  # no two alike, and the metric in both
+    assert [len(axes) for axes in shown] == [8, 8, 7]
+    assert len({name for axes in shown for name in axes}) == 21  # no two alike, and the metric in each
+    assert tab.evaluate(HIDDEN) == []
 
     tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # more columns than a sheet is wide: several tables
+    assert tab.evaluate(HIDDEN) == []
     heads = tab.evaluate("[...document.querySelectorAll('table.sheet')].map((t) => [...t.tHead.rows[0].cells].map("
                          "(c) => c.textContent.replaceAll('\\u200b', '')))")
     assert len(heads) == 3
@@ -327,6 +355,40 @@ def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tm
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate("document.querySelectorAll('table.sheet').length") == 0
     assert tab.problems() == []
+
+
+def test_long_names_and_answers_fit_a_phone(chromium, tmp_path):
+    name, word = "a_hyperparameter_whose_name_has_forty_eight_lett", "an_answer_without_a_blank" * 9
+    trials = [Made(params={name: i / 23, "rate": 1.234e-4 * (1 + i * 7 % 24)}, value=2 + i / 23,
+                   curve=loss_curve(2 + i / 23)) for i in range(24)]
+    analysis = analyse(read_study(write_study(tmp_path / "study", trials, name=name, parameters={
+        name: {"min": 0.0, "max": 1.0}, "rate": {"min": 1e-5, "max": 1e-2}})))
+    asked = Asked(prompt=word, expected=word, base=word, answers=(("0000", word), ("0001", word)))
+    (tmp_path / "page.html").write_text(page_of([dataclasses.replace(analysis, asked=(asked,))]))
+    tab = chromium.open(tmp_path / "page.html", width=390)
+    tab.wait_for(DRAWN)
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+    assert f"Narrow {name} to" in tab.evaluate("document.querySelector('main').textContent")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    assert tab.evaluate("[...document.querySelectorAll('h1, h3, h4, p, li, dt, dd, .plot svg text')].filter((one) => "
+                        "one.getBoundingClientRect().right > 390).map((one) => one.textContent)") == []
+    assert tab.evaluate(HIDDEN) == []
+    assert tab.evaluate("[...document.querySelectorAll('.asked dd')].length") == 5
+    shown = tab.evaluate("[...document.querySelectorAll('table.trials tbody tr')].map((row) => [...row.cells].map("
+                         "(cell) => cell.textContent))[0]")
+    assert "1.234e-4" in shown, "as many digits as in the sentences"
+
+
+def test_where_nothing_has_a_value_no_empty_axis_is_drawn(chromium, tmp_path):
+    trials = [Made(params={"x": i}, value=None, status=Status.FAILED, reason="loss is nan") for i in range(4)]
+    tab = chromium.open(write_page([write_study(tmp_path / "study", trials, baseline=3.0)]), width=390)
+    tab.wait_for(DRAWN)
+    assert tab.problems() == []
+    names = "[...document.querySelectorAll('#study-1-values .yaxislayer-above text')].map((one) => one.textContent)"
+    assert tab.evaluate(names) == ["no value"]
+    assert tab.evaluate("document.querySelectorAll('#study-1-values .shapelayer path').length") == 0
+    assert tab.evaluate("document.querySelectorAll('#study-1-values .scatterlayer .point').length") == 4
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import math
 import random
+import re
 
 import pytest
+import yaml
 
 from kaggle_runner.report.analysis.analysis import analyse
-from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
+from kaggle_runner.report.recipes import best_yaml, next_search, next_sweep_yaml
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.sweep.distributions import Fixed, Range
 from kaggle_runner.sweep.spec import read_sweep
@@ -60,7 +62,7 @@ def test_the_next_sweep_moves_an_end_at_which_the_best_lies(tmp_path):
 
 
 def test_without_advice_there_is_no_next_sweep(tmp_path):
-    assert next_sweep_yaml(study(tmp_path / "s", -4.0, count=3)) == ""
+    assert next_sweep_yaml(study(tmp_path / "s", -4.0, count=0)) == ""
     assert best_yaml(study(tmp_path / "t", -4.0, count=0)) == ""
 
 
@@ -75,3 +77,70 @@ def test_the_circumstances_are_those_of_the_journal(tmp_path):
     assert (how["search"], how["seed of the search"], how["seeds of trials"]) == ("random", "0", "1, 2")
     assert (how["host"], how["GPU"], how["fixed settings"]) == ("local", "Tesla T4", "lora_r 8")
     assert how["from"].endswith(" UTC")
+
+
+ADVISED = {
+    "two values of three": ({"values": [8, 16, 32]}, lambda g: g.choice([8, 16, 32]), lambda v: v == 32,
+                            {"values": [8, 16]}),
+    "one value of two": ({"values": ["a", "b"]}, lambda g: g.choice("ab"), lambda v: v != "b", {"value": "b"}),
+    "with probabilities": ({"values": ["a", "b", "c"], "probabilities": [0.4, 0.3, 0.3]}, lambda g: g.choice("abc"),
+                           lambda v: v == "b", {"values": ["a", "c"]}),
+    "end of a list": ({"values": [2, 4, 8]}, lambda g: g.choice([2, 4, 8]), lambda v: -math.log2(v),
+                      {"values": [2, 4, 8, 16]}),
+    "steps": ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.05}, lambda g: round(g.random() * 20) / 20,
+              lambda v: 4 * (v - 0.5) ** 2, None),
+    "whole numbers": ({"min": 1, "max": 60}, lambda g: g.randint(1, 60), lambda v: (v / 60 - 0.5) ** 2 * 4, None),
+    "exponents": ({"distribution": "log_uniform", "min": -12, "max": -4}, lambda g: math.exp(g.uniform(-12, -4)),
+                  lambda v: (math.log(v) + 8) ** 2 / 9, None),
+    "an end as an exponent": ({"distribution": "log_uniform", "min": -12, "max": -4}, lambda g: math.exp(
+        g.uniform(-12, -4)), lambda v: -math.log(v), {"distribution": "log_uniform", "min": -12, "max": -2.9014}),
+    "no more of it is legal": ({"min": 0.0, "max": 0.95}, lambda g: g.uniform(0, 0.95), lambda v: -v, None)}
+
+
+@pytest.mark.parametrize("kind", ADVISED)
+def test_every_advice_changes_the_next_sweep_which_is_read_and_none_changes_nothing(tmp_path, kind):
+    entry, draw, cost, wanted = ADVISED[kind]
+    name = "lora_dropout" if kind == "no more of it is legal" else "x"
+    generator, trials = random.Random(1), []
+    for _ in range(24):
+        params = {name: draw(generator), "y": generator.random()} | ({"model": "demo"} if name != "x" else {})
+        trials.append(Made(params=params, value=2 + cost(params[name]) + generator.gauss(0, 0.01)))
+    if name != "x":
+        for made in trials:
+            made.params.pop("y")
+    analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={name: entry} | (
+        {"y": {"min": 0.0, "max": 1.0}} if name == "x" else {}))))
+    assert name in analysis.resolved
+    named = [text for text in next_search(analysis) if re.match(rf"(Narrow|Widen) {name}\b", text)]
+    text = next_sweep_yaml(analysis)
+    new = yaml.safe_load(text)["parameters"][name]
+    assert bool(named) == (new != entry), (named, new)
+    assert "Widen" not in "".join(named) or kind.startswith(("end of", "an end")), named
+    if wanted is not None:
+        assert new == wanted
+    else:
+        read_range = {**entry, **{key: new[key] for key in ("min", "max")}}
+        assert new == read_range, "its kind stays"
+        assert new["min"] > entry["min"]
+        assert new["max"] <= entry["max"]
+    assert "probabilities" not in new
+
+
+def test_values_that_are_all_among_the_best_are_no_advice(tmp_path):
+    """Of two values one is much the better, yet the best trials have both."""
+    trials = [Made(params={"r": "ab"[i % 2], "n": i}, value=2 + (i % 2 == 1 and i > 4) + i * 0.01) for i in range(24)]
+    analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={"r": {"values": ["a", "b"]}})))
+    assert "r" in analysis.resolved
+    assert [len(region.values) for region in analysis.regions if region.name == "r"] == [2]
+    assert not [text for text in next_search(analysis) if "Narrow r" in text]
+
+
+def test_what_is_widened_has_room_for_more_trials_and_what_shares_first_place_is_confirmed(tmp_path):
+    trials = [Made(params={"x": i / 23}, value=3 - i / 23 + (i * 7 % 5) / 50) for i in range(24)]
+    analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={"x": {"min": 0.0, "max": 1.0}})))
+    said, sweep = " ".join(next_search(analysis)), yaml.safe_load(next_sweep_yaml(analysis))
+    assert "try 1.5 as the new end" in said
+    assert sweep["parameters"]["x"]["max"] == 1.5
+    assert sweep["run_cap"] > len(trials), "with the trials that stay it would have nothing to do"
+    rivals = re.search(r"Confirm trials ([\d, and]+) with", said).group(1)
+    assert sweep["confirm"] == {"top": len(re.findall(r"\d+", rivals)), "seeds": 2}

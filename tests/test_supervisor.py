@@ -178,7 +178,11 @@ def test_a_trial_that_was_cut_after_its_batch_was_halved_goes_on_in_half(study, 
 
 @pytest.mark.slow
 def test_out_of_memory_runs_once_more_with_half_the_micro_batch(study, cache, wide_llama, tmp_path, monkeypatch):
-    """The limit is a real one, on the worker's address space: 40 MiB more than half the micro-batch ever took."""
+    """The limit is a real one, on the worker's address space, in the middle of what the two micro-batches take.
+
+    Measured as the peak above what the worker has when its adapter is attached: 294 to 300 MiB with 4 rows, 525 to 602
+    with 8.
+    """
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else two threads that meet in malloc take 64 MiB of it
     rows = tmp_path / "long.jsonl"
     rows.write_text("".join(json.dumps({"text": f"{i} the quick brown fox jumps over the lazy dog " * 60}) + "\n"
@@ -192,16 +196,13 @@ def test_out_of_memory_runs_once_more_with_half_the_micro_batch(study, cache, wi
         notes.append(getattr(event, "text", ""))
         if event.kind == "attached" and room:
             (worker,) = children()
-            most = int(Path(f"/proc/{worker}/status").read_text().split("VmPeak:")[1].split()[0]) * 1024
-            resource.prlimit(worker, resource.RLIMIT_AS, (most + room.pop(),) * 2)
+            now = int(Path(f"/proc/{worker}/status").read_text().split("VmSize:")[1].split()[0]) * 1024
+            resource.prlimit(worker, resource.RLIMIT_AS, (now + room.pop(),) * 2)
 
     with Supervisor(study=study, settings=settings(study, cache), notify=notify) as supervisor:
-        # This worker also measures what the CPU does best, with memory of its own.
-        supervisor.run(trial(0, {**planned, "max_steps": 1, "eval_steps": 1}))
-    with Supervisor(study=study, settings=settings(study, cache), notify=notify) as supervisor:
-        expected = supervisor.run(trial(1, planned))
-        room.append(40 * 2**20)
-        halved = supervisor.run(trial(2, at_once))
+        expected = supervisor.run(trial(0, planned))
+        room.append(410 * 2**20)
+        halved = supervisor.run(trial(1, at_once))
     assert halved.status is Status.COMPLETE, halved.reason
     assert any("once more with batch_size 4, gradient_accumulation_steps 2" in note for note in notes)
     assert halved.notes["out_of_memory_at"] == 8
@@ -258,7 +259,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_pat
         for change, message in [
             ({"model": str(tmp_path / "nowhere")}, "the model folder .*nowhere does not exist"),
             ({"model": str(tmp_path)}, r"is not a model: the folder has no config\.json"),
-            ({"model": "owner/no-such-model"}, "cannot get the model 'owner/no-such-model' from the hub"),
+            ({"model": "owner/no-such-model"}, "the model 'owner/no-such-model' is not in the cache of this machine"),
             ({"dataset": str(tmp_path / "rows.jsonl")}, r"rows\.jsonl"),
             ({"dataset": str(tmp_path / "empty.jsonl")}, r"empty\.jsonl"),
             ({"samples": 5000}, r"has \d+ training rows but samples is 5000; set samples: \d+, or leave it out"),

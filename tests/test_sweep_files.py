@@ -11,7 +11,7 @@ import yaml
 from kaggle_runner.errors import SweepError
 from kaggle_runner.sweep.distributions import KEYS
 from kaggle_runner.sweep.spec import check_config, read_sweep
-from tests.sweep_files import READ, REFUSED, Made, Refused
+from tests.sweep_files import DOCUMENTED, READ, REFUSED, Made, Refused
 
 
 def written(folder: Path, text: str) -> Path:
@@ -46,6 +46,8 @@ def test_the_table_has_every_distribution_and_what_wandb_takes_is_read() -> None
     used = {entry["distribution"] for made in READ.values() if made.text[0] != "\ufeff"
             for entry in yaml.safe_load(made.text).get("parameters", {}).values() if "distribution" in entry}
     assert used == set(KEYS)
+    texts = "".join(made.text for made in READ.values())
+    assert [construct for construct in DOCUMENTED if construct not in texts] == []
     assert [name for name, refused in REFUSED.items() if refused.takes] == [
         "a half of a decision", "a metric of another among several", "more than any", "a file of another program"]
 

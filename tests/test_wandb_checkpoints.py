@@ -1,11 +1,14 @@
 """Checkpoints off the machine: sent while a trial runs, fetched where its run comes back; with the real W&B client."""
 
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.wandb.checkpoints import EVERY_VARIABLE, CheckpointUploads
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
 
@@ -116,3 +119,9 @@ def test_nothing_is_sent_where_nobody_asked_for_it_and_a_run_without_starts_over
     assert "no checkpoint of it could be fetched from W&B" in output
     assert "it starts over" in output
     assert not list((site.directory / "two" / "trials" / "abcd1234" / "checkpoint").glob("step-00000000.pt"))
+
+
+@pytest.mark.parametrize("every_s", ["soon", "nan", "-1", "inf"])
+def test_what_is_no_number_of_seconds_is_refused(every_s):
+    with pytest.raises(ConfigError, match=re.escape(f"is {every_s!r}, and must be a number of seconds, 0 or more")):
+        CheckpointUploads(None, {EVERY_VARIABLE: every_s}, print)

@@ -434,7 +434,7 @@ def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict
 def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_back(
     begin: Begin, quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A worker that is stopped stands for a step that takes minutes."""
+    """A worker that is stopped stands for a step that takes minutes; the signal is that of a closed terminal."""
     sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "parameters": {
         **quick, "max_tokens": {"value": 64 * 50_000}, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
     body = """
@@ -447,7 +447,7 @@ def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_bac
         client = begin(server, body, path_of(server.create_sweep(sweep_file)))
         run = row_of(server, client, run=0)
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGSTOP)
-        client.process.send_signal(signal.SIGINT)
+        client.process.send_signal(signal.SIGHUP)
         client.finish(60)
     record = read_study(tmp_path / "study").records[0]
     assert (run.state, run.exitcode) == ("preempted", 75)
@@ -514,6 +514,8 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
     os.environ["WANDB_API_KEY"] = "k" * 40
     os.environ["WANDB_BASE_URL"] = "http://127.0.0.1:9"
     agent(sys.argv[1])
+    os.environ["WANDB_BASE_URL"] = "not an address"
+    agent(sys.argv[1])
     """
     with WandbServer() as server:
         good, over = server.create_sweep(sweep_file), server.create_sweep({**sweep_file, "run_cap": 1})
@@ -525,7 +527,7 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
             server.state.set_sweep_state(sweep.name, "FINISHED")
         client = begin(server, body, path_of(good), path_of(over), "tester/demo/unknown0", path_of(metric),
                        path_of(strange), "two words", ours.name, f"wandb agent {theirs.name}", "unknown0",
-                       HOME=str(tmp_path)).finish()
+                       HOME=str(tmp_path), WANDB_SERVICE="2-1-unix-/gone").finish()  # of a notebook's client
     patterns = [
         "--max-concurrency is 1 for each GPU, not 2: two trials on one GPU run out of memory; with several",
         f"the sweep {path_of(over)} is finished, so it gives no trials; to go on with it: wandb sweep --resume",
@@ -541,7 +543,9 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
         "no W&B key found on this host (local); export WANDB_API_KEY=",
         "WANDB_MODE is offline, but it is W&B's server that chooses a sweep's trials; unset it, or search here",
         f"W&B at {server.url} does not know the W&B key in WANDB_API_KEY in the environment: it is mistyped, revoked",
-        "W&B cannot be reached at http://127.0.0.1:9: "]
+        "W&B cannot be reached at http://127.0.0.1:9: ",
+        "W&B's client refuses its settings, from its files or a variable such as WANDB_BASE_URL; mend or unset: "
+            "base_url 'not an address': "]
     reasons = client.facts["reason"]
     assert [reason[:len(pattern)] for reason, pattern in zip(reasons, patterns, strict=True)] == patterns
     assert client.facts["exit_status"] == [1] * len(patterns)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, TEXT, GivenPath, Regex
+from kaggle_runner.cli.params import DATASET, IMAGE, KERNEL, MACHINE, MODEL, OWNER, SWEEP, TEXT, GivenPath, Regex
 from kaggle_runner.cli.shared import detect_here, not_negative, positive, print_next, typed_command
 from kaggle_runner.cli.words import command, complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, StudyError
@@ -69,7 +69,7 @@ def kernel() -> None:
 
 
 @kernel.command("prepare")
-@click.argument("sweep", required=False)
+@click.argument("sweep", required=False, type=SWEEP)
 @order_options
 @click.option("--folder", type=GivenPath(), default=Path(), help="Where to write [.].")
 def kernel_prepare(sweep: str | None, folder: Path, **options: Any) -> None:
@@ -92,7 +92,7 @@ def kernel_prepare(sweep: str | None, folder: Path, **options: Any) -> None:
 
 
 @kernel.command("launcher")
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @click.option("--count", type=click.IntRange(min=1), help="Trials to bring to an end.")
 @click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
 @full_options
@@ -121,7 +121,7 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: b
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=SWEEP)
 @order_options
 @click.option("--wait", "waits", is_flag=True, help="Follow the log, fetch the files, exit with the kernel's verdict.")
 @click.option("--sessions", type=click.IntRange(min=1), default=1, help="Go on in further kernels while work is left.")

@@ -17,7 +17,8 @@ from kaggle_runner.cli.shared import (
     tell_launcher,
     typed_command,
 )
-from kaggle_runner.cli.words import as_typed, command
+from kaggle_runner.cli.table import as_text
+from kaggle_runner.cli.words import as_typed, command, say, width_of
 from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> Non
     write_contest_plots(spec, run.snapshot, run.decision, directory / "plots")
     write_atomically(directory / "summary.md", text)
     write_atomically(directory / "decision.json", decision_json(run.decision))
-    click.echo(text)
+    click.echo(as_text(text, width_of()))
     page = as_typed(write_study_page(directory))
     click.echo(f"study    {directory}\nplots    {directory / 'plots'}\npage     {page}")
     tell_launcher(run.decision.reason, 0)
@@ -80,7 +81,7 @@ def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
     refuse_among_rows(directory, read.baseline.get("dataset"))
     with display(typed_command()) as notify:
         run = run_plan(read, _order(directory, deadline, cpu, environment), environment, notify, present_stage)
-    click.echo((directory / "summary.md").read_text(encoding="utf-8"))
+    click.echo(as_text((directory / "summary.md").read_text(encoding="utf-8"), width_of()))
     click.echo(f"page     {as_typed(write_plan_page(directory))}")
     if run.reason:
         _say_unfinished(directory, run.reason)
@@ -142,6 +143,7 @@ def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Envir
 
 
 def _say_unfinished(directory: Path, reason: str) -> NoReturn:
-    click.echo(f"studies  {directory}  ({reason})\nnext     {continuing()}")
+    say("studies", f"{directory} ({reason})")
+    say("next", continuing())
     tell_launcher(reason, INTERRUPTED)
     sys.exit(INTERRUPTED)

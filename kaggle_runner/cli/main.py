@@ -31,6 +31,7 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
+from kaggle_runner.machine.faults import ERRNOS
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 
 COMPLETE_VARIABLE = "_KAGGLE_RUNNER_COMPLETE"
@@ -224,6 +225,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if broken:
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             complain(f"error: {broken} cannot be imported ({said}); run: pip install --force-reinstall {broken}")
+        elif isinstance(error, OSError) and error.errno in ERRNOS:  # of what is printed, mostly: files have words
+            complain(f"error: a write failed: {error.strerror}; what was recorded is kept, so mend that, and run the "
+                     f"same command again")
         elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
             complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
         else:

@@ -3,7 +3,9 @@
 What has a wrong shape is refused at once, by its option's name, and not after a wait in Kaggle's queue.
 """
 
+import contextlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,26 @@ class GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+def offered(ours: Iterable[str], incomplete: str, kind: str) -> list[CompletionItem]:
+    """Return what of ours begins like that, beside the files or folders that do.
+
+    Where it is only the shell's own matter, the shell is asked: it knows `~` and quotes. Both at once would be the last
+    one alone in bash.
+    """
+    found = [text for text in ours if text.startswith(incomplete)]
+    if not found:
+        return [CompletionItem(incomplete, type=kind)]
+    folder, _, begun = incomplete.rpartition("/")
+    near = Path(folder or ("/" if incomplete.startswith("/") else "."))
+    here: list[str] = []
+    with contextlib.suppress(OSError):
+        here = [f"{incomplete.removesuffix(begun)}{path.name}{'/' if path.is_dir() else ''}"
+                for path in sorted(near.iterdir()) if path.name.startswith(begun)
+                and (begun or not path.name.startswith(".")) and (kind == "file" or path.is_dir())]
+    known = {text.rstrip("/") for text in found}
+    return [CompletionItem(text) for text in (*found, *(text for text in here if text.rstrip("/") not in known))]
+
+
 class SweepFile(GivenPath):
     """A file of this machine, or one that ships: `sweeps/demo.yaml`."""
 
@@ -41,8 +63,7 @@ class SweepFile(GivenPath):
         """Offer the files that ship beside those that are here."""
         from kaggle_runner.sweep.yaml_file import shipped_files
 
-        ours = [CompletionItem(str(path)) for path in shipped_files() if str(path).startswith(incomplete)]
-        return [*ours, *super().shell_complete(ctx, param, incomplete)]
+        return offered(map(str, shipped_files()), incomplete, "file")
 
 
 class StudyPath(GivenPath):
@@ -52,9 +73,17 @@ class StudyPath(GivenPath):
         """Offer the studies that are here beside the folders."""
         from kaggle_runner.study.near import studies_near
 
-        found = [str(path) for path in studies_near(Path(incomplete or "."))]
-        return [*(CompletionItem(path) for path in found if path.startswith(incomplete)),
-                CompletionItem(incomplete, type="dir")]
+        return offered(map(str, studies_near(Path(incomplete or "."))), incomplete, "dir")
+
+
+class SweepText(TextType):
+    """A sweep file, or a sweep on W&B, as text."""
+
+    name = "sweep"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Offer the files that ship beside those that are here."""
+        return SweepFile().shell_complete(ctx, param, incomplete)
 
 
 class StudyText(TextType):
@@ -109,4 +138,5 @@ IMAGE = Shaped(r"[a-z0-9][\w.:-]*(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?",
 OWNER = Shaped(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a Kaggle account, the part of your page's address after kaggle.com/")
 MACHINE = Shaped(r".*\S.*", "Kaggle's name of a machine, such as NvidiaTeslaT4; without a GPU it is --cpu")
 KERNEL = Shaped(f"{SLUG}/{SLUG}", "OWNER/KERNEL, the end of its page's address")
+SWEEP = SweepText()
 TEXT = Shaped(r".*\S.*", "a text that is not empty")

@@ -7,7 +7,10 @@ import click
 
 from kaggle_runner.cli.params import SweepFile
 from kaggle_runner.cli.shared import detect_here
-from kaggle_runner.cli.words import complain, has_colours, say
+from kaggle_runner.cli.words import complain, flowing, has_colours, say, width_of
+
+_BEGIN, _END = "\1", "\2"
+"""Signs around what is trained, while lines are broken."""
 
 
 @click.command()
@@ -41,14 +44,17 @@ def preview(file: Path, rows: int, as_json: bool) -> None:
             say(label, text, column=10)
         for number, example in enumerate(found.examples, start=1):
             click.echo(f"\n--- row {number}")
-            click.echo("".join(_marked(part.text) if part.is_trained else part.text for part in example))
+            click.echo(_marked(flowing("".join(f"{_BEGIN}{part.text}{_END}" if part.is_trained else part.text
+                                               for part in example), width_of(), hanging=0)))
         for warning in found.warnings:
             complain(f"warning: {warning}")
     found.account.require(config.max_lost_share, found.source)
 
 
 def _marked(text: str) -> str:
-    return click.style(text, fg="green") if has_colours() else f"[{text}]"
+    """Put the signs in for where what is trained begins and ends."""
+    begin, end = click.style("\0", fg="green").split("\0") if has_colours() else "[]"
+    return text.replace(_BEGIN, begin).replace(_END, end)
 
 
 COMMANDS = (preview,)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from kaggle_runner.cli.time_left import TimeLeft, about
-from kaggle_runner.cli.words import flowing, is_dumb
+from kaggle_runner.cli.words import flowing, is_dumb, width_of_stderr
 from kaggle_runner.events import (
     BaseMeasured,
     Checkpointed,
@@ -123,12 +123,12 @@ class Lines:
                             and time.monotonic() - self._last_line.get(event.trial, 0.0) < LINE_EVERY_S):
             return
         self._last_line[event.trial] = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
+        print(flowing(text, width_of_stderr()), file=sys.stderr, flush=True)
 
     def _tell_time(self) -> None:
         while not self._over.wait(self._every_s):
             if (line := self._left.line()) is not None:
-                print(line, file=sys.stderr, flush=True)
+                print(flowing(line, width_of_stderr()), file=sys.stderr, flush=True)
 
 
 class _LeftColumn(ProgressColumn):
@@ -141,6 +141,8 @@ class _LeftColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return it as it is now."""
         trial = task.fields["trial"]
+        if not trial and task.finished:
+            return Text()
         return Text(about(self._left.of_trial(trial) if trial else self._left.of_sweep()), style="progress.remaining")
 
 

@@ -88,7 +88,9 @@ class TimeLeft:
         if self._total is None and not self._running and not self._finished:
             return None
         if self._total is not None:
-            said = f"sweep: {self._finished} of {how_many(self._total, 'trial')} done, {about(self.of_sweep())}"
+            is_over = self._finished >= self._total and not self._running
+            left = "" if is_over else f", {about(self.of_sweep())}"
+            said = f"sweep: {self._finished} of {how_many(self._total, 'trial')} done{left}"
         else:
             each = f", {in_words(statistics.fmean(self._seconds))} each" if self._seconds else ""
             said = f"agent: {how_many(self._finished, 'trial')} done{each}"

@@ -42,32 +42,42 @@ def fitted(label: str, text: str, width: int | None, *, column: int = 8) -> str:
     start = f"{label:<{column}} "
     if width is None or len(start) + len(text) <= width:
         return start + text
-    tied = "  ".join(part.replace(" ", _TIE) for part in text.split("  ")) if "  " in text else text
+    tied = "  ".join(part.replace(" ", _TIE) for part in text.split("  ")) if "  " in text else _tied(text)
     lines = textwrap.wrap(tied, max(NARROWEST, width) - len(start), break_long_words=False, break_on_hyphens=False)
     return "\n".join((" " * len(start) if number else start) + line.replace(_TIE, " ")
                      for number, line in enumerate(lines)) or start
 
 
-def flowing(text: str, width: int | None) -> str:
-    """Break each line of a text between words; a command in it stays in one piece, so that it can be copied."""
+def flowing(text: str, width: int | None, *, hanging: int = 2) -> str:
+    """Break each line of a text between words; a command in it stays in one piece, so that it can be copied.
+
+    What is broken goes on `hanging` columns further in than it began.
+    """
     if width is None:
         return text
-    return "\n".join(_flowing_line(line, width) for line in text.split("\n"))
+    return "\n".join(_flowing_line(line, width, hanging) for line in text.split("\n"))
 
 
-def _flowing_line(line: str, width: int) -> str:
+def _flowing_line(line: str, width: int, hanging: int) -> str:
     if len(line) <= width:
         return line
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    tied = _COMMAND.sub(lambda match: match[0].replace(" ", _TIE), line)
-    return textwrap.fill(tied, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
-                         drop_whitespace=True).replace(_TIE, " ")
+    indent = " " * (len(line) - len(line.lstrip()) + hanging)
+    return textwrap.fill(_tied(line), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+                         replace_whitespace=False).replace(_TIE, " ")
+
+
+def _tied(text: str) -> str:
+    return _COMMAND.sub(lambda match: match[0].replace(" ", _TIE), text)
+
+
+def width_of_stderr() -> int | None:
+    """Return the columns that stderr has; none where it is no terminal."""
+    return max(NARROWEST, shutil.get_terminal_size().columns) if sys.stderr.isatty() else None
 
 
 def complain(text: str) -> None:
     """Print a warning or an error to stderr, broken between words where that is a terminal."""
-    click.echo(flowing(text, max(NARROWEST, shutil.get_terminal_size().columns) if sys.stderr.isatty() else None),
-               err=True)
+    click.echo(flowing(text, width_of_stderr()), err=True)
 
 
 def as_typed(path: Path) -> Path:

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -226,7 +226,7 @@ def without_words(source: bytes) -> bytes:
         if token.type == tokenize.COMMENT:
             line, column = token.start[0] - 1, token.start[1]
             lines[line] = lines[line].decode()[:column].rstrip().encode()
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
             tail = lines[last][node.end_col_offset:]
@@ -241,14 +241,18 @@ def without_types(source: bytes) -> bytes:
     Those stay that are read: of classes by `dataclass`, and `constexpr` by Triton.
     """
     lines, cuts, tree = source.split(b"\n"), [], ast.parse(source)
-    of_classes = {id(part) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for part in node.body}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg) and node.annotation and getattr(node.annotation, "attr", "") != "constexpr":
-            cuts.append((node.lineno - 1, node.col_offset + len(node.arg.encode()), node.annotation))
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
-            line = node.returns.lineno - 1
-            arrow = lines[line].rfind(b"->", 0, node.returns.col_offset)
-            cuts.append((line, len(lines[line][:arrow].rstrip()), node.returns))
+    of_classes: set[int] = set()
+    for node in _statements(tree):
+        if isinstance(node, ast.ClassDef):
+            of_classes.update(map(id, node.body))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in (part for part in ast.walk(node.args) if isinstance(part, ast.arg)):
+                if part.annotation and getattr(part.annotation, "attr", "") != "constexpr":
+                    cuts.append((part.lineno - 1, part.col_offset + len(part.arg.encode()), part.annotation))
+            if node.returns:
+                line = node.returns.lineno - 1
+                arrow = lines[line].rfind(b"->", 0, node.returns.col_offset)
+                cuts.append((line, len(lines[line][:arrow].rstrip()), node.returns))
         elif isinstance(node, ast.AnnAssign) and node.value and id(node) not in of_classes:
             cuts.append((node.lineno - 1, node.target.end_col_offset or 0, node.annotation))
     for line, column, annotation in sorted(cuts, key=lambda cut: cut[:2], reverse=True):
@@ -256,6 +260,16 @@ def without_types(source: bytes) -> bytes:
         lines[line] = lines[line][:column] + lines[last][annotation.end_col_offset:]
         lines[line + 1:last + 1] = [b""] * (last - line)
     return b"\n".join(lines)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Walk the statements of Python source, each before those inside it, and none of their expressions."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo.extend(getattr(node, name, ()))
 
 
 def narrow(source: bytes) -> bytes:

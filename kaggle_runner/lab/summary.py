@@ -45,7 +45,7 @@ def final_summary(stage: Stage, snapshot: Snapshot, confirmed: Snapshot) -> str:
     assert stage.sweep is not None
     contest, decision = stage.contest, stage.decision
     searched = ", ".join(f"`{name}`" for name in contest.varied)
-    best = snapshot.best
+    best = snapshot.as_swept.best
     seen = f"{how_many(len(snapshot.finished), 'trial')}, one seed each; the best was trial {best.trial.id} with " \
            f"{_number(best.result.metric)}." if best is not None and best.result is not None else ""
     decided = "**Kept:** the baseline." if decision.winner == contest.default else \
@@ -90,7 +90,7 @@ def defaults_yaml(plan: TuningPlan, stages: Sequence[Stage]) -> str:
 def plan_summary(plan: TuningPlan, stages: Sequence[Stage]) -> str:
     """Return one line for each study of a plan: what it varied, what it decided, and with which numbers."""
     left = stages_left(plan, stages)
-    rest = f"\n{left} of its stages are not done yet.\n" if left else ""
+    rest = f"\n{how_many(left, 'stage')} of it {'is' if left == 1 else 'are'} not done yet.\n" if left else ""
     return f"# {plan.name}\n\n{_markdown(plan_table(stages))}\n{rest}"
 
 

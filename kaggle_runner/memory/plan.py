@@ -187,17 +187,20 @@ def _seconds(config: FinetuneConfig, seconds_per_row: float) -> float:
 
 def _forecast_lines(forecasts: tuple[PlannedConfiguration, ...]) -> Iterator[tuple[str, str]]:
     names = list(forecasts[0].settings)
-    rows = [[*names, "peak", "fits", "checkpointing", "made of"]]
+    rows, made_of = [[*names, "peak", "fits", "checkpointing"]], []
     for forecast in forecasts:
         fit = forecast.fit
         parts = sorted(fit.prediction.parts.items(), key=lambda item: -item[1])
-        made_of = ", ".join(f"{name} {in_gib(size).removesuffix(' GiB')}" for name, size in parts if size >= 5 * 2**20)
+        made_of.append(f"{in_gib(fit.prediction.peak_bytes)}: " + ", ".join(
+            f"{name} {in_gib(size).removesuffix(' GiB')}" for name, size in parts if size >= 5 * 2**20))
         rows.append([*(str(value) for value in forecast.settings.values()), in_gib(fit.prediction.peak_bytes),
-                     "yes" if fit.fits else "no", "on" if fit.config.gradient_checkpointing else "off", made_of])
+                     "yes" if fit.fits else "no", "on" if fit.config.gradient_checkpointing else "off"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for number, row in enumerate(rows):
         text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         yield ("memory" if number == 0 else "", text)
+    for number, text in enumerate(dict.fromkeys(made_of)):
+        yield ("made of" if number == 0 else "", text)
     for reason in dict.fromkeys(forecast.fit.reason for forecast in forecasts if not forecast.fit.fits):
         yield ("too large", f"{reason}; such trials are not run, and recorded as infeasible")
 

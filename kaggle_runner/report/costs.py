@@ -41,10 +41,9 @@ def _hours(analysis: Analysis) -> Figure | None:
              "y": short(step.best for step in analysis.progress), "meta": {"trials": True},
              "customdata": [place[step.trial_id] for step in analysis.progress]}
     return Figure(key="hours", title=f"Best so far, by {analysis.device} time", sentence=say.hours(analysis),
-                  traces=(*best_band(analysis, trace["x"]), trace), is_half=True, layout={
+                  traces=(*best_band(analysis, trace["x"]), trace), is_half=True, beyond=measured.beyond, layout={
                       "xaxis": axis_layout(f"{analysis.device} {unit}, all trials added up", rangemode="tozero"),
-                      "yaxis": measured.axis, "shapes": measured.shapes, "annotations": measured.notes,
-                      "showlegend": False})
+                      "yaxis": measured.axis, "shapes": measured.shapes})
 
 
 def _rungs(analysis: Analysis) -> Figure | None:
@@ -71,12 +70,12 @@ def _rungs(analysis: Analysis) -> Figure | None:
                        "meta": {"trials": True}, "line": {"color": BEST},
                        "marker": {"symbol": "star", "size": 15, "line": OUTLINE}})
     return Figure(key="rungs", title="Who survived where", sentence=say.rungs(analysis), traces=tuple(traces),
-                  is_half=True, layout={
+                  is_half=True, beyond=scale.beyond, layout={
                       "xaxis": axis_layout("rung, optimizer steps", tickvals=list(range(len(analysis.rungs))),
                                            ticktext=[f"{rung.step:,}" for rung in analysis.rungs],
                                            range=[-0.5, len(analysis.rungs) - 0.5]),
                       "yaxis": scale.axis | {"title": {"text": text(f"{analysis.metric} at the rung")}},
-                      "shapes": scale.shapes, "annotations": scale.notes})
+                      "shapes": scale.shapes})
 
 
 def _time(analysis: Analysis) -> Figure | None:

@@ -42,6 +42,8 @@ class Figure:
     """Whether it stands beside one other where there is room."""
     fold: str = ""
     """What it and its like are, after their count, under a line that can be opened; empty: it is always there."""
+    beyond: tuple[str, ...] = ()
+    """What is off its scale, in words that stand above it."""
     turns: bool = False
     """Whether it lies on its side where it is narrow, and its axes, at whole numbers, can be brushed."""
 
@@ -133,8 +135,9 @@ def with_edge(traces: Sequence[Mapping[str, Any]], y_axis: Mapping[str, Any]) ->
         return {"yaxis": dict(y_axis)}
     strip = {"domain": [0.93, 1], "type": "category", "range": [-0.5, 0.5], "fixedrange": True, "showgrid": False,
              "tickfont": {"size": 10}, "automargin": True, "zeroline": False}
-    if all(trace.get("yaxis") == "y2" for trace in traces):
+    if all(trace.get("yaxis") == "y2" for trace in traces if trace["x"]):
         strip["domain"] = [0, 1]  # nothing has a value: the strip is the plot
+        return {"yaxis": {"visible": False, "range": [0, 1], "domain": [0, 1]}, "yaxis2": strip}
     return {"yaxis": {**y_axis, "domain": [0, 0.9]}, "yaxis2": strip}
 
 
@@ -150,25 +153,21 @@ def _ranking(analysis: Analysis) -> Figure | None:
     if len(ranked) < 2:
         return None
     scale = scale_of(analysis, [row.value for row in ranked if row.value is not None])
-    shapes, notes = list(scale.shapes), list(scale.notes)
+    shapes = list(scale.shapes)
     pad = 0.6 + 0.02 * len(ranked)
     if analysis.first.distance is not None:
         best = analysis.first.ranked[0].mean
-        sign = -1 if analysis.goal == "maximize" else 1
-        worse = best + sign * analysis.first.distance
+        worse = best + (-1 if analysis.goal == "maximize" else 1) * analysis.first.distance
         shapes.append({"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": best, "y1": worse, "layer": "below",
-                       "fillcolor": BAND, "line": {"width": 1, "color": BEST, "dash": "dot"}})
-        # Where there are no marks: the ranking leaves the best value as it goes to the right.
-        notes.append({"xref": "paper", "x": 1, "y": best, "xanchor": "right", "font": {"size": 11},
-                      "yanchor": "bottom" if sign > 0 else "top", "text": "may be as good as the best",
-                      "showarrow": False})
+                       "fillcolor": BAND, "line": {"width": 1, "color": BEST, "dash": "dot"},
+                       "name": "may be as good as the best", "showlegend": True})
     traces = dots(analysis, ranked, {row.id: i for i, row in enumerate(ranked, start=1)},
                   {row.id: float(f"{row.value:.6g}") for row in ranked if row.value is not None}, scale=scale)
     return Figure(key="ranking", title="Trials from best to worst", sentence=say.ranking(analysis),
-                  traces=tuple(traces), is_half=True, layout={
+                  traces=tuple(traces), is_half=True, beyond=scale.beyond, layout={
                       "xaxis": axis_layout("rank among the complete trials", **whole_ticks(len(ranked)),
                                            range=[1 - pad, len(ranked) + pad]),
-                      "yaxis": scale.axis, "shapes": shapes, "annotations": notes, "showlegend": False})
+                      "yaxis": scale.axis, "shapes": shapes, "legend": {"entrywidth": 160}})
 
 
 def _values(analysis: Analysis) -> Figure:
@@ -182,8 +181,9 @@ def _values(analysis: Analysis) -> Figure:
     traces = [*best_band(analysis, steps["x"]), steps, *dots(analysis, analysis.rows, number, value, scale=scale),
               *without_value(analysis, analysis.rows, number)]
     return Figure(key="values", title="Best so far, by trial", sentence=say.progress(analysis), traces=tuple(traces),
-                  is_half=True, layout={"xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))),
-                          "shapes": scale.shapes, "annotations": scale.notes, **with_edge(traces, scale.axis)})
+                  is_half=True, beyond=scale.beyond, layout={
+                      "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))),
+                      "shapes": scale.shapes if value else [], **with_edge(traces, scale.axis)})
 
 
 def best_band(analysis: Analysis, x: list[Any]) -> list[dict[str, Any]]:
@@ -219,10 +219,10 @@ def _curves(analysis: Analysis) -> Figure | None:
     begin = 0.0 if first <= 0.25 * last else first - 0.1 * (last - first or first)
     shown = short([begin, last + 0.03 * (last - begin)])
     scale = curve_scale(analysis)
-    notes = [*scale.notes, *scale.cut_notes([curve.values for curve in drawn])]
     return Figure(key="curves", title="Learning curves", sentence=say.curves(analysis), traces=tuple(traces),
-                  height=420, layout={"xaxis": axis_layout("optimizer steps", range=shown),
-                          "yaxis": scale.axis, "shapes": scale.shapes, "annotations": notes})
+                  beyond=(*scale.beyond, *scale.beyond_of([curve.values for curve in drawn])), height=420,
+                  layout={"xaxis": axis_layout("optimizer steps", range=shown), "yaxis": scale.axis,
+                          "shapes": scale.shapes})
 
 
 def layered(series: Sequence[tuple[int, Sequence[Any], Sequence[float | None]]], *, name: str, color: str,

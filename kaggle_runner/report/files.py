@@ -11,7 +11,7 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import grid_value
-from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
+from kaggle_runner.report.recipes import next_search, recipes
 from kaggle_runner.report.style import metric_text, seconds_text, value_text
 
 _FIRST = ("trial", "number", "status")
@@ -79,12 +79,12 @@ def summary_markdown(analysis: Analysis, pictures: Sequence[str] = (), lead: Lea
                "\n".join(f"- {markdown_text(axis.name)}: {markdown_text(say.axis(analysis, axis))}"
                          for axis in analysis.axes),
                "## Where to search next",
-               "\n".join(f"- {markdown_text(advice)}" for advice in say.next_search(analysis)),
+               "\n".join(f"- {markdown_text(advice)}" for advice in next_search(analysis)),
                "## What it cost", markdown_text(say.time(analysis)), markdown_text(say.hours(analysis)),
                markdown_text(say.memory(analysis)), markdown_text(say.predicted(analysis)),
                markdown_text(say.rungs(analysis))]
-    for title, text in (("The next sweep", next_sweep_yaml(analysis)), ("The best configuration", best_yaml(analysis))):
-        blocks += [f"## {title}", f"```yaml\n{text}```"] if text else []
+    for title, text in recipes(analysis):
+        blocks += [f"## {title}", f"```yaml\n{text}```"]
     blocks += ["## How this was run", "\n".join(f"- {name}: {markdown_text(text)}" for name, text in analysis.how)]
     blocks += ["## What its confirmation decided", lead.summary.split("\n", 1)[1].strip().replace("## ", "### ")] \
         if lead else []

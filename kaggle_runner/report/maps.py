@@ -1,6 +1,7 @@
 """The figures about hyperparameters, as plotly.js traces: importance, slices, contours, parallel coordinates."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ from kaggle_runner.report.style import (
 )
 from kaggle_runner.study.axes import Axis
 
-_ACROSS = 10
-"""Axes of parallel coordinates in one picture."""
+_ACROSS, _LETTERS = 8, 10
+"""Axes of parallel coordinates in one picture, and letters of a line of their names: what stands upright on paper."""
 _MOST_OPEN = 6
 """Hyperparameters whose pictures are open where none of all stands out."""
 IDLE = "without an effect that stands out from chance"
@@ -91,8 +92,8 @@ def _slice(analysis: Analysis, place: int, axis: Axis) -> Figure:
                                                                                and place >= _MOST_OPEN))
     return Figure(key=f"slice-{axis.name}", title=axis.name, fold=IDLE if idle else "",
                   sentence=say.axis(analysis, axis), height=(300 if y else 120) + _upright(axis), is_small=True,
-                  traces=traces, layout={
-                      "xaxis": value_axis(axis), "showlegend": False, "annotations": scale.notes,
+                  traces=traces, beyond=scale.beyond, layout={
+                      "xaxis": value_axis(axis), "showlegend": False,
                       **with_edge(traces, scale.axis)})
 
 
@@ -158,13 +159,14 @@ def _parallel_of(analysis: Analysis, axes: Sequence[Axis], start: int) -> Figure
     own = [*_heights(axes, best, place[best.id]), height[best.id]]
     traces.append(lines([(place[best.id], range(len(own)), own)], name="best", color=BEST, width=3.2))
     traces.append(highlight())
-    ticks = [*map(text, short_names([axis.name for axis in axes])), f"{text(analysis.metric)}, by rank"]
+    ticks = [*map(_in_lines, short_names([axis.name for axis in axes], 3 * _LETTERS)),
+             _in_lines(f"{shortened(analysis.metric, 2 * _LETTERS)}, by rank")]
     which = "" if len(axes) == every else f", hyperparameters {start + 1} to {start + len(axes)} of {every}"
     return Figure(key=f"parallel-{start}" if start else "parallel", title=f"Parallel coordinates{which}",
                   traces=tuple(traces), sentence=say.parallel(analysis), height=460, turns=True,
                   fold="with further hyperparameters, by parallel coordinates" if start else "", layout={
                       "xaxis": {"tickvals": list(range(len(ticks))), "ticktext": ticks, "automargin": True,
-                                "range": [-0.3, len(axes) + 0.3], "showgrid": True, "zeroline": False,
+                                "tickangle": 0, "range": [-0.3, len(axes) + 0.3], "showgrid": True, "zeroline": False,
                                 "fixedrange": True},
                       "yaxis": {"visible": False, "range": [-0.1, 1.1], "fixedrange": True},
                       "annotations": _parallel_labels(axes, analysis, ranked)})
@@ -177,6 +179,16 @@ def short_names(names: Sequence[str], most: int = 18) -> list[str]:
         if len(set(cut)) == len(set(names)):
             return cut
     return list(names)
+
+
+def _in_lines(name: str) -> str:
+    """Break a name into lines for plotly.js, which drops one that it had to turn and cannot place."""
+    lines = [""]
+    for part in re.findall(r"[^_/, …-]*[_/, …-]*", name):
+        if len(lines[-1]) + len(part) > _LETTERS and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(map(text, lines))
 
 
 def _heights(axes: Sequence[Axis], row: Row, position: int) -> list[float | None]:

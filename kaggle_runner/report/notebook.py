@@ -25,6 +25,7 @@ from kaggle_runner.report.figures import curve_scale, scale_of
 from kaggle_runner.report.files import csv_cell, markdown_text
 from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import by_importance
+from kaggle_runner.report.recipes import next_search
 from kaggle_runner.report.style import BEST, FAINT, LOOKS, SERIES, log_ticks
 
 TIMEOUT_S = 120
@@ -122,7 +123,7 @@ def _notebook(analysis: Analysis, lead: Lead | None = None) -> nbformat.Notebook
     if searched:
         add("Parallel coordinates", [say.parallel(analysis)], cells.PARALLEL)
         added.append(new_markdown_cell("## Where to search next\n\n" + "\n".join(
-            f"- {markdown_text(advice)}" for advice in say.next_search(analysis))))
+            f"- {markdown_text(advice)}" for advice in next_search(analysis))))
     if analysis.rungs and searched:
         add("Who survived where", [say.rungs(analysis)], cells.RUNGS)
     add("What it cost: time", [say.time(analysis)], cells.TIME)
@@ -161,8 +162,8 @@ def _constants(analysis: Analysis) -> str:
              "# Share of the metric's variance, its 90 % interval, and where it would stand out from chance.",
              "IMPORTANCE = [" + "".join(f"\n    {share!r}," for share in importance) + "\n]"]
     if any(one.runs > 1 for one in first.ranked):
-        rows = [{"trials": ", ".join(one.runs_ids), "seeds": len(one.trial_ids), "mean": one.mean,
-                 "deviation": one.deviation if len(one.trial_ids) > 1 else None,
+        rows = [{"trials": ", ".join(one.runs_ids), "seeds": one.seeds, "mean": one.mean,
+                 "deviation": one.deviation if one.seeds > 1 else None,
                  "may be best": one in first.shared} for one in first.ranked[:40]]
         lines += ["# What differs in the seed alone is one configuration; the best mean first.",
                   "CONFIGURATIONS = [" + "".join(f"\n    {row!r}," for row in rows) + "\n]"]

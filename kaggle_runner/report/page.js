@@ -11,7 +11,7 @@
   function numberText(value) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (size < 1e-3 || size >= 1e7) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+    if (size < 1e-3 || size >= 1e7) return value.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
     if (size >= 1e4 || (size >= 1000 && Number.isInteger(value))) return Math.round(value).toLocaleString("en-US");
     return String(Number(value.toPrecision(4)));
   }

@@ -25,7 +25,7 @@ from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.lead import Lead, Overview
 from kaggle_runner.report.maps import by_importance, map_figures
-from kaggle_runner.report.recipes import best_yaml, next_sweep_yaml
+from kaggle_runner.report.recipes import next_search, recipes
 from kaggle_runner.report.style import (
     count_text,
     metric_text,
@@ -41,6 +41,8 @@ _POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-in
            "font-src data:")
 _MIB = 2**20
 _MOST_SETTINGS = 12
+_LONG_CELL = 40
+"""Letters from which on a cell of a table is broken into lines."""
 _ANSWER_LETTERS = 400
 """What is shown of a long question or answer."""
 _GLOSS = (
@@ -135,7 +137,7 @@ def _study(analysis: Analysis, place: str, name: str, lead: Lead | None, *, head
         '<div class="compare" aria-live="polite"></div>',
         '<div class="table broad"><table class="trials"><caption><span>A column name sorts, a row chooses, '
         "Escape lets go</span></caption><thead><tr></tr></thead><tbody></tbody></table></div>",
-        "<h3>How this was run</h3>", _how(analysis), "</section>"]
+        "<h3>How this was run</h3>", _terms(analysis.how), "</section>"]
     best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in figures],
             "columns": trial_columns(analysis), "best": best}
@@ -152,22 +154,21 @@ def _searched(analysis: Analysis, place: str) -> list[str]:
         "<h3>What is best, and by how much</h3>", _cards(place, trial_figures(analysis)), _repeats(analysis),
         *_answers(analysis), "<h3>What mattered</h3>", mattered_text, _cards(place, map_figures(analysis)),
         "<h3>Where to search next</h3>",
-        "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in say.next_search(analysis)) + "</ul>",
-        _recipe("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
-        _recipe("The best configuration", best_yaml(analysis))]
+        "<ul>" + "".join(f"<li>{html.escape(advice)}</li>" for advice in next_search(analysis)) + "</ul>",
+        *(_recipe(title, text) for title, text in recipes(analysis))]
 
 
 def _answers(analysis: Analysis) -> list[str]:
     """Return what the best trials write to the same rows, if that was kept."""
     if not analysis.asked:
         return []
-    trials = list(dict.fromkeys(trial for row in analysis.asked for trial, _ in row.answers))
-    rows = [[_tail(row.prompt), shortened(row.expected, _ANSWER_LETTERS), row.base or "", *(
-        dict(row.answers).get(trial, "") for trial in trials)] for row in analysis.asked]
+    rows = [[("asked", _tail(row.prompt)), ("the row answers", shortened(row.expected, _ANSWER_LETTERS)),
+             *([("untouched base", row.base.strip())] if row.base is not None else []),
+             *((f"trial {trial}", answer.strip()) for trial, answer in row.answers)] for row in analysis.asked]
     return ["<h3>What the best write</h3>", _paragraph(
         "The first held-out rows, answered by the most likely token each time and cut after a few: the row's own "
         "answer, the untouched base's, and the best trials', the best one first.", "sentence"),
-        _table(["asked", "the row answers", "untouched base", *(f"trial {trial}" for trial in trials)], rows)]
+        *(_terms(row, "how asked") for row in rows)]
 
 
 def _tail(prompt: str) -> str:
@@ -243,7 +244,7 @@ def _cards(place: str, figures: Sequence[Figure]) -> str:
             figures, key=lambda figure: (figure.fold, figure.is_small, figure.is_half)):
         cards = [
             f'<figure class="card {size}"><figcaption><h4>{html.escape(figure.title)}</h4>'
-            f'<p class="sentence">{html.escape(figure.sentence)}</p></figcaption>'
+            f'<p class="sentence">{html.escape(figure.sentence)}</p>{_beyond(figure)}</figcaption>'
             f'<div class="plot" id="{_plot_id(place, figure)}" role="img" style="height:{figure.height}px" '
             f'aria-label="{html.escape(f"{figure.title}. {figure.sentence}")}"></div></figure>'
             for figure, size in _sized(list(alike))]
@@ -251,6 +252,12 @@ def _cards(place: str, figures: Sequence[Figure]) -> str:
         line = f"<summary>{len(cards)} {fold}</summary>"
         grids.append(f'<details class="folded">{line}{grid}</details>' if fold else grid)
     return "\n".join(grids)
+
+
+def _beyond(figure: Figure) -> str:
+    """Say what is off a figure's scale, each in a piece: inside the plot the words would hide marks."""
+    pieces = " ".join(f"<span>{html.escape(words)}</span>" for words in figure.beyond)
+    return f'<p class="beyond">{pieces}</p>' if pieces else ""
 
 
 def _sized(figures: Sequence[Figure]) -> list[tuple[Figure, str]]:
@@ -331,27 +338,24 @@ def _warnings(analysis: Analysis) -> list[str]:
 
 
 def _recipe(title: str, text: str) -> str:
-    if not text:
-        return ""
     return (f'<details class="recipe"><summary>{title}, as YAML</summary><button type="button" class="copy">copy'
             f"</button><pre>{html.escape(text)}</pre></details>")
 
 
-def _how(analysis: Analysis) -> str:
-    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>"
-                   for name, text in analysis.how)
-    return f'<dl class="how">{rows}</dl>' if rows else ""
+def _terms(terms: Sequence[tuple[str, str]], kind: str = "how") -> str:
+    """Return names with their texts beside them, or below them on a phone."""
+    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in terms)
+    return f'<dl class="{kind}">{rows}</dl>' if rows else ""
 
 
 def _words() -> str:
-    terms = "".join(f"<div><dt>{word}</dt><dd>{meaning}</dd></div>" for word, meaning in _GLOSS)
-    return f'<details class="folded"><summary>What the words mean</summary><dl class="how">{terms}</dl></details>'
+    return f'<details class="folded"><summary>What the words mean</summary>{_terms(_GLOSS)}</details>'
 
 
 def _repeats(analysis: Analysis) -> str:
     if not analysis.repeats:
         return ""
-    rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), metric_text(repeat.mean),
+    rows = [[", ".join(repeat.names), str(repeat.seeds), metric_text(repeat.mean),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
     header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
     return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")
@@ -360,8 +364,9 @@ def _repeats(analysis: Analysis) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join("<tr>" + "".join(f"<td{' class=long' if len(cell) > _LONG_CELL else ''}>{html.escape(cell)}</td>"
+                                    for cell in row) + "</tr>" for row in rows)
+    return f'<div class="table plain"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _paragraph(sentence: str, kind: str) -> str:

@@ -27,7 +27,7 @@ from kaggle_runner.report.sentences import winner
 from kaggle_runner.report.style import BEST
 from kaggle_runner.study.journal import Snapshot
 
-_INK, _SOFT, _GRID = "#1c2430", "#5a6675", "#e4e7eb"
+_INK, _GRID = "#1c2430", "#e4e7eb"
 _DPI = 110
 _SYMBOLS = {"circle": "o", "circle-open": "o", "diamond-open": "D", "x": "X", "square-open": "s", "star": "*",
             "triangle-right-open": ">", "line-ns-open": "|", "triangle-up": "^", "triangle-down": "v"}
@@ -215,21 +215,15 @@ def _limits(axes: Axes, layout: Mapping[str, Any], places: Mapping[str, Mapping[
 
 def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
     for shape in layout.get("shapes", ()):
-        label = _plain(shape.get("label", {}).get("text", ""))
+        name = _plain(shape["name"])
         if shape["type"] == "line":
             axes.axhline(shape["y0"], color=shape["line"]["color"], linestyle=_DASHES[shape["line"]["dash"]],
-                         linewidth=1.2, zorder=2)
+                         linewidth=1.2, zorder=2, label=name)
         else:
-            axes.axhspan(shape["y0"], shape["y1"], color=BEST, alpha=0.2, linewidth=0, zorder=1)
+            axes.axhspan(shape["y0"], shape["y1"], color=BEST, alpha=0.2, linewidth=0, zorder=1, label=name)
             axes.axhline(shape["y1"], color=BEST, linestyle=":", linewidth=0.8, zorder=2)
-        axes.annotate(label, (0.995, max(shape["y0"], shape["y1"])), xycoords=("axes fraction", "data"), fontsize=8,
-                      ha="right", va="top", xytext=(0, -2), textcoords="offset points", color=_SOFT, clip_on=True)
     for note in layout.get("annotations", ()):
-        at_edge = note.get("yref") == "y domain"
-        in_place = at_edge or note.get("xref") == "paper"
-        axes.annotate(_plain(note["text"]), (note["x"], note["y"]), fontsize=8, color=_INK,
-                      xycoords=("axes fraction" if in_place else "data", "axes fraction" if at_edge else "data"),
-                      ha=note.get("xanchor", "center"), va=note["yanchor"] if in_place else "center",
+        axes.annotate(_plain(note["text"]), (note["x"], note["y"]), fontsize=8, color=_INK, ha="center", va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=6)
 
 
@@ -243,7 +237,8 @@ def _decorate(axes: Axes, figure: Figure, characters: int) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK)
-    axes.set_title(_wrapped(f"{figure.title}\n{figure.sentence}", characters), loc="left", fontsize=9, color=_INK)
+    words = "\n".join((figure.title, figure.sentence, *filter(None, [", ".join(figure.beyond)])))
+    axes.set_title(_wrapped(words, characters), loc="left", fontsize=9, color=_INK)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if unique and figure.layout.get("showlegend", True):
@@ -265,8 +260,8 @@ def _numbers(values: Sequence[Any], places: Mapping[str, int]) -> list[float]:
 
 
 def _plain(markup: str) -> str:
-    """Undo the escaping that plotly.js needs."""
-    return html.unescape(markup)
+    """Undo the escaping that plotly.js needs, and its breaks of lines."""
+    return html.unescape(markup.replace("<br>", "\n"))
 
 
 def _wrapped(text: str, characters: int) -> str:

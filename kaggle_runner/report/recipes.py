@@ -1,14 +1,63 @@
-"""What to run next, as YAML to copy: the best configuration, and the sweep file with the report's advice followed."""
+"""What to do next: each advice in words, and as YAML to copy, which does what the words say.
+
+Nothing is advised that would change nothing, and nothing that the next sweep would refuse.
+"""
 
 import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from kaggle_runner.config import config_from_params
+from kaggle_runner.errors import ConfigError
+from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Region
+from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.analysis.provenance import entries_of
-from kaggle_runner.study.axes import Axis, is_number
+from kaggle_runner.report.style import metric_text, names_text, value_text
+from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
+
+_MARGIN = 0.1
+"""Part of an axis that a narrowed range has beyond the best on each side, and must at least take away."""
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """A hyperparameter's entry in the next sweep file, with the advice; what is fixed is said of all at once."""
+
+    entry: Mapping[str, Any]
+    advice: str = ""
+
+
+def next_search(analysis: Analysis) -> tuple[str, ...]:
+    """Say where to search next, one advice each, from boundaries, regions, importance and noise."""
+    changes = _changes(analysis)
+    advice = [change.advice for change in changes.values() if change.advice]
+    fixed = [name for name, change in changes.items() if not change.advice]
+    if fixed:
+        advice.append(f"Fix {names_text(fixed, _MOST_NAMED)}: no effect stands out, and every one of them makes the "
+                      f"search longer.")
+    rivals = _rivals(analysis)
+    if len(rivals) == 1:
+        advice.append(f"Train {say.trials_text(rivals)} again with two more seeds: without them no difference between "
+                      f"trials is known to be real.")
+    elif rivals:
+        advice.append(f"Confirm {say.trials_text(rivals)} with two more seeds each before one is called the best.")
+    advice += filter(None, [_hope(analysis)])
+    if not advice:
+        advice.append("Run more trials, by the same command with a higher --count: there is nothing yet that these "
+                      "could say about where to search.")
+    return tuple(advice)
+
+
+def recipes(analysis: Analysis) -> tuple[tuple[str, str], ...]:
+    """Return what a report gives to be copied, as titles and YAML."""
+    found = (("The next sweep, with this advice followed", next_sweep_yaml(analysis)),
+             ("The configuration to try", try_yaml(analysis)), ("The best configuration", best_yaml(analysis)))
+    return tuple((title, text) for title, text in found if text)
 
 
 def best_yaml(analysis: Analysis) -> str:
@@ -18,48 +67,169 @@ def best_yaml(analysis: Analysis) -> str:
     return _parameters({name: {"value": value} for name, value in analysis.first.ranked[0].params.items()})
 
 
+def try_yaml(analysis: Analysis) -> str:
+    """Return the configuration that the fitted surface promises most of, for `train`; empty where it promises little.
+    """
+    point, gain = _promised(analysis)
+    if not point or analysis.noise is None or gain <= analysis.noise.deviation:
+        return ""
+    lines = "".join(f"{yaml_text(name)}: {yaml_text(value)}\n"
+                    for name, value in {**analysis.first.ranked[0].params, **point}.items())
+    return f"# train it: python -m kaggle_runner train try.yaml\n{lines}"
+
+
 def next_sweep_yaml(analysis: Analysis) -> str:
     """Return the sweep file with the report's advice followed; empty where there is none to follow.
 
     What stands out is narrowed to where the best lie, or moved past the end they lie at; in a study of some size what
-    does not stand out is fixed to the best configuration's value.
+    does not stand out is fixed to the best configuration's value; what shares first place is confirmed. The cap leaves
+    room for further trials beside those that stay.
     """
-    if not analysis.first.ranked or not analysis.sweep.get("parameters"):
+    changes, rivals = _changes(analysis), _rivals(analysis)
+    if not (changes or rivals) or not entries_of(analysis.sweep):
         return ""
-    best = analysis.first.ranked[0].params
-    axes = {axis.name: axis for axis in analysis.axes}
-    regions = {region.name: region for region in analysis.regions if region.name in analysis.resolved}
-    limits = {limit.name: limit for limit in analysis.boundaries if limit.name in analysis.resolved}
-    idle = {share.name for share in analysis.shares if not share.resolved} if (
-        analysis.resolved and len(analysis.first.ranked) >= TRIALS_TO_FIX) else set()
-    changed: dict[str, Any] = {}
-    for name, entry in entries_of(analysis.sweep):
-        changed[name] = dict(entry)
-        if name in limits and axes[name].is_range:
-            end = "min" if limits[name].side == "lowest" else "max"
-            if is_number(entry.get(end)):
-                changed[name][end] = limits[name].suggestion
-        elif name in regions and {"min", "max"} <= entry.keys() and "q" not in entry:
-            changed[name] |= _narrowed(axes[name], regions[name])
-        elif name in idle and name in best:
-            changed[name] = {"value": best[name]}
-    if changed == {name: dict(entry) for name, entry in entries_of(analysis.sweep)}:
-        return ""
-    others = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
+    sweep = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
+    if rivals:
+        sweep["confirm"] = {"top": max(2, len(rivals)), "seeds": 2}
+    if changes and sweep.get("method") != "grid":
+        stay = sum(all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())
+                   for row in analysis.rows)
+        sweep["run_cap"] = stay + max(len(analysis.rows) - stay, len(analysis.rows) // 2)
     label = str(analysis.sweep.get("name") or analysis.name)
-    head = "".join(f"{key}: {yaml_text(value)}\n" for key, value in {"name": f"{label}-next", **others}.items())
+    head = "".join(f"{key}: {yaml_text(value)}\n" for key, value in {"name": f"{label}-next", **sweep}.items())
     command = shlex.join(["python", "-m", "kaggle_runner", "sweep", "next.yaml", "--study", str(analysis.directory),
                           "--adopt"])
-    return f"# keeps the trials of this study: {command}\n" + head + _parameters(changed)
+    entries = {name: changes[name].entry if name in changes else entry for name, entry in entries_of(analysis.sweep)}
+    return f"# keeps the trials of this study: {command}\n" + head + _parameters(entries)
 
 
-def _narrowed(axis: Axis, region: Region) -> dict[str, Any]:
-    """Return the ends of a region, a tenth of the axis wider on both sides, and no wider than the axis."""
+def _changes(analysis: Analysis) -> dict[str, _Change]:
+    """Return what the study says of the ranges to search, by hyperparameter; only what is another entry in the file."""
+    count, best = len(analysis.first.ranked), analysis.first.ranked[0].params if analysis.first.ranked else {}
+    axes, entries = {axis.name: axis for axis in analysis.axes}, dict(entries_of(analysis.sweep))
+    unclear = {share.name for share in analysis.shares if not share.resolved}
+    changes: dict[str, _Change] = {}
+    for found in analysis.boundaries if count >= MIN_TRIALS else ():
+        if (found.name not in unclear or count < TRIALS_TO_FIX) and _is_legal(best, found.name, found.suggestion):
+            doubt = ", though its effect cannot be told from chance yet" if found.name in unclear else ""
+            entry = _widened(entries.get(found.name, {}), found)
+            changes |= {found.name: _Change(entry=entry, advice=(
+                f"Widen {found.name}: the best value {value_text(found.value)} is at the {found.side} end of its "
+                f"range; try {value_text(found.suggestion)} as the new end{doubt}."))} if entry else {}
+    for region in analysis.regions:
+        if region.name in analysis.resolved and region.name not in changes:
+            entry, to = _narrowed(axes[region.name], region, entries.get(region.name, {}))
+            changes[region.name] = _Change(entry=entry, advice=(
+                f"Narrow {region.name} to {to}: the best {region.count} configurations {say.region_text(region)}."))
+    if count >= TRIALS_TO_FIX and analysis.resolved:
+        for share in analysis.shares:
+            if not share.resolved and share.name in best and share.name not in changes:
+                changes[share.name] = _Change(entry={"value": best[share.name]})
+    return {name: change for name, change in changes.items()
+            if name in entries and change.entry and change.entry != entries[name]}
+
+
+def _rivals(analysis: Analysis) -> list[str]:
+    """Return the first trials of what more seeds would tell apart: three of first place, or its only one."""
+    rivals = [one.trial_ids[0] for one in analysis.first.shared[:3]]
+    return rivals if len(rivals) > 1 or analysis.noise is None else []
+
+
+def _promised(analysis: Analysis) -> tuple[dict[str, Any], float]:
+    """Return where the fitted surfaces expect most, and how much better than the best that is; negative if worse."""
+    if not analysis.contours or not analysis.first.ranked:
+        return {}, 0.0
+    sign = 1.0 if analysis.goal == "maximize" else -1.0
+    one = max(analysis.contours, key=lambda contour: sign * say.peak(analysis, contour)[0])
+    expected, row, column = say.peak(analysis, one)
+    point = {axis.name: _two_digits(axis, axis.value(at))
+             for axis, at in ((one.x, one.x_positions[column]), (one.y, one.y_positions[row]))}
+    return point, sign * (expected - analysis.first.ranked[0].mean)
+
+
+def _hope(analysis: Analysis) -> str:
+    """Say whether the fitted surfaces promise more than noise over the best; empty if that cannot be said."""
+    point, gain = _promised(analysis)
+    if not point or analysis.noise is None:
+        return ""
+    best = analysis.first.ranked[0]
+    expected = metric_text(best.mean + (gain if analysis.goal == "maximize" else -gain))
+    noise, who = analysis.noise.deviation, say.configuration_text(best)
+    if gain > noise:
+        first, second = ((name, value_text(value)) for name, value in point.items())
+        return (f"Try {first[0]} {first[1]} with {second[0]} {second[1]}: the fitted surface expects {expected}, "
+                f"better than {who} by more than the noise of one trial.")
+    beside = f"worse than {who} by more than" if gain < -noise else "within"
+    return (f"More trials inside these ranges promise little: along the most important hyperparameters the fitted "
+            f"surface expects {expected} at best, {beside} one trial's noise{'' if gain < -noise else f' of {who}'}.")
+
+
+def _two_digits(axis: Axis, value: Any) -> Any:
+    """Return a place as it is said: it is where the nearest trial happened to be, and not exact."""
+    if not axis.is_range or not is_number(value):
+        return value
+    return round(value) if axis.is_integer else float(f"{value:.2g}")
+
+
+def _is_legal(best: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Say whether a trial could have this value; yes where the trainer does not know these hyperparameters at all."""
+    try:
+        config_from_params(best)
+    except ConfigError:
+        return True
+    try:
+        config_from_params({**best, name: value})
+    except ConfigError:
+        return False
+    return True
+
+
+def _widened(entry: Mapping[str, Any], found: Boundary) -> dict[str, Any]:
+    """Return an entry with its end moved; empty where it names no end that could be."""
+    end, values = "min" if found.side == "lowest" else "max", entry.get("values")
+    if isinstance(values, list | tuple):
+        return {key: value for key, value in entry.items() if key != "probabilities"} | {
+            "values": [found.suggestion, *values] if end == "min" else [*values, found.suggestion]}
+    return _with_ends(entry, {end: found.suggestion})
+
+
+def _narrowed(axis: Axis, region: Region, entry: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return an entry that holds where the best lie, and how it is said; nothing where that is as wide as it was."""
+    if axis.values:
+        good = Axis(name=axis.name, values=region.values)
+        kept = [value for value in axis.values if good.position(value) is not None]
+        if not isinstance(entry.get("values"), list | tuple) or len(kept) == len(axis.values):
+            return {}, ""
+        return {key: value for key, value in entry.items() if key not in ("values", "probabilities", "distribution")} \
+            | ({"value": kept[0]} if len(kept) == 1 else {"values": kept}), names_text(map(value_text, kept), 20)
     low, high = axis.position(region.low) or 0.0, axis.position(region.high)
-    ends = axis.value(max(0.0, low - 0.1)), axis.value(min(1.0, (1.0 if high is None else high) + 0.1))
-    if axis.is_integer:
-        return {"min": math.floor(ends[0]), "max": math.ceil(ends[1])}
-    return {"min": float(f"{ends[0]:.2g}"), "max": float(f"{ends[1]:.2g}")}
+    ends = max(0.0, low - _MARGIN), min(1.0, (1.0 if high is None else high) + _MARGIN)
+    if ends[1] - ends[0] > 1 - _MARGIN:
+        return {}, ""
+    step = entry.get("q") if is_number(entry.get("q")) else 1 if axis.is_integer else None
+    least, most = axis.value(ends[0]), axis.value(ends[1])
+    if step:
+        least, most = math.floor(least / step) * step, math.ceil(most / step) * step
+    if not axis.is_integer:
+        least, most = float(f"{least:.2g}"), float(f"{most:.2g}")
+    least, most = max(least, axis.low), min(most, axis.high)
+    return _with_ends(entry, {"min": least, "max": most}), f"{value_text(least)} to {value_text(most)}"
+
+
+def _with_ends(entry: Mapping[str, Any], ends: Mapping[str, float]) -> dict[str, Any]:
+    """Return an entry with other ends, as exponents of e where it has such; empty where it has no ends to move."""
+    if not all(is_number(entry.get(end)) for end in ("min", "max")) or entry.get("distribution") == "inv_log_uniform":
+        return {}
+    written = {end: round(math.log(value), 4) for end, value in ends.items()} if has_exponents(entry) else ends
+    return {**entry, **written}
+
+
+def _holds(entry: Mapping[str, Any], value: Any) -> bool:
+    """Say whether a sweep file's entry could have given a trial this value."""
+    if "value" in entry or "values" in entry:
+        return Axis(name="", values=tuple(entry.get("values", [entry.get("value")]))).position(value) is not None
+    at = math.log(value) if has_exponents(entry) and is_number(value) and value > 0 else value
+    return is_number(at) and bool(entry["min"] <= at <= entry["max"])
 
 
 def _parameters(entries: Mapping[str, Any]) -> str:

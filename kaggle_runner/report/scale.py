@@ -1,7 +1,7 @@
 """What a picture shows of the metric: no height is spent on what is far off, and none shows less than the noise.
 
-A trial off the scale is a mark at the edge; how many there are and how far they lie stands beside the edge, and so does
-the untouched base where it is far from every trial.
+A trial off the scale is a mark at the edge; how many there are and how far they lie is said above the picture, and so
+is the untouched base where it is far from every trial. No words stand among the marks, where they would hide some.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,34 +54,31 @@ class MetricScale:
         """The line of the untouched base, where it is on the scale."""
         if self.base is None or not self.base_is_near:
             return []
-        line = level(self.base, "untouched base")
-        if self.base - self.low < 0.12 * (self.high - self.low):  # its name would lie below the plot
-            line["label"]["yanchor"] = "bottom"
-        return [line]
+        return [level(self.base, "untouched base")]
 
     @property
-    def notes(self) -> list[dict[str, Any]]:
-        """What is off the scale, in words at the edges."""
+    def beyond(self) -> tuple[str, ...]:
+        """What is off the scale, in words."""
         found = []
         for above in (True, False):
             beyond = [value for value in self.values if (value > self.high if above else value < self.low)]
             if beyond:
                 far = metric_text(max(beyond) if above else min(beyond))
-                found.append(_note(f"{len(beyond)} off the scale, to {far}", above, left=True))
+                found.append(f"{_arrow(above)} {len(beyond)} off the scale, to {far}")
         if self.base is not None and not self.base_is_near:
-            found.append(_note(f"untouched base {metric_text(self.base)}", self.base > self.high, left=False))
-        return found
+            found.append(f"{_arrow(self.base > self.high)} untouched base {metric_text(self.base)}")
+        return tuple(found)
 
-    def cut_notes(self, lines: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-        """Say at the edges how many of these lines go beyond them, and how far."""
+    def beyond_of(self, lines: Sequence[Sequence[float]]) -> tuple[str, ...]:
+        """Say how many of these lines go beyond the edges, and how far."""
         found = []
         for above in (True, False):
             ends = [max(line) if above else min(line) for line in lines if line]
             beyond = [end for end in ends if (end > self.high if above else end < self.low)]
             if beyond:
                 far, noun = metric_text(max(beyond) if above else min(beyond)), "line" if len(lines) == 1 else "lines"
-                found.append(_note(f"{len(beyond)} of {len(lines)} {noun} off the scale, to {far}", above, left=True))
-        return found
+                found.append(f"{_arrow(above)} {len(beyond)} of {len(lines)} {noun} off the scale, to {far}")
+        return tuple(found)
 
 
 def metric_scale(analysis: Analysis, values: Iterable[float], title: str) -> MetricScale:
@@ -95,16 +92,13 @@ def metric_scale(analysis: Analysis, values: Iterable[float], title: str) -> Met
     if base is not None and (not shown or low - room <= base <= high + room):
         margin = 0.05 * (high - low)
         low, high = min(low, base - margin), max(high, base + margin)
-    elif base is not None:  # room for the words that say where it is
-        low, high = low - 0.09 * (high - low) * (base < low), high + 0.09 * (high - low) * (base > high)
     return MetricScale(title=title, low=low, high=high, base=base, values=shown)
 
 
 def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") -> dict[str, Any]:
-    """Return a horizontal line with its name, which must be safe for plotly.js, as a shape of a layout."""
+    """Return a horizontal line as a shape of a layout; its name, safe for plotly.js, stands in the legend."""
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "layer": "between",
-            "line": {"color": color, "width": 1.5, "dash": dash},
-            "label": {"text": name, "textposition": "end", "yanchor": "top", "font": {"size": 11}}}
+            "line": {"color": color, "width": 1.5, "dash": dash}, "name": name, "showlegend": True}
 
 
 def band(x: list[Any], low: list[float], high: list[float], name: str) -> list[Mapping[str, Any]]:
@@ -115,7 +109,5 @@ def band(x: list[Any], low: list[float], high: list[float], name: str) -> list[M
             edge | {"y": high, "name": name, "fill": "tonexty", "fillcolor": BAND}]
 
 
-def _note(words: str, above: bool, *, left: bool) -> dict[str, Any]:
-    return {"text": f"{words} {'↑' if above else '↓'}", "showarrow": False, "font": {"size": 11},
-            "xref": "x domain", "yref": "y domain", "x": 0.01 if left else 0.99, "y": 1.0 if above else 0.0,
-            "xanchor": "left" if left else "right", "yanchor": "top" if above else "bottom"}
+def _arrow(above: bool) -> str:
+    return "↑" if above else "↓"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kaggle_runner.report.analysis.agreement import agreement as other_winners
-from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Contour, Region, Row
+from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Row
 from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.style import (
@@ -47,12 +47,12 @@ def winner(analysis: Analysis) -> str:
                 f"{len(first.ranked)}.")
     count = len(first.ranked)
     everyone = f"all {count}" if count > 2 else "both"
-    if best.mean == first.ranked[-1].mean:
+    if len({one.mean for one in first.ranked}) == 1:
         return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
     who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
+    lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
     return (f"First place is shared by {who} complete configurations: chance alone may have ordered them. "
-            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} {'is' if len(best.runs_ids) == 1 else 'are'} "
-            f"{name} with {value}.")
+            f"{lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.")
 
 
 def agreement(analysis: Analysis) -> str:
@@ -65,7 +65,8 @@ def agreement(analysis: Analysis) -> str:
 def configuration_text(one: Configuration) -> str:
     """Name a configuration by its trial, or by its trials where it has several seeds."""
     ids = one.runs_ids
-    return f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)} ({one.made_of})"
+    name = f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)}"
+    return name if one.runs == 1 else f"{name} ({one.made_of})"
 
 
 def _beside_base(analysis: Analysis) -> str:
@@ -91,7 +92,7 @@ def ranking(analysis: Analysis) -> str:
         return "There are no two complete configurations to compare."
     behind = [abs(value - values[0]) for value in values]
     text = (f"Half of {count_text(len(behind), 'complete configuration')} lie within "
-            f"{number_text(statistics.median(behind), 2)} of the best; the last is {number_text(behind[-1], 2)} off.")
+            f"{number_text(statistics.median(behind), 2)} of the best; the last is {number_text(max(behind), 2)} off.")
     if analysis.first.distance is None:
         return text
     count = len(analysis.first.shared)
@@ -120,7 +121,7 @@ def repeats(analysis: Analysis) -> str:
         return ""
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
-    text = (f"Best mean over seeds: {names_text(first.trial_ids)}, mean {metric_text(first.mean)} ± "
+    text = (f"Best mean over seeds: {names_text(first.names)}, mean {metric_text(first.mean)} ± "
             f"{number_text(first.half_width, 2)} (95 % interval)")
     if others:
         text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"
@@ -207,16 +208,16 @@ def axis(analysis: Analysis, one: Axis) -> str:
 
 def contour(analysis: Analysis, one: Contour) -> str:
     """Say where the surrogate expects the best value, and where the best trial lies."""
-    expected, row, column = _peak(analysis, one)
-    at = (f"{one.x.name} {_about(one.x.value(one.x_positions[column]))} and "
-          f"{one.y.name} {_about(one.y.value(one.y_positions[row]))}")
+    expected, row, column = peak(analysis, one)
+    at = (f"{one.x.name} {about(one.x.value(one.x_positions[column]))} and "
+          f"{one.y.name} {about(one.y.value(one.y_positions[row]))}")
     best = analysis.best
     own = f"{value_text(best.params.get(one.x.name))} and {value_text(best.params.get(one.y.name))}" if best else "none"
     return (f"With the other hyperparameters as in the best trial, a surface fitted to the trials is best near {at} "
             f"({metric_text(expected)}); the best trial has {own}.")
 
 
-def _peak(analysis: Analysis, one: Contour) -> tuple[float, int, int]:
+def peak(analysis: Analysis, one: Contour) -> tuple[float, int, int]:
     """Return the best value of a fitted surface, with its row and its column."""
     choose = max if analysis.goal == "maximize" else min
     return choose((value, y, x) for y, line in enumerate(one.values) for x, value in enumerate(line))
@@ -231,53 +232,6 @@ def parallel(analysis: Analysis) -> str:
                 f"{why}, so a pattern in the lines may be chance.")
     shared = names_text(f"in {region.name} they {region_text(region)}" for region in regions)
     return f"What the best {regions[0].count} configurations have in common: {shared}."
-
-
-def next_search(analysis: Analysis) -> tuple[str, ...]:
-    """Say where to search next, one advice each, from boundaries, regions, importance and noise."""
-    unclear = {share.name for share in analysis.shares if not share.resolved}
-    advice = [f"Widen {found.name}: the best value {value_text(found.value)} is at the {found.side} end of its range; "
-              f"try {value_text(found.suggestion)} as the new end"
-              + (", though its effect cannot be told from chance yet." if found.name in unclear else ".")
-              for found in analysis.boundaries if len(analysis.first.ranked) >= MIN_TRIALS
-              and (found.name not in unclear or len(analysis.first.ranked) < TRIALS_TO_FIX)]
-    bounded = {found.name for found in analysis.boundaries}
-    for region in analysis.regions:
-        if region.name in analysis.resolved and region.name not in bounded:
-            advice.append(f"Narrow {region.name}: the best {region.count} configurations {region_text(region)}.")
-    if len(analysis.first.ranked) >= TRIALS_TO_FIX and analysis.resolved:
-        idle = [share.name for share in analysis.shares if not share.resolved]
-        if idle:
-            advice.append(f"Fix {names_text(idle, 8)}: no effect stands out, and every one of them makes the search "
-                          f"longer.")
-    rivals = [one.trial_ids[0] for one in analysis.first.shared[:3]]
-    if len(rivals) == 1 and analysis.noise is None:
-        advice.append(f"Train trial {rivals[0]} again with two more seeds: without them no difference between "
-                      f"trials is known to be real.")
-    elif len(rivals) > 1:
-        advice.append(f"Confirm {_trials(rivals)} with two more seeds each before one is called the best.")
-    hope = _hope(analysis)
-    if hope:
-        advice.append(hope)
-    if not advice:
-        advice.append("Run more trials: there is nothing yet that these could say about where to search.")
-    return tuple(advice)
-
-
-def _hope(analysis: Analysis) -> str:
-    """Say whether the fitted surfaces promise more than noise over the best; empty if that cannot be said."""
-    if not analysis.contours or analysis.best is None or analysis.best.value is None or analysis.noise is None:
-        return ""
-    sign = 1.0 if analysis.goal == "maximize" else -1.0
-    one = max(analysis.contours, key=lambda contour: sign * _peak(analysis, contour)[0])
-    expected, row, column = _peak(analysis, one)
-    gain = sign * (expected - analysis.best.value)
-    if gain > analysis.noise.deviation:
-        return (f"Try {one.x.name} {_about(one.x.value(one.x_positions[column]))} with {one.y.name} "
-                f"{_about(one.y.value(one.y_positions[row]))}: the fitted surface expects {metric_text(expected)}, "
-                f"better than the best trial by more than the noise of one.")
-    return (f"More trials inside these ranges promise little: along the most important hyperparameters the fitted "
-            f"surface expects {metric_text(expected)} at best, within one trial's noise of what was found.")
 
 
 def pressing(analysis: Analysis) -> list[Boundary]:
@@ -357,7 +311,7 @@ def region_text(region: Region) -> str:
     if region.low is None or region.high is None:
         first, *others = [value_text(value) for value in region.values]
         return f"have {first}" + (f" most often, then {names_text(others, 4)}" if others else " only")
-    return f"lie between {_about(_outward(region.low, up=False))} and {_about(_outward(region.high, up=True))}"
+    return f"lie between {about(_outward(region.low, up=False))} and {about(_outward(region.high, up=True))}"
 
 
 def _outward(value: Any, *, up: bool) -> Any:
@@ -370,7 +324,7 @@ def _outward(value: Any, *, up: bool) -> Any:
     return near if is_outside else float(f"{near + (step if up else -step):.1e}")
 
 
-def _about(value: Any) -> str:
+def about(value: Any) -> str:
     """Write a place to two digits: it is where the nearest trial happened to be, and not exact."""
     return number_text(value, 2) if isinstance(value, float) else value_text(value)
 
@@ -385,7 +339,7 @@ def settings(analysis: Analysis, row: Row) -> list[tuple[str, Any]]:
     return [(one.name, row.params[one.name]) for one in analysis.axes if one.name in row.params]
 
 
-def _trials(ids: Sequence[str]) -> str:
+def trials_text(ids: Sequence[str]) -> str:
     return f"trial{'' if len(ids) == 1 else 's'} {names_text(ids)}"
 
 

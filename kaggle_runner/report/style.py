@@ -20,8 +20,8 @@ SERIES = ("#1E84C6", "#C78000", "#009E73", "#CC79A7", "#7A6FD0", "#D55E00", "#8A
 """Colours of things that stand side by side: studies, phases of time."""
 SCALE = ("#E8CE58", "#A69D75", "#7B7B78", "#4D6B9C", "#1F5FA8")
 """Five steps of a surface from worst to best: yellow to blue as in Matplotlib's cividis, its dark end lifted."""
-LINES = ("#B08A2A", "#9A8347", "#858070", "#5E7CA8", "#2F72C4")
-"""The same five steps for lines, which have to stand out from the page."""
+LINES = ("#8A8A8A", "#7D8794", "#6C84A6", "#527CB8", "#2F72C4")
+"""Five steps for lines, from grey to blue: they have to stand out from the page, and from the best one's amber."""
 
 
 @dataclass(frozen=True, kw_only=True)

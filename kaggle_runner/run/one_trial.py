@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kaggle_runner.errors import ConfigError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
+from kaggle_runner.files import sound_lines
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run import rungs
 from kaggle_runner.run.failures import FailureBudget
@@ -55,7 +56,8 @@ class TrialRunner:
         if self.interrupted():
             return "interrupted"
         snapshot = self.study.snapshot()
-        done = max((row["step"] for row in snapshot.history(trial.id)), default=0)
+        rows = sound_lines(snapshot.directory / "trials" / trial.id / "history.jsonl")
+        done = max((row["step"] for row in rows), default=0)
         with contextlib.suppress(ConfigError):  # for the supervisor to say, as the trial's own failure
             return refusal(self.supervisor.counted(trial.config), snapshot, self.deadline, steps_done=done)
         return None

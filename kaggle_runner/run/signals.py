@@ -15,9 +15,13 @@ LEAVE_S = 5.0
 """Seconds that a process gets to end by itself when it is interrupted before it began to work."""
 
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a session, with its trials checkpointed: Ctrl-C, a host, a terminal that was closed."""
+
+
 @contextlib.contextmanager
 def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event, and say so; the second one ends the process, and says so.
+    """Turn the first signal that ends a session into an event, and say so; the second ends the process, and says it.
 
     Nothing of the record is lost by that: it is on the disk line by line, and workers end when their pipe closes. A
     third one ends the process even if nobody can be told.
@@ -39,7 +43,7 @@ def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def interrupts_before_work(tell: Callable[[str], None]) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into a `KeyboardInterrupt` while nothing is under way that could be lost.
+    """Turn signals that end a session into a `KeyboardInterrupt` while nothing is under way that could be lost.
 
     What swallows it, or needs more than a few seconds to end, as clients of servers do, is ended with the process:
     `tell` then gets the last word. Whoever begins to work sets handlers of its own in the place of these.
@@ -60,8 +64,23 @@ def interrupts_before_work(tell: Callable[[str], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def handling(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM in the main thread; the handlers that were there come back."""
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Handle SIGINT, SIGTERM and SIGHUP in the main thread; the handlers that were there come back.
+
+    SIGHUP says that the terminal is gone: nobody reads what is printed there, and printing would fail. Where it is
+    ignored, as `nohup` has it, it stays so.
+    """
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+
+    def take(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP and terminals:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            while terminals:
+                os.dup2(nowhere, terminals.pop())
+            os.close(nowhere)
+        handle(number, frame)
+
+    before = {number: signal.signal(number, take) for number in ENDS
+              if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:

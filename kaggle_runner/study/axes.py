@@ -11,7 +11,7 @@ from typing import Any
 
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import SEED
-from kaggle_runner.sweep.distributions import KEYS, Choice, Range, same_value
+from kaggle_runner.sweep.distributions import EXPONENTS, KEYS, Choice, Range, same_value
 
 """The hyperparameter in which repeats of one configuration differ: it is noise and never an axis."""
 _FEW = 6
@@ -129,6 +129,11 @@ def boundary(axis: Axis, value: Any) -> Boundary | None:
     if axis.is_integer or isinstance(limit, int):
         suggestion = max(1, round(suggestion))
     return Boundary(name=axis.name, value=value, side=side, limit=limit, suggestion=suggestion)
+
+
+def has_exponents(entry: Mapping[str, Any]) -> bool:
+    """Say whether the ends of a sweep file's entry are exponents of e, and not values."""
+    return entry.get("distribution") in EXPONENTS
 
 
 def is_number(value: Any) -> bool:

@@ -17,9 +17,11 @@ import torch
 from kaggle_runner.config import known_to_0_2
 from kaggle_runner.errors import ForeignCheckpoint
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.files import cannot_write, replacing
+from kaggle_runner.files import cannot_write, is_damaged, replacing
 
 KEPT = 2
+HISTORY = "history.jsonl"
+"""The rows of a trial, beside its checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,18 @@ def _sink(path: Path) -> Iterator[IO[bytes]]:
 def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | None:
     """Read the newest checkpoint of a trial that can be read; none if there is none.
 
-    A damaged one is reported as a `Note` and the one before it is tried.
+    A damaged one is reported as a `Note` and the one before it is tried; so is a history that is damaged, whose rows
+    nobody has any more: the trial starts over.
 
     Raises:
         ForeignCheckpoint: the checkpoint was written by another config.
     """
-    for path in _newest_first(directory / "checkpoint"):
+    newest_first = _newest_first(directory / "checkpoint")
+    if newest_first and is_damaged(directory / HISTORY):
+        emit(Note(text=f"{HISTORY} of the trial is damaged, and with it what came before its checkpoint; the trial "
+                       f"starts over"))
+        return None
+    for path in newest_first:
         try:
             content = read_tensors(path)
             checkpoint = Checkpoint(step=content["step"], state=content["state"], tensors=content["tensors"])

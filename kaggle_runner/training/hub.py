@@ -34,8 +34,11 @@ def require_revision(dataset: str, revision: str) -> None:
                             f"or a commit that it has") from error
 
 
-def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | type[DataError]) -> None:
+def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | type[DataError],
+                  nearest: str = "") -> None:
     """Raise what the hub refused and what to do; returns where an error is no refusal of the hub's.
+
+    `nearest` asks for a name that may have been meant.
 
     Raises:
         ModelError, DataError: as `wanted`: too many requests, a gated repository without a token or access, a token
@@ -55,9 +58,9 @@ def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | ty
         raise wanted(f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address of a hub; it begins with https:// or "
                      f"http://; correct it, or unset it for https://huggingface.co") from error
     if constants.HF_HUB_OFFLINE and (_has(chain, "LocalEntryNotFoundError") or OFFLINE in str(error)):
-        raise wanted(f"the {kind} {name!r} is not in the cache of this machine, and nothing is fetched in a dry run or "
-                     f"where HF_HUB_OFFLINE is set; fetch it once with `sweep` where there is a network, or give a "
-                     f"local {'folder' if kind == 'model' else 'file'}") from error
+        raise wanted(f"the {kind} {name!r} is not in the cache of this machine{nearest}; nothing is fetched in a dry "
+                     f"run or where HF_HUB_OFFLINE is set: fetch it once with `sweep` where there is a network, or "
+                     f"give a local {'folder' if kind == 'model' else 'file'}") from error
     if status == 429:
         raise wanted(f"the hub takes no more requests from here for now, HTTP 429, for the {kind} {name!r}{said}: many "
                      f"sessions share one address; wait some minutes and run the same command again; a token has a "

@@ -20,7 +20,7 @@ from typing import Any
 
 import wandb
 
-from kaggle_runner.errors import INTERRUPTED, HostError
+from kaggle_runner.errors import INTERRUPTED, HostError, SweepOver
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import Deadline, in_minutes
@@ -33,7 +33,7 @@ from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.signals import handling, told_of_signals
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
-from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.answers import ask_server
 from kaggle_runner.wandb.connection import connect, end_core, leave, refused
@@ -44,7 +44,8 @@ from kaggle_runner.wandb.ends.reclaim import reclaim
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.run import RunLost
-from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, state_of
+from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, is_over, state_of
+from kaggle_runner.wording import how_many
 
 LEAVE_S = 5.0
 """Seconds that W&B's own process gets to end when nothing is left to upload."""
@@ -89,6 +90,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     Takes the first GPU that no other agent holds. Only a main thread can do this.
 
     Raises:
+        ConfigError: how often checkpoints are sent is no number.
         MissingPackages: what training needs is not installed.
         SecretError: no key, or a malformed one.
         HostError: every GPU has its agent, or something that will be written cannot be.
@@ -100,7 +102,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     key = prepare(environment, notify)
     with contextlib.ExitStack() as stack:
         stack.callback(_leave_in_time)
-        sweep = find_sweep(order.address, key)
+        sweep = find_for_agent(order, environment, key, notify)
         gpu = stack.enter_context(hold_gpu(environment.gpus))
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # this process never touches a GPU
         directory = order.study or study_directory(sweep, environment)
@@ -109,9 +111,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric, goal=sweep.spec.goal,
             seed=None, shared=gpu is not None))
         os.environ.setdefault("WANDB_DIR", str(directory.resolve()))
-        require_writable({
-            "the study": directory, "WANDB_DIR": Path(os.environ["WANDB_DIR"]) / "wandb",
-            "W&B's cache": Path(wandb.env.get_cache_dir()), "the temporary folder": Path(tempfile.gettempdir())})
+        require_writable({"the study": directory, "WANDB_DIR": Path(os.environ["WANDB_DIR"]) / "wandb"})
         settings = _worker_settings(directory, environment, gpu, sweep.spec)
         record.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": settings.threads, "gpu": settings.gpu, "deadline": order.deadline.at,
@@ -143,14 +143,39 @@ def prepare(environment: Environment, notify: Notify) -> FoundKey:
 
     Raises:
         MissingPackages: what training needs is not installed.
-        HostError: this is not the main thread.
+        HostError: this is not the main thread, or what W&B's client will write cannot be written.
         SecretError: no key, or a malformed one.
         WandbError: offline by the user's own setting, or W&B cannot be reached.
     """
     if threading.current_thread() is not threading.main_thread():
         raise HostError("an agent needs the main thread, where signals arrive; run it as a program of its own")
     require_packages(environment, "finetune", searches=False, extra="train,wandb")
+    places = {"W&B's cache": Path(wandb.env.get_cache_dir()), "the temporary folder": Path(tempfile.gettempdir())}
+    if named := os.environ.get("WANDB_DIR"):
+        places = {"WANDB_DIR": Path(named) / "wandb", **places}
+    require_writable(places)  # before the client starts, which would say it in a screen of lines
     return connect(environment, lambda text: notify(Note(text=text)))
+
+
+def find_for_agent(order: AgentOrder, environment: Environment, key: FoundKey, notify: Notify) -> RemoteSweep:
+    """Find the sweep of an order. Of one that is over, a trial that a killed agent left in the study goes back first.
+
+    Raises:
+        SweepOver, WandbError, SweepError: as `find_sweep`.
+        StudyError: the study cannot be used.
+    """
+    sweep = find_sweep(order.address, key, may_be_over=True)
+    if sweep.state not in OVER_STATES:
+        return sweep
+    directory, began = order.study or study_directory(sweep, environment), time.monotonic()
+    left = [record.trial.id for record in read_study(directory).records if record.result is None and not record.is_held
+            ] if (directory / JOURNAL).is_file() else []
+    if left:
+        with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
+                                    goal=sweep.spec.goal, seed=None, shared=True) as study:
+            reclaim(sweep, study, notify, lambda: time.monotonic() - began > order.patience.upload_s, alone=False)
+    back = f", and then this again: {how_many(len(left), 'trial')} of {directory} had no end" if left else ""
+    raise SweepOver(f"{is_over(sweep)}{back}")
 
 
 def study_directory(sweep: RemoteSweep, environment: Environment) -> Path:
@@ -323,7 +348,7 @@ class _Agent:
 
     @contextlib.contextmanager
     def _signals(self, told: Callable[[int], None]) -> Iterator[None]:
-        """Turn SIGINT and SIGTERM into a request to end; a second one leaves no time for anything."""
+        """Turn signals into a request to end; a second one leaves no time for anything."""
         signalled = False
 
         def handle(number: int, frame: Any) -> None:

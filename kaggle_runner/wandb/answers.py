@@ -4,6 +4,7 @@ One small question, who the key belongs to, tells an unreachable server, one tha
 """
 
 import base64
+import http.client
 import json
 import math
 import os
@@ -26,6 +27,8 @@ REACH_S = 10.0
 FAILING_S = 600.0
 """Seconds that a server may fail before a command gives up; as long as an agent waits for a trial."""
 ASK_EVERY_S, TELL_EVERY_S = 5.0, 60.0
+_SHOWN = 80
+"""Letters of an answer that is not W&B's, in a message."""
 _RUN = """query Run($entity: String, $project: String, $run: String!) {
   project(name: $project, entityName: $entity) { run(name: $run) { state host } }
 }"""
@@ -55,7 +58,7 @@ class Answer:
         """What is wrong on the way to the server or with it, in words; empty if it works."""
         if self.status is None:
             return f"W&B cannot be reached at {self.url}: {self.problem}"
-        if self.status >= 500 or self.status == 429:
+        if _is_failing(self.status):
             return f"W&B at {self.url} answers with HTTP {self.status}"
         return ""
 
@@ -75,19 +78,33 @@ def ask(question: str, **variables: str) -> tuple[Answer, dict[str, Any] | None]
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {credentials}",
                "User-Agent": "kaggle_runner"}
     body = json.dumps({"query": question, "variables": variables}).encode()
-    request = urllib.request.Request(f"{url}/graphql", body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=REACH_S) as said:
-            answer, text = Answer(url=url, status=said.status), said.read()
-    except urllib.error.HTTPError as error:
-        return Answer(url=url, status=error.code, knows_key=error.code != 401), None
-    except (OSError, ValueError) as error:
+        status, text = _answer_to(urllib.request.Request(f"{url}/graphql", body, headers))
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(url=url, problem=str(getattr(error, "reason", error))), None
     try:
-        data = json.loads(text)["data"]
-    except (ValueError, LookupError, TypeError):
-        return answer, None  # another server's words; the client judges
-    return answer, data if isinstance(data, dict) else None
+        words = json.loads(text)
+    except ValueError:
+        words = None
+    if not isinstance(words, dict) and status != 401 and not _is_failing(status):  # a proxy, or the page of a login
+        seen = " ".join(text.decode(errors="replace").split())
+        return Answer(url=url, problem=f"what answers there with HTTP {status} is no server of W&B's: "
+                                       f"{seen[:_SHOWN] or 'it says nothing'}"), None
+    data = words.get("data") if isinstance(words, dict) and status == 200 else None
+    return Answer(url=url, status=status, knows_key=status != 401), data if isinstance(data, dict) else None
+
+
+def _answer_to(request: urllib.request.Request) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(request, timeout=REACH_S) as said:
+            return said.status, said.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def _is_failing(status: int) -> bool:
+    return status >= 500 or status == 429
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ written over, and of an artifact every version stays, half a GB for each checkpo
 """
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import wandb
 
+from kaggle_runner.errors import ConfigError
 from kaggle_runner.files import replacing
 from kaggle_runner.study.journal import JOURNAL, Study
 from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
@@ -31,9 +33,13 @@ class CheckpointUploads:
     """What is sent of the trials of one agent."""
 
     def __init__(self, study: Study, environ: Mapping[str, str], tell: Callable[[str], None]) -> None:
-        """Prepare; `environ` says whether and how often anything is sent."""
+        """Prepare; `environ` says whether and how often anything is sent.
+
+        Raises:
+            ConfigError: it says no number of seconds.
+        """
         self._study, self._tell = study, tell
-        self._every_s = float(environ[EVERY_VARIABLE]) if environ.get(EVERY_VARIABLE) else None
+        self._every_s = _seconds(environ[EVERY_VARIABLE]) if environ.get(EVERY_VARIABLE) else None
         self._sent_at: dict[str, float] = {}
         self._refused: set[str] = set()
 
@@ -89,6 +95,14 @@ def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], giv
              f"({' '.join(str(error).split())[:200]}): it starts over")
         return
     tell(f"fetched the checkpoint of trial {log.id} from W&B")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise ConfigError(f"{EVERY_VARIABLE} is {text!r}, and must be a number of seconds, 0 or more; correct it, or unset "
+                      f"it to send no checkpoints")
 
 
 def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:

@@ -47,21 +47,38 @@ def connect(environment: Environment, tell: Tell = to_stderr) -> FoundKey:
 
     Raises:
         SecretError: no key, a malformed one, or one that the server does not know; says what to do on this host.
-        WandbError: offline by the user's own setting, or no answer.
+        WandbError: offline by the user's own setting, a setting that the client refuses, or no answer.
     """
     _require_online(os.environ.get("WANDB_MODE", "online"), "WANDB_MODE is", "unset it")
+    if f"-{os.getpid()}-" not in os.environ.get("WANDB_SERVICE", ""):
+        os.environ.pop("WANDB_SERVICE", None)  # of the process that started this one, whose client's may be gone
     key = require_key("wandb", environment.host)
     os.environ["WANDB_API_KEY"] = key.value
     # The client's own lines, a dozen for each trial, say nothing that we do not say.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "5")  # what a killed process takes with it
-    _require_online(wandb.setup().settings.mode, "by `wandb offline` the client is", "run: wandb online")
+    _require_online(_settings(key).mode, "by `wandb offline` the client is", "run: wandb online")
     try:
         require_server(key, tell)
     except BaseException:
         leave()
         raise
     return key
+
+
+def _settings(key: FoundKey) -> wandb.Settings:
+    """Return the client's settings, which it makes of WANDB_ variables and its own files.
+
+    Raises:
+        WandbError: it refuses one of them.
+    """
+    try:
+        return wandb.setup().settings
+    except (ValueError, wandb.Error) as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))} {each.get('input')!r}: {each['msg']}"
+                 for each in (error.errors() if hasattr(error, "errors") else ())]
+        raise refused("W&B's client refuses its settings, from its files or a variable such as WANDB_BASE_URL; mend or "
+                      "unset", ValueError("; ".join(wrong) or str(error)), key) from error
 
 
 def _require_online(mode: str, source: str, way_out: str) -> None:

@@ -78,11 +78,17 @@ class JobRunner:
         self.opened.add(os.environ.get("WANDB_RUN_ID", ""))  # as the client says it
         problem = problem_with(files)
         if problem:
-            return self._give_back_unopened(f"WANDB_DIR {files} cannot be written: {problem}")
+            problem = f"WANDB_DIR {files} cannot be written: {problem}"
+            self.ending.ask(machine_failed(problem), 1)
+            return self._give_back_unopened(problem, self._patience.upload_s)
+        doubt = Doubt(f"{self._sweep.path.rsplit('/', 1)[0]}/{os.environ.get('WANDB_RUN_ID', '')}",
+                      first_after_s=self._patience.told_s)
         try:
-            log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s))
+            log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s) or doubt.is_certain())
         except RunLost as error:
-            return self._lose(f"W&B did not open the run of a trial that it handed out: {error}")
+            why = f"W&B did not open the run of a trial that it handed out: {doubt.reason or error}"
+            self._lose(f"{why}; run the same command again")
+            return None if doubt.reason else self._give_back_unopened(why, self._patience.told_s)
         self.opened.add(log.id)
         try:
             self._serve(log, stop_asked)
@@ -93,12 +99,11 @@ class JobRunner:
                 raise fault(error) from error
             raise
 
-    def _give_back_unopened(self, problem: str) -> None:
-        """Give the run back that W&B's client could not write the files of."""
+    def _give_back_unopened(self, problem: str, patience_s: float) -> None:
+        """Give the run back that W&B's client could not open, or write the files of: else it is pending for ever."""
         began, run = time.monotonic(), os.environ["WANDB_RUN_ID"]
-        self.ending.ask(machine_failed(problem), 1)
         try:
-            hand_back(self._sweep, run, lambda: self.ending.is_over(began, self._patience.upload_s))
+            hand_back(self._sweep, run, lambda: self.ending.is_over(began, patience_s))
         except (RunLost, OSError) as error:
             return self._lose(f"W&B did not take back run {run}: {error}")
         self._notify(Note(text=f"trial {run} goes back to the sweep's queue: {problem}"))

@@ -28,12 +28,18 @@ from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.child import ChildProcess, package_path
 from kaggle_runner.run.signals import handling, interrupts_before_work, told_of_signals
 from kaggle_runner.study.journal import Study
-from kaggle_runner.wandb.agent import AgentOrder, AgentSession, prepare, run_agent, study_directory
+from kaggle_runner.wandb.agent import (
+    AgentOrder,
+    AgentSession,
+    find_for_agent,
+    prepare,
+    run_agent,
+    study_directory,
+)
 from kaggle_runner.wandb.answers import to_stderr
 from kaggle_runner.wandb.connection import leave
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.reclaim import reclaim
-from kaggle_runner.wandb.sweep import find_sweep
 
 END_S = 30.0
 """Seconds that a child gets to end when it was told to."""
@@ -55,7 +61,7 @@ def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
         return run_agent(order, environment, notify)
     key = prepare(environment, notify)
     try:
-        sweep = find_sweep(order.address, key)
+        sweep = find_for_agent(order, environment, key, notify)
     finally:
         leave()  # this process only waits from here on
     gpus = free_gpus(environment.gpus)[:order.count]
@@ -153,7 +159,7 @@ def _run_children(work: Sequence[tuple[Gpu, AgentOrder]], environment: Environme
 
 @contextlib.contextmanager
 def _signals(children: Sequence[_Child], told: Callable[[int], None]) -> Iterator[list[int]]:
-    """Hand SIGINT and SIGTERM on to the children, as often as they come."""
+    """Hand signals on to the children, as often as they come."""
     came: list[int] = []
 
     def handle(number: int, frame: Any) -> None:

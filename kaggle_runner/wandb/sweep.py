@@ -91,10 +91,16 @@ def find_sweep(address: str, key: FoundKey, *, may_be_over: bool = False) -> Rem
     except API_ERRORS as error:
         raise refused(f"W&B does not show us the sweep {address}; copy its id or URL from its page, and see that the "
                       f"key belongs to a member of its team; W&B says", error, key) from error
+    sweep = RemoteSweep(path=path, url=url, state=state, spec=check_config(config, path))
     if state in OVER_STATES and not may_be_over:
-        raise SweepOver(f"the sweep {path} is {state.lower()}, so it gives no trials; to go on with it: "
-                         f"wandb sweep --resume {path}")
-    return RemoteSweep(path=path, url=url, state=state, spec=check_config(config, path))
+        raise SweepOver(is_over(sweep))
+    return sweep
+
+
+def is_over(sweep: RemoteSweep) -> str:
+    """Say of a sweep that it is over, and what to do."""
+    return (f"the sweep {sweep.path} is {sweep.state.lower()}, so it gives no trials; to go on with it: "
+            f"wandb sweep --resume {sweep.path}")
 
 
 def read_remote(address: str, environment: Environment) -> SweepSpec:

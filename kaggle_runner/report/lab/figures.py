@@ -14,7 +14,7 @@ from kaggle_runner.report.analysis.curves import Curve
 from kaggle_runner.report.figures import Figure, axis_layout, curve_scale, highlight, lines, short, text
 from kaggle_runner.report.maps import short_names
 from kaggle_runner.report.scale import level
-from kaggle_runner.report.style import BASELINE, BEST, LOOKS, SERIES, count_text, metric_text, names_text
+from kaggle_runner.report.style import BASELINE, BEST, LOOKS, SERIES, count_text, metric_text, names_text, shortened
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.table import format_value
 
@@ -60,7 +60,7 @@ def gains_figure(contest: Contest, decision: Decision) -> Figure:
                            "x": [_name(row.value) for row in chosen], "marker": {"color": color, "size": 10}})
     for trace in [trace for trace in traces if trace["name"] == "95 % interval"][1:]:
         trace["showlegend"] = False
-    line = level(0.0, text(f"the default, {_name(contest.default)}"))
+    line = level(0.0, f"the default, {text(shortened(format_value(contest.default), 24))}")
     return Figure(key="gains", title="Gain over the default, with 95 % intervals", sentence=sentence(decision.reason),
                   is_half=True, traces=tuple(traces), layout={
                       "xaxis": _values_axis(contest), "yaxis": axis_layout(f"gain in {contest.judged_by.name}"),
@@ -93,9 +93,9 @@ def curves_figure(contest: Contest, analysis: Analysis, snapshot: Snapshot) -> F
     return Figure(key="curves", title="Learning curves by value", traces=tuple(traces), height=420,
                   sentence=f"{count_text(len(drawn), 'trial')} of {count_text(len(of_value), 'value')}; thin lines are "
                            f"single seeds, thick ones their means.",
+                  beyond=(*scale.beyond, *scale.beyond_of([curve.values for curve in drawn])),
                   layout={"xaxis": axis_layout("optimizer steps", range=[0, 1.03 * last]), "yaxis": scale.axis,
-                          "shapes": scale.shapes,
-                          "annotations": [*scale.notes, *scale.cut_notes([curve.values for curve in drawn])]})
+                          "shapes": scale.shapes})
 
 
 def _mean_curve(curves: Sequence[Curve]) -> tuple[list[int], list[float]]:
@@ -114,7 +114,7 @@ def _means_text(means: Mapping[str, float]) -> str:
 def _default_mark(contest: Contest) -> dict[str, Any]:
     """Keep the default's place among the values: its gain over itself is nothing."""
     return {"type": "scatter", "mode": "markers", "name": "default", "x": [_name(contest.default)], "y": [0.0],
-            "marker": {"color": BASELINE, "size": 10}}
+            "showlegend": False, "marker": {"color": BASELINE, "size": 10}}
 
 
 def _interval(row: Comparison) -> dict[str, Any]:

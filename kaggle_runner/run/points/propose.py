@@ -45,8 +45,10 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     `defaults` where these are a configuration that somebody has given.
     """
     if spec.method == "grid":
-        points = spec.grid()
-        return Proposal(params=points[number], origin="grid") if number < len(points) else None
+        points, tried = spec.grid(), {_values(spec, observation.params) for observation in past}
+        # a study that was taken over has tried some of them in another order
+        left = (point for point in (*points[number:], *points[:number]) if _values(spec, point) not in tried)
+        return next((Proposal(params=point, origin="grid") for point in left), None)
     if spec.method == "random":
         return Proposal(params=spec.sample(stable_seed(seed, number)), origin="random")
     space = SearchSpace.of(spec)
@@ -56,6 +58,12 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given)
     chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
     return chosen and replace(chosen, params=spec.with_tied(chosen.params))
+
+
+def _values(spec: SweepSpec, params: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a grid's point is told from the others by: 8 is 8.0, and true is not 1."""
+    return tuple(value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+                 for value in (params[name] for name in spec.searched))
 
 
 def warm_up() -> None:
@@ -93,7 +101,8 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
-        answers = optuna_samplers.answers(name, space, past, spec.goal, seed=stable_seed(seed, number))
+        known = [*past, *(o for o in prior if not o.surface)]  # these samplers know of one surface
+        answers = optuna_samplers.answers(name, space, known, spec.goal, seed=stable_seed(seed, number))
         for _, found in zip(range(REASKS), answers, strict=False):
             yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
     else:
@@ -107,7 +116,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
 
 def _best(prior: Sequence[Observation], goal: str) -> Observation:
     sign = -1.0 if goal == "maximize" else 1.0
-    return min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
+    return min(prior, key=lambda o: (o.surface, not o.is_winner, sign * (o.value or 0.0)))
 
 
 def misleads(prior: Sequence[Observation], space: SearchSpace, goal: str, usual: Mapping[str, Any],

@@ -6,11 +6,12 @@ it is read, in pieces, so a hundred million characters cost little more than a h
 
 import contextlib
 import hashlib
+import http.client
 import io
 import re
-import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def _builtin_text(cache_directory: Path) -> Path:
     """
     path = cache_directory / "corpora" / f"{builtin_docs.fingerprint()}.txt"
     digest = path.with_suffix(".sha256")
-    with contextlib.suppress(OSError):  # one that is damaged, or has no digest, is made again: that takes seconds
+    with contextlib.suppress(OSError, ValueError):  # damaged, or without a digest: made again, which takes seconds
         if digest.read_text() == digest_of(path.read_bytes()):
             return path
     training, held_out = builtin_docs.split_documents()
@@ -215,9 +216,10 @@ def _text8(cache_directory: Path, url: str, md5: str) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             content = zipfile.ZipFile(io.BytesIO(answer.read())).read("text8")
-    except (urllib.error.URLError, OSError, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"cannot download text8 from {url}: {error}; get it where there is a network and give the "
-                        f"file's path as dataset, or use {DEMO_DATASET}") from error
+    except (OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        again = f" again, for the copy {path} is damaged" if path.is_file() else ""
+        raise DataError(f"cannot download text8 from {url}{again}: {error}; get it where there is a network and give "
+                        f"the file's path as dataset, or use {DEMO_DATASET}") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(f"text8 from {url} has md5 {found} instead of {md5}, so it is not text8; try again, or give "

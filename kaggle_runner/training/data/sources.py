@@ -263,9 +263,10 @@ def _reading(source: str) -> Iterator[None]:
         raise DataError(f"the hub has no dataset {source!r} that you may read{_did_you_mean(Path(source))}; check the "
                         f"id, set HF_TOKEN if it is private, or give a local file") from error
     except ConnectionError as error:
-        raise_refusal(error, source, DataError)
-        raise DataError(f"cannot reach the hub for the dataset {source!r}{_did_you_mean(Path(source))}; check the "
-                        f"network, or give a local json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
+        nearest = _did_you_mean(Path(source))
+        raise_refusal(error, source, DataError, nearest)
+        raise DataError(f"cannot reach the hub for the dataset {source!r}{nearest}; check the network, or give a local "
+                        f"json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx.HTTPError) as error:
         raise_refusal(error, source, DataError)
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]

@@ -20,13 +20,13 @@ _LONGEST = 300
 
 
 class Doubt:
-    """Whether W&B will ever take the end of a run, which its client tries for days: asked every few seconds."""
+    """Whether W&B will ever take the begin or the end of a run, which its client tries for days: asked now and then."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, first_after_s: float = 0.0) -> None:
         """Prepare for the run at entity/project/run; the first question is for later."""
         self.reason = ""
         """Why it never will; empty while it may."""
-        self._path, self._asked = path, time.monotonic()
+        self._path, self._asked = path, time.monotonic() + first_after_s
 
     def is_certain(self) -> bool:
         """Say whether there is a reason, asking for it now and then."""
