@@ -202,7 +202,7 @@ def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on
         assert len(known_of(snapshot).lessons) == 8
         rows[name] = [(record.trial.origin, dict(record.trial.params)) for record in snapshot.records]
     assert rows["whole"] == rows["cut"]
-    assert [origin for origin, _ in rows["whole"]][:3] == ["defaults", "prior", "model"]
+    assert [origin for origin, _ in rows["whole"]][:3] == ["given", "prior", "model"]
     assert rows["whole"][0][1]["lora_r"] == 32
 
 

@@ -13,6 +13,7 @@ from kaggle_runner.run.points import optuna_samplers
 from kaggle_runner.run.points.next_point import STARTS, NextPoint, next_point, start_points
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
+from kaggle_runner.sweep.distributions import token
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Sampler
 
@@ -45,9 +46,10 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     `defaults` where these are a configuration that somebody has given.
     """
     if spec.method == "grid":
-        points, tried = spec.grid(), {_values(spec, observation.params) for observation in past}
+        points, tried = spec.grid(), {token([o.params[name] for name in spec.searched]) for o in past}
         # a study that was taken over has tried some of them in another order
-        left = (point for point in (*points[number:], *points[:number]) if _values(spec, point) not in tried)
+        left = (point for point in (*points[number:], *points[:number])
+                if token([point[name] for name in spec.searched]) not in tried)
         return next((Proposal(params=point, origin="grid") for point in left), None)
     if spec.method == "random":
         return Proposal(params=spec.sample(stable_seed(seed, number)), origin="random")
@@ -58,12 +60,6 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given)
     chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
     return chosen and replace(chosen, params=spec.with_tied(chosen.params))
-
-
-def _values(spec: SweepSpec, params: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a grid's point is told from the others by: 8 is 8.0, and true is not 1."""
-    return tuple(value if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
-                 for value in (params[name] for name in spec.searched))
 
 
 def warm_up() -> None:
@@ -87,7 +83,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     if number == is_given and prior:
         yield Proposal(params=space.in_order({**space.fixed, **_best(prior, spec.goal).params}), origin="prior")
     if number == 0 or not space.axes or (number == 1 and prior and not is_given):
-        yield Proposal(params=usual, origin="defaults")
+        yield Proposal(params=usual, origin="given" if is_given and number == 0 else "defaults")
     knows = len(prior) >= STARTS and bool(values)
     started = len(taught) + sum(o.told is Told.RUNNING for o in past)
     if number == 0 or not space.axes:
