@@ -19,9 +19,8 @@ from search_problems import Problem, measured, problems
 
 from kaggle_runner.report.analysis.first_place import first_place
 from kaggle_runner.report.analysis.importance import Effects
-from kaggle_runner.run.confirm import Candidate, stated_mean
 from kaggle_runner.run.points.propose import Observation, Told, propose
-from kaggle_runner.study.noise import find_configurations, find_repeats, noise_of_repeats
+from kaggle_runner.study.noise import Candidate, find_configurations, find_repeats, noise_of_repeats, stated_mean
 from kaggle_runner.study.trial import Trial
 
 TOP, SEEDS = 3, 2
@@ -48,10 +47,10 @@ def main() -> None:
                 past.append(Observation(params=proposal.params, told=Told.VALUE,
                                         value=measured(problem, proposal.params, noise)))
             best = sorted(past, key=lambda observation: observation.value)[:TOP]
-            candidates = [Candidate(trial=Trial(id=str(place), number=place, params=observation.params),
+            candidates = [Candidate(trial=Trial(id=str(past.index(observation)), number=0, params=observation.params),
                                     first=observation.value, further=tuple(
                                         measured(problem, observation.params, noise) for _ in range(SEEDS)))
-                          for place, observation in enumerate(best)]
+                          for observation in best]
             winner = min(candidates, key=lambda one: one.mean)
             truth = problem.loss(winner.trial.params)
             before.append((problem.loss(best[0].params) - least) / (middling - least))
@@ -71,7 +70,10 @@ def _leaves_out_best(problem: Problem, past: Sequence[Observation], candidates: 
     trials = [(str(number), observation.params, observation.value) for number, observation in enumerate(past)]
     repeats = find_repeats([(f"{one.trial.id} {seed}", {**one.trial.params, "seed": seed}, value)
                             for one in candidates for seed, value in enumerate(one.further)])
-    place = first_place(find_configurations(trials), "minimize", noise_of_repeats(repeats), NOTHING)
+    further = {one.trial.id: {f"{one.trial.id} {seed}": value for seed, value in enumerate(one.further)}
+               for one in candidates}
+    found = sorted(find_configurations(trials, further), key=lambda one: (not one.confirmed, one.mean))
+    place = first_place(found, "minimize", noise_of_repeats(repeats), NOTHING)
     truest = min(trials, key=lambda trial: problem.loss(trial[1]))[0]
     return float(truest not in place.trial_ids)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.yaml_file import shipped_sweep
 from tests.launcher_reader import read_launcher
+from tests.made_studies import Made, write_study
+from tests.standins.kaggle_machine import CLOCK_VARIABLE
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
@@ -315,6 +318,8 @@ def test_without_credentials_every_command_says_so(person, sweep_file):
     (("push", "mine.yaml", "--dry-run", "--owner", "me", "--queue", "-5"), "must be a number above 0, got -5"),
     (("push", "char.yaml", "--dry-run", "--owner", "me", "--full"), "--full is for fine-tunes, and char.yaml is a cha"),
     (("kernel", "launcher", "char.yaml", "--full"), "--full is for fine-tunes, and char.yaml is a charlm model"),
+    (("push", "chars", "--dry-run", "--owner", "me", "--export", "merged", "--kernel", "me/chars"),
+     "error: --export is for fine-tunes, and chars holds charlm models; --try has its best one write"),
     (("push", "one.yaml", "--dry-run", "--owner", "me", "--full", "--epochs", "1e300"),
      "--epochs must be at most 10,000, got 1e+300")])
 def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_path, arguments, said):
@@ -322,6 +327,8 @@ def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_pa
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "char.yaml").write_text("trainer: charlm\nmax_tokens: 100000\n")
     (tmp_path / "one.yaml").write_text("model: demo\n")
+    write_study(tmp_path / "chars", [Made(value=2.0, params={"trainer": "charlm"})],
+                parameters={"trainer": {"value": "charlm"}})
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], capture_output=True, text=True,
                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert done.returncode in (1, 2)
@@ -331,23 +338,36 @@ def test_an_option_that_cannot_work_is_refused_before_anything_is_written(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_final_training_and_its_export_run_on_kernels_and_come_back_with_a_verdict(person, tiny_llama, rows_file):
-    """Real from the command to the files that come back; the second kernel finds the study of the first one."""
-    person.server.session_limit_s = 800.0
+def test_a_final_training_that_was_cut_off_is_ended_by_the_printed_push_and_exported(person, tiny_llama, rows_file):
+    """Real from the command to the files that come back; each kernel finds the study of the one before.
+
+    In the first session twelve hours pass as the training starts.
+    """
+    slug, study = "kaggle-runner-best-final", "studies/best-final"
+    clock = person.directory / "clock"
+    clock.write_text(f'43200 1 "start" kaggle/working/{study}/trials.jsonl')
+    person.server.environ[CLOCK_VARIABLE] = str(clock)
     values = {"model": tiny_llama, "dataset": rows_file, "max_eval_samples": 8, "max_length": 48, "max_lost_share": 0.9,
               "batch_size": 8, "lora_r": 4}
     (person.directory / "best.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
-    done = person.run("push", "best.yaml", "--full", "--epochs", "0.5", "--cpu", "--wait", "--sessions", "2")
-    slug = "kaggle-runner-best-final"
+    cut = person.run("push", "best.yaml", "--full", "--epochs", "2", "--cpu", "--wait", check=130)
     launch, package = read_launcher(person.server.session(slug).order.source)
-    assert launch.arguments == ("train", "best.yaml", "--study", "studies/best-final", "--full", "--epochs", "0.5",
-                                "--cpu")
+    assert launch.arguments == ("train", "best.yaml", "--study", study, "--full", "--epochs", "2", "--cpu")
     assert not [name for name in package if "/wandb/" in name or "/model/" in name]
+    of_kernel, printed = re.findall(r"^next     (.*)$", cut.stdout, re.M)
+    assert of_kernel.startswith("the launcher that began it, run again; on Kaggle the push that made it, with this ker")
+    assert printed == f"python -m kaggle_runner push best.yaml --full --epochs 2 --cpu --wait --kernel {OWNER}/{slug}"
+    done = person.run(*shlex.split(printed)[3:])
     assert "verdict  done: all rows are trained\ntrials   1 complete\n" in done.stdout
-    kept = person.directory / "kernels" / slug / "output" / "studies" / "best-final"
-    assert read_study(kept).best.trial.params["num_train_epochs"] == 0.5
-    assert (kept / "trials" / "0000" / "adapter" / "adapter_model.safetensors").is_file()
-    person.run("push", "studies/best-final", "--export", "adapter", "--kernel", f"{OWNER}/{slug}", "--cpu", "--wait",
+    last = re.search(rf"^kernel   {OWNER}/({slug}.*)$", done.stdout, re.M)[1]
+    kept = person.directory / "kernels" / slug / "output" / study
+    snapshot = read_study(kept)
+    assert (len(snapshot.sessions), snapshot.best.trial.params["num_train_epochs"]) == (2, 2)
+    assert {session["command"] for session in snapshot.sessions} == {
+        f"python -m kaggle_runner train best.yaml --study {study} --full --epochs 2 --cpu"}
+    steps = [row["step"] for row in snapshot.history("0000") if "train/loss" in row]
+    assert steps == list(range(1, snapshot.best.result.steps + 1))
+    person.run("push", study, "--export", "adapter", "--kernel", f"{OWNER}/{last}", "--cpu", "--wait",
                "--files", r"^(result\.json$|model/)")
     exported = person.directory / "kernels" / f"{slug}-export" / "output"
     assert json.loads((exported / "result.json").read_text())["verdict"] == "done"

@@ -16,9 +16,19 @@ import pytest
 from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
-from kaggle_runner.run.confirm import Candidate, chosen, confirmed, stated_mean, trials_of
+from kaggle_runner.model.outcome import find_outcome
+from kaggle_runner.report import sentences as say
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.claims import claims
+from kaggle_runner.run.adopt import adopt
+from kaggle_runner.run.confirm import chosen, trials_of, why_unconfirmed
+from kaggle_runner.run.points.prior import known_of, lessons_of, observations
+from kaggle_runner.run.points.propose import propose
+from kaggle_runner.study.best_file import read_chosen
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
+from kaggle_runner.study.noise import Candidate, confirmed, stated_mean
 from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.sweep.study_settings import OFF, Confirm, arrange
 
 ROOT = Path(__file__).parent.parent
@@ -42,20 +52,21 @@ def study_with(directory: Path, first: list[float], further: list[list[float]]) 
     snapshot = write(directory, {f"{i:04d}": ({**USUAL, "learning_rate": 1e-3 * (i + 1)}, value)
                                  for i, value in enumerate(first)})
     trials = trials_of(chosen(snapshot, THREE), THREE)
-    values = [further[int(trial.origin[-4:])][turn // 3] for turn, trial in enumerate(trials)]
+    width = len(chosen(snapshot, THREE))
+    values = [further[int(trial.origin[-4:])][turn // width] for turn, trial in enumerate(trials)]
     write(confirm_directory(directory), {trial.id: (trial.params, value)
                                          for trial, value in zip(trials, values, strict=True)},
           origins={trial.id: trial.origin for trial in trials})
-    return snapshot
+    return read_study(directory)
 
 
 def test_the_best_different_configurations_get_further_seeds_and_the_rest_of_their_config_stays(tmp_path: Path) -> None:
     snapshot = write(tmp_path / "s", {
         "0000": ({**USUAL}, 3.0), "0001": ({**USUAL, "learning_rate": 2e-3}, 1.0), "0002": ({**USUAL, "seed": 7}, 2.0),
         "0003": ({**USUAL, "learning_rate": 3e-3}, None), "0004": ({**USUAL, "learning_rate": 4e-3}, 4.0)})
-    records = chosen(snapshot, THREE)
-    assert [record.trial.id for record in records] == ["0001", "0002", "0004"]  # 0000 is 0002 with another seed
-    trials = trials_of(records, THREE)
+    found = chosen(snapshot, THREE)
+    assert [one.records[0].trial.id for one in found] == ["0001", "0002", "0004"]  # 0000 is 0002 with another seed
+    trials = trials_of(found, THREE)
     assert [(trial.origin, trial.params["seed"]) for trial in trials] == [
         ("trial 0001", 43), ("trial 0002", 8), ("trial 0004", 43), ("trial 0001", 44), ("trial 0002", 9),
         ("trial 0004", 44)]
@@ -63,12 +74,12 @@ def test_the_best_different_configurations_get_further_seeds_and_the_rest_of_the
     assert trials[0].params["lora_r"] == 8
     largest = write(tmp_path / "max", {"0000": (USUAL, 1.0), "0001": ({**USUAL, "learning_rate": 2e-3}, 2.0)},
                     goal="maximize")
-    assert [record.trial.id for record in chosen(largest, THREE)] == ["0001", "0000"]
+    assert [one.records[0].trial.id for one in chosen(largest, THREE)] == ["0001", "0000"]
 
 
 def test_the_mean_over_seeds_chooses_and_seeds_that_did_not_choose_say_how_good_it_is(tmp_path: Path) -> None:
     snapshot = study_with(tmp_path / "s", [1.00, 1.02, 1.03, 9.0], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00], []])
-    found = confirmed(snapshot, THREE)
+    found = confirmed(snapshot)
     assert [one.trial.id for one in found.candidates] == ["0001", "0000", "0002"]
     assert found.winner.mean == pytest.approx(statistics.fmean([1.02, 1.01, 1.05]))
     # without the first further seed 0002 leads (1.015), and has 1.20 there; without the second 0001, with 1.05
@@ -82,12 +93,114 @@ def test_the_mean_over_seeds_chooses_and_seeds_that_did_not_choose_say_how_good_
 def test_a_confirmation_with_failures_counts_what_is_whole_and_none_says_nothing(tmp_path: Path) -> None:
     snapshot = write(tmp_path / "s", {f"{i:04d}": ({**USUAL, "learning_rate": 1e-3 * (i + 1)}, 1.0 + i)
                                       for i in range(3)})
-    assert confirmed(snapshot, THREE) is None
+    assert confirmed(snapshot) is None
     trials = trials_of(chosen(snapshot, THREE), THREE)
     write(confirm_directory(tmp_path / "s"), {trial.id: (trial.params, None if trial.id == "0001" else 2.0)
                                               for trial in trials},
           origins={trial.id: trial.origin for trial in trials})
-    assert {one.trial.id for one in confirmed(snapshot, THREE).candidates} == {"0000", "0002"}
+    assert [one.trial.id for one in confirmed(read_study(tmp_path / "s")).candidates] == ["0000", "0002"]
+
+
+ORDERS: dict[str, tuple[list[float], list[list[float | None]], list[str]]] = {
+    "the best mean, before one whose single value is lower than it": (
+        [1.00, 1.01, 1.02, 1.03], [[1.2, 1.2], [1.05, 1.05], [1.3, 1.3]], ["0001", "0000", "0002", "0003"]),
+    "not one that failed with another seed": (
+        [1.00, 1.01, 1.02, 1.03], [[None, 0.5], [1.05, 1.05], [1.3, 1.3]], ["0001", "0002", "0000", "0003"]),
+    "the only one that did not fail": (
+        [1.00, 1.01, 1.02], [[None, 0.5], [1.05, 1.05], [None, None]], ["0001", "0000", "0002"]),
+    "what was swept, while nothing is compared": ([1.00, 1.01, 1.02], [[1.5], [], []], ["0000", "0001", "0002"]),
+    "what was swept, if all of them failed": ([1.00, 1.01], [[None], [None]], ["0000", "0001"])}
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+@pytest.mark.parametrize("name", ORDERS)
+def test_seeds_that_confirm_rank_before_single_values(name: str, goal: str, tmp_path: Path) -> None:
+    first, further, order = ORDERS[name]
+    sign = 1.0 if goal == "minimize" else -1.0
+    write(tmp_path / "s", {f"{i:04d}": ({**USUAL, "learning_rate": 1e-3 * (i + 1)}, sign * value)
+                           for i, value in enumerate(first)}, goal)
+    trainings = [(f"{i:04d}", turn, value) for i, values in enumerate(further) for turn, value in enumerate(values)]
+    write(confirm_directory(tmp_path / "s"), {
+        f"{number:04d}": ({**USUAL, "learning_rate": 1e-3 * (int(trial) + 1), "seed": 43 + turn},
+                          None if value is None else sign * value)
+        for number, (trial, turn, value) in enumerate(trainings)}, goal,
+        origins={f"{number:04d}": f"trial {trial}" for number, (trial, _, _) in enumerate(trainings)})
+    assert [record.trial.id for record in read_study(tmp_path / "s").ranked] == order
+    found = confirmed(read_study(tmp_path / "s"))
+    assert (found is None) == name.startswith("what was swept")
+    assert found is None or found.winner.trial.id == order[0]
+    later = Study(tmp_path / "s")
+    later.record_start(Trial(id="9999", number=9999, params={**USUAL, "learning_rate": 1.0}), {})
+    later.record_end(TrialResult(id="9999", status=Status.COMPLETE, metric=sign * 0.9))
+    assert [record.trial.id for record in read_study(tmp_path / "s").ranked] == ["9999", *order]
+    assert found is None or "trial 9999 came later, and leads until it is confirmed too" in confirmed(
+        read_study(tmp_path / "s")).as_lines("eval/loss")[0][1]
+
+
+def test_the_confirmed_winner_is_the_winner_wherever_a_study_is_told(tmp_path: Path) -> None:
+    fixed = "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  model: {value: demo}\n"
+    (tmp_path / "sweep.yaml").write_text(f"{fixed}  learning_rate: {{min: 0.0001, max: 0.1}}\n")
+    spec, study = read_sweep(tmp_path / "sweep.yaml"), tmp_path / "s"
+    snapshot = study_with(study, [1.00, 1.02, 1.03, 1.031], [[1.10, 1.12], [1.03, 1.05], [1.20, 1.00], []])
+    mean, rate = statistics.fmean([1.02, 1.03, 1.05]), 2e-3
+    assert snapshot.best.trial.id == find_outcome(study).trial.id == "0001"
+    lines = CliRunner().invoke(cli, ["show", str(study)]).output.splitlines()
+    assert next(line for line in lines if line.startswith("best")).startswith(
+        f"best     trial 0001, eval/loss {mean:.4f} +- ")
+    assert next(line for line in lines if line.startswith("best")).endswith("(mean of 3 seeds)")
+    assert any(line.startswith("winner   trial 0001: eval/loss 1.125 +- ") for line in lines)
+    assert f"trial 0001, eval/loss {mean:.4f} (mean of 3 seeds)" in (study / "best.yaml").read_text()
+    assert read_chosen(study)[0].fixed["learning_rate"] == rate
+    shown = json.loads(CliRunner().invoke(cli, ["show", str(study), "--json"]).output)["best"]
+    assert (shown["id"], shown["mean"], shown["seeds"]) == ("0001", pytest.approx(mean), 3)
+    analysis = analyse(snapshot)
+    assert analysis.best.id == "0001"
+    assert claims(analysis)["best"] | {"params": {}} == {
+        "trials": ["0001"], "value": pytest.approx(mean), "seeds": 3, "params": {}}
+    assert f"trial 0001 (mean of 3 seeds) with eval/loss {mean:.3f}" in say.winner(analysis)
+    assert say.repeats(analysis).startswith("Best mean over seeds: 0001, trial 0001 with seed 43 and trial 0001 with")
+    prior = observations(lessons_of([study], spec), spec)
+    first = propose(spec, seed=1, number=0, past=[], defaults={}, prior=prior)
+    assert (first.origin, first.params["learning_rate"]) == ("prior", rate)
+    assert next(o.value for o in prior if o.params["learning_rate"] == rate) == pytest.approx(mean)
+
+
+def test_a_taken_over_study_keeps_its_confirmation(tmp_path: Path) -> None:
+    text = "method: {}\nmetric: {{name: eval/loss, goal: minimize}}\nparameters:\n  model: {{value: demo}}\n" \
+           "  seed: {{value: 42}}\n  learning_rate: {{min: {}, max: 0.1}}\n"
+    (tmp_path / "new.yaml").write_text(text.format("random", 0.0015))
+    study = tmp_path / "s"
+    study_with(study, [1.00, 1.02, 1.03, 9.0], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00], []])
+    adopted = adopt(study, read_sweep(tmp_path / "new.yaml"))
+    assert (adopted.kept, adopted.learned) == (3, 1)
+    after = read_study(study)
+    assert [record.trial.origin for record in after.confirming] == ["trial 0000", "trial 0001"] * 2
+    assert after.best.trial.id == confirmed(after).winner.trial.id == "0000"
+    assert after.best.trial.params["learning_rate"] == 2e-3
+    assert known_of(after).lessons[0].value == pytest.approx(statistics.fmean([1.00, 1.10, 1.12]))
+
+
+def test_seeds_of_the_sweep_are_no_further_ones_and_count_in_the_mean(tmp_path: Path) -> None:
+    rates = [(rate, seed, 1.0 + rate * 100 + seed / 1000) for rate in (1e-3, 2e-3) for seed in (42, 43)]
+    snapshot = write(tmp_path / "s", {f"{i:04d}": ({**USUAL, "learning_rate": rate, "seed": seed}, value)
+                                      for i, (rate, seed, value) in enumerate(rates)})
+    trials = trials_of(chosen(snapshot, THREE), THREE)
+    assert [(trial.origin, trial.params["seed"]) for trial in trials] == [
+        ("trial 0000", 44), ("trial 0002", 44), ("trial 0000", 45), ("trial 0002", 45)]
+    write(confirm_directory(tmp_path / "s"), {trial.id: (trial.params, 3.0 + trial.number) for trial in trials},
+          origins={trial.id: trial.origin for trial in trials})
+    found = confirmed(read_study(tmp_path / "s"))
+    assert found.winner.mean == pytest.approx(statistics.fmean([1.142, 1.143, 3.0, 5.0]))
+    assert read_study(tmp_path / "s").configurations[0].mean == pytest.approx(found.winner.mean)
+
+
+def test_a_confirmation_that_finds_nothing_says_why(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", {"0000": (USUAL, 1.0), "0001": ({**USUAL, "learning_rate": 0.1}, None)})
+    assert why_unconfirmed(one, OFF) == ""
+    assert why_unconfirmed(one, THREE) == "nothing to compare: 1 configuration is complete, and two are the least"
+    two = study_with(tmp_path / "two", [1.0, 2.0], [[None, 1.0], [1.0, None]])  # type: ignore[list-item]
+    assert why_unconfirmed(two, THREE).startswith(
+        "no configuration was trained with all of its further seeds: trial 0000 with seed 43 was failed")
 
 
 def test_what_is_said_of_the_winner_is_true_on_average() -> None:

@@ -191,12 +191,20 @@ def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
     assert any(word in done.stdout.split("tuned", 1)[1] for word in ("sat", "the", "on")), done.stdout
     assert "the model does not know 'X', 'p', 'y'; write with the characters of its text:" in run(
         "chars", "--prompt", "Xylophone", error=DataError)
+    narrow = run("chars", "--prompt", "the cat ", "--max-new-tokens", "20", "--top-p", "1e-300")
+    assert narrow.stdout.split(" (20 ")[0] == done.stdout.split(" (20 ")[0], "the likeliest is left"
+    many = run("chars", "--rows", "1000000000", "--max-new-tokens", "1")
+    assert 0 < many.stdout.count("--- held-out row ") == many.stdout.count("\ntuned ")
+    for option, value in (("--seed", 2**64), ("--top-p", "nan"), ("--temperature", "inf")):
+        assert run("chars", "--prompt", "the ", option, value).exit_code == 2
     for arguments, said in ((("try", "chars", "--prompt", "the "), "tuned     "),
                             (("export", "chars"), "export is for fine-tunes; the weights are chars/trials/")):
         light = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, timeout=100,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert said in light.stdout
         assert "LOADED False" in light.stdout
+    (tmp_path / "text.txt").write_text(text.replace("log", "fog"))
+    assert "the text text.txt has changed since trial" in run("chars", "--prompt", "the ", error=DataError)
     loser = next(record.trial.id for record in read_study(tmp_path / "chars").records if record.trial.id != best)
     assert "kept no weights: there is no " in run("chars", "--trial", loser, error=StudyError)
 

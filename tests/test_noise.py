@@ -137,7 +137,8 @@ def test_the_best_line_has_the_seeds_of_a_confirmation_and_the_noise_of_other_tr
         Made(params={"lr": lr, "seed": seed}, value=value, origin=origin) for lr, seed, value, origin in (
             (1, 1, 2.1, "trial 0000"), (1, 2, 2.12, "trial 0000"), (2, 1, 2.6, "trial 0001"),
             (2, 2, 2.6, "trial 0001"))])
-    assert best_lines(read_study(directory))[0] == ("best", "trial 0000, eval/loss 2.0000 +- 0.01 (3 seeds)")
+    assert best_lines(read_study(directory))[0] == (
+        "best", "trial 0000, eval/loss 2.0733 +- 0.01 (mean of 3 seeds)")
     other = write_study(tmp_path / "t", [Made(params={"lr": 1, "seed": 0}, value=1.0), *swept[1:],
                                          Made(params={"lr": 2, "seed": 1}, value=2.7)])
     assert best_lines(read_study(other))[0] == ("best", "trial 0000, eval/loss 1.0000 +- 0.14")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread
+from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread, squares_of
+from kaggle_runner.run.points.next_point import Grid
 from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.run.points.space import SearchAxis, SearchSpace
@@ -48,6 +49,39 @@ def test_every_point_of_a_countable_space_is_scored_and_none_is_tried_twice() ->
         past.append(Observation(params=proposal.params, told=Told.VALUE, value=decades(proposal.params, 3e-4)))
     assert len({tuple(observation.params.values()) for observation in past}) == 24
     assert propose(spec, seed=1, number=24, past=past, defaults={}) is None
+
+
+@pytest.mark.parametrize("parameter", [
+    Range(distribution="q_log_uniform_values", low=4, high=64, q=4),
+    Range(distribution="q_normal", mu=16, sigma=6, q=4)])
+def test_a_range_that_is_rounded_to_steps_is_never_left_to_chance(parameter: Range) -> None:
+    spec, past, origins = sweep(lora_r=parameter), [], []  # type: ignore[var-annotated]
+    for number in range(8):
+        proposal = propose(spec, seed=1, number=number, past=past, defaults={"lora_r": 8})
+        assert proposal is not None
+        origins.append(proposal.origin)
+        past.append(Observation(params=proposal.params, told=Told.VALUE, value=abs(proposal.params["lora_r"] - 20)))
+    assert origins == ["defaults", "start", "start", *["model"] * 5]
+    assert len({observation.params["lora_r"] for observation in past}) == 8
+
+
+def test_many_values_without_an_order_are_one_column_and_equally_far_apart() -> None:
+    generator = np.random.default_rng(0)
+    spec = sweep(learning_rate=RATE, target_modules=Choice(values=tuple(f"layer {i}" for i in range(500))))
+    grid = Grid(axes=tuple(SearchSpace.of(spec).axes.values()))
+    places = np.array([[0.5, 3.0], [0.5, 4.0], [0.5, 499.0], [0.7, 3.0]])
+    columns = grid.columns(places)
+    assert columns.shape == (4, 2)
+    assert squares_of(columns, columns, grid.codes).sum(2)[0].tolist() == pytest.approx([0, 1, 1, 0.04])
+    few = Grid(axes=tuple(SearchSpace.of(sweep(kind=Choice(values=("a", "b", "c")))).axes.values()))
+    coded = Geometry(axis_of=(0,), codes=(0,))
+    codes, values = np.array([[0.0], [1.0], [2.0], [0.0], [1.0]]), [1.0, 2.0, 3.0, 1.1, 2.1]
+    one_hot = few.columns(codes)
+    plain = Geometry(axis_of=(0, 0, 0))
+    state = generator.bit_generator.state
+    left = GaussianProcess.fit(one_hot, values, plain, generator=generator).mean(one_hot)
+    generator.bit_generator.state = state
+    assert GaussianProcess.fit(codes, values, coded, generator=generator).mean(codes) == pytest.approx(left, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,7 +1,10 @@
 """What a search knows before its first trial: other studies, a configuration to start with, a study taken over."""
 
+import shutil
 import sys
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
-from kaggle_runner.run.points.prior import known_of, lessons_of, observations
+from kaggle_runner.run.points.prior import Known, known_of, lessons_of, observations
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
 from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
@@ -79,11 +82,82 @@ def test_other_steps_are_another_surface_and_values_outside_move_to_the_nearest_
     assert {lesson.surface for lesson in longer} == {1}
     assert not any(lesson.is_moved for lesson in longer)
     spec = read_sweep(write(tmp_path, high="3.0e-4"))
-    moved = [lesson for lesson in lessons_of([earlier, earlier], spec) if lesson.is_moved]
+    moved = [lesson for lesson in lessons_of([earlier], spec) if lesson.is_moved]
     assert moved
-    assert {lesson.surface for lesson in moved} == {1, 2}
+    assert {lesson.surface for lesson in moved} == {1}
     assert all(lesson.params["learning_rate"] == pytest.approx(3e-4) for lesson in moved)
     assert len(observations(moved, spec)) == len(moved)
+
+
+def test_a_study_that_is_given_by_several_paths_or_lies_twice_teaches_once(
+        earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = read_sweep(write(tmp_path))
+    (tmp_path / "link").symlink_to(earlier)
+    shutil.copytree(earlier, tmp_path / "copy")
+    monkeypatch.chdir(earlier.parent)
+    paths = [earlier, Path("study"), Path("../") / earlier.parent.name / "study", tmp_path / "link", tmp_path / "copy"]
+    assert len(lessons_of(paths, spec)) == 8
+    with Study.open_for_writing(tmp_path / "new", name="new", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                seed=0) as study:
+        for path in paths:
+            study.append(Known(lessons=lessons_of([path], spec)).as_event())
+    assert len(known_of(read_study(tmp_path / "new")).lessons) == 8
+
+
+def test_a_tied_value_that_comes_out_otherwise_is_another_training(tmp_path: Path) -> None:
+    text = write(tmp_path).read_text()
+    for name, alpha in (("old", "16"), ("new", '"2 * lora_r"')):
+        (tmp_path / f"{name}.yaml").write_text(f"{text}  lora_alpha: {{value: {alpha}}}\n")
+    run(tmp_path / "old.yaml", tmp_path / "study", 5)
+    lessons = lessons_of([tmp_path / "study"], read_sweep(tmp_path / "new.yaml"))
+    assert {lesson.params["lora_r"]: lesson.surface for lesson in lessons} == {
+        rank: 0 if rank == 8 else 1 for rank in {lesson.params["lora_r"] for lesson in lessons}}
+    assert len({lesson.surface for lesson in lessons}) == 2
+
+
+def test_what_was_known_before_a_study_was_taken_over_is_seen_as_the_new_file_trains(earlier: Path,
+                                                                                    tmp_path: Path) -> None:
+    spec, directory = read_sweep(write(tmp_path)), tmp_path / "study"
+    with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                seed=0) as study:
+        study.append(Known(lessons=lessons_of([earlier], spec)).as_event())
+    adopt(directory, read_sweep(write(tmp_path, "wider.yaml", high="1.0e-1")))
+    assert {lesson.surface for lesson in known_of(read_study(directory)).lessons} == {0}
+    adopt(directory, read_sweep(write(tmp_path, "shorter.yaml", steps=10, high="1.0e-1")))
+    assert [lesson.surface for lesson in known_of(read_study(directory)).lessons] == [1] * 8
+
+
+def test_where_every_share_is_0_the_losses_say_what_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "shares.yaml"
+    path.write_text(write(tmp_path).read_text().replace("loss, goal: minimize", "exact_match, goal: maximize"))
+    spec = read_sweep(path)
+    run(path, tmp_path / "study", 8, train=lambda trial: TrialResult(
+        id=trial.id, status=Status.COMPLETE, metric=0.0,
+        metrics={"eval/exact_match": 0.0, "eval/loss": loss(trial.params)}))
+    best = read_study(tmp_path / "study").best
+    first = propose(spec, seed=1, number=0, past=[], defaults={},
+                    prior=observations(lessons_of([tmp_path / "study"], spec), spec))
+    assert (first.origin, loss(first.params)) == ("prior", loss(best.trial.params))
+    assert loss(first.params) == min(loss(record.trial.params) for record in read_study(tmp_path / "study").records)
+
+
+GRID = {"learning_rate": "{values: [0.001, 0.002, 0.003]}", "lora_r": "{values: [4, 8]}"}
+
+
+def test_a_study_that_becomes_a_grid_repeats_no_point_and_skips_none(tmp_path: Path) -> None:
+    parts, directory = write(tmp_path).read_text().partition("  learning_rate"), tmp_path / "study"
+    for method in ("random", "grid"):
+        (tmp_path / f"{method}.yaml").write_text(parts[0].replace("bayes", method) + "".join(
+            f"  {name}: {values}\n" for name, values in GRID.items()))
+    run(tmp_path / "random.yaml", directory, 8)  # which draws points twice
+    before = [tuple(record.trial.params.values()) for record in read_study(directory).records]
+    adopted = adopt(directory, read_sweep(tmp_path / "grid.yaml"))
+    assert (adopted.kept, adopted.left) == (len(set(before)), 8 - len(set(before)))
+    assert adopted.kept < 6
+    end = run(tmp_path / "grid.yaml", directory, 99)
+    after = [tuple(record.trial.params.values()) for record in read_study(directory).records]
+    assert sorted(after) == sorted(tuple(point.values()) for point in read_sweep(tmp_path / "grid.yaml").grid())
+    assert end.reason == "every point of the sweep has been tried, 6 in all"
 
 
 @pytest.mark.parametrize(("goal", "of_prior", "of_default", "is_so"), [
@@ -128,7 +202,7 @@ def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on
         assert len(known_of(snapshot).lessons) == 8
         rows[name] = [(record.trial.origin, dict(record.trial.params)) for record in snapshot.records]
     assert rows["whole"] == rows["cut"]
-    assert [origin for origin, _ in rows["whole"]][:3] == ["defaults", "prior", "model"]
+    assert [origin for origin, _ in rows["whole"]][:3] == ["given", "prior", "model"]
     assert rows["whole"][0][1]["lora_r"] == 32
 
 
@@ -243,23 +317,30 @@ def test_a_kill_between_the_two_moves_is_mended(tmp_path: Path) -> None:
     assert len(read_study(directory).records) == 3
 
 
-def test_a_long_sweep_ends_when_less_than_the_noise_is_expected_and_a_short_one_never(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_long_sweep_ends_when_less_than_the_noise_is_expected_and_a_short_one_never(tmp_path: Path,
+                                                                                      workers: int) -> None:
     spec = read_sweep(write(tmp_path))
 
     def trials(directory: Path, count: int, stops_early: bool) -> tuple[int, str]:
         noise = np.random.default_rng(0)
 
         def train(trial: Any) -> TrialResult:
-            study.record_start(trial, {})
-            result = TrialResult(id=trial.id, status=Status.COMPLETE,
-                                 metric=loss(trial.params) / 100 + 0.05 * noise.standard_normal())
-            study.record_end(result)
+            with turn:  # the journal is written by one at a time
+                study.record_start(trial, {})
+                result = TrialResult(id=trial.id, status=Status.COMPLETE,
+                                     metric=loss(trial.params) / 100 + 0.05 * noise.standard_normal())
+                study.record_end(result)
             return result
 
+        turn = threading.Lock()
         with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                     seed=0) as study:
-            end = run_sweep(OptunaSearch(study, spec, stops_early=stops_early), run_trial=train, count=count)
-        return end.trials_run, end.reason
+            search = OptunaSearch(study, spec, stops_early=stops_early)
+            with ThreadPoolExecutor(workers) as pool:
+                ends = [future.result() for future in [
+                    pool.submit(run_sweep, search, run_trial=train, count=count) for _ in range(workers)]]
+        return sum(end.trials_run for end in ends), ends[0].reason
 
     number, reason = trials(tmp_path / "long", 60, True)
     assert LONG <= number < 60
@@ -267,3 +348,21 @@ def test_a_long_sweep_ends_when_less_than_the_noise_is_expected_and_a_short_one_
     assert reason.endswith("; --no-early-end goes on")
     assert trials(tmp_path / "short", LONG, True)[0] == LONG
     assert trials(tmp_path / "asked", number + 2, False)[0] == number + 2
+
+
+def test_a_thread_that_waits_for_the_others_begins_nothing_until_one_has_ended(tmp_path: Path) -> None:
+    """Little is expected while a trial runs; that one then is a new best, and the search goes on."""
+    spec = read_sweep(write(tmp_path))
+    with Study.open_for_writing(tmp_path / "s", name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                seed=0) as study:
+        search, noise = OptunaSearch(study, spec, stops_early=True), np.random.default_rng(0)
+        running = search.ask(60)
+        while (beside := search.ask(60)) is not None:
+            search.tell(running, TrialResult(id=running.id, status=Status.COMPLETE, metric=(
+                loss(running.params) / 100 + 0.05 * noise.standard_normal())))
+            running = beside
+        assert running.number >= LONG
+        assert not search.is_complete(60)
+        search.tell(running, TrialResult(id=running.id, status=Status.COMPLETE, metric=-1.0))
+        assert search.await_others(lambda: None), "the new best may have changed what is expected"
+        assert (search.ask(60) is None) == search.is_complete(60), "nobody runs, so it is decided now"

@@ -1,10 +1,16 @@
 """The page in a real browser: opened from a file with the network off."""
 
+import dataclasses
 import os
 
 import pytest
 
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.analysis.answers import Asked
+from kaggle_runner.report.page import page as page_of
 from kaggle_runner.report.write import write_page
+from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
 from tests.standins.chromium import Chromium, find_chromium
 
@@ -349,6 +355,40 @@ def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tm
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate("document.querySelectorAll('table.sheet').length") == 0
     assert tab.problems() == []
+
+
+def test_long_names_and_answers_fit_a_phone(chromium, tmp_path):
+    name, word = "a_hyperparameter_whose_name_has_forty_eight_lett", "an_answer_without_a_blank" * 9
+    trials = [Made(params={name: i / 23, "rate": 1.234e-4 * (1 + i * 7 % 24)}, value=2 + i / 23,
+                   curve=loss_curve(2 + i / 23)) for i in range(24)]
+    analysis = analyse(read_study(write_study(tmp_path / "study", trials, name=name, parameters={
+        name: {"min": 0.0, "max": 1.0}, "rate": {"min": 1e-5, "max": 1e-2}})))
+    asked = Asked(prompt=word, expected=word, base=word, answers=(("0000", word), ("0001", word)))
+    (tmp_path / "page.html").write_text(page_of([dataclasses.replace(analysis, asked=(asked,))]))
+    tab = chromium.open(tmp_path / "page.html", width=390)
+    tab.wait_for(DRAWN)
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+    assert f"Narrow {name} to" in tab.evaluate("document.querySelector('main').textContent")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    assert tab.evaluate("[...document.querySelectorAll('h1, h3, h4, p, li, dt, dd, .plot svg text')].filter((one) => "
+                        "one.getBoundingClientRect().right > 390).map((one) => one.textContent)") == []
+    assert tab.evaluate(HIDDEN) == []
+    assert tab.evaluate("[...document.querySelectorAll('.asked dd')].length") == 5
+    shown = tab.evaluate("[...document.querySelectorAll('table.trials tbody tr')].map((row) => [...row.cells].map("
+                         "(cell) => cell.textContent))[0]")
+    assert "1.234e-4" in shown, "as many digits as in the sentences"
+
+
+def test_where_nothing_has_a_value_no_empty_axis_is_drawn(chromium, tmp_path):
+    trials = [Made(params={"x": i}, value=None, status=Status.FAILED, reason="loss is nan") for i in range(4)]
+    tab = chromium.open(write_page([write_study(tmp_path / "study", trials, baseline=3.0)]), width=390)
+    tab.wait_for(DRAWN)
+    assert tab.problems() == []
+    names = "[...document.querySelectorAll('#study-1-values .yaxislayer-above text')].map((one) => one.textContent)"
+    assert tab.evaluate(names) == ["no value"]
+    assert tab.evaluate("document.querySelectorAll('#study-1-values .shapelayer path').length") == 0
+    assert tab.evaluate("document.querySelectorAll('#study-1-values .scatterlayer .point').length") == 4
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_the_sweep_at_the_end_has_a_report_whose_noise_is_that_of_its_confirmati
             "2.020 ± 0.025 (95 % interval); the next is 0.05 behind.") in page.read_text()
     assert (sweep.folder / "report" / "analysis.ipynb").exists()
     analysis = analyse(read_study(sweep.folder))
-    assert [len(repeat.trial_ids) for repeat in analysis.repeats] == [3] * len(plan[-1].contest.values)
+    assert [repeat.seeds for repeat in analysis.repeats] == [3] * len(plan[-1].contest.values)
 
 
 def test_the_losses_stand_by_value_with_a_line_for_each_seed_and_their_means(plan):

@@ -15,7 +15,7 @@ import pytest
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.machine.environment import detect
-from kaggle_runner.run.confirm import chosen, confirmed, sweep_of_trials, trials_of
+from kaggle_runner.run.confirm import chosen, sweep_of_trials, trials_of
 from kaggle_runner.run.search import run_sweep
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import bring, require_shelf
@@ -25,6 +25,7 @@ from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
 from kaggle_runner.run.shared.record import SharedRecord
 from kaggle_runner.study.journal import Study, confirm_directory, read_study
+from kaggle_runner.study.noise import confirmed
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.sweep.study_settings import Confirm
@@ -331,8 +332,8 @@ class TestConfirmation:
         assert machine("two", 4) == ["0001", "0002", "0003"]
         assert len(points(url)) == 5, "what confirms a study is no other study"
         environment = dataclasses.replace(detect({}, Path("/")), writable_directory=tmp_path)
-        found = confirmed(read_study(directory_of(url, environment)), confirm)
+        found = confirmed(read_study(directory_of(url, environment)))
         assert found is not None
         assert found.seeds == 2
         assert {candidate.trial.id: len(candidate.further) for candidate in found.candidates} == {
-            record.trial.id: 2 for record in chosen(whole, confirm)}
+            one.records[0].trial.id: 2 for one in chosen(whole, confirm)}

@@ -35,9 +35,26 @@ def read(tmp_path: Path, alpha: str = "2 * lora_r", top: str = "", method: str =
 
 @pytest.mark.parametrize(("text", "value"), [
     ("2 * r", 16), ("r - 2 - 1", 5), ("-(r + 1) * -2", 18), ("r / 2 / 2", 2), ("min(r, 3, x)", 0.5), ("max(r)", 8),
-    ("1.5e1 + .5", 15.5), ("2 + 3 * r", 26), ("(2 + 3) * r", 40), ("r", 8), ("max(min(r, 4), 2 * x)", 4)])
+    ("1.5e1 + .5", 15.5), ("2 + 3 * r", 26), ("(2 + 3) * r", 40), ("r", 8), ("max(min(r, 4), 2 * x)", 4),
+    ("+2 * r", 16), ("2 * adapter.r", 16)])
 def test_an_expression_has_the_value_of_its_arithmetic(text: str, value: float) -> None:
     assert Tied.read(text, is_whole=False).value({"r": 8, "x": 0.5}) == pytest.approx(value)
+
+
+def test_what_is_never_0_may_divide_and_a_name_that_is_nearly_one_is_asked_about(tmp_path: Path) -> None:
+    assert read(tmp_path, "20 + 32 / (lora_r - 12)").typical()["lora_alpha"] == 12
+    with pytest.raises(SweepError, match=r"divides by zero: what it divides by can be 0"):
+        read(tmp_path, "20 + 32 / (lora_r - 16)")
+    with pytest.raises(SweepError, match=r"names lora_rr, which is no parameter of this file; did you mean 'lora_r'"):
+        read(tmp_path, "lora_rr")
+
+
+def test_steps_that_follow_from_the_batch_are_no_oversight(tmp_path: Path) -> None:
+    for steps, warned in (("100", True), ('"400 / batch_size"', False)):
+        path = tmp_path / "s.yaml"
+        path.write_text("method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+                        f"  batch_size: {{values: [2, 4]}}\n  max_steps: {{value: {steps}}}\n")
+        assert any("to compare at equal rows" in warning for warning in read_sweep(path).warnings) is warned
 
 
 def test_a_field_of_whole_numbers_gets_the_nearest_one() -> None:
@@ -48,7 +65,7 @@ def test_a_field_of_whole_numbers_gets_the_nearest_one() -> None:
 @pytest.mark.parametrize(("text", "said"), [
     ("2 *", "missing at its end"), ("r ** 2", r"missing before '\*'"), ("(r", "not closed"), ("r)", "not expected"),
     ("__import__('os')", "means nothing here"), ("open(r)", r"open\(...\) is not known"), ("min()", "missing before"),
-    ("r.real", "means nothing here"), ("r if r else 1", "'if' is not expected"), ("(" * 60 + "r" + ")" * 60, "50 deep"),
+    ("r.", "means nothing here"), ("r if r else 1", "'if' is not expected"), ("(" * 60 + "r" + ")" * 60, "50 deep"),
     ("lambda: r", "means nothing here"), ("[r]", "means nothing here"), ("+".join("r" * 3000), "more than 200 parts"),
     ("\u0663 * r", "means nothing here")])
 def test_what_is_no_expression_is_said_and_never_run(text: str, said: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kaggle_runner.cli.params import GivenPath, StudyPath
-from kaggle_runner.cli.shared import detect_here, not_negative
+from kaggle_runner.cli.shared import detect_here, not_negative, positive
 from kaggle_runner.metrics import LOSS
 from kaggle_runner.wording import size_text
 
@@ -146,9 +146,9 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
               help="Most tokens of an answer.")
 @click.option("--temperature", type=float, callback=not_negative,
               help="How freely tokens are drawn; 0 takes the likeliest [0; 0.8 for a character model].")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, callback=positive,
               help="Draw from the likeliest tokens that have this share together.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, base: bool, system: str | None,
          cpu: bool, temperature: float | None, **options: Any) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,9 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
-    from kaggle_runner.run.confirm import confirmed_lines, run_confirmation
+    from kaggle_runner.run.confirm import run_confirmation, why_unconfirmed
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
+    from kaggle_runner.study.journal import read_study
     from kaggle_runner.sweep.spec import read_start
     from kaggle_runner.sweep.study_settings import OFF
 
@@ -113,8 +115,8 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
                        start=read_start(start, spec) if start else None, adopts=adopt, stops_early=not no_early_end,
-                       shared=shared)
-    unconfirmed = ""
+                       shared=shared, confirms=confirm.top)
+    unconfirmed = why = ""
     with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)
         if confirm.runs and not run.interrupted and not run.gave_up:
@@ -125,11 +127,11 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
                 unconfirmed = confirm_shared(shared, spec, run.snapshot, confirm, environment, notify, **facts)
             else:
                 unconfirmed = run_confirmation(run.snapshot, confirm, environment, notify, **facts)
+            run = replace(run, snapshot=read_study(run.snapshot.directory))
+            why = f"not done: {unconfirmed}" if unconfirmed else why_unconfirmed(run.snapshot, confirm)
     page = print_study(run.snapshot, run.reason)
-    for label, text in confirmed_lines(run.snapshot, confirm) if confirm.runs else ():
-        say(label, text)
-    if unconfirmed:
-        say("confirm", f"not done: {unconfirmed}")
+    if why:
+        say("confirm", why)
     keep(run.snapshot)
     is_cut_short = run.interrupted or bool(unconfirmed)
     exit_status = INTERRUPTED if is_cut_short else int(run.gave_up or run.snapshot.best is None)

@@ -17,6 +17,7 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
+from kaggle_runner.study.near import JOURNAL
 from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
@@ -93,6 +94,8 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     """
     if warning := check_machine(order.machine_shape):
         tell(f"warning: {warning}")
+    if order.task == "export":
+        _refuse_characters(Path(order.sweep))
     if missing := _not_on_a_kernel(order):
         raise KernelError(Refusal.SOURCE, f"the kernel would not find {'; nor '.join(missing)}")
     launch, name = make_launch(order, environ, tell)
@@ -132,6 +135,22 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
     return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
                       internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
+
+
+def _refuse_characters(study: Path) -> None:
+    """Refuse to export what no kernel could, where the study is on this machine too.
+
+    Raises:
+        KernelError: it holds character models.
+    """
+    if not (study / JOURNAL).is_file():
+        return
+    from kaggle_runner.study.journal import read_study
+
+    trainer = read_study(study).info.sweep.get("parameters", {}).get("trainer", {})
+    if trainer.get("value") == "charlm":
+        raise KernelError(Refusal.OTHER, f"--export is for fine-tunes, and {study} holds charlm models; --try has its "
+                                         f"best one write")
 
 
 def make_launch(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[str], None]) -> tuple[Launch, str]:

@@ -83,7 +83,7 @@ def confirmation(snapshot: Snapshot, spec: SweepSpec, baseline: Mapping[str, Any
     """Put the best points of a finished sweep beside the baseline, alike in all that was not searched."""
     names = tuple(spec.searched)
     settings: dict[str, Mapping[str, Any]] = {BASELINE: dict(baseline)}
-    for record in snapshot.ranked:
+    for record in snapshot.as_swept.ranked:
         params = {**baseline, **{name: record.trial.params[name] for name in names}}
         known = any(all(same(params[name], other[name]) for name in names) for other in settings.values())
         if not known and len(settings) <= CONFIRMED:

@@ -45,7 +45,7 @@ def final_summary(stage: Stage, snapshot: Snapshot, confirmed: Snapshot) -> str:
     assert stage.sweep is not None
     contest, decision = stage.contest, stage.decision
     searched = ", ".join(f"`{name}`" for name in contest.varied)
-    best = snapshot.best
+    best = snapshot.as_swept.best
     seen = f"{how_many(len(snapshot.finished), 'trial')}, one seed each; the best was trial {best.trial.id} with " \
            f"{_number(best.result.metric)}." if best is not None and best.result is not None else ""
     decided = "**Kept:** the baseline." if decision.winner == contest.default else \

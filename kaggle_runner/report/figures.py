@@ -137,7 +137,7 @@ def with_edge(traces: Sequence[Mapping[str, Any]], y_axis: Mapping[str, Any]) ->
              "tickfont": {"size": 10}, "automargin": True, "zeroline": False}
     if all(trace.get("yaxis") == "y2" for trace in traces if trace["x"]):
         strip["domain"] = [0, 1]  # nothing has a value: the strip is the plot
-        return {"yaxis": {"visible": False}, "yaxis2": strip}
+        return {"yaxis": {"visible": False, "range": [0, 1], "domain": [0, 1]}, "yaxis2": strip}
     return {"yaxis": {**y_axis, "domain": [0, 0.9]}, "yaxis2": strip}
 
 
@@ -183,7 +183,7 @@ def _values(analysis: Analysis) -> Figure:
     return Figure(key="values", title="Best so far, by trial", sentence=say.progress(analysis), traces=tuple(traces),
                   is_half=True, beyond=scale.beyond, layout={
                       "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))),
-                      "shapes": scale.shapes, **with_edge(traces, scale.axis)})
+                      "shapes": scale.shapes if value else [], **with_edge(traces, scale.axis)})
 
 
 def best_band(analysis: Analysis, x: list[Any]) -> list[dict[str, Any]]:

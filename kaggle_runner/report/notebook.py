@@ -162,8 +162,8 @@ def _constants(analysis: Analysis) -> str:
              "# Share of the metric's variance, its 90 % interval, and where it would stand out from chance.",
              "IMPORTANCE = [" + "".join(f"\n    {share!r}," for share in importance) + "\n]"]
     if any(one.runs > 1 for one in first.ranked):
-        rows = [{"trials": ", ".join(one.runs_ids), "seeds": len(one.trial_ids), "mean": one.mean,
-                 "deviation": one.deviation if len(one.trial_ids) > 1 else None,
+        rows = [{"trials": ", ".join(one.runs_ids), "seeds": one.seeds, "mean": one.mean,
+                 "deviation": one.deviation if one.seeds > 1 else None,
                  "may be best": one in first.shared} for one in first.ranked[:40]]
         lines += ["# What differs in the seed alone is one configuration; the best mean first.",
                   "CONFIGURATIONS = [" + "".join(f"\n    {row!r}," for row in rows) + "\n]"]

@@ -41,6 +41,8 @@ _POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-in
            "font-src data:")
 _MIB = 2**20
 _MOST_SETTINGS = 12
+_LONG_CELL = 40
+"""Letters from which on a cell of a table is broken into lines."""
 _ANSWER_LETTERS = 400
 """What is shown of a long question or answer."""
 _GLOSS = (
@@ -161,8 +163,8 @@ def _answers(analysis: Analysis) -> list[str]:
     if not analysis.asked:
         return []
     rows = [[("asked", _tail(row.prompt)), ("the row answers", shortened(row.expected, _ANSWER_LETTERS)),
-             *([("untouched base", row.base)] if row.base is not None else []),
-             *((f"trial {trial}", answer) for trial, answer in row.answers)] for row in analysis.asked]
+             *([("untouched base", row.base.strip())] if row.base is not None else []),
+             *((f"trial {trial}", answer.strip()) for trial, answer in row.answers)] for row in analysis.asked]
     return ["<h3>What the best write</h3>", _paragraph(
         "The first held-out rows, answered by the most likely token each time and cut after a few: the row's own "
         "answer, the untouched base's, and the best trials', the best one first.", "sentence"),
@@ -353,7 +355,7 @@ def _words() -> str:
 def _repeats(analysis: Analysis) -> str:
     if not analysis.repeats:
         return ""
-    rows = [[", ".join(repeat.trial_ids), str(len(repeat.trial_ids)), metric_text(repeat.mean),
+    rows = [[", ".join(repeat.names), str(repeat.seeds), metric_text(repeat.mean),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
     header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
     return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")
@@ -362,8 +364,9 @@ def _repeats(analysis: Analysis) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join("<tr>" + "".join(f"<td{' class=long' if len(cell) > _LONG_CELL else ''}>{html.escape(cell)}</td>"
+                                    for cell in row) + "</tr>" for row in rows)
+    return f'<div class="table plain"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _paragraph(sentence: str, kind: str) -> str:

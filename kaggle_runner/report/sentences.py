@@ -47,12 +47,12 @@ def winner(analysis: Analysis) -> str:
                 f"{len(first.ranked)}.")
     count = len(first.ranked)
     everyone = f"all {count}" if count > 2 else "both"
-    if best.mean == first.ranked[-1].mean:
+    if len({one.mean for one in first.ranked}) == 1:
         return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
     who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
+    lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
     return (f"First place is shared by {who} complete configurations: chance alone may have ordered them. "
-            f"{'Highest' if analysis.goal == 'maximize' else 'Lowest'} {'is' if len(best.runs_ids) == 1 else 'are'} "
-            f"{name} with {value}.")
+            f"{lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.")
 
 
 def agreement(analysis: Analysis) -> str:
@@ -65,7 +65,8 @@ def agreement(analysis: Analysis) -> str:
 def configuration_text(one: Configuration) -> str:
     """Name a configuration by its trial, or by its trials where it has several seeds."""
     ids = one.runs_ids
-    return f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)} ({one.made_of})"
+    name = f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)}"
+    return name if one.runs == 1 else f"{name} ({one.made_of})"
 
 
 def _beside_base(analysis: Analysis) -> str:
@@ -91,7 +92,7 @@ def ranking(analysis: Analysis) -> str:
         return "There are no two complete configurations to compare."
     behind = [abs(value - values[0]) for value in values]
     text = (f"Half of {count_text(len(behind), 'complete configuration')} lie within "
-            f"{number_text(statistics.median(behind), 2)} of the best; the last is {number_text(behind[-1], 2)} off.")
+            f"{number_text(statistics.median(behind), 2)} of the best; the last is {number_text(max(behind), 2)} off.")
     if analysis.first.distance is None:
         return text
     count = len(analysis.first.shared)
@@ -120,7 +121,7 @@ def repeats(analysis: Analysis) -> str:
         return ""
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
-    text = (f"Best mean over seeds: {names_text(first.trial_ids)}, mean {metric_text(first.mean)} ± "
+    text = (f"Best mean over seeds: {names_text(first.names)}, mean {metric_text(first.mean)} ± "
             f"{number_text(first.half_width, 2)} (95 % interval)")
     if others:
         text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"

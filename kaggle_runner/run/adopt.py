@@ -15,9 +15,11 @@ from typing import Any
 from kaggle_runner.config import config_from_params, trainer_of
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write
-from kaggle_runner.run.points.prior import Known, Lesson, known_of, lessons_in, same_training
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, changed_keys, read_study
-from kaggle_runner.study.trial import Status, TrialRecord
+from kaggle_runner.run.confirm import sweep_of_trials
+from kaggle_runner.run.points.prior import Known, Lesson, known_of, lessons_in, relearned, same_training
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, changed_keys, confirm_directory, read_study
+from kaggle_runner.study.ranking import OF_TRIAL, is_complete
+from kaggle_runner.study.trial import Status, Trial, TrialRecord
 from kaggle_runner.sweep.spec import SweepSpec
 
 MARK = "adopted"
@@ -78,10 +80,8 @@ def adopt(directory: Path, spec: SweepSpec, seed: int | None = None) -> Adopted 
                          f"counts here; choose another directory with --study")
     with Study.open_for_writing(directory, name=old.info.name, sweep=old.info.sweep, metric=old.info.metric,
                                 goal=old.info.goal, seed=seed):
-        kept = [(record, params) for record in old.finished if (params := same_training(record, spec)) is not None]
-        stay = {record.trial.id for record, _ in kept}
-        taught = [record for record in old.finished if record.trial.id not in stay and record.result is not None
-                  and record.result.status is Status.COMPLETE and record.result.metric is not None]
+        kept = _counting(old, spec)
+        taught = [record for record in old.records if is_complete(record) and same_training(record, spec) is None]
         new = directory.with_name(f"{directory.name}.adopting")
         aside = next(path for number in range(1, 10_000)
                      if not (path := directory.with_name(f"{directory.name}.before-{number}")).exists())
@@ -104,24 +104,57 @@ def finish_adoption(directory: Path) -> None:
             new.rename(directory)
 
 
+def _counting(old: Snapshot, spec: SweepSpec) -> list[tuple[TrialRecord, Mapping[str, Any]]]:
+    """Return the finished trials that the new file could have made, as it would name them.
+
+    Of equal ones only the first, a complete one before others: a search that tries each point once counts them.
+    """
+    found: dict[str, tuple[TrialRecord, Mapping[str, Any]]] = {}
+    for record in old.finished:
+        params = same_training(record, spec)
+        if params is None:
+            continue
+        name = record.trial.id if spec.method == "random" else repr(sorted(params.items()))
+        if name not in found or (is_complete(record) and not is_complete(found[name][0])):
+            found[name] = record, params
+    return sorted(found.values(), key=lambda pair: pair[0].trial.number)
+
+
 def _write(new: Path, old: Snapshot, spec: SweepSpec, kept: Sequence[tuple[TrialRecord, Mapping[str, Any]]],
            lessons: Sequence[Lesson]) -> None:
     with Study.open_for_writing(new, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                 seed=old.info.seed) as study:
         known = known_of(old)
         if lessons or known.lessons or known.start:
-            study.append(Known(lessons=(*known.lessons, *lessons), start=known.start).as_event())
+            earlier = relearned(known.lessons, old, spec)
+            study.append(Known(lessons=(*earlier, *lessons), start=known.start).as_event())
         if kept and old.baseline is not None:
             study.record_baseline(old.baseline, old.base_scores)
+        names = {}
         for number, (record, params) in enumerate(kept):
-            assert record.result is not None
             trial = replace(record.trial, id=f"{number:04d}", number=number, params=params)
-            source = old.directory / "trials" / record.trial.id
-            if source.is_dir():
-                shutil.copytree(source, new / "trials" / trial.id, copy_function=_link, dirs_exist_ok=True)
-            study.record_start(trial, config_from_params(params).as_dict())
-            study.record_end(replace(record.result, id=trial.id))
+            names[OF_TRIAL + record.trial.id] = OF_TRIAL + trial.id
+            _copy(study, record, trial, old.directory)
+    confirming = [record for record in old.confirming if record.trial.origin in names
+                  and record.result is not None and record.result.status is not Status.PREEMPTED]
+    if confirming:
+        trials = [replace(record.trial, id=f"{number:04d}", number=number, origin=names[record.trial.origin])
+                  for number, record in enumerate(confirming)]
+        with Study.open_for_writing(confirm_directory(new), name=f"{spec.name} confirmed", seed=None,
+                                    sweep=sweep_of_trials(trials), metric=spec.metric, goal=spec.goal) as study:
+            for record, trial in zip(confirming, trials, strict=True):
+                _copy(study, record, trial, confirm_directory(old.directory))
     (new / MARK).write_text(f"{old.directory}\n")
+
+
+def _copy(study: Study, record: TrialRecord, trial: Trial, directory: Path) -> None:
+    """Record a finished trial under its new name, with its files."""
+    assert record.result is not None
+    source = directory / "trials" / record.trial.id
+    if source.is_dir():
+        shutil.copytree(source, study.directory / "trials" / trial.id, copy_function=_link, dirs_exist_ok=True)
+    study.record_start(trial, config_from_params(trial.params).as_dict())
+    study.record_end(replace(record.result, id=trial.id))
 
 
 def _link(source: str, target: str) -> None:

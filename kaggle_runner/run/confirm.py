@@ -9,98 +9,48 @@ Source: over 20,000 made studies that number is off by less than 0.05 deviations
 
 import contextlib
 import itertools
-import math
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import config_from_params
-from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.fixed_trials import run_trials
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, confirm_directory, read_study
-from kaggle_runner.study.noise import Noise, find_repeats, noise_of_repeats
-from kaggle_runner.study.trial import Status, Trial, TrialRecord
+from kaggle_runner.study.noise import confirmed
+from kaggle_runner.study.ranking import OF_TRIAL, Ranked, seed_of
+from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.study_settings import Confirm
+from kaggle_runner.wording import how_many
 
-SEED_STEP = 1
-"""From the seed of a trial to its next ones."""
-OF_TRIAL = "trial "
-"""What the origin of a training begins with, before the name of the trial that it confirms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A configuration with its loss in the sweep and those of its further seeds."""
-
-    trial: Trial
-    first: float
-    """What the sweep measured: chosen for being good, so too good on average."""
-    further: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over all seeds."""
-        return statistics.fmean((self.first, *self.further))
+LEAST = 2
+"""Configurations below which there is nothing to choose."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Confirmed:
-    """What confirming a sweep found."""
-
-    candidates: tuple[Candidate, ...]
-    """Best mean first: the first one is the winner."""
-    stated: float
-    """What the winner can be expected to give with another seed."""
-    seeds: int
-    noise: Noise | None
-
-    @property
-    def winner(self) -> Candidate:
-        """The configuration with the best mean over its seeds."""
-        return self.candidates[0]
-
-    @property
-    def doubt(self) -> float | None:
-        """Standard error of what is stated; none where one seed each tells nothing of the noise."""
-        return None if self.noise is None else self.noise.deviation / math.sqrt(self.seeds)
-
-    def as_lines(self, metric: str) -> list[tuple[str, str]]:
-        """Say it as (label, text) lines for a person."""
-        doubt = "" if self.doubt is None else f" +- {self.doubt:.2g}"
-        lines = [("winner", f"trial {self.winner.trial.id}: {metric} {self.stated:.5g}{doubt} with another seed "
-                            f"(the sweep measured {self.winner.first:.5g})")]
-        lines += [("", f"trial {one.trial.id}: {one.first:.5g} in the sweep, then "
-                       f"{', '.join(f'{value:.5g}' for value in one.further)}; mean {one.mean:.5g}")
-                  for one in self.candidates]
-        if self.noise is not None:
-            lines.append(("noise", f"{self.noise.deviation:.2g} from seed to seed ({self.noise.source})"))
-        return lines
+def chosen(snapshot: Snapshot, confirm: Confirm) -> tuple[Ranked, ...]:
+    """Return the configurations that are confirmed: the best by what the sweep measured."""
+    return snapshot.as_swept.configurations[:confirm.top]
 
 
-def chosen(snapshot: Snapshot, confirm: Confirm) -> list[TrialRecord]:
-    """Return the trials that are confirmed: the best complete ones of different configurations."""
-    found: list[TrialRecord] = []
-    for record in snapshot.ranked:
-        if not any(_alike(record.trial.params, other.trial.params) for other in found):
-            found.append(record)
-    return found[:confirm.top]
+def trials_of(configurations: Sequence[Ranked], confirm: Confirm) -> list[Trial]:
+    """List the trainings: every configuration with every further seed, seed by seed.
 
-
-def trials_of(records: Sequence[TrialRecord], confirm: Confirm) -> list[Trial]:
-    """List the trainings: every configuration with every further seed, seed by seed."""
-    found = []
-    for turn in range(confirm.seeds):
-        for place, record in enumerate(records):
-            config = config_from_params(record.trial.params)
-            params = {**config.as_dict(), "seed": (config.seed + (turn + 1) * SEED_STEP) % 2**32}
-            number = turn * len(records) + place
-            found.append(Trial(id=f"{number:04d}", number=number, params=params, origin=f"{OF_TRIAL}{record.trial.id}"))
+    The seeds follow that of its best trial; those that it was swept with tell nothing new.
+    """
+    found: list[Trial] = []
+    turns = []
+    for one in configurations:
+        config, known = config_from_params(one.records[0].trial.params), {seed_of(r.trial.params) for r in one.records}
+        seeds = (seed for step in itertools.count(1) if (seed := (config.seed + step) % 2**32) not in known)
+        turns.append([(config, seed) for seed in itertools.islice(seeds, confirm.seeds)])
+    for turn in zip(*turns, strict=True):
+        for one, (config, seed) in zip(configurations, turn, strict=True):
+            found.append(Trial(id=f"{len(found):04d}", number=len(found), params={**config.as_dict(), "seed": seed},
+                               origin=f"{OF_TRIAL}{one.records[0].trial.id}"))
     return found
 
 
@@ -109,7 +59,7 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
     """Run what the confirmation of a finished sweep lacks, beside the study; return why the session ended early.
 
     Raises:
-        StudyError: there are not two complete configurations, or the folder holds another confirmation.
+        StudyError: the folder holds another confirmation.
         WorkerError: trials failed alike again and again; says why.
     """
     with open_confirmation(snapshot, confirm, notify) as opened:
@@ -130,11 +80,11 @@ def open_confirmation(snapshot: Snapshot, confirm: Confirm,
     Raises:
         StudyError: the folder holds another confirmation.
     """
-    records = chosen(snapshot, confirm)
-    if len(records) < 2:
+    configurations = chosen(snapshot, confirm)
+    if len(configurations) < LEAST:
         yield None
         return
-    trials = trials_of(records, confirm)
+    trials = trials_of(configurations, confirm)
     directory = confirm_directory(snapshot.directory)
     begun = _begun(directory)
     if begun and not all(record.trial.origin.startswith(OF_TRIAL) for record in begun.records):
@@ -143,56 +93,25 @@ def open_confirmation(snapshot: Snapshot, confirm: Confirm,
     with Study.open_for_writing(directory, name=f"{snapshot.info.name} confirmed",
                                 sweep=begun.info.sweep if begun else sweep_of_trials(trials),
                                 metric=snapshot.info.metric, goal=snapshot.info.goal, seed=None) as study:
-        notify(Note(text=f"confirming: the best {len(records)} configurations with {confirm.seeds} more "
+        notify(Note(text=f"confirming: the best {len(configurations)} configurations with {confirm.seeds} more "
                          f"seed{'s' if confirm.seeds > 1 else ''} each"))
         yield study, trials
 
 
-def confirmed(snapshot: Snapshot, confirm: Confirm) -> Confirmed | None:
-    """Return what the confirmation of a sweep found; none while too little of it is complete."""
-    try:
-        other = _begun(confirm_directory(snapshot.directory))
-    except StudyError:
-        return None
-    if other is None:
-        return None
-    records = {f"{OF_TRIAL}{record.trial.id}": record for record in chosen(snapshot, confirm)}
-    wanted = {_training(trial) for trial in trials_of(list(records.values()), confirm)}
-    further: dict[str, list[float]] = {name: [] for name in records}
-    for record in other.finished:
-        if _training(record.trial) in wanted and record.result is not None and record.result.metric is not None \
-                and record.result.status is Status.COMPLETE:
-            further[record.trial.origin].append(record.result.metric)
-    seeds = max(map(len, further.values()), default=0)
-    whole = {name: values for name, values in further.items() if len(values) == seeds}
-    if not seeds or len(whole) < 2:
-        return None
-    sign = snapshot.metric.sign
-    candidates = [Candidate(trial=records[name].trial, first=_metric(records[name]), further=tuple(values))
-                  for name, values in whole.items()]
-    repeats = find_repeats([(record.trial.id, record.trial.params, record.result.metric) for record in other.finished
-                            if record.result and record.result.metric is not None
-                            and record.result.status is Status.COMPLETE])
-    return Confirmed(candidates=tuple(sorted(candidates, key=lambda one: sign * one.mean)),
-                     stated=stated_mean(candidates, sign), seeds=seeds,
-                     noise=noise_of_repeats(repeats, "confirmed with several seeds"))
-
-
-def confirmed_lines(snapshot: Snapshot, confirm: Confirm) -> list[tuple[str, str]]:
-    """Say what the confirmation of a sweep found, as (label, text) lines; none while there is nothing to say."""
-    found = confirmed(snapshot, confirm)
-    return [] if found is None else found.as_lines(snapshot.info.metric)
-
-
-def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:
-    """Let each seed judge the one that the others would choose."""
-    said = []
-    for left_out in range(len(candidates[0].further)):
-        def rest(one: Candidate, out: int = left_out) -> float:
-            others = [value for at, value in enumerate(one.further) if at != out]
-            return sign * statistics.fmean((one.first, *others))
-        said.append(min(candidates, key=rest).further[left_out])
-    return statistics.fmean(said)
+def why_unconfirmed(snapshot: Snapshot, confirm: Confirm) -> str:
+    """Say why a confirmation that ran to its end says nothing; empty where it says something, or was not to run."""
+    if not confirm.runs or confirmed(snapshot) is not None:
+        return ""
+    count = len(snapshot.configurations)
+    if count < LEAST:
+        complete = f"{how_many(count, 'configuration')} {'is' if count == 1 else 'are'} complete"
+        return f"nothing to compare: {complete}, and two are the least"
+    failed = [record for one in snapshot.configurations for record in one.failed]
+    if not failed:
+        return "no training with a further seed is complete"
+    assert failed[0].result is not None
+    return f"no configuration was trained with all of its further seeds: {failed[0].trial.origin} with seed " \
+           f"{failed[0].trial.params.get('seed')} was {failed[0].result.status.value}: {failed[0].result.reason}"
 
 
 def _begun(directory: Path) -> Snapshot | None:
@@ -239,13 +158,3 @@ def _distinct(values: list[Any]) -> list[Any]:
         if not any(same_value(value, other) for other in kept):
             kept.append(value)
     return kept
-
-
-def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    return all(same_value(left.get(name), right.get(name)) for name in {*left, *right} - {"seed"})
-
-
-def _metric(record: TrialRecord) -> float:
-    assert record.result is not None
-    assert record.result.metric is not None
-    return record.result.metric

@@ -60,6 +60,8 @@ class SweepOrder:
     """Take over what still counts of a study of another sweep file."""
     stops_early: bool = True
     """End a search of more than 15 trials when little is expected of another one."""
+    confirms: int = 0
+    """Best configurations that are to be confirmed when the sweep is done, so that their weights are kept."""
     one_thread: bool = False
     """Train on one CPU thread: the same losses on a machine with other cores."""
     deadline: Deadline
@@ -118,7 +120,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         total = search.total(order.count)
         study.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers), "trials": total,
-            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict()})
+            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict(), "confirms": order.confirms})
         everything = study if isinstance(search, OptunaSearch) else search
         before = everything.snapshot()
         finished = len(before.finished)

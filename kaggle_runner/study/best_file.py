@@ -33,8 +33,10 @@ def write_best(snapshot: Snapshot) -> Path | None:
         values = dict(best.trial.params)
     metric, count = snapshot.info.metric, len(snapshot.finished)
     base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}"
+    first = snapshot.configurations[0]
+    seeds = f" (mean of {len(first.values)} seeds)" if len(first.values) > 1 else ""
     head = [f"the best of {count} finished trial{'s' if count > 1 else ''} of the study {snapshot.info.name}: trial "
-            f"{best.trial.id}, {metric} {snapshot.metric.text(best.result.metric or 0.0)}{base}",
+            f"{best.trial.id}, {metric} {snapshot.metric.text(first.mean)}{seeds}{base}",
             "every hyperparameter of it, for: python -m kaggle_runner train best.yaml",
             "relative paths begin in the folder that the study was run from"]
     path = snapshot.directory / BEST

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,8 @@ from kaggle_runner.metrics import Evaluations, Goal, Metric
 from kaggle_runner.study.lock import StudyLock, is_held, this_process, typed_command
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import refuse_foreign_folder, refuse_trials_without_journal, way_to_a_study
-from kaggle_runner.study.trial import (
-    Status,
-    Trial,
-    TrialRecord,
-    TrialResult,
-    of_one_configuration,
-    result_from_dict,
-    value_of_configuration,
-)
+from kaggle_runner.study.ranking import Ranked, rank
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +66,8 @@ class Snapshot:
     """What became of the rows of each dataset that was read, if trials share it only once."""
     base_scores: Mapping[str, float] = field(default_factory=dict)
     """Every metric of the untouched base, by name; of a study of an earlier version only the study's own."""
+    confirming: tuple[TrialRecord, ...] = ()
+    """The trainings of its best configurations with further seeds, of the study beside it."""
 
     @property
     def metric(self) -> Metric:
@@ -99,30 +94,23 @@ class Snapshot:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial of the configuration with the best mean; the earlier one of two equals."""
-        return next(iter(self.ranked), None)
+        """The best trial of the best configuration; the earlier one of two equals."""
+        return self.ranked[0] if self.ranked else None
 
     @property
-    def luckiest(self) -> TrialRecord | None:
-        """The complete trial with the best value of all; the earlier one of two equals."""
-        return min(self.ranked, key=self._own_rank, default=None)
-
-    def _own_rank(self, record: TrialRecord) -> tuple[tuple[float, float], int]:
-        assert record.result is not None
-        assert record.result.metric is not None
-        return self.metric.rank(record.result.metric, record.result.loss), record.trial.number
+    def ranked(self) -> tuple[TrialRecord, ...]:
+        """The complete trials: the best configuration first, and in each the best trial first."""
+        return tuple(record for one in self.configurations for record in one.records)
 
     @functools.cached_property
-    def ranked(self) -> tuple[TrialRecord, ...]:
-        """The complete trials: the configuration with the best mean first, and in each the best trial first."""
-        metric, ranks = self.metric, []
-        own = {r.trial.id: (*self._own_rank(r), r) for r in self.records
-               if r.result and r.result.status is Status.COMPLETE and r.result.metric is not None}
-        for group in of_one_configuration([(name, record.trial.params, metric.sign * rank[0])
-                                           for name, (rank, _, record) in own.items()]):
-            alike = sorted((own[name] for same in group for name, _, _ in same), key=lambda entry: entry[:2])
-            ranks.append((metric.sign * value_of_configuration(group), alike[0][0][1], alike[0][1], alike))
-        return tuple(record for *_, alike in sorted(ranks, key=lambda entry: entry[:3]) for _, _, record in alike)
+    def configurations(self) -> tuple[Ranked, ...]:
+        """The configurations of the complete trials, the best one first."""
+        return rank(self.records, self.confirming, self.metric)
+
+    @property
+    def as_swept(self) -> "Snapshot":
+        """The study without what confirmed it: what is to be confirmed does not change with that."""
+        return replace(self, confirming=())
 
     def history(self, trial_id: str) -> list[dict[str, Any]]:
         """Read the logged rows of one trial, in order; empty if it logged none."""
@@ -130,10 +118,11 @@ class Snapshot:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the study as the JSON that `show --json` prints."""
-        best = self.best
+        first = next(iter(self.configurations), None)
+        best = first and _row(first.records[0]) | {"mean": first.mean, "seeds": len(first.values)}
         return {
             "study": str(self.directory), "metric": self.info.metric, "goal": self.info.goal,
-            "baseline": self.baseline, "base_scores": dict(self.base_scores), "best": _row(best) if best else None,
+            "baseline": self.baseline, "base_scores": dict(self.base_scores), "best": best,
             "rows": list(self.rows), "trials": [_row(record) for record in self.records],
         }
 
@@ -320,7 +309,19 @@ def read_study(directory: Path) -> Snapshot:
                for trial, attempts, started in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
                     known=tuple(known), rows=tuple(rows), base_scores=_with_own(base_scores, info, baseline),
-                    records=tuple(sorted(records, key=lambda r: r.trial.number)))
+                    records=tuple(sorted(records, key=lambda r: r.trial.number)),
+                    confirming=confirming(directory, info))
+
+
+def confirming(directory: Path, info: StudyInfo) -> tuple[TrialRecord, ...]:
+    """Read the trainings that confirm a study, from the one beside it; none where there is none, or of another metric.
+
+    Raises:
+        StudyError: it is damaged.
+    """
+    beside = confirm_directory(directory)
+    found = read_study(beside) if (beside / JOURNAL).is_file() else None
+    return found.records if found and (found.info.metric, found.info.goal) == (info.metric, info.goal) else ()
 
 
 def _with_own(scores: Mapping[str, float], info: StudyInfo, baseline: float | None) -> Mapping[str, float]:

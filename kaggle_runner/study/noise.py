@@ -1,6 +1,6 @@
-"""How far apart two runs of one configuration lie, where that is known from, and which trials are one configuration.
+"""How far apart two runs of one configuration lie, where that is known from, and what is said of a confirmed winner.
 
-The only place where seeds are pooled: what `show`, an agent and the report say of noise is this.
+What `show`, an agent and the report say of seeds is this.
 """
 
 import math
@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
-from kaggle_runner.study.trial import Measured, Status, of_one_configuration, value_of_configuration, value_of_seed
+from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.ranking import is_complete, value_of
+from kaggle_runner.study.trial import Measured, Status, Trial, TrialRecord, of_one_configuration, value_of_seed
 from kaggle_runner.wording import how_many
 
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
           2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555,
           2.0518, 2.0484, 2.0452, 2.0423)
 """97.5 % points of Student's t for 1 to 30 degrees of freedom."""
+CONFIRMED = "confirmed with several seeds"
 _UPPER_OF_FEW = {1: 15.9, 2: 4.42}
 """The root of the degrees of freedom over the 5 % point of their chi-squared."""
 
@@ -29,6 +31,8 @@ class Configuration:
     """One for each seed."""
     duplicates: tuple[str, ...] = ()
     """Further trials with a seed that was there already: the same computation, which says nothing of the noise."""
+    confirmed: tuple[str, ...] = ()
+    """Its trainings with further seeds, which are no trials of the study."""
     params: Mapping[str, Any]
     """The first trial's, its seed included."""
     mean: float
@@ -43,13 +47,23 @@ class Configuration:
     @property
     def runs_ids(self) -> tuple[str, ...]:
         """The trials whose values the mean is made of."""
-        return (*self.trial_ids, *(self.duplicates if self.runs > len(self.trial_ids) else ()))
+        return (*self.trial_ids, *(self.duplicates if self.runs > self.seeds else ()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each seed once: trials, and trainings that confirmed them."""
+        return (*self.trial_ids, *self.confirmed)
+
+    @property
+    def seeds(self) -> int:
+        """Number of its seeds."""
+        return len(self.names)
 
     @property
     def made_of(self) -> str:
         """What the mean is made of, in words: `mean of 3 seeds`."""
-        seeds = how_many(len(self.trial_ids), "seed")
-        return f"mean of {seeds if self.runs == len(self.trial_ids) else f'{self.runs} runs with {seeds}'}"
+        seeds = how_many(self.seeds, "seed")
+        return f"mean of {seeds if self.runs == self.seeds else f'{self.runs} runs with {seeds}'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,28 +86,31 @@ class Noise:
         return self.deviation * _UPPER_OF_FEW.get(self.freedom, 1 + 6.5 / math.sqrt(self.freedom + 1))
 
 
-def find_configurations(trials: Sequence[Measured]) -> tuple[Configuration, ...]:
-    """Group (id, params, value) by everything but the seed, in the trials' order.
+def find_configurations(trials: Sequence[Measured],
+                        further: Mapping[str, Mapping[str, float]] | None = None) -> tuple[Configuration, ...]:
+    """Group (id, params, value) by everything but the seed, in the trials' order; `further` as `further_seeds` has it.
 
     Two trials with the same seed are the same computation and count as one seed; where they differ all the same, as
     runs of a program that names no seed do, the seed's value is their mean.
     """
     found = []
     for group in of_one_configuration(trials):
-        values = [value_of_seed(same) for same in group]
+        more: Mapping[str, float] = next((further[name] for same in group for name, _, _ in same
+                                          if further and name in further), {})
+        values = [*map(value_of_seed, group), *more.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         half = t_975(len(values) - 1) * deviation / math.sqrt(len(values)) if len(values) > 1 else math.inf
         found.append(Configuration(
             trial_ids=tuple(same[0][0] for same in group), params=group[0][0][1], deviation=deviation,
             duplicates=tuple(trial_id for same in group for trial_id, _, _ in same[1:]),
-            runs=sum(len(same) if len({value for _, _, value in same}) > 1 else 1 for same in group),
-            mean=value_of_configuration(group), half_width=half))
+            confirmed=tuple(more), half_width=half, mean=statistics.fmean(values) if len(values) > 1 else values[0],
+            runs=len(more) + sum(len(same) if len({value for _, _, value in same}) > 1 else 1 for same in group)))
     return tuple(found)
 
 
 def find_repeats(trials: Sequence[Measured]) -> tuple[Configuration, ...]:
     """Return the configurations with two or more seeds."""
-    return tuple(one for one in find_configurations(trials) if len(one.trial_ids) > 1)
+    return tuple(one for one in find_configurations(trials) if one.seeds > 1)
 
 
 def noise_of_repeats(repeats: Sequence[Configuration], how: str = "trained with several seeds") -> Noise | None:
@@ -101,8 +118,8 @@ def noise_of_repeats(repeats: Sequence[Configuration], how: str = "trained with 
 
     None without a repeat, and where every seed gave the same value: then the seed was not what the values depend on.
     """
-    freedom = sum(len(repeat.trial_ids) - 1 for repeat in repeats)
-    squares = sum(repeat.deviation ** 2 * (len(repeat.trial_ids) - 1) for repeat in repeats)
+    freedom = sum(repeat.seeds - 1 for repeat in repeats)
+    squares = sum(repeat.deviation ** 2 * (repeat.seeds - 1) for repeat in repeats)
     if not squares:
         return None
     configurations = "1 configuration" if len(repeats) == 1 else f"{len(repeats)} configurations"
@@ -111,31 +128,128 @@ def noise_of_repeats(repeats: Sequence[Configuration], how: str = "trained with 
 
 
 def measured_noise(snapshot: Snapshot) -> tuple[Noise | None, tuple[Configuration, ...]]:
-    """Return the noise that seeds of a study or of its confirmation show, and all configurations with several seeds."""
-    repeats = find_repeats(measured_trials(snapshot))
-    confirmed = _confirmed(snapshot)
-    noise = noise_of_repeats(repeats) or noise_of_repeats(confirmed, "confirmed with several seeds")
-    return noise, (*repeats, *confirmed)
+    """Return the noise that seeds of a study or of its confirmation show, and all configurations with several seeds.
+
+    Seeds that had no part in choosing a configuration tell more than the one that it was chosen by.
+    """
+    own = find_repeats(measured_trials(snapshot))
+    further = find_repeats([(confirming_name(record), record.trial.params, value_of(record))
+                            for record in snapshot.confirming if is_complete(record)])
+    pooled = tuple(one for one in find_configurations(measured_trials(snapshot), further_seeds(snapshot))
+                   if one.seeds > 1)
+    named = {name for one in pooled for name in one.confirmed}
+    noise = noise_of_repeats(own) or noise_of_repeats(further, CONFIRMED) or noise_of_repeats(pooled)
+    return noise, (*pooled, *(one for one in further if not named & set(one.trial_ids)))
 
 
 def measured_trials(snapshot: Snapshot) -> list[Measured]:
     """Return the complete trials with what was measured."""
-    return [(record.trial.id, record.trial.params, record.result.metric) for record in snapshot.finished
-            if record.result and record.result.metric is not None and record.result.status is Status.COMPLETE]
+    return [(record.trial.id, record.trial.params, value_of(record)) for record in snapshot.records
+            if is_complete(record)]
 
 
-def _confirmed(snapshot: Snapshot) -> tuple[Configuration, ...]:
-    """Return the repeats of the confirmation that a tuning plan's sweep has in its directory; none without one."""
-    directory = confirm_directory(snapshot.directory)
-    if not (directory / JOURNAL).is_file():
-        return ()
-    other = read_study(directory)
-    if (other.info.metric, other.info.goal) != (snapshot.info.metric, snapshot.info.goal):
-        return ()
-    return find_repeats([(f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}",
-                          record.trial.params, record.result.metric)
-                         for record in other.records if record.result and record.result.metric is not None
-                         and record.result.status is Status.COMPLETE])
+def further_seeds(snapshot: Snapshot) -> dict[str, dict[str, float]]:
+    """Return for the best trial of each configuration that was confirmed what its further seeds came to, by name."""
+    return {one.records[0].trial.id: {confirming_name(record): value_of(record) for record in one.further}
+            for one in snapshot.configurations if one.further}
+
+
+def confirming_name(record: TrialRecord) -> str:
+    """Name a training that confirms a trial: `trial 0003 with seed 43`."""
+    return f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A configuration with its value in the sweep and those of its further seeds."""
+
+    trial: Trial
+    first: float
+    """What the sweep measured, the mean of its `seeds`: chosen for being good, so too good on average."""
+    further: tuple[float, ...]
+    seeds: int = 1
+
+    @property
+    def mean(self) -> float:
+        """Mean over all seeds."""
+        return self.mean_with(self.further)
+
+    def mean_with(self, further: Sequence[float]) -> float:
+        """Return the mean over the seeds of the sweep and some further ones."""
+        return statistics.fmean((*([self.first] * self.seeds), *further))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """What confirming a sweep found."""
+
+    candidates: tuple[Candidate, ...]
+    """Best mean first: the first one is the winner."""
+    lost: tuple[str, ...] = ()
+    """Who was left out because trainings failed, and why, in words."""
+    leads: str = ""
+    """The trial that came later and leads until it is confirmed too; empty where the winner is the best."""
+    stated: float
+    """What the winner can be expected to give with another seed."""
+    seeds: int
+    noise: Noise | None
+
+    @property
+    def winner(self) -> Candidate:
+        """The configuration with the best mean over its seeds."""
+        return self.candidates[0]
+
+    @property
+    def doubt(self) -> float | None:
+        """Standard error of what is stated; none where one seed each tells nothing of the noise."""
+        return None if self.noise is None else self.noise.deviation / math.sqrt(self.seeds)
+
+    def as_lines(self, metric: str) -> list[tuple[str, str]]:
+        """Say it as (label, text) lines for a person."""
+        doubt = "" if self.doubt is None else f" +- {self.doubt:.2g}"
+        later = f"; trial {self.leads} came later, and leads until it is confirmed too" if self.leads else ""
+        lines = [("confirm" if later else "winner",
+                  f"trial {self.winner.trial.id}: {metric} {self.stated:.5g}{doubt} with another seed "
+                  f"(the sweep measured {self.winner.first:.5g}){later}")]
+        lines += [("", f"trial {one.trial.id}: {one.first:.5g} in the sweep, then "
+                       f"{', '.join(f'{value:.5g}' for value in one.further)}; mean {one.mean:.5g}")
+                  for one in self.candidates]
+        return lines + [("", text) for text in self.lost]
+
+
+def confirmed(snapshot: Snapshot) -> Confirmed | None:
+    """Return what the confirmation of a sweep found; none while too little of it is complete."""
+    found = snapshot.configurations
+    candidates = [Candidate(trial=one.records[0].trial, first=statistics.fmean(one.own), seeds=len(one.own),
+                            further=tuple(map(value_of, one.further))) for one in found if one.further]
+    if not candidates:
+        return None
+    noise = noise_of_repeats(find_repeats([(confirming_name(record), record.trial.params, value_of(record))
+                                           for one in found for record in one.further]), CONFIRMED)
+    return Confirmed(
+        candidates=tuple(candidates), stated=stated_mean(candidates, snapshot.metric.sign),
+        seeds=min(len(one.further) for one in candidates), noise=noise or measured_noise(snapshot)[0],
+        leads="" if found[0].further else found[0].records[0].trial.id,
+        lost=tuple(f"trial {one.records[0].trial.id}: {statistics.fmean(one.own):.5g} in the sweep, but with seed "
+                   f"{one.failed[0].trial.params.get('seed')} it {_came_to(one.failed[0])}"
+                   for one in found if one.failed))
+
+
+def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:
+    """Let each seed judge the one that the others would choose."""
+    said = []
+    for left_out in range(min(len(one.further) for one in candidates)):
+        def rest(one: Candidate, out: int = left_out) -> float:
+            return sign * one.mean_with([value for at, value in enumerate(one.further) if at != out])
+        said.append(min(candidates, key=rest).further[left_out])
+    return statistics.fmean(said)
+
+
+def _came_to(record: TrialRecord) -> str:
+    result = record.result
+    if result is None or result.status is Status.COMPLETE:
+        return "ended without a number"
+    return f"was {result.status.value}: {result.reason or 'no reason was recorded'}"
 
 
 def t_975(freedom: int | None) -> float:

@@ -1,12 +1,19 @@
 """A study as text: the lines about the best trial, the base and the noise."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kaggle_runner.metrics import format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import Configuration, find_configurations, measured_noise, measured_trials
+from kaggle_runner.study.noise import (
+    Configuration,
+    confirmed,
+    find_configurations,
+    further_seeds,
+    measured_noise,
+    measured_trials,
+)
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many, plain_text
 
@@ -20,18 +27,19 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Return what there is to say of the best trial, the base and the noise, as labels and texts."""
     lines = []
     best, metric = snapshot.best, snapshot.info.metric
-    noise, repeats = measured_noise(snapshot)
+    noise, _ = measured_noise(snapshot)
     if best is None or best.result is None or best.result.metric is None:
         lines.append(("best", _no_best(snapshot)))
     else:
-        one = next(one for one in find_configurations(measured_trials(snapshot))
-                   if best.trial.id in (*one.trial_ids, *one.duplicates))
+        one = best_configuration(snapshot, best)
         doubt = "" if noise is None else f" +- {noise.deviation:.2g}"
-        doubt += f" ({one.made_of})" if len(one.runs_ids) > 1 else _confirmed(best, repeats) if doubt else ""
+        doubt += f" ({one.made_of})" if one.runs > 1 else ""
         lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
                               f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
         names = _varied(snapshot) or list(best.trial.params)
         lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
+        found = confirmed(snapshot)
+        lines += found.as_lines(metric) if found else []
     if noise is not None:
         lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of {metric}, from {noise.source}"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
@@ -82,10 +90,10 @@ def _who(one: Configuration) -> str:
     return f"trial{'s' if len(ids) > 1 else ''} {', '.join(ids[:NAMED])}{more}"
 
 
-def _confirmed(best: TrialRecord, repeats: Sequence[Configuration]) -> str:
-    """Say how many seeds a trial was confirmed with, its own among them; nothing if with none."""
-    further = sum(name.startswith(f"trial {best.trial.id} with seed ") for one in repeats for name in one.trial_ids)
-    return f" ({further + 1} seeds)" if further else ""
+def best_configuration(snapshot: Snapshot, best: TrialRecord) -> Configuration:
+    """Return what all seeds of the best trial's configuration came to."""
+    return next(one for one in find_configurations(measured_trials(snapshot), further_seeds(snapshot))
+                if best.trial.id in (*one.trial_ids, *one.duplicates))
 
 
 def _gain(snapshot: Snapshot, value: float) -> str:

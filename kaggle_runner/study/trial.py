@@ -41,7 +41,7 @@ class Trial:
     params: Mapping[str, Any]
     """What the sweep chose, fixed settings included: fields of the trial's config."""
     origin: str = ""
-    """Where the point came from: `defaults`, `start`, `model`, `gp`, `tpe`, `random`, `grid`, `wandb`."""
+    """Where it came from: `defaults`, `given`, `prior`, `start`, `model`, `gp`, `tpe`, `random`, `grid`, `wandb`."""
 
     @functools.cached_property
     def config(self) -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import ConfigError
 from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.ranking import own_rank
 
 WEIGHTS = "model.pt"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -31,9 +32,14 @@ def adapter_digest(folder: Path) -> str:
 def drop_beaten_weights(snapshot: Snapshot) -> None:
     """Remove the weights of finished trials that are not the best and did not ask for them: each has megabytes.
 
-    The trial with the best value keeps them too: further seeds may yet rank its configuration first.
+    The trial with the best value keeps them too, and as many of the best configurations as the session is to confirm:
+    further seeds may yet rank one of these first.
     """
-    kept = {record.trial.id for record in (snapshot.best, snapshot.luckiest) if record is not None}
+    ranked = snapshot.as_swept.ranked
+    luckiest = min(ranked, key=lambda record: own_rank(record, snapshot.metric), default=None)
+    wanted = snapshot.sessions[-1].get("confirms", 1) if snapshot.sessions else 1
+    leading = snapshot.as_swept.configurations[:wanted]
+    kept = {record.trial.id for record in (snapshot.best, luckiest, *(one.records[0] for one in leading)) if record}
     for record in snapshot.finished:
         params = record.trial.params
         if record.trial.id in kept:

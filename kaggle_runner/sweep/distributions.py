@@ -7,6 +7,7 @@ Source: PyPI `sweeps` 0.3.0, `params.HyperParameter.ppf` and `.cdf`, without its
 leaves the range (int_uniform at 0 gives min - 1, categorical at 0 the last value, normal at 1 infinity).
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -84,8 +85,15 @@ class Choice:
     @property
     def distinct(self) -> tuple[Any, ...]:
         """The values without repetitions, in their order."""
-        return tuple(value for i, value in enumerate(self.values)
-                     if not any(same_value(value, earlier) for earlier in self.values[:i]))
+        return tuple(self.values[index] for index in self._places.values())
+
+    @functools.cached_property
+    def _places(self) -> dict[Any, int]:
+        """Where each value stands first."""
+        found: dict[Any, int] = {}
+        for index, value in enumerate(self.values):
+            found.setdefault(token(value), index)
+        return found
 
     @property
     def is_numeric(self) -> bool:
@@ -119,14 +127,13 @@ class Choice:
         Raises:
             ValueError: not one of the values.
         """
-        for index, candidate in enumerate(self.values):
-            if same_value(value, candidate):
-                return index
-        raise ValueError(f"{value!r} is not one of {list(self.values)}")
+        if token(value) not in self._places:
+            raise ValueError(f"{value!r} is not one of {list(self.values)}")
+        return self._places[token(value)]
 
     def contains(self, value: Any) -> bool:
         """Say whether this is one of the values."""
-        return any(same_value(value, candidate) for candidate in self.values)
+        return token(value) in self._places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +221,8 @@ class Range:
             case _:
                 place = math.log(value) if value > 0 else -math.inf
         start, end = self._ends
+        if end <= start:  # two neighbouring numbers have one logarithm
+            return 0.0 if place < start else 1.0
         return _clamp((place - start) / (end - start), 0.0, 1.0)
 
     def contains(self, value: Any) -> bool:
@@ -283,6 +292,15 @@ def same_value(left: Any, right: Any) -> bool:
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(same_value, left, right))
     return bool(left == right)
+
+
+def token(value: Any) -> Any:
+    """Return what is equal for values that are the same, to look them up by."""
+    if isinstance(value, bool):
+        return bool, value
+    if isinstance(value, list | tuple):
+        return list, tuple(map(token, value))
+    return value if isinstance(value, int | float | str) or value is None else repr(value)
 
 
 def _nth_of(u: float, start: int, stop: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TOKEN = re.compile(r"\s*(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[A-Za-z_]\w*|[-+*/(),])")
+_TOKEN = re.compile(r"\s*(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[-+*/(),])")
 _SIGNS: Mapping[str, Callable[[float, float], float]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _CALLS: Mapping[str, Callable[..., float]] = {"min": min, "max": max}
@@ -154,6 +154,8 @@ class _Parser:
     def _read_factor(self) -> _Node:
         if self._take("-"):
             return _Node("-", (_Node("number"), self._factor()))
+        if self._take("+"):
+            return self._factor()
         if self._take("("):
             node = self._sum()
             self._close()
@@ -165,7 +167,7 @@ class _Parser:
         if token[0].isdigit() or token[0] == ".":
             return _Node("number", number=float(token))
         if self._next != "(":
-            return _Node("name:" + token)
+            return _Node("name:" + token.rpartition(".")[2])  # one inside another goes by its last name
         if token not in _CALLS:
             raise BadExpression(f"{token}(...) is not known, only min and max are")
         self._take("(")

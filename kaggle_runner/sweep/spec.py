@@ -332,8 +332,8 @@ def _config_type(found: Findings, parameters: Any) -> type:
 def _warn_about_length(found: Findings, spec: SweepSpec, config_type: Any) -> None:
     """Say that trials of the same number of steps but different batches do not train on the same number of rows."""
     names = [name for name in BATCH if name in spec.searched]
-    if not names or config_type is not FinetuneConfig or "max_steps" in spec.searched \
-            or spec.fixed.get("num_train_epochs") or "num_train_epochs" in spec.searched:
+    if not names or config_type is not FinetuneConfig or spec.fixed.get("num_train_epochs") \
+            or {"max_steps", "num_train_epochs"} & {*spec.searched, *spec.tied}:
         return
     fixed = {name: spec.fixed[name] for name in (*BATCH, "max_steps") if name in spec.fixed}
     kept = {*fixed, *names, *(name for name in BATCH if name in spec.tied)}

@@ -1,5 +1,8 @@
 """Read the tied parameters of a sweep file, and say of each what cannot work before any trial does."""
 
+import difflib
+import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +15,8 @@ from kaggle_runner.sweep.scoring import HELD, MEASURES
 
 _SCORED = "it decides which held-out tokens are scored"
 _WHY = {"seed": "it is chance and no setting"}
+MOST_TRIED = 2_000
+"""Points that an expression is tried at, where its ends alone cannot say whether it divides by zero."""
 _RARE = 1e-9
 """Share of the draws of an unbounded distribution on each side that a tied value need not have."""
 
@@ -21,7 +26,9 @@ def is_expression(entry: Any, field: Any, names: Iterable[str]) -> bool:
     text = entry.get("value") if isinstance(entry, Mapping) else None
     if not isinstance(text, str) or NUMBER.fullmatch(text) or has_type(text, field) or not has_type(1, field):
         return False
-    return bool(set(re.findall(r"[A-Za-z_]\w*", text)) & set(names) or re.search(r"[*/+(),]|\w\s*-\s*\w", text))
+    words, names = re.findall(r"[A-Za-z_]\w*", text), list(names)
+    meant = len(words) == 1 and words[0] == text and difflib.get_close_matches(text, names, 1, 0.8)
+    return bool(set(words) & set(names) or meant or re.search(r"[*/+(),]|\w\s*-\s*\w", text))
 
 
 def read_tied(found: Findings, texts: Mapping[str, str], parameters: Mapping[str, Parameter],
@@ -66,6 +73,10 @@ def read_tied(found: Findings, texts: Mapping[str, str], parameters: Mapping[str
         try:
             spans[name] = tied[name].span(used)
         except BadExpression as error:
+            listed = _span_of_values(name, tied, parameters)
+            if listed is not None:
+                spans[name] = listed
+                continue
             found.problem(f"parameters.{name}.value", f"{spelled(tied[name].text)} cannot be used: {error}; "
                                                       f"{_spelled_spans(used)}")
             return {}
@@ -97,6 +108,33 @@ def _span(parameter: Parameter) -> Span | None:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return None
     return float(min(values)), float(max(values))
+
+
+def _span_of_values(name: str, tied: Mapping[str, Tied], parameters: Mapping[str, Parameter]) -> Span | None:
+    """Return the ends of a tied value by all values of what it is made of; none if one fails, or they are many."""
+    needed, made_of = [name], []
+    for inner in needed:
+        needed += [other for other in tied[inner].names if other in tied and other not in needed]
+        made_of += [other for other in tied[inner].names if other not in tied and other not in made_of]
+    lists = [values for other in made_of if (values := _values(parameters[other]))]
+    if len(lists) < len(made_of) or math.prod(map(len, lists)) > MOST_TRIED:
+        return None
+    own = {other: one for other, one in tied.items() if other in needed}
+    try:
+        found = [float(with_tied({other: own[other] for other in in_order(own)}, dict(
+            zip(made_of, point, strict=True)))[name]) for point in itertools.product(*lists)]
+    except BadExpression:
+        return None
+    return min(found), max(found)
+
+
+def _values(parameter: Parameter) -> tuple[Any, ...]:
+    if isinstance(parameter, Fixed):
+        return (parameter.value,)
+    if isinstance(parameter, Choice):
+        return parameter.values
+    count = parameter.count if parameter.distribution == "int_uniform" else None
+    return () if count is None or count > MOST_TRIED else tuple(range(int(parameter.low), int(parameter.high) + 1))
 
 
 def _spelled_spans(spans: Mapping[str, Span]) -> str:

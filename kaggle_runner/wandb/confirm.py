@@ -21,8 +21,9 @@ from kaggle_runner.errors import ConfigError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.run.confirm import Confirmed, confirmed, run_confirmation
-from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, read_study
+from kaggle_runner.run.confirm import run_confirmation, why_unconfirmed
+from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, confirming, read_study
+from kaggle_runner.study.noise import Confirmed, confirmed
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Confirm
@@ -75,9 +76,9 @@ def confirm_sweep(address: str, confirm: Confirm, environment: Environment, noti
         for record in fetched.records))
     ended = run_confirmation(snapshot, confirm, environment, notify, cpu_only=cpu_only, deadline=deadline)
     lost = _log_runs(snapshot, sweep, environment)
-    few = "" if len(snapshot.ranked) > 1 else "the sweep has not two complete trials, so there is nothing to compare"
-    return RemoteConfirmation(sweep=sweep, metric=snapshot.info.metric, found=confirmed(snapshot, confirm),
-                              not_done=ended or lost or few)
+    snapshot = replace(snapshot, confirming=confirming(snapshot.directory, snapshot.info))
+    return RemoteConfirmation(sweep=sweep, metric=snapshot.info.metric, found=confirmed(snapshot),
+                              not_done=ended or lost or why_unconfirmed(snapshot, confirm))
 
 
 def _params(spec: SweepSpec, config: Mapping[str, Any]) -> dict[str, Any]:

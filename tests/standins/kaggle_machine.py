@@ -63,15 +63,24 @@ class UserSecretsClient:
 '''
 
 CLOCK_VARIABLE = "KAGGLE_LOOPBACK_CLOCK"
-"""Names a file with seconds by which the wall clock of a session is ahead: so no test waits for a deadline."""
+"""Names a file with seconds by which the wall clock of a session is ahead: so no test waits for a deadline.
+
+Behind the seconds may stand a number, a text, and a file below the session's root: then so many seconds pass at once
+for a process each time that the text is written into that file, while it is there no more than that number of times.
+"""
 CLOCK = f"""
 import os, time
 
 if "{CLOCK_VARIABLE}" in os.environ:
-    def ahead(real=time.time, file=os.environ["{CLOCK_VARIABLE}"]):
+    def ahead(real=time.time, file=os.environ["{CLOCK_VARIABLE}"], root=os.environ["KAGGLE_RUNNER_ROOT"], found=[]):
         try:
-            with open(file) as seconds:
-                return real() + float(seconds.read() or 0)
+            with open(file) as words:
+                seconds, *when = words.read().split() or ["0"]
+            if when:
+                with open(os.path.join(root, when[2])) as written:
+                    found.append(min(int(when[0]), written.read().count(when[1])))
+                return real() + float(seconds) * (found[-1] - found[0])
+            return real() + float(seconds)
         except OSError:
             return real()
 

@@ -84,7 +84,7 @@ def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.keys import require_key
-    from kaggle_runner.run.confirm import confirmed_lines
+    from kaggle_runner.run.confirm import why_unconfirmed
     from kaggle_runner.run.local_sweep import SweepOrder
     from kaggle_runner.wandb.here.search_here import HereOrder, search_here
 
@@ -102,8 +102,8 @@ def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents
     with display(typed_command()) as notify:
         run = search_here(spec, order, environment, notify)
     page = print_study(run.snapshot, run.reason)
-    for label, text in confirmed_lines(run.snapshot, asked) if asked.runs else ():
-        say(label, text)
+    if not run.is_unfinished and (why := why_unconfirmed(run.snapshot, asked)):
+        say("confirm", why)
     click.echo(f"sweep    {run.sweep.url}")
     if run.is_unfinished:
         say("away", run.away)

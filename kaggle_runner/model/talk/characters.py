@@ -28,11 +28,14 @@ class Writer:
 
         Raises:
             StudyError: they were not kept, or are damaged.
-            DataError: the text that its characters come from cannot be read.
+            DataError: the text that its characters come from cannot be read, or is another one.
         """
         path, config = weights_of(outcome)
         use_threads(outcome.cpu_threads)
         corpus = load_corpus(config, cache_directory=environment.cache_directory)
+        if outcome.result.hashes.get("text") not in (None, corpus.sha256):
+            raise DataError(f"the text {config.dataset} has changed since trial {outcome.trial.id} was trained on it, "
+                            f"and so may its characters have; put the text of then back")
         self._symbols, self._validation, self._config = corpus.symbols, corpus.validation, config
         self._model = CharModel(config, len(corpus.symbols))
         try:
@@ -44,7 +47,8 @@ class Writer:
 
     def rows(self, count: int) -> list[Question]:
         """Return stretches of the held-out text, evenly spread, each with what really follows."""
-        apart = len(self._validation) // count
+        count = min(count, len(self._validation) // 2)  # a character to give, and one that follows
+        apart = len(self._validation) // max(1, count)
         given = min(GIVEN, max(1, apart // 2))
         starts = range(0, apart * count, apart)
         return [Question(tokens_T=self._validation[start:start + given].tolist(),
@@ -89,5 +93,6 @@ def _drawn(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generato
     if not sampling.draws:
         return int(logits_V.argmax())
     sorted_V, order_V = torch.softmax(logits_V / sampling.temperature, -1).sort(descending=True)
-    sorted_V[sorted_V.cumsum(-1) - sorted_V >= sampling.top_p] = 0.0
+    before_V = sorted_V.cumsum(-1) - sorted_V
+    sorted_V[1:][before_V[1:] >= sampling.top_p] = 0.0  # the likeliest stays, however small the share
     return int(order_V[torch.multinomial(sorted_V, 1, generator=generator)])

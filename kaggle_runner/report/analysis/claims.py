@@ -30,5 +30,5 @@ def claims(analysis: Analysis) -> dict[str, Any]:
                   "source": noise.source if noise else f"not known: {why_unknown(first, analysis.repeats)}"},
         "importance": {share.name: {"share": share.share, "resolved": share.resolved} for share in analysis.shares},
         "best": best and {"trials": [*best.trial_ids, *best.duplicates], "value": best.mean,
-                          "seeds": len(best.trial_ids), "params": dict(best.params)},
+                          "seeds": best.seeds, "params": dict(best.params)},
         "baseline": analysis.baseline}

@@ -26,9 +26,9 @@ class FirstPlace:
     """What is known of the best configuration."""
 
     ranked: tuple[Configuration, ...] = ()
-    """All configurations, best mean first."""
+    """All configurations, the best one first."""
     shared: tuple[Configuration, ...] = ()
-    """Those that may be the best, the one with the best mean first."""
+    """Those that may be the best, the best one first."""
     noise: Noise | None = None
     distance: float | None = None
     """How far two single trials must lie apart to be told apart; none if the noise is not known."""
@@ -55,13 +55,13 @@ def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
 
 def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None,
                 effects: Effects) -> FirstPlace:
-    """Rank configurations by their mean and find those that share first place; `measured` noise goes before its model.
+    """Find those of some configurations, best first, that share first place; `measured` noise goes before its model.
 
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
     whole width of it is the distance.
     """
     sign = -1.0 if goal == "maximize" else 1.0
-    ranked = tuple(sorted(configurations, key=lambda one: sign * one.mean))
+    ranked = tuple(configurations)
     modelled = _modelled(effects, len(ranked))
     distances = [_distance(noise, len(ranked)) for noise in (measured, modelled) if noise]
     if modelled is not None:
@@ -70,8 +70,8 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     use_both = measured is not None and measured.freedom < _FEW
     distance = (min(distances) if use_both else distances[0]) if distances else None
     shared = ranked if distance is None else tuple(
-        one for one in ranked if abs(one.mean - ranked[0].mean) <= distance * math.sqrt(
-            (1 / len(one.trial_ids) + 1 / len(ranked[0].trial_ids)) / 2))
+        one for one in ranked if sign * (one.mean - ranked[0].mean) <= distance * math.sqrt(
+            (1 / one.seeds + 1 / ranked[0].seeds) / 2))
     return FirstPlace(ranked=ranked, shared=shared, noise=measured or modelled, distance=distance)
 
 

@@ -114,7 +114,7 @@ def _means_text(means: Mapping[str, float]) -> str:
 def _default_mark(contest: Contest) -> dict[str, Any]:
     """Keep the default's place among the values: its gain over itself is nothing."""
     return {"type": "scatter", "mode": "markers", "name": "default", "x": [_name(contest.default)], "y": [0.0],
-            "marker": {"color": BASELINE, "size": 10}}
+            "showlegend": False, "marker": {"color": BASELINE, "size": 10}}
 
 
 def _interval(row: Comparison) -> dict[str, Any]:

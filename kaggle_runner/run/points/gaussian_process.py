@@ -59,6 +59,8 @@ class Geometry:
     wells: tuple[int, ...] = ()
     """Columns of learning rates: too low learns nothing, too high diverges."""
 
+    codes: tuple[int, ...] = ()
+    """Columns that number values without an order: two of these are equally far apart."""
     home: tuple[float, ...] | None = None
     """The point that somebody would have taken without a search; the best are expected near it, other things equal."""
 
@@ -288,7 +290,7 @@ def _related(left: np.ndarray, right: np.ndarray, kinships_K: np.ndarray) -> np.
 
 def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return Matérn 5/2 with a length for each axis, and for wells a slope and a curve that may be anything."""
-    squares = (left_PC[:, None] - right_NC[None]) ** 2
+    squares = squares_of(left_PC, right_NC, geometry.codes)
     shape = (len(lengths_KA), len(left_PC), len(right_NC))
     inverse_squares_KC = lengths_KA[:, list(geometry.axis_of)] ** -2
     distance = (inverse_squares_KC @ squares.reshape(-1, squares.shape[2]).T).reshape(shape)
@@ -306,6 +308,14 @@ def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarra
     return np.asarray(covariance)
 
 
+def squares_of(left_PC: np.ndarray, right_NC: np.ndarray, codes: Sequence[int]) -> np.ndarray:
+    """Return how far points lie apart in each column, squared; in a column of codes that is 0 or 1."""
+    squares = (left_PC[:, None] - right_NC[None]) ** 2
+    for column in codes:
+        squares[:, :, column] = left_PC[:, None, column] != right_NC[None, :, column]
+    return np.asarray(squares)
+
+
 def _variance(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
     places = [2 * points_PC[:, column] - 1 for column in geometry.wells]
     return 1 + sum((WELL_DOUBT * (place ** 2 + place ** 4) for place in places), np.zeros(len(points_PC)))
@@ -317,7 +327,7 @@ def _well(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
     for column in geometry.wells:
         depth += WELL_DEPTH * (2 * points_PC[:, column] - 1) ** 2
     if geometry.home is not None:
-        depth += HOME_DEPTH * ((points_PC - np.array(geometry.home)) ** 2).sum(1)
+        depth += HOME_DEPTH * squares_of(points_PC, np.array([geometry.home]), geometry.codes)[:, 0].sum(1)
     return depth
 
 

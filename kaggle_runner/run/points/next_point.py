@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
+from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, squares_of
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told
 from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Range
 
 STARTS = 3
 """Points before the model, the default among them."""
+MOST_COLUMNS = 16
+"""Values without an order that have a column each; more are numbered in one, which costs no more than a rate."""
 MOST_LISTED = 2_000
 """Points of a countable space up to which every untried one is scored."""
 SPREAD_DRAWS, NEAR_DRAWS, NEARER_DRAWS = 300, 50, 25
@@ -46,16 +48,22 @@ class Grid:
     def geometry(self, home: Sequence[float]) -> Geometry:
         """Return which columns belong to which axis, and where the default lies."""
         owners = [number for number, axis in enumerate(self.axes) for _ in range(_width(axis))]
-        return Geometry(axis_of=tuple(owners), wells=tuple(
+        return Geometry(axis_of=tuple(owners), codes=self.codes, wells=tuple(
             owners.index(number) for number, axis in enumerate(self.axes) if axis.is_rate),
             home=tuple(map(float, self.columns(np.asarray(home, float)[None])[0])))
 
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """The columns that number values without an order."""
+        firsts = itertools.accumulate((_width(axis) for axis in self.axes), initial=0)
+        return tuple(first for first, axis in zip(firsts, self.axes, strict=False) if _is_coded(axis))
+
     def columns(self, places_PA: np.ndarray) -> np.ndarray:
-        """Return points as columns: levels evenly spread, unordered ones all equally far apart."""
+        """Return points as columns: levels evenly spread, unordered ones all equally far apart, or many as numbers."""
         parts = []
         for number, axis in enumerate(self.axes):
             place = places_PA[:, number]
-            if not axis.levels:
+            if not axis.levels or _is_coded(axis):
                 parts.append(place[:, None])
             elif axis.is_ordered:
                 parts.append(place[:, None] / (len(axis.levels) - 1))
@@ -71,7 +79,7 @@ class Grid:
                 count = len(axis.levels)
                 places[:, number] = np.minimum(count - 1, np.floor(unit_PA[:, number] * count))
             else:
-                places[:, number] = np.clip(unit_PA[:, number], axis.margin, 1 - axis.margin)
+                places[:, number] = _settled(axis, np.clip(unit_PA[:, number], axis.margin, 1 - axis.margin))
         return places
 
     def around(self, places_PA: np.ndarray, count: int, width: float, generator: np.random.Generator) -> np.ndarray:
@@ -83,7 +91,7 @@ class Grid:
             if not axis.levels:
                 moves = moved[:, number] | (generator.random(len(place)) < 0.5)
                 place = place + np.where(moves, width * generator.standard_normal(len(place)), 0.0)
-                found[:, number] = np.clip(place, axis.margin, 1 - axis.margin)
+                found[:, number] = _settled(axis, np.clip(place, axis.margin, 1 - axis.margin))
                 continue
             last = len(axis.levels) - 1
             if not axis.is_ordered:
@@ -121,7 +129,7 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
         drawn = np.stack([_distinct_strata(axis, place, count, generator)
                           for axis, place in zip(axes, first_A, strict=True)], axis=1)
         columns = grid.columns(np.concatenate([first_A[None], drawn]))
-        apart = ((columns[:, None] - columns[None]) ** 2).sum(2) + 9 * columns.shape[1] * np.eye(len(columns))
+        apart = squares_of(columns, columns, grid.codes).sum(2) + 9 * columns.shape[1] * np.eye(len(columns))
         if apart.min() > furthest:
             best, furthest = drawn, float(apart.min())
     return best
@@ -211,8 +219,8 @@ class _Judge:
     def _chance_to_fit(self, columns: np.ndarray) -> np.ndarray:
         """Return the chance of each point to fit into memory, from those that did and did not."""
         known = self._grid.columns(self._places_NA)
-        kernel = _smooth(known, known) + 1e-2 * np.eye(len(known))
-        cross = _smooth(columns, known)
+        kernel = _smooth(known, known, self._grid.codes) + 1e-2 * np.eye(len(known))
+        cross = _smooth(columns, known, self._grid.codes)
         # Expected to fit where nothing is known: two deviations.
         mean = 1.0 + cross @ np.linalg.solve(kernel, np.where(self._fits_N, 0.0, -2.0))
         return np.asarray(1 / (1 + np.exp(-6.0 * mean)))
@@ -223,8 +231,19 @@ def _without_gaps(surfaces: Sequence[int]) -> list[int]:
     return [others.index(surface) + 1 if surface else 0 for surface in surfaces]
 
 
-def _smooth(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.asarray(np.exp(-0.5 * ((left[:, None] - right[None]) ** 2).sum(2) / FIT_LENGTH ** 2))
+def _smooth(left: np.ndarray, right: np.ndarray, codes: Sequence[int]) -> np.ndarray:
+    return np.asarray(np.exp(-0.5 * squares_of(left, right, codes).sum(2) / FIT_LENGTH ** 2))
+
+
+def _settled(axis: SearchAxis, place: np.ndarray) -> np.ndarray:
+    """Return the places of the values that places are rounded to, so that what was tried is known again."""
+    if axis.levels or not isinstance(axis.parameter, Range) or not axis.parameter.is_quantised:
+        return place
+    return np.array([axis.place(axis.value(float(one))) for one in place], float).reshape(place.shape)
+
+
+def _is_coded(axis: SearchAxis) -> bool:
+    return bool(axis.levels) and not axis.is_ordered and len(axis.levels) > MOST_COLUMNS
 
 
 def _places(space: SearchSpace, past: Sequence[Observation]) -> np.ndarray:
@@ -232,7 +251,7 @@ def _places(space: SearchSpace, past: Sequence[Observation]) -> np.ndarray:
 
 
 def _width(axis: SearchAxis) -> int:
-    return 1 if axis.is_ordered or not axis.levels else len(axis.levels)
+    return 1 if axis.is_ordered or not axis.levels or _is_coded(axis) else len(axis.levels)
 
 
 def _distinct_strata(axis: SearchAxis, first: float, count: int, generator: np.random.Generator) -> np.ndarray:

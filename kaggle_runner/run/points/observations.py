@@ -36,6 +36,8 @@ class Observation:
     """The metric, measured or extrapolated; only with `Told.VALUE`."""
     surface: int = 0
     """0 for trials that are trained as the next one will be; else the number of another study's surface."""
+    is_winner: bool = False
+    """Another study's best, by all of its seeds."""
 
 
 def stable_seed(*parts: object) -> int:

@@ -13,6 +13,7 @@ from kaggle_runner.run.points import optuna_samplers
 from kaggle_runner.run.points.next_point import STARTS, NextPoint, next_point, start_points
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
+from kaggle_runner.sweep.distributions import token
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Sampler
 
@@ -45,8 +46,11 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     `defaults` where these are a configuration that somebody has given.
     """
     if spec.method == "grid":
-        points = spec.grid()
-        return Proposal(params=points[number], origin="grid") if number < len(points) else None
+        points, tried = spec.grid(), {token([o.params[name] for name in spec.searched]) for o in past}
+        # a study that was taken over has tried some of them in another order
+        left = (point for point in (*points[number:], *points[:number])
+                if token([point[name] for name in spec.searched]) not in tried)
+        return next((Proposal(params=point, origin="grid") for point in left), None)
     if spec.method == "random":
         return Proposal(params=spec.sample(stable_seed(seed, number)), origin="random")
     space = SearchSpace.of(spec)
@@ -79,7 +83,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     if number == is_given and prior:
         yield Proposal(params=space.in_order({**space.fixed, **_best(prior, spec.goal).params}), origin="prior")
     if number == 0 or not space.axes or (number == 1 and prior and not is_given):
-        yield Proposal(params=usual, origin="defaults")
+        yield Proposal(params=usual, origin="given" if is_given and number == 0 else "defaults")
     knows = len(prior) >= STARTS and bool(values)
     started = len(taught) + sum(o.told is Told.RUNNING for o in past)
     if number == 0 or not space.axes:
@@ -93,7 +97,8 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
-        answers = optuna_samplers.answers(name, space, past, spec.goal, seed=stable_seed(seed, number))
+        known = [*past, *(o for o in prior if not o.surface)]  # these samplers know of one surface
+        answers = optuna_samplers.answers(name, space, known, spec.goal, seed=stable_seed(seed, number))
         for _, found in zip(range(REASKS), answers, strict=False):
             yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
     else:
@@ -107,7 +112,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
 
 def _best(prior: Sequence[Observation], goal: str) -> Observation:
     sign = -1.0 if goal == "maximize" else 1.0
-    return min(prior, key=lambda o: (o.surface, sign * (o.value or 0.0)))
+    return min(prior, key=lambda o: (o.surface, not o.is_winner, sign * (o.value or 0.0)))
 
 
 def misleads(prior: Sequence[Observation], space: SearchSpace, goal: str, usual: Mapping[str, Any],

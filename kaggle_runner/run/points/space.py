@@ -1,5 +1,6 @@
 """The space of a sweep as axes: where a value lies, which value lies at a place, and when two points are the same."""
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.sweep.aliases import WRITE
-from kaggle_runner.sweep.distributions import Choice, Range, same_value
+from kaggle_runner.sweep.distributions import Choice, Range, same_value, token
 from kaggle_runner.sweep.spec import SweepSpec
 
 ORDINAL_LEVELS = 100
@@ -18,6 +19,8 @@ SAME_SHARE = 0.005
 """Points nearer than this share of the range on every continuous axis, with equal levels, count as the same."""
 LEVELS_FOR_A_WELL = 4
 """Values of a learning rate from which their middle is expected to be better than both ends."""
+MOST_STOPS = 2_000
+"""Most values of a rounded range that are known one by one, so that a search does not propose one twice."""
 _MARGIN = 1e-3
 _RATES = {"learning_rate", *WRITE["learning_rate"].split()}
 
@@ -54,6 +57,19 @@ class SearchAxis:
         # The ends of an unbounded distribution are eight standard deviations out, and a search loves corners.
         return cls(name=name, parameter=parameter, margin=0.0 if parameter.is_bounded else _MARGIN)
 
+    @functools.cached_property
+    def _numbers(self) -> dict[Any, int]:
+        return {token(level): number for number, level in enumerate(self.levels)}
+
+    @functools.cached_property
+    def stops(self) -> tuple[float, ...]:
+        """The places of all values of a range that is rounded to steps, where it has no levels and not too many."""
+        count = self.parameter.count
+        if self.levels or isinstance(self.parameter, Choice) or count is None or count > MOST_STOPS:
+            return ()
+        first, step = round(self.parameter.lowest / self.parameter.q), self.parameter.q
+        return tuple(self.place((first + number) * step) for number in range(count))
+
     @property
     def is_rate(self) -> bool:
         """A learning rate, under this or another trainer's name, with enough values to have a middle."""
@@ -68,10 +84,9 @@ class SearchAxis:
             ValueError: not a value of this parameter.
         """
         if self.levels:
-            for index, level in enumerate(self.levels):
-                if same_value(value, level):
-                    return index
-            raise ValueError(f"{value!r} is not one of {list(self.levels)}")
+            if token(value) not in self._numbers:
+                raise ValueError(f"{value!r} is not one of {list(self.levels)}")
+            return self._numbers[token(value)]
         assert isinstance(self.parameter, Range)
         return max(self.margin, min(self.parameter.to_unit(value), 1.0 - self.margin))
 
@@ -102,14 +117,15 @@ class SearchSpace:
         """Number of points; none where an axis is continuous."""
         count = 1
         for axis in self.axes.values():
-            if not axis.levels:
+            if not axis.levels and not axis.stops:
                 return None
-            count *= len(axis.levels)
+            count *= len(axis.levels) or len(axis.stops)
         return count
 
     def every_point(self) -> Iterator[tuple[float, ...]]:
         """List the places of all points of a countable space."""
-        return itertools.product(*(map(float, range(len(axis.levels))) for axis in self.axes.values()))
+        return itertools.product(*(axis.stops or tuple(map(float, range(len(axis.levels))))
+                                   for axis in self.axes.values()))
 
     def places(self, params: Mapping[str, Any]) -> dict[str, float]:
         """Return where parameters lie in the space."""

@@ -18,7 +18,7 @@ from kaggle_runner.files import make_directory
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
-from kaggle_runner.run.confirm import chosen, sweep_of_trials, trials_of
+from kaggle_runner.run.confirm import LEAST, chosen, sweep_of_trials, trials_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.local_sweep import run_workers
 from kaggle_runner.run.one_trial import TrialRunner, preempts
@@ -62,16 +62,16 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
         StudyError: the database cannot be used.
         WorkerError: trials failed alike again and again; says why.
     """
-    records = chosen(snapshot, confirm)
-    if len(records) < 2:
+    configurations = chosen(snapshot, confirm)
+    if len(configurations) < LEAST:
         return ""
-    trials = trials_of(records, confirm)
+    trials = trials_of(configurations, confirm)
     name = name_of(snapshot.info.name, trials, confirm)
     address = replace(read_address(shared.address), study=name)
     of_trials = replace(spec, name=name, raw=sweep_of_trials(trials))
     record = SharedRecord.join(Database(address, notify=notify), of_trials, snapshot.info.seed,
                                shared.lease_s or DEFAULT_LEASE_S)
-    notify(Note(text=f"confirming: the best {len(records)} configurations with {confirm.seeds} more "
+    notify(Note(text=f"confirming: the best {len(configurations)} configurations with {confirm.seeds} more "
                      f"seed{'s' if confirm.seeds > 1 else ''} each, on all machines that share the study"))
     environment = prepare_session(environment, spec.trainer, cpu_only=cpu_only, searches=False)
     directory = confirm_directory(snapshot.directory.parent)

@@ -18,7 +18,7 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import json_lines, make_directory
 from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.rungs import extrapolated
-from kaggle_runner.run.search import LONG, Search
+from kaggle_runner.run.search import Search
 from kaggle_runner.run.shared.checkpoints import bring
 from kaggle_runner.run.shared.copy import write_copy
 from kaggle_runner.run.shared.record import Claim, SharedRecord
@@ -51,6 +51,7 @@ class SharedSearch(Search):
         self._lost: dict[int, str] = {}
         self._at_work = threading.local()
         self._is_unfinished = False
+        self._needless_at = -1
         self._take_in()
         self._tell_late()
         self._closed = threading.Event()
@@ -121,7 +122,10 @@ class SharedSearch(Search):
                 self._take_in()
                 if self.is_complete(total):
                     return None
-                claim = self._do(lambda: self._record.claim(total, self._claims))
+                # while little is expected of a new trial, only what another machine gave back is taken
+                known = 1 + max((number for number, row in self._record.rows.items() if row.trial), default=-1)
+                limit = min(total, known) if self._needless_at == len(self._results) else total
+                claim = self._do(partial(self._record.claim, limit, self._claims))
                 if claim is not None:
                     self._claims[claim.number] = claim.attempt
                     self._lost.pop(claim.number, None)
@@ -130,8 +134,9 @@ class SharedSearch(Search):
                     if trial is not None:
                         self._trials[trial.number] = trial
                         self._bring_checkpoint(trial, claim.attempt)
-                    self._rest()
-                    return trial
+                    if trial is not None or self._end is not None:
+                        self._rest()
+                        return trial
             self._rest()
             elsewhere = {row.machine for number, row in self._record.rows.items()
                          if row.is_open and number not in self._claims}
@@ -168,15 +173,18 @@ class SharedSearch(Search):
             return True
 
     def _choose(self, claim: Claim, total: int) -> Trial | None:
-        """Choose the point of a new trial; none, and the trial given back, where there is none or little to expect."""
+        """Choose the point of a new trial; none, and the trial given back, where there is none or little to expect.
+
+        While others run, these may tell another tale: then the search has not ended.
+        """
         while True:
             trial = self._propose(claim.number)
             if trial is None:
                 self._end = f"every point of the sweep has been tried, {len(self._results)} in all"
-            elif self._stops_early and total > LONG and len(self._results) >= LONG and len(self._claims) == 1 and (
-                    not any(row.is_open for number, row in self._record.rows.items() if number != claim.number)):
-                self._end = self._little_expected()
-            if trial is None or self._end is not None:
+            elif self._is_needless(total, is_last=not any(
+                    row.is_open and row.trial for number, row in self._record.rows.items() if number != claim.number)):
+                self._needless_at, trial = len(self._results), None
+            if trial is None:
                 self._drop(claim.number, claim.attempt)
                 return None
             key = SearchSpace.of(self._spec).key(trial.params) if self._spec.method == "bayes" else claim.number

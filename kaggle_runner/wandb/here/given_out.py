@@ -13,8 +13,8 @@ from typing import Any
 from kaggle_runner.events import Note, Notify, TrialEnded
 from kaggle_runner.files import json_lines
 from kaggle_runner.machine.deadline import in_minutes
-from kaggle_runner.run.confirm import OF_TRIAL
 from kaggle_runner.study.journal import JOURNAL, Study
+from kaggle_runner.study.ranking import OF_TRIAL
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.spec import SweepSpec
