@@ -350,21 +350,21 @@ def test_a_final_training_that_was_cut_off_is_ended_by_the_printed_push_and_expo
     values = {"model": tiny_llama, "dataset": rows_file, "max_eval_samples": 8, "max_length": 48, "max_lost_share": 0.9,
               "batch_size": 8, "lora_r": 4}
     (person.directory / "best.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
-    cut = person.run("push", "best.yaml", "--full", "--epochs", "2", "--cpu", "--wait", check=130)
+    cut = person.run("push", "best.yaml", "--full", "--epochs", "5", "--cpu", "--wait", check=130)
     launch, package = read_launcher(person.server.session(slug).order.source)
-    assert launch.arguments == ("train", "best.yaml", "--study", study, "--full", "--epochs", "2", "--cpu")
+    assert launch.arguments == ("train", "best.yaml", "--study", study, "--full", "--epochs", "5", "--cpu")
     assert not [name for name in package if "/wandb/" in name or "/model/" in name]
     of_kernel, printed = re.findall(r"^next     (.*)$", cut.stdout, re.M)
     assert of_kernel.startswith("the launcher that began it, run again; on Kaggle the push that made it, with this ker")
-    assert printed == f"python -m kaggle_runner push best.yaml --full --epochs 2 --cpu --wait --kernel {OWNER}/{slug}"
+    assert printed == f"python -m kaggle_runner push best.yaml --full --epochs 5 --cpu --wait --kernel {OWNER}/{slug}"
     done = person.run(*shlex.split(printed)[3:])
     assert "verdict  done: all rows are trained\ntrials   1 complete\n" in done.stdout
     last = re.search(rf"^kernel   {OWNER}/({slug}.*)$", done.stdout, re.M)[1]
     kept = person.directory / "kernels" / slug / "output" / study
     snapshot = read_study(kept)
-    assert (len(snapshot.sessions), snapshot.best.trial.params["num_train_epochs"]) == (2, 2)
+    assert (len(snapshot.sessions), snapshot.best.trial.params["num_train_epochs"]) == (2, 5)
     assert {session["command"] for session in snapshot.sessions} == {
-        f"python -m kaggle_runner train best.yaml --study {study} --full --epochs 2 --cpu"}
+        f"python -m kaggle_runner train best.yaml --study {study} --full --epochs 5 --cpu"}
     steps = [row["step"] for row in snapshot.history("0000") if "train/loss" in row]
     assert steps == list(range(1, snapshot.best.result.steps + 1))
     person.run("push", study, "--export", "adapter", "--kernel", f"{OWNER}/{last}", "--cpu", "--wait",
