@@ -227,6 +227,13 @@ class TestBadInput:
         assert "\n" not in str(caught.value)
         assert "wrong" not in str(caught.value)
 
+    def test_who_joins_waits_for_a_server_that_is_too_busy_to_greet(self, server, url):
+        way = Way(server.port, refused=2)
+        try:
+            assert Database(read_address(url.replace(str(server.port), str(way.port)))).storage is not None
+        finally:
+            way.close()
+
     def test_an_unknown_host(self):
         with pytest.raises(StudyError, match=r"no-such-host\.invalid.*check the name of the host"):
             Database(read_address("postgresql://u:secret@no-such-host.invalid/d"))

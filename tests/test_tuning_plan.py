@@ -16,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
+from kaggle_runner.cli.table import as_text
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.lab.archive import archive_study, archived_studies, restore_study
@@ -277,7 +278,7 @@ def the_command_draws_what_was_not_drawn_and_says_where_everything_is(done, plan
             (directory / study / name).unlink()
     ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", str(directory), "--cpu"])
     assert ended.exit_code == 0, ended.output
-    assert (directory / "summary.md").read_text() in ended.output
+    assert as_text((directory / "summary.md").read_text(), None) in ended.output
     assert f"next     python -m kaggle_runner train {directory / 'defaults.yaml'}" in ended.output
     for study in ("1_dropout", STUDIES[2]):
         assert (directory / study / "summary.md").read_text() == (done / study / "summary.md").read_text()

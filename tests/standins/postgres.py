@@ -99,10 +99,13 @@ class Postgres:
 
 
 class Way:
-    """A way to a server that can be cut and mended: while it is cut, connections stay open and carry nothing."""
+    """A way to a server that can be cut and mended: while it is cut, connections stay open and carry nothing.
 
-    def __init__(self, port: int) -> None:
-        self._target, self._open = port, threading.Event()
+    The first ones that are `refused` are closed at once, as by a server that is too busy to greet in time.
+    """
+
+    def __init__(self, port: int, *, refused: int = 0) -> None:
+        self._target, self._open, self._refused = port, threading.Event(), refused
         self._open.set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
         self.port = self._listener.getsockname()[1]
@@ -125,6 +128,10 @@ class Way:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                if self._refused:
+                    self._refused -= 1
+                    near.close()
+                    continue
                 threading.Thread(target=self._carry, args=(near,), daemon=True).start()
 
     def _carry(self, near: socket.socket) -> None:

@@ -32,6 +32,8 @@ PATIENCE_S = 600.0
 """How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
 CROWDED, CROWDED_S = ("too many", "remaining connection slots"), 20.0
 """What a server says that has no connection left, and how long one is waited for."""
+BUSY = ("timeout expired", "timed out", "closed the connection unexpectedly", "lost connection")
+"""What is seen of a server that is too busy to answer in time; who joins waits as long for it."""
 PASSWORDS = {"postgresql": "set PGPASSWORD", "mysql": "name a file of yours: ?read_default_file=~/.my.cnf",
              "mariadb": "name a file of yours: ?read_default_file=~/.my.cnf"}
 """How a password stays out of an address."""
@@ -119,21 +121,28 @@ class Database:
         try:
             probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
             limit(probe)
-            until = time.monotonic() + MAKE_S
+            began = time.monotonic()
             while self.storage is None:  # tables are made by one at a time, and many may come in at once
-                with probe.begin() as alone:
-                    if sql.inspect(alone).has_table("kaggle_runner_trials"):
-                        break
-                    is_mine = alone.execute(sql.text(TRY_LOCK[address.kind == "postgresql"])).scalar()
-                    if (is_mine or time.monotonic() > until) and not sql.inspect(alone).has_table(
-                            "kaggle_runner_trials"):
-                        self.storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
-                        limit(self.storage.engine)
-                        from kaggle_runner.run.shared.tables import META
+                storage, is_made = None, False
+                try:
+                    with probe.begin() as alone:
+                        if sql.inspect(alone).has_table("kaggle_runner_trials"):
+                            break
+                        is_mine = alone.execute(sql.text(TRY_LOCK[address.kind == "postgresql"])).scalar()
+                        if (is_mine or time.monotonic() > began + MAKE_S) and not sql.inspect(alone).has_table(
+                                "kaggle_runner_trials"):
+                            storage = optuna.storages.RDBStorage(bare, engine_kwargs=dict(kwargs))
+                            limit(storage.engine)
+                            from kaggle_runner.run.shared.tables import META
 
-                        META.create_all(self.storage.engine)
-                    if is_mine and address.kind != "postgresql":
-                        alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
+                            META.create_all(storage.engine)
+                            is_made = True
+                        if is_mine and address.kind != "postgresql":
+                            alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
+                except self.failures as error:  # of a slow server the connection may have had its time meanwhile
+                    if not is_made and (time.monotonic() > began + CROWDED_S or not _says(error, BUSY)):
+                        raise
+                self.storage = storage if is_made else None
                 if self.storage is None:
                     time.sleep(random.uniform(0.2, 1.0))
             if self.storage is None:
@@ -156,17 +165,19 @@ class Database:
     def _connect(self, connect: Callable[[], Any]) -> Any:
         """Open a connection; wait a while for one where the server has none left, as when many come in at once.
 
+        Who joins waits for a busy server too; a session that has joined says that it is away, and asks again.
+
         Raises:
             StudyError: the driver does not take the settings of the address.
         """
-        until = time.monotonic() + CROWDED_S
+        until, worth_waiting = time.monotonic() + CROWDED_S, CROWDED + (BUSY if self.storage is None else ())
         while True:
             try:
                 return connect()
             except ODD_SETTING as error:
                 raise self.refused(error) from None
             except self.failures as error:
-                if time.monotonic() > until or not any(word in str(error).lower() for word in CROWDED):
+                if time.monotonic() > until or not _says(error, worth_waiting):
                     raise
                 time.sleep(random.uniform(0.1, 0.5))
 
@@ -262,3 +273,7 @@ class _Limits:
         timer = self._timers.pop(id(connection), None)
         if timer is not None:
             timer.cancel()
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    return any(word in str(error).lower() for word in words)
