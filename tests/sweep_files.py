@@ -310,6 +310,10 @@ REFUSED: dict[str, Refused] = {
             "parameters.samples.values[0]: 1e+22 is too large for a hyperparameter",
             "parameters.learning_rate.value: '1e400' is text to YAML; write 1.0e+400",
             "run_cap: 1e+300 is too large for a hyperparameter")),
+    "an end that the file does not name": Refused(
+        text=of("lora_dropout: {distribution: beta, a: 2, b: 5}"), takes=True, problems=(
+            "parameters.lora_dropout: the largest value of this beta is 1, but lora_dropout must be 0 to below 1, "
+            "got 1.0",)),
     "infinite": Refused(text=of("lora_r: {value: 8}", top="run_cap: .inf\n"), problems=(
         "run_cap: must be a finite number, got inf",)),
     "false for an end": Refused(text=of("weight_decay: {min: false, max: 0.1}"), problems=(

@@ -308,7 +308,8 @@ def test_the_commands_print_what_a_person_needs_next(story: Story) -> None:
     best, study = story.snapshot.best, story.person.folder / "studies" / story.sweep.name
     assert f"best     trial {best.trial.id}, eval/loss {best.result.metric:.4f}" in story.ending
     assert f"study    studies/{study.name}  (the sweep is finished: it has all its trials)" in story.ending
-    assert (f"sweep    {page}\nnext     python -m kaggle_runner report studies/{study.name}\n"
+    assert (f"sweep    {page}\nnext     python -m kaggle_runner try studies/{study.name}  # have it write\n"
+            f"report   python -m kaggle_runner report studies/{study.name}\n"
             f"page     studies/{study.name}/report/index.html" in story.ending)
     assert (study / "report" / "index.html").exists()
 

@@ -228,6 +228,18 @@ def test_what_nobody_asked_for_is_taken_from_the_trials_and_what_is_asked_for_co
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
+    (["--confirm", "4x1"], "confirm the best 4 once more with 1 further seed each, 4 trainings on top of the 8"),
+    (["--count", "20"], "confirm the best 2 once more with 2 further seeds each, 4 trainings taken from the 20"),
+    (["--count", "20", "--no-confirm"], "")])
+def test_a_plan_says_how_the_asked_sweep_is_confirmed(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(cli, ["plan", "sweeps/demo.yaml", *arguments])
+    assert result.exit_code == 0, result.output
+    assert said.split() == next((line.split()[:len(said.split())] for line in result.output.splitlines()
+                                 if line.startswith("confirm")), [])
+    assert ("confirm" in result.output) is bool(said)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
     (["--confirm", "3"], "write 3x2"), (["--confirm", "1x2"], "two or more of the first"),
     (["--confirm", "3x2", "--no-confirm"], "say the opposite"),
     (["--backend", "wandb", "--confirm", "3x2"], "--confirm is for trials that run here")])

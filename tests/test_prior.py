@@ -206,6 +206,25 @@ def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on
     assert rows["whole"][0][1]["lora_r"] == 32
 
 
+def test_another_sampler_learns_from_what_was_trained_alike_and_says_so(earlier: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    for steps, text in ((100, "8 trials of other studies are known"),
+                        (200, "8 trials of other studies are known, 8 of them trained otherwise; optuna-tpe learns "
+                              "from the other 0 only")):
+        path = write(tmp_path, steps=steps)
+        path.write_text(f"sampler: optuna-tpe\n{path.read_text()}")
+        spec = read_sweep(path)
+        begin_with(spec, order(tmp_path / "study", prior_studies=(earlier,)),
+                   lambda event: said.append(event.text))  # type: ignore[attr-defined]
+        assert said[-1] == text
+        prior = observations(lessons_of([earlier], spec), spec)
+        past = [Observation(params={**prior[0].params, "learning_rate": rate}, told=Told.VALUE, value=9.0)
+                for rate in (2e-5, 5e-5, 2e-4)]
+        answers = [propose(spec, seed=1, number=3, past=past, defaults={}, prior=known, sampler="optuna-tpe").params
+                   for known in ((), prior)]
+        assert (answers[0] == answers[1]) is (steps == 200)
+
+
 @pytest.mark.parametrize(("options", "change", "said"), [
     ({"prior_studies": ("nowhere",)}, {}, "is not a study"),
     ({"prior_studies": ("study",)}, {}, "is the study itself"),

@@ -2,18 +2,20 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from kaggle_runner.cli.params import StudyPath, SweepFile
-from kaggle_runner.cli.shared import detect_here, positive
+from kaggle_runner.cli.shared import confirming, detect_here, positive
 from kaggle_runner.cli.words import complain, say
 
 if TYPE_CHECKING:
     from kaggle_runner.config import FinetuneConfig
     from kaggle_runner.sweep.spec import SweepSpec
+    from kaggle_runner.sweep.study_settings import Confirm
 
 
 @click.command()
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
 @click.option("--seconds-per-step", type=float, callback=positive,
               help="Time of a step of the sweep's smallest effective batch [from --study].")
 @click.option("--study", type=StudyPath(), help="A study whose finished trials tell the time.")
+@click.option("--count", type=click.IntRange(min=1), help="Trials the study shall have in the end [run_cap].")
+@click.option("--confirm", metavar="TOPxSEEDS", callback=confirming, help="Confirm the winner so [see sweep].")
+@click.option("--no-confirm", is_flag=True, help="Confirm nothing.")
 @click.option("--full", is_flag=True, help="Plan the final training of a configuration, or of a study's winner.")
 @click.option("--epochs", type=float, callback=positive, help="With --full: passes over the rows [see train].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, full: bool,
-         epochs: float | None, as_json: bool) -> None:
+def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Path | None, count: int | None,
+         confirm: "Confirm | None", no_confirm: bool, full: bool, epochs: float | None, as_json: bool) -> None:
     """Say what a sweep needs before it runs: memory, and time where something is known of it."""
     if epochs is not None and not full:
         raise click.UsageError("--epochs is for --full; give that too")
@@ -42,9 +47,13 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     from kaggle_runner.study.journal import read_study
     from kaggle_runner.study.what_next import rows_known
     from kaggle_runner.sweep.spec import read_sweep
+    from kaggle_runner.sweep.study_settings import OFF
 
     source = study_of(file) if full else None
     spec = full_spec(read_chosen(file)[0], epochs) if full else read_sweep(file)
+    if confirm and no_confirm:
+        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+    spec = replace(spec, run_cap=count or spec.run_cap, confirm=OFF if no_confirm else confirm or spec.confirm)
     environment = detect_here()
     limit_s = environment.session_limit_s
     limit = memory_limit_of(environment) if gpu is None else memory_limit_of_gpu(

@@ -21,6 +21,7 @@ from kaggle_runner.study.pace import forecast_s
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import arrange
+from kaggle_runner.wording import how_many
 
 HOUR_S = 3600.0
 SESSION_S = 12 * HOUR_S - SAVING_S - MARGIN_S
@@ -229,8 +230,8 @@ def _confirm_lines(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     where = (f"on top of the {_trials(spec.run_cap)}" if spec.confirm and spec.run_cap else
              "on top of the sweep's trials" if spec.confirm else
              f"taken from the {spec.run_cap} trials, {search} are left for the search; --no-confirm leaves all")
-    yield ("confirm", f"the best {confirm.top} once more with {confirm.seeds} further seeds each, {confirm.runs} "
-                      f"trainings {where}")
+    yield ("confirm", f"the best {confirm.top} once more with {how_many(confirm.seeds, 'further seed')} each, "
+                      f"{confirm.runs} trainings {where}")
 
 
 def _hours(seconds: float) -> str:

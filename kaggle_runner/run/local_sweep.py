@@ -182,7 +182,9 @@ def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | No
         other = sum(lesson.surface > 0 for lesson in lessons)
         notify(Note(text=f"{len(lessons)} trials of other studies are known"
                          + (f", {other} of them trained otherwise" if other else "")
-                         + (f", {moved} at the nearest point of these ranges" if moved else "")))
+                         + (f", {moved} at the nearest point of these ranges" if moved else "")
+                         + (f"; {spec.sampler} learns from the other {len(lessons) - other} only"
+                            if other and spec.sampler != "own" else "")))
     return Known(lessons=lessons, start=order.start or {})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kaggle_runner.config_fields import describe_type, field_types, has_type
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range
+from kaggle_runner.sweep.distributions import KEYS, Choice, Fixed, Parameter, Range
 from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.problems import Findings, spelled
 from kaggle_runner.sweep.tied import with_tied
@@ -101,7 +101,7 @@ def _check_range(found: Findings, path: str, parameter: Range, trial: _Trial) ->
         if problem and not parameter.is_bounded:
             found.problem(path, f"one draw in {round(1 / RARE)} lies beyond {value}, but {name} {problem}; "
                                 f"use a distribution with min and max")
-        elif problem and value == bound:
+        elif problem and value == bound and key in KEYS[distribution]:
             found.problem(f"{path}.{key}", problem)
         elif problem:
             found.problem(path, f"the {end} value of this {distribution} is {value:.6g}, but {name} {problem}")
