@@ -30,5 +30,6 @@ def plain_text(text: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """Return a text with the password of every address in it hidden."""
-    return re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
+    """Return a text with the password of every address in it hidden, before the host and behind the `?`."""
+    text = re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&](?:ssl)?(?:password|passwd|pwd)=)[^&#\s'\"]*", r"\1***", text)

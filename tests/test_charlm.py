@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from kaggle_runner.cli.main import cli
 from kaggle_runner.config import CharLMConfig, FinetuneConfig, config_from_params
 from kaggle_runner.errors import ConfigError, SweepError
-from kaggle_runner.events import Resumed
+from kaggle_runner.events import Resumed, Train
 from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.worker import Worker
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial
@@ -198,6 +199,31 @@ def test_values_that_cannot_work_are_refused(params, message):
 
 def test_a_trial_that_names_no_trainer_is_a_fine_tune():
     assert isinstance(config_from_params({}), FinetuneConfig)
+
+
+def test_a_wish_to_end_a_trial_is_for_that_trial_whenever_it_is_read(config, tmp_path):
+    """A worker's thread reads ahead: what is written right behind an answer may be read before that is over."""
+    results = []
+    wishes = [["train", "preempt"],  # the next trial, and its end
+              ["preempt", "train"],  # the end of the one that is over by then, and a trial
+              ["train"]]
+
+    def read(event):
+        if event.kind == "trained":
+            results.append(event.result["status"])
+            for wish in wishes.pop(0) if wishes else ():
+                worker.expect() if wish == "train" else worker.ask(wish)
+
+    worker = Worker(read, tmp_path / "cache")
+    worker.expect()
+    threads = torch.get_num_threads()
+    try:
+        for number in range(4):
+            worker.answer(Train(id=f"{number}", directory=str(tmp_path / f"{number}"),
+                                config={"trainer": "charlm", **dataclasses.asdict(config)}))
+    finally:
+        torch.set_num_threads(threads)
+    assert results == ["complete", "preempted", "complete", "complete"]
 
 
 @pytest.mark.gpu

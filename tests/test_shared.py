@@ -29,6 +29,7 @@ from kaggle_runner.study.noise import confirmed
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.sweep.study_settings import Confirm
+from kaggle_runner.wording import without_password
 from tests import optuna_session, shared_session
 from tests.conftest import wait_for
 from tests.standins.postgres import PASSWORD, QUOTED, Postgres, Way
@@ -191,10 +192,13 @@ class TestBadInput:
     @pytest.mark.parametrize(("address", "said"), [
         ("sqlite:///x.db", "sqlite:///x.db is a file of one machine"),
         ("oracle://h/d", "oracle://h/d is no address of a database"),
-        ("", " is no address of a database"),
+        ("", "'' is no address of a database"),
         ("postgresql://", "postgresql:// is no address of a database"),
         ("postgresql://u:secret@h", "postgresql://u:***@h names no database"),
-        ("postgresql://u:sec@ret@h/d", "postgresql://...@h has more than one @"),
+        ("postgresql://u:secret@h/?sslmode=disable", "write it behind the host: postgresql://u:***@h/sweeps?sslmode="),
+        ("postgresql://h?password=secret", "postgresql://h?password=*** names no database"),
+        *((f"postgresql://u:{password}@h/d", "postgresql://...@h/d has a sign in its user or password that means")
+          for password in ("sec@ret", "secret word", "secret/1", "1/secret", "secret#1", "sec?ret", "a@secret/1")),
         ("postgresql://u:secret@h:port/d", "postgresql://u:***@h:port/d is no address of a database: its host or port"),
     ])
     def test_addresses_that_are_none_are_refused_without_the_password(self, address, said):
@@ -202,6 +206,12 @@ class TestBadInput:
             read_address(address)
         assert "secret" not in str(caught.value)
         assert "ret@" not in str(caught.value)
+
+    def test_a_password_behind_the_question_mark_is_hidden_as_well(self):
+        address = read_address("postgresql://h/d?user=me&password=sec%20ret&SSLPASSWORD=other&application_name=a@b")
+        assert address.shown == "postgresql://h/d?user=me&password=***&SSLPASSWORD=***&application_name=a@b"
+        assert "sec%20ret" in address.url
+        assert without_password(f"could not reach {address.url}: no") == f"could not reach {address.shown}: no"
 
     def test_a_password_with_every_special_letter_gets_in_and_stays_out_of_sight(self, tmp_path, server, url):
         shared_session.run(write_sweep(tmp_path), tmp_path / "study", 1, url)

@@ -84,12 +84,25 @@ class Worker:
         self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self._trainer: Trainer[Any] | None = None
         self._name = ""
-        self._end_asked: str | None = None
+        self._read, self._begun = 0, 0
+        self._end: tuple[int, str] | None = None
         self._verdicts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def ask(self, end_asked: str) -> None:
-        """Have the running trial `stop` or be `preempt`ed at its next step; called from another thread."""
-        self._end_asked = end_asked
+    def expect(self) -> None:
+        """Count a request that was read and will be answered; called from another thread."""
+        self._read += 1
+
+    def ask(self, end: str) -> None:
+        """Have the request that was read last `stop` or be `preempt`ed at its next step; called from another thread.
+
+        It ends no other one, however late it comes or however early: what it ends may be answered already, and may not
+        have begun.
+        """
+        self._end = self._read, end
+
+    def _end_asked(self) -> str | None:
+        number, end = self._end or (0, None)
+        return end if number == self._begun else None
 
     def take_verdict(self, why_it_ends: str | None) -> None:
         """Let the trial that waits at a rung go on or end; called from another thread."""
@@ -98,6 +111,7 @@ class Worker:
     def answer(self, request: Request) -> None:
         """Carry out one request and emit its result; never raises for what a trial does wrong."""
         self._is_answered = False
+        self._begun += 1
         try:
             if isinstance(request, ForecastMemory):
                 self._answer(self._forecast(request))
@@ -127,8 +141,6 @@ class Worker:
             if out_of_memory or not self._followers or not self._followers.has_failed():
                 kind = "out_of_memory" if out_of_memory else "machine" if fault else "error"
                 self._fail(kind, fault or text.splitlines()[0])
-        finally:
-            self._end_asked = None
 
     def trainer(self, name: str) -> Trainer[Any]:
         """Return what trains such configs, warm from the last request if it was for the same trainer."""
@@ -151,7 +163,7 @@ class Worker:
         trainer = self.trainer(config.trainer)
         prepared = trainer.prepare(config)
         with self._team(request) as team:
-            control = Control(poll=lambda: self._end_asked, emit=self._emit, directory=Path(request.directory),
+            control = Control(poll=self._end_asked, emit=self._emit, directory=Path(request.directory),
                               checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps,
                               judge=self._judge, keep=request.keep, team=team,
                               metric=Metric(name=request.metric, goal=request.goal))
@@ -272,6 +284,7 @@ def main() -> None:
             elif isinstance(request, RungVerdict):
                 worker.take_verdict(request.why_it_ends)
             else:
+                worker.expect()
                 requests.put(request)
         os._exit(0)
 

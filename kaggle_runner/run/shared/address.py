@@ -1,5 +1,6 @@
 """The address of a database, read without any of its packages; the password is never shown."""
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -44,21 +45,20 @@ def read_address(text: str) -> Address:
     Raises:
         StudyError: it is none that can be used.
     """
-    url, _, study = text.strip().partition("#")
-    scheme, _, rest = url.partition("://")
-    scheme = scheme.lower()
-    kind, plus, driver = scheme.partition("+")
+    scheme, _, rest = text.strip().partition("://")
+    kind, plus, driver = scheme.lower().partition("+")
     kind = {"postgres": "postgresql"}.get(kind, kind)
-    shown = without_password(url)
+    if kind in DRIVERS and _has_a_bare_sign(rest):
+        raise StudyError(f"{kind}://...@{rest.rpartition('@')[2]} has a sign in its user or password that means "
+                         f"something else there; write @ as %40, / as %2F, # as %23, ? as %3F and a blank as %20")
+    rest, _, study = rest.partition("#")
+    shown = without_password(f"{scheme}://{rest}" if rest else text.strip())
     if kind == "sqlite":
         raise StudyError(f"{shown} is a file of one machine, and locks badly between processes; leave --storage out "
                          f"for a sweep of this machine, or use postgresql://user@host/database")
     if kind not in DRIVERS or not rest:
-        raise StudyError(f"{shown} is no address of a database; write postgresql://user@host/database, or mysql://...")
-    netloc = rest.partition("/")[0]
-    if netloc.count("@") > 1:
-        raise StudyError(f"{kind}://...@{netloc.rpartition('@')[2]} has more than one @; write the one in the password "
-                         f"as %40")
+        raise StudyError(f"{shown or repr(shown)} is no address of a database; write postgresql://user@host/database, "
+                         f"or mysql://...")
     try:
         parts = urlsplit(f"x://{rest}")
         name = unquote(parts.path).strip("/")
@@ -67,5 +67,16 @@ def read_address(text: str) -> Address:
         raise StudyError(f"{shown} is no address of a database: its host or port cannot be read; write "
                          f"postgresql://user@host:5432/database") from error
     if not name:
-        raise StudyError(f"{shown} names no database; write it behind the host: {shown.rstrip('/')}/sweeps")
+        server, query = shown.partition("?")[::2]
+        raise StudyError(f"{shown} names no database; write it behind the host: {server.rstrip('/')}/sweeps"
+                         f"{query and '?'}{query}")
     return Address(url=f"{kind}{plus}{driver}://{rest}", study=unquote(study))
+
+
+def _has_a_bare_sign(rest: str) -> bool:
+    """Say whether what stands behind `://` has a sign before its host that ends the host's part of an address."""
+    server = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    path = re.split(r"[?#]", rest, maxsplit=1)[0][len(server):]
+    if server.count("@") > 1 or "@" in path or re.search(r"\s", server):
+        return True
+    return "@" in rest[len(server):] and "@" not in server and re.search(r":\D", server) is not None
