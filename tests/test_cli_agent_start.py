@@ -44,8 +44,18 @@ def test_a_signal_while_the_client_waits_for_w_and_b_ends_with_130_and_a_word(pe
 def test_a_server_that_fails_is_told_while_it_is_waited_for(person: Person) -> None:
     """What `sweep` made is found by its id alone, also by W&B's line for it."""
     (person.folder / "mine.yaml").write_text(json.dumps(SWEEP))
-    made, _ = person.run("sweep", "mine.yaml", "--backend", "wandb")
-    sweep, server = person.server.sweep, person.server
+    create, server = ("sweep", "mine.yaml", "--backend", "wandb"), person.server
+    _, stderr = person.run(*create, "--project", "a/b", status=1)
+    assert stderr.startswith("error: no sweep was created: 'a/b' is no name of a project: it has one of / \\ # ? % :")
+    assert server.state.sweeps == {}
+    server.fault(status=403, match="GetSweep")
+    _, stderr = person.run(*create, "--project", "other", status=1)
+    server.heal()
+    hidden = server.state.sweeps.popitem()[0]
+    assert stderr.startswith(f"error: W&B created the sweep tester/other/{hidden} and does not show it, so try "
+                             f"it with: agent tester/other/{hidden}; it says: ")
+    made, _ = person.run(*create)
+    sweep = server.sweep
     assert made.splitlines()[0] == f"sweep    tester/kaggle_runner/{sweep.name}"
     server.state.set_sweep_state(sweep.name, "FINISHED")
     server.fault(status=500, match="iewer", count=1)
@@ -63,6 +73,8 @@ def test_what_answers_in_w_and_bs_place_is_told_by_its_first_words(monkeypatch: 
                (404, b"not here", 0, "HTTP 404 is no server of W&B's: not here"),
                (200, b'{"data": ', 50, "IncompleteRead(9 bytes read, 50 more expected)"),
                (503, b"<html>busy</html>", 0, "answers with HTTP 503"),
+               (200, b'{"data": null, "errors": [{"message": "boom"}]}', 0, 'answers with an error: {"data": null, "err'),
+               (200, b'{"errors": "boom"}', 0, 'answers with an error: {"errors": "boom"}'),
                (403, b'{"errors": [{"message": "permission denied"}]}', 0, ""),
                (200, b'{"data": {"viewer": {"id": "x"}}}', 0, "")]
     now: list[tuple[int, bytes, int, str]] = []

@@ -50,8 +50,10 @@ class Answer:
     status: int | None = None
     """HTTP status; none: no answer."""
     problem: str = ""
-    """Why there is none."""
+    """Why there is none, or none that helps."""
     knows_key: bool = True
+    errors: str = ""
+    """What came in place of data."""
 
     @property
     def trouble(self) -> str:
@@ -60,7 +62,7 @@ class Answer:
             return f"W&B cannot be reached at {self.url}: {self.problem}"
         if _is_failing(self.status):
             return f"W&B at {self.url} answers with HTTP {self.status}"
-        return ""
+        return f"W&B at {self.url} answers with an error: {self.problem}" if self.problem else ""
 
 
 def ask_server() -> Answer:
@@ -68,7 +70,7 @@ def ask_server() -> Answer:
     answer, data = ask("query Viewer { viewer { id } }")
     if answer.status == 200 and data is not None and data.get("viewer", answer) is None:
         return replace(answer, knows_key=False)
-    return answer
+    return answer if data is not None or answer.status != 200 else replace(answer, problem=answer.errors)
 
 
 def ask(question: str, **variables: str) -> tuple[Answer, dict[str, Any] | None]:
@@ -87,11 +89,15 @@ def ask(question: str, **variables: str) -> tuple[Answer, dict[str, Any] | None]
     except ValueError:
         words = None
     if not isinstance(words, dict) and status != 401 and not _is_failing(status):  # a proxy, or the page of a login
-        seen = " ".join(text.decode(errors="replace").split())
         return Answer(url=url, problem=f"what answers there with HTTP {status} is no server of W&B's: "
-                                       f"{seen[:_SHOWN] or 'it says nothing'}"), None
+                                       f"{_shortened(text)}"), None
     data = words.get("data") if isinstance(words, dict) and status == 200 else None
-    return Answer(url=url, status=status, knows_key=status != 401), data if isinstance(data, dict) else None
+    errors = "" if isinstance(data, dict) else _shortened(text)
+    return Answer(url=url, status=status, knows_key=status != 401, errors=errors), data if not errors else None
+
+
+def _shortened(text: bytes) -> str:
+    return " ".join(text.decode(errors="replace").split())[:_SHOWN] or "it says nothing"
 
 
 def _answer_to(request: urllib.request.Request) -> tuple[int, bytes]:

@@ -25,6 +25,8 @@ from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 
 DEFAULT_PROJECT = "kaggle_runner"
 """Where `sweep` puts a sweep, and `agent` looks first, when nobody names a project."""
+NOT_IN_A_PROJECT = "/\\#?%:"
+"""Signs that no name of a project has. Source: wandb 0.31, `Settings.project`, and its error of one that has them."""
 W_AND_BS_PROJECT = "uncategorized"
 """Where W&B itself puts what names no project."""
 OVER_STATES = ("FINISHED", "CANCELED")
@@ -57,21 +59,29 @@ def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | Non
         SecretError: no key, or a malformed one.
         WandbError: W&B cannot be reached or refuses, or a prior run is unknown or not finished.
     """
-    key = connect(environment)
+    key, created = connect(environment), ""
     try:
         api = wandb.Api()
         entity = entity or spec.raw.get("entity") or os.environ.get("WANDB_ENTITY") or api.default_entity
         project = project or spec.raw.get("project") or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+        if set(project) & set(NOT_IN_A_PROJECT):
+            raise WandbError(f"no sweep was created: {project!r} is no name of a project: it has one of "
+                             f"{' '.join(NOT_IN_A_PROJECT)}; the entity has an option of its own, --entity")
         problems = [problem for name in prior_runs if (problem := _prior_problem(api, f"{entity}/{project}/{name}"))]
         if problems:
             raise WandbError(f"no sweep was created: {'; '.join(problems)}")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what we return
             name = wandb.sweep(dict(config or spec.for_wandb), entity=entity, project=project,
                                prior_runs=list(prior_runs))
-        found = api.sweep(f"{entity}/{project}/{name}")
-        return RemoteSweep(path=f"{entity}/{project}/{name}", url=found.url, state=found.state, spec=spec)
+        created = f"{entity}/{project}/{name}"
+        found = api.sweep(created)
+        return RemoteSweep(path=created, url=found.url, state=found.state, spec=spec)
     except API_ERRORS as error:
-        raise refused("W&B did not create the sweep", error, key) from error
+        if created:
+            raise refused(f"W&B created the sweep {created} and does not show it, so try it with: agent {created}; it "
+                          f"says", error, key) from error
+        raise refused("W&B does not say that it created the sweep; look for it on the project's page before you run "
+                      "this again; what came", error, key) from error
     finally:
         leave()
 
