@@ -424,7 +424,8 @@ def test_bash_offers_the_files_and_folders_that_an_argument_takes(tmp_path):
     for typed, wanted in BASH_OFFERS.items():
         script = BASH.format(python=sys.executable, words=typed, place=len(shlex.split(typed)))
         offered = subprocess.run(["bash", "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True,
-                                 env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout.splitlines()
+                                 env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": os.pathsep.join(
+                                     (str(Path(sys.executable).parent), os.environ["PATH"]))}).stdout.splitlines()
         assert wanted <= set(offered), (typed, offered)
         assert "mine.yaml" not in offered or typed.split()[0] not in ("show", "try"), "only folders are studies"
 

@@ -254,8 +254,10 @@ def test_the_page_shows_what_the_best_three_write_and_nothing_where_nothing_was_
     (asked,) = read_answers(snapshot)
     assert asked.answers == (("0003", "<i>0003</i>"), ("0001", "<i>0001</i>")), "0002 kept none, 0000 is the fourth"
     page = write_page([snapshot.directory]).read_text()
-    assert ("<tr><td>&lt;b&gt;say&lt;/b&gt; it</td><td>yes &amp; no</td><td>?</td><td>&lt;i&gt;0003&lt;/i&gt;</td>"
-            "<td>&lt;i&gt;0001&lt;/i&gt;</td></tr>") in page
+    shown = (("asked", "&lt;b&gt;say&lt;/b&gt; it"), ("the row answers", "yes &amp; no"), ("untouched base", "?"),
+             ("trial 0003", "&lt;i&gt;0003&lt;/i&gt;"), ("trial 0001", "&lt;i&gt;0001&lt;/i&gt;"))
+    rows = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in shown)
+    assert f'<dl class="how asked">{rows}</dl>' in page
 
 
 def test_a_study_of_an_earlier_version_says_nothing_of_other_metrics(tmp_path):

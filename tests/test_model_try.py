@@ -178,7 +178,7 @@ def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
                 "batch_size": 16, "gradient_accumulation_steps": 1, "evaluations": 1}.items()}}}))
     done = CliRunner().invoke(cli, ["dry-run", "sweep.yaml", "--study", "chars", "--no-pruning"])
     assert done.exit_code == 0, done.output
-    assert "\nnext     python -m kaggle_runner try chars  have it write\nreport   " in done.stdout
+    assert "\nnext     python -m kaggle_runner try chars  # have it write\nreport   " in done.stdout
     best = read_study(tmp_path / "chars").best.trial.id
     assert [path.parent.name for path in (tmp_path / "chars").glob("trials/*/model.pt")] == [best]
     done = run("chars", "--rows", "2", "--max-new-tokens", "20")
