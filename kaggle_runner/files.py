@@ -197,17 +197,12 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                              f"to lose only that event") from error
 
 
-def is_damaged(path: Path) -> bool:
-    """Say whether a line of a JSON-lines file is not as it was written."""
+def sound_lines(path: Path) -> list[dict[str, Any]] | None:
+    """Return the rows of a JSON-lines file; nothing of one with a line that is not as it was written."""
     try:
-        return not all(True for _ in json_lines(path))
+        return list(json_lines(path))
     except StudyError:
-        return True
-
-
-def sound_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file; none of a damaged one: what they say is begun anew."""
-    return [] if is_damaged(path) else list(json_lines(path))
+        return None
 
 
 def write_checked(path: Path, values: Mapping[str, Any]) -> None:

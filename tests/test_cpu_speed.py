@@ -32,9 +32,9 @@ def test_more_threads_are_taken_where_they_are_faster(tmp_path):
     assert choose(batch, most_threads=3, cache_directory=tmp_path, key="a").threads == 3
 
 
-@pytest.mark.parametrize(("share", "dtype"), [(0.1, torch.bfloat16), (0.9, torch.float32), (3.0, torch.float32)])
+@pytest.mark.parametrize(("share", "dtype"), [(0.4, torch.bfloat16), (0.9, torch.float32), (3.0, torch.float32)])
 def test_bfloat16_is_taken_only_where_it_is_much_faster(tmp_path, share, dtype):
-    batch = batch_that_takes({1: 0.05}, share)
+    batch = batch_that_takes({1: 0.2}, share)  # a busy machine adds some hundredths
     assert choose(batch, most_threads=1, cache_directory=tmp_path, key="a").compute_dtype is dtype
 
 

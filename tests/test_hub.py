@@ -126,7 +126,7 @@ def test_a_setting_with_which_nobody_is_asked_is_named(tmp_path):
     with pytest.raises(DataError, match=r"the dataset 'me/thing' is not in the cache of this .* or give a local file"):
         load_rows(FinetuneConfig(dataset="me/thing"), cache_directory=tmp_path)
     for error, kind in ((ModelError, "model"), (DataError, "dataset")):
-        with pytest.raises(httpx.UnsupportedProtocol) as raised:
+        with pytest.raises(httpx.UnsupportedProtocol, match="missing an 'http://' or 'https://' protocol") as raised:
             httpx.get("hub.example/x")
         with pytest.raises(error, match=r"^HF_ENDPOINT is 'https://huggingface\.co', which is no address of a hub; it "
                                         r"begins with https:// or http://; correct it"):

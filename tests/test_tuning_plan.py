@@ -15,8 +15,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from kaggle_runner.cli.lab import as_text
 from kaggle_runner.cli.main import cli
-from kaggle_runner.cli.table import as_text
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.lab.archive import archive_study, archived_studies, restore_study

@@ -1,6 +1,7 @@
 """The commands of the tuning lab: vary, tune, archive, archived, restore."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -17,8 +18,8 @@ from kaggle_runner.cli.shared import (
     tell_launcher,
     typed_command,
 )
-from kaggle_runner.cli.table import as_text
-from kaggle_runner.cli.words import as_typed, command, say, width_of
+from kaggle_runner.cli.table import Column, block_of, row_lines, width_needed
+from kaggle_runner.cli.words import as_typed, command, flowing, say, width_of
 from kaggle_runner.errors import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -140,6 +141,31 @@ def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Envir
 
     environment.for_training(cpu_only=cpu)
     return LabOrder(directory=directory, cpu_only=cpu, deadline=find_deadline(deadline, environment, os.environ))
+
+
+def as_text(markdown: str, width: int | None) -> str:
+    """Return the words of a summary without its marks, for a terminal; no line is longer than `width`."""
+    blocks = []
+    for block in markdown.strip().split("\n\n"):
+        if block.startswith("|"):
+            header, _, *rows = [[_unmarked(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+                                for line in block.split("\n")]
+            columns = [Column(name=name, cells=cells) for name, cells in
+                       zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True)]
+            is_wide = width is not None and width_needed(columns) > width
+            blocks.append("\n".join(line for i in range(len(rows)) for line in block_of(columns, i, width or 0))
+                          if is_wide else "\n".join(row_lines(columns)))
+        elif block.startswith("#"):
+            title = _unmarked(block.lstrip("#"))
+            blocks.append(f"{title}\n{('=' if block.startswith('# ') else '-') * min(len(title), width or len(title))}")
+        else:
+            blocks.append(flowing(_unmarked(block), width, hanging=2 if block.startswith("- ") else 0))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _unmarked(text: str) -> str:
+    """Return a cell or a paragraph of Markdown without its marks for bold, code and what is meant as written."""
+    return re.sub(r"\\(.)", r"\1", re.sub(r"\*\*(.+?)\*\*|(?<!\\)`([^`]+)`", r"\1\2", text)).strip()
 
 
 def _say_unfinished(directory: Path, reason: str) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kaggle_runner.cli.params import StudyPath, SweepFile
-from kaggle_runner.cli.shared import confirming, detect_here, positive
+from kaggle_runner.cli.shared import confirming, detect_here, positive, refuse_both
 from kaggle_runner.cli.words import complain, say
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
 
     source = study_of(file) if full else None
     spec = full_spec(read_chosen(file)[0], epochs) if full else read_sweep(file)
-    if confirm and no_confirm:
-        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+    refuse_both(confirm, no_confirm)
     spec = replace(spec, run_cap=count or spec.run_cap, confirm=OFF if no_confirm else confirm or spec.confirm)
     environment = detect_here()
     limit_s = environment.session_limit_s

@@ -58,6 +58,12 @@ def confirming(context: click.Context, parameter: click.Parameter, value: str | 
     return found
 
 
+def refuse_both(confirm: "Confirm | None", no_confirm: bool) -> None:
+    """Refuse `--confirm` beside `--no-confirm`."""
+    if confirm and no_confirm:
+        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+
+
 def sweep_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every command that runs trials has."""
     for option in (
@@ -108,8 +114,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
         require_internet(servers_of("sweep", os.environ), environment.host)
     directory = study or directory_of(spec.name, environment, suffix)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
-    if confirm and no_confirm:
-        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+    refuse_both(confirm, no_confirm)
     confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else
                                 (confirm or spec.confirm or OFF) if shared else confirm)
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,

@@ -4,13 +4,12 @@ what comes next.
 Tried in this order: whole names; short names, explained below; one block for each trial.
 """
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.cli.words import as_typed, command, fitted, flowing
+from kaggle_runner.cli.words import as_typed, command, fitted
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.study.page_mark import is_current
@@ -68,13 +67,13 @@ def trial_table(snapshot: Snapshot, *, width: int | None, everything: bool = Fal
         lines.append(fitted("in all", _GAP.join(f"{column.name} {column.cells[0]}" for column in lifted), width))
     short = _short_names(columns, width)
     renamed = [Column(name=short.get(column.name, column.name), cells=column.cells) for column in columns]
-    if width is None or _width(renamed) <= width:
-        lines += _rows(renamed)
+    if width is None or width_needed(renamed) <= width:
+        lines += row_lines(renamed)
         if short:
             lines.append(fitted("short", ", ".join(f"{new} = {old}".replace(" ", "\0")
                                                    for old, new in short.items()), width).replace("\0", " "))
     else:
-        blocks = [_block(columns, number, width) for number in range(shown)]
+        blocks = [block_of(columns, number, width) for number in range(shown)]
         if not everything:  # few trials of many lines are as much to read as many of one
             shown = min(shown, max(LEAST_BLOCKS, BLOCK_LINES // max(map(len, blocks))))
         lines += [line for block in blocks[:shown] for line in block]
@@ -127,7 +126,8 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
     ]
 
 
-def _width(columns: Sequence[Column]) -> int:
+def width_needed(columns: Sequence[Column]) -> int:
+    """Return how wide a table is, one trial a line."""
     return sum(column.width for column in columns) + len(_GAP) * (len(columns) - 1)
 
 
@@ -146,44 +146,20 @@ def _short_names(columns: Sequence[Column], width: int | None) -> dict[str, str]
     return {column.name: short[column.name] for column in columns if column.name in short}
 
 
-def _rows(columns: Sequence[Column]) -> list[str]:
+def row_lines(columns: Sequence[Column]) -> list[str]:
+    """Return a table's header and its rows."""
     lines = zip(*([column.name, *column.cells] for column in columns), strict=True)
     return [_GAP.join(cell.ljust(column.width) for cell, column in zip(line, columns, strict=True)).rstrip()
             for line in lines]
 
 
-def _block(columns: Sequence[Column], number: int, width: int) -> list[str]:
+def block_of(columns: Sequence[Column], number: int, width: int) -> list[str]:
     """Return one trial over several lines: what it is called, then its cells with their names."""
     head, *others = [(column.name, column.cells[number]) for column in columns if column.cells[number]]
     items = [f"{name} {cell}".replace(" ", "\0" if len(name) + len(cell) < width - 2 else " ") for name, cell in others]
     return [f"{head[0]} {head[1]}", *(line.replace("\0", " ") for line in textwrap.wrap(
         _GAP.join(items), width, initial_indent="  ", subsequent_indent="  ", break_long_words=False,
         break_on_hyphens=False))]
-
-
-def as_text(markdown: str, width: int | None) -> str:
-    """Return the words of a summary without its marks, for a terminal; no line is longer than `width`."""
-    blocks = []
-    for block in markdown.strip().split("\n\n"):
-        if block.startswith("|"):
-            header, _, *rows = [[_unmarked(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-                                for line in block.split("\n")]
-            columns = [Column(name=name, cells=cells) for name, cells in
-                       zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True)]
-            is_wide = width is not None and _width(columns) > width
-            blocks.append("\n".join(line for i in range(len(rows)) for line in _block(columns, i, width or 0))
-                          if is_wide else "\n".join(_rows(columns)))
-        elif block.startswith("#"):
-            title = _unmarked(block.lstrip("#"))
-            blocks.append(f"{title}\n{('=' if block.startswith('# ') else '-') * min(len(title), width or len(title))}")
-        else:
-            blocks.append(flowing(_unmarked(block), width, hanging=2 if block.startswith("- ") else 0))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _unmarked(text: str) -> str:
-    """Return a cell or a paragraph of Markdown without its marks for bold, code and what is meant as written."""
-    return re.sub(r"\\(.)", r"\1", re.sub(r"\*\*(.+?)\*\*|(?<!\\)`([^`]+)`", r"\1\2", text)).strip()
 
 
 def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:

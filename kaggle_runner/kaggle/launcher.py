@@ -214,7 +214,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
             elif path.suffix == ".js":
                 content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
             elif path.suffix == ".css":
-                content = b" ".join(content.split())
+                content = b" ".join(re.sub(rb"(?s)/\*.*?\*/", b"", content).split())
             files[f"{root.name}/{inside.as_posix()}"] = content
     return files
 

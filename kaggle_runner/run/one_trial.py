@@ -57,7 +57,7 @@ class TrialRunner:
             return "interrupted"
         snapshot = self.study.snapshot()
         rows = sound_lines(snapshot.directory / "trials" / trial.id / "history.jsonl")
-        done = max((row["step"] for row in rows), default=0)
+        done = max((row["step"] for row in rows or ()), default=0)  # one that is damaged starts over
         with contextlib.suppress(ConfigError):  # for the supervisor to say, as the trial's own failure
             return refusal(self.supervisor.counted(trial.config), snapshot, self.deadline, steps_done=done)
         return None

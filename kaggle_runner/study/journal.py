@@ -232,14 +232,14 @@ class Study:
     def cut_history(self, trial_id: str, step: int) -> list[dict[str, Any]]:
         """Drop the rows of a trial's history after a step, the one it goes on from, and return those that stay."""
         path = self.trial_directory(trial_id) / "history.jsonl"
-        kept = [row for row in sound_lines(path) if row["step"] <= step]
+        kept = [row for row in sound_lines(path) or () if row["step"] <= step]
         write_atomically(path, "".join(map(line_of, kept)))
         return kept
 
     def cut_off(self, trial_id: str, reason: str, **notes: Any) -> TrialResult:
         """Return the result of a trial that was ended from outside, made from its rows: it goes on later."""
         snapshot = self.snapshot()
-        rows = sound_lines(self.trial_directory(trial_id) / "history.jsonl")
+        rows = sound_lines(self.trial_directory(trial_id) / "history.jsonl") or []
         record = next(record for record in snapshot.records if record.trial.id == trial_id)
         return TrialResult(
             id=trial_id, status=Status.PREEMPTED, **Evaluations.of_rows(snapshot.metric, rows).facts, reason=reason,

@@ -17,7 +17,7 @@ import torch
 from kaggle_runner.config import known_to_0_2
 from kaggle_runner.errors import ForeignCheckpoint
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.files import cannot_write, is_damaged, replacing
+from kaggle_runner.files import cannot_write, replacing, sound_lines
 
 KEPT = 2
 HISTORY = "history.jsonl"
@@ -120,7 +120,7 @@ def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | 
         ForeignCheckpoint: the checkpoint was written by another config.
     """
     newest_first = _newest_first(directory / "checkpoint")
-    if newest_first and is_damaged(directory / HISTORY):
+    if newest_first and sound_lines(directory / HISTORY) is None:
         emit(Note(text=f"{HISTORY} of the trial is damaged, and with it what came before its checkpoint; the trial "
                        f"starts over"))
         return None

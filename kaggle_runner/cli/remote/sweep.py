@@ -16,6 +16,7 @@ from kaggle_runner.cli.shared import (
     print_next,
     print_page,
     print_study,
+    refuse_both,
     require,
     typed_command,
     warn_of_no_page,
@@ -79,8 +80,7 @@ def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents
     """Choose the points of a sweep on W&B, and print what its agents made of them."""
     require(SEARCH_PACKAGES, "local")
     require(("wandb",), "wandb")
-    if confirm and no_confirm:
-        raise click.UsageError("--confirm and --no-confirm say the opposite; give one of them")
+    refuse_both(confirm, no_confirm)
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.keys import require_key
