@@ -124,9 +124,12 @@ def test_two_agents_one_of_them_killed_and_the_search_killed_train_each_trial_on
                     why="one hangs, the other goes on")
     first.kill()
     dies.kill()
-    with server.state.lock:  # as after five minutes of silence
-        lost = server.run(hang.read_text())
-        lost.move("crashed")
+    lost = server.run(hang.read_text())
+    server.wait_for(lambda state: all(run is lost or run.exitcode is not None for run in state.runs.values()), 60,
+                    why="what was given out is trained")
+    server.state.crash_after_s = 3.0  # for the cloud's five minutes; what is on its way may come in until then
+    server.wait_for(lambda state: lost.state == "crashed", 60, why="the server notes the silence")
+    server.state.crash_after_s = 300.0
     second = search(start, server, file, study, 4, arguments).finish(200)
     goes_on.finish(60)
     assert second.facts["unfinished"] == [False], second.text
