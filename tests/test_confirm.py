@@ -104,6 +104,7 @@ def test_a_confirmation_with_failures_counts_what_is_whole_and_none_says_nothing
 ORDERS: dict[str, tuple[list[float], list[list[float | None]], list[str]]] = {
     "the best mean, before one whose single value is lower than it": (
         [1.00, 1.01, 1.02, 1.03], [[1.2, 1.2], [1.05, 1.05], [1.3, 1.3]], ["0001", "0000", "0002", "0003"]),
+    "by the seeds that both met, where one met a hard one more": ([1.00, 1.01], [[1.1, 1.9], [1.2]], ["0000", "0001"]),
     "not one that failed with another seed": (
         [1.00, 1.01, 1.02, 1.03], [[None, 0.5], [1.05, 1.05], [1.3, 1.3]], ["0001", "0002", "0000", "0003"]),
     "the only one that did not fail": (

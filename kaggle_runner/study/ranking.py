@@ -1,8 +1,8 @@
 """Which configuration of a study is best: by the mean over its seeds, those that further seeds have confirmed first.
 
 The best of many single values is the luckiest. So a configuration that met others with further seeds is judged by all
-of its seeds, and goes before those that one seed each has put where they are; one that came later, and whose value is
-better than all that the confirmed ones had in the sweep, leads until it is confirmed too.
+of the seeds that they share, and goes before those that one seed each has put where they are; one that came later, and
+whose value is better than all that the confirmed ones had in the sweep, leads until it is confirmed too.
 """
 
 import statistics
@@ -81,7 +81,7 @@ def rank(records: Sequence[TrialRecord], confirming: Sequence[TrialRecord], metr
     def key(value: float, one: Ranked) -> tuple[float, float, int]:
         return metric.sign * value, own_rank(one.records[0], metric)[0][1], one.records[0].trial.number
 
-    swept = [one for _, one in sorted(found, key=lambda pair: key(*pair))]
+    swept = _with_shared_seeds([one for _, one in sorted(found, key=lambda pair: key(*pair))])
     whole = [one for one in swept if one.further and not one.failed]
     tried = [one for one in swept if one.further or one.failed]
     if not whole or len(whole) + sum(bool(one.failed) for one in swept) < 2:
@@ -89,6 +89,16 @@ def rank(records: Sequence[TrialRecord], confirming: Sequence[TrialRecord], metr
     later = swept[:swept.index(tried[0])]
     rest = [replace(one, further=()) for one in swept if one not in whole and one not in later]
     return (*later, *sorted(whole, key=lambda one: key(one.mean, one)), *rest)
+
+
+def _with_shared_seeds(found: Sequence[Ranked]) -> list[Ranked]:
+    """Keep of the trainings that confirm configurations those with seeds that all of these met: some are hard."""
+    seeds = [{seed_of(record.trial.params) for record in one.further} for one in found if one.further and not one.failed]
+    shared = set.intersection(*seeds) if seeds else set()
+    if not shared:  # the sweep itself had trained some with several seeds, and each got others
+        return list(found)
+    return [replace(one, further=tuple(record for record in one.further if seed_of(record.trial.params) in shared))
+            for one in found]
 
 
 def own_rank(record: TrialRecord, metric: Metric) -> tuple[tuple[float, float], int]:
