@@ -93,7 +93,8 @@ def rank(records: Sequence[TrialRecord], confirming: Sequence[TrialRecord], metr
 
 def _with_shared_seeds(found: Sequence[Ranked]) -> list[Ranked]:
     """Keep of the trainings that confirm configurations those with seeds that all of these met: some are hard."""
-    seeds = [{seed_of(record.trial.params) for record in one.further} for one in found if one.further and not one.failed]
+    seeds = [{seed_of(record.trial.params) for record in one.further}
+             for one in found if one.further and not one.failed]
     shared = set.intersection(*seeds) if seeds else set()
     if not shared:  # the sweep itself had trained some with several seeds, and each got others
         return list(found)
