@@ -182,5 +182,6 @@ def test_a_question_is_found_in_what_is_written_around_it(template):
         return
     assert renderer.question_in(renderer.asking([Turn("user", "What?\nAnd • why?")])) == "What?\nAnd • why?"
     assert renderer.question_in("a text without a question") == "a text without a question"
-    told = renderer.asking([Turn("system", "Be brief."), Turn("user", "What?")])
-    assert "Be brief." in renderer.question_in(told) and "What?" in renderer.question_in(told)
+    told = renderer.question_in(renderer.asking([Turn("system", "Be brief."), Turn("user", "What?")]))
+    assert "Be brief." in told
+    assert "What?" in told
