@@ -335,6 +335,38 @@ def test_a_configuration_to_start_with_is_a_plain_file_or_a_sweep_file_of_fixed_
             read_start(best, spec)
 
 
+def test_a_configuration_to_start_with_is_checked_beside_what_the_sweep_holds_fixed(tmp_path: Path) -> None:
+    sweep, start = tmp_path / "char.yaml", tmp_path / "start.yaml"
+    sweep.write_text(
+        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  trainer: {value: charlm}\n"
+        "  batch_size: {values: [8, 16]}\n  max_length: {value: 16}\n  max_tokens: {value: 2560}\n")
+    start.write_text("batch_size: 16\nmax_tokens: 1\n")  # the sweep has its own max_tokens, the default is too few
+    assert read_start(start, read_sweep(sweep)) == {"batch_size": 16}
+    start.write_text("batch_size: 300\n")
+    with pytest.raises(SweepError, match=r"1 problem\n  max_tokens: must be at least the 4800 of one step"):
+        read_start(start, read_sweep(sweep))
+
+
+@pytest.mark.parametrize(("options", "change", "said"), [
+    ({"prior_studies": ("nowhere",)}, {}, "is not a study"),
+    ({"prior_studies": ("study",)}, {}, "is the study itself"),
+    ({"prior_studies": ("earlier",)}, {"method": "random"}, r"method: random learns from no trial"),
+    ({"start": {"lora_r": 4}}, {}, "has its first trial already"),
+    ({"count": None}, {}, "run_cap: missing"),
+    ({"seed": 7}, {}, "was made with seed 0, not 7")])
+def test_what_is_refused_beside_a_changed_file_is_refused_before_the_study_changes(
+        options: Mapping[str, Any], change: Mapping[str, str], said: str, earlier: Path, tmp_path: Path) -> None:
+    shutil.copytree(earlier, tmp_path / "study")
+    spec = read_sweep(write(tmp_path, high="3.0e-4", **change))
+    places = {"earlier": earlier, "study": tmp_path / "study", "nowhere": tmp_path / "nowhere"}
+    given = {name: tuple(places[folder] for folder in value) if name == "prior_studies" else value
+             for name, value in options.items()}
+    with pytest.raises((StudyError, SweepError), match=said):
+        begin_with(spec, order(tmp_path / "study", adopts=True, **given), lambda event: None)
+    assert (tmp_path / "study" / "trials.jsonl").read_text() == (earlier / "trials.jsonl").read_text()
+    assert not list(tmp_path.glob("study.*"))
+
+
 def test_a_configuration_outside_of_the_ranges_is_said_to_begin_at_their_nearest_point(tmp_path: Path) -> None:
     said: list[str] = []
     begin_with(read_sweep(write(tmp_path)), order(tmp_path / "study", start={"learning_rate": 5.0, "lora_r": 8}),

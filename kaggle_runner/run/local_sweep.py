@@ -8,8 +8,9 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from kaggle_runner.run.workers import prepare_session, worker_settings
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.table import format_value
-from kaggle_runner.study.trial import Trial
+from kaggle_runner.study.trial import Trial, TrialResult
 from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.spec import SweepSpec
 
@@ -214,13 +215,13 @@ def _measure_base_first(runner: TrialRunner, search: Search) -> None:
         runner.measure_base_of(first)
 
 
-def run_workers(runners: list[TrialRunner], search: Search, count: int | None,
-                ending: threading.Event) -> list[SearchEnd]:
+def run_workers(runners: list[TrialRunner], search: Search, count: int | None, ending: threading.Event,
+                run_one: Callable[[TrialRunner, Trial], TrialResult] = TrialRunner.run) -> list[SearchEnd]:
     """Run trials on every worker until nothing is left to do; an error in one ends the others cleanly."""
 
     def run(runner: TrialRunner) -> SearchEnd:
         try:
-            return run_sweep(search, run_trial=runner.run, count=count,
+            return run_sweep(search, run_trial=partial(run_one, runner), count=count,
                              may_start=lambda: "interrupted" if ending.is_set() else None)
         except BaseException:
             ending.set()
