@@ -210,7 +210,7 @@ def test_a_training_that_the_machine_ended_is_tried_again_and_counts_neither_way
     for kind, order, of_lost in (("crash", ["0000", "0001"], "does not count until it is trained again"),
                                  ("not_finite", ["0001", "0000"], "in the sweep, but with seed 43 it failed: x")):
         study = tmp_path / kind
-        snapshot = study_with(study, [1.0, 1.2, 1.4], [[1.0, 1.0], [1.2, 1.2], [1.4, 1.4]])
+        study_with(study, [1.0, 1.2, 1.4], [[1.0, 1.0], [1.2, 1.2], [1.4, 1.4]])
         beside = Study(confirm_directory(study))
         first = read_study(beside.directory).records[0].trial
         beside.record_start(first, {})
