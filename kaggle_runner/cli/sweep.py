@@ -197,21 +197,32 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     from kaggle_runner.study.journal import read_study
 
     spec, name = read_chosen(file)
+    source = study_of(file)
     if full:
         name = f"{name.removesuffix(BEST_SUFFIX)}-final"
-        source = study_of(file)
         by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
-        _train_fully(full_spec(spec, epochs, by), name, study, processes, deadline, cpu)
+        spec = full_spec(spec, epochs, by)
+        _train_fully(spec, study or _place(name, spec, source), processes, deadline, cpu)
         return
     options = {"epochs": epochs, "processes": processes, "metric": metric}
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
-    run_spec(replace(spec, name=name), study=study, cpu_only=cpu, deadline=deadline)
+    run_spec(replace(spec, name=name), study=study or _place(name, spec, source), cpu_only=cpu, deadline=deadline)
 
 
-def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: int | None, deadline: str | None,
-                 cpu: bool) -> None:
+def _place(name: str, spec: "SweepSpec", source: Path | None) -> Path:
+    """Return where what a study chose is trained, and say if it is not where it usually is."""
+    from kaggle_runner.study.best_file import place_for
+
+    usual = directory_of(name, detect_here())
+    place = usual if source is None else place_for(usual, spec.raw)
+    if place != usual:
+        complain(f"{usual} has the training of another choice of {source}; this one is trained in {place}")
+    return place
+
+
+def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, deadline: str | None, cpu: bool) -> None:
     """Run a final training, and print what it came to as the end of a sweep does."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
@@ -225,7 +236,6 @@ def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: in
     environment.for_training(cpu_only=cpu)
     if environment.host != "local" and spec.hub_names:
         require_internet(servers_of("sweep", os.environ), environment.host)
-    directory = study or directory_of(name, environment)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
                        deadline=find_deadline(deadline, environment, os.environ))

@@ -46,7 +46,7 @@ OF_AGENTS = ("wandb", "machine/gpu_lock", "machine/writable")
 """What works for a sweep on W&B."""
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
-    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/fetch"),
+    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/address", "run/shared/fetch"),
     "train": (*OF_MODELS, *OF_SEARCHES, *OF_AGENTS),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),
