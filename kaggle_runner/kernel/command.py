@@ -102,8 +102,12 @@ def _handing_on_stops(process: subprocess.Popen[str], asked: list[str]) -> Itera
 
 
 def _stop(process: subprocess.Popen[str], number: signal.Signals, asked: list[str]) -> None:
+    def end() -> None:
+        asked.append("SIGKILL")
+        process.kill()
+
     asked.append(number.name)
     process.send_signal(number)
-    timer = threading.Timer(GRACE_S, lambda: (asked.append("SIGKILL"), process.kill()))
+    timer = threading.Timer(GRACE_S, end)
     timer.daemon = True
     timer.start()
