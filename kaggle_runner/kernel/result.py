@@ -117,7 +117,7 @@ def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
 def _hidden(snapshots: Sequence[Snapshot]) -> list[str]:
     """Gather which packages of the image the workers hid from their libraries, and why."""
     notes = [record.result.notes for snapshot in snapshots for record in snapshot.records if record.result]
-    return sorted({str(note["hidden_package"]) for note in notes if note.get("hidden_package")})
+    return sorted({text for note in notes for text in str(note.get("hidden_package") or "").split("; ") if text})
 
 
 def _versions() -> dict[str, str]:
