@@ -12,25 +12,11 @@ def main() -> NoReturn:
     _open_what_is_closed()
     try:
         from kaggle_runner.cli import main as run
-    except ImportError as error:  # of what the command line itself is made of
-        from kaggle_runner.machine.broken import find_broken
 
-        broken = find_broken(error)
-        if broken is None:
-            raise
-        print(f"error: {broken.text}", file=sys.stderr, flush=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _interrupted()
-    try:
         run()
     except KeyboardInterrupt:
-        _interrupted()
-
-
-def _interrupted() -> NoReturn:
-    print("interrupted before anything was begun", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)  # half-imported packages need not be taken down
+        print("interrupted before anything was begun", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # half-imported packages need not be taken down
 
 
 def _open_what_is_closed() -> None:

@@ -4,12 +4,13 @@ Images hold packages that were built for another torch or numpy, and our librari
 that nothing here needs is hidden: the process starts again as if it were not installed.
 """
 
+import functools
 import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -103,11 +104,13 @@ def _blamed(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it comes from; that something was not there, and was done without, is no cause."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or (None if isinstance(context, ModuleNotFoundError) else context)
 
 
 def _frames(error: BaseException) -> list[tuple[str, str]]:
@@ -146,9 +149,14 @@ def _plain(distribution: str) -> str:
 
 def _distribution_of(name: str) -> str:
     """Return the name of a module's package for pip."""
+    return next(iter(_distributions().get(name, ())), name)
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
     import importlib.metadata
 
-    return next(iter(importlib.metadata.packages_distributions().get(name, ())), name)
+    return importlib.metadata.packages_distributions()
 
 
 def _hidden() -> dict[str, str]:

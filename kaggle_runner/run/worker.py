@@ -20,6 +20,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import queue
@@ -308,8 +309,9 @@ def main() -> None:
             start_without(broken, request)
         emit(Failed(failure="machine", message=broken.text))
 
+    asked = os.environ.pop(ASKED_VARIABLE, "")
     if NO_TORCH is not None:
-        for line in sys.stdin:
+        for line in itertools.chain(filter(None, [asked]), sys.stdin):
             refuse(NO_TORCH, read_request(line))
         return
     torch.set_num_threads(int(os.environ.get("KAGGLE_RUNNER_THREADS", str(torch.get_num_threads()))))
@@ -333,7 +335,7 @@ def main() -> None:
                 take(request)
         os._exit(0)
 
-    if asked := os.environ.pop(ASKED_VARIABLE, ""):
+    if asked:
         take(read_request(asked))
     threading.Thread(target=read, name="requests", daemon=True).start()
     failed, no_gpu = None, ""
