@@ -34,4 +34,4 @@ def test_what_no_hub_has_is_told_with_what_was_meant(monkeypatch, library, kind,
         monkeypatch.setitem(sys.modules, "huggingface_hub.utils", None)
     found = why_no_name(kind, text)
     assert said in found
-    assert (found == "") == (said == "") == is_name(kind, text)
+    assert (found == "") == (said == "") <= is_name(kind, text)
