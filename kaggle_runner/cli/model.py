@@ -199,15 +199,15 @@ def _conversation(outcome: "Outcome", environment: "Environment", notify: "Notif
 
 
 def _importing() -> "AbstractContextManager[None]":
-    """Return the context in which libraries are imported that take seconds, and the compiler's seconds are saved."""
+    """Return the context in which libraries are imported that take seconds."""
     from kaggle_runner.run.worker_process import PATIENT
 
     for name, value in PATIENT.items():  # read as torch is loaded
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
-    from kaggle_runner.run.worker import compiling_when_called
+    from kaggle_runner.run.worker import importing
 
-    return compiling_when_called()
+    return importing()
 
 
 COMMANDS = (export, try_)
