@@ -47,7 +47,7 @@ OF_AGENTS = ("wandb", "machine/gpu_lock", "machine/writable")
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
     "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/address", "run/shared/fetch"),
-    "train": (*OF_MODELS, *OF_SEARCHES, *OF_AGENTS),
+    "train": ("model", "cli/conversation", *OF_SEARCHES, *OF_AGENTS),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),
 }
