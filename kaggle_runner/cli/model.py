@@ -147,6 +147,7 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     from kaggle_runner.cli.progress import display
     from kaggle_runner.model.marker import is_export_of
     from kaggle_runner.model.outcome import find_outcome, no_adapter_of
+    from kaggle_runner.run.signals import interrupts_before_work
 
     if public and push is None:
         raise click.UsageError("--public is for what --push makes; give --push NAME too")
@@ -155,6 +156,7 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     if llama_cpp is not None and kind not in ("gguf", "ollama"):
         raise click.UsageError("--llama-cpp is for --to gguf and --to ollama; give one of them, or leave it out")
 
+    click.get_current_context().with_resource(interrupts_before_work(complain))  # a half model is taken away
     outcome = find_outcome(study, trial)
     if outcome.config.trainer == "charlm":  # before imports that take seconds
         raise no_adapter_of(outcome)

@@ -150,7 +150,7 @@ class Worker:
             with importing():
                 trainer_type = getattr(importlib.import_module(module), class_name)
             trainer: Trainer[Any] = trainer_type(self._emit, self._cache_directory, self._device)
-            trainer.measures_speed = self._followers is None
+            trainer.tries_bfloat16 &= self._followers is None
             self._trainer, self._name = trainer, name
         return self._trainer
 
