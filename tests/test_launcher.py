@@ -92,8 +92,9 @@ def test_a_command_about_a_finished_model_takes_its_room_instead_of_search_and_r
 
 
 def test_docstrings_and_comments_are_left_out_and_lines_stay_where_they_are():
-    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "#kept"  # Ä\n'
-    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "#kept"\n'
+    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "#kept"  # Ä\n    """B."""\n'
+    source += 'class C:\n    """D."""\n'
+    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "#kept"\n\nclass C:\n    ""\n'
     assert without_words(source.encode()).decode() == stripped
     for name, content in package_files().items():
         if name.endswith(".py"):

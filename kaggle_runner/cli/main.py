@@ -215,8 +215,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"interrupted: nothing that was recorded is lost; go on with: "
-                   f"{typed_command() or 'the same command'}", err=True)
+        complain(f"interrupted: nothing that was recorded is lost; go on with: {typed_command() or 'the same command'}")
         sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
         _start_without_unused(error)

@@ -75,10 +75,10 @@ def search_here(spec: SweepSpec, order: HereOrder, environment: Environment, not
         StudyError: the directory cannot be used, or is of another sweep file or seed.
     """
     spec.require_search()
-    known = begin_with(spec, order.local, notify)
     key = connect(environment, lambda text: notify(Note(text=text)))
     try:
         require_interface()
+        known = begin_with(spec, order.local, notify)
         with Study.open_for_writing(order.local.directory, name=spec.name, sweep=spec.raw, metric=spec.metric,
                                     goal=spec.goal, seed=order.local.seed) as study, end_on_signals(notify) as ending:
             if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
