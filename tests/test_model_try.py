@@ -224,7 +224,7 @@ def test_weights_of_beaten_character_models_go_unless_they_were_asked_for(tmp_pa
 
 @pytest.mark.parametrize(("own", "of_seed", "said"), [
     (True, True, "have it write"), (False, True, "have it write"),
-    (False, False, "its weights were not kept: train it again")])
+    (False, False, "its weights are not here: train it again")])
 def test_a_confirmed_winner_is_tried_by_the_weights_that_there_are(own, of_seed, said, tmp_path, capsys):
     params = [{"trainer": "charlm", "learning_rate": rate} for rate in (0.1, 0.2)]
     study = write_study(tmp_path / "chars", [Made(params=params[0], value=1.0), Made(params=params[1], value=1.1)])

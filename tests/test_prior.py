@@ -23,8 +23,8 @@ from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
 from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
-from kaggle_runner.study.journal import Study, read_study
-from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.study.journal import Study, read_study, refuse_another
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_start, read_sweep
 
 SWEEP = """
@@ -136,14 +136,20 @@ def test_a_range_that_was_narrowed_and_widened_again_is_as_one_that_was_not(earl
     directory = tmp_path / "study"
     shutil.copytree(earlier, directory)
     wide, narrow = (read_sweep(write(tmp_path, f"{high}.yaml", high=high)) for high in (WIDE, NARROW))
+    cut, params = Study(directory), {**read_study(directory).records[0].trial.params, "learning_rate": 2.5e-4}
+    cut.record_start(Trial(id="0008", number=8, params=params), {})
+    cut.record_end(TrialResult(id="0008", status=Status.FAILED, metric=None, reason="x"))
     adopt(directory, narrow)
+    shutil.copytree(directory, tmp_path / "direct")
     run(write(tmp_path, high=NARROW), directory, len(read_study(directory).records) + 2)
     new = len(read_study(directory).records)
     outside = len(known_of(read_study(directory)).lessons)
+    assert new == 8 - outside + 1 + 2
+    back = adopt(tmp_path / "direct", wide)
+    assert (back.kept, back.returned, back.learned, back.left) == (8 + 1, outside, 0, 0)
     adopt(directory, read_sweep(write(tmp_path, "other.yaml", steps=200)))  # with a turn in between
     back = adopt(directory, wide)
-    assert (back.kept, back.returned, back.learned, back.left) == (8 + 2, 8 + 2, 0, 0)
-    assert new == 8 - outside + 2
+    assert (back.kept, back.returned, back.learned, back.left) == (8 + 1 + 2, 8 + 1 + 2, 0, 0)
     after = read_study(directory)
     assert [(record.trial.params, record.result.metric) for record in after.records[:8]] == [
         (record.trial.params, record.result.metric) for record in read_study(earlier).records]
@@ -396,8 +402,9 @@ def test_a_wider_range_keeps_every_trial(earlier: Path, tmp_path: Path) -> None:
     before = read_study(directory)
     (directory / "trials" / "0002" / "history.jsonl").write_text('{"step": 1}\n')
     wider = write(tmp_path, "wider.yaml", high="1.0e-1")
-    with pytest.raises(StudyError, match=r"parameters.learning_rate differ; .* with --adopt what still counts"):
-        run(wider, directory, 7)
+    for refuse in (lambda: run(wider, directory, 7), lambda: refuse_another(directory, read_sweep(wider).raw)):
+        with pytest.raises(StudyError, match=r"parameters.learning_rate differ; .* with --adopt what still counts"):
+            refuse()
     found = adopt(directory, read_sweep(wider))
     assert (found.kept, found.learned, found.left) == (6, 0, 0)
     assert found.changes == ("parameters.learning_rate: {distribution: log_uniform_values, min: 1e-05, max: 0.01} -> "

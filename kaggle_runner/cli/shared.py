@@ -312,7 +312,7 @@ def _what_comes_out(snapshot: "Snapshot") -> list[tuple[str, str]]:
     if best is not None and best.trial.params.get("trainer") == "charlm":  # which nothing else is made of
         if weights_here(snapshot, best):
             return [(command("try", snapshot.directory), "have it write")]
-        return [(command("train", snapshot.directory), "its weights were not kept: train it again")]
+        return [(command("train", snapshot.directory), "its weights are not here: train it again")]
     if best is None or not (directory / "adapter").is_dir():
         return []
     steps = [(command("try", snapshot.directory), "ask it something")]

@@ -77,8 +77,9 @@ class Outcome:
     @property
     def again(self) -> str:
         """The command that trains it once more."""
-        config = self.snapshot.directory / "trials" / self.trial.id / "config.json"
-        return f"python -m kaggle_runner train {shlex.quote(str(config))}"
+        config, best = self.snapshot.directory / "trials" / self.trial.id / "config.json", self.snapshot.best
+        is_copy = not config.is_file() and best is not None and best.trial.id == self.trial.id  # of a shared study
+        return f"python -m kaggle_runner train {shlex.quote(str(self.snapshot.directory if is_copy else config))}"
 
 
 def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:

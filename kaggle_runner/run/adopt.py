@@ -233,8 +233,9 @@ def _counting(line: Sequence[Snapshot], spec: SweepSpec) -> list[_Kept]:
             point = repr(sorted(params.items()))
             times[point] += spec.method == "random"  # which may draw a point twice
             before = found.get((point, times[point]))
-            if before is None or (is_complete(record) and (before.study is not study
-                                                           or not is_complete(before.record))):
+            beats = before is None or (is_complete(record), before.study is not study) > (
+                is_complete(before.record), False)
+            if beats:
                 found[point, times[point]] = _Kept(record=record, params=params, study=study)
     return list(found.values())
 

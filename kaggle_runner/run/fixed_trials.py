@@ -83,7 +83,7 @@ def _run_waiting(runner: TrialRunner, waiting: "queue.SimpleQueue[Trial]", what:
             except queue.Empty:
                 return None
             if runner.failures.verdict:
-                raise WorkerError(runner.failures.verdict)
+                raise WorkerError(runner.failures.verdict + ("; the same command tries again" if goes_on else ""))
             result = run_twice(runner, trial, what) if goes_on else runner.run(trial, origin=what)
             if result.status is Status.PREEMPTED:
                 return result.reason

@@ -31,7 +31,7 @@ from kaggle_runner.run.shared.order import SharedOrder, join_shared, refuse_alon
 from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import prepare_session, worker_settings
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study, refuse_another
 from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Trial, TrialResult
@@ -97,6 +97,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
     if order.shared is None:
         refuse_alone(order.directory)
+    else:
+        refuse_another(order.directory, spec.raw)
     known = begin_with(spec, order, notify)
     record = join_shared(order.shared, spec, order.seed, known, notify) if order.shared else None
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
@@ -126,8 +128,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         everything = study if isinstance(search, OptunaSearch) else search
         before = everything.snapshot()
         finished = len(before.finished)
-        notify(SweepStarted(total=total, finished=finished, directory=str(order.directory), workers=len(workers),
-                            seconds=seconds_of(before)))
+        notify(SweepStarted(total=max(total, finished), finished=finished, directory=str(order.directory),
+                            workers=len(workers), seconds=seconds_of(before)))
         with contextlib.ExitStack() as supervisors:
             runners = [TrialRunner(
                 supervisor=supervisors.enter_context(Supervisor(
@@ -142,9 +144,10 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                     _measure_base_first(runners[0], search)
             outcomes = run_workers(runners, search, order.count, ending)
         snapshot = study.snapshot() if isinstance(search, OptunaSearch) else search.close()
-    telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
-    return SweepSession(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up,
-                        interrupted=telling.cut_short)
+    telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), None))
+    return SweepSession(snapshot=snapshot, reason=telling.reason if telling else search.reason,
+                        gave_up=telling is not None and telling.gave_up,
+                        interrupted=telling is not None and telling.cut_short)
 
 
 def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | None:

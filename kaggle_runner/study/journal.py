@@ -377,6 +377,13 @@ def other_seed(snapshot: Snapshot, seed: int) -> StudyError:
                       f"directory with --study, or leave --seed out")
 
 
+def refuse_another(directory: Path, sweep: Mapping[str, Any]) -> None:
+    """Raise a StudyError for trials of another sweep file, before anything is made for them elsewhere."""
+    begun = (directory / JOURNAL).is_file() and (directory / JOURNAL).stat().st_size
+    if begun and not (found := read_study(directory)).is_blank and (refusal := _why_another(found, sweep, None)):
+        raise refusal
+
+
 def _clear(directory: Path) -> None:
     """Make a study that has nothing one that has not begun, its journal at the last."""
     for name in ("optuna.journal", "trials"):
