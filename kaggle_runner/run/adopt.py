@@ -48,6 +48,8 @@ class Adopted:
     """How many of them come back from before an earlier change."""
     learned: int
     """Trials that the new file cannot have made, and that the search learns from, those of other studies too."""
+    learns: bool
+    """Whether the new file's method learns from trials: random search and grids do not."""
     left: int
     """Trials that tell the new study nothing: failed, pruned or cut off elsewhere."""
     aside: Path
@@ -56,8 +58,9 @@ class Adopted:
     def as_lines(self) -> list[str]:
         """Say it for a person."""
         again = f", {self.returned} of them from before an earlier change" if self.returned else ""
-        return [*self.changes, f"{self.kept} trials count here too{again}, {self.learned} are only learned from, "
-                               f"{self.left} are left behind; the study as it was is kept as {self.aside}"]
+        only = "are only learned from" if self.learns else "are kept for a file that learns"
+        return [*self.changes, f"{self.kept} trials count here too{again}, {self.learned} {only}, {self.left} are left "
+                               f"behind; the study as it was is kept as {self.aside}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +128,9 @@ class Adoption:
                 new.rename(directory)
             except OSError as error:
                 raise cannot_write(new, error) from error
-        return Adopted(changes=self.changes, kept=len(self.kept), learned=len(self.lessons), aside=aside,
-                       returned=sum(one.study is not old for one in self.kept), left=self.left)
+        return Adopted(changes=self.changes, learns=self.spec.method == "bayes", kept=len(self.kept),
+                       learned=len(self.lessons), aside=aside, left=self.left,
+                       returned=sum(one.study is not old for one in self.kept))
 
     def _write(self, new: Path, aside: Path) -> None:
         old, spec = self.old, self.spec
