@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +30,7 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
+from kaggle_runner.machine.broken import BrokenPackage, find_broken, hide_packages
 from kaggle_runner.machine.faults import ERRNOS
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 
@@ -206,6 +206,7 @@ for words in HELP:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; our own errors become one block on stderr and exit status 1, and Ctrl-C is 130."""
+    hide_packages()
     name = SHORT_NAME if COMPLETE_VARIABLE in os.environ else "python -m kaggle_runner"
     try:
         status = cli.main(args=arguments, prog_name=name, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
@@ -217,25 +218,27 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         complain(f"interrupted: nothing that was recorded is lost; go on with: {typed_command() or 'the same command'}")
         sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
+        _start_without_unused(error)
         complain(f"error: {error}")
         sys.exit(error.exit_status)
     except Exception as error:
-        broken = _broken_package(error)
+        broken = _start_without_unused(error)
         if broken:
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            complain(f"error: {broken} cannot be imported ({said}); run: pip install --force-reinstall {broken}")
+            complain(f"error: {broken.text}")
         elif isinstance(error, OSError) and error.errno in ERRNOS:  # of what is printed, mostly: files have words
             complain(f"error: a write failed: {error.strerror}; what was recorded is kept, so mend that, and run the "
                      f"same command again")
         elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
-            complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
+            complain(f"error: {error.name} is not installed; run: pip install {error.name}")
         else:
             raise
         sys.exit(1)
 
 
-def _broken_package(error: BaseException) -> str:
-    """Name the package of others that failed as it was imported; empty for any other failure."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
-    names = (frame.f_globals.get("__name__", "").split(".")[0] for frame in frames)
-    return next((name for name in names if name not in ("__main__", "kaggle_runner")), "")
+def _start_without_unused(error: BaseException) -> BrokenPackage | None:
+    """Return the package of others that an error comes from; one that nothing needs is hidden, and all begins again."""
+    broken = find_broken(error)
+    if broken and not broken.is_needed:
+        complain(f"warning: {broken.as_hidden}: the command starts again without it")
+        broken.hide()
+    return broken

@@ -104,8 +104,13 @@ def kaggle_runner_launch():
         traceback.print_exc()
         reason = str(error) if isinstance(error, SystemExit) else f"{{type(error).__name__}}: {{error}}"
         working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working")
-        with open(os.path.join(working, "result.json"), "w") as file:
-            json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason.removeprefix("error: ")}}, file)
+        path = os.path.join(working, "result.json")
+        try:
+            with open(path + ".new", "w") as file:
+                json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason.removeprefix("error: ")}}, file)
+            os.replace(path + ".new", path)
+        except OSError as full:
+            print(f"error: cannot write {{path}}: {{full.strerror}}; the session has no verdict")
         return 0
 
 
