@@ -146,9 +146,14 @@ def test_a_range_that_was_narrowed_and_widened_again_is_as_one_that_was_not(earl
     new = len(read_study(directory).records)
     outside = len(known_of(read_study(directory)).lessons)
     assert new == 8 - outside + 1 + 2
-    back = adopt(tmp_path / "direct", wide)
+    direct = Study(tmp_path / "direct")  # which was told of its own trials under their former names, too
+    remember(Known(lessons=lessons_of([tmp_path / "study.before-1"], narrow)), direct)
+    longer = read_sweep(write(tmp_path, "other.yaml", steps=200))
+    shutil.copytree(direct.directory, tmp_path / "third")
+    assert adopt(tmp_path / "third", longer).learned == 8
+    back = adopt(direct.directory, wide)
     assert (back.kept, back.returned, back.learned, back.left) == (8 + 1, outside, 0, 0)
-    adopt(directory, read_sweep(write(tmp_path, "other.yaml", steps=200)))  # with a turn in between
+    adopt(directory, longer)  # with a turn in between
     back = adopt(directory, wide)
     assert (back.kept, back.returned, back.learned, back.left) == (8 + 1 + 2, 8 + 1 + 2, 0, 0)
     after = read_study(directory)
