@@ -186,9 +186,10 @@ class Worker:
                               judge=self._judge, keep=request.keep, team=team,
                               metric=Metric(name=request.metric, goal=request.goal))
             result = trainer.train(config, request.id, control)
+        hidden = [*HIDDEN, result.notes.get("hidden_package", "")] if HIDDEN else []
         return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
                                  "notes": {**result.notes, "threads": trainer.threads,
-                           "hidden_package": "; ".join(filter(None, [*HIDDEN, result.notes.get("hidden_package")]))}}
+                           **({"hidden_package": "; ".join(filter(None, hidden))} if hidden else {})}}
 
     @contextlib.contextmanager
     def _team(self, request: Train) -> Iterator[Alone]:
