@@ -19,7 +19,8 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
-from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations
+from kaggle_runner.run.points.next_point import next_point
+from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations, remember
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
 from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
@@ -145,15 +146,20 @@ def test_a_range_that_was_narrowed_and_widened_again_is_as_one_that_was_not(earl
     new = len(read_study(directory).records)
     outside = len(known_of(read_study(directory)).lessons)
     assert new == 8 - outside + 1 + 2
-    back = adopt(tmp_path / "direct", wide)
+    direct = Study(tmp_path / "direct")  # which was told of its own trials under their former names, too
+    remember(Known(lessons=lessons_of([tmp_path / "study.before-1"], narrow)), direct)
+    longer = read_sweep(write(tmp_path, "other.yaml", steps=200))
+    shutil.copytree(direct.directory, tmp_path / "third")
+    assert adopt(tmp_path / "third", longer).learned == 8
+    back = adopt(direct.directory, wide)
     assert (back.kept, back.returned, back.learned, back.left) == (8 + 1, outside, 0, 0)
-    adopt(directory, read_sweep(write(tmp_path, "other.yaml", steps=200)))  # with a turn in between
+    adopt(directory, longer)  # with a turn in between
     back = adopt(directory, wide)
     assert (back.kept, back.returned, back.learned, back.left) == (8 + 1 + 2, 8 + 1 + 2, 0, 0)
     after = read_study(directory)
     assert [(record.trial.params, record.result.metric) for record in after.records[:8]] == [
         (record.trial.params, record.result.metric) for record in read_study(earlier).records]
-    assert after.best.result.metric == min(record.result.metric for record in after.records)
+    assert after.best.result.metric == min(record.result.metric for record in after.ranked)
     assert known_of(after).lessons == ()
     shutil.rmtree(tmp_path / "study.before-1")  # what is gone is still learned from, where it was measured
     adopt(directory, narrow)
@@ -229,6 +235,7 @@ def test_a_study_that_becomes_a_grid_repeats_no_point_and_skips_none(tmp_path: P
     before = [tuple(record.trial.params.values()) for record in read_study(directory).records]
     adopted = adopt(directory, read_sweep(tmp_path / "grid.yaml"))
     assert (adopted.kept, adopted.left) == (len(set(before)), 8 - len(set(before)))
+    assert "0 are kept for a file that learns" in adopted.as_lines()[-1]
     assert adopted.kept < 6
     end = run(tmp_path / "grid.yaml", directory, 99)
     after = [tuple(record.trial.params.values()) for record in read_study(directory).records]
@@ -247,6 +254,16 @@ def test_other_studies_mislead_where_their_best_comes_out_worse_than_the_default
     values = [Observation(params=params, told=Told.VALUE, value=value)
               for params, value in ((known, of_prior), (default, of_default)) if value is not None]
     assert misleads(prior, space, goal, default, values) is is_so
+
+
+def test_the_same_computation_that_is_known_and_was_made_again_counts_once(earlier: Path, tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path))
+    prior = observations(lessons_of([earlier], spec), spec)
+    past = [Observation(params=spec.with_tied(one.params), told=Told.VALUE, value=one.value) for one in prior[:4]]
+    space = SearchSpace.of(spec)
+    twice, once = (next_point(space, past, spec.goal, 1, home=space.key(prior[0].params), prior=known)
+                   for known in (prior, prior[4:]))
+    assert twice == once
 
 
 def test_how_far_another_surface_can_be_trusted_is_learned() -> None:
@@ -271,7 +288,9 @@ def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on
         known = begin_with(spec, order(directory, prior_studies=(earlier,), start={"lora_r": 32}), lambda event: None)
         with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                     seed=0) as study:
-            study.append(known.as_event())
+            for _ in range(2):  # the same option again adds nothing
+                remember(known, study)
+            assert len(study.snapshot().known) == 1
         for count in counts:
             run(sweep, directory, count)
         snapshot = read_study(directory)

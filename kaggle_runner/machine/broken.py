@@ -160,4 +160,7 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _hidden() -> dict[str, str]:
-    return dict(json.loads(os.environ.get(HIDDEN_VARIABLE) or "{}"))
+    try:
+        return {str(name): str(why) for name, why in json.loads(os.environ.get(HIDDEN_VARIABLE) or "{}").items()}
+    except (ValueError, AttributeError):  # somebody else's
+        return {}

@@ -6,6 +6,7 @@ moment leaves the old study, or the new one and the old.
 """
 
 import contextlib
+import json
 import os
 import shutil
 from collections import Counter
@@ -48,6 +49,8 @@ class Adopted:
     """How many of them come back from before an earlier change."""
     learned: int
     """Trials that the new file cannot have made, and that the search learns from, those of other studies too."""
+    learns: bool
+    """Whether the new file's method learns from trials: random search and grids do not."""
     left: int
     """Trials that tell the new study nothing: failed, pruned or cut off elsewhere."""
     aside: Path
@@ -56,8 +59,9 @@ class Adopted:
     def as_lines(self) -> list[str]:
         """Say it for a person."""
         again = f", {self.returned} of them from before an earlier change" if self.returned else ""
-        return [*self.changes, f"{self.kept} trials count here too{again}, {self.learned} are only learned from, "
-                               f"{self.left} are left behind; the study as it was is kept as {self.aside}"]
+        only = "are only learned from" if self.learns else "are kept for a file that learns"
+        return [*self.changes, f"{self.kept} trials count here too{again}, {self.learned} {only}, {self.left} are left "
+                               f"behind; the study as it was is kept as {self.aside}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +107,13 @@ class Adoption:
         taught = [record for record in old.records if is_complete(record) and same_training(record, spec) is None]
         own = {identity_of(study, record) for study in line for record in study.finished
                if same_training(record, spec) is not None}
-        earlier = [lesson for lesson in known_of(old).lessons if lesson.identity not in own]
+        counting = {_computation(lesson) for one in kept if is_complete(one.record)
+                    for lesson in lessons_in(one.study, [one.record], spec)}
+        lessons = {_computation(lesson): lesson for lesson in (
+            *known_of(old).lessons, *lessons_in(replace(old, directory=_aside(directory)), taught, spec))
+            if lesson.identity not in own}
         return cls(old=old, spec=spec, changes=changed, seed=seed, kept=tuple(kept),
-                   lessons=(*earlier, *lessons_in(replace(old, directory=_aside(directory)), taught, spec)),
+                   lessons=tuple(lesson for key, lesson in lessons.items() if key not in counting),
                    left=len(old.records) - len(here) - len(taught))
 
     def carry_out(self) -> Adopted:
@@ -125,8 +133,9 @@ class Adoption:
                 new.rename(directory)
             except OSError as error:
                 raise cannot_write(new, error) from error
-        return Adopted(changes=self.changes, kept=len(self.kept), learned=len(self.lessons), aside=aside,
-                       returned=sum(one.study is not old for one in self.kept), left=self.left)
+        return Adopted(changes=self.changes, learns=self.spec.method == "bayes", kept=len(self.kept),
+                       learned=len(self.lessons), aside=aside, left=self.left,
+                       returned=sum(one.study is not old for one in self.kept))
 
     def _write(self, new: Path, aside: Path) -> None:
         old, spec = self.old, self.spec
@@ -196,6 +205,11 @@ def _refuse_strange(old: Snapshot, spec: SweepSpec, seed: int | None) -> None:
                          f"counts here; choose another directory with --study")
     if seed is not None and seed != old.info.seed:
         raise other_seed(old, seed)
+
+
+def _computation(lesson: Lesson) -> tuple[str, float]:
+    """Return what tells a training from others, in whichever studies it has a name."""
+    return json.dumps(lesson.trained, sort_keys=True), lesson.value
 
 
 def _aside(directory: Path) -> Path:

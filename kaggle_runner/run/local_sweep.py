@@ -23,7 +23,7 @@ from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts, why_it_ends
 from kaggle_runner.run.points.observations import is_within
-from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations
+from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations, remember
 from kaggle_runner.run.points.space import near
 from kaggle_runner.run.rungs import extrapolated, rung_gate
 from kaggle_runner.run.search import OptunaSearch, Search, SearchEnd, require_end, run_sweep, warm_up
@@ -104,8 +104,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                  seed=record.info.seed if record else order.seed) as study,
           end_on_signals(notify) as ending, contextlib.ExitStack() as stack):
-        if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
-            study.append(known.as_event())
+        remember(known, study)
         workers = worker_settings(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         if order.one_thread:
             workers = [replace(worker, threads=1) for worker in workers]

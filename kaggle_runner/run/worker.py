@@ -69,10 +69,10 @@ if TYPE_CHECKING:
 
 HIDDEN = hide_packages()
 """What breaks as it is imported, and why: it is hidden before anything else is imported."""
-NO_TORCH: Exception | None = None
+NO_TORCH: BaseException | None = None
 try:
     import torch
-except Exception as error:
+except (Exception, SystemExit) as error:
     if __name__ != "__main__":
         raise
     NO_TORCH = error
@@ -186,9 +186,10 @@ class Worker:
                               judge=self._judge, keep=request.keep, team=team,
                               metric=Metric(name=request.metric, goal=request.goal))
             result = trainer.train(config, request.id, control)
+        hidden = [*HIDDEN, result.notes.get("hidden_package", "")] if HIDDEN else []
         return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
                                  "notes": {**result.notes, "threads": trainer.threads,
-                           "hidden_package": "; ".join(filter(None, [*HIDDEN, result.notes.get("hidden_package")]))}}
+                           **({"hidden_package": "; ".join(filter(None, hidden))} if hidden else {})}}
 
     @contextlib.contextmanager
     def _team(self, request: Train) -> Iterator[Alone]:
@@ -299,7 +300,7 @@ def main() -> None:
         os.dup2(protocol.fileno(), 1)
         broken.hide()
 
-    def refuse(error: Exception, request: Request) -> None:
+    def refuse(error: BaseException, request: Request) -> None:
         broken = find_broken(error)
         if broken is None:
             raise error
@@ -337,11 +338,12 @@ def main() -> None:
     if asked:
         take(read_request(asked))
     threading.Thread(target=read, name="requests", daemon=True).start()
-    failed, no_gpu = None, ""
+    failed: BaseException | None = None
+    no_gpu = ""
     try:
         worker.trainer(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
         emit(WorkerStarted(pid=os.getpid(), threads=torch.get_num_threads()))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         failed = error
     if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
         no_gpu = why_no_gpu()

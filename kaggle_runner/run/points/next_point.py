@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, squares_of
-from kaggle_runner.run.points.observations import TAUGHT, Observation, Told
+from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within
 from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Range
 
@@ -150,6 +150,8 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     taught = [o for o in past if o.told in TAUGHT]
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
+    found = {(space.key(o.params), o.value) for o in taught}  # the very same computation again tells nothing new
+    prior = [o for o in prior if not is_within(o) or (space.key(o.params), o.value) not in found]
     taught += prior
     values = [bad if o.value is None else sign * o.value for o in taught]
     places_NA = np.concatenate([tried_TA[teaches], _known_places(space, prior)])

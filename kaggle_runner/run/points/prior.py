@@ -16,7 +16,7 @@ from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.space import lies_on, near
-from kaggle_runner.study.journal import Snapshot, read_study
+from kaggle_runner.study.journal import Snapshot, Study, read_study
 from kaggle_runner.study.ranking import is_complete, value_of
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.sweep.distributions import same_value
@@ -69,6 +69,12 @@ def known_of(snapshot: Snapshot) -> Known:
         lessons |= {entry["identity"]: Lesson(**entry) for entry in event["lessons"] if "trained" in entry}
         start = event["start"] or start
     return Known(lessons=tuple(lessons.values()), start=start)
+
+
+def remember(known: Known | None, study: Study) -> None:
+    """Write what is known into a study's journal, unless it stands there."""
+    if known is not None and known.as_event() not in ({"event": "known", **event} for event in study.snapshot().known):
+        study.append(known.as_event())
 
 
 def lessons_of(directories: Sequence[Path], spec: SweepSpec) -> tuple[Lesson, ...]:
