@@ -27,7 +27,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kaggle_runner", "kaggle_runner.*"]),
-    package_data={"kaggle_runner": ["py.typed", "sweep/shipped/*.yaml", "training/demo_base/*",
+    package_data={"kaggle_runner": ["py.typed", "sweep/shipped/*", "training/demo_base/*",
                                     "training/models/*.json", "report/*.css", "report/*.js"]},
     include_package_data=False,
     install_requires=["click>=8.3", "PyYAML>=6.0", "python-slugify>=8.0", "rich>=13.9", "packaging>=26.1"],

@@ -1,5 +1,6 @@
 """Small real models and rows that several test files train on."""
 
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores; what needs more says so
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not Path("/dev/nvidiactl").exists():  # Triton runs kernels on a CPU if it is told so before it is imported
@@ -18,6 +20,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # of nohup, likewise
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the libraries' million objects out of every later collection: a tenth of what the tests compute."""
+    gc.collect()
+    gc.freeze()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:

@@ -45,6 +45,12 @@ def top(lines: str, method: str = "random", metric: str = "metric: {name: eval/l
     return f"method: {method}\n{metric}{lines}\nparameters:\n  lora_r: {{values: [8, 16]}}\n"
 
 
+def characters(line: str) -> str:
+    """Write a file of a character model whose steps are smaller than the default's."""
+    return ("method: grid\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  trainer: {value: charlm}\n"
+            f"  max_length: {{value: 16}}\n  max_tokens: {{value: 2560}}\n  {line}\n")
+
+
 def ranged(distribution: str, low: float, high: float, **others: float) -> Range:
     return Range(distribution=distribution, low=low, high=high, **others)
 
@@ -314,6 +320,16 @@ REFUSED: dict[str, Refused] = {
         text=of("lora_dropout: {distribution: beta, a: 2, b: 5}"), takes=True, problems=(
             "parameters.lora_dropout: the largest value of this beta is 1, but lora_dropout must be 0 to below 1, "
             "got 1.0",)),
+    "a wrong value, and another one that is fine beside the right one": Refused(
+        text=characters("batch_size: {values: [x, 16]}"), problems=(
+            "parameters.batch_size.values[0]: must be a whole number, got 'x'",)),
+    "a wrong value alone": Refused(
+        text=characters("batch_size: {value: 0}"), problems=(
+            "parameters.batch_size.value: must be at least 1, got 0",)),
+    "a clash, said with the file's own values": Refused(
+        text=characters("batch_size: {value: 512}"), problems=(
+            "parameters.max_tokens.value: must be at least the 8192 of one step (batch_size 512 x max_length 16), got "
+            "2560",)),
     "infinite": Refused(text=of("lora_r: {value: 8}", top="run_cap: .inf\n"), problems=(
         "run_cap: must be a finite number, got inf",)),
     "false for an end": Refused(text=of("weight_decay: {min: false, max: 0.1}"), problems=(

@@ -6,7 +6,7 @@ import pytest
 
 from kaggle_runner.config import TRAINERS, field_types
 from kaggle_runner.errors import SweepError
-from kaggle_runner.sweep.aliases import CHARLM_ONLY, LEAVE_OUT, MEANINGS, SPECIAL, WRITE, explain
+from kaggle_runner.sweep.aliases import CHARLM_ONLY, WRITE, explain, words
 from kaggle_runner.sweep.spec import read_configuration, read_sweep
 
 FINETUNE, CHARLM = (field_types(TRAINERS[name]) for name in ("finetune", "charlm"))
@@ -29,15 +29,15 @@ OTHERS = {
 
 def test_at_least_a_hundred_names_are_known_and_each_leads_to_a_field_or_out():
     renamed = {name: field for field, names in WRITE.items() for name in names.split()}
-    left_out = [name for names in LEAVE_OUT.values() for name in names.split()]
-    assert len(renamed) + len(SPECIAL) + len(left_out) > 250
+    left_out = [name for names in words().leave_out.values() for name in names]
+    assert len(renamed) + len(words().special) + len(left_out) > 250
     assert len(left_out) == len(set(left_out))
     assert len(renamed) == sum(len(names.split()) for names in WRITE.values())
     for name, field in renamed.items():
         assert field in FINETUNE, name
         assert name not in FINETUNE, name
-        assert explain(name, FINETUNE) == f"write {field}, {MEANINGS[field]}"
-    for name, answer in SPECIAL.items():
+        assert explain(name, FINETUNE) == f"write {field}, {words().meanings[field]}"
+    for name, answer in words().special.items():
         assert explain(name, FINETUNE) == answer
     for name in left_out:
         assert name not in FINETUNE, name

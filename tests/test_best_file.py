@@ -9,7 +9,7 @@ import yaml
 
 from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import StudyError
-from kaggle_runner.study.best_file import read_chosen, write_best
+from kaggle_runner.study.best_file import place_for, read_chosen, write_best
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, write_study
@@ -58,3 +58,13 @@ def test_show_writes_the_best_file_and_shows_a_study_that_cannot_be_written_all_
     done = subprocess.run(show, capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["best"]["id"] == "0000"
     assert (done.returncode, done.stderr.count("warning: cannot write ")) == (0, 1)
+
+
+def test_a_winner_that_changed_is_trained_beside_the_one_before_and_each_goes_on_in_its_own_place(tmp_path):
+    sweeps = [{"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
+               "parameters": {"learning_rate": {"value": rate}}} for rate in (0.1, 0.2, 0.3)]
+    usual = tmp_path / "mine-best"
+    for name, sweep in (("mine-best", sweeps[0]), ("mine-best-2", sweeps[1])):
+        assert place_for(usual, sweep) == tmp_path / name
+        write_study(tmp_path / name, [Made(value=1.0, steps=5)], parameters=sweep["parameters"])
+    assert [place_for(usual, sweep).name for sweep in sweeps] == ["mine-best", "mine-best-2", "mine-best-3"]

@@ -225,7 +225,8 @@ def test_detect_prints_the_machine_and_json(run):
 
 
 def test_a_sweep_by_hand_on_a_host_whose_internet_is_off_ends_before_the_model_is_asked_for(run, sweep_file, tmp_path):
-    nowhere = {"KAGGLE_RUNNER_HOST": "kaggle", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": ""}
+    nowhere = {"KAGGLE_RUNNER_HOST": "kaggle", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "",
+               "https_proxy": "http://127.0.0.1:9"}
     file = sweep_file(model="meta-llama/Llama-3.2-1B")
     ended = run("sweep", file, "--cpu", "--study", "s", check=22, **nowhere)
     assert "internet is off in this session: no answer from http://127.0.0.1:9" in ended.stderr

@@ -179,6 +179,9 @@ def test_what_a_kernel_does_not_have_is_said_before_the_push(person, sweep_file)
      r"write its path under /kaggle/input; nor the dataset rows\.jsonl, a path of this machine", {}),
     ({"model": "/kaggle/input/llama", "dataset": "python-docs"}, 12,
      "the model /kaggle/input/llama, because nothing is mounted there; give --model", {}),
+    ({"model": "my model", "dataset": "rows.json"}, 12,
+     r"would not find the model 'my model', which is no name on the hub; did you mean OWNER/my-model\? .*; nor the "
+     r"dataset 'rows\.json', a file that is not here; did you mean rows\.jsonl\? upload it to Kaggle, mount it", {}),
     ({}, 1, "HF_ENDPOINT is 'huggingface.co', which is no address of a server; write it like https://host, or unset",
      {"HF_ENDPOINT": "huggingface.co"}),
     ({}, 1, "WANDB_BASE_URL holds a password, and would be in the kernel's source", {"WANDB_BASE_URL": "http://a:b@h"}),

@@ -22,6 +22,7 @@ from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.claims import claims
 from kaggle_runner.run.adopt import adopt
 from kaggle_runner.run.confirm import chosen, trials_of, why_unconfirmed
+from kaggle_runner.run.fixed_trials import left_of, run_twice
 from kaggle_runner.run.points.prior import known_of, lessons_of, observations
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.study.best_file import read_chosen
@@ -201,7 +202,33 @@ def test_a_confirmation_that_finds_nothing_says_why(tmp_path: Path) -> None:
     assert why_unconfirmed(one, THREE) == "nothing to compare: 1 configuration is complete, and two are the least"
     two = study_with(tmp_path / "two", [1.0, 2.0], [[None, 1.0], [1.0, None]])  # type: ignore[list-item]
     assert why_unconfirmed(two, THREE).startswith(
-        "no configuration was trained with all of its further seeds: trial 0000 with seed 43 was failed")
+        "no configuration was trained with all of its further seeds: trial 0000 with seed 43 failed")
+
+
+def test_a_training_that_the_machine_ended_is_tried_again_and_counts_neither_way_until_then(tmp_path: Path) -> None:
+    """The best of two met a worker's death with its first further seed, and the other one a loss that is no number."""
+    for kind, order, of_lost in (("crash", ["0000", "0001"], "does not count until it is trained again"),
+                                 ("not_finite", ["0001", "0000"], "in the sweep, but with seed 43 it failed: x")):
+        study = tmp_path / kind
+        study_with(study, [1.0, 1.2, 1.4], [[1.0, 1.0], [1.2, 1.2], [1.4, 1.4]])
+        beside = Study(confirm_directory(study))
+        first = read_study(beside.directory).records[0].trial
+        beside.record_start(first, {})
+        beside.record_end(TrialResult(id=first.id, status=Status.FAILED, metric=None, reason="x", notes={"kind": kind}))
+        found = read_study(study)
+        assert [record.trial.id for record in found.ranked][:2] == order if kind == "crash" else ["0001", "0002"]
+        assert of_lost in " ".join(confirmed(found).lost)
+        trials = [record.trial for record in found.confirming]
+        assert [trial.id for trial in left_of(read_study(beside.directory), trials)] == ["0000"] * (kind == "crash")
+        ends = [TrialResult(id=first.id, status=Status.FAILED, metric=None, notes={"kind": kind}),
+                TrialResult(id=first.id, status=Status.COMPLETE, metric=1.0)]
+
+        class Runner:
+            def run(self, trial: Trial, origin: str | None = None) -> TrialResult:
+                return ends.pop(0)  # noqa: B023
+
+        last = run_twice(Runner(), first)  # type: ignore[arg-type]
+        assert (last.status is Status.COMPLETE) is (kind == "crash")
 
 
 def test_what_is_said_of_the_winner_is_true_on_average() -> None:

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import os
+import re
 import resource
-import signal
 import subprocess
 from pathlib import Path
 
@@ -58,7 +58,42 @@ def losses(rows):
             if name in row}
 
 
-def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(tmp_path, here, wide_llama):
+FATE = """
+import os, pathlib, resource, signal, time
+import torch.distributed as dist
+met, add_up, place, steps = dist.broadcast_object_list, dist.all_reduce, pathlib.Path(__file__).parent, []
+
+def once(name):
+    try:
+        return not (place / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+
+def meet(*args, **kwargs):
+    met(*args, **kwargs)
+    if dist.get_rank() == 1 and once("short of memory"):
+        size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (size + 8 * 2**20,) * 2)
+
+def add(*args, **kwargs):
+    steps.append(1)
+    if len(steps) == 2 and not (place / "killed").exists():
+        if dist.get_rank() == 0:
+            (place / "arrived").write_text(str(os.getpid()))  # past the checkpoint of the first step
+        else:
+            while not (place / "arrived").exists():
+                time.sleep(0.01)
+            (place / "killed").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+    add_up(*args, **kwargs)
+
+dist.broadcast_object_list, dist.all_reduce = meet, add
+"""
+"""What befalls the second process, at places of the training: it is short of memory, then it is killed in step 2."""
+
+
+def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(tmp_path, here, wide_llama,
+                                                                              monkeypatch):
     """One story, because a worker takes seconds to start: no memory in one, half a batch, a kill, one goes on."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": f"{i} the quick brown fox jumps over the lazy dog " * 30}) + "\n"
@@ -68,21 +103,18 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
     small = spec_of(**base, batch_size=2, gradient_accumulation_steps=4)
     torch.set_num_threads(1)
     warm, logged = WarmFinetune(lambda event: None, here.cache_directory, torch.device("cpu")), []
-    warm.measures_speed = False
+    warm.tries_bfloat16 = False
     warm.train(FinetuneConfig.from_params(small.fixed), "one", Control(
         poll=lambda: None, emit=logged.append, directory=tmp_path / "one", team=Team(shares=2)))
-    notes, killed, room = [], [], [30 * 2**20]
+    notes = []
 
     def notify(event):
         notes.append(getattr(event, "text", getattr(event, "settings", "")))
-        if event.kind == "attached" and room:
-            _, second = processes()
-            most = int(Path(f"/proc/{second}/status").read_text().split("VmPeak:")[1].split()[0]) * 1024
-            resource.prlimit(second, resource.RLIMIT_AS, (most + room.pop(),) * 2)
-        if event.kind == "checkpoint" and event.step == 1 and not killed:
-            killed.extend(processes())
-            os.kill(killed[1], signal.SIGKILL)
 
+    fate = tmp_path / "fate"
+    fate.mkdir()
+    (fate / "sitecustomize.py").write_text(FATE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(fate), os.environ.get("PYTHONPATH", "")]).rstrip(":"))
     large = spec_of(**base, batch_size=8, gradient_accumulation_steps=1)
     order = FinalOrder(directory=tmp_path / "two", processes=2, deadline=FOREVER)
     with Study.open_for_writing(order.directory, name="two", sweep=small.raw, metric="eval/loss", goal="minimize",
@@ -94,11 +126,16 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
     assert broken.result.status is Status.FAILED
     assert broken.result.reason == "process 2 of 2 was killed by SIGKILL"
     assert broken.result.notes["kind"] == "crash"
-    assert wait_for(lambda: not any(map(is_running, killed)), seconds=5)
+    ended = [int((fate / name).read_text()) for name in ("arrived", "killed")]
+    assert wait_for(lambda: not any(map(is_running, ended)), seconds=5)
     resumed = []
     whole = run_final(large, dataclasses.replace(order, processes=1), here, resumed.append)
     assert whole.result.status is Status.COMPLETE, whole.result.reason
     assert 1 in [event.step for event in resumed if event.kind == "resumed"]
+    (choice,) = [event.text for event in resumed if "a batch takes" in getattr(event, "text", "")]
+    threads = whole.result.notes["threads"]  # chosen as a trial's, of both cores; two processes have one each
+    assert re.match(rf"{threads} CPU threads?, float32 \(a batch takes, by threads, 1: \d+ ms, 2: \d+ ms\)$", choice)
+    assert not any("a batch takes" in str(note) for note in notes)
     expected = losses(event.row for event in logged if event.kind == "log")
     assert len(expected) == 6
     assert losses(read_study(tmp_path / "two").history("0000")) == pytest.approx(expected, abs=1e-5)
@@ -124,7 +161,7 @@ def test_it_goes_on_from_any_step_to_the_last_bit_and_refuses_other_rows(tmp_pat
               "max_length": 96, "max_lost_share": 0.9, "max_steps": 4, "eval_steps": 2, "learning_rate": 1e-2}
     config = FinetuneConfig.from_params(params)
     warm = WarmFinetune(lambda event: None, tmp_path, torch.device("cpu"))
-    warm.measures_speed = False
+    warm.tries_bfloat16 = False
 
     def train(name, ends=()):
         events, asked = [], iter(ends)

@@ -15,7 +15,7 @@ import torch
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError, ModelError
 from kaggle_runner.training.data.instructions import load_rows
-from kaggle_runner.training.hub import raise_refusal
+from kaggle_runner.training.hub import raise_refusal, useful_line
 from kaggle_runner.training.models.base_model import load_base
 from tests.standins.hub_server import HubServer
 
@@ -188,3 +188,19 @@ def test_a_dataset_of_the_hub_is_read_by_configuration_split_and_revision(tmp_pa
         "families train_sft": "15 + 17 rows of its test_sft split",
         "plain owner/several": "owner/several has several configurations, main, hard; of an eval_dataset only the one "
                                "that dataset_config names is read: give its rows as a file"}
+
+
+def test_what_a_lost_network_says_is_found_below_what_the_libraries_make_of_it():
+    """The errors are real; they are wrapped as transformers 5.0 and 5.23 do."""
+    client = httpx.Client()
+    client.close()
+    for ask, said in ((httpx.get, r" \(\[Errno 111\] Connection refused\)"), (client.get, ", after several tries")):
+        with pytest.raises((httpx.HTTPError, RuntimeError), match=r"refused|closed") as raised:
+            ask("http://127.0.0.1:9/x")
+        wrapped = OSError("Can't load the configuration of 'a/b'. If you were trying\nto load it")
+        wrapped.__cause__ = raised.value
+        assert re.fullmatch(rf"no answer from https://huggingface\.co{said}", useful_line(wrapped))
+    assert useful_line(OSError("no file x")) == "no file x"
+    with pytest.raises(OSError, match="bad") as raised:
+        raise OSError("bad file.\nAnd more.") from ValueError("line 1 column 2")
+    assert useful_line(raised.value) == "bad file (line 1 column 2)"

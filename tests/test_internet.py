@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kaggle_runner.errors import NoInternet
+from kaggle_runner.errors import HostError, NoInternet
 from kaggle_runner.machine.internet import INTERNET_VARIABLE, require_internet, servers_of
 
 
@@ -49,7 +49,26 @@ def closed():
 
 
 def test_any_answer_is_the_internet_also_where_another_server_is_silent(refusing, silent):
-    require_internet({"W&B": silent, "the hub": refusing}, "kaggle", answer_s=5.0, pause_s=0.0)
+    require_internet({"one": silent, "another": refusing}, "kaggle", answer_s=0.3, pause_s=0.0, neutral=())
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["the hub"], r"HF_ENDPOINT is CLOSED, and no answer comes from there \(.*refused.*\), while OPEN answers; correct "
+                  r"it, or unset it for https://huggingface\.co"),
+    (["W&B"], "WANDB_BASE_URL is CLOSED, and no answer .*, while OPEN answers; .* for https://api.wandb.ai"),
+    (["one"], r"no answer from CLOSED \(.*refused.*\), while OPEN answers; wait until it is up again"),
+])
+@pytest.mark.parametrize("neutral", [True, False])
+def test_a_server_that_does_not_answer_is_not_the_internet(refusing, names, message, neutral):
+    """Neutral ones answer, or the other server of the command; a usual address may be down where that one is up."""
+    address = closed()
+    others, neutrals = ({}, (refusing,)) if neutral else ({"another": refusing}, ())
+    servers = {**dict.fromkeys(names, address), **others}
+    if names == ["one"] and not neutral:
+        require_internet(servers, "kaggle", pause_s=0.0, neutral=())
+        return
+    with pytest.raises(HostError, match=message.replace("CLOSED", address).replace("OPEN", refusing)):
+        require_internet(servers, "kaggle", pause_s=0.0, neutral=neutrals)
 
 
 @pytest.mark.parametrize(("host", "way_out"), [
@@ -61,19 +80,19 @@ def test_no_answer_is_said_with_the_name_of_the_switch(host, way_out):
     address = closed()
     with pytest.raises(NoInternet, match=rf"internet is off in this session: no answer from {address} .*refused.*; "
                                          f".*{way_out}") as caught:
-        require_internet({"the hub": address}, host, pause_s=0.0)
+        require_internet({"the hub": address}, host, pause_s=0.0, neutral=())
     assert caught.value.exit_status == 22
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(silent):
     with pytest.raises(NoInternet, match=rf"no answer from {silent} or {silent} \((nothing in 0.2 s|timed out)\)"):
-        require_internet({"W&B": silent, "the hub": silent}, "kaggle", answer_s=0.2, pause_s=0.0)
+        require_internet({"W&B": silent, "the hub": silent}, "kaggle", answer_s=0.2, pause_s=0.0, neutral=())
 
 
 def test_a_proxy_that_lets_nothing_through_is_no_internet(refusing, monkeypatch):
     monkeypatch.setenv("https_proxy", refusing)
     with pytest.raises(NoInternet, match=r"internet is off in this session: no answer from https://hub\.example"):
-        require_internet({"the hub": "https://hub.example"}, "kaggle", pause_s=0.0)
+        require_internet({"the hub": "https://hub.example"}, "kaggle", pause_s=0.0, neutral=())
 
 
 def test_the_servers_are_those_that_the_command_needs():

@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.kernel.command import CommandEnd, reason_of, run_command
 from kaggle_runner.kernel.main import continue_study
 from kaggle_runner.kernel.result import Session, describe_session
@@ -71,6 +74,21 @@ def test_a_command_that_does_not_keep_its_deadline_is_asked_to_end(tmp_path, cap
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     assert "the session is nearly over" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["train", "best.yaml", "--full"], ["export", "study"], ["try", "study"]],
+                         ids=lambda command: command[0])
+def test_a_command_that_is_ended_while_it_still_imports_was_interrupted(tmp_path, command):
+    """The clock's SIGTERM waits, blocked, until the command imports its first package."""
+    (tmp_path / "click.py").write_text("import signal, time\n"
+                                       "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\ntime.sleep(60)\n")
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, REPOSITORY)))}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        ended = run_command(command, tmp_path, environ, stop_at=time.time() - 1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert ended == CommandEnd(exit_status=INTERRUPTED, reason="ended by SIGTERM; what it had recorded is kept")
 
 
 def test_the_reason_is_our_error_or_the_last_line():

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,9 @@ def test_a_command_about_a_finished_model_takes_its_room_instead_of_search_and_r
 
 
 def test_docstrings_and_comments_are_left_out_and_lines_stay_where_they_are():
-    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "#kept"  # Ä\n'
-    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "#kept"\n'
+    source = 'Ä = 1; """\n\nAnd more."""\nimport os\n\n\nclass A:\n    """Ä."""; x = "#kept"  # Ä\n    """B."""\n'
+    source += 'class C:\n    """D."""\n'
+    stripped = 'Ä = 1; ""\n\n\nimport os\n\n\nclass A:\n    ""; x = "#kept"\n\nclass C:\n    ""\n'
     assert without_words(source.encode()).decode() == stripped
     for name, content in package_files().items():
         if name.endswith(".py"):
@@ -181,7 +183,7 @@ def test_a_session_without_a_gpu_for_torch_ends_before_it_installs_anything(tmp_
 def test_a_session_without_the_internet_ends_before_it_installs_anything(tmp_path):
     script = build_launcher(SWEEP, {})
     t4 = path_with(tmp_path / "bin", answering(T4_X2))
-    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
+    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1", "https_proxy": "http://127.0.0.1:9"}
     ran = run_script(script, tmp_path, on_kaggle=True, PATH=t4, **offline)
     result = result_of(tmp_path)
     assert (ran.returncode, result["verdict"], result["exit_status"]) == (0, "no internet", 22)
@@ -204,8 +206,83 @@ def test_a_verdict_that_cannot_be_written_is_said_in_one_line(tmp_path, place):
     ran = run_script(build_launcher(SWEEP, {}), tmp_path / "there", KAGGLE_KERNEL_RUN_TYPE="Batch",
                      KAGGLE_RUNNER_ROOT=str(tmp_path), PATH="/usr/bin:/bin")
     assert (ran.returncode, "Traceback" in ran.stderr) == (0, False), ran.stderr
-    assert re.search(r"error: cannot write .*/working/result\.json: .* a directory; the session has no verdict",
+    assert re.search(r"error: cannot write .*/working/result\.json: (File exists|it is no file); the session has no "
+                     r"verdict but the next line\n(no gpu|failed): .*[^)]$", ran.stderr), ran.stderr
+
+
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+"""Before the package is unpacked it would be too small; afterwards no file grows beyond it, as on a full disk."""
+
+
+def test_a_full_disk_leaves_the_result_of_before_as_it_was_and_says_so(tmp_path):
+    script = build_launcher(SWEEP, {}).replace("        from kaggle_runner.kernel.main", f"        {FULL}"
+                                               "        import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+                                               "        from kaggle_runner.kernel.main")
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    (tmp_path / "kaggle" / "working" / "result.json").write_text("of before")
+    ran = run_script(script, tmp_path, on_kaggle=True, PATH="/usr/bin:/bin")
+    assert (ran.returncode, "Traceback" in ran.stderr) == (0, False), ran.stderr
+    assert [path.read_text() for path in (tmp_path / "kaggle" / "working").iterdir()] == ["of before"]
+    assert re.search(r"result\.json: File too large; the session has no verdict but the next line, and the one there "
+                     r"is of an earlier start\nno gpu: .*[^)]$", ran.stderr), ran.stderr
+
+
+def test_a_second_start_beside_a_running_one_leaves_its_result_alone(tmp_path, detect_script):
+    import fcntl
+
+    working = tmp_path / "kaggle" / "working"
+    working.mkdir(parents=True)
+    held = os.open(working, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        ran = run_script(detect_script, tmp_path, on_kaggle=True)
+    finally:
+        os.close(held)
+    assert (ran.returncode, list(working.iterdir())) == (0, [])
+    assert re.search(r"error: a launcher that is still running has .*/working, and its result\.json is left alone",
                      ran.stderr)
+    run_script(detect_script, tmp_path, on_kaggle=True)
+    assert result_of(tmp_path)["verdict"] == "done", "and after its end the next one works"
+
+
+@pytest.mark.parametrize(("visible", "texts"), [
+    ("", ["Tesla T4, 14.56 GiB"] * 2), ("7", ["Tesla T4, 14.56 GiB"] * 2), ("NoDevFiles", ["Tesla T4, 14.56 GiB"] * 2),
+    ("MIG-5c89", ["Tesla T4, 14.56 GiB"] * 2),
+])
+def test_gpus_that_a_variable_hides_are_named_and_counted_and_no_phone_is_asked_for(tmp_path, visible, texts):
+    t4 = path_with(tmp_path / "bin", answering(T4_X2))
+    ran = run_script(build_launcher(SWEEP, {}), tmp_path, on_kaggle=True, PATH=t4, CUDA_VISIBLE_DEVICES=visible)
+    result = result_of(tmp_path)
+    assert (result["exit_status"], result["verdict"]) == (21, "no gpu"), ran.stderr
+    assert f"CUDA_VISIBLE_DEVICES={visible}; CUDA_VISIBLE_DEVICES hides all 2 GPUs of this machine: unset it" in \
+        result["reason"]
+    assert "phone" not in ran.stderr
+    assert [text.split(" usable")[0] for text in result["gpus"]] == texts
+    assert all(text.endswith(", hidden by CUDA_VISIBLE_DEVICES") for text in result["gpus"])
+    assert result["gpu_quota_hours"] > 0, "Kaggle charges for what a variable hides too"
+
+
+def test_who_asked_for_a_cpu_hears_nothing_of_gpus(tmp_path):
+    script = build_launcher(Launch(arguments=("sweep", "mine.yaml", "--cpu"), files=SWEEP.files,
+                                   settings={"HF_HUB_OFFLINE": "1"}), {})
+    for number, machine in enumerate((None, NO_DRIVER, answering(P100))):
+        path = path_with(tmp_path / f"bin{number}", machine) if machine else "/usr/bin:/bin"
+        assert "warning: " not in run_script(script, tmp_path, on_kaggle=True, PATH=path).stderr
+
+
+def test_a_python_with_nothing_but_itself_gets_a_verdict(tmp_path, detect_script):
+    """Without any package, not even pip or what pip brings."""
+    venv.create(tmp_path / "python", with_pip=False, symlinks=True)
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    (tmp_path / "script.py").write_text(detect_script)
+    ran = subprocess.run([tmp_path / "python" / "bin" / "python", "script.py"], cwd=tmp_path, capture_output=True,
+                         text=True, timeout=60, env={"PATH": "/usr/bin:/bin", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+                                                     "KAGGLE_RUNNER_ROOT": str(tmp_path)})
+    assert "Traceback" not in ran.stderr
+    assert "warning: no command line: click is not installed (" in ran.stderr
+    result = result_of(tmp_path)
+    assert result["reason"] == "click is not installed; run: pip install 'kaggle_runner[local]'"
+    assert any("No module named pip" in text for text in result["lost"]), result["lost"]
 
 
 def test_one_damaged_byte_is_said(tmp_path, detect_script):

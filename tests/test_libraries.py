@@ -71,9 +71,9 @@ def test_liger_is_asked_for_everything_but_a_loss(tmp_path):
 ASLEEP = """
 import sys
 import torch
-from kaggle_runner.run.worker import compiling_when_called
+from kaggle_runner.run.worker import importing
 compile_now = torch.compile
-with compiling_when_called():
+with importing():
     import bitsandbytes.backends.default.ops
 
     @torch.compile(backend="eager")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,22 @@ def go_template(template, system, prompt, response):
     return text
 
 
-@pytest.mark.parametrize("template", [None, CHAT, CHATML, GEMMA], ids=["plain", "roles", "chatml", "gemma"])
+LLAMA = """{{ bos_token }}{% set is_given = messages[0].role == 'system' %}<|start|>system<|stop|>
+
+Knowledge ends in 2023
+
+{% if is_given %}{{ messages[0].content }}{% endif %}<|over|>\
+{% for m in messages %}{% if not is_given or not loop.first %}<|start|>{{ m.role }}<|stop|>
+
+{{ m.content }}<|over|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|stop|>
+
+{% endif %}"""
+
+
+TEMPLATES = {"plain": None, "roles": CHAT, "chatml": CHATML, "gemma": GEMMA, "llama": LLAMA}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_a_modelfiles_template_asks_as_the_tokenizers_does(template):
     tokenizer = make_tokenizer(chat_template=template)
     renderer, pieces = Renderer(tokenizer, train_on="all"), pieces_of(tokenizer)
@@ -50,7 +66,7 @@ def test_a_modelfiles_template_asks_as_the_tokenizers_does(template):
     for system in ("", "be short"):
         turns = [Turn("user", "first"), Turn("assistant", "second"), Turn("user", "third")]
         asked = renderer.asking([*([Turn("system", system)] if system else []), *turns])
-        given = system or pieces.default_system
+        given = pieces.system(system)
         applied = go_template(written, given, "first", "second") + go_template(written, "", "third", "")
         # what closes an answer is not there yet while the last one is asked for
         assert applied.removesuffix(pieces.after_answer) == asked.removeprefix(tokenizer.bos_token)
@@ -64,11 +80,21 @@ def test_a_modelfile_names_weights_system_and_what_ends_an_answer():
     for line in ('SYSTEM """You are helpful."""', f'PARAMETER stop "{tokenizer.eos_token}"',
                  'PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 2048"):
         assert line in lines
+    tokenizer = make_tokenizer(chat_template=LLAMA)
+    tokenizer.add_tokens(["<|stop|>", "<|over|>"], special_tokens=True)  # without a role, as Phi-3's <|end|>
+    text = modelfile(".", tokenizer, None, None)
+    assert 'SYSTEM """Knowledge ends in 2023\n\n"""\n' in text
+    assert 'PARAMETER stop "<|over|>"' in text
+    assert 'SYSTEM """Knowledge ends in 2023\n\nbe short"""\n' in modelfile(".", tokenizer, "be short", None)
+    tokenizer.chat_template = LLAMA.replace("Knowledge ends in 2023", "")
+    assert "TEMPLATE" not in modelfile(".", tokenizer, None, None)
+    tokenizer.chat_template = LLAMA.replace("assistant<|stop|>", "assistant<|stop|><think>")  # as reasoners ask
+    assert "# a second question is asked with the answers before it" in modelfile(".", tokenizer, None, None)
     strange = make_tokenizer(chat_template="{% for m in messages %}{{ m.content | upper }}{% endfor %}")
     assert "TEMPLATE" not in modelfile(".", strange, None, None)
     for template in (CHATML.replace("<|im_start|>", "{{ '{{' }}"), CHATML.replace("<|im_end|>", '"""')):
         assert "TEMPLATE" not in modelfile(".", make_tokenizer(chat_template=template), None, None)
-    text = modelfile(".", tokenizer, 'say """ and\nno more', None)
+    text = modelfile(".", make_tokenizer(chat_template=CHATML), 'say """ and\nno more', None)
     assert "SYSTEM" not in text
     assert '# the study\'s system prompt holds """, which no Modelfile can say' in text
 
@@ -100,8 +126,10 @@ def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch
     assert "model.layers.1.mlp.down_proj.weight" in names
     assert exported.merged[exported.taken] == pytest.approx(llama.result.metric, abs=1e-5)
 
+    (Path(llama.finetune.model) / "tokenizer.model").write_bytes(b"pieces")
     exported = export_ollama(llama, tmp_path / "ollama", here, quiet, llama_cpp=None)
-    assert {"Modelfile", "model.safetensors", "config.json"} <= {path.name for path in (tmp_path / "ollama").iterdir()}
+    assert {"Modelfile", "model.safetensors", "config.json", "tokenizer.model"} <= {
+        path.name for path in (tmp_path / "ollama").iterdir()}
     text = (tmp_path / "ollama" / "Modelfile").read_text()
     assert text.startswith('FROM .\nTEMPLATE """{{ if .System }}### Question:\nsystem: {{ .System }}\nuser: {{ else }}')
     assert exported.commands[0] == f"ollama create llama-study-0000 -f {tmp_path / 'ollama' / 'Modelfile'}"
@@ -115,13 +143,13 @@ def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch
         (lambda: export_ollama(gpt2, out, here, quiet, llama_cpp=None),
          r"--to ollama of GPT2LMHeadModel, which Ollama does not read by itself, needs the converter"),
         (lambda: export_ollama(gpt2, out, here, quiet, llama_cpp=llama_cpp),
-         r"cannot convert the merged model: NotImplementedError: Architecture 'GPT2LMHeadModel' not supported!"),
+         r"NotImplementedError: Architecture 'GPT2LMHeadModel' not supported!; where a newer .*, --to merged takes"),
     ]
     for export, message in refusals:
         with pytest.raises(HostError, match=message):
             export()
     for habit, message in (("nothing", "ended well and wrote no GGUF file"),
-                           ("lacks", r"run: pip install -r '.*my llama.cpp/requirements.txt'$")):
+                           ("lacks", r"run: pip install gguf_that_is_not_installed$")):
         monkeypatch.setenv("STANDIN", habit)
         with pytest.raises(HostError, match=message):
             export_gguf(llama, out, here, quiet, llama_cpp=llama_cpp)

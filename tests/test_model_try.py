@@ -15,12 +15,13 @@ import transformers
 from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
+from kaggle_runner.cli.shared import print_next
 from kaggle_runner.errors import DataError, StudyError
 from kaggle_runner.machine.environment import detect
-from kaggle_runner.model.outcome import find_outcome
+from kaggle_runner.model.outcome import find_outcome, weights_of
 from kaggle_runner.model.talk.answers import Sampling, open_conversation
-from kaggle_runner.study.journal import read_study
-from kaggle_runner.study.trial import Status
+from kaggle_runner.study.journal import Study, confirm_directory, read_study
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.study.weights import drop_beaten_weights
 from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.data.render import Renderer
@@ -219,3 +220,37 @@ def test_weights_of_beaten_character_models_go_unless_they_were_asked_for(tmp_pa
         (trial / "model.pt").write_bytes(b"weights")
     drop_beaten_weights(read_study(study))
     assert sorted(path.parent.name for path in study.glob("trials/*/model.pt")) == ["0001", "0002", "0003", "0004"]
+
+
+@pytest.mark.parametrize(("own", "of_seed", "said"), [
+    (True, True, "have it write"), (False, True, "have it write"),
+    (False, False, "its weights are not here: train it again")])
+def test_a_confirmed_winner_is_tried_by_the_weights_that_there_are(own, of_seed, said, tmp_path, capsys):
+    params = [{"trainer": "charlm", "learning_rate": rate} for rate in (0.1, 0.2)]
+    study = write_study(tmp_path / "chars", [Made(params=params[0], value=1.0), Made(params=params[1], value=1.1)])
+    with Study.open_for_writing(confirm_directory(study), name="c", sweep={}, metric="eval/loss", goal="minimize",
+                                seed=0) as beside:
+        for number, value in enumerate((2.0, 1.2)):
+            trial = Trial(id=f"000{number}", number=number, params={**params[number], "seed": 43},
+                          origin=f"trial 000{number}")
+            beside.record_start(trial, {})
+            beside.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=value))
+    paths = {"loser": study / "trials/0000/model.pt", "own": study / "trials/0001/model.pt",
+             "seed": confirm_directory(study) / "trials/0001/model.pt"}
+    for name, path in paths.items():
+        if name == "loser" or (name == "own" and own) or (name == "seed" and of_seed):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"weights")
+    outcome = find_outcome(study)
+    assert outcome.trial.id == "0001"
+    print_next(outcome.snapshot)
+    assert said in capsys.readouterr().out
+    if own or of_seed:
+        path, config, remark = weights_of(outcome)
+        assert (path, config.learning_rate) == (paths["own" if own else "seed"], 0.2)
+        assert remark == ("" if own else "the weights of trial 0001 were not kept; these are of trial 0001 with seed "
+                                         "43, which confirmed it")
+    else:
+        with pytest.raises(StudyError, match=r"kept no weights: .*; those of trial 0000 are here, for --trial; train "
+                                             r"it again and try that: python -m kaggle_runner train .*0001/config"):
+            weights_of(outcome)

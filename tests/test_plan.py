@@ -11,7 +11,7 @@ from kaggle_runner.cli import main
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.machine.gpu import GIB
-from kaggle_runner.machine.gpu_catalogue import known_gpu
+from kaggle_runner.machine.gpu_catalogue import known_gpus
 from kaggle_runner.memory.final_plan import plan_final
 from kaggle_runner.memory.fit import MemoryLimit, memory_limit_of, memory_limit_of_gpu
 from kaggle_runner.memory.plan import plan
@@ -52,7 +52,7 @@ def small_sweep(tiny_llama, tmp_path):
 
 @pytest.fixture(scope="module")
 def t4(cache):
-    return memory_limit_of_gpu(known_gpu("t4"), cache)
+    return memory_limit_of_gpu(known_gpus("t4")[0], cache)
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +144,24 @@ def test_a_family_that_overflows_on_a_t4_is_refused_there(tmp_path, t4):
 
 
 def test_a_gpu_that_is_not_known_or_not_supported_is_refused():
-    with pytest.raises(HostError, match=r"no GPU 't5' is known here; did you mean t4\? choose one of t4, p100"):
-        known_gpu("t5")
+    for name in ("t5", "t4x0", "0xT4", "T4 x two"):
+        with pytest.raises(HostError, match=rf"no GPU '{name}' is known here; did you mean t4\? choose one of t4"):
+            known_gpus(name)
+    with pytest.raises(HostError, match="no GPU '' is known here; choose one of t4"):
+        known_gpus("")
     with pytest.raises(HostError, match=r"P100.*compute capability 6\.0 and torch has no kernels for it"):
-        known_gpu("P100")
+        known_gpus("P100")
+
+
+@pytest.mark.parametrize(("name", "found"), {
+    "t4": ("Tesla T4", 2), "T4 x2": ("Tesla T4", 2), "2xT4": ("Tesla T4", 2), "t4x2": ("Tesla T4", 2),
+    "t4x1": ("Tesla T4", 1), "Tesla T4 × 2": ("Tesla T4", 2), "NvidiaTeslaT4": ("Tesla T4", 2), "l4": ("NVIDIA L4", 1),
+    "NvidiaTeslaT4Highmem": ("Tesla T4", 2), "NvidiaL4": ("NVIDIA L4", 4), "NvidiaL4X1": ("NVIDIA L4", 1),
+    "4 x L4": ("NVIDIA L4", 4), "2xRTX_3060": ("NVIDIA GeForce RTX 3060", 2), "A100-80": ("NVIDIA A100-SXM4-80GB", 1),
+}.items())
+def test_a_gpu_is_known_by_what_people_and_a_push_call_it(name, found):
+    gpu, count = known_gpus(name)
+    assert (gpu.name, count) == found
 
 
 class TestTheCommand:

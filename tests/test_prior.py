@@ -19,12 +19,13 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
-from kaggle_runner.run.points.prior import Known, known_of, lessons_of, observations
+from kaggle_runner.run.points.next_point import next_point
+from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations, remember
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
 from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
-from kaggle_runner.study.journal import Study, read_study
-from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.study.journal import Study, read_study, refuse_another
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_start, read_sweep
 
 SWEEP = """
@@ -54,7 +55,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def order(directory: Path, **options: Any) -> SweepOrder:
-    return SweepOrder(directory=directory, deadline=Deadline(at=None, reason="none"), **options)
+    return SweepOrder(directory=directory, deadline=Deadline(at=None, reason="none"), **{"count": 8, **options})
 
 
 def best_after(spec: SweepSpec, count: int, prior: list[Observation]) -> float:
@@ -68,25 +69,105 @@ def best_after(spec: SweepSpec, count: int, prior: list[Observation]) -> float:
 
 def test_a_study_of_the_same_training_saves_trials(earlier: Path, tmp_path: Path) -> None:
     spec = read_sweep(write(tmp_path))
-    lessons = lessons_of([earlier], spec)
-    assert [lesson.surface for lesson in lessons] == [0] * 8
-    first = propose(spec, seed=1, number=0, past=[], defaults={}, prior=observations(lessons, spec))
+    seen = observations(lessons_of([earlier], spec), spec)
+    assert [(one.surface, one.at) for one in seen] == [(0, None)] * 8
+    first = propose(spec, seed=1, number=0, past=[], defaults={}, prior=seen)
     assert first.origin == "prior"
     assert loss(first.params) == read_study(earlier).best.result.metric
-    assert best_after(spec, 2, observations(lessons, spec)) <= best_after(spec, 6, [])
+    assert best_after(spec, 2, seen) <= best_after(spec, 6, [])
 
 
-def test_other_steps_are_another_surface_and_values_outside_move_to_the_nearest_end(earlier: Path,
-                                                                                    tmp_path: Path) -> None:
-    longer = lessons_of([earlier], read_sweep(write(tmp_path, steps=200)))
-    assert {lesson.surface for lesson in longer} == {1}
-    assert not any(lesson.is_moved for lesson in longer)
-    spec = read_sweep(write(tmp_path, high="3.0e-4"))
-    moved = [lesson for lesson in lessons_of([earlier], spec) if lesson.is_moved]
-    assert moved
-    assert {lesson.surface for lesson in moved} == {1}
-    assert all(lesson.params["learning_rate"] == pytest.approx(3e-4) for lesson in moved)
-    assert len(observations(moved, spec)) == len(moved)
+def seen_by(path: Path, *directories: Path) -> list[Observation]:
+    spec = read_sweep(path)
+    return observations(lessons_of(directories, spec), spec)
+
+
+def test_other_steps_are_another_surface_and_values_outside_stay_where_they_were_measured(earlier: Path,
+                                                                                        tmp_path: Path) -> None:
+    longer = seen_by(write(tmp_path, steps=200), earlier)
+    assert {(one.surface, one.at) for one in longer} == {(1, None)}
+    path = write(tmp_path, high="3.0e-4")
+    outside = [one for one in seen_by(path, earlier) if one.at]
+    assert outside
+    assert {one.surface for one in outside} == {0}
+    assert all(one.at["learning_rate"] > 3e-4 and loss(one.at) == one.value for one in outside)
+    assert all(one.params["learning_rate"] == pytest.approx(3e-4) for one in outside)
+    both = seen_by(write(tmp_path, steps=200, high="3.0e-4"), earlier)
+    assert in_words(both) == "8 trials of other studies: 8 trained otherwise"
+    space, known = SearchSpace.of(read_sweep(path)), outside[0].at
+    assert space.places_anywhere(known)[0] == pytest.approx(
+        np.log(known["learning_rate"] / 1e-5) / np.log(3e-4 / 1e-5))
+    levels = space.axes["lora_r"]
+    assert [levels.place_anywhere(rank) for rank in (2, 4, 16, 64)] == pytest.approx([-1, 0, 2, 4])
+    assert 2 < levels.place_anywhere(24) < 3
+
+
+WIDE, NARROW = "1.0e-2", "3.0e-4"
+
+
+@pytest.mark.parametrize("takes_over", [True, False])
+def test_a_narrower_range_begins_with_what_is_nearest_to_the_best_and_goes_on_from_there(
+        takes_over: bool, earlier: Path, tmp_path: Path) -> None:
+    directory, narrow, said = tmp_path / "study", write(tmp_path, high=NARROW), []
+    if takes_over:
+        shutil.copytree(earlier, directory)
+    known = begin_with(read_sweep(narrow), order(directory, count=8, adopts=takes_over,
+                                                 prior_studies=() if takes_over else (earlier,)),
+                       lambda event: said.append(event.text))  # type: ignore[attr-defined]
+    if known is not None:
+        spec = read_sweep(narrow)
+        with Study.open_for_writing(directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                    seed=0) as study:
+            study.append(known.as_event())
+    outside = sum(record.trial.params["learning_rate"] > float(NARROW) for record in read_study(earlier).records)
+    kept = len(read_study(directory).records)
+    assert kept == (8 - outside if takes_over else 0)
+    assert said[-1].startswith(
+        f"{kept} trials count here too, {outside} are only learned from, 0 are left behind; " if takes_over else
+        f"known from before: 8 trials of other studies: {8 - outside} trained alike, {outside} trained alike outside")
+    run(narrow, directory, kept + 3)
+    new = [record.trial for record in read_study(directory).records[kept:]]
+    best = read_study(earlier).best.trial.params
+    assert (new[0].origin, new[0].params["lora_r"]) == ("prior", best["lora_r"])
+    assert new[0].params["learning_rate"] == pytest.approx(3e-4)
+    assert new[-1].params["learning_rate"] > 1.5e-4  # near the end that the best lies beyond
+
+
+def test_a_range_that_was_narrowed_and_widened_again_is_as_one_that_was_not(earlier: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    shutil.copytree(earlier, directory)
+    wide, narrow = (read_sweep(write(tmp_path, f"{high}.yaml", high=high)) for high in (WIDE, NARROW))
+    cut, params = Study(directory), {**read_study(directory).records[0].trial.params, "learning_rate": 2.5e-4}
+    cut.record_start(Trial(id="0008", number=8, params=params), {})
+    cut.record_end(TrialResult(id="0008", status=Status.FAILED, metric=None, reason="x"))
+    adopt(directory, narrow)
+    shutil.copytree(directory, tmp_path / "direct")
+    run(write(tmp_path, high=NARROW), directory, len(read_study(directory).records) + 2)
+    new = len(read_study(directory).records)
+    outside = len(known_of(read_study(directory)).lessons)
+    assert new == 8 - outside + 1 + 2
+    direct = Study(tmp_path / "direct")  # which was told of its own trials under their former names, too
+    remember(Known(lessons=lessons_of([tmp_path / "study.before-1"], narrow)), direct)
+    longer = read_sweep(write(tmp_path, "other.yaml", steps=200))
+    shutil.copytree(direct.directory, tmp_path / "third")
+    assert adopt(tmp_path / "third", longer).learned == 8
+    back = adopt(direct.directory, wide)
+    assert (back.kept, back.returned, back.learned, back.left) == (8 + 1, outside, 0, 0)
+    adopt(directory, longer)  # with a turn in between
+    back = adopt(directory, wide)
+    assert (back.kept, back.returned, back.learned, back.left) == (8 + 1 + 2, 8 + 1 + 2, 0, 0)
+    after = read_study(directory)
+    assert [(record.trial.params, record.result.metric) for record in after.records[:8]] == [
+        (record.trial.params, record.result.metric) for record in read_study(earlier).records]
+    assert after.best.result.metric == min(record.result.metric for record in after.ranked)
+    assert known_of(after).lessons == ()
+    shutil.rmtree(tmp_path / "study.before-1")  # what is gone is still learned from, where it was measured
+    adopt(directory, narrow)
+    for folder in tmp_path.glob("study.before-*"):
+        shutil.rmtree(folder)
+    alone = adopt(directory, wide)
+    assert (alone.returned, alone.learned) == (0, outside)
+    assert {one.at for one in observations(known_of(read_study(directory)).lessons, wide)} == {None}
 
 
 def test_a_study_that_is_given_by_several_paths_or_lies_twice_teaches_once(
@@ -109,10 +190,10 @@ def test_a_tied_value_that_comes_out_otherwise_is_another_training(tmp_path: Pat
     for name, alpha in (("old", "16"), ("new", '"2 * lora_r"')):
         (tmp_path / f"{name}.yaml").write_text(f"{text}  lora_alpha: {{value: {alpha}}}\n")
     run(tmp_path / "old.yaml", tmp_path / "study", 5)
-    lessons = lessons_of([tmp_path / "study"], read_sweep(tmp_path / "new.yaml"))
-    assert {lesson.params["lora_r"]: lesson.surface for lesson in lessons} == {
-        rank: 0 if rank == 8 else 1 for rank in {lesson.params["lora_r"] for lesson in lessons}}
-    assert len({lesson.surface for lesson in lessons}) == 2
+    seen = seen_by(tmp_path / "new.yaml", tmp_path / "study")
+    assert {one.params["lora_r"]: one.surface for one in seen} == {
+        rank: 0 if rank == 8 else 1 for rank in {one.params["lora_r"] for one in seen}}
+    assert len({one.surface for one in seen}) == 2
 
 
 def test_what_was_known_before_a_study_was_taken_over_is_seen_as_the_new_file_trains(earlier: Path,
@@ -121,10 +202,11 @@ def test_what_was_known_before_a_study_was_taken_over_is_seen_as_the_new_file_tr
     with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                 seed=0) as study:
         study.append(Known(lessons=lessons_of([earlier], spec)).as_event())
-    adopt(directory, read_sweep(write(tmp_path, "wider.yaml", high="1.0e-1")))
-    assert {lesson.surface for lesson in known_of(read_study(directory)).lessons} == {0}
-    adopt(directory, read_sweep(write(tmp_path, "shorter.yaml", steps=10, high="1.0e-1")))
-    assert [lesson.surface for lesson in known_of(read_study(directory)).lessons] == [1] * 8
+    for surface, path in ((0, write(tmp_path, "wider.yaml", high="1.0e-1")),
+                          (1, write(tmp_path, "shorter.yaml", steps=10, high="1.0e-1"))):
+        assert adopt(directory, read_sweep(path)).learned == 8
+        found = observations(known_of(read_study(directory)).lessons, read_sweep(path))
+        assert [one.surface for one in found] == [surface] * 8
 
 
 def test_where_every_share_is_0_the_losses_say_what_is_known(tmp_path: Path) -> None:
@@ -153,6 +235,7 @@ def test_a_study_that_becomes_a_grid_repeats_no_point_and_skips_none(tmp_path: P
     before = [tuple(record.trial.params.values()) for record in read_study(directory).records]
     adopted = adopt(directory, read_sweep(tmp_path / "grid.yaml"))
     assert (adopted.kept, adopted.left) == (len(set(before)), 8 - len(set(before)))
+    assert "0 are kept for a file that learns" in adopted.as_lines()[-1]
     assert adopted.kept < 6
     end = run(tmp_path / "grid.yaml", directory, 99)
     after = [tuple(record.trial.params.values()) for record in read_study(directory).records]
@@ -171,6 +254,16 @@ def test_other_studies_mislead_where_their_best_comes_out_worse_than_the_default
     values = [Observation(params=params, told=Told.VALUE, value=value)
               for params, value in ((known, of_prior), (default, of_default)) if value is not None]
     assert misleads(prior, space, goal, default, values) is is_so
+
+
+def test_the_same_computation_that_is_known_and_was_made_again_counts_once(earlier: Path, tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path))
+    prior = observations(lessons_of([earlier], spec), spec)
+    past = [Observation(params=spec.with_tied(one.params), told=Told.VALUE, value=one.value) for one in prior[:4]]
+    space = SearchSpace.of(spec)
+    twice, once = (next_point(space, past, spec.goal, 1, home=space.key(prior[0].params), prior=known)
+                   for known in (prior, prior[4:]))
+    assert twice == once
 
 
 def test_how_far_another_surface_can_be_trusted_is_learned() -> None:
@@ -195,7 +288,9 @@ def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on
         known = begin_with(spec, order(directory, prior_studies=(earlier,), start={"lora_r": 32}), lambda event: None)
         with Study.open_for_writing(directory, name="s", sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                     seed=0) as study:
-            study.append(known.as_event())
+            for _ in range(2):  # the same option again adds nothing
+                remember(known, study)
+            assert len(study.snapshot().known) == 1
         for count in counts:
             run(sweep, directory, count)
         snapshot = read_study(directory)
@@ -208,9 +303,9 @@ def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on
 
 def test_another_sampler_learns_from_what_was_trained_alike_and_says_so(earlier: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    for steps, text in ((100, "8 trials of other studies are known"),
-                        (200, "8 trials of other studies are known, 8 of them trained otherwise; optuna-tpe learns "
-                              "from the other 0 only")):
+    for steps, text in ((100, "known from before: 8 trials of other studies"),
+                        (200, "known from before: 8 trials of other studies: 8 trained otherwise; optuna-tpe learns "
+                              "from those within the ranges that were trained alike, and not from the other 8")):
         path = write(tmp_path, steps=steps)
         path.write_text(f"sampler: optuna-tpe\n{path.read_text()}")
         spec = read_sweep(path)
@@ -265,6 +360,38 @@ def test_a_configuration_to_start_with_is_a_plain_file_or_a_sweep_file_of_fixed_
             read_start(best, spec)
 
 
+def test_a_configuration_to_start_with_is_checked_beside_what_the_sweep_holds_fixed(tmp_path: Path) -> None:
+    sweep, start = tmp_path / "char.yaml", tmp_path / "start.yaml"
+    sweep.write_text(
+        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  trainer: {value: charlm}\n"
+        "  batch_size: {values: [8, 16]}\n  max_length: {value: 16}\n  max_tokens: {value: 2560}\n")
+    start.write_text("batch_size: 16\nmax_tokens: 1\n")  # the sweep has its own max_tokens, the default is too few
+    assert read_start(start, read_sweep(sweep)) == {"batch_size": 16}
+    start.write_text("batch_size: 300\n")
+    with pytest.raises(SweepError, match=r"1 problem\n  max_tokens: must be at least the 4800 of one step"):
+        read_start(start, read_sweep(sweep))
+
+
+@pytest.mark.parametrize(("options", "change", "said"), [
+    ({"prior_studies": ("nowhere",)}, {}, "is not a study"),
+    ({"prior_studies": ("study",)}, {}, "is the study itself"),
+    ({"prior_studies": ("earlier",)}, {"method": "random"}, r"method: random learns from no trial"),
+    ({"start": {"lora_r": 4}}, {}, "has its first trial already"),
+    ({"count": None}, {}, "run_cap: missing"),
+    ({"seed": 7}, {}, "was made with seed 0, not 7")])
+def test_what_is_refused_beside_a_changed_file_is_refused_before_the_study_changes(
+        options: Mapping[str, Any], change: Mapping[str, str], said: str, earlier: Path, tmp_path: Path) -> None:
+    shutil.copytree(earlier, tmp_path / "study")
+    spec = read_sweep(write(tmp_path, high="3.0e-4", **change))
+    places = {"earlier": earlier, "study": tmp_path / "study", "nowhere": tmp_path / "nowhere"}
+    given = {name: tuple(places[folder] for folder in value) if name == "prior_studies" else value
+             for name, value in options.items()}
+    with pytest.raises((StudyError, SweepError), match=said):
+        begin_with(spec, order(tmp_path / "study", adopts=True, **given), lambda event: None)
+    assert (tmp_path / "study" / "trials.jsonl").read_text() == (earlier / "trials.jsonl").read_text()
+    assert not list(tmp_path.glob("study.*"))
+
+
 def test_a_configuration_outside_of_the_ranges_is_said_to_begin_at_their_nearest_point(tmp_path: Path) -> None:
     said: list[str] = []
     begin_with(read_sweep(write(tmp_path)), order(tmp_path / "study", start={"learning_rate": 5.0, "lora_r": 8}),
@@ -294,8 +421,9 @@ def test_a_wider_range_keeps_every_trial(earlier: Path, tmp_path: Path) -> None:
     before = read_study(directory)
     (directory / "trials" / "0002" / "history.jsonl").write_text('{"step": 1}\n')
     wider = write(tmp_path, "wider.yaml", high="1.0e-1")
-    with pytest.raises(StudyError, match=r"parameters.learning_rate differ; .* with --adopt what still counts"):
-        run(wider, directory, 7)
+    for refuse in (lambda: run(wider, directory, 7), lambda: refuse_another(directory, read_sweep(wider).raw)):
+        with pytest.raises(StudyError, match=r"parameters.learning_rate differ; .* with --adopt what still counts"):
+            refuse()
     found = adopt(directory, read_sweep(wider))
     assert (found.kept, found.learned, found.left) == (6, 0, 0)
     assert found.changes == ("parameters.learning_rate: {distribution: log_uniform_values, min: 1e-05, max: 0.01} -> "
@@ -323,7 +451,7 @@ def test_trials_that_the_new_file_cannot_have_made_are_learned_from(tmp_path: Pa
     assert len(known_of(read_study(directory)).lessons) == outside
     longer = adopt(directory, read_sweep(write(tmp_path, steps=200)))
     assert longer.kept == 0
-    assert len(known_of(read_study(directory)).lessons) == outside + longer.learned
+    assert len(known_of(read_study(directory)).lessons) == longer.learned == 5
     assert longer.aside.name == "study.before-2"
 
 

@@ -172,3 +172,16 @@ def test_text_that_is_ready_is_not_written_again(template, turns, texts):
 def test_answers_that_are_given_are_not_trained():
     pieces = pieces_of(CHATML, TWO, given=3)
     assert [piece.text for piece in pieces if piece.is_trained] == ["d<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [None, CHATML, LLAMA_2, LLAMA_3, GEMMA, "{{ raise_exception('not today') }}"])
+def test_a_question_is_found_in_what_is_written_around_it(template):
+    renderer = Renderer(make_tokenizer(bos=True, chat_template=template), train_on="all")
+    if template and "not today" in template:
+        assert renderer.question_in("What?") == "What?"
+        return
+    assert renderer.question_in(renderer.asking([Turn("user", "What?\nAnd • why?")])) == "What?\nAnd • why?"
+    assert renderer.question_in("a text without a question") == "a text without a question"
+    told = renderer.question_in(renderer.asking([Turn("system", "Be brief."), Turn("user", "What?")]))
+    assert "Be brief." in told
+    assert "What?" in told

@@ -658,11 +658,12 @@ def test_a_value_that_clashes_with_a_default_alone_is_no_problem(tmp_path: Path)
     assert read_sweep(write(tmp_path, text), HeadsConfig).count == 2
 
 
-@pytest.mark.parametrize("text", ["1e-5", "2E4", "5e+3", "1.e-5", "-3e2", "+.5e-1"])
+@pytest.mark.parametrize("text", ["1e-5", "2E4", "5e+3", "1.e-5", "-3e2", "2_0e3", "+.5e-1"])
 def test_the_number_that_is_suggested_is_one_to_yaml(tmp_path: Path, text: str) -> None:
     value = read_one(tmp_path, f"value: {yaml_number(text)}").from_unit(0)
     assert isinstance(value, float)
     assert value == float(text)
+    assert "_" not in yaml_number(text)
 
 
 # Warnings

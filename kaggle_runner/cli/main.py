@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +31,7 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, WorkerError
+from kaggle_runner.machine.broken import BrokenPackage, find_broken, hide_packages
 from kaggle_runner.machine.faults import ERRNOS
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 
@@ -207,6 +207,7 @@ for words in HELP:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; our own errors become one block on stderr and exit status 1, and Ctrl-C is 130."""
+    hide_packages()
     name = SHORT_NAME if COMPLETE_VARIABLE in os.environ else "python -m kaggle_runner"
     for variable in [name for name, value in os.environ.items() if name.startswith(("WANDB_", "HF_")) and not value]:
         del os.environ[variable]  # what an empty one means: their libraries try to read it as a number
@@ -219,37 +220,38 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"interrupted: nothing that was recorded is lost; go on with: "
-                   f"{typed_command() or 'the same command'}", err=True)
+        complain(f"interrupted: nothing that was recorded is lost; go on with: {typed_command() or 'the same command'}")
         sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
-        complain(f"error: {error}{_hint(error) if isinstance(error, WorkerError) else ''}")
+        _start_without_unused(error)
+        complain(f"error: {error}{_hint(str(error)) if isinstance(error, WorkerError) else ''}")
         sys.exit(error.exit_status)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        if broken := _broken_module(error):
-            package = broken.split(".")[0]
-            mend = _hint(error, broken) or f"; run: pip install --force-reinstall {package}"
-            complain(f"error: {package} cannot be imported ({said}){mend}")
+        broken = _start_without_unused(error)
+        if broken:
+            hint = _hint(broken.why, broken.name)
+            complain(f"error: {broken.why}{hint}" if hint else f"error: {broken.text}")
         elif isinstance(error, OSError) and error.errno in ERRNOS:  # of what is printed, mostly: files have words
             complain(f"error: a write failed: {error.strerror}; what was recorded is kept, so mend that, and run the "
                      f"same command again")
         elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
-            complain(f"error: {error.name} is not installed; run: pip install 'kaggle_runner[local]'")
-        elif hint := _hint(error):
-            complain(f"error: {said}{hint}")
+            complain(f"error: {error.name} is not installed; run: pip install {error.name}")
+        elif hint := _hint(str(error)):
+            complain(f"error: {type(error).__name__}: {' '.join(str(error).split())}{hint}")
         else:
             raise
         sys.exit(1)
 
 
-def _hint(error: Exception, module: str = "") -> str:
+def _hint(text: str, module: str = "") -> str:
     """Say which variable of the environment an error is about, as far as that is known; empty for none."""
-    return next((words.hint(str(error), module) for words in at_home("machine.variables")), "")
+    return next((words.hint(text, module) for words in at_home("machine.variables")), "")
 
 
-def _broken_module(error: BaseException) -> str:
-    """Name the module of others that failed as it was imported; empty for any other failure."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
-    names = (frame.f_globals.get("__name__", "") for frame in frames)
-    return next((name for name in names if name.split(".")[0] not in ("__main__", "kaggle_runner")), "")
+def _start_without_unused(error: BaseException) -> BrokenPackage | None:
+    """Return the package of others that an error comes from; one that nothing needs is hidden, and all begins again."""
+    broken = find_broken(error)
+    if broken and not broken.is_needed and not _hint(broken.why, broken.name):
+        complain(f"warning: {broken.as_hidden}: the command starts again without it")
+        broken.hide()
+    return broken

@@ -1,17 +1,34 @@
-"""The commands of what comes out of a study: take its winner home, and ask it something."""
+"""The commands of what comes out of a study: train its winner, take it home, and ask it something."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kaggle_runner.cli.params import GivenPath, StudyPath
-from kaggle_runner.cli.shared import detect_here, not_negative, positive
-from kaggle_runner.metrics import LOSS
+from kaggle_runner.cli.shared import (
+    continuing,
+    detect_here,
+    directory_of,
+    not_negative,
+    positive,
+    print_next,
+    print_page,
+    print_study,
+    refuse_among_rows,
+    run_spec,
+    tell_launcher,
+    typed_command,
+    warn_of_no_page,
+)
+from kaggle_runner.cli.words import complain
+from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.metrics import GOALS, LOSS, MEASURED, Metric
 from kaggle_runner.wording import size_text
 
 if TYPE_CHECKING:
@@ -23,11 +40,93 @@ if TYPE_CHECKING:
     from kaggle_runner.model.outcome import Outcome
     from kaggle_runner.model.talk.answers import Conversation
     from kaggle_runner.model.talk.characters import Writer
+    from kaggle_runner.sweep.spec import SweepSpec
 
     Send = Callable[[Path, Notify], str]
 
 ROWS = 5
 """Held-out rows that are asked if nothing else is."""
+
+
+@click.command()
+@click.argument("file", type=GivenPath())
+@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME, with --full NAME-final].")
+@click.option("--full", is_flag=True, help="Train on all rows, on all GPUs together.")
+@click.option("--epochs", type=float, callback=positive,
+              help="With --full: passes over the rows [the configuration's num_train_epochs, else 1].")
+@click.option("--processes", type=click.IntRange(min=1),
+              help="With --full: processes that train together [one for each GPU, on a CPU 1].")
+@click.option("--metric", type=click.Choice(MEASURED["finetune"]),
+              help="With --full: what says which evaluation is the best [the study's, else eval/loss].")
+@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
+@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
+def train(file: Path, study: Path | None, full: bool, epochs: float | None, processes: int | None,
+          metric: str | None, deadline: str | None, cpu: bool) -> None:
+    """Train one configuration without a sweep.
+
+    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
+    all rows are trained on, by all GPUs in one training; the same command goes on with it.
+    """
+    from kaggle_runner.run.final.full_spec import full_spec
+    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
+    from kaggle_runner.study.journal import read_study
+
+    spec, name = read_chosen(file)
+    source = study_of(file)
+    if full:
+        name = f"{name.removesuffix(BEST_SUFFIX)}-final"
+        by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
+        spec = full_spec(spec, epochs, by)
+        _train_fully(spec, study or _place(name, spec, source), processes, deadline, cpu)
+        return
+    options = {"epochs": epochs, "processes": processes, "metric": metric}
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
+    run_spec(replace(spec, name=name), study=study or _place(name, spec, source), cpu_only=cpu, deadline=deadline)
+
+
+def _place(name: str, spec: "SweepSpec", source: Path | None) -> Path:
+    """Return where what a study chose is trained, and say if it is not where it usually is."""
+    from kaggle_runner.study.best_file import place_for
+
+    usual = directory_of(name, detect_here())
+    place = usual if source is None else place_for(usual, spec.raw)
+    if place != usual:
+        complain(f"{usual} has the training of another choice of {source}; this one is trained in {place}")
+    return place
+
+
+def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, deadline: str | None, cpu: bool) -> None:
+    """Run a final training, and print what it came to as the end of a sweep does."""
+    from kaggle_runner.cli.progress import display
+    from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_internet, servers_of
+    from kaggle_runner.run.final.final_training import FinalOrder, run_final
+    from kaggle_runner.study.trial import Status
+
+    for warning in spec.warnings:
+        complain(f"warning: {warning}")
+    environment = detect_here()
+    environment.for_training(cpu_only=cpu)
+    if environment.host != "local" and spec.hub_names:
+        require_internet(servers_of("sweep", os.environ), environment.host)
+    refuse_among_rows(directory, spec.fixed.get("dataset"))
+    order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
+                       deadline=find_deadline(deadline, environment, os.environ))
+    warn_of_no_page()
+    with display(typed_command()) as notify:
+        run = run_final(spec, order, environment, notify)
+    page = print_study(run.snapshot, run.reason)
+    exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
+    if exit_status:
+        click.echo(f"next     {continuing()}")
+    else:
+        print_next(run.snapshot)
+    print_page(page)
+    tell_launcher(run.reason, exit_status)
+    if exit_status:
+        sys.exit(exit_status)
 
 
 @click.command()
@@ -48,6 +147,7 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     from kaggle_runner.cli.progress import display
     from kaggle_runner.model.marker import is_export_of
     from kaggle_runner.model.outcome import find_outcome, no_adapter_of
+    from kaggle_runner.run.signals import interrupts_before_work
 
     if public and push is None:
         raise click.UsageError("--public is for what --push makes; give --push NAME too")
@@ -56,6 +156,7 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     if llama_cpp is not None and kind not in ("gguf", "ollama"):
         raise click.UsageError("--llama-cpp is for --to gguf and --to ollama; give one of them, or leave it out")
 
+    click.get_current_context().with_resource(interrupts_before_work(complain))  # a half model is taken away
     outcome = find_outcome(study, trial)
     if outcome.config.trainer == "charlm":  # before imports that take seconds
         raise no_adapter_of(outcome)
@@ -199,15 +300,15 @@ def _conversation(outcome: "Outcome", environment: "Environment", notify: "Notif
 
 
 def _importing() -> "AbstractContextManager[None]":
-    """Return the context in which libraries are imported that take seconds, and the compiler's seconds are saved."""
+    """Return the context in which libraries are imported that take seconds."""
     from kaggle_runner.run.worker_process import PATIENT
 
     for name, value in PATIENT.items():  # read as torch is loaded
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which faster kernels it lacks
-    from kaggle_runner.run.worker import compiling_when_called
+    from kaggle_runner.run.worker import importing
 
-    return compiling_when_called()
+    return importing()
 
 
-COMMANDS = (export, try_)
+COMMANDS = (train, export, try_)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=SweepFile())
-@click.option("--gpu", help="Plan for this GPU instead of this machine: t4, p100, l4, a100-40, ...")
+@click.option("--gpu", help="Plan for this GPU instead of this machine: t4 (a pair), t4x1, l4x4, a100-40, ...")
 @click.option("--seconds-per-step", type=float, callback=positive,
               help="Time of a step of the sweep's smallest effective batch [from --study].")
 @click.option("--study", type=StudyPath(), help="A study whose finished trials tell the time.")
@@ -37,7 +37,7 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
         raise click.UsageError("--epochs is for --full; give that too")
     from kaggle_runner.config import FinetuneConfig
     from kaggle_runner.machine.deadline import MARGIN_S, SAVING_S
-    from kaggle_runner.machine.gpu_catalogue import in_kaggle_session, known_gpu
+    from kaggle_runner.machine.gpu_catalogue import known_gpus
     from kaggle_runner.memory.final_plan import plan_final
     from kaggle_runner.memory.fit import memory_limit_of, memory_limit_of_gpu
     from kaggle_runner.memory.plan import SESSION_S, WEEK_S
@@ -55,12 +55,12 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     spec = replace(spec, run_cap=count or spec.run_cap, confirm=OFF if no_confirm else confirm or spec.confirm)
     environment = detect_here()
     limit_s = environment.session_limit_s
-    limit = memory_limit_of(environment) if gpu is None else memory_limit_of_gpu(
-        known_gpu(gpu), environment.cache_directory)
+    planned, count_of_gpu = known_gpus(gpu) if gpu is not None else (None, len(environment.gpus))
+    limit = memory_limit_of_gpu(planned, environment.cache_directory) if planned else memory_limit_of(environment)
     known = study or source
     snapshot = read_study(known) if known else None
     session_s = limit_s - SAVING_S - MARGIN_S if limit_s and gpu is None else None
-    gpus = max(1, len(environment.gpus)) if gpu is None else in_kaggle_session(gpu)
+    gpus = max(1, count_of_gpu)
     found = plan_sweep(spec, limit, seconds_per_step=seconds_per_step, snapshot=snapshot, session_s=session_s,
                        workers=gpus)
     if full:

@@ -123,12 +123,18 @@ class Lines:
                             and time.monotonic() - self._last_line.get(event.trial, 0.0) < LINE_EVERY_S):
             return
         self._last_line[event.trial] = time.monotonic()
-        print(flowing(text, width_of_stderr()), file=sys.stderr, flush=True)
+        _write(text)
 
     def _tell_time(self) -> None:
         while not self._over.wait(self._every_s):
             if (line := self._left.line()) is not None:
-                print(flowing(line, width_of_stderr()), file=sys.stderr, flush=True)
+                _write(line)
+
+
+def _write(text: str) -> None:
+    """Write a line at once, its end too: another worker's thread writes into the same stream."""
+    sys.stderr.write(f"{flowing(text, width_of_stderr())}\n")
+    sys.stderr.flush()
 
 
 class _LeftColumn(ProgressColumn):

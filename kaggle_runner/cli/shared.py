@@ -305,12 +305,14 @@ def print_next(*snapshots: "Snapshot", after: str | None = None) -> None:
 
 def _what_comes_out(snapshot: "Snapshot") -> list[tuple[str, str]]:
     """Return the commands that lead from a winner to a model that one talks to, each with what it is for."""
-    from kaggle_runner.study.weights import WEIGHTS
+    from kaggle_runner.study.weights import weights_here
 
     best = snapshot.best
     directory = snapshot.directory / "trials" / (best.trial.id if best else "")
-    if best is not None and (directory / WEIGHTS).is_file():  # of a character model, which nothing else is made of
-        return [(command("try", snapshot.directory), "have it write")]
+    if best is not None and best.trial.params.get("trainer") == "charlm":  # which nothing else is made of
+        if weights_here(snapshot, best):
+            return [(command("try", snapshot.directory), "have it write")]
+        return [(command("train", snapshot.directory), "its weights are not here: train it again")]
     if best is None or not (directory / "adapter").is_dir():
         return []
     steps = [(command("try", snapshot.directory), "ask it something")]

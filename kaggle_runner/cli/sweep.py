@@ -1,9 +1,8 @@
-"""The commands that train: run a sweep here or create it on W&B, be an agent of one, train one configuration."""
+"""The commands that train: run a sweep here or create it on W&B, be an agent of one."""
 
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,10 @@ from kaggle_runner.cli.shared import (
     confirming,
     continuing,
     detect_here,
-    directory_of,
     positive,
     print_next,
     print_page,
     print_study,
-    refuse_among_rows,
     require,
     run_spec,
     sweep_options,
@@ -29,7 +26,6 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, complain, say
 from kaggle_runner.errors import INTERRUPTED, SweepOver
-from kaggle_runner.metrics import GOALS, MEASURED, Metric
 from kaggle_runner.sweep.address import plain_address, require_address
 from kaggle_runner.wording import how_many, without_password
 
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
     from kaggle_runner.run.shared.order import SharedOrder
     from kaggle_runner.study.journal import Snapshot
-    from kaggle_runner.sweep.spec import SweepSpec
     from kaggle_runner.sweep.study_settings import Confirm
     from kaggle_runner.wandb.agent import AgentOrder
 
@@ -173,77 +168,6 @@ def _confirm_remote(confirm: "Confirm", order: "AgentOrder", environment: "Envir
     return INTERRUPTED if done.not_done else 0
 
 
-@click.command()
-@click.argument("file", type=GivenPath())
-@click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME, with --full NAME-final].")
-@click.option("--full", is_flag=True, help="Train on all rows, on all GPUs together.")
-@click.option("--epochs", type=float, callback=positive,
-              help="With --full: passes over the rows [the configuration's num_train_epochs, else 1].")
-@click.option("--processes", type=click.IntRange(min=1),
-              help="With --full: processes that train together [one for each GPU, on a CPU 1].")
-@click.option("--metric", type=click.Choice(MEASURED["finetune"]),
-              help="With --full: what says which evaluation is the best [the study's, else eval/loss].")
-@click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
-@click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
-def train(file: Path, study: Path | None, full: bool, epochs: float | None, processes: int | None,
-          metric: str | None, deadline: str | None, cpu: bool) -> None:
-    """Train one configuration without a sweep.
-
-    FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
-    all rows are trained on, by all GPUs in one training; the same command goes on with it.
-    """
-    from kaggle_runner.run.final.full_spec import full_spec
-    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
-    from kaggle_runner.study.journal import read_study
-
-    spec, name = read_chosen(file)
-    if full:
-        name = f"{name.removesuffix(BEST_SUFFIX)}-final"
-        source = study_of(file)
-        by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
-        _train_fully(full_spec(spec, epochs, by), name, study, processes, deadline, cpu)
-        return
-    options = {"epochs": epochs, "processes": processes, "metric": metric}
-    given = [f"--{name}" for name, value in options.items() if value is not None]
-    if given:
-        raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
-    run_spec(replace(spec, name=name), study=study, cpu_only=cpu, deadline=deadline)
-
-
-def _train_fully(spec: "SweepSpec", name: str, study: Path | None, processes: int | None, deadline: str | None,
-                 cpu: bool) -> None:
-    """Run a final training, and print what it came to as the end of a sweep does."""
-    from kaggle_runner.cli.progress import display
-    from kaggle_runner.machine.deadline import find_deadline
-    from kaggle_runner.machine.internet import require_internet, servers_of
-    from kaggle_runner.run.final.final_training import FinalOrder, run_final
-    from kaggle_runner.study.trial import Status
-
-    for warning in spec.warnings:
-        complain(f"warning: {warning}")
-    environment = detect_here()
-    environment.for_training(cpu_only=cpu)
-    if environment.host != "local" and spec.hub_names:
-        require_internet(servers_of("sweep", os.environ), environment.host)
-    directory = study or directory_of(name, environment)
-    refuse_among_rows(directory, spec.fixed.get("dataset"))
-    order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
-                       deadline=find_deadline(deadline, environment, os.environ))
-    warn_of_no_page()
-    with display(typed_command()) as notify:
-        run = run_final(spec, order, environment, notify)
-    page = print_study(run.snapshot, run.reason)
-    exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
-    if exit_status:
-        click.echo(f"next     {continuing()}")
-    else:
-        print_next(run.snapshot)
-    print_page(page)
-    tell_launcher(run.reason, exit_status)
-    if exit_status:
-        sys.exit(exit_status)
-
-
 def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     from kaggle_runner.wandb.offline import OfflineRuns, sync_command
 
@@ -252,4 +176,4 @@ def _write_offline(snapshot: "Snapshot", project: str | None) -> None:
     click.echo(f"W&B      {how_many(count, 'offline run')}; upload them with: {sync}")
 
 
-COMMANDS = (sweep, train, agent)
+COMMANDS = (sweep, agent)

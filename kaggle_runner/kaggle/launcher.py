@@ -46,8 +46,8 @@ OF_AGENTS = ("wandb", "machine/gpu_lock", "machine/writable")
 """What works for a sweep on W&B."""
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
-    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/fetch"),
-    "train": (*OF_MODELS, *OF_SEARCHES, *OF_AGENTS),
+    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/address", "run/shared/fetch"),
+    "train": ("model", "cli/conversation", *OF_SEARCHES, *OF_AGENTS),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),
 }
@@ -104,8 +104,13 @@ def kaggle_runner_launch():
         traceback.print_exc()
         reason = str(error) if isinstance(error, SystemExit) else f"{{type(error).__name__}}: {{error}}"
         working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working")
-        with open(os.path.join(working, "result.json"), "w") as file:
-            json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason.removeprefix("error: ")}}, file)
+        path = os.path.join(working, "result.json")
+        try:
+            with open(path + ".new", "w") as file:
+                json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason.removeprefix("error: ")}}, file)
+            os.replace(path + ".new", path)
+        except OSError as full:
+            print(f"error: cannot write {{path}}: {{full.strerror}}; the session has no verdict")
         return 0
 
 
@@ -220,17 +225,24 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
 
 
 def without_words(source: bytes) -> bytes:
-    """Empty every string that stands alone in Python source, and drop the comments; all else stays where it is."""
+    """Drop every string that stands alone in Python source, and the comments; all else stays where it is.
+
+    Where nothing else stands there or in the line, an empty string does.
+    """
     lines = source.split(b"\n")
     for token in tokenize.tokenize(io.BytesIO(source).readline):
         if token.type == tokenize.COMMENT:
             line, column = token.start[0] - 1, token.start[1]
             lines[line] = lines[line].decode()[:column].rstrip().encode()
-    for node in _statements(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+    for parent in _statements(ast.parse(source)):
+        body = getattr(parent, "body", ())
+        alone = [node for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+                 and isinstance(node.value.value, str)]
+        for node in alone:
             first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-            tail = lines[last][node.end_col_offset:]
-            lines[first] = lines[first][:node.col_offset] + b'""' + tail
+            before, after = lines[first][:node.col_offset], lines[last][node.end_col_offset:]
+            is_all = len(alone) == len(body) or before.strip() or after.strip()
+            lines[first] = before + b'""' + after if is_all else b""
             lines[first + 1:last + 1] = [b""] * (last - first)
     return b"\n".join(lines)
 

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 from slugify import slugify
 
-from kaggle_runner.config import DEMO_MODEL, TRAINERS, FinetuneConfig
+from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig
 from kaggle_runner.errors import ConfigError, KernelError, MissingPackages, Refusal, SecretError
 from kaggle_runner.kaggle.folder import SLUG_LIMIT, KernelSpec
+from kaggle_runner.kaggle.hub_name import why_no_name
 from kaggle_runner.kaggle.keys import secret_dataset, secret_sources
 from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
@@ -231,7 +232,7 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
     if not order.is_file or order.task in ("export", "try"):
         return []
     spec, missing = _read(order)[0], []
-    mounts = order.datasets or order.kernels or order.models
+    mounts, is_finetune = order.datasets or order.kernels or order.models, TRAINERS[spec.trainer] is FinetuneConfig
     named = [(name, value) for name in ("model", "dataset", "eval_dataset") for value in _values_of(spec, name)]
     for name, value in named:
         path, option = Path(value), "--model" if name == "model" else "--dataset"
@@ -243,6 +244,9 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
                            f"and write its path under /kaggle/input")
         elif path.is_relative_to("/kaggle/input") and not mounts:
             missing.append(f"the {name} {value}, because nothing is mounted there; give {option}")
+        elif not path.is_absolute() and value != DEMO_DATASET and is_finetune and (
+                problem := why_no_name(option.removeprefix("--"), value)):
+            missing.append(f"the {name} {value!r}{problem}")
     return missing
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.machine.keys import redact
 
 GRACE_S = 120.0
@@ -35,7 +36,8 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
     """Run the command, passing its output on line by line without the values of `secrets`.
 
     SIGTERM and an interrupt are handed to it, with time to close. So is a SIGTERM at the Unix time `stop_at`, for a
-    command that does not keep its own deadline.
+    command that does not keep its own deadline. One that was asked and had no say, because it still imported or did not
+    close in time, was interrupted as any other.
     """
     process = subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=working, env=dict(environ),
                                text=True, errors="replace", stdin=subprocess.DEVNULL,
@@ -45,21 +47,24 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
                for stream, sink, kept in ((process.stdout, sys.stdout, None), (process.stderr, sys.stderr, last_lines))]
     for reader in readers:
         reader.start()
-    with _handing_on_stops(process):
+    asked: list[str] = []
+    with _handing_on_stops(process, asked):
         while True:
             try:
                 status = process.wait(None if stop_at is None else max(0.0, stop_at - time.time()))
                 break
             except KeyboardInterrupt:
-                _stop(process, signal.SIGINT)
+                _stop(process, signal.SIGINT, asked)
             except subprocess.TimeoutExpired:
                 stop_at = None
                 print("the session is nearly over: end what still runs", file=sys.stderr, flush=True)
-                _stop(process, signal.SIGTERM)
+                _stop(process, signal.SIGTERM, asked)
     for reader in readers:
         reader.join(timeout=10)
     if status < 0:
         name = signal.Signals(-status).name
+        if name in asked:
+            return CommandEnd(exit_status=INTERRUPTED, reason=f"ended by {name}; what it had recorded is kept")
         killed = ", as a machine does when its memory is full" if name == "SIGKILL" else ""
         return CommandEnd(exit_status=128 - status, reason=f"the command was ended by {name}{killed}")
     return CommandEnd(exit_status=status, reason=reason_of(last_lines) if status else "")
@@ -84,20 +89,25 @@ def _pass_on(stream: IO[str], sink: IO[str], secrets: Sequence[str], kept: deque
 
 
 @contextmanager
-def _handing_on_stops(process: subprocess.Popen[str]) -> Iterator[None]:
+def _handing_on_stops(process: subprocess.Popen[str], asked: list[str]) -> Iterator[None]:
     """Hand SIGTERM on to the command while it runs; only a main thread may have a handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = signal.signal(signal.SIGTERM, lambda *_: _stop(process, signal.SIGTERM))
+    old = signal.signal(signal.SIGTERM, lambda *_: _stop(process, signal.SIGTERM, asked))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
 
 
-def _stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def _stop(process: subprocess.Popen[str], number: signal.Signals, asked: list[str]) -> None:
+    def end() -> None:
+        asked.append("SIGKILL")
+        process.kill()
+
+    asked.append(number.name)
     process.send_signal(number)
-    timer = threading.Timer(GRACE_S, process.kill)
+    timer = threading.Timer(GRACE_S, end)
     timer.daemon = True
     timer.start()

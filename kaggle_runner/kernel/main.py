@@ -3,6 +3,7 @@
 On Kaggle the exit status is always 0, because Kaggle keeps no file of a script that fails: read result.json.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,18 +16,20 @@ from typing import Any
 
 import kaggle_runner
 from kaggle_runner.errors import KaggleRunnerError, SecretError
-from kaggle_runner.files import FACTS_VARIABLE, RESULT
+from kaggle_runner.files import FACTS_VARIABLE, RESULT, replacing
 from kaggle_runner.kernel.command import CommandEnd, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
 from kaggle_runner.kernel.result import Session, describe_session, find_journals
 from kaggle_runner.machine.deadline import STARTED_VARIABLE, find_deadline
 from kaggle_runner.machine.environment import Environment, detect, root_of
+from kaggle_runner.machine.faults import fault_of_machine
 from kaggle_runner.machine.internet import require_internet, servers_of
 from kaggle_runner.machine.keys import VARIABLES, find_key, secret_values
 from kaggle_runner.study.journal import JOURNAL
 
 TRAINING = ("agent", "sweep", "train", "export", "try")
 """The commands that need a model on a kernel."""
+TAKEN = -1
 OVERTIME_S = 600.0
 """After its deadline a command is ended by us: it should have ended by itself, and its files must still be kept."""
 
@@ -45,10 +48,27 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
     on_host = environment.host in ("kaggle", "colab")
     session = Session(arguments=list(arguments), environment=environment, started=started,
                       working=environment.writable_directory if on_host else Path.cwd())
+    held = _hold(session.working) if on_host else None
+    if held == TAKEN:
+        _say(f"error: a launcher that is still running has {session.working}, and its {RESULT} is left alone; wait "
+             f"for its end or end it, and start this one again")
+        return 0 if environment.host == "kaggle" else 1
+    try:
+        return _work(session, files, root)
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _work(session: Session, files: Mapping[str, str], root: Path) -> int:
+    """Do a session's work and write its verdict; return the status to exit with."""
+    arguments, environment = session.arguments, session.environment
+    on_host = environment.host in ("kaggle", "colab")
     _say(f"kaggle_runner {kaggle_runner.__version__} on {environment.host} ({environment.reason}): "
          f"{' '.join(arguments)}")
     for problem in environment.problems if on_host else ():
-        _say(f"warning: {problem}")
+        if "--cpu" not in arguments or problem not in environment.gpu_problems:
+            _say(f"warning: {problem}")
     inputs = root / "kaggle" / "input"
     try:
         session.working.mkdir(parents=True, exist_ok=True)
@@ -65,17 +85,39 @@ def run(arguments: Sequence[str], settings: Mapping[str, str], files: Mapping[st
             outcome, facts = _run(session, files, Path(directory), root)
         result = describe_session(session, outcome, facts)
     except (KaggleRunnerError, OSError) as error:
-        _say(f"error: {error}")
+        reason = str(error) if isinstance(error, KaggleRunnerError) else fault_of_machine(error) or str(error)
+        _say(f"error: {reason}")
         status = error.exit_status if isinstance(error, KaggleRunnerError) else 1
-        result = describe_session(session, CommandEnd(exit_status=status, reason=str(error)), {})
+        result = describe_session(session, CommandEnd(exit_status=status, reason=reason), {})
     if on_host:
         path = session.working / RESULT
+        place = f"  ({path})"
         try:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(result, indent=2) + "\n")
         except OSError as error:
-            _say(f"error: cannot write {path}: {error.strerror}; the session has no verdict")
-        _say(f"{result['verdict']}{': ' if result['reason'] else ''}{result['reason']}  ({path})")
+            old = ", and the one there is of an earlier start" if path.is_file() else ""
+            _say(f"error: cannot write {path}: {error.strerror}; the session has no verdict but the next line{old}")
+            place = ""
+        _say(f"{result['verdict']}{': ' if result['reason'] else ''}{result['reason']}{place}")
     return 0 if environment.host == "kaggle" else result["exit_status"]
+
+
+def _hold(working: Path) -> int | None:
+    """Make a session's folder and hold it until what is returned is closed; `TAKEN` where another launcher has it.
+
+    None where it cannot be held: there is no such folder, or its file system knows no locks.
+    """
+    held = None
+    try:
+        working.mkdir(parents=True, exist_ok=True)
+        held = os.open(working, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return held
+    except OSError as error:
+        if held is not None:
+            os.close(held)
+        return TAKEN if isinstance(error, BlockingIOError) else None
 
 
 def require_machine(arguments: Sequence[str], environment: Environment, environ: Mapping[str, str]) -> None:

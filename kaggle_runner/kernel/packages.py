@@ -7,14 +7,13 @@ breaks the others. So pip gets the running versions as constraints, and they are
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from packaging.version import Version
 
 from kaggle_runner.errors import HostError
 
@@ -45,9 +44,14 @@ class Need:
         if importlib.util.find_spec(self.module) is None:
             return False
         try:
-            return Version(importlib.metadata.version(self.name)) >= Version(self.minimum)
+            return _numbers(importlib.metadata.version(self.name)) >= _numbers(self.minimum)
         except importlib.metadata.PackageNotFoundError:  # importable without being installed: a test's, a developer's
             return True
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers that a version begins with; a Python may lack the package that knows all of it."""
+    return [int(number) for number in re.split(r"[^\d.]", version)[0].split(".") if number]
 
 
 NEEDS = (
@@ -57,7 +61,7 @@ NEEDS = (
     Need(module="peft", name="peft", minimum="0.17", feature="fine-tuning with LoRA"),
     Need(module="wandb", name="wandb", minimum="0.26", feature="W&B sweeps"),
     Need(module="yaml", name="PyYAML", minimum="6.0", feature="sweep files"),
-    Need(module="click", name="click", minimum="8.0", feature="the command line"),
+    Need(module="click", name="click", minimum="8.0", feature="command line"),
     Need(module="rich", name="rich", minimum="13.0", feature="progress of a sweep"),
 )
 """Kaggle's image lacks bitsandbytes, Colab's bitsandbytes and optuna (October 2026); the rest is a safeguard.
@@ -159,5 +163,6 @@ def _install(need: Need, wheel_folders: Sequence[Path], frozen: Mapping[str, str
             if ran.returncode == 0:
                 return ""
             errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR:")]
-            problem = errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with status {ran.returncode}"
+            said = errors or ran.stderr.splitlines() or [f"pip ended with status {ran.returncode}"]
+            problem = said[-1].removeprefix("ERROR: ")
     return problem

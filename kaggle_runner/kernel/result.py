@@ -65,14 +65,17 @@ def describe_session(session: Session, outcome: CommandEnd, facts: Mapping[str, 
             if record.result and record.started >= session.started:
                 phases.update({f"trials/{name}": seconds for name, seconds in record.result.seconds_by_phase.items()})
     seconds = time.time() - session.started
-    gpus = (*session.environment.gpus, *session.environment.refused_gpus)  # Kaggle charges for both
+    environment = session.environment
+    hidden = environment.hidden_gpus
+    gpus = [gpu.text for gpu in (*environment.gpus, *environment.refused_gpus)] \
+        + [f"{gpu.text}, hidden by CUDA_VISIBLE_DEVICES" for gpu in hidden]  # Kaggle charges for all of them
     return {
         "verdict": VERDICTS.get(outcome.exit_status, "failed"), "exit_status": outcome.exit_status,
         "reason": facts.get("reason") or outcome.reason,
         "continue": bool(unfinished or outcome.exit_status == INTERRUPTED),
         "trials": dict(statuses), "unfinished_trials": unfinished, "best": _best(snapshots),
         "command": list(session.arguments), "kaggle_runner": kaggle_runner.__version__, "versions": _versions(),
-        "gpus": [gpu.text for gpu in gpus], "environment": session.environment.as_dict(),
+        "gpus": gpus, "environment": environment.as_dict(),
         "installed": list(session.packages.installed), "lost": list(session.packages.lost),
         "hidden": _hidden(snapshots),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(session.started)), "seconds": round(seconds, 3),
@@ -117,7 +120,7 @@ def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
 def _hidden(snapshots: Sequence[Snapshot]) -> list[str]:
     """Gather which packages of the image the workers hid from their libraries, and why."""
     notes = [record.result.notes for snapshot in snapshots for record in snapshot.records if record.result]
-    return sorted({str(note["hidden_package"]) for note in notes if note.get("hidden_package")})
+    return sorted({text for note in notes for text in str(note.get("hidden_package") or "").split("; ") if text})
 
 
 def _versions() -> dict[str, str]:

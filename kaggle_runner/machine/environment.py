@@ -40,6 +40,8 @@ class Environment:
     """The GPUs that can be trained on, in the order of CUDA_VISIBLE_DEVICES."""
     refused_gpus: tuple[Gpu, ...]
     """The GPUs that torch has no kernels for."""
+    hidden_gpus: tuple[Gpu, ...]
+    """The GPUs of this machine that CUDA_VISIBLE_DEVICES hides."""
     ram_bytes: int
     """All memory of this machine, or what its container may take of it."""
     ram_available_bytes: int
@@ -64,6 +66,8 @@ class Environment:
     """Why a figure is what it is: `gpus`, `ram`, `cpu`, `session`, `writable`, `cache`."""
     problems: tuple[str, ...]
     """What a person should know or mend before a sweep."""
+    gpu_problems: tuple[str, ...]
+    """Those of `problems` that are nothing to somebody who asked for a CPU."""
 
     def require_gpus(self) -> tuple[Gpu, ...]:
         """Return the GPUs, of which there is at least one.
@@ -75,7 +79,7 @@ class Environment:
             return self.gpus
         for gpu in self.refused_gpus:
             raise NoGpu(f"no GPU to train on: {gpu.refusal}")
-        raise NoGpu(f"no GPU to train on: {self.reasons['gpus']}; {_GPU_ADVICE[self.host]}")
+        raise NoGpu(f"no GPU to train on: {self.reasons['gpus']}; {_gpu_advice(self.host, len(self.hidden_gpus))}")
 
     def for_training(self, *, cpu_only: bool) -> "Environment":
         """Return this machine as trials may use it; on Kaggle and Colab they get a CPU only where it was asked for.
@@ -96,6 +100,7 @@ class Environment:
         return asdict(self) | {
             "gpus": [_gpu_row(gpu) for gpu in self.gpus],
             "refused_gpus": [_gpu_row(gpu) for gpu in self.refused_gpus],
+            "hidden_gpus": [_gpu_row(gpu) for gpu in self.hidden_gpus], "gpu_problems": list(self.gpu_problems),
             "writable_directory": str(self.writable_directory), "cache_directory": str(self.cache_directory),
             "missing_packages": list(self.missing_packages), "problems": list(self.problems),
         }
@@ -142,6 +147,9 @@ def detect(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> E
     survey = survey_gpus(environ)
     gpus = tuple(gpu for gpu in survey.gpus if not gpu.refusal)
     refused = tuple(gpu for gpu in survey.gpus if gpu.refusal)
+    none = [f"this session has no GPU; {_gpu_advice(host, len(survey.hidden))}"]
+    gpu_problems = (*survey.problems, *(gpu.refusal or "" for gpu in refused),
+                    *([] if host == "local" or survey.gpus else none))
     ram = read_ram(root)
     cpu_count, cpu_reason = read_cpu_count(root)
     session_limit_s, session_reason = _session_limit(host, environ)
@@ -149,14 +157,13 @@ def detect(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> E
     cache, cache_reason = _cache_directory(host, environ, root)
     api_keys, key_problems = _api_keys(environ, root)
     return Environment(
-        host=host, reason=reason, gpus=gpus, refused_gpus=refused, ram_bytes=ram.total_bytes,
+        host=host, reason=reason, gpus=gpus, refused_gpus=refused, hidden_gpus=survey.hidden, ram_bytes=ram.total_bytes,
         ram_available_bytes=ram.available_bytes, cpu_count=cpu_count, disk_free_bytes=disk_free_bytes(writable),
         session_limit_s=session_limit_s, interactive=_interactive(host, environ), writable_directory=writable,
         cache_directory=cache, missing_packages=missing_packages(), api_keys=api_keys,
         reasons={"gpus": survey.reason + (_TPU if _is_tpu(environ) else ""), "ram": ram.reason, "cpu": cpu_reason,
                  "session": session_reason, "writable": writable_reason, "cache": cache_reason},
-        problems=(*survey.problems, *(gpu.refusal or "" for gpu in refused),
-                  *_host_problems(host, bool(survey.gpus), writable, root), *key_problems),
+        gpu_problems=gpu_problems, problems=(*gpu_problems, *_host_problems(host, writable, root), *key_problems),
     )
 
 
@@ -251,10 +258,8 @@ def _api_keys(environ: Mapping[str, str], root: Path) -> tuple[dict[str, str], l
     return sources, problems
 
 
-def _host_problems(host: str, has_gpu: bool, writable: Path, root: Path) -> list[str]:
+def _host_problems(host: str, writable: Path, root: Path) -> list[str]:
     problems = []
-    if host != "local" and not has_gpu:
-        problems.append(f"this session has no GPU; {_GPU_ADVICE[host]}")
     if host == "colab" and writable == root / "content":
         problems.append("google drive is not mounted, so the study is lost with the session; run this in a cell before "
                         "the sweep: from google.colab import drive; drive.mount('/content/drive')")
@@ -266,6 +271,15 @@ def _host_problems(host: str, has_gpu: bool, writable: Path, root: Path) -> list
 def _gpu_row(gpu: Gpu) -> dict[str, Any]:
     return asdict(gpu) | {"compute_capability": list(gpu.compute_capability), "usable_bytes": gpu.usable_bytes,
                           "supports_bfloat16": gpu.supports_bfloat16, "meaning": gpu.meaning}
+
+
+def _gpu_advice(host: str, hidden: int) -> str:
+    """Say how a session comes to a GPU: of those that are there and hidden none was refused to the account."""
+    if not hidden:
+        return _GPU_ADVICE[host]
+    return (f"CUDA_VISIBLE_DEVICES hides {'the GPU' if hidden == 1 else f'all {hidden} GPUs'} of this machine: unset "
+            f"it, or name whole GPUs that are there, such as 0; or use the CPU: "
+            f"{'dry-run' if host == 'local' else '--cpu'}")
 
 
 _GPU_ADVICE = {

@@ -114,6 +114,8 @@ class GpuSurvey:
     """Why these GPUs were found and no others."""
     problems: tuple[str, ...] = ()
     """What a person should know or mend."""
+    hidden: tuple[Gpu, ...] = ()
+    """The GPUs that are there and that CUDA_VISIBLE_DEVICES hides from this process."""
 
 
 def survey_gpus(environ: Mapping[str, str], timeout_s: float = QUERY_TIMEOUT_S) -> GpuSurvey:
@@ -140,7 +142,8 @@ def survey_gpus(environ: Mapping[str, str], timeout_s: float = QUERY_TIMEOUT_S) 
         problems.append(f"CUDA_VISIBLE_DEVICES={wanted} names a slice of a GPU, and a slice's memory is not known "
                         f"here; name a whole GPU")
     reason = f"{count}, {len(visible)} visible with CUDA_VISIBLE_DEVICES={wanted}"
-    return GpuSurvey(gpus=visible, reason=reason, problems=tuple(problems))
+    return GpuSurvey(gpus=visible, reason=reason, problems=tuple(problems),
+                     hidden=tuple(gpu for gpu in gpus if gpu not in visible))
 
 
 def visible_gpus(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:

@@ -1,6 +1,8 @@
 """GPUs that can be planned for without having one: `--gpu t4`."""
 
 import difflib
+import re
+import unicodedata
 
 from kaggle_runner.errors import HostError
 from kaggle_runner.machine.gpu import Gpu
@@ -27,26 +29,39 @@ Source: what nvidia-smi prints on these GPUs, in NVIDIA's and others' published 
 """
 
 
-def known_gpu(name: str) -> Gpu:
-    """Return a GPU by its short name, whatever this machine has.
+_SHORT = {key.replace("-", ""): key for key in _KNOWN} | {"t4highmem": "t4"}
+"""The names as `_short` writes them, those of Kaggle's machines too."""
+_IN_SESSION = {"NvidiaL4": 4}
+"""GPUs of a machine of Kaggle's whose name does not say it."""
+
+
+def known_gpus(name: str) -> tuple[Gpu, int]:
+    """Return a GPU by its short name, whatever this machine has, and how many of them work together.
+
+    `2xT4`, `T4 x2`, or a machine's name as a push takes it, says how many; alone a T4 comes in twos, as Kaggle has it,
+    and any other once. Source: Kaggle's documentation of notebooks, "GPU T4 x2" and "GPU L4 x4".
 
     Raises:
         HostError: no such GPU is known, or torch has no kernels for it.
     """
-    key = name.lower().replace(" ", "-").replace("_", "-")
-    if key not in _KNOWN:
-        close = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.5)
-        meant = f"did you mean {close[0]}? " if close else ""
-        raise HostError(f"no GPU {name!r} is known here; {meant}choose one of {', '.join(_KNOWN)}")
+    short = _short(name)
+    before, after = re.fullmatch(r"([1-9]\d?)x(.+)", short), re.fullmatch(r"(.+?)x([1-9]\d?)", short)
+    count = None
+    if short not in _SHORT and (before or after):
+        short, count = (before[2], before[1]) if before else (after[1], after[2]) if after else (short, None)
+    if short not in _SHORT:
+        close = difflib.get_close_matches(short, _SHORT, n=1, cutoff=0.5)
+        meant = f"did you mean {_SHORT[close[0]]}? " if close else ""
+        raise HostError(f"no GPU {name[:40]!r} is known here; {meant}choose one of {', '.join(_KNOWN)}, or two "
+                        f"of one as t4x2")
+    key = _SHORT[short]
     title, memory_mib, capability = _KNOWN[key]
     gpu = Gpu(index=0, name=title, memory_bytes=memory_mib * _MIB, compute_capability=capability, uuid="")
     gpu.require_supported()
-    return gpu
+    return gpu, int(count) if count else _IN_SESSION.get(name, 2 if key == "t4" else 1)
 
 
-def in_kaggle_session(name: str) -> int:
-    """Return how many of these GPUs a session on Kaggle has, where it has them: two T4s, one of any other.
-
-    Source: Kaggle's documentation of notebooks, "GPU T4 x2".
-    """
-    return 2 if name.lower() == "t4" else 1
+def _short(name: str) -> str:
+    """Write a name in small letters and digits, without its maker: `Tesla-T4 × 2` is `t4x2`."""
+    text = unicodedata.normalize("NFKC", name).replace("×", "x").lower()
+    return re.sub("[^a-z0-9]|nvidia|tesla|geforce", "", text)

@@ -4,12 +4,13 @@ Kaggle turns it off by a switch of the notebook, and silently for accounts whose
 the hub's client and W&B's each try for minutes and then speak of name servers.
 """
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from kaggle_runner.errors import NoInternet
+from kaggle_runner.errors import HostError, NoInternet
 
 INTERNET_VARIABLE = "KAGGLE_RUNNER_INTERNET"
 """`off` where a session is meant to do without, as `push --no-internet` sets it."""
@@ -27,51 +28,76 @@ _SWITCHES = {
 }
 
 
+SERVERS = {"W&B": ("WANDB_BASE_URL", "https://api.wandb.ai"), "the hub": ("HF_ENDPOINT", "https://huggingface.co")}
+"""Server -> the variable that names another, and its address."""
+NEUTRAL = ("https://pypi.org", "https://www.kaggle.com")
+"""Servers that tell a network that is off from a server that is down or an address that is none."""
+
+
 def servers_of(command: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Name the servers that a command cannot do without, with their addresses; none where it was told so.
 
     The hub is left out where HF_HUB_OFFLINE says that everything is here.
     """
-    servers = {}
-    if command == "agent":
-        servers["W&B"] = environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    elif environ.get(INTERNET_VARIABLE) == "off":
+    if command != "agent" and environ.get(INTERNET_VARIABLE) == "off":
         return {}
-    if environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
-        servers["the hub"] = environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return servers
+    is_offline = environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    names = [*(["W&B"] if command == "agent" else []), *([] if is_offline else ["the hub"])]
+    return {name: environ.get(SERVERS[name][0]) or SERVERS[name][1] for name in names}
 
 
 def require_internet(servers: Mapping[str, str], host: str, *, answer_s: float = ANSWER_S,
-                     pause_s: float = PAUSE_S) -> None:
-    """See that one of the servers answers, whatever it says; one of them may be down without the network.
+                     pause_s: float = PAUSE_S, neutral: Sequence[str] = NEUTRAL) -> None:
+    """See that the servers answer, whatever they say; one of ours may be down without the network.
 
     Raises:
-        NoInternet: none did, twice; says how to turn the internet on.
+        HostError: there is a network, and the address that a variable gives for a server does not answer, twice; or
+            none of the servers does.
+        NoInternet: nothing answered at all; says how to turn the internet on.
     """
-    reason = _why_silent(servers, answer_s)
-    if reason:
+    silent = _silent(servers.values(), answer_s)
+    if silent:
         time.sleep(pause_s)
-        reason = _why_silent(servers, answer_s)
-    if reason:
-        raise NoInternet(f"internet is off in this session: no answer from {' or '.join(servers.values())} ({reason}); "
-                         f"{_SWITCHES[host]}")
+        silent = _silent(silent, answer_s)
+    given = {name: address for name, address in servers.items()
+             if address in silent and name in SERVERS and address != SERVERS[name][1]}
+    if not silent or (len(silent) < len(set(servers.values())) and not given):
+        return
+    others = [address for address in (*servers.values(), *neutral) if address not in silent]
+    down = _silent(others, answer_s)
+    answering = next((address for address in others if address not in down), "")
+    addresses = " or ".join(servers[name] for name in servers if servers[name] in silent)
+    from urllib.request import getproxies  # start-up time that only a session needs to spend
+
+    proxies = ", ".join(sorted(f"{name}_proxy" for name in getproxies() if name in ("http", "https", "all")))
+    reason = f"{next(iter(silent.values()))}{f'; {proxies} is set' if proxies else ''}"
+    if not answering:
+        raise NoInternet(f"internet is off in this session: no answer from {addresses} ({reason}); {_SWITCHES[host]}")
+    if given:
+        name, address = next(iter(given.items()))
+        variable, usual = SERVERS[name]
+        raise HostError(f"{variable} is {address}, and no answer comes from there ({reason}), while {answering} "
+                        f"answers; correct it, or unset it for {usual}")
+    raise HostError(f"no answer from {addresses} ({reason}), while {answering} answers; wait until it is up again, and "
+                    f"run the same command again")
 
 
-def _why_silent(servers: Mapping[str, str], answer_s: float) -> str:
-    """Return why no server answered, empty if one did. Threads, because a look-up of a name cannot be cut short."""
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for address in servers.values():
-        threading.Thread(target=lambda address=address: answers.put(_ask(address, answer_s)), daemon=True).start()
-    until, reason = time.monotonic() + answer_s, ""
-    for _ in servers:
-        try:
-            reason = answers.get(timeout=max(0.0, until - time.monotonic()))
-        except queue.Empty:
-            return f"nothing in {answer_s:g} s"
-        if not reason:
-            return ""
-    return reason
+def _silent(addresses: Iterable[str], answer_s: float) -> dict[str, str]:
+    """Return the servers that did not answer, and why. Threads, because a look-up of a name cannot be cut short."""
+    answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    silent = dict.fromkeys(addresses, f"nothing in {answer_s:g} s")
+    for address in silent:
+        threading.Thread(target=lambda address=address: answers.put((address, _ask(address, answer_s))),
+                         daemon=True).start()
+    until = time.monotonic() + answer_s
+    with contextlib.suppress(queue.Empty):
+        for _ in tuple(silent):
+            address, reason = answers.get(timeout=max(0.0, until - time.monotonic()))
+            if reason:
+                silent[address] = reason
+            else:
+                del silent[address]
+    return silent
 
 
 def _ask(address: str, answer_s: float) -> str:

@@ -188,14 +188,14 @@ def _seconds(config: FinetuneConfig, seconds_per_row: float) -> float:
 
 def _forecast_lines(forecasts: tuple[PlannedConfiguration, ...]) -> Iterator[tuple[str, str]]:
     names = list(forecasts[0].settings)
-    rows, made_of = [[*names, "peak", "fits", "checkpointing"]], []
+    rows, made_of = [["peak", "fits", "checkpointing", *names]], []
     for forecast in forecasts:
         fit = forecast.fit
         parts = sorted(fit.prediction.parts.items(), key=lambda item: -item[1])
         made_of.append(f"{in_gib(fit.prediction.peak_bytes)}: " + ", ".join(
             f"{name} {in_gib(size).removesuffix(' GiB')}" for name, size in parts if size >= 5 * 2**20))
-        rows.append([*(str(value) for value in forecast.settings.values()), in_gib(fit.prediction.peak_bytes),
-                     "yes" if fit.fits else "no", "on" if fit.config.gradient_checkpointing else "off"])
+        rows.append([in_gib(fit.prediction.peak_bytes), "yes" if fit.fits else "no",
+                     "on" if fit.config.gradient_checkpointing else "off", *map(str, forecast.settings.values())])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for number, row in enumerate(rows):
         text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

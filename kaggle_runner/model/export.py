@@ -38,6 +38,8 @@ from kaggle_runner.training.finetune import evaluate
 from kaggle_runner.training.hub import raise_refusal
 
 ORIGINAL, TRAINED = "the base as it is stored", "the 4-bit weights that it was trained on"
+SENTENCEPIECE = "tokenizer.model"
+"""A base's tokenizer as some converters want it, beside its `tokenizer.json`: Phi-3's, Gemma's, Mistral's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,9 @@ def _write_merged(plan: MergePlan, folder: Path, candidate: str, measured: _Meas
     merge(plan, folder, quantised=measured.in_4_bits if candidate == TRAINED else (), dtype=measured.loaded_dtype,
           device=device)
     save_tokenizer(measured.tokenizer, folder)
+    pieces = plan.weights.folder / SENTENCEPIECE
+    if pieces.is_file():
+        shutil.copyfile(pieces, folder / SENTENCEPIECE)
 
 
 def _all(plan: MergePlan) -> Any:

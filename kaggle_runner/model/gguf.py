@@ -1,6 +1,6 @@
 """A merged model as one GGUF file, made by the converter of a llama.cpp that a person has."""
 
-import shlex
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +8,8 @@ from pathlib import Path
 from kaggle_runner.errors import HostError
 
 CONVERTER = "convert_hf_to_gguf.py"
-GET = "git clone --depth 1 https://github.com/ggml-org/llama.cpp && pip install -r llama.cpp/requirements.txt"
+GET = "git clone --depth 1 https://github.com/ggml-org/llama.cpp && pip install sentencepiece"
+"""Its `requirements.txt` would put another torch and transformers in the place of those that training uses."""
 MAGIC = b"GGUF"
 
 
@@ -27,19 +28,21 @@ def find_converter(llama_cpp: Path | None, why: str) -> Path:
     return converter
 
 
-def convert(converter: Path, merged: Path, out: Path) -> None:
-    """Convert a merged model's folder into a GGUF file of 16-bit floats.
+def convert(converter: Path, merged: Path, out: Path, name: str) -> None:
+    """Convert a merged model's folder into a GGUF file of 16-bit floats, which calls the model by a name.
 
     Raises:
         HostError: the converter fails, with its last words; or what it wrote is no GGUF file.
     """
-    done = subprocess.run([sys.executable, str(converter), str(merged), "--outfile", str(out), "--outtype", "f16"],
+    done = subprocess.run([sys.executable, str(converter), str(merged), "--outfile", str(out), "--outtype", "f16",
+                           f"--model-name={name}"],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
     words = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     said = words[-1] if words else f"exit status {done.returncode}"
     if done.returncode:
-        needs = shlex.quote(str(converter.parent / "requirements.txt"))
-        way_out = f"run: pip install -r {needs}" if "ModuleNotFoundError" in said else "update that llama.cpp"
+        lacks = re.search(r"ModuleNotFoundError: No module named '(\w+)", said)
+        way_out = f"run: pip install {lacks[1]}" if lacks else (
+            "where a newer llama.cpp does not know it either, --to merged takes the model home without one")
         raise HostError(f"{converter} cannot convert the merged model: {said}; {way_out}")
     try:
         with open(out, "rb") as file:

@@ -69,7 +69,7 @@ def _export(outcome: Outcome, out: Path, environment: Environment, notify: Notif
         else:
             weights = f"./{GGUF}"
             notify(Phase(phase="convert", text=f"converting with {converter}"))
-            convert(converter, merged, folder / GGUF)
+            convert(converter, merged, folder / GGUF, outcome.name)
             (merged / "README.md").rename(folder / "README.md")
         shutil.rmtree(merged)
         (folder / "Modelfile").write_text(modelfile(

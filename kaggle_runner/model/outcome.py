@@ -10,8 +10,9 @@ from kaggle_runner.config import CharLMConfig, Config, FinetuneConfig, config_fr
 from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.files import folder_name
 from kaggle_runner.study.journal import Snapshot, read_study
+from kaggle_runner.study.noise import confirming_name
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
-from kaggle_runner.study.weights import ADAPTER_FILES, WEIGHTS, adapter_digest
+from kaggle_runner.study.weights import ADAPTER_FILES, WEIGHTS, adapter_digest, weights_here
 
 AS_IT_RAN = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "max_steps", "num_train_epochs")
 """The hyperparameters in which what a trial was really trained with may differ from what the sweep chose."""
@@ -53,12 +54,12 @@ class Outcome:
         missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
         if missing:
             raise StudyError(f"trial {self.trial.id} has no adapter here: {folder} lacks "
-                             f"{' and '.join(missing)}; copy it there, or train it again: {self._again}")
+                             f"{' and '.join(missing)}; copy it there, or train it again: {self.again}")
         recorded = self.result.hashes.get("adapter_files")  # a study of 0.2 has none
         if recorded is not None and adapter_digest(folder) != recorded:
             raise StudyError(f"the adapter of trial {self.trial.id} is damaged: {folder} is not what was trained, by "
                              f"its digest in the record; restore it from a copy, or train it again: "
-                             f"{self._again}")
+                             f"{self.again}")
         return folder
 
     @property
@@ -74,9 +75,11 @@ class Outcome:
         return folder_name(f"{self.snapshot.directory.resolve().name}-{self.trial.id}")
 
     @property
-    def _again(self) -> str:
-        config = self.snapshot.directory / "trials" / self.trial.id / "config.json"
-        return f"python -m kaggle_runner train {shlex.quote(str(config))}"
+    def again(self) -> str:
+        """The command that trains it once more."""
+        config, best = self.snapshot.directory / "trials" / self.trial.id / "config.json", self.snapshot.best
+        is_copy = not config.is_file() and best is not None and best.trial.id == self.trial.id  # of a shared study
+        return f"python -m kaggle_runner train {shlex.quote(str(self.snapshot.directory if is_copy else config))}"
 
 
 def find_outcome(study: Path, trial_id: str | None = None) -> Outcome:
@@ -111,17 +114,24 @@ def no_adapter_of(outcome: Outcome) -> StudyError:
                       f"{outcome.directory / WEIGHTS}, and this has them write: python -m kaggle_runner try {study}")
 
 
-def weights_of(outcome: Outcome) -> tuple[Path, CharLMConfig]:
-    """Return the weights of a character model, and what it was trained with.
+def weights_of(outcome: Outcome) -> tuple[Path, CharLMConfig, str]:
+    """Return the weights of a character model, what it was trained with, and a remark where another seed made them.
 
     Raises:
         StudyError: they were not kept.
     """
-    path = outcome.directory / WEIGHTS
-    if isinstance(outcome.config, CharLMConfig) and path.is_file():
-        return path, outcome.config
-    raise StudyError(f"trial {outcome.trial.id} kept no weights: there is no {path}; only the best trial's are kept, "
-                     f"and those of 0.2 were not; train it again with save_model: true in a copy of its config.json")
+    snapshot = outcome.snapshot
+    record = next(record for record in snapshot.records if record.trial.id == outcome.trial.id)
+    found = weights_here(snapshot, record)
+    if isinstance(outcome.config, CharLMConfig) and found:
+        path, made = found
+        remark = "" if made is record else (f"the weights of trial {outcome.trial.id} were not kept; these are of "
+                                            f"{confirming_name(made)}, which confirmed it")
+        return path, outcome.config, remark
+    others = [one.trial.id for one in snapshot.ranked if weights_here(snapshot, one)]
+    have = f"those of trial {', '.join(others)} are here, for --trial; " if others else ""
+    raise StudyError(f"trial {outcome.trial.id} kept no weights: there is no {outcome.directory / WEIGHTS}; {have}"
+                     f"train it again and try that: {outcome.again}")
 
 
 def _named(snapshot: Snapshot, trial_id: str) -> TrialRecord:

@@ -3,6 +3,7 @@
 SETUP = """\
 %matplotlib inline
 import math
+import textwrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -72,12 +73,16 @@ def value_axis(name, side="x"):
     elif AXES[name] != "linear":
         labels = [str(value)[:18] for value in AXES[name]]
         axis.set_ticks(range(len(labels)), labels, rotation=90 if side == "x" and sum(map(len, labels)) > 40 else 0)
-    getattr(plt, f"{side}label")(name)
+    getattr(plt, f"{side}label")(folded(name))
 
 
-def legend(**where):
+def folded(name, width=28):
+    return textwrap.fill(name, width)
+
+
+def legend():  # above the axes, where it covers no mark
     if plt.gca().get_legend_handles_labels()[0]:
-        plt.legend(fontsize=8, **where)"""
+        plt.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2)"""
 
 TABLE = """\
 (ranked if len(ranked) else trials)[["trial", "status", METRIC, *names, "steps", "seconds"]].head(15)"""
@@ -148,8 +153,9 @@ if IMPORTANCE:
     plt.barh(shares.index, 100 * shown, color=[PHASES[0] if clear else FAINT for clear in shares["resolved"]],
              xerr=100 * ends.values, ecolor="#808080", capsize=3)
     plt.plot(100 * shares["floor"], shares.index, "|", color="#D55E00", markersize=16, label="stands out from here")
+    plt.yticks(range(len(shares)), [folded(name, 44) for name in shares.index], size=8)
     plt.xlabel("variance explained, %")
-    legend(loc="lower right")
+    legend()
     show(ALT)"""
 
 SLICES = """\
@@ -216,7 +222,11 @@ if len(varied) > 1 and len(ranked) > 1:
             plt.text(i, at, f"{value:.3g}" if isinstance(value, float) else str(value), ha="center",
                      va="center", size=8)
     plt.ylim(-0.1, 1.1)
-    plt.xticks(range(len(heights.columns)), [*heights.columns[:-1], f"{METRIC}, by rank"], rotation=15, ha="right")
+    labels = [*heights.columns[:-1], f"{METRIC}, by rank"]
+    if len(labels) > 8:
+        plt.xticks(range(len(labels)), [folded(name, 60) for name in labels], rotation=90, size=6)
+    else:
+        plt.xticks(range(len(labels)), map(folded, labels), rotation=15, ha="right")
     plt.yticks([])
     show(ALT)"""
 

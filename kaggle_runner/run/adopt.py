@@ -1,12 +1,15 @@
 """Take a study over into a changed sweep file: trials that the new file could have made itself stay trials.
 
-The others are learned from as trials of another study are, at the nearest point of the new ranges. The study as it was
-is kept beside the new one. A kill at any moment leaves the old study, or the new one and the old.
+The others are learned from as trials of another study are. The study as it was is kept beside the new one, and when the
+file changes again what it has counts again: a range that was narrowed and widened is as one that was not. A kill at any
+moment leaves the old study, or the new one and the old.
 """
 
 import contextlib
+import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +19,22 @@ from kaggle_runner.config import config_from_params, trainer_of
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write
 from kaggle_runner.run.confirm import sweep_of_trials
-from kaggle_runner.run.points.prior import Known, Lesson, known_of, lessons_in, relearned, same_training
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, changed_keys, confirm_directory, read_study
+from kaggle_runner.run.points.prior import Known, Lesson, identity_of, known_of, lessons_in, same_training
+from kaggle_runner.study.journal import (
+    JOURNAL,
+    Snapshot,
+    Study,
+    changed_keys,
+    confirm_directory,
+    other_seed,
+    read_study,
+)
 from kaggle_runner.study.ranking import OF_TRIAL, is_complete
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
 from kaggle_runner.sweep.spec import SweepSpec
 
 MARK = "adopted"
-"""File that a half-made study lacks: written last."""
+"""File that a half-made study lacks: written last, it names the folder of the study as it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +45,12 @@ class Adopted:
     """What differs between the two sweep files, a line each."""
     kept: int
     """Trials that count in the new study as they did in the old one."""
+    returned: int
+    """How many of them come back from before an earlier change."""
     learned: int
-    """Complete trials that the new file cannot have made, and that the search learns from."""
+    """Trials that the new file cannot have made, and that the search learns from, those of other studies too."""
+    learns: bool
+    """Whether the new file's method learns from trials: random search and grids do not."""
     left: int
     """Trials that tell the new study nothing: failed, pruned or cut off elsewhere."""
     aside: Path
@@ -43,8 +58,111 @@ class Adopted:
 
     def as_lines(self) -> list[str]:
         """Say it for a person."""
-        return [*self.changes, f"{self.kept} trials count here too, {self.learned} are only learned from, {self.left} "
-                               f"are left behind; the study as it was is kept as {self.aside}"]
+        again = f", {self.returned} of them from before an earlier change" if self.returned else ""
+        only = "are only learned from" if self.learns else "are kept for a file that learns"
+        return [*self.changes, f"{self.kept} trials count here too{again}, {self.learned} {only}, {self.left} are left "
+                               f"behind; the study as it was is kept as {self.aside}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A finished trial that counts in the new study."""
+
+    record: TrialRecord
+    params: Mapping[str, Any]
+    """As the new file would name them."""
+    study: Snapshot
+    """The study that has it: the one that is taken over, or one before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adoption:
+    """What is to become of a study, found out without a change to anything."""
+
+    old: Snapshot
+    spec: SweepSpec
+    changes: tuple[str, ...]
+    seed: int | None
+    kept: tuple[_Kept, ...]
+    lessons: tuple[Lesson, ...]
+    left: int
+
+    @classmethod
+    def of(cls, directory: Path, spec: SweepSpec, seed: int | None = None) -> "Adoption | None":
+        """Compare a study with a changed sweep file; none where nothing has changed, or nothing is there.
+
+        Raises:
+            StudyError: nothing of the old study can count, or it has another seed than somebody gave.
+        """
+        if not (directory / JOURNAL).is_file():
+            return None
+        old = read_study(directory)
+        changed = changes(old.info.sweep, spec.raw)
+        if not changed:
+            return None
+        _refuse_strange(old, spec, seed)
+        line = _line_of(old)
+        kept = _counting(line, spec)
+        here = [one for one in kept if one.study is old]
+        taught = [record for record in old.records if is_complete(record) and same_training(record, spec) is None]
+        own = {identity_of(study, record) for study in line for record in study.finished
+               if same_training(record, spec) is not None}
+        counting = {_computation(lesson) for one in kept if is_complete(one.record)
+                    for lesson in lessons_in(one.study, [one.record], spec)}
+        lessons = {_computation(lesson): lesson for lesson in (
+            *known_of(old).lessons, *lessons_in(replace(old, directory=_aside(directory)), taught, spec))
+            if lesson.identity not in own}
+        return cls(old=old, spec=spec, changes=changed, seed=seed, kept=tuple(kept),
+                   lessons=tuple(lesson for key, lesson in lessons.items() if key not in counting),
+                   left=len(old.records) - len(here) - len(taught))
+
+    def carry_out(self) -> Adopted:
+        """Make the new study, and put it in the place of the old one.
+
+        Raises:
+            StudyError: the old one is in use, or a directory cannot be written.
+        """
+        directory, old = self.old.directory, self.old
+        with Study.open_for_writing(directory, name=old.info.name, sweep=old.info.sweep, metric=old.info.metric,
+                                    goal=old.info.goal, seed=self.seed):
+            new, aside = directory.with_name(f"{directory.name}.adopting"), _aside(directory)
+            try:
+                shutil.rmtree(new, ignore_errors=True)
+                self._write(new, aside)
+                directory.rename(aside)
+                new.rename(directory)
+            except OSError as error:
+                raise cannot_write(new, error) from error
+        return Adopted(changes=self.changes, learns=self.spec.method == "bayes", kept=len(self.kept),
+                       learned=len(self.lessons), aside=aside, left=self.left,
+                       returned=sum(one.study is not old for one in self.kept))
+
+    def _write(self, new: Path, aside: Path) -> None:
+        old, spec = self.old, self.spec
+        with Study.open_for_writing(new, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                                    seed=old.info.seed) as study:
+            start = known_of(old).start
+            if self.lessons or start:
+                study.append(Known(lessons=self.lessons, start=start).as_event())
+            if self.kept and old.baseline is not None:
+                study.record_baseline(old.baseline, old.base_scores)
+            confirming: list[tuple[TrialRecord, Trial, Path]] = []
+            for number, one in enumerate(self.kept):
+                trial = replace(one.record.trial, id=f"{number:04d}", number=number, params=one.params)
+                _copy(study, one.record, trial, one.study.directory)
+                confirming += [(record, replace(record.trial, origin=OF_TRIAL + trial.id), one.study.directory)
+                               for record in one.study.confirming
+                               if record.trial.origin == OF_TRIAL + one.record.trial.id and record.result is not None
+                               and record.result.status is not Status.PREEMPTED]
+        if confirming:
+            confirming.sort(key=lambda one: one[0].trial.number)
+            trials = [replace(trial, id=f"{number:04d}", number=number)
+                      for number, (_, trial, _) in enumerate(confirming)]
+            with Study.open_for_writing(confirm_directory(new), name=f"{spec.name} confirmed", seed=None,
+                                        sweep=sweep_of_trials(trials), metric=spec.metric, goal=spec.goal) as study:
+                for (record, _, directory), trial in zip(confirming, trials, strict=True):
+                    _copy(study, record, trial, confirm_directory(directory))
+        (new / MARK).write_text(f"{aside.name}\n")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
@@ -59,41 +177,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
 def adopt(directory: Path, spec: SweepSpec, seed: int | None = None) -> Adopted | None:
     """Make a study of another sweep file one of this file; none where nothing has changed, or nothing is there.
 
-    A `seed` that somebody gave is refused here, before anything has changed, if it is not the study's.
-
     Raises:
-        StudyError: nothing of the old study can count, it is in use, or a directory cannot be written.
+        StudyError: nothing of the old study can count, it has another seed than `seed`, it is in use, or a directory
+            cannot be written.
     """
     finish_adoption(directory)
-    if not (directory / JOURNAL).is_file():
-        return None
-    old = read_study(directory)
-    changed = changes(old.info.sweep, spec.raw)
-    if not changed:
-        return None
-    if (old.info.metric, old.info.goal) != (spec.metric, spec.goal):
-        raise StudyError(f"{directory} was judged by {old.info.metric} ({old.info.goal}), this sweep by {spec.metric} "
-                         f"({spec.goal}), so nothing of it counts here; choose another directory with --study")
-    trainer = next((trainer_of(record.trial.params) for record in old.records), spec.trainer)
-    if trainer != spec.trainer:
-        raise StudyError(f"{directory} trained with {trainer}, this sweep trains with {spec.trainer}, so nothing of it "
-                         f"counts here; choose another directory with --study")
-    with Study.open_for_writing(directory, name=old.info.name, sweep=old.info.sweep, metric=old.info.metric,
-                                goal=old.info.goal, seed=seed):
-        kept = _counting(old, spec)
-        taught = [record for record in old.records if is_complete(record) and same_training(record, spec) is None]
-        new = directory.with_name(f"{directory.name}.adopting")
-        aside = next(path for number in range(1, 10_000)
-                     if not (path := directory.with_name(f"{directory.name}.before-{number}")).exists())
-        try:
-            shutil.rmtree(new, ignore_errors=True)
-            _write(new, old, spec, kept, lessons_in(replace(old, directory=aside), taught, spec, 1))
-            directory.rename(aside)
-            new.rename(directory)
-        except OSError as error:
-            raise cannot_write(new, error) from error
-    return Adopted(changes=changed, kept=len(kept), learned=len(taught), aside=aside,
-                   left=len(old.records) - len(kept) - len(taught))
+    adoption = Adoption.of(directory, spec, seed)
+    return None if adoption is None else adoption.carry_out()
 
 
 def finish_adoption(directory: Path) -> None:
@@ -104,47 +194,64 @@ def finish_adoption(directory: Path) -> None:
             new.rename(directory)
 
 
-def _counting(old: Snapshot, spec: SweepSpec) -> list[tuple[TrialRecord, Mapping[str, Any]]]:
-    """Return the finished trials that the new file could have made, as it would name them.
+def _refuse_strange(old: Snapshot, spec: SweepSpec, seed: int | None) -> None:
+    directory = old.directory
+    if (old.info.metric, old.info.goal) != (spec.metric, spec.goal):
+        raise StudyError(f"{directory} was judged by {old.info.metric} ({old.info.goal}), this sweep by {spec.metric} "
+                         f"({spec.goal}), so nothing of it counts here; choose another directory with --study")
+    trainer = next((trainer_of(record.trial.params) for record in old.records), spec.trainer)
+    if trainer != spec.trainer:
+        raise StudyError(f"{directory} trained with {trainer}, this sweep trains with {spec.trainer}, so nothing of it "
+                         f"counts here; choose another directory with --study")
+    if seed is not None and seed != old.info.seed:
+        raise other_seed(old, seed)
 
-    Of equal ones only the first, a complete one before others: a search that tries each point once counts them.
+
+def _computation(lesson: Lesson) -> tuple[str, float]:
+    """Return what tells a training from others, in whichever studies it has a name."""
+    return json.dumps(lesson.trained, sort_keys=True), lesson.value
+
+
+def _aside(directory: Path) -> Path:
+    """Return where a study is kept as it was."""
+    return next(path for number in range(1, 10_000)
+                if not (path := directory.with_name(f"{directory.name}.before-{number}")).exists())
+
+
+def _line_of(old: Snapshot) -> list[Snapshot]:
+    """Return a study and those that it was made of, the oldest first, as far as they are still there."""
+    line, seen = [old], {old.directory.name}
+    while (mark := line[0].directory / MARK).is_file():
+        name = Path(mark.read_text(encoding="utf-8").strip()).name
+        before = old.directory.with_name(name) if name else old.directory
+        if name in seen or not (before / JOURNAL).is_file():
+            break
+        seen.add(name)
+        line.insert(0, read_study(before))
+    return [one for one in line if (one.info.metric, one.info.goal) == (old.info.metric, old.info.goal)]
+
+
+def _counting(line: Sequence[Snapshot], spec: SweepSpec) -> list[_Kept]:
+    """Return the finished trials that the new file could have made, as it would name them, in their first order.
+
+    Of equal ones only one, a complete one before others and the latest study's before an earlier one's: a search that
+    tries each point once counts them.
     """
-    found: dict[str, tuple[TrialRecord, Mapping[str, Any]]] = {}
-    for record in old.finished:
-        params = same_training(record, spec)
-        if params is None:
-            continue
-        name = record.trial.id if spec.method == "random" else repr(sorted(params.items()))
-        if name not in found or (is_complete(record) and not is_complete(found[name][0])):
-            found[name] = record, params
-    return sorted(found.values(), key=lambda pair: pair[0].trial.number)
-
-
-def _write(new: Path, old: Snapshot, spec: SweepSpec, kept: Sequence[tuple[TrialRecord, Mapping[str, Any]]],
-           lessons: Sequence[Lesson]) -> None:
-    with Study.open_for_writing(new, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
-                                seed=old.info.seed) as study:
-        known = known_of(old)
-        if lessons or known.lessons or known.start:
-            earlier = relearned(known.lessons, old, spec)
-            study.append(Known(lessons=(*earlier, *lessons), start=known.start).as_event())
-        if kept and old.baseline is not None:
-            study.record_baseline(old.baseline, old.base_scores)
-        names = {}
-        for number, (record, params) in enumerate(kept):
-            trial = replace(record.trial, id=f"{number:04d}", number=number, params=params)
-            names[OF_TRIAL + record.trial.id] = OF_TRIAL + trial.id
-            _copy(study, record, trial, old.directory)
-    confirming = [record for record in old.confirming if record.trial.origin in names
-                  and record.result is not None and record.result.status is not Status.PREEMPTED]
-    if confirming:
-        trials = [replace(record.trial, id=f"{number:04d}", number=number, origin=names[record.trial.origin])
-                  for number, record in enumerate(confirming)]
-        with Study.open_for_writing(confirm_directory(new), name=f"{spec.name} confirmed", seed=None,
-                                    sweep=sweep_of_trials(trials), metric=spec.metric, goal=spec.goal) as study:
-            for record, trial in zip(confirming, trials, strict=True):
-                _copy(study, record, trial, confirm_directory(old.directory))
-    (new / MARK).write_text(f"{old.directory}\n")
+    found: dict[tuple[str, int], _Kept] = {}
+    for study in line:
+        times: Counter[str] = Counter()
+        for record in study.finished:
+            params = same_training(record, spec)
+            if params is None:
+                continue
+            point = repr(sorted(params.items()))
+            times[point] += spec.method == "random"  # which may draw a point twice
+            before = found.get((point, times[point]))
+            beats = before is None or (is_complete(record), before.study is not study) > (
+                is_complete(before.record), False)
+            if beats:
+                found[point, times[point]] = _Kept(record=record, params=params, study=study)
+    return list(found.values())
 
 
 def _copy(study: Study, record: TrialRecord, trial: Trial, directory: Path) -> None:

@@ -18,9 +18,9 @@ from kaggle_runner.config import config_from_params
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.run.fixed_trials import run_trials
+from kaggle_runner.run.fixed_trials import left_of, run_trials
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, confirm_directory, read_study
-from kaggle_runner.study.noise import confirmed
+from kaggle_runner.study.noise import came_to, confirmed, confirming_name
 from kaggle_runner.study.ranking import OF_TRIAL, Ranked, seed_of
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.distributions import same_value
@@ -66,8 +66,14 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
         if opened is None:
             return ""
         study, trials = opened
-        return run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment, notify=notify,
-                          what="confirm") or ""
+        reason = run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment,
+                            notify=notify, what="confirm", goes_on=True)
+        open_ = next((record for record in study.snapshot().records if record.trial in trials
+                      and record.result is not None and record.result.is_of_the_machine), None)
+        if reason or open_ is None or open_.result is None:
+            return reason or ""
+        return f"{confirming_name(open_)} {came_to(open_.result)}: {open_.result.reason}; the same command trains it " \
+               f"again"
 
 
 @contextlib.contextmanager
@@ -93,8 +99,9 @@ def open_confirmation(snapshot: Snapshot, confirm: Confirm,
     with Study.open_for_writing(directory, name=f"{snapshot.info.name} confirmed",
                                 sweep=begun.info.sweep if begun else sweep_of_trials(trials),
                                 metric=snapshot.info.metric, goal=snapshot.info.goal, seed=None) as study:
-        notify(Note(text=f"confirming: the best {len(configurations)} configurations with {confirm.seeds} more "
-                         f"seed{'s' if confirm.seeds > 1 else ''} each"))
+        if left_of(study.snapshot(), trials):
+            notify(Note(text=f"confirming: the best {len(configurations)} configurations with "
+                             f"{how_many(confirm.seeds, 'more seed')} each"))
         yield study, trials
 
 
@@ -111,7 +118,7 @@ def why_unconfirmed(snapshot: Snapshot, confirm: Confirm) -> str:
         return "no training with a further seed is complete"
     assert failed[0].result is not None
     return f"no configuration was trained with all of its further seeds: {failed[0].trial.origin} with seed " \
-           f"{failed[0].trial.params.get('seed')} was {failed[0].result.status.value}: {failed[0].result.reason}"
+           f"{failed[0].trial.params.get('seed')} {came_to(failed[0].result)}: {failed[0].result.reason}"
 
 
 def _begun(directory: Path) -> Snapshot | None:

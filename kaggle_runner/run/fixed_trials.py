@@ -24,21 +24,21 @@ from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import prepare_session, single_threaded_settings, worker_settings
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.pace import seconds_of
-from kaggle_runner.study.trial import Status, Trial
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 
 def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadline: Deadline, environment: Environment,
-               notify: Notify, what: str) -> str | None:
+               notify: Notify, what: str, goes_on: bool = False) -> str | None:
     """Run those of the trials that are not finished, on every worker; return why the session ended early, if it did.
 
-    Which worker runs a trial does not change it: on a CPU each of a small model's has one thread.
+    Which worker runs a trial does not change it: on a CPU each of a small model's has one thread. With `goes_on` a
+    trial that the machine ended is tried once more, and by the next session too.
 
     Raises:
         MissingPackages: what training needs is not installed.
         WorkerError: what the first trial names cannot be loaded, or trials failed alike again and again; says why.
     """
-    done = {record.trial.id for record in study.snapshot().finished}
-    todo = [trial for trial in trials if trial.id not in done]
+    todo = left_of(study.snapshot(), trials) if goes_on else _unfinished(study.snapshot(), trials)
     if not todo:
         return None
     trainer = trainer_of(trials[0].params)
@@ -48,7 +48,8 @@ def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadlin
     else:
         workers = worker_settings(study.directory, environment, trainer=trainer, offline=False)
     study.start_session(environment.as_dict() | {"threads": workers[0].threads, "workers": len(workers),
-                                                 "trials": len(trials), "deadline": deadline.at})
+                                                 "trials": len(trials), "deadline": deadline.at,
+                                                 "confirms": len({trial.origin for trial in trials})})
     notify(SweepStarted(total=len(trials), finished=len(trials) - len(todo), directory=str(study.directory),
                         workers=len(workers), seconds=seconds_of(study.snapshot())))
     waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
@@ -67,13 +68,13 @@ def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadlin
         with contextlib.suppress(Unfinished):  # the trials do not start either, and say why
             runners[0].measure_base_of(trials[0])  # what cannot be loaded is said once, and not by each trial
         with concurrent.futures.ThreadPoolExecutor(len(runners), thread_name_prefix="worker") as pool:
-            runs = [pool.submit(_run_waiting, runner, waiting, what, ending) for runner in runners]
+            runs = [pool.submit(_run_waiting, runner, waiting, what, ending, goes_on) for runner in runners]
             reasons = [run.result() for run in runs]
     return next((reason for reason in reasons if reason), None)
 
 
 def _run_waiting(runner: TrialRunner, waiting: "queue.SimpleQueue[Trial]", what: str,
-                 ending: threading.Event) -> str | None:
+                 ending: threading.Event, goes_on: bool) -> str | None:
     """Run waiting trials on one worker until there is none, or the session must end; return why it must."""
     try:
         while True:
@@ -82,13 +83,30 @@ def _run_waiting(runner: TrialRunner, waiting: "queue.SimpleQueue[Trial]", what:
             except queue.Empty:
                 return None
             if runner.failures.verdict:
-                raise WorkerError(runner.failures.verdict)
-            result = runner.run(trial, origin=what)
+                raise WorkerError(runner.failures.verdict + ("; the same command tries again" if goes_on else ""))
+            result = run_twice(runner, trial, what) if goes_on else runner.run(trial, origin=what)
             if result.status is Status.PREEMPTED:
                 return result.reason
     except BaseException:
         ending.set()
         raise
+
+
+def run_twice(runner: TrialRunner, trial: Trial, what: str | None = None) -> TrialResult:
+    """Run a trial, and once more if the machine ended it: its configuration was trained before."""
+    result = runner.run(trial, origin=what)
+    return runner.run(trial, origin=what) if result.is_of_the_machine else result
+
+
+def left_of(snapshot: Snapshot, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that are to be trained, those that the machine ended too."""
+    again = {record.trial.id for record in snapshot.records if record.result and record.result.is_of_the_machine}
+    return [trial for trial in trials if trial.id in again or trial in _unfinished(snapshot, [trial])]
+
+
+def _unfinished(snapshot: Snapshot, trials: Sequence[Trial]) -> list[Trial]:
+    done = {record.trial.id for record in snapshot.finished}
+    return [trial for trial in trials if trial.id not in done]
 
 
 def _varied(snapshot: Snapshot) -> list[str]:

@@ -8,8 +8,9 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,19 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts, why_it_ends
-from kaggle_runner.run.points.prior import Known, known_of, lessons_of
+from kaggle_runner.run.points.observations import is_within
+from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations, remember
 from kaggle_runner.run.points.space import near
 from kaggle_runner.run.rungs import extrapolated, rung_gate
-from kaggle_runner.run.search import OptunaSearch, Search, SearchEnd, run_sweep, warm_up
+from kaggle_runner.run.search import OptunaSearch, Search, SearchEnd, require_end, run_sweep, warm_up
 from kaggle_runner.run.shared.order import SharedOrder, join_shared, refuse_alone
 from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
 from kaggle_runner.run.workers import prepare_session, worker_settings
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study, refuse_another
 from kaggle_runner.study.pace import seconds_of
 from kaggle_runner.study.table import format_value
-from kaggle_runner.study.trial import Trial
+from kaggle_runner.study.trial import Trial, TrialResult
 from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.spec import SweepSpec
 
@@ -92,16 +94,17 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         WorkerError: the base or the data cannot be loaded; says why.
     """
     spec.require_search()
-    known = begin_with(spec, order, notify)
     environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
-    record = join_shared(order.shared, spec, order.seed, known, notify) if order.shared else None
-    if record is None:
+    if order.shared is None:
         refuse_alone(order.directory)
+    else:
+        refuse_another(order.directory, spec.raw)
+    known = begin_with(spec, order, notify)
+    record = join_shared(order.shared, spec, order.seed, known, notify) if order.shared else None
     with (Study.open_for_writing(order.directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                  seed=record.info.seed if record else order.seed) as study,
           end_on_signals(notify) as ending, contextlib.ExitStack() as stack):
-        if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
-            study.append(known.as_event())
+        remember(known, study)
         workers = worker_settings(study.directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         if order.one_thread:
             workers = [replace(worker, threads=1) for worker in workers]
@@ -124,8 +127,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         everything = study if isinstance(search, OptunaSearch) else search
         before = everything.snapshot()
         finished = len(before.finished)
-        notify(SweepStarted(total=total, finished=finished, directory=str(order.directory), workers=len(workers),
-                            seconds=seconds_of(before)))
+        notify(SweepStarted(total=max(total, finished), finished=finished, directory=str(order.directory),
+                            workers=len(workers), seconds=seconds_of(before)))
         with contextlib.ExitStack() as supervisors:
             runners = [TrialRunner(
                 supervisor=supervisors.enter_context(Supervisor(
@@ -140,27 +143,46 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
                     _measure_base_first(runners[0], search)
             outcomes = run_workers(runners, search, order.count, ending)
         snapshot = study.snapshot() if isinstance(search, OptunaSearch) else search.close()
-    telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), outcomes[0]))
-    return SweepSession(snapshot=snapshot, reason=telling.reason, gave_up=telling.gave_up,
-                        interrupted=telling.cut_short)
+    telling = next((o for o in outcomes if o.gave_up), next((o for o in outcomes if o.cut_short), None))
+    return SweepSession(snapshot=snapshot, reason=telling.reason if telling else search.reason,
+                        gave_up=telling is not None and telling.gave_up,
+                        interrupted=telling is not None and telling.cut_short)
 
 
 def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | None:
     """Take over a study of another file if that was asked for, and return what the search is to know besides.
 
+    Everything that is refused is refused before a study on the disk has changed.
+
     Raises:
         StudyError: another study teaches nothing here, or the study has begun and cannot begin anew.
-        SweepError: this sweep has no search that could learn.
+        SweepError: this sweep has no search that could learn, or no end.
     """
+    require_end(spec, order.count)
+    adoption = None
     if order.adopts or order.directory.with_name(f"{order.directory.name}.adopting").exists():
-        from kaggle_runner.run.adopt import adopt, finish_adoption  # which stays at home, where sweep files change
+        from kaggle_runner.run.adopt import Adoption, finish_adoption  # which stays at home, where sweep files change
 
         finish_adoption(order.directory)
-        adopted = adopt(order.directory, spec, order.seed) if order.adopts else None
-        for line in adopted.as_lines() if adopted else ():
-            notify(Note(text=line))
-    if not order.prior_studies and not order.start:
-        return None
+        adoption = Adoption.of(order.directory, spec, order.seed) if order.adopts else None
+    known = None
+    if order.prior_studies or order.start:
+        has_begun = bool(adoption.kept) if adoption else _has_begun_otherwise(order)
+        known = _known(spec, order, has_begun, notify)
+    for line in adoption.carry_out().as_lines() if adoption else ():
+        notify(Note(text=line))
+    return known
+
+
+def _has_begun_otherwise(order: SweepOrder) -> bool:
+    """Say whether a study has trials, the first of which is not the configuration that was given to start with."""
+    if not order.start or not (order.directory / JOURNAL).is_file():
+        return False
+    begun = read_study(order.directory)
+    return bool(begun.records) and known_of(begun).start != order.start
+
+
+def _known(spec: SweepSpec, order: SweepOrder, has_begun: bool, notify: Notify) -> Known:
     if spec.method != "bayes":
         raise SweepError(spec.source, [f"method: {spec.method} learns from no trial, so it needs no --prior-study and "
                                        f"no --start; leave them out, or write method: bayes"])
@@ -168,23 +190,20 @@ def begin_with(spec: SweepSpec, order: SweepOrder, notify: Notify) -> Known | No
     if any(directory.resolve() == here for directory in order.prior_studies):
         raise StudyError(f"{order.directory} is the study itself, and learns from its own trials anyway; give another "
                          f"study with --prior-study")
-    if order.start and (order.directory / JOURNAL).is_file() and (begun := read_study(order.directory)).records and (
-            known_of(begun).start != order.start):
+    if order.start and has_begun:
         raise StudyError(f"{order.directory} has its first trial already, so it cannot start with --start; choose "
                          f"another directory with --study")
+    lessons = lessons_of(order.prior_studies, spec)
     for name, value in (order.start or {}).items():
         if not same_value(nearest := near(spec.searched[name], value), value):
             notify(Note(text=f"--start: {name} {format_value(value)} is none of this sweep's values; the first trial "
                              f"has the nearest, {format_value(nearest)}"))
-    lessons = lessons_of(order.prior_studies, spec)
-    moved = sum(lesson.is_moved for lesson in lessons)
     if lessons:
-        other = sum(lesson.surface > 0 for lesson in lessons)
-        notify(Note(text=f"{len(lessons)} trials of other studies are known"
-                         + (f", {other} of them trained otherwise" if other else "")
-                         + (f", {moved} at the nearest point of these ranges" if moved else "")
-                         + (f"; {spec.sampler} learns from the other {len(lessons) - other} only"
-                            if other and spec.sampler != "own" else "")))
+        seen = observations(lessons, spec)
+        others = len(seen) - sum(map(is_within, seen))
+        notify(Note(text=f"known from before: {in_words(seen)}"
+                         + (f"; {spec.sampler} learns from those within the ranges that were trained alike, and not "
+                            f"from the other {others}" if others and spec.sampler != "own" else "")))
     return Known(lessons=lessons, start=order.start or {})
 
 
@@ -198,13 +217,13 @@ def _measure_base_first(runner: TrialRunner, search: Search) -> None:
         runner.measure_base_of(first)
 
 
-def run_workers(runners: list[TrialRunner], search: Search, count: int | None,
-                ending: threading.Event) -> list[SearchEnd]:
+def run_workers(runners: list[TrialRunner], search: Search, count: int | None, ending: threading.Event,
+                run_one: Callable[[TrialRunner, Trial], TrialResult] = TrialRunner.run) -> list[SearchEnd]:
     """Run trials on every worker until nothing is left to do; an error in one ends the others cleanly."""
 
     def run(runner: TrialRunner) -> SearchEnd:
         try:
-            return run_sweep(search, run_trial=runner.run, count=count,
+            return run_sweep(search, run_trial=partial(run_one, runner), count=count,
                              may_start=lambda: "interrupted" if ending.is_set() else None)
         except BaseException:
             ending.set()

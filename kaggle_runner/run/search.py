@@ -98,10 +98,8 @@ class Search(ABC):
         Raises:
             SweepError: nothing says when the sweep ends.
         """
+        require_end(self._spec, count)
         wanted = self._spec.run_cap if count is None else count
-        if wanted is None and self._spec.method != "grid":
-            raise SweepError(self._spec.source, [f"run_cap: missing, and a {self._spec.method} sweep has no end of its "
-                                                 f"own; write run_cap: 8 into the file or give --count 8"])
         return min(n for n in (wanted, self._points) if n is not None)
 
     def first_params(self) -> Mapping[str, Any]:
@@ -315,6 +313,17 @@ class OptunaSearch(Search):
                 told = self._told_value(result)
             self._journal.finish(trial, result, told)
         self._learn(trial, result, told)
+
+
+def require_end(spec: SweepSpec, count: int | None) -> None:
+    """Refuse a sweep that would never end.
+
+    Raises:
+        SweepError: neither it nor somebody's `count` says when.
+    """
+    if count is None and spec.run_cap is None and spec.method != "grid":
+        raise SweepError(spec.source, [f"run_cap: missing, and a {spec.method} sweep has no end of its own; write "
+                                       f"run_cap: 8 into the file or give --count 8"])
 
 
 def run_sweep(search: Search, *, run_trial: Callable[[Trial], TrialResult], count: int | None = None,

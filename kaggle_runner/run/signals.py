@@ -43,13 +43,13 @@ def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def interrupts_before_work(tell: Callable[[str], None]) -> Iterator[None]:
-    """Turn signals that end a session into a `KeyboardInterrupt` while nothing is under way that could be lost.
+    """Turn signals that end a session into a `KeyboardInterrupt`, where no trial is under way that could be lost.
 
     What swallows it, or needs more than a few seconds to end, as clients of servers do, is ended with the process:
     `tell` then gets the last word. Whoever begins to work sets handlers of its own in the place of these.
     """
     def leave(name: str) -> None:
-        tell(f"interrupted by {name} before any trial: nothing is lost, the same command goes on")
+        tell(f"interrupted by {name}: nothing that was recorded is lost, the same command goes on")
         os._exit(INTERRUPTED)
 
     def handle(number: int, frame: Any) -> None:

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import queue
@@ -31,8 +32,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import ForeignCheckpoint, KaggleRunnerError
@@ -57,6 +56,7 @@ from kaggle_runner.events import (
     WorkerStarted,
     read_request,
 )
+from kaggle_runner.machine.broken import BrokenPackage, find_broken, hide_packages
 from kaggle_runner.machine.environment import find_host, root_of
 from kaggle_runner.machine.faults import fault_of_machine
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
@@ -67,16 +67,31 @@ from kaggle_runner.training.control import Alone, Control, NotFinite, Trainer
 if TYPE_CHECKING:
     from kaggle_runner.run.final.followers import Followers
 
+HIDDEN = hide_packages()
+"""What breaks as it is imported, and why: it is hidden before anything else is imported."""
+NO_TORCH: BaseException | None = None
+try:
+    import torch
+except (Exception, SystemExit) as error:
+    if __name__ != "__main__":
+        raise
+    NO_TORCH = error
+
 TRAINERS = {"finetune": ("kaggle_runner.training.warm_finetune", "WarmFinetune"),
         "charlm": ("kaggle_runner.training.warm_charlm", "WarmCharLM")}
 """What trains the configs of each trainer; imported when the first one comes, because transformers takes seconds."""
 
 
+ASKED_VARIABLE = "KAGGLE_RUNNER_ASKED"
+"""The request that a worker which starts again, without a broken package, has not answered yet."""
+
+
 class Worker:
     """The warm state and the answers to requests."""
 
-    def __init__(self, emit: Notify, cache_directory: Path, team: Sequence[str] | None = None) -> None:
-        self._emit = emit
+    def __init__(self, emit: Notify, cache_directory: Path, team: Sequence[str] | None = None,
+                 start_without: Callable[[BrokenPackage, Request], None] = lambda broken, request: None) -> None:
+        self._emit, self._start_without = emit, start_without
         self._followers = None if team is None else _followers_on(team, self._fail)
         self._answering = threading.Lock()
         self._is_answered = True
@@ -131,30 +146,33 @@ class Worker:
         except ForeignCheckpoint as error:
             self._fail("foreign_checkpoint", str(error))
         except KaggleRunnerError as error:
-            fault = fault_of_machine(error)
+            fault = self._broken(error, request) or fault_of_machine(error)
             self._fail("machine" if fault else "refused", fault or str(error))
         except Exception as error:  # the supervisor decides what a failure means; the worker only tells
             text = f"{type(error).__name__}: {error}".strip()
             traceback.print_exc()
             out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or speaks_of_memory(text)
-            fault = "" if out_of_memory else fault_of_machine(error)
+            fault = "" if out_of_memory else self._broken(error, request) or fault_of_machine(error)
             if out_of_memory or not self._followers or not self._followers.has_failed():
                 kind = "out_of_memory" if out_of_memory else "machine" if fault else "error"
                 self._fail(kind, fault or text.splitlines()[0])
+
+    def _broken(self, error: Exception, request: Request) -> str:
+        """Say which package an error comes from; of one that nothing needs this process rids itself, and asks again."""
+        broken = find_broken(error)
+        if broken and not broken.is_needed:
+            self._start_without(broken, request)
+        return broken.text if broken else ""
 
     def trainer(self, name: str) -> Trainer[Any]:
         """Return what trains such configs, warm from the last request if it was for the same trainer."""
         if self._trainer is None or self._name != name:
             self._trainer = None  # two do not fit on a GPU
             module, class_name = TRAINERS[name]
-            gc.disable()  # collections among a million new objects take a second of the start and find nothing
-            try:
-                with compiling_when_called():
-                    trainer_type = getattr(importlib.import_module(module), class_name)
-            finally:
-                gc.enable()
+            with importing():
+                trainer_type = getattr(importlib.import_module(module), class_name)
             trainer: Trainer[Any] = trainer_type(self._emit, self._cache_directory, self._device)
-            trainer.measures_speed = self._followers is None
+            trainer.tries_bfloat16 &= self._followers is None
             self._trainer, self._name = trainer, name
         return self._trainer
 
@@ -168,8 +186,10 @@ class Worker:
                               judge=self._judge, keep=request.keep, team=team,
                               metric=Metric(name=request.metric, goal=request.goal))
             result = trainer.train(config, request.id, control)
+        hidden = [*HIDDEN, result.notes.get("hidden_package", "")] if HIDDEN else []
         return asdict(result) | {"seconds_by_phase": {**prepared.seconds_by_phase, **result.seconds_by_phase},
-                                 "notes": {**result.notes, "threads": trainer.threads}}
+                                 "notes": {**result.notes, "threads": trainer.threads,
+                           **({"hidden_package": "; ".join(filter(None, hidden))} if hidden else {})}}
 
     @contextlib.contextmanager
     def _team(self, request: Train) -> Iterator[Alone]:
@@ -211,11 +231,12 @@ class Worker:
 
 
 @contextlib.contextmanager
-def compiling_when_called() -> Iterator[None]:
-    """Have functions that are decorated with `torch.compile` inside the block compiled at their first call.
+def importing() -> Iterator[None]:
+    """Save two of the four seconds that the libraries' imports inside the block take.
 
-    bitsandbytes 0.50 decorates four fallbacks as it is imported, and that loads Dynamo and Inductor, a fifth of a
-    worker's start, for functions that its own kernels for CPUs and GPUs replace.
+    Functions that are decorated with `torch.compile` are compiled at their first call: bitsandbytes 0.50 decorates four
+    fallbacks as it is imported, and that loads Dynamo and Inductor, a fifth of a worker's start, for functions that its
+    own kernels for CPUs and GPUs replace. Nor is garbage collected: among a million new objects there is none.
     """
     compile_now = torch.compile
 
@@ -231,9 +252,11 @@ def compiling_when_called() -> Iterator[None]:
         return call
 
     torch.compile = compile_later
+    gc.disable()
     try:
         yield
     finally:
+        gc.enable()
         torch.compile = compile_now
 
 
@@ -271,10 +294,35 @@ def main() -> None:
             protocol.write(event.to_json() + "\n")
             protocol.flush()
 
+    def start_without(broken: BrokenPackage, request: Request) -> None:
+        emit(Note(text=f"{broken.as_hidden}: the worker starts again without it"))
+        os.environ[ASKED_VARIABLE] = request.to_json()
+        os.dup2(protocol.fileno(), 1)
+        broken.hide()
+
+    def refuse(error: BaseException, request: Request) -> None:
+        broken = find_broken(error)
+        if broken is None:
+            raise error
+        traceback.print_exception(error)
+        if not broken.is_needed:
+            start_without(broken, request)
+        emit(Failed(failure="machine", message=broken.text))
+
+    asked = os.environ.pop(ASKED_VARIABLE, "")
+    if NO_TORCH is not None:
+        for line in itertools.chain(filter(None, [asked]), sys.stdin):
+            refuse(NO_TORCH, read_request(line))
+        return
     torch.set_num_threads(int(os.environ.get("KAGGLE_RUNNER_THREADS", str(torch.get_num_threads()))))
     team = os.environ.get(TEAM_VARIABLE)
-    worker = Worker(emit, Path(os.environ["KAGGLE_RUNNER_CACHE"]), None if team is None else json.loads(team))
+    worker = Worker(emit, Path(os.environ["KAGGLE_RUNNER_CACHE"]), None if team is None else json.loads(team),
+                    start_without)
     requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+
+    def take(request: Request) -> None:
+        worker.expect()
+        requests.put(request)
 
     def read() -> None:
         for line in sys.stdin:
@@ -284,14 +332,19 @@ def main() -> None:
             elif isinstance(request, RungVerdict):
                 worker.take_verdict(request.why_it_ends)
             else:
-                worker.expect()
-                requests.put(request)
+                take(request)
         os._exit(0)
 
+    if asked:
+        take(read_request(asked))
     threading.Thread(target=read, name="requests", daemon=True).start()
-    worker.trainer(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
-    emit(WorkerStarted(pid=os.getpid(), threads=torch.get_num_threads()))
+    failed: BaseException | None = None
     no_gpu = ""
+    try:
+        worker.trainer(os.environ.get("KAGGLE_RUNNER_TRAINER", "finetune"))  # imports while the supervisor thinks
+        emit(WorkerStarted(pid=os.getpid(), threads=torch.get_num_threads()))
+    except (Exception, SystemExit) as error:
+        failed = error
     if os.environ.get("CUDA_VISIBLE_DEVICES") and not torch.cuda.is_available():
         no_gpu = why_no_gpu()
         if not no_gpu:
@@ -300,6 +353,8 @@ def main() -> None:
         request = requests.get()
         if no_gpu:
             emit(Failed(failure="no_gpu", message=no_gpu))
+        elif failed:
+            refuse(failed, request)
         else:
             worker.answer(request)
 

@@ -1,5 +1,6 @@
 """`best.yaml` beside a study: its winner's configuration, complete, as `train` takes it."""
 
+import itertools
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from typing import Any
 from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.files import write_atomically
-from kaggle_runner.study.journal import JOURNAL, Snapshot, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, changed_keys, read_study
 from kaggle_runner.sweep.spec import SweepSpec, read_configuration
 
 BEST = "best.yaml"
@@ -74,6 +75,24 @@ def study_of(path: Path) -> Path | None:
     """Return the study that something given to `train` lies in, itself or as one of its files; none if in none."""
     return next((folder for folder in (path, path.parent, path.parent.parent.parent) if (folder / JOURNAL).is_file()),
                 None)
+
+
+def place_for(directory: Path, sweep: Mapping[str, Any]) -> Path:
+    """Return where what a study chose is trained: the usual folder, or the next one if that has trained another choice.
+
+    So a winner that changed is trained beside the one before, and the same command goes on with its own.
+
+    Raises:
+        StudyError: what lies there cannot be read.
+    """
+    for number in itertools.count(1):
+        place = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        if not (place / JOURNAL).is_file() or not (place / JOURNAL).stat().st_size:
+            break
+        there = read_study(place)
+        if there.is_blank or not changed_keys(there.info.sweep, sweep):
+            break
+    return place
 
 
 def yaml_text(value: Any) -> str:

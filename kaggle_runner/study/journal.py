@@ -368,10 +368,20 @@ def _why_another(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None)
         return StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
                           f"choose another directory with --study, or restore the file; a sweep takes over with "
                           f"--adopt what still counts")
-    if seed is not None and seed != snapshot.info.seed:
-        return StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; "
-                          f"choose another directory with --study, or leave --seed out")
-    return None
+    return None if seed is None or seed == snapshot.info.seed else other_seed(snapshot, seed)
+
+
+def other_seed(snapshot: Snapshot, seed: int) -> StudyError:
+    """Say that a study has another seed than the one that somebody gave."""
+    return StudyError(f"{snapshot.directory} was made with seed {snapshot.info.seed}, not {seed}; choose another "
+                      f"directory with --study, or leave --seed out")
+
+
+def refuse_another(directory: Path, sweep: Mapping[str, Any]) -> None:
+    """Raise a StudyError for trials of another sweep file, before anything is made for them elsewhere."""
+    begun = (directory / JOURNAL).is_file() and (directory / JOURNAL).stat().st_size
+    if begun and not (found := read_study(directory)).is_blank and (refusal := _why_another(found, sweep, None)):
+        raise refusal
 
 
 def _clear(directory: Path) -> None:

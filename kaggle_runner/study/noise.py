@@ -11,7 +11,15 @@ from typing import Any
 
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.ranking import is_complete, value_of
-from kaggle_runner.study.trial import Measured, Status, Trial, TrialRecord, of_one_configuration, value_of_seed
+from kaggle_runner.study.trial import (
+    Measured,
+    Status,
+    Trial,
+    TrialRecord,
+    TrialResult,
+    of_one_configuration,
+    value_of_seed,
+)
 from kaggle_runner.wording import how_many
 
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
@@ -232,7 +240,10 @@ def confirmed(snapshot: Snapshot) -> Confirmed | None:
         leads="" if found[0].further else found[0].records[0].trial.id,
         lost=tuple(f"trial {one.records[0].trial.id}: {statistics.fmean(one.own):.5g} in the sweep, but with seed "
                    f"{one.failed[0].trial.params.get('seed')} it {_came_to(one.failed[0])}"
-                   for one in found if one.failed))
+                   for one in found if one.failed)
+        + tuple(f"{confirming_name(record)} {came_to(record.result)}: {record.result.reason}; that seed does not "
+                f"count until it is trained again"
+                for one in found for record in one.cut_off if record.result is not None))
 
 
 def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:
@@ -249,7 +260,12 @@ def _came_to(record: TrialRecord) -> str:
     result = record.result
     if result is None or result.status is Status.COMPLETE:
         return "ended without a number"
-    return f"was {result.status.value}: {result.reason or 'no reason was recorded'}"
+    return f"{came_to(result)}: {result.reason or 'no reason was recorded'}"
+
+
+def came_to(result: TrialResult) -> str:
+    """Say what became of a training without a value, to follow its name: `failed`, `was preempted`."""
+    return result.status.value if result.status is Status.FAILED else f"was {result.status.value}"
 
 
 def t_975(freedom: int | None) -> float:

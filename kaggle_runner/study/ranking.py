@@ -38,6 +38,8 @@ class Ranked:
     """Complete trainings with seeds that the sweep has not, if it was compared by them."""
     failed: tuple[TrialRecord, ...] = ()
     """Trainings with further seeds that ended without a value: with these it cannot win by luck."""
+    cut_off: tuple[TrialRecord, ...] = ()
+    """Trainings with further seeds that the machine ended: they count neither way until they are trained again."""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -75,8 +77,10 @@ def rank(records: Sequence[TrialRecord], confirming: Sequence[TrialRecord], metr
                 and (seed := seed_of(record.trial.params)) not in seeds}.values()
         found.append((value_of_configuration(group), Ranked(
             records=tuple(own), own=tuple(map(value_of_seed, group)), further=tuple(filter(is_complete, more)),
-            failed=tuple(record for record in more if record.result is not None
-                         and record.result.status is not Status.PREEMPTED and not is_complete(record)))))
+            failed=tuple(record for record in more if record.result is not None and not is_complete(record)
+                         and record.result.status is not Status.PREEMPTED and not record.result.is_of_the_machine),
+            cut_off=tuple(record for record in more
+                          if record.result is not None and record.result.is_of_the_machine))))
 
     def key(value: float, one: Ranked) -> tuple[float, float, int]:
         return metric.sign * value, own_rank(one.records[0], metric)[0][1], one.records[0].trial.number

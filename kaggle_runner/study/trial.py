@@ -16,6 +16,8 @@ OPEN = (RUNNING, STOPPED)
 _WITHOUT_AN_END = "stopped without an end; the next start goes on with it"
 SEED = "seed"
 """The hyperparameter in which the trials of one configuration differ."""
+OF_THE_MACHINE = ("crash", "hung", "error", "out_of_memory")
+"""Kinds of failure that say nothing against a configuration which was trained before."""
 Measured = tuple[str, Mapping[str, Any], float]
 """A complete trial: its id, its hyperparameters and what was measured."""
 
@@ -92,6 +94,12 @@ class TrialResult:
     def loss(self) -> float | None:
         """Its `eval/loss` where the metric was best; none where only the metric is known."""
         return self.metrics.get(LOSS)
+
+    @property
+    def is_of_the_machine(self) -> bool:
+        """Whether the machine was at fault, so that a configuration which was trained before may be tried again."""
+        return self.status is Status.INFEASIBLE or (
+            self.status is Status.FAILED and self.notes.get("kind") in OF_THE_MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.ranking import own_rank
+from kaggle_runner.study.journal import Snapshot, confirm_directory
+from kaggle_runner.study.ranking import OF_TRIAL, is_complete, own_rank
+from kaggle_runner.study.trial import TrialRecord
 
 WEIGHTS = "model.pt"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -27,6 +28,19 @@ def adapter_digest(folder: Path) -> str:
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def weights_here(snapshot: Snapshot, record: TrialRecord) -> tuple[Path, TrialRecord] | None:
+    """Return the weights of a character model and the training that made them: its own, or one that confirmed it.
+
+    None where neither is there: a sweep keeps those of its best, and a later seed may rank another one first.
+    """
+    repeated = record.result.notes.get("repeat_of") if record.result else None
+    own = snapshot.directory / "trials" / str(repeated or record.trial.id) / WEIGHTS
+    found = [(own, record), *(
+        (confirm_directory(snapshot.directory) / "trials" / other.trial.id / WEIGHTS, other)
+        for other in snapshot.confirming if other.trial.origin == OF_TRIAL + record.trial.id and is_complete(other))]
+    return next(((path, made) for path, made in found if path.is_file()), None)
 
 
 def drop_beaten_weights(snapshot: Snapshot) -> None:

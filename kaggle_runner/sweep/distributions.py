@@ -207,9 +207,13 @@ class Range:
 
     def to_unit(self, value: float) -> float:
         """Return the share of draws at or below the value: 0 below the range, 1 above it."""
+        return _clamp(self.place(value), 0.0, 1.0)
+
+    def place(self, value: float) -> float:
+        """Return what `to_unit` does; below and above an even spread the scale goes on."""
         match self._shape:
             case "int_uniform":
-                return _clamp((math.floor(value) - self.low + 1) / (self.high - self.low + 1), 0.0, 1.0)
+                return (math.floor(value) - self.low + 1) / (self.high - self.low + 1)
             case "normal":
                 return _normal_cdf((value - self.mu) / self.sigma)
             case "log_normal":
@@ -223,7 +227,7 @@ class Range:
         start, end = self._ends
         if end <= start:  # two neighbouring numbers have one logarithm
             return 0.0 if place < start else 1.0
-        return _clamp((place - start) / (end - start), 0.0, 1.0)
+        return (place - start) / (end - start)
 
     def contains(self, value: Any) -> bool:
         """Say whether the value can be drawn, up to rounding in the last digits."""

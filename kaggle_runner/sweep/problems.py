@@ -63,7 +63,7 @@ def spelled(value: Any) -> str:
 
 def yaml_number(text: str) -> str:
     """Write a number so that YAML 1.1 reads it as one: an exponent needs a point before it and a sign in it."""
-    mantissa, letter, exponent = text.lower().removeprefix("+").partition("e")
+    mantissa, letter, exponent = text.lower().replace("_", "").removeprefix("+").partition("e")
     if mantissa.lstrip("-").startswith("."):
         mantissa = mantissa.replace(".", "0.")
     if not letter:

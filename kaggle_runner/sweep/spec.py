@@ -234,7 +234,7 @@ def read_configuration(path: Path, config_type: type | None = None, metrics: Seq
 def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
     """Read the configuration that a sweep is to start with: `name: value` lines, or a sweep file of fixed values.
 
-    Returns what the sweep searches; the rest of the file says nothing here.
+    Returns what the sweep searches, checked beside what it holds fixed; the rest of the file says nothing here.
 
     Raises:
         SweepError: the file is missing or has problems, or names nothing that is searched.
@@ -249,6 +249,10 @@ def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
     if trainer != spec.trainer:
         raise SweepError(str(path), [f"trainer: is {spelled(trainer)}, but {spec.source} trains with {spec.trainer}; "
                                      f"give a configuration of that trainer"])
+    fields = field_types(TRAINERS[spec.trainer])
+    fixed = {name: entry for name, entry in flat_entries(found, fixed, fields).items()
+             if name in spec.searched or name not in fields}
+    fixed |= {name: {"value": value} for name, value in spec.fixed.items()}
     check = _checked if is_sweep else _checked_plain
     read = check(path, {"method": "grid", "parameters": fixed}, found, TRAINERS[spec.trainer], (spec.metric,))
     start = {name: value for name, value in read.fixed.items() if name in spec.searched}

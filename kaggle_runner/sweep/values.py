@@ -1,9 +1,9 @@
 """Whether the values of a sweep fit the trainer: the config's own checks decide, so they are written once."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class _Trial:
     config_type: Any
     name: str
     others: Mapping[str, Any]
-    """One value of every hyperparameter in the file."""
+    """One value of every hyperparameter in the file, a possible one where there is one."""
 
     def takes(self, value: Any) -> bool:
         """Say whether the field's type takes a value like this one."""
@@ -39,24 +39,34 @@ class _Trial:
     def complaint(self, value: Any) -> str | None:
         """Return what the config says about one value, none if nothing.
 
-        A clash with another field's default counts only if the file leaves that default in place.
+        A clash with another field counts with the file's own value of that field; where that has a problem itself,
+        that one is said.
         """
+        alone = self._refusal({self.name: value})
+        together = alone and self._refusal({**self.others, self.name: value})
+        if alone is None or together is None or not alone.startswith(f"{self.name} "):
+            return None
+        is_clash = any(name != self.name and re.search(rf"\b{name}\b", alone) for name in self.others)
+        if is_clash and not together.startswith(f"{self.name} "):
+            return None
+        return (together if is_clash else alone).removeprefix(f"{self.name} ")
+
+    def _refusal(self, values: Mapping[str, Any]) -> str | None:
         try:
-            self.config_type.from_params({self.name: value})
+            self.config_type.from_params(values)
         except ConfigError as error:
-            if not str(error).startswith(f"{self.name} "):
-                return None
-            with contextlib.suppress(ConfigError):
-                self.config_type.from_params({**self.others, self.name: value})
-                return None
-            return str(error).removeprefix(f"{self.name} ")
+            return str(error)
         return None
+
+    def a_possible(self, values: Sequence[Any]) -> Any:
+        """Return the first value that the config does not refuse; the first one where it refuses all."""
+        return next((value for value in values if self._refusal({self.name: value}) is None), values[0])
 
 
 def check_values(found: Findings, parameters: Mapping[str, Parameter], config_type: Any) -> None:
     """Add a problem for each value, or end of a range, that the trainer's config refuses on its own."""
-    usual = {name: _samples(parameter)[0] for name, parameter in parameters.items()
-             if name in field_types(config_type)}
+    usual = {name: _Trial(config_type=config_type, name=name, others={}).a_possible(_samples(parameter))
+             for name, parameter in parameters.items() if name in field_types(config_type)}
     for name in usual:
         trial = _Trial(config_type=config_type, name=name, others=usual)
         _check_parameter(found, f"parameters.{name}", parameters[name], trial)

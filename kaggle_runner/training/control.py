@@ -114,8 +114,9 @@ class Trainer(Protocol[ConfigType]):
 
     threads: int
     """CPU threads that it trains with."""
-    measures_speed: bool
-    """Whether it chooses threads and dtype of a CPU by measuring; processes of one training must not differ."""
+    tries_bfloat16: bool
+    """Whether a CPU may compute in bfloat16 where that is much faster; a final training stays in float32, because its
+    losses do not depend on how many processes compute them."""
 
     def prepare(self, config: ConfigType) -> Warm:
         """Load what a config names, where it is not warm.

@@ -13,6 +13,9 @@ STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner 
 GATED_DATASET = "is a gated dataset"
 """What `datasets` says of one, without keeping the hub's answer. Source: datasets/load.py, 4.0 and 5.1."""
 
+LOST = {"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyError", "RemoteProtocolError", "gaierror",
+        "ConnectionError"}
+"""Names of errors of HTTP clients and of Python that a network brings up, whatever wraps them."""
 OFFLINE = "(OfflineModeIsEnabled)"
 """What `datasets` says where it may not ask. Source: datasets/load.py, 4.0 and 5.1."""
 
@@ -85,6 +88,23 @@ def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | ty
         token = "let the token read it" if has_token else STORE
         raise wanted(f"the hub has no {kind} {name!r} that you may read; correct the name, or if it is private, "
                      f"{token}") from error
+
+
+def useful_line(error: BaseException) -> str:
+    """Return the first line of an error, and what it comes from: of a network that is gone only that.
+
+    huggingface_hub 1.11 closes its client before the last try, and says nothing else of it.
+    """
+    from huggingface_hub import constants
+
+    chain = list(_chain(error))
+    said = [(str(each).strip().splitlines() or [type(each).__name__])[0].rstrip(".") for each in chain]
+    if any("the client has been closed" in line for line in said):
+        return f"no answer from {constants.ENDPOINT}, after several tries"
+    lost = {base.__name__ for each in chain for base in type(each).__mro__} & LOST
+    if lost:
+        return f"no answer from {constants.ENDPOINT} ({said[-1]})"
+    return said[0] if said[-1] in said[0] else f"{said[0]} ({said[-1]})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -144,21 +144,19 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return adapted
 
 
+@functools.cache
 def hide_unfit_torchao() -> str:
     """Hide from this process a torchao that peft refuses; return what was hidden and why, empty if nothing was.
 
     Kaggle's and Colab's images hold torchao 0.10.0. peft looks at it for every layer that is not 4-bit, finds it too
     old and gives up, although nothing here uses it. Where it is new enough it stays: a base may be quantised with it.
     """
-    if "torchao" in sys.modules and sys.modules["torchao"] is None:
-        return _hidden()
+    if "torchao" in sys.modules and sys.modules["torchao"] is None:  # the worker has hidden it, and says why
+        return ""
     try:
         peft.import_utils.is_torchao_available()
     except ImportError:
         sys.modules["torchao"] = None  # type: ignore[assignment]  # to importers and find_spec: there is none
-        return _hidden()
+        return (f"torchao {importlib.metadata.version('torchao')}: peft {peft.__version__} refuses it, and nothing "
+                f"uses it")
     return ""
-
-
-def _hidden() -> str:
-    return f"torchao {importlib.metadata.version('torchao')}: peft {peft.__version__} refuses it, and nothing uses it"

@@ -27,7 +27,7 @@ class WarmCharLM:
         self._emit, self._cache_directory, self._device = emit, cache_directory, device
         self._text: tuple[tuple[str, str], DeviceText] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
-        self.measures_speed = True
+        self.tries_bfloat16 = False  # its losses are those of float32 on every machine
 
     def prepare(self, config: CharLMConfig) -> Warm:
         """Load the text if it is not warm."""
@@ -42,7 +42,7 @@ class WarmCharLM:
     def train(self, config: CharLMConfig, trial_id: str, control: Control) -> TrialResult:
         """Train one model."""
         text, _ = self._prepared(config)
-        if self._device.type == "cpu" and self.measures_speed and self._most_threads > 1:
+        if self._device.type == "cpu" and self._most_threads > 1:
             self.threads = self._choose_threads(text, config)
         return train_character_model(text, config, trial_id, control)
 
@@ -73,6 +73,6 @@ class WarmCharLM:
                  text.symbols, torch.__version__, os.cpu_count(), self._most_threads]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
         choice = choose(lambda dtype: batch(), most_threads=self._most_threads, cache_directory=self._cache_directory,
-                        key=key, tries_bfloat16=False)
+                        key=key, tries_bfloat16=self.tries_bfloat16)
         self._emit(Note(text=choice.reason))
         return choice.threads

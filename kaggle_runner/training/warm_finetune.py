@@ -74,7 +74,7 @@ class WarmFinetune:
         self._data: tuple[tuple[Any, ...], EncodedData] | None = None
         self._most_threads = self.threads = torch.get_num_threads()
         self._warned: set[str] = set()
-        self.measures_speed = True
+        self.tries_bfloat16 = True
         self._untouched: list[str] | None = None
         """What the base answers without an adapter; none: not asked yet."""
 
@@ -127,7 +127,8 @@ class WarmFinetune:
         batches = sorted(rows_of_step(data.train, config, self._device, 1), key=len)
         batch = collate(data.train, batches[len(batches) // 2], pad_id=base.tokenizer.pad_token_id,
                         completion_only=config.completion_only_loss)
-        facts = [base.sha256, base.key, config.rows_key, torch.__version__, os.cpu_count(), self._most_threads]
+        facts = [base.sha256, base.key, config.rows_key, torch.__version__, os.cpu_count(), self._most_threads,
+                 *(() if self.tries_bfloat16 else ("float32",))]
         key = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
         try:
             adapted = attach(base, config)
@@ -142,7 +143,7 @@ class WarmFinetune:
 
         try:
             choice = choose(pass_both_ways, most_threads=self._most_threads,
-                            cache_directory=self._cache_directory, key=key)
+                            cache_directory=self._cache_directory, key=key, tries_bfloat16=self.tries_bfloat16)
         finally:
             adapted.unload()
             base.model.eval()
@@ -183,6 +184,6 @@ class WarmFinetune:
             # What is loaded stays: the collections between trials need not look at it again.
             gc.collect()
             gc.freeze()
-            if self._device.type == "cpu" and self.measures_speed:
+            if self._device.type == "cpu" and (self.tries_bfloat16 or self._most_threads > 1):
                 self._base = self._choose_speed(self._base, encoded, config)
         return self._base, self._data[1], phases

@@ -98,6 +98,8 @@ def _log_runs(snapshot: Snapshot, sweep: RemoteSweep, environment: Environment) 
     try:
         api = wandb.Api()
         for record in study.finished:
+            if record.result and record.result.is_of_the_machine:  # it is trained again, and sent then
+                continue
             if not _is_there(api, f"{sweep.path.rsplit('/', 1)[0]}/{run_id_of(sweep, record)}"):
                 _log_run(study, record, sweep)
     except RunLost as error:

@@ -12,6 +12,7 @@ import argparse, json, os, pathlib, struct, sys
 parser = argparse.ArgumentParser()
 parser.add_argument("model", type=pathlib.Path)
 parser.add_argument("--outfile", type=pathlib.Path)
+parser.add_argument("--model-name")
 parser.add_argument("--outtype", choices=["f32", "f16", "bf16", "q8_0", "auto"])
 arguments = parser.parse_args()
 config = json.loads((arguments.model / "config.json").read_text())

@@ -21,7 +21,6 @@ class Writer:
     """A character model in memory, with the characters that it knows."""
 
     has_base = False
-    remark = ""
 
     def __init__(self, outcome: Outcome, environment: Environment) -> None:
         """Load the weights of a trial.
@@ -30,7 +29,7 @@ class Writer:
             StudyError: they were not kept, or are damaged.
             DataError: the text that its characters come from cannot be read, or is another one.
         """
-        path, config = weights_of(outcome)
+        path, config, self.remark = weights_of(outcome)
         use_threads(outcome.cpu_threads)
         corpus = load_corpus(config, cache_directory=environment.cache_directory)
         if outcome.result.hashes.get("text") not in (None, corpus.sha256):

@@ -92,6 +92,8 @@ class GaussianProcess:
     """Variance of the surface in standardised units."""
     surfaces_N: np.ndarray
     """For each point the surface it was measured on, 0 for the one that is searched."""
+    within_N: np.ndarray
+    """For each finished trial whether it could be tried again: it lies in the space."""
     kinships_K: np.ndarray
     """How alike the surfaces of other studies are to it: 1 the same but for its level, 0 nothing in common."""
     inverses_KNN: np.ndarray
@@ -99,10 +101,12 @@ class GaussianProcess:
 
     @classmethod
     def fit(cls, points_NC: np.ndarray, values: Sequence[float], geometry: Geometry, *,
-            generator: np.random.Generator, surfaces: Sequence[int] | None = None) -> "GaussianProcess":
+            generator: np.random.Generator, surfaces: Sequence[int] | None = None,
+            within: Sequence[bool] | None = None) -> "GaussianProcess":
         """Fit to at least two trials at points from 0 to 1; the same generator gives the same process.
 
-        Surfaces of other studies have numbers without gaps from 1; how alike they are is drawn with the lengths.
+        Surfaces of other studies have numbers without gaps from 1; how alike they are is drawn with the lengths. Points
+        that are not `within` the space, all of them by default, are learned from, and are no best to improve on.
         """
         surfaces_N = np.zeros(len(points_NC), int) if surfaces is None else np.asarray(surfaces, int)
         values_N, unit = _standardised(np.asarray(values, float), surfaces_N)
@@ -135,7 +139,8 @@ class GaussianProcess:
         solved = solved.of(kept) if len(learned) == len(points_NC) else _solve(
             both[kept], points_NC, values_N, surfaces_N, geometry)
         return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC), unit=unit,
-                   surfaces_N=surfaces_N, kinships_K=_kinships(both[kept], axes),
+                   surfaces_N=surfaces_N, within_N=np.ones(len(points_NC), bool) if within is None else
+                   np.asarray(within, bool), kinships_K=_kinships(both[kept], axes),
                    lengths_KA=np.exp(both[kept, :axes]), noises_K=np.exp(both[kept, axes]),
                    weights_K=chances[kept] / chances[kept].sum(), means_KS=solved.means_KS,
                    amplitudes_K=solved.amplitudes_K, inverses_KNN=solved.inverses_KNN)
@@ -150,7 +155,7 @@ class GaussianProcess:
         covariance += (self.noises_K[:, None, None] + _JITTER) * np.eye(len(points))
         return expected_KM, GaussianProcess(
             geometry=self.geometry, points_NC=points, values_N=self.values_N, trials=self.trials, unit=self.unit,
-            surfaces_N=surfaces, kinships_K=self.kinships_K,
+            surfaces_N=surfaces, within_N=self.within_N, kinships_K=self.kinships_K,
             lengths_KA=self.lengths_KA, noises_K=self.noises_K, weights_K=self.weights_K, means_KS=self.means_KS,
             amplitudes_K=self.amplitudes_K, inverses_KNN=np.linalg.inv(np.linalg.cholesky(covariance)))
 
@@ -184,7 +189,7 @@ class GaussianProcess:
 
     def best(self) -> np.ndarray:
         """Return for each draw the surface's least mean at a finished trial, of other studies if it has none."""
-        own = self.surfaces_N[:self.trials] == 0
+        own = (self.surfaces_N[:self.trials] == 0) & self.within_N
         return np.asarray(self.predict(self.points_NC[:self.trials][own if own.any() else ~own])[0].min(1))
 
     @property
@@ -303,7 +308,7 @@ def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarra
     np.negative(distance, out=distance)
     covariance *= np.exp(distance, out=distance)
     for column in geometry.wells:
-        left, right = 2 * left_PC[:, column] - 1, 2 * right_NC[:, column] - 1
+        left, right = (2 * np.clip(points[:, column], 0, 1) - 1 for points in (left_PC, right_NC))
         covariance += WELL_DOUBT * (np.outer(left, right) + np.outer(left * left, right * right))
     return np.asarray(covariance)
 
@@ -317,17 +322,21 @@ def squares_of(left_PC: np.ndarray, right_NC: np.ndarray, codes: Sequence[int]) 
 
 
 def _variance(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
-    places = [2 * points_PC[:, column] - 1 for column in geometry.wells]
+    places = [2 * np.clip(points_PC[:, column], 0, 1) - 1 for column in geometry.wells]
     return 1 + sum((WELL_DOUBT * (place ** 2 + place ** 4) for place in places), np.zeros(len(points_PC)))
 
 
 def _well(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return what is expected before any trial: wells in learning rates, a bowl around the default."""
-    depth = np.zeros(len(points_PC))
+    """Return what is expected before any trial: wells in learning rates, a bowl around the default.
+
+    Both end where the space does: nothing is known of how they go on for trials of other studies out there.
+    """
+    depth, inside = np.zeros(len(points_PC)), np.clip(points_PC, 0, 1)
+    inside[:, list(geometry.codes)] = points_PC[:, list(geometry.codes)]
     for column in geometry.wells:
-        depth += WELL_DEPTH * (2 * points_PC[:, column] - 1) ** 2
+        depth += WELL_DEPTH * (2 * inside[:, column] - 1) ** 2
     if geometry.home is not None:
-        depth += HOME_DEPTH * squares_of(points_PC, np.array([geometry.home]), geometry.codes)[:, 0].sum(1)
+        depth += HOME_DEPTH * squares_of(inside, np.array([geometry.home]), geometry.codes)[:, 0].sum(1)
     return depth
 
 

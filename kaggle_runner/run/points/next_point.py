@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, squares_of
-from kaggle_runner.run.points.observations import TAUGHT, Observation, Told
+from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within
 from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Range
 
@@ -150,16 +150,19 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     taught = [o for o in past if o.told in TAUGHT]
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
-    own = len(taught)
+    found = {(space.key(o.params), o.value) for o in taught}  # the very same computation again tells nothing new
+    prior = [o for o in prior if not is_within(o) or (space.key(o.params), o.value) not in found]
     taught += prior
     values = [bad if o.value is None else sign * o.value for o in taught]
-    places_NA = np.concatenate([tried_TA[teaches], _places(space, prior)])
+    places_NA = np.concatenate([tried_TA[teaches], _known_places(space, prior)])
     process = GaussianProcess.fit(grid.columns(places_NA), values, grid.geometry(home), generator=generator,
-                                  surfaces=_without_gaps([o.surface for o in taught]))
+                                  surfaces=_without_gaps([o.surface for o in taught]),
+                                  within=[o.at is None for o in taught])
     running_MA = tried_TA[[o.told is Told.RUNNING for o in past]]
     judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
-    leaders = places_NA[:own][np.argsort(process.mean(grid.columns(places_NA[:own])), kind="stable")[:3]]
+    own_NA = np.concatenate([tried_TA[teaches], _places(space, [o for o in prior if not o.surface])])
+    leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA)), kind="stable")[:3]]
     if space.count is not None and space.count <= MOST_LISTED:
         candidates = np.array(list(space.every_point()))
     else:
@@ -248,6 +251,12 @@ def _is_coded(axis: SearchAxis) -> bool:
 
 def _places(space: SearchSpace, past: Sequence[Observation]) -> np.ndarray:
     return np.array([space.key(o.params) for o in past], float).reshape(len(past), len(space.axes))
+
+
+def _known_places(space: SearchSpace, prior: Sequence[Observation]) -> np.ndarray:
+    """Return where trials of other studies were measured, outside of the space too."""
+    return np.array([space.key(o.params) if o.at is None else space.places_anywhere(o.at) for o in prior],
+                    float).reshape(len(prior), len(space.axes))
 
 
 def _width(axis: SearchAxis) -> int:

@@ -38,6 +38,13 @@ class Observation:
     """0 for trials that are trained as the next one will be; else the number of another study's surface."""
     is_winner: bool = False
     """Another study's best, by all of its seeds."""
+    at: Mapping[str, Any] | None = None
+    """Where it was measured, if that lies outside of the ranges; `params` are then their nearest point."""
+
+
+def is_within(known: Observation) -> bool:
+    """Say whether a trial of another study is as good as one of the search's own: trained alike, within its ranges."""
+    return not known.surface and known.at is None
 
 
 def stable_seed(*parts: object) -> int:

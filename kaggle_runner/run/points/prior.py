@@ -4,6 +4,7 @@ A trial of another study that trained in the same way is one more observation. O
 (the model, the rows, the steps) is of another surface: how far it can be trusted is learned while the trials come in.
 """
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import config_from_params
-from kaggle_runner.errors import ConfigError, StudyError, SweepError
+from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.run.points.observations import Observation, Told
-from kaggle_runner.run.points.space import near
-from kaggle_runner.study.journal import Snapshot, read_study
+from kaggle_runner.run.points.space import lies_on, near
+from kaggle_runner.study.journal import Snapshot, Study, read_study
 from kaggle_runner.study.ranking import is_complete, value_of
 from kaggle_runner.study.trial import TrialRecord
-from kaggle_runner.sweep.spec import SweepSpec, check_config
+from kaggle_runner.sweep.distributions import same_value
+from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.wording import how_many
 
 NEUTRAL = ("seed", "save_model", "gradient_checkpointing", "max_lost_share", "trust_remote_code")
 """What does not make another training of a trial, beyond chance."""
@@ -26,31 +29,22 @@ NEUTRAL = ("seed", "save_model", "gradient_checkpointing", "max_lost_share", "tr
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """One finished trial of another study."""
+    """One finished trial of another study, as it was trained: what it tells a sweep is found out anew for each file."""
 
-    params: Mapping[str, Any]
-    """What was searched, within the new ranges."""
+    trained: Mapping[str, Any]
+    """Every hyperparameter that it was trained with."""
     value: float
     source: str
     """Directory and trial that it comes from."""
-    surface: int = 0
-    """0 where it was trained as the new trials are; else one number for each study that was not."""
-    is_moved: bool = False
-    """It lay outside of the new ranges, and stands at their nearest point."""
+    identity: str
+    """Study and trial, the same wherever a study lies and however its path is spelled: one trial teaches once."""
     is_winner: bool = False
     """It is the best of its study, by all of its seeds."""
-    identity: str = ""
-    """Study and trial, the same wherever a study lies and however its path is spelled."""
 
     @property
     def study(self) -> str:
         """What tells its study from others."""
-        return (self.identity or self.source).rpartition(": trial ")[0]
-
-    @property
-    def key(self) -> str:
-        """What tells it from the others: one trial teaches once."""
-        return self.identity or self.source
+        return self.identity.rpartition(": trial ")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +57,8 @@ class Known:
 
     def as_event(self) -> dict[str, Any]:
         """Return it as a line of the journal."""
-        return {"event": "known", "lessons": [asdict(lesson) for lesson in self.lessons], "start": dict(self.start)}
+        lessons = json.loads(json.dumps([asdict(lesson) for lesson in self.lessons]))
+        return {"event": "known", "lessons": lessons, "start": dict(self.start)}
 
 
 def known_of(snapshot: Snapshot) -> Known:
@@ -71,9 +66,15 @@ def known_of(snapshot: Snapshot) -> Known:
     lessons: dict[str, Lesson] = {}
     start: Mapping[str, Any] = {}
     for event in snapshot.known:
-        lessons |= {lesson.key: lesson for lesson in (Lesson(**entry) for entry in event["lessons"])}
+        lessons |= {entry["identity"]: Lesson(**entry) for entry in event["lessons"] if "trained" in entry}
         start = event["start"] or start
     return Known(lessons=tuple(lessons.values()), start=start)
+
+
+def remember(known: Known | None, study: Study) -> None:
+    """Write what is known into a study's journal, unless it stands there."""
+    if known is not None and known.as_event() not in ({"event": "known", **event} for event in study.snapshot().known):
+        study.append(known.as_event())
 
 
 def lessons_of(directories: Sequence[Path], spec: SweepSpec) -> tuple[Lesson, ...]:
@@ -83,20 +84,28 @@ def lessons_of(directories: Sequence[Path], spec: SweepSpec) -> tuple[Lesson, ..
         StudyError: one is no study, has another metric or trainer, or no finished trial that tells anything.
     """
     found: dict[str, Lesson] = {}
-    for number, directory in enumerate(directories, start=1):
-        found |= {lesson.key: lesson for lesson in _lessons(read_study(directory), spec, number)
-                  if lesson.key not in found}
+    for directory in directories:
+        found |= {lesson.identity: lesson for lesson in _lessons(read_study(directory), spec)
+                  if lesson.identity not in found}
     return tuple(found.values())
 
 
 def observations(lessons: Sequence[Lesson], spec: SweepSpec) -> list[Observation]:
-    """Return lessons as the search learns from them; those that the file's ranges do not hold any more are left out."""
-    names = spec.searched.keys()
-    studies = list(dict.fromkeys(lesson.study for lesson in lessons if lesson.surface))
-    return [Observation(params={**spec.fixed, **lesson.params}, told=Told.VALUE, value=lesson.value,
-                        surface=studies.index(lesson.study) + 1 if lesson.surface else 0, is_winner=lesson.is_winner)
-            for lesson in lessons if lesson.params.keys() == names
-            and all(spec.searched[name].contains(lesson.params[name]) for name in names)]
+    """Return lessons as the search of this file learns from them."""
+    seen = [(lesson, told) for lesson in lessons if (told := _seen(lesson, spec)) is not None]
+    others = list(dict.fromkeys(lesson.study for lesson, told in seen if told.surface))
+    return [replace(told, surface=others.index(lesson.study) + 1) if told.surface else told for lesson, told in seen]
+
+
+def in_words(known: Sequence[Observation]) -> str:
+    """Say how many trials are known from other studies and how they were trained, each counted once."""
+    otherwise = sum(one.surface > 0 for one in known)
+    outside = sum(one.at is not None and not one.surface for one in known)
+    parts = [(len(known) - otherwise - outside, "trained alike"), (outside, "trained alike outside of these ranges"),
+             (otherwise, "trained otherwise")]
+    said = ", ".join(f"{count} {how}" for count, how in parts if count)
+    return how_many(len(known), "trial") + (f" of other studies: {said}" if otherwise + outside else
+                                            " of other studies")
 
 
 def same_training(record: TrialRecord, spec: SweepSpec) -> Mapping[str, Any] | None:
@@ -110,13 +119,13 @@ def same_training(record: TrialRecord, spec: SweepSpec) -> Mapping[str, Any] | N
         return None
 
 
-def lessons_in(snapshot: Snapshot, records: Sequence[TrialRecord], spec: SweepSpec, number: int) -> list[Lesson]:
+def lessons_in(snapshot: Snapshot, records: Sequence[TrialRecord], spec: SweepSpec) -> list[Lesson]:
     """Return what some complete trials of a study teach a sweep; of a confirmed one what all of its seeds came to.
 
     Raises:
         StudyError: they are of another trainer.
     """
-    found, metric, info = [], snapshot.metric, snapshot.info
+    found, metric = [], snapshot.metric
     confirmed = {one.records[0].trial.id: one for one in snapshot.configurations if one.further}
     for record in records:
         try:
@@ -129,45 +138,43 @@ def lessons_in(snapshot: Snapshot, records: Sequence[TrialRecord], spec: SweepSp
         name, assured = record.trial.id, confirmed.get(record.trial.id)
         values = [metric.for_search(value_of(one), one.result.loss)
                   for one in (record, *(assured.further if assured else ())) if one.result is not None]
-        found.append(replace(
-            taught(spec, config.as_dict(), number), value=statistics.fmean(values),
-            source=f"{snapshot.directory}: trial {name}", is_winner=record is snapshot.best,
-            identity=f"{info.name} of {info.created:.3f}: trial {name}"))
+        found.append(Lesson(trained=config.as_dict(), value=statistics.fmean(values),
+                            source=f"{snapshot.directory}: trial {name}", is_winner=record is snapshot.best,
+                            identity=identity_of(snapshot, record)))
     return found
 
 
-def relearned(lessons: Sequence[Lesson], old: Snapshot, spec: SweepSpec) -> list[Lesson]:
-    """Return what a study of another sweep file knew from others, as a new file sees it.
+def identity_of(snapshot: Snapshot, record: TrialRecord) -> str:
+    """Name a trial so that it is known again, wherever its study lies."""
+    return f"{snapshot.info.name} of {snapshot.info.created:.3f}: trial {record.trial.id}"
 
-    What was trained as the old file would have is compared with what the new one trains; where the old file cannot be
-    read any more, it is of another surface.
+
+def _seen(lesson: Lesson, spec: SweepSpec) -> Observation | None:
+    """Return what a training tells a sweep: where it lies, and whether the sweep would train that point alike.
+
+    A number outside of the ranges stays where it is; a word that the sweep does not know makes it another surface, as
+    everything does that differs and is not searched. None where this version knows no such training.
     """
     try:
-        before = check_config(old.info.sweep, str(old.directory))
-    except SweepError:
-        return [replace(lesson, surface=lesson.surface or 1) for lesson in lessons]
-    found = []
-    for lesson in lessons:
-        try:
-            values = config_from_params(before.with_tied({**before.typical(), **lesson.params})).as_dict()
-            seen = taught(spec, values, 1)
-        except (ConfigError, ValueError):
-            continue
-        found.append(replace(lesson, params=seen.params, surface=lesson.surface or seen.surface,
-                             is_moved=lesson.is_moved or seen.is_moved))
-    return found
-
-
-def taught(spec: SweepSpec, values: Mapping[str, Any], number: int) -> Lesson:
-    """Return the lesson that a training with these hyperparameters is to a sweep, without what came of it.
-
-    It is of the sweep's own surface where the sweep would train its nearest point in the same way.
-    """
+        values = config_from_params(lesson.trained).as_dict()
+    except ConfigError:
+        return None
+    if values.get("trainer", spec.trainer) != spec.trainer or not spec.searched.keys() <= values.keys():
+        return None
     params = {name: near(parameter, values[name]) for name, parameter in spec.searched.items()}
-    is_moved = not all(parameter.contains(values[name]) for name, parameter in spec.searched.items())
-    own = config_from_params(spec.with_tied({**spec.typical(), **params})).as_dict()
-    differs = any(not _alike(own[name], values.get(name)) for name in own if name not in (*spec.searched, *NEUTRAL))
-    return Lesson(params=params, value=0.0, source="", surface=number if differs or is_moved else 0, is_moved=is_moved)
+    strange = [name for name, parameter in spec.searched.items()
+               if not parameter.contains(values[name]) and not lies_on(parameter, values[name])]
+    at = {name: params[name] if name in strange else values[name] for name in params}
+    try:
+        own = config_from_params(spec.with_tied({**spec.typical(), **at})).as_dict()
+    except (ConfigError, ValueError):
+        own = {}
+    differs = not own or any(not _alike(own[name], values.get(name)) for name in own
+                             if name not in (*spec.searched, *NEUTRAL))
+    is_outside = not all(same_value(at[name], params[name]) for name in params)
+    return Observation(params={**spec.fixed, **params}, at={**spec.fixed, **at} if is_outside else None,
+                       told=Told.VALUE, value=lesson.value, surface=int(differs or bool(strange)),
+                       is_winner=lesson.is_winner)
 
 
 def _alike(left: Any, right: Any) -> bool:
@@ -177,12 +184,12 @@ def _alike(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def _lessons(snapshot: Snapshot, spec: SweepSpec, number: int) -> list[Lesson]:
+def _lessons(snapshot: Snapshot, spec: SweepSpec) -> list[Lesson]:
     info = snapshot.info
     if (info.metric, info.goal) != (spec.metric, spec.goal):
         raise StudyError(f"{snapshot.directory} was judged by {info.metric} ({info.goal}), this sweep by {spec.metric} "
                          f"({spec.goal}), so it teaches nothing here; leave --prior-study out, or change the metric")
-    found = lessons_in(snapshot, list(filter(is_complete, snapshot.records)), spec, number)
+    found = lessons_in(snapshot, list(filter(is_complete, snapshot.records)), spec)
     if not found:
         raise StudyError(f"{snapshot.directory} has no complete trial, so there is nothing to learn from it; leave "
                          f"--prior-study out, or finish it first")

@@ -11,7 +11,7 @@ from typing import Any
 
 from kaggle_runner.run.points import optuna_samplers
 from kaggle_runner.run.points.next_point import STARTS, NextPoint, next_point, start_points
-from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, stable_seed
+from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 from kaggle_runner.sweep.distributions import token
 from kaggle_runner.sweep.spec import SweepSpec
@@ -80,8 +80,9 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     values = [o for o in taught if o.told is Told.VALUE]
     is_misled = bool(prior) and misleads(prior, space, spec.goal, usual, values)
     home = tuple(space.places(usual if is_misled else first).values())
-    if number == is_given and prior:
-        yield Proposal(params=space.in_order({**space.fixed, **_best(prior, spec.goal).params}), origin="prior")
+    best = _best(prior, spec.goal) if prior else None
+    if best is not None and (number == is_given or (number > is_given and _leads(best, values, spec.goal))):
+        yield Proposal(params=space.in_order({**space.fixed, **best.params}), origin="prior")
     if number == 0 or not space.axes or (number == 1 and prior and not is_given):
         yield Proposal(params=usual, origin="given" if is_given and number == 0 else "defaults")
     knows = len(prior) >= STARTS and bool(values)
@@ -97,7 +98,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
-        known = [*past, *(o for o in prior if not o.surface)]  # these samplers know of one surface
+        known = [*past, *(o for o in prior if is_within(o))]  # these samplers know of one surface and no outside
         answers = optuna_samplers.answers(name, space, known, spec.goal, seed=stable_seed(seed, number))
         for _, found in zip(range(REASKS), answers, strict=False):
             yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
@@ -113,6 +114,13 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
 def _best(prior: Sequence[Observation], goal: str) -> Observation:
     sign = -1.0 if goal == "maximize" else 1.0
     return min(prior, key=lambda o: (o.surface, not o.is_winner, sign * (o.value or 0.0)))
+
+
+def _leads(best: Observation, values: Sequence[Observation], goal: str) -> bool:
+    """Say whether the best that is known of this very surface beats all that was tried: a study that was taken over
+    has trials of its own, and its best may lie outside of the new ranges."""
+    sign = -1.0 if goal == "maximize" else 1.0
+    return not best.surface and all(sign * (best.value or 0.0) < sign * (o.value or 0.0) for o in values)
 
 
 def misleads(prior: Sequence[Observation], space: SearchSpace, goal: str, usual: Mapping[str, Any],

@@ -1,9 +1,11 @@
 """The space of a sweep as axes: where a value lies, which value lies at a place, and when two points are the same."""
 
+import bisect
 import functools
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ LEVELS_FOR_A_WELL = 4
 """Values of a learning rate from which their middle is expected to be better than both ends."""
 MOST_STOPS = 2_000
 """Most values of a rounded range that are known one by one, so that a search does not propose one twice."""
+FURTHEST = 4.0
+"""Ranges beyond an end where everything further out lies: it tells as little of what is inside."""
 _MARGIN = 1e-3
 _RATES = {"learning_rate", *WRITE["learning_rate"].split()}
 
@@ -90,6 +94,16 @@ class SearchAxis:
         assert isinstance(self.parameter, Range)
         return max(self.margin, min(self.parameter.to_unit(value), 1.0 - self.margin))
 
+    def place_anywhere(self, value: Any) -> float:
+        """Return where a value lies that need not be one of this parameter: numbers lie between levels, and beyond."""
+        if self.parameter.contains(value) and (not self.levels or token(value) in self._numbers):
+            return self.place(value)
+        if not self.levels:
+            assert isinstance(self.parameter, Range)
+            return max(-FURTHEST, min(self.parameter.place(value), 1.0 + FURTHEST))
+        last = len(self.levels) - 1
+        return max(-FURTHEST * last, min(_between(self.levels, value), (1.0 + FURTHEST) * last))
+
     def value(self, place: float) -> Any:
         """Return the value at a place of the axis."""
         return self.levels[int(place)] if self.levels else self.parameter.from_unit(place)
@@ -131,6 +145,10 @@ class SearchSpace:
         """Return where parameters lie in the space."""
         return {name: axis.place(params[name]) for name, axis in self.axes.items()}
 
+    def places_anywhere(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return where parameters lie that need not be in the space."""
+        return tuple(axis.place_anywhere(params[name]) for name, axis in self.axes.items())
+
     def params(self, places: Mapping[str, float]) -> dict[str, Any]:
         """Return all the parameters of a point, fixed ones included."""
         return self.in_order({**self.fixed, **{name: axis.value(places[name]) for name, axis in self.axes.items()}})
@@ -163,6 +181,28 @@ def near(parameter: Choice | Range, value: Any) -> Any:
         return value
     inside = max(parameter.lowest, min(value, parameter.highest))
     return inside if parameter.contains(inside) else parameter.from_unit(parameter.to_unit(inside))
+
+
+def lies_on(parameter: Choice | Range, value: Any) -> bool:
+    """Say whether a value has a place on the scale of a parameter, within its range or not."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (isinstance(parameter, Range) or (parameter.is_numeric and len(possible(parameter)) > 1))
+
+
+def _between(levels: Sequence[float], value: float) -> float:
+    """Return where a number lies among ascending levels, on the scale on which these lie more evenly."""
+    scale: Callable[[float], float] = float
+    if min(*levels, value) > 0:
+        ratios, gaps = ([b / a for a, b in itertools.pairwise(levels)], [b - a for a, b in itertools.pairwise(levels)])
+        scale = math.log if max(ratios) / min(ratios) < max(gaps) / min(gaps) else float
+    marks, wanted = [scale(level) for level in levels], scale(value)
+    step = (marks[-1] - marks[0]) / (len(marks) - 1)
+    if wanted <= marks[0]:
+        return (wanted - marks[0]) / step
+    if wanted >= marks[-1]:
+        return len(marks) - 1 + (wanted - marks[-1]) / step
+    above = bisect.bisect_right(marks, wanted)
+    return above - (marks[above] - wanted) / (marks[above] - marks[above - 1])
 
 
 def possible(choice: Choice) -> tuple[Any, ...]:

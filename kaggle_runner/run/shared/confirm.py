@@ -20,6 +20,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.confirm import LEAST, chosen, sweep_of_trials, trials_of
 from kaggle_runner.run.failures import FailureBudget
+from kaggle_runner.run.fixed_trials import run_twice
 from kaggle_runner.run.local_sweep import run_workers
 from kaggle_runner.run.one_trial import TrialRunner, preempts
 from kaggle_runner.run.shared.address import read_address
@@ -35,6 +36,7 @@ from kaggle_runner.study.journal import Snapshot, Study, confirm_directory
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Confirm
+from kaggle_runner.wording import how_many
 
 
 class SharedTrials(SharedSearch):
@@ -71,8 +73,6 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
     of_trials = replace(spec, name=name, raw=sweep_of_trials(trials))
     record = SharedRecord.join(Database(address, notify=notify), of_trials, snapshot.info.seed,
                                shared.lease_s or DEFAULT_LEASE_S)
-    notify(Note(text=f"confirming: the best {len(configurations)} configurations with {confirm.seeds} more "
-                     f"seed{'s' if confirm.seeds > 1 else ''} each, on all machines that share the study"))
     environment = prepare_session(environment, spec.trainer, cpu_only=cpu_only, searches=False)
     directory = confirm_directory(snapshot.directory.parent)
     with (Study.open_for_writing(directory, name=name, sweep=of_trials.raw, metric=spec.metric, goal=spec.goal,
@@ -84,8 +84,12 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
         workers = worker_settings(directory, environment, trainer=spec.trainer, offline=spec.needs_no_hub)
         study.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers), "trials": len(trials),
-            "deadline": deadline.at})
-        notify(SweepStarted(total=len(trials), finished=len(search.snapshot().finished), directory=str(directory),
+            "deadline": deadline.at, "confirms": len(configurations)})
+        finished = len(search.snapshot().finished)
+        if finished < len(trials):
+            notify(Note(text=f"confirming: the best {len(configurations)} configurations with "
+                             f"{how_many(confirm.seeds, 'more seed')} each, on all machines that share the study"))
+        notify(SweepStarted(total=len(trials), finished=finished, directory=str(directory),
                             workers=len(workers)))
         with contextlib.ExitStack() as supervisors:
             runners = [TrialRunner(
@@ -94,7 +98,7 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
                     end_asked=lambda: ends() or search.end_asked())),
                 deadline=deadline, notify=notify, shown=(*spec.searched, "seed"), failures=failures,
                 interrupted=ending.is_set) for settings in workers]
-            outcomes = run_workers(runners, search, len(trials), ending)
+            outcomes = run_workers(runners, search, len(trials), ending, run_twice)
         search.close()
         beside = confirm_directory(snapshot.directory)  # where those who read the study look for it
         make_directory(beside)

@@ -25,6 +25,7 @@ OPENED = re.compile(r"<(\w+)>\s*(?:</\1>\s*)?$")
 """A tag that a template opens for the answer, such as `<think>`, perhaps closed again."""
 REFUSED = "refused by the chat template"
 DROPPED = "{role} turn dropped by the chat template"
+_SAID = "\N{BULLET}"
 OPEN_TAG = "answer inside a tag that the chat template opens and nothing closes"
 
 
@@ -79,6 +80,15 @@ class Renderer:
                 reason = str(error) or type(error).__name__
         raise DataError(f"the chat template refuses this conversation: {reason}; ask it in another way, or leave "
                         f"--system out")
+
+    def question_in(self, text: str) -> str:
+        """Return a question without what is written around one; with a turn before it, the text stays as it is."""
+        try:
+            before, after = self.asking([Turn("user", _SAID)]).split(_SAID)
+        except (DataError, ValueError):  # the template refuses one, or says it otherwise
+            return text
+        fits = text.startswith(before) and text.endswith(after)
+        return text.removeprefix(before).removesuffix(after) if fits else text
 
     def _bos_before(self, text: str) -> str:
         return "" if self.bos and text.startswith(self.bos) else self.bos

@@ -19,7 +19,7 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
-from kaggle_runner.training.hub import raise_refusal
+from kaggle_runner.training.hub import raise_refusal, useful_line
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo
 from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits
@@ -95,7 +95,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise_refusal(error, config.model, ModelError)
-        raise ModelError(f"cannot load the model {config.model!r}: {_first_line(error)}; it must be a causal language "
+        raise ModelError(f"cannot load the model {config.model!r}: {useful_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
@@ -213,7 +213,7 @@ def _read_config(model: str, source: str, *, trust: bool) -> Any:
 
 
 def _unreadable(model: str, source: str, error: Exception) -> ModelError:
-    what = _first_line(error)
+    what = useful_line(error)
     if source != model or Path(source).is_dir():
         return ModelError(f"{model} is not a model: {what}")
     raise_refusal(error, model, ModelError)
@@ -269,8 +269,3 @@ def _sha256_of(source: str, model_config: Any) -> str:
             with open(path, "rb") as file:
                 digest.update(json.dumps([path.name, hashlib.file_digest(file, "sha256").hexdigest()]).encode())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

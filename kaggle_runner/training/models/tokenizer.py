@@ -29,9 +29,10 @@ def load_tokenizer(config: FinetuneConfig) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot load the tokenizer of {config.model!r}: {first}; check the name and the network, or "
-                         f"give a folder that save_pretrained wrote") from error
+        from kaggle_runner.training.hub import useful_line
+
+        raise ModelError(f"cannot load the tokenizer of {config.model!r}: {useful_line(error)}; check the name and "
+                         f"the network, or give a folder that save_pretrained wrote") from error
 
 
 def model_source(model: str) -> str:

@@ -16,6 +16,7 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import write_atomically
 from kaggle_runner.study.answers import ANSWERS
 from kaggle_runner.training.data.batches import EncodedRows
+from kaggle_runner.training.data.render import Renderer
 from kaggle_runner.training.models.base_model import BaseModel
 
 ROWS = 5
@@ -66,10 +67,12 @@ def try_answers(base: BaseModel, rows: EncodedRows, emit: Notify) -> list[str]:
 def keep_answers(directory: Path, base: BaseModel, rows: EncodedRows, *, tuned: list[str],
                  untouched: list[str]) -> None:
     """Write both models' answers beside the questions and what the rows answer."""
+    renderer = Renderer(base.tokenizer, train_on="all")
+
     def text(tokens: Any, *, is_prompt: bool = False) -> str:
         return str(base.tokenizer.decode(tokens, skip_special_tokens=not is_prompt))
 
-    asked = [{"prompt": text(rows.row(i)[:question_of(rows, i)], is_prompt=True),
+    asked = [{"prompt": renderer.question_in(text(rows.row(i)[:question_of(rows, i)], is_prompt=True)),
               "expected": text(rows.row(i)[question_of(rows, i):]),
               "base": untouched[i] if i < len(untouched) else None, "answer": answer} for i, answer in enumerate(tuned)]
     write_atomically(directory / ANSWERS, json.dumps({"most_tokens": MOST_TOKENS[base.device.type], "rows": asked},

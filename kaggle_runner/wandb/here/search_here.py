@@ -21,6 +21,7 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.confirm import open_confirmation
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.one_trial import preempts
+from kaggle_runner.run.points.prior import remember
 from kaggle_runner.run.rungs import extrapolated
 from kaggle_runner.run.search import OptunaSearch
 from kaggle_runner.run.shared.order import SEARCHED_HERE
@@ -75,14 +76,13 @@ def search_here(spec: SweepSpec, order: HereOrder, environment: Environment, not
         StudyError: the directory cannot be used, or is of another sweep file or seed.
     """
     spec.require_search()
-    known = begin_with(spec, order.local, notify)
     key = connect(environment, lambda text: notify(Note(text=text)))
     try:
         require_interface()
+        known = begin_with(spec, order.local, notify)
         with Study.open_for_writing(order.local.directory, name=spec.name, sweep=spec.raw, metric=spec.metric,
                                     goal=spec.goal, seed=order.local.seed) as study, end_on_signals(notify) as ending:
-            if known is not None and known.as_event() not in ({**event} for event in study.snapshot().known):
-                study.append(known.as_event())
+            remember(known, study)
             noted = sweep_of(study.directory)
             here = _Here(spec, order, study, notify, preempts(ending, order.local.deadline))
             total = here.search.total(order.local.count)  # said before anything is made on W&B
