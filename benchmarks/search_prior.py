@@ -3,19 +3,23 @@
     OMP_NUM_THREADS=1 python benchmarks/search_prior.py [--seeds 10]
 
 On the problems of benchmarks/search.py, each with an earlier study of ten trials: of the same surface; of the same
-surface in other units, as another data set has it; or of its mirror image, where the best is the worst. Prints the
-regret at 3, 5, 10 and 15 trials, over the seeds.
+surface in other units, as another data set has it; or of its mirror image, where the best is the worst. And of the
+same surface, where the new ranges are the half around its best: with its trials, those outside of them too, and
+without. Prints the regret at 3, 5, 10 and 15 trials, over the seeds.
 """
 
 import argparse
 import math
 import random
 import statistics
+from dataclasses import replace
 
 from search import scale_of
 from search_problems import Problem, measured, problems
 
 from kaggle_runner.run.points.propose import Observation, Told, propose
+from kaggle_runner.run.points.space import near
+from kaggle_runner.sweep.distributions import Parameter, Range
 
 MARKS = (3, 5, 10, 15)
 EARLIER = 10
@@ -26,13 +30,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     asked = parser.parse_args()
-    for kind in ("none", "same", "related", "misleading"):
+    for kind in ("none", "same", "related", "misleading", "narrowed", "narrowed, none"):
         rows = [[statistics.fmean(values) for values in zip(*(
-            regrets(problem, seed, earlier(problem, seed, kind)) for problem in problems()), strict=True)]
+            regrets(*problem_of(problem, seed, kind), seed) for problem in problems()), strict=True)]
             for seed in range(asked.seeds)]
         cells = [f"{statistics.fmean(at):.3f}+-{statistics.stdev(at) / math.sqrt(len(at)):.3f}"
                  for at in zip(*rows, strict=True)]
-        print(f"prior | {asked.seeds} seeds, regret at 3/5/10/15 | {kind:10} {'  '.join(cells)}", flush=True)
+        print(f"prior | {asked.seeds} seeds, regret at 3/5/10/15 | {kind:14} {'  '.join(cells)}", flush=True)
+
+
+def problem_of(problem: Problem, seed: int, kind: str) -> tuple[Problem, list[Observation]]:
+    """Return a problem in the ranges of the new study, and what is known of it."""
+    if not kind.startswith("narrowed"):
+        return problem, earlier(problem, seed, kind)
+    known = earlier(problem, seed, "same")
+    best = min(known, key=lambda one: one.value).params
+    narrow = replace(problem, parameters={name: _around(parameter, best[name])
+                                          for name, parameter in problem.parameters.items()})
+    return narrow, [] if kind.endswith("none") else [replace(
+        one, params={name: near(parameter, one.params[name]) for name, parameter in narrow.parameters.items()},
+        at=None if all(parameter.contains(one.params[name]) for name, parameter in narrow.parameters.items())
+        else one.params) for one in known]
+
+
+def _around(parameter: Parameter, value: float) -> Parameter:
+    """Return the half of a continuous range around a value; a list as it is."""
+    if not isinstance(parameter, Range) or parameter.count is not None:
+        return parameter
+    low = min(max(parameter.to_unit(value) - 0.25, 0.0), 0.5)
+    return replace(parameter, low=parameter.from_unit(low), high=parameter.from_unit(low + 0.5))
 
 
 def earlier(problem: Problem, seed: int, kind: str) -> list[Observation]:
@@ -51,7 +77,7 @@ def earlier(problem: Problem, seed: int, kind: str) -> list[Observation]:
     return [Observation(params=one.params, told=Told.VALUE, value=1.4 * one.value + 1.7, surface=1) for one in past]
 
 
-def regrets(problem: Problem, seed: int, prior: list[Observation]) -> list[float]:
+def regrets(problem: Problem, prior: list[Observation], seed: int) -> list[float]:
     """Return the regret of the chosen trial at each mark."""
     least, middling = scale_of(problem.name)
     noise, past, seen = random.Random(seed), [], []

@@ -226,7 +226,7 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_leaves_nothing(make, he
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for name, message in (("full", "is not empty, .* remove it, or choose another folder with --out"),
+    for name, message in (("full", "is not empty, .* the model; choose another folder with --out"),
                           ("file", "is a file, not a folder for a model")):
         for export in (export_adapter, export_merged):
             with pytest.raises(StudyError, match=message):

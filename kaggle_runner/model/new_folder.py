@@ -28,7 +28,7 @@ def require_new(out: Path) -> None:
     if out.name in ("", "..") or out.resolve() == Path.cwd():
         raise StudyError(f"{out} is a folder that is there, and a model is written as a new one; {WAY_OUT}")
     if out.is_dir() and any(out.iterdir()):
-        raise StudyError(f"{out} is not empty, and what is in it would mix with the model; remove it, or {WAY_OUT}")
+        raise StudyError(f"{out} is not empty, and what is in it would mix with the model; {WAY_OUT}")
     for place in (out, *out.parents):
         if place.exists() and not place.is_dir():
             raise StudyError(f"{place} is a file, not a folder for a model; {WAY_OUT}")
