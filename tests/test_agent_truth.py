@@ -67,12 +67,15 @@ def test_one_404_to_a_request_for_a_trial_is_no_end(begin: Begin, fixed: dict[st
 
 
 def test_an_agent_without_a_trial_says_what_it_saw_and_no_more(begin: Begin, fixed: dict[str, Any]) -> None:
-    """Two sweeps that run and give nothing: one whose requests are answered with an error, one without."""
+    """Two sweeps that run and give nothing: one whose requests are answered with an error, one without.
+
+    The error is told when it comes: it would take longer than the agent waits until it says why it is idle.
+    """
     body = """
     def notify(event):
         if event.kind == "note":
             say(note=event.text)
-    agent(sys.argv[1], study=sys.argv[2], notify=notify, no_job_s=6.0, told_s=2.0)
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, no_job_s=6.0, told_s=60.0)
     """
     with WandbServer() as failing, WandbServer() as mute:
         failing.fault(status=400, match="Heartbeat")

@@ -201,7 +201,7 @@ class _Agent:
         self.words = ClientWords()
         """What the client told its log."""
         self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
-        self._over = self._interrupting = False
+        self._over = self._interrupting = self._told_failing = False
         self._idle_since = self._told_idle = time.monotonic()
         self._interrupted_at = -math.inf
         self._error: BaseException | None = None
@@ -296,6 +296,7 @@ class _Agent:
                 continue
             served = ticket
             self.words.forget_requests()
+            self._told_failing = False
             try:
                 self._runner.run(lambda ticket=ticket: ticket.stop_asked)  # type: ignore[misc]
             except BaseException as error:  # for the main thread, which raises it
@@ -316,8 +317,9 @@ class _Agent:
             self._ending.ask(NO_JOB, 1)
         if self._ending.is_due(self._idle_since, self._patience.queued_s):
             self._interrupt()
-        elif now - self._told_idle > self._patience.told_s and not self._ending.reason:
-            self._told_idle = now
+        elif not self._ending.reason and (now - self._told_idle > self._patience.told_s
+                                          or (self.words.failed_requests and not self._told_failing)):
+            self._told_idle, self._told_failing = now, self.words.failed_requests > 0
             threading.Thread(target=self._tell_idle, name="idle", daemon=True).start()  # which may wait for an answer
 
     def _tell_idle(self) -> None:
