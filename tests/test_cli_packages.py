@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_runner.machine.variables import hint
+
 FILES = {
     "vary.yaml": "vary: dropout\nvalues: [0.1, 0.2]\nseeds: [0, 1, 2]\nbaseline:\n  trainer: charlm\n",
     "plan.yaml": ("name: plan\nseeds: [0, 1, 2]\nbaseline:\n  trainer: charlm\n"
@@ -22,11 +24,11 @@ def run(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
 
-    def run(*arguments, without):
+    def run(*arguments, without, **variables):
         hidden = tmp_path / "hidden"
         hidden.mkdir(exist_ok=True)
         (hidden / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({without!r}))\n")
-        environ = {**os.environ, "PYTHONPATH": f"{hidden}{os.pathsep}{Path(__file__).parent.parent}"}
+        environ = {**os.environ, "PYTHONPATH": f"{hidden}{os.pathsep}{Path(__file__).parent.parent}", **variables}
         return subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], cwd=tmp_path, env=environ,
                               capture_output=True, text=True, timeout=200)
     return run
@@ -44,6 +46,23 @@ def test_a_package_that_breaks_as_it_is_imported_is_named_before_the_first_trial
     assert done.stderr.splitlines()[-1] == (f"error: {package} cannot be imported (RuntimeError: made for); run: pip "
                                             f"install --force-reinstall {package}")
     assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+def test_a_variable_that_a_package_cannot_read_is_named_and_an_empty_one_is_none(run, tmp_path, monkeypatch):
+    """The one without which the package can be imported, of two that have the value; a worker's error has a hint."""
+    (tmp_path / "hidden" / "optuna").mkdir(parents=True)
+    (tmp_path / "hidden" / "optuna" / "__init__.py").write_text(
+        "import os\nint(os.environ.get('HF_EMPTY', 0))\nint(os.environ.get('ANY_TIMEOUT', 0))\n")
+    done = run("sweep", "sweep.yaml", without=[], ANY_TIMEOUT="30s", HF_OTHER="30s", HF_EMPTY="")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: optuna cannot be imported (ValueError: invalid literal for int() with base 10: '30s'); ANY_TIMEOUT is "
+        "'30s' in the environment: correct or unset it")
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "abc")
+    monkeypatch.setenv("MY_NOTE", "abc")
+    assert hint("the worker ended: ValueError: invalid literal: 'abc'") == (
+        "; HF_HUB_DOWNLOAD_TIMEOUT is 'abc' in the environment: correct or unset it")
+    assert hint("the worker ended: exit status 1") == ""
 
 
 @pytest.mark.parametrize("arguments", [("vary", "vary.yaml"), ("tune", "plan.yaml"), ("report", "studies/none")])

@@ -545,7 +545,7 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
         f"W&B at {server.url} does not know the W&B key in WANDB_API_KEY in the environment: it is mistyped, revoked",
         "W&B cannot be reached at http://127.0.0.1:9: ",
         "W&B's client refuses its settings, from its files or a variable such as WANDB_BASE_URL; mend or unset: "
-            "base_url 'not an address': "]
+            "WANDB_BASE_URL 'not an address': "]
     reasons = client.facts["reason"]
     assert [reason[:len(pattern)] for reason, pattern in zip(reasons, patterns, strict=True)] == patterns
     assert client.facts["exit_status"] == [1] * len(patterns)

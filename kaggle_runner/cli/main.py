@@ -8,6 +8,7 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ from kaggle_runner.cli.shared import (
     typed_command,
 )
 from kaggle_runner.cli.words import as_typed, complain, say, width_of
-from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError
+from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, WorkerError
 from kaggle_runner.machine.broken import BrokenPackage, find_broken, hide_packages
 from kaggle_runner.machine.faults import ERRNOS
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
@@ -43,12 +44,12 @@ FETCH_EVERY_S = 60.0
 
 
 def at_home(name: str) -> list[Any]:
-    """Import a module of this room that a launcher leaves at home; none where this is not home."""
-    module = f"kaggle_runner.cli.{name}"
+    """Import a module that a launcher leaves at home; none where this is not home."""
+    module = f"kaggle_runner.{name}"
     return [importlib.import_module(module)] if importlib.util.find_spec(module) is not None else []
 
 
-HELP = at_home("help")
+HELP = at_home("cli.help")
 
 
 @click.group(cls=HELP[0].Commands if HELP else None, invoke_without_command=True,
@@ -65,7 +66,7 @@ def cli(context: click.Context) -> None:
 
 
 for command in (*sweep.COMMANDS, *(command for name in ("kernel", "plan", "preview", "lab", "model")
-                                   for module in at_home(name) for command in module.COMMANDS)):
+                                   for module in at_home(f"cli.{name}") for command in module.COMMANDS)):
     cli.add_command(command)
 
 
@@ -208,6 +209,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; our own errors become one block on stderr and exit status 1, and Ctrl-C is 130."""
     hide_packages()
     name = SHORT_NAME if COMPLETE_VARIABLE in os.environ else "python -m kaggle_runner"
+    for variable in [name for name, value in os.environ.items() if name.startswith(("WANDB_", "HF_")) and not value]:
+        del os.environ[variable]  # what an empty one means: their libraries try to read it as a number
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files here; a notebook's setting names what a plain Python lacks
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that it cannot write is no loss
     try:
         status = cli.main(args=arguments, prog_name=name, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -219,26 +224,34 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
         _start_without_unused(error)
-        complain(f"error: {error}")
+        complain(f"error: {error}{_hint(str(error)) if isinstance(error, WorkerError) else ''}")
         sys.exit(error.exit_status)
     except Exception as error:
         broken = _start_without_unused(error)
         if broken:
-            complain(f"error: {broken.text}")
+            hint = _hint(broken.why, broken.name)
+            complain(f"error: {broken.why}{hint}" if hint else f"error: {broken.text}")
         elif isinstance(error, OSError) and error.errno in ERRNOS:  # of what is printed, mostly: files have words
             complain(f"error: a write failed: {error.strerror}; what was recorded is kept, so mend that, and run the "
                      f"same command again")
         elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
             complain(f"error: {error.name} is not installed; run: pip install {error.name}")
+        elif hint := _hint(str(error)):
+            complain(f"error: {type(error).__name__}: {' '.join(str(error).split())}{hint}")
         else:
             raise
         sys.exit(1)
 
 
+def _hint(text: str, module: str = "") -> str:
+    """Say which variable of the environment an error is about, as far as that is known; empty for none."""
+    return next((words.hint(text, module) for words in at_home("machine.variables")), "")
+
+
 def _start_without_unused(error: BaseException) -> BrokenPackage | None:
     """Return the package of others that an error comes from; one that nothing needs is hidden, and all begins again."""
     broken = find_broken(error)
-    if broken and not broken.is_needed:
+    if broken and not broken.is_needed and not _hint(broken.why, broken.name):
         complain(f"warning: {broken.as_hidden}: the command starts again without it")
         broken.hide()
     return broken

@@ -27,8 +27,8 @@ DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\')
 """The 92 characters of ASCII that stand in a quoted line as they are: by these a package is 2 % shorter than by 85."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
-            "cli/remote", "machine/gpu_catalogue", "memory/plan", "memory/final_plan", "report/analysis/claims",
-            "report/cells", "report/files", "report/lab", "report/notebook", "run/adopt",
+            "cli/remote", "machine/gpu_catalogue", "machine/variables", "memory/plan", "memory/final_plan",
+            "report/analysis/claims", "report/cells", "report/files", "report/lab", "report/notebook", "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy",
                                                 "confirm")),
             "study/what_next", "sweep/shipped",

@@ -55,14 +55,15 @@ def require_internet(servers: Mapping[str, str], host: str, *, answer_s: float =
             none of the servers does.
         NoInternet: nothing answered at all; says how to turn the internet on.
     """
-    silent = _silent(servers.values(), answer_s)
-    if silent:
-        time.sleep(pause_s)
-        silent = _silent(silent, answer_s)
-    given = {name: address for name, address in servers.items()
-             if address in silent and name in SERVERS and address != SERVERS[name][1]}
-    if not silent or (len(silent) < len(set(servers.values())) and not given):
-        return
+    given, silent = {}, _silent(servers.values(), answer_s)
+    for again in (True, False):
+        given = {name: address for name, address in servers.items()
+                 if address in silent and name in SERVERS and address != SERVERS[name][1]}
+        if not silent or (len(silent) < len(set(servers.values())) and not given):
+            return
+        if again:
+            time.sleep(pause_s)
+            silent = _silent(silent, answer_s)
     others = [address for address in (*servers.values(), *neutral) if address not in silent]
     down = _silent(others, answer_s)
     answering = next((address for address in others if address not in down), "")

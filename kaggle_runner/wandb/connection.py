@@ -75,10 +75,17 @@ def _settings(key: FoundKey) -> wandb.Settings:
     try:
         return wandb.setup().settings
     except (ValueError, wandb.Error) as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))} {each.get('input')!r}: {each['msg']}"
+        wrong = [f"{_source('.'.join(map(str, each['loc'])), each.get('input'))}: {each['msg']}"
                  for each in (error.errors() if hasattr(error, "errors") else ())]
         raise refused("W&B's client refuses its settings, from its files or a variable such as WANDB_BASE_URL; mend or "
                       "unset", ValueError("; ".join(wrong) or str(error)), key) from error
+
+
+def _source(setting: str, value: object) -> str:
+    """Name a setting as its user has written it: by the variable that has its value."""
+    names = [name for name, text in os.environ.items() if name.startswith("WANDB_") and text == value]
+    own = [name for name in names if name.endswith(setting.upper().removeprefix("X_"))]
+    return f"{' or '.join(own or names) or setting} {value!r}"
 
 
 def _require_online(mode: str, source: str, way_out: str) -> None:
