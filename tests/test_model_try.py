@@ -108,7 +108,8 @@ def test_answers_are_those_that_plain_peft_and_transformers_generate(family, tmp
             assert answer.tokens == len(expected)
             assert "".join(shown) == answer.text
             assert kept[i]["answer" if with_adapter else "base"] == answer.text
-            assert (kept[i]["prompt"], kept[i]["expected"]) == (question.text, question.expected)
+            bare = question.text.removeprefix("### Question:\n").removesuffix("\n\n### Answer:\n")
+            assert (kept[i]["prompt"], kept[i]["expected"]) == (bare, question.expected)
     drawn = [conversation.answer(conversation.rows(1)[0], Sampling(max_new_tokens=12, temperature=1.5, seed=seed),
                                  shown.append, tuned=True).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -81,6 +81,7 @@ def test_the_table_and_the_report_say_the_same_noise(tmp_path):
     assert ("noise", f"0.0200 standard deviation of eval/loss, from {noise.source}") in best_lines(snapshot)
     assert best_lines(snapshot)[0] == (
         "best", "trials 0000, 0001, 0002, eval/loss 2.0200 +- 0.02 (mean of 3 seeds)")
+    assert claims(analyse(snapshot))["best"]["params"] == {"lr": 1}, "three seeds have no seed"
 
 
 REPEATED = {
@@ -111,6 +112,14 @@ def test_the_best_of_repeated_runs_is_one_and_the_same_wherever_a_study_is_told(
     claimed = claims(analysis)["best"]
     assert best in claimed["trials"]
     assert f"eval/loss {claimed['value']:.4f}" in line
+
+
+def test_a_best_trial_that_lacks_a_hyperparameter_of_later_ones_is_shown(tmp_path):
+    trials = [Made(params={"x": 0.5} if i == 0 else {"x": i, "lora_r": 8 * (i % 2 + 1)}, value=2 + i) for i in range(9)]
+    directory = write_study(tmp_path / "study", trials, parameters={"x": {"min": 0.0, "max": 9.0},
+                                                                    "lora_r": {"values": [8, 16]}})
+    assert ("", "x 0.5") in best_lines(read_study(directory))
+    assert "Trial 0000 won" in winner(analyse(read_study(directory)))
 
 
 @pytest.mark.parametrize(("values", "baseline", "line", "cells"), [

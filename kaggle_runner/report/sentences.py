@@ -51,7 +51,8 @@ def winner(analysis: Analysis) -> str:
         return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
     who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
     lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
-    return (f"First place is shared by {who} complete configurations: chance alone may have ordered them. "
+    why = "chance may have put any of them first" if analysis.noise else "how much of this is chance is not known"
+    return (f"First place is shared by {who} complete configurations: {why}. "
             f"{lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.")
 
 

@@ -37,7 +37,8 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
                               f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
         names = _varied(snapshot) or list(best.trial.params)
-        lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}" for name in names)))
+        lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
+                                    for name in names if name in best.trial.params)))
         found = confirmed(snapshot)
         lines += found.as_lines(metric) if found else []
     if noise is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from kaggle_runner.report.analysis.analysis import Analysis, analyse
 from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import SEED
 
 
 def read_claims(study: Path) -> dict[str, Any]:
@@ -30,5 +31,7 @@ def claims(analysis: Analysis) -> dict[str, Any]:
                   "source": noise.source if noise else f"not known: {why_unknown(first, analysis.repeats)}"},
         "importance": {share.name: {"share": share.share, "resolved": share.resolved} for share in analysis.shares},
         "best": best and {"trials": [*best.trial_ids, *best.duplicates], "value": best.mean,
-                          "seeds": best.seeds, "params": dict(best.params)},
+                          "seeds": best.seeds,
+                          "params": {name: value for name, value in best.params.items()
+                                     if name != SEED or best.seeds < 2}},
         "baseline": analysis.baseline}
