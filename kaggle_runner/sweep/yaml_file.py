@@ -50,10 +50,6 @@ def shipped_sweep(name: str) -> Path:
     return path
 
 
-MOST_NODES = 100_000
-"""Most keys and values that a file may come to when its aliases are written out; a few lines can stand for billions."""
-
-
 class _Loader(yaml.SafeLoader):
     """YAML as JSON could say it: dates stay text, and a key that is given twice is remembered."""
 
@@ -61,36 +57,11 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.repeated: list[tuple[Any, int]] = []
 
-    def get_single_data(self) -> Any:
-        """Return what the text says, unless its aliases stand for too much.
-
-        Raises:
-            ValueError: they do.
-        """
-        node = self.get_single_node()
-        sizes: dict[int, int] = {}
-        if node is None:
-            return None
-        if _size(node, sizes) > MOST_NODES and sizes[id(node)] > len(sizes):
-            raise ValueError(f"its aliases (*name) stand for {sizes[id(node)]:,} keys and values, more than "
-                             f"{MOST_NODES:,}; write out what is meant")
-        return self.construct_document(node)
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value
                 if key.tag != "tag:yaml.org,2002:merge"]
         self.repeated += [(key, node.value[i][0].start_mark.line + 1) for i, key in enumerate(keys) if key in keys[:i]]
         return super().construct_mapping(node, deep)
-
-
-def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Count the nodes below one, with those of an alias wherever it stands; each is looked at once."""
-    if id(node) not in sizes:
-        sizes[id(node)] = 1  # an alias in what it stands for is refused later
-        children = [] if isinstance(node, yaml.ScalarNode) else \
-            [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        sizes[id(node)] += sum(_size(child, sizes) for child in children)
-    return sizes[id(node)]
 
 
 _Loader.yaml_implicit_resolvers = {
