@@ -16,10 +16,10 @@ def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
             for name in ("ARGUMENTS", "SETTINGS", "FILES", "PACKAGE")}
     packed, text = b"", read["PACKAGE"]
     for start in range(0, len(text), CHUNK):
-        number = 0
-        for digit in text[start:start + CHUNK]:
+        number, line = 0, text[start:start + CHUNK]
+        for digit in line:
             number = number * len(DIGITS) + DIGITS.index(digit)
-        packed += number.to_bytes(CHUNK_BYTES, "big")
+        packed += number.to_bytes(len(line) * CHUNK_BYTES // CHUNK, "big")
     archive = io.BytesIO(bz2.decompress(packed))
     package = {name: archive.read(size) for name, size in json.loads(archive.readline()).items()}
     return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package

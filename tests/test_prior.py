@@ -141,6 +141,9 @@ def test_a_range_that_was_narrowed_and_widened_again_is_as_one_that_was_not(earl
     cut.record_start(Trial(id="0008", number=8, params=params), {})
     cut.record_end(TrialResult(id="0008", status=Status.FAILED, metric=None, reason="x"))
     adopt(directory, narrow)
+    taught, before = ({(one.params["learning_rate"], one.params["lora_r"], one.value) for one in observations(
+        lessons_of([folder], wide), wide)} for folder in (directory, earlier))
+    assert taught == before, "as a study before another one it teaches what it has learned, too"
     shutil.copytree(directory, tmp_path / "direct")
     run(write(tmp_path, high=NARROW), directory, len(read_study(directory).records) + 2)
     new = len(read_study(directory).records)

@@ -324,6 +324,9 @@ FILES = {
     "a tab": ("method: bayes\nmetric:\n\tname: eval/loss\n", r"line 3, column 1: not YAML: found character '\t'"),
     "two documents": ("method: bayes\n---\nmethod: grid\n", "line 2, column 1: not YAML: but found another document"),
     "a control character": ("method: \x01\n", "not YAML: unacceptable character #x0001"),
+    "aliases of aliases": ("a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 8)}]\n" for before, name in zip("abcde", "bcdef", strict=True)),
+        "not usable YAML: its aliases stand for 342,397 values, more than 100,000"),
     "a circle": ("method: bayes\nparameters: &a {seed: *a}\n", "not usable YAML: Circular reference"),
     "an impossible tag": ("method: !!python/name:os.system\n", "could not determine a constructor for the tag"),
 }

@@ -122,6 +122,25 @@ def test_an_expression_that_cannot_work_is_refused_before_any_trial(alpha: str, 
         read(tmp_path, alpha)
 
 
+@pytest.mark.parametrize(("batch", "problems"), [
+    ('{value: "hidden_size"}', []),
+    ('{value: "hidden_size * 4"}', [r"batch_size hidden_size \* 4: max_tokens must be at least the 4096 of one step"]),
+    ('{value: "hidden_size / 0"}', ["batch_size.value: 'hidden_size / 0' cannot be used: it divides by zero"]),
+    ('{value: "hidden_sizes * 2"}', ["batch_size.value: 'hidden_sizes \\* 2' names hidden_sizes"]),
+    ("{values: [x, 16]}", [r"batch_size.values\[0\]: must be a whole number"])])
+def test_what_depends_on_a_tied_value_is_tried_with_it(batch: str, problems: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("method: random\nrun_cap: 1\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+                    "  trainer: {value: charlm}\n  max_tokens: {value: 2560}\n  max_length: {value: 64}\n"
+                    "  hidden_size: {value: 16}\n  num_attention_heads: {value: 2}\n"
+                    f"  learning_rate: {{min: 0.001, max: 0.1}}\n  batch_size: {batch}\n")
+    if not problems:
+        assert read_sweep(path).with_tied({"hidden_size": 16})["batch_size"] == 16
+        return
+    with pytest.raises(SweepError, match=f"1 problem\n  parameters.{{1,2}}{problems[0]}"):
+        read_sweep(path)
+
+
 def test_what_decides_the_scored_tokens_follows_from_nothing(tmp_path: Path) -> None:
     path = tmp_path / "scored.yaml"
     path.write_text("method: grid\nparameters: {lora_r: {values: [8, 16]}, max_length: {value: 'lora_r * 32'}}\n")

@@ -64,6 +64,8 @@ def test_each_ending_has_its_exit_code(result: TrialResult, stopped: bool, code:
         ("wandb agent them/theirs/ab12cd34", ["them/theirs/ab12cd34"]),
         ("$ python -m wandb agent them/theirs/ab12cd34 ", ["them/theirs/ab12cd34"]),
         ("!wandb agent https://wandb.ai/them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("wandb agent 'them/theirs/ab12cd34'", ["them/theirs/ab12cd34"]),
+        ('"https://wandb.ai/them/theirs/sweeps/ab12cd34"', ["them/theirs/ab12cd34"]),
         ("wandb agent ab12cd34", ["me/kaggle_runner/ab12cd34", "me/uncategorized/ab12cd34"]),
     ],
 )

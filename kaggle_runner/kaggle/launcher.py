@@ -79,10 +79,10 @@ def kaggle_runner_launch():
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         digits, packed = {{ord(digit): number for number, digit in enumerate({digits!r})}}, b""
         for start in range(0, len(KAGGLE_RUNNER_PACKAGE), {chunk}):
-            number = 0
-            for digit in KAGGLE_RUNNER_PACKAGE[start:start + {chunk}].encode():
+            line, number = KAGGLE_RUNNER_PACKAGE[start:start + {chunk}].encode(), 0
+            for digit in line:
                 number = number * {base} + digits[digit]
-            packed += number.to_bytes({chunk_bytes}, "big")
+            packed += number.to_bytes(len(line) * {chunk_bytes} // {chunk}, "big")
         package = io.BytesIO(bz2.decompress(packed))
         for name, size in json.loads(package.readline()).items():
             path = os.path.join(directory, name)
@@ -304,11 +304,13 @@ def narrow(source: bytes) -> bytes:
 
 
 def _written(packed: bytes) -> str:
-    """Write bytes in `DIGITS`, in chunks; what fills the last one up is ignored after the end of a bz2 stream."""
+    """Write bytes in `DIGITS`, in chunks; a byte that fills the last one up is ignored after the end of the stream."""
     lines = []
     for start in range(0, len(packed), CHUNK_BYTES):
-        number, digits = int.from_bytes(packed[start:start + CHUNK_BYTES].ljust(CHUNK_BYTES, b"\0"), "big"), []
-        for _ in range(CHUNK):
+        piece = packed[start:start + CHUNK_BYTES]
+        size = -(-len(piece) * CHUNK // CHUNK_BYTES)
+        number, digits = int.from_bytes(piece.ljust(size * CHUNK_BYTES // CHUNK, b"\0"), "big"), []
+        for _ in range(size):
             number, digit = divmod(number, len(DIGITS))
             digits.append(DIGITS[digit])
         lines.append("".join(reversed(digits)))

@@ -16,6 +16,7 @@ def plain_address(text: str) -> str:
     What is neither comes back as it is, without blanks around it.
     """
     text = re.sub(r"^[!$%\s]*(?:python3? -m )?wandb agent\s+(\S+)$", r"\1", text.strip())
+    text = re.sub(r"""^(["'])(\S+)\1$""", r"\2", text)
     path = re.split(r"[?#]", text.split("://", 1)[-1])[0].strip("/")
     within = re.fullmatch(r"(?:.*/)?([^/]+/[^/]+)/sweeps/([^/]+)(?:/.*)?", path)
     if within:  # .../entity/project/sweeps/id, below whatever prefix the server has

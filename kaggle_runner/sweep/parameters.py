@@ -40,7 +40,7 @@ def read_parameters(found: Findings, raw: Any, method: str | None,
         if parameter is not None:
             parameters[name] = parameter
     tied = read_tied(found, texts, parameters, config_type) if len(found.problems) == before else {}
-    check_values(found, parameters, config_type)
+    check_values(found, parameters, config_type, frozenset(raw) - parameters.keys())
     if len(found.problems) == before:
         check_together(found, parameters, tied, config_type)
         _check_search(found, parameters, method)

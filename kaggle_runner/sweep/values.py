@@ -26,6 +26,8 @@ class _Trial:
     name: str
     others: Mapping[str, Any]
     """One value of every hyperparameter in the file, a possible one where there is one."""
+    unread: frozenset[str] = frozenset()
+    """Names of the file that have no plain value: what clashes with these is tried, or told, by itself."""
 
     def takes(self, value: Any) -> bool:
         """Say whether the field's type takes a value like this one."""
@@ -46,10 +48,11 @@ class _Trial:
         together = alone and self._refusal({**self.others, self.name: value})
         if alone is None or together is None or not alone.startswith(f"{self.name} "):
             return None
-        is_clash = any(name != self.name and re.search(rf"\b{name}\b", alone) for name in self.others)
-        if is_clash and not together.startswith(f"{self.name} "):
+        named = {name for name in (*self.others, *self.unread)
+                 if name != self.name and re.search(rf"\b{re.escape(str(name))}\b", alone)}
+        if named & self.unread or (named and not together.startswith(f"{self.name} ")):
             return None
-        return (together if is_clash else alone).removeprefix(f"{self.name} ")
+        return (together if named else alone).removeprefix(f"{self.name} ")
 
     def _refusal(self, values: Mapping[str, Any]) -> str | None:
         try:
@@ -63,12 +66,13 @@ class _Trial:
         return next((value for value in values if self._refusal({self.name: value}) is None), values[0])
 
 
-def check_values(found: Findings, parameters: Mapping[str, Parameter], config_type: Any) -> None:
+def check_values(found: Findings, parameters: Mapping[str, Parameter], config_type: Any,
+                 unread: frozenset[str]) -> None:
     """Add a problem for each value, or end of a range, that the trainer's config refuses on its own."""
     usual = {name: _Trial(config_type=config_type, name=name, others={}).a_possible(_samples(parameter))
              for name, parameter in parameters.items() if name in field_types(config_type)}
     for name in usual:
-        trial = _Trial(config_type=config_type, name=name, others=usual)
+        trial = _Trial(config_type=config_type, name=name, others=usual, unread=unread)
         _check_parameter(found, f"parameters.{name}", parameters[name], trial)
 
 

@@ -50,6 +50,10 @@ def shipped_sweep(name: str) -> Path:
     return path
 
 
+MOST_NODES = 100_000
+"""Most keys and values that a file may come to when its aliases are written out; a few lines can stand for billions."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as JSON could say it: dates stay text, and a key that is given twice is remembered."""
 
@@ -57,11 +61,32 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.repeated: list[tuple[Any, int]] = []
 
+    def get_single_data(self) -> Any:
+        """Return what the text says, unless its aliases stand for too much.
+
+        Raises:
+            ValueError: they do.
+        """
+        node = self.get_single_node()
+        sizes: dict[int, int] = {}
+        if node and _size(node, sizes) > max(MOST_NODES, len(sizes)):
+            raise ValueError(f"its aliases stand for {sizes[id(node)]:,} values, more than {MOST_NODES:,}")
+        return self.construct_document(node) if node else None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value
                 if key.tag != "tag:yaml.org,2002:merge"]
         self.repeated += [(key, node.value[i][0].start_mark.line + 1) for i, key in enumerate(keys) if key in keys[:i]]
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Count the nodes below one, with those of an alias wherever it stands; each is looked at once."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # an alias in what it stands for is refused later
+        for child in () if isinstance(node, yaml.ScalarNode) else node.value:
+            sizes[id(node)] += sum(_size(part, sizes) for part in (child if isinstance(child, tuple) else (child,)))
+    return sizes[id(node)]
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -189,7 +189,8 @@ def _lessons(snapshot: Snapshot, spec: SweepSpec) -> list[Lesson]:
     if (info.metric, info.goal) != (spec.metric, spec.goal):
         raise StudyError(f"{snapshot.directory} was judged by {info.metric} ({info.goal}), this sweep by {spec.metric} "
                          f"({spec.goal}), so it teaches nothing here; leave --prior-study out, or change the metric")
-    found = lessons_in(snapshot, list(filter(is_complete, snapshot.records)), spec)
+    own = lessons_in(snapshot, list(filter(is_complete, snapshot.records)), spec)
+    found = [*known_of(snapshot).lessons, *own]  # what a study has learned it teaches too, as trials of before an adopt
     if not found:
         raise StudyError(f"{snapshot.directory} has no complete trial, so there is nothing to learn from it; leave "
                          f"--prior-study out, or finish it first")
