@@ -63,4 +63,5 @@ def suggested(text: str) -> str:
     """Turn a text into the name that was probably meant: without a version behind it, blanks or a third part."""
     plain = re.split(r"[@:?#]", text.strip().strip("/"))[0].removesuffix(".git")
     parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", part.strip()).strip("-.") for part in plain.split("/") if part.strip()]
+    parts = parts[1:] if len(parts) > 2 and parts[0] in KINDS else parts
     return re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", "/".join(parts[:2])))
