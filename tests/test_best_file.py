@@ -6,11 +6,14 @@ import sys
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from kaggle_runner.cli.main import cli
 from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import StudyError
 from kaggle_runner.study.best_file import place_for, read_chosen, write_best
 from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, write_study
 
@@ -68,3 +71,12 @@ def test_a_winner_that_changed_is_trained_beside_the_one_before_and_each_goes_on
         assert place_for(usual, sweep) == tmp_path / name
         write_study(tmp_path / name, [Made(value=1.0, steps=5)], parameters=sweep["parameters"])
     assert [place_for(usual, sweep).name for sweep in sweeps] == ["mine-best", "mine-best-2", "mine-best-3"]
+
+
+def test_a_final_training_that_has_ended_is_not_trained_once_more_and_its_winner_is_what_was_chosen(tmp_path):
+    params = FinetuneConfig(lora_r=4, full_dataset=True, samples=None, num_train_epochs=1.0).as_dict()
+    study = write_study(tmp_path / "mine-final", [Made(params=params, value=2.0, origin="final")])
+    for given in (study, write_best(read_study(study))):
+        with pytest.raises(StudyError, match="mine-final is this very training, to its end; export it or ask it"):
+            CliRunner().invoke(cli, ["train", str(given), "--full", "--cpu"], catch_exceptions=False)
+    assert ("", "full_dataset True  num_train_epochs 1  lora_r 4") in best_lines(read_study(study))

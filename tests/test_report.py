@@ -284,9 +284,9 @@ def test_a_sentence_counts_the_best_trials_it_is_about(tmp_path):
 
 @pytest.mark.parametrize(("status", "sentence"), [
     (Status.COMPLETE,
-     "4 trials trained to their end. Trial 0000, best at the end, was number 1 of 4 at step 30 of 60."),
+     "4 trials trained to their end. Trial 0000, the best, was number 1 of 4 at step 30 of 60."),
     (Status.PRUNED,
-     "3 trials trained to their end; 1 pruned. Trial 0000, best at the end, was number 1 of 4 at step 30")])
+     "3 trials trained to their end; 1 pruned. Trial 0000, the best, was number 1 of 4 at step 30")])
 def test_curves_say_how_early_the_winner_showed(tmp_path, status, sentence):
     last = Made(params={"learning_rate": 1e-4}, status=status, value=4.0, curve=loss_curve(4.0))
     analysis = analyse(read_study(write_study(tmp_path / "study", [*numbers(3), last])))

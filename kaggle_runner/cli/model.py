@@ -27,7 +27,7 @@ from kaggle_runner.cli.shared import (
     warn_of_no_page,
 )
 from kaggle_runner.cli.words import complain
-from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.errors import INTERRUPTED, StudyError
 from kaggle_runner.metrics import GOALS, LOSS, MEASURED, Metric
 from kaggle_runner.wording import size_text
 
@@ -67,6 +67,7 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
     all rows are trained on, by all GPUs in one training; the same command goes on with it.
     """
+    from kaggle_runner.config import config_from_params
     from kaggle_runner.run.final.full_spec import full_spec
     from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
     from kaggle_runner.study.journal import read_study
@@ -74,9 +75,14 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     spec, name = read_chosen(file)
     source = study_of(file)
     if full:
-        name = f"{name.removesuffix(BEST_SUFFIX)}-final"
+        name = f"{name.removesuffix(BEST_SUFFIX).removesuffix('-final')}-final"
         by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
         spec = full_spec(spec, epochs, by)
+        best = read_study(source).best if source else None
+        if best and best.trial.origin == "final" and \
+                best.trial.config == config_from_params({**best.trial.params, **spec.fixed}):
+            raise StudyError(f"{source} is this very training, to its end; export it or ask it something, or train it "
+                             f"for longer with --epochs")
         _train_fully(spec, study or _place(name, spec, source), processes, deadline, cpu)
         return
     options = {"epochs": epochs, "processes": processes, "metric": metric}

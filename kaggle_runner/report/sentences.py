@@ -169,7 +169,7 @@ def curves(analysis: Analysis) -> str:
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     then = {curve.trial_id: sign * value for curve in drawn if (value := curve.at(early)) is not None}
     rank = 1 + sum(value < then[best.trial_id] for value in then.values())
-    return (f"{text} Trial {best.trial_id}, best at the end, was number {rank} of {len(then)} at step {early:,} of "
+    return (f"{text} Trial {best.trial_id}, the best, was number {rank} of {len(then)} at step {early:,} of "
             f"{best.steps[-1]:,}.")
 
 
@@ -303,7 +303,7 @@ def rungs(analysis: Analysis) -> str:
     place = next((i for i, (_, trial_id) in enumerate(standing, start=1)
                   if analysis.best and trial_id == analysis.best.id), None)
     text = f"Cut: {names_text(parts, 8)}."
-    return text + (f" The trial that is best at the end was number {place} of {len(standing)} at step "
+    return text + (f" The best trial was number {place} of {len(standing)} at step "
                    f"{first.step:,}." if place else "")
 
 

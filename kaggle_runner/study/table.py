@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from kaggle_runner.config import TRAINERS, FinetuneConfig
 from kaggle_runner.metrics import format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import (
@@ -36,7 +37,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
         lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
                               f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
-        names = _varied(snapshot) or list(best.trial.params)
+        names = _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
         lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
                                     for name in names if name in best.trial.params)))
         found = confirmed(snapshot)
@@ -74,6 +75,12 @@ def _varied(snapshot: Snapshot) -> list[str]:
     """Name the parameters that the sweep searches."""
     parameters: Mapping[str, Any] = snapshot.info.sweep.get("parameters", {})
     return [name for name, entry in parameters.items() if "value" not in entry]
+
+
+def _chosen(params: Mapping[str, Any]) -> list[str]:
+    """Name what is not at its default: a winner's file names every hyperparameter."""
+    usual = TRAINERS.get(str(params.get("trainer", "finetune")), FinetuneConfig)().as_dict()
+    return [name for name, value in params.items() if name not in usual or value != usual[name]]
 
 
 def _no_best(snapshot: Snapshot) -> str:
