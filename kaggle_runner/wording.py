@@ -2,7 +2,8 @@
 
 import re
 
-_OTHER = re.compile(r"|none|null|true|false|[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
+_OTHER = re.compile(r"|~|none|null|true|false|0[xo][\da-f]+|\d{4}-\d\d?-\d\d?"
+                    r"|[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
 """Texts that look like a value of another kind."""
 
 

@@ -18,6 +18,7 @@ from kaggle_runner.errors import StudyError
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.claims import read_claims
+from kaggle_runner.report.compare import comparison_rows
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.lab.write import watch_any_report
@@ -280,6 +281,28 @@ def test_a_sentence_counts_the_best_trials_it_is_about(tmp_path):
     analysis = analyse(read_study(write_study(tmp_path / "study", numbers(9))))
     assert {region.count for region in analysis.regions} == {3}  # a quarter would be two
     assert say.axis(analysis, analysis.axes[0]).startswith("The best 3 of 9 complete configurations lie between ")
+
+
+def test_what_moved_together_is_said_to_and_not_called_chance(tmp_path):
+    trials = [Made(params={"a": i % 2, "b": 5 - 3 * (i % 2), "x": i * 7 % 24},
+                   value=2.5 + 0.3 * (i % 2) + i * 5 % 7 / 200) for i in range(24)]
+    analysis = analyse(read_study(write_study(tmp_path / "study", trials, parameters={
+        "a": {"values": [0, 1]}, "b": {"values": [2, 5]}, "x": {"min": 0, "max": 23}})))
+    assert analysis.resolved == ()
+    assert say.importance(analysis) == (
+        "From 24 complete configurations, no hyperparameter stands out by itself: a and b fit better than shuffled "
+        "values do, but they moved together.")
+    told = {axis.name: say.axis(analysis, axis).rpartition("; ")[2] for axis in analysis.axes}
+    assert told == {name: "its effect is not told from that of others." for name in "ab"} | {
+        "x": "no effect stands out from chance."}
+
+
+def test_a_change_from_a_negative_base_has_its_sign(tmp_path):
+    studies = [analyse(read_study(write_study(
+        tmp_path / name, [Made(params={"x": i}, value=value + i / 10) for i in range(3)], baseline=base,
+        metric="reward", goal="maximize"))) for name, value, base in (("less", -5.2, -7.0), ("more", 0.8, 2.0))]
+    header, *rows = comparison_rows(studies)
+    assert [row[header.index("change")] for row in rows] == ["29 %", "-50 %"]
 
 
 @pytest.mark.parametrize(("status", "sentence"), [

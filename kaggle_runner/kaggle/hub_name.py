@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-HUB = re.compile(r"(?:(?:https?:)?//)?(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|hf-mirror\.com)/(.*)|hf:(?://)?(.*)", re.I)
+HUB = re.compile(r"(?:(?:https?:)?//)?(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|hf-mirror\.com)(?:/(.*))?|hf:(?://)?(.*)",
+                 re.I)
 """The addresses of the hub and of its mirrors, with what comes behind the host."""
 KINDS = ("datasets", "models", "spaces", "api", "resolve")
 FILES = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|txt|md|parquet|arrow|xlsx?|ya?ml|py|zip|tar|tgz|gz|zst|bz2|xz|"
@@ -19,9 +20,14 @@ def why_no_name(kind: str, text: str) -> str:
     option = f"--{kind}"
     mount = f"upload it to Kaggle, mount it with {option} and write its path under /kaggle/input"
     plain = text.strip().rstrip("/")
+    if plain.startswith("kaggle/input/"):
+        return f", a path without its first slash; write /{plain}"
+    if "$" in plain:
+        return f", a path with a variable that nothing fills in here; {mount}"
     if address := HUB.fullmatch(plain):
         parts = [part for part in (address[1] or address[2] or "").split("/") if part not in KINDS]
-        return f", an address and no name; write {suggested('/'.join(parts[:2])) or 'OWNER/NAME'}"
+        meant = _with_owner(kind, suggested("/".join(parts[:2])))
+        return f", an address and no name; write {meant or 'OWNER/NAME'}"
     if re.match(r"[A-Za-z]:[\\/]|\\\\|file:", plain) or "\\" in plain:
         return f", a path of another machine; {mount}"
     if urlsplit(plain).scheme and "://" in plain:
@@ -35,10 +41,13 @@ def why_no_name(kind: str, text: str) -> str:
         return ", a name without its owner; write OWNER/NAME, as the model's page on the hub has it"
     if kind == "model" and len(parts := plain.split("/")) in (4, 5) and "" not in parts:
         return f", a model of Kaggle's; mount it with --model {plain} and write its path under /kaggle/input"
-    meant = suggested(plain)
-    meant = f"OWNER/{meant}" if kind == "model" and meant and "/" not in meant else meant
+    meant = _with_owner(kind, suggested(plain))
     return (f", which is no name on the hub; {f'did you mean {meant}? ' if is_name(kind, meant) else ''}"
             f"a name is OWNER/NAME, of letters, digits, `-`, `_` and `.`")
+
+
+def _with_owner(kind: str, name: str) -> str:
+    return f"OWNER/{name}" if kind == "model" and name and "/" not in name else name
 
 
 def is_name(kind: str, text: str) -> bool:

@@ -67,7 +67,7 @@ def comparison_rows(analyses: Sequence[Analysis]) -> list[list[str]]:
              "hyperparameters of the best"]]
     for name, analysis in zip(labels(analyses), analyses, strict=True):
         best, base = analysis.best, analysis.baseline
-        change = f"{percent_text(_best(analysis) / base - 1)}" if best and base else "–"
+        change = percent_text((_best(analysis) - base) / abs(base)) if best and base else "–"
         rows.append([
             name, analysis.metric, metric_text(_best(analysis) if best else None), best.id if best else "–",
             metric_text(base), change, number_text(analysis.noise.deviation, 2) if analysis.noise else "not known",

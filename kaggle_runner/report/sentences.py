@@ -9,7 +9,7 @@ from typing import Any
 from kaggle_runner.report.analysis.agreement import agreement as other_winners
 from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Row
 from kaggle_runner.report.analysis.first_place import why_unknown
-from kaggle_runner.report.analysis.importance import MIN_TRIALS
+from kaggle_runner.report.analysis.importance import LEVEL, MIN_TRIALS
 from kaggle_runner.report.style import (
     bytes_text,
     count_text,
@@ -167,7 +167,8 @@ def curves(analysis: Analysis) -> str:
         return text
     early = best.steps[len(best.steps) // 3]
     sign = -1.0 if analysis.goal == "maximize" else 1.0
-    then = {curve.trial_id: sign * value for curve in drawn if (value := curve.at(early)) is not None}
+    then = {curve.trial_id: sign * value for curve in drawn
+            if curve.steps[-1] >= early and (value := curve.at(early)) is not None}
     rank = 1 + sum(value < then[best.trial_id] for value in then.values())
     return (f"{text} Trial {best.trial_id}, the best, was number {rank} of {len(then)} at step {early:,} of "
             f"{best.steps[-1]:,}.")
@@ -182,6 +183,11 @@ def importance(analysis: Analysis) -> str:
     count = count_text(len(analysis.first.ranked), "complete configuration")
     texts = [f"{share.name} explains {_whole(share.share)} of the variance (90 % interval {_whole(share.low)} to "
              f"{_whole(share.high)})" for share in clear]
+    alike = [share.name for share in analysis.shares if share.chance < LEVEL]
+    if alike and not clear:
+        fit, moved = ("fits", "others moved with it") if len(alike) == 1 else ("fit", "they moved together")
+        return (f"From {count}, no hyperparameter stands out by itself: {names_text(alike, 8)} {fit} better than "
+                f"shuffled values do, but {moved}.")
     if not clear:
         return (f"From {count}, no hyperparameter stands out from chance: shuffled values do as well in more than "
                 f"6 of 100 shuffles.")
@@ -204,7 +210,10 @@ def axis(analysis: Analysis, one: Axis) -> str:
     if limit is not None and count >= MIN_TRIALS:
         text += f"; the best value, {value_text(limit.value)}, is at the {limit.side} end of the range"
     share = next((share for share in analysis.shares if share.name == one.name), None)
-    return f"{text}{'' if share is None or share.resolved else '; no effect stands out from chance'}."
+    if share is None or share.resolved:
+        return f"{text}."
+    alike = share.chance < LEVEL and not analysis.resolved
+    return f"{text}; {'its effect is not told from that of others' if alike else 'no effect stands out from chance'}."
 
 
 def contour(analysis: Analysis, one: Contour) -> str:

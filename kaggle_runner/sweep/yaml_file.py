@@ -153,7 +153,7 @@ def parse_mapping(path: Path, found: Findings, *, mark: str = "parameters") -> d
         raise SweepError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise SweepError(str(path), [f"not usable YAML: {error}"]) from error
-    if raw is None:
+    if raw is None or raw == {}:
         raise SweepError(str(path), [f"the file is empty; {EXAMPLE[mark][1]}"])
     if not isinstance(raw, dict):
         kind = "a list" if isinstance(raw, list) else f"only {spelled(raw)}"
