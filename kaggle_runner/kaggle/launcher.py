@@ -28,7 +28,8 @@ DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\')
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
             "cli/remote", "machine/gpu_catalogue", "machine/variables", "memory/plan", "memory/final_plan",
-            "report/analysis/claims", "report/cells", "report/files", "report/lab", "report/notebook", "run/adopt",
+            "report/analysis/claims", "report/cells", "report/compare", "report/files", "report/lab", "report/notebook",
+            "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy",
                                                 "confirm")),
             "study/what_next", "sweep/shipped",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kaggle_runner.report.analysis.analysis import Analysis
+from kaggle_runner.report.analysis.analysis import Analysis, labels
 from kaggle_runner.report.figures import Figure, axis_layout, hour_unit, short, text
 from kaggle_runner.report.sentences import settings
 from kaggle_runner.report.style import (
@@ -20,18 +20,6 @@ from kaggle_runner.report.style import (
 from kaggle_runner.study.scoring import differing, scoring_of
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
-
-
-def labels(analyses: Sequence[Analysis]) -> list[str]:
-    """Return a name for each study; studies of one name get their directory's, or its parent's, after it."""
-    names = [analysis.name for analysis in analyses]
-    for depth in (1, 2):
-        if len(set(names)) == len(names):
-            break
-        parts = ["/".join(analysis.directory.resolve().parts[-depth:]) for analysis in analyses]
-        names = [name if names.count(name) == 1 else f"{analysis.name} ({part})"
-                 for name, part, analysis in zip(names, parts, analyses, strict=True)]
-    return names
 
 
 def comparison_sentence(analyses: Sequence[Analysis]) -> str:

@@ -19,8 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from kaggle_runner.metrics import Metric, format_metric
 from kaggle_runner.report import sentences as say
-from kaggle_runner.report.analysis.analysis import Analysis
-from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence, labels
+from kaggle_runner.report.analysis.analysis import Analysis, labels
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.lead import Lead, Overview
@@ -219,6 +218,8 @@ def _plain(value: Any) -> Any:
 
 
 def _comparison(analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
+    from kaggle_runner.report.compare import comparison_figures, comparison_rows, comparison_sentence  # stays at home
+
     figures = comparison_figures(analyses)
     header, *rows = comparison_rows(analyses)
     markup = "\n".join([

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.files import cannot_write, write_atomically
-from kaggle_runner.report.analysis.analysis import Analysis, analyse
-from kaggle_runner.report.compare import comparison_figures, labels
+from kaggle_runner.report.analysis.analysis import Analysis, analyse, labels
 from kaggle_runner.report.figures import Figure
 from kaggle_runner.report.lead import Lead, Overview, nothing_first
 from kaggle_runner.report.page import page, page_figures
@@ -50,6 +49,8 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
     for analysis, lead, folder in zip(analyses, leads, _folders(analyses, directory), strict=True):
         _write_files(analysis, lead, folder, notebook=notebook, notify=notify)
     if len(analyses) > 1:
+        from kaggle_runner.report.compare import comparison_figures  # a kernel has one study
+
         _write_pictures(comparison_figures(analyses), directory)
     return directory / PAGE
 

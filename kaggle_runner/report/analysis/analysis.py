@@ -169,6 +169,18 @@ class Analysis:
         return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
 
+def labels(analyses: Sequence[Analysis]) -> list[str]:
+    """Return a name for each study; studies of one name get their directory's, or its parent's, after it."""
+    names = [analysis.name for analysis in analyses]
+    for depth in (1, 2):
+        if len(set(names)) == len(names):
+            break
+        parts = ["/".join(analysis.directory.resolve().parts[-depth:]) for analysis in analyses]
+        names = [name if names.count(name) == 1 else f"{analysis.name} ({part})"
+                 for name, part, analysis in zip(names, parts, analyses, strict=True)]
+    return names
+
+
 def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     """Compute everything; any study that can be read can be analysed."""
     rows = tuple(_row(record, snapshot.info.metric) for record in snapshot.records)
