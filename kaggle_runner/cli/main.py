@@ -5,6 +5,7 @@ Exit status: 0 done, 1 our error in one block on stderr, 2 wrong usage, 10 to 20
 (`errors.Refusal`), 21 no GPU and 22 no internet where a session needs them, 130 interrupted.
 """
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -243,6 +244,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(1)
 
 
+@functools.cache  # it may try an import in another process
 def _hint(text: str, module: str = "") -> str:
     """Say which variable of the environment an error is about, as far as that is known; empty for none."""
     return next((words.hint(text, module) for words in at_home("machine.variables")), "")

@@ -75,10 +75,11 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     spec, name = read_chosen(file)
     source = study_of(file)
     if full:
+        known = read_study(source) if source else None
         name = f"{name.removesuffix(BEST_SUFFIX).removesuffix('-final')}-final"
-        by = Metric(name=metric, goal=GOALS[metric]) if metric else read_study(source).metric if source else None
+        by = Metric(name=metric, goal=GOALS[metric]) if metric else known.metric if known else None
         spec = full_spec(spec, epochs, by)
-        best = read_study(source).best if source else None
+        best = known.best if known else None
         if best and best.trial.origin == "final" and \
                 best.trial.config == config_from_params({**best.trial.params, **spec.fixed}):
             raise StudyError(f"{source} is this very training, to its end; export it or ask it something, or train it "

@@ -54,6 +54,11 @@ def trials_of(configurations: Sequence[Ranked], confirm: Confirm) -> list[Trial]
     return found
 
 
+def what_begins(configurations: Sequence[Ranked], confirm: Confirm) -> str:
+    """Say what is going to be trained."""
+    return f"confirming: the best {len(configurations)} configurations with {how_many(confirm.seeds, 'more seed')} each"
+
+
 def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environment, notify: Notify, *,
                      cpu_only: bool, deadline: Deadline) -> str:
     """Run what the confirmation of a finished sweep lacks, beside the study; return why the session ended early.
@@ -100,8 +105,7 @@ def open_confirmation(snapshot: Snapshot, confirm: Confirm,
                                 sweep=begun.info.sweep if begun else sweep_of_trials(trials),
                                 metric=snapshot.info.metric, goal=snapshot.info.goal, seed=None) as study:
         if left_of(study.snapshot(), trials):
-            notify(Note(text=f"confirming: the best {len(configurations)} configurations with "
-                             f"{how_many(confirm.seeds, 'more seed')} each"))
+            notify(Note(text=what_begins(configurations, confirm)))
         yield study, trials
 
 

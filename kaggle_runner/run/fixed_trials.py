@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from typing import Any
 
@@ -101,11 +101,11 @@ def run_twice(runner: TrialRunner, trial: Trial, what: str | None = None) -> Tri
 def left_of(snapshot: Snapshot, trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that are to be trained, those that the machine ended too."""
     again = {record.trial.id for record in snapshot.records if record.result and record.result.is_of_the_machine}
-    return [trial for trial in trials if trial.id in again or trial in _unfinished(snapshot, [trial])]
+    return _unfinished(snapshot, trials, again)
 
 
-def _unfinished(snapshot: Snapshot, trials: Sequence[Trial]) -> list[Trial]:
-    done = {record.trial.id for record in snapshot.finished}
+def _unfinished(snapshot: Snapshot, trials: Sequence[Trial], again: Set[str] = frozenset()) -> list[Trial]:
+    done = {record.trial.id for record in snapshot.finished} - again
     return [trial for trial in trials if trial.id not in done]
 
 

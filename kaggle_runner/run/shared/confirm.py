@@ -18,7 +18,7 @@ from kaggle_runner.files import make_directory
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
-from kaggle_runner.run.confirm import LEAST, chosen, sweep_of_trials, trials_of
+from kaggle_runner.run.confirm import LEAST, chosen, sweep_of_trials, trials_of, what_begins
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.fixed_trials import run_twice
 from kaggle_runner.run.local_sweep import run_workers
@@ -36,7 +36,6 @@ from kaggle_runner.study.journal import Snapshot, Study, confirm_directory
 from kaggle_runner.study.trial import Trial
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Confirm
-from kaggle_runner.wording import how_many
 
 
 class SharedTrials(SharedSearch):
@@ -87,8 +86,7 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
             "deadline": deadline.at, "confirms": len(configurations)})
         finished = len(search.snapshot().finished)
         if finished < len(trials):
-            notify(Note(text=f"confirming: the best {len(configurations)} configurations with "
-                             f"{how_many(confirm.seeds, 'more seed')} each, on all machines that share the study"))
+            notify(Note(text=f"{what_begins(configurations, confirm)}, on all machines that share the study"))
         notify(SweepStarted(total=len(trials), finished=finished, directory=str(directory),
                             workers=len(workers)))
         with contextlib.ExitStack() as supervisors:
