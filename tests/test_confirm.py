@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_the_best_different_configurations_get_further_seeds_and_the_rest_of_the
     assert [one.records[0].trial.id for one in found] == ["0001", "0002", "0004"]  # 0000 is 0002 with another seed
     trials = trials_of(found, THREE)
     assert [(trial.origin, trial.params["seed"]) for trial in trials] == [
-        ("trial 0001", 43), ("trial 0002", 8), ("trial 0004", 43), ("trial 0001", 44), ("trial 0002", 9),
+        ("trial 0001", 43), ("trial 0002", 43), ("trial 0004", 43), ("trial 0001", 44), ("trial 0002", 44),
         ("trial 0004", 44)]
     assert trials[0].params["learning_rate"] == 2e-3
     assert trials[0].params["lora_r"] == 8
@@ -194,6 +195,47 @@ def test_seeds_of_the_sweep_are_no_further_ones_and_count_in_the_mean(tmp_path: 
     found = confirmed(read_study(tmp_path / "s"))
     assert found.winner.mean == pytest.approx(statistics.fmean([1.142, 1.143, 3.0, 5.0]))
     assert read_study(tmp_path / "s").configurations[0].mean == pytest.approx(found.winner.mean)
+
+
+def test_where_the_seed_is_searched_all_meet_the_same_further_ones_and_only_these_compare(tmp_path: Path) -> None:
+    """The second has an easy seed of its own, and the first confirming seed is a hard one."""
+    swept = {"0000": ({**USUAL, "learning_rate": 2e-3, "seed": 5}, 1.0), "0001": ({**USUAL, "seed": 7}, 0.9),
+             "0002": ({**USUAL, "seed": 8}, 1.9)}  # 0002 repeats 0001, so the sweep has one degree of freedom
+    snapshot = write(tmp_path / "s", swept)
+    trials = trials_of(chosen(snapshot, THREE), THREE)
+    assert [(trial.origin, trial.params["seed"]) for trial in trials] == [
+        (f"trial {name}", seed) for seed in (43, 44) for name in ("0000", "0001")]
+    values = {("trial 0000", 43): 3.0, ("trial 0001", 43): 3.1, ("trial 0000", 44): 1.2, ("trial 0001", 44): 1.2}
+    write(confirm_directory(tmp_path / "s"), {
+        trial.id: (trial.params, values[trial.origin, trial.params["seed"]]) for trial in trials},
+        origins={trial.id: trial.origin for trial in trials})
+    snapshot = read_study(tmp_path / "s")
+    found = confirmed(snapshot)
+    assert [(one.trial.id, one.mean) for one in found.candidates] == [("0000", pytest.approx(2.1)),
+                                                                      ("0001", pytest.approx(2.15))]
+    assert [(one.trial_ids[0], one.mean, one.seeds) for one in analyse(snapshot).first.ranked] == [
+        ("0000", pytest.approx(2.1), 2), ("0001", pytest.approx(2.15), 2)]
+    assert (found.noise.freedom, analyse(snapshot).noise) == (2, found.noise)
+    assert found.as_lines("eval/loss")[1][1].endswith("in the sweep, then 3, 1.2; mean of the latter 2.1")
+
+
+def test_a_confirmation_of_an_earlier_version_with_other_seeds_for_each_is_told_as_that(tmp_path: Path) -> None:
+    study = tmp_path / "s"
+    write(study, {"0000": ({**USUAL, "seed": 5}, 1.0), "0001": ({**USUAL, "learning_rate": 2e-3, "seed": 70}, 1.1)})
+    params = [{**USUAL, "seed": 6}, {**USUAL, "learning_rate": 2e-3, "seed": 71}]
+    write(confirm_directory(study), {"0000": (params[0], 1.5), "0001": (params[1], 1.2)},
+          origins={"0000": "trial 0000", "0001": "trial 0001"})
+    assert any("each met other seeds" in text for _, text in confirmed(read_study(study)).as_lines("eval/loss"))
+    trials = [replace(trial, id=f"{number:04d}", number=number) for number, trial in enumerate(
+        trials_of(chosen(read_study(study), Confirm(top=2, seeds=1)), Confirm(top=2, seeds=1)), 2)]
+    later = Study(confirm_directory(study))
+    for trial, value in zip(trials, [1.3, 1.4], strict=True):
+        later.record_start(trial, {})
+        later.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=value))
+    found = confirmed(read_study(study))
+    assert [(one.trial.id, one.further, one.mean) for one in found.candidates] == [
+        ("0000", (1.3,), 1.3), ("0001", (1.4,), 1.4)]
+    assert not any("each met other seeds" in text for _, text in found.as_lines("eval/loss"))
 
 
 def test_a_confirmation_that_finds_nothing_says_why(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
 from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
-from kaggle_runner.study.journal import Study, read_study, refuse_another
+from kaggle_runner.study.journal import Study, confirm_directory, read_study, refuse_another
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_start, read_sweep
 
@@ -186,6 +186,38 @@ def test_a_study_that_is_given_by_several_paths_or_lies_twice_teaches_once(
         for path in paths:
             study.append(Known(lessons=lessons_of([path], spec)).as_event())
     assert len(known_of(read_study(tmp_path / "new")).lessons) == 8
+
+
+def test_a_study_and_what_it_was_before_a_change_teach_once(earlier: Path, tmp_path: Path) -> None:
+    """Also where one of them was confirmed since, so that its best trial tells the mean over more seeds."""
+    directory, other = tmp_path / "study", tmp_path / "new"
+    shutil.copytree(earlier, directory)
+    wide = read_sweep(write(tmp_path, high="2.0e-2"))
+    kept = adopt(directory, wide)
+    best = read_study(directory).best.trial
+    trials = [Trial(id=f"{n:04d}", number=n, params={**record.trial.params, "seed": 43},
+                    origin=f"trial {record.trial.id}") for n, record in enumerate(read_study(directory).ranked[:2])]
+    with Study.open_for_writing(confirm_directory(directory), name="c", sweep={"parameters": {}},
+                                metric="eval/loss", goal="minimize", seed=0) as study:
+        for trial in trials:
+            study.record_start(trial, {})
+            study.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=2.5))
+    for paths in ([directory, kept.aside], [kept.aside, directory]):
+        lessons = lessons_of(paths, wide)
+        assert len(lessons) == 8
+        assert sum(lesson.measured is not None for lesson in lessons) == 2
+        with Study.open_for_writing(other, name="new", sweep=wide.raw, metric=wide.metric, goal=wide.goal,
+                                    seed=0) as study:
+            for path in paths:
+                remember(Known(lessons=lessons_of([path], wide)), study)
+        assert len(known_of(read_study(other)).lessons) == 8
+        shutil.rmtree(other)
+    seen = next(one for one in observations(lessons_of([directory], wide), wide) if one.is_winner)
+    own = [Observation(params=record.trial.params, told=Told.VALUE, value=record.result.metric)
+           for record in read_study(directory).records]
+    assert (seen.params, seen.value) == (own[best.number].params, (seen.measured + 2.5) / 2)
+    known = [propose(wide, seed=1, number=8, past=own, defaults={}, prior=prior).params for prior in ([seen], [])]
+    assert known[0] == known[1]
 
 
 def test_a_tied_value_that_comes_out_otherwise_is_another_training(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ moment leaves the old study, or the new one and the old.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -107,9 +106,9 @@ class Adoption:
         taught = [record for record in old.records if is_complete(record) and same_training(record, spec) is None]
         own = {identity_of(study, record) for study in line for record in study.finished
                if same_training(record, spec) is not None}
-        counting = {_computation(lesson) for one in kept if is_complete(one.record)
+        counting = {lesson.computation for one in kept if is_complete(one.record)
                     for lesson in lessons_in(one.study, [one.record], spec)}
-        lessons = {_computation(lesson): lesson for lesson in (
+        lessons = {lesson.computation: lesson for lesson in (
             *known_of(old).lessons, *lessons_in(replace(old, directory=_aside(directory)), taught, spec))
             if lesson.identity not in own}
         return cls(old=old, spec=spec, changes=changed, seed=seed, kept=tuple(kept),
@@ -205,11 +204,6 @@ def _refuse_strange(old: Snapshot, spec: SweepSpec, seed: int | None) -> None:
                          f"counts here; choose another directory with --study")
     if seed is not None and seed != old.info.seed:
         raise other_seed(old, seed)
-
-
-def _computation(lesson: Lesson) -> tuple[str, float]:
-    """Return what tells a training from others, in whichever studies it has a name."""
-    return json.dumps(lesson.trained, sort_keys=True), lesson.value
 
 
 def _aside(directory: Path) -> Path:

@@ -39,19 +39,17 @@ def chosen(snapshot: Snapshot, confirm: Confirm) -> tuple[Ranked, ...]:
 def trials_of(configurations: Sequence[Ranked], confirm: Confirm) -> list[Trial]:
     """List the trainings: every configuration with every further seed, seed by seed.
 
-    The seeds follow that of its best trial; those that it was swept with tell nothing new.
+    The seeds are the same for all, because some are harder than others. They follow the one that all were swept with,
+    or the trainer's own where the sweep has several; those that any was swept with tell nothing new.
     """
-    found: list[Trial] = []
-    turns = []
-    for one in configurations:
-        config, known = config_from_params(one.records[0].trial.params), {seed_of(r.trial.params) for r in one.records}
-        seeds = (seed for step in itertools.count(1) if (seed := (config.seed + step) % 2**32) not in known)
-        turns.append([(config, seed) for seed in itertools.islice(seeds, confirm.seeds)])
-    for turn in zip(*turns, strict=True):
-        for one, (config, seed) in zip(configurations, turn, strict=True):
-            found.append(Trial(id=f"{len(found):04d}", number=len(found), params={**config.as_dict(), "seed": seed},
-                               origin=f"{OF_TRIAL}{one.records[0].trial.id}"))
-    return found
+    configs = [config_from_params(one.records[0].trial.params) for one in configurations]
+    known = {seed_of(record.trial.params) for one in configurations for record in one.records}
+    first = known.pop() if len(known) == 1 else type(configs[0])().seed
+    seeds = itertools.islice((seed for step in itertools.count(1)
+                              if (seed := (first + step) % 2**32) not in known), confirm.seeds)
+    every = [(seed, one, config) for seed in seeds for one, config in zip(configurations, configs, strict=True)]
+    return [Trial(id=f"{number:04d}", number=number, params={**config.as_dict(), "seed": seed},
+                  origin=f"{OF_TRIAL}{one.records[0].trial.id}") for number, (seed, one, config) in enumerate(every)]
 
 
 def what_begins(configurations: Sequence[Ranked], confirm: Confirm) -> str:

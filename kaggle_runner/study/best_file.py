@@ -35,7 +35,7 @@ def write_best(snapshot: Snapshot) -> Path | None:
     metric, count = snapshot.info.metric, len(snapshot.finished)
     base = "" if snapshot.baseline is None else f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}"
     first = snapshot.configurations[0]
-    seeds = f" (mean of {len(first.values)} seeds)" if len(first.values) > 1 else ""
+    seeds = f" (mean of {len(first.judged_by)} seeds)" if len(first.judged_by) > 1 else ""
     head = [f"the best of {count} finished trial{'s' if count > 1 else ''} of the study {snapshot.info.name}: trial "
             f"{best.trial.id}, {metric} {snapshot.metric.text(first.mean)}{seeds}{base}",
             "every hyperparameter of it, for: python -m kaggle_runner train best.yaml",

@@ -119,7 +119,7 @@ class Snapshot:
     def as_dict(self) -> dict[str, Any]:
         """Return the study as the JSON that `show --json` prints."""
         first = next(iter(self.configurations), None)
-        best = first and _row(first.records[0]) | {"mean": first.mean, "seeds": len(first.values)}
+        best = first and _row(first.records[0]) | {"mean": first.mean, "seeds": len(first.judged_by)}
         return {
             "study": str(self.directory), "metric": self.info.metric, "goal": self.info.goal,
             "baseline": self.baseline, "base_scores": dict(self.base_scores), "best": best,

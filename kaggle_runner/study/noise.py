@@ -5,12 +5,12 @@ What `show`, an agent and the report say of seeds is this.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.ranking import is_complete, value_of
+from kaggle_runner.study.ranking import is_complete, seed_of, value_of
 from kaggle_runner.study.trial import (
     Measured,
     Status,
@@ -41,6 +41,8 @@ class Configuration:
     """Further trials with a seed that was there already: the same computation, which says nothing of the noise."""
     confirmed: tuple[str, ...] = ()
     """Its trainings with further seeds, which are no trials of the study."""
+    uncounted: tuple[str, ...] = ()
+    """Trials that have no part in the mean: those that it is compared with did not meet their seeds."""
     params: Mapping[str, Any]
     """The first trial's, its seed included."""
     mean: float
@@ -64,8 +66,8 @@ class Configuration:
 
     @property
     def seeds(self) -> int:
-        """Number of its seeds."""
-        return len(self.names)
+        """Number of the seeds that its mean is made of."""
+        return len(self.names) - len(self.uncounted)
 
     @property
     def made_of(self) -> str:
@@ -94,9 +96,11 @@ class Noise:
         return self.deviation * _UPPER_OF_FEW.get(self.freedom, 1 + 6.5 / math.sqrt(self.freedom + 1))
 
 
-def find_configurations(trials: Sequence[Measured],
-                        further: Mapping[str, Mapping[str, float]] | None = None) -> tuple[Configuration, ...]:
+def find_configurations(trials: Sequence[Measured], further: Mapping[str, Mapping[str, float]] | None = None,
+                        uncounted: Collection[str] = ()) -> tuple[Configuration, ...]:
     """Group (id, params, value) by everything but the seed, in the trials' order; `further` as `further_seeds` has it.
+
+    The values of `uncounted` trials are left out of the means.
 
     Two trials with the same seed are the same computation and count as one seed; where they differ all the same, as
     runs of a program that names no seed do, the seed's value is their mean.
@@ -105,14 +109,16 @@ def find_configurations(trials: Sequence[Measured],
     for group in of_one_configuration(trials):
         more: Mapping[str, float] = next((further[name] for same in group for name, _, _ in same
                                           if further and name in further), {})
-        values = [*map(value_of_seed, group), *more.values()]
+        counted = [same for same in group if not (more and same[0][0] in uncounted)]
+        values = [*map(value_of_seed, counted), *more.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         half = t_975(len(values) - 1) * deviation / math.sqrt(len(values)) if len(values) > 1 else math.inf
         found.append(Configuration(
             trial_ids=tuple(same[0][0] for same in group), params=group[0][0][1], deviation=deviation,
             duplicates=tuple(trial_id for same in group for trial_id, _, _ in same[1:]),
+            uncounted=tuple(same[0][0] for same in group if same not in counted),
             confirmed=tuple(more), half_width=half, mean=statistics.fmean(values) if len(values) > 1 else values[0],
-            runs=len(more) + sum(len(same) if len({value for _, _, value in same}) > 1 else 1 for same in group)))
+            runs=len(more) + sum(len(same) if len({value for _, _, value in same}) > 1 else 1 for same in counted)))
     return tuple(found)
 
 
@@ -138,16 +144,24 @@ def noise_of_repeats(repeats: Sequence[Configuration], how: str = "trained with 
 def measured_noise(snapshot: Snapshot) -> tuple[Noise | None, tuple[Configuration, ...]]:
     """Return the noise that seeds of a study or of its confirmation show, and all configurations with several seeds.
 
-    Seeds that had no part in choosing a configuration tell more than the one that it was chosen by.
+    Of the seeds that the sweep trained and those that confirmed it the ones that tell more. Seeds that had no part in
+    choosing a configuration tell more than the one that it was chosen by.
     """
     own = find_repeats(measured_trials(snapshot))
     further = find_repeats([(confirming_name(record), record.trial.params, value_of(record))
                             for record in snapshot.confirming if is_complete(record)])
-    pooled = tuple(one for one in find_configurations(measured_trials(snapshot), further_seeds(snapshot))
-                   if one.seeds > 1)
+    pooled = tuple(one for one in configurations_of(snapshot) if one.seeds > 1)
     named = {name for one in pooled for name in one.confirmed}
-    noise = noise_of_repeats(own) or noise_of_repeats(further, CONFIRMED) or noise_of_repeats(pooled)
+    noises = [noise for noise in (noise_of_repeats(own), noise_of_repeats(further, CONFIRMED)) if noise]
+    noise = max(noises, key=lambda one: one.freedom) if noises else noise_of_repeats(pooled)
     return noise, (*pooled, *(one for one in further if not named & set(one.trial_ids)))
+
+
+def configurations_of(snapshot: Snapshot) -> tuple[Configuration, ...]:
+    """Return the configurations of the complete trials with all the seeds that they are compared by."""
+    uncounted = {record.trial.id for one in snapshot.configurations if one.compared_seeds is not None
+                 for record in one.records if seed_of(record.trial.params) not in one.compared_seeds}
+    return find_configurations(measured_trials(snapshot), further_seeds(snapshot), uncounted)
 
 
 def measured_trials(snapshot: Snapshot) -> list[Measured]:
@@ -173,18 +187,21 @@ class Candidate:
 
     trial: Trial
     first: float
-    """What the sweep measured, the mean of its `seeds`: chosen for being good, so too good on average."""
+    """What the sweep measured, the mean of its seeds: chosen for being good, so too good on average."""
     further: tuple[float, ...]
-    seeds: int = 1
+    seeds: tuple[Any, ...] = ()
+    """The further ones."""
+    own: tuple[float, ...] | None = None
+    """What it came to with the seeds of the sweep that all candidates met; none: `first`."""
 
     @property
     def mean(self) -> float:
-        """Mean over all seeds."""
+        """Mean over the seeds that all candidates met."""
         return self.mean_with(self.further)
 
     def mean_with(self, further: Sequence[float]) -> float:
-        """Return the mean over the seeds of the sweep and some further ones."""
-        return statistics.fmean((*([self.first] * self.seeds), *further))
+        """Return the mean over such seeds of the sweep and some further ones."""
+        return statistics.fmean([*((self.first,) if self.own is None else self.own), *further] or [self.first])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,23 +237,28 @@ class Confirmed:
                   f"trial {self.winner.trial.id}: {metric} {self.stated:.5g}{doubt} with another seed "
                   f"(the sweep measured {self.winner.first:.5g}){later}")]
         lines += [("", f"trial {one.trial.id}: {one.first:.5g} in the sweep, then "
-                       f"{', '.join(f'{value:.5g}' for value in one.further)}; mean {one.mean:.5g}")
+                       f"{', '.join(f'{value:.5g}' for value in one.further)}; mean "
+                       f"{'' if one.own is None or one.own else 'of the latter '}{one.mean:.5g}")
                   for one in self.candidates]
+        if len({one.seeds for one in self.candidates}) > 1:
+            lines.append(("", "each met other seeds, and some are hard; the same command with --confirm trains the "
+                              "same ones for all"))
         return lines + [("", text) for text in self.lost]
 
 
 def confirmed(snapshot: Snapshot) -> Confirmed | None:
     """Return what the confirmation of a sweep found; none while too little of it is complete."""
     found = snapshot.configurations
-    candidates = [Candidate(trial=one.records[0].trial, first=statistics.fmean(one.own), seeds=len(one.own),
-                            further=tuple(map(value_of, one.further))) for one in found if one.further]
+    candidates = [Candidate(trial=one.records[0].trial, first=statistics.fmean(one.own),
+                            own=one.compared,
+                            further=tuple(map(value_of, one.further)), seeds=tuple(sorted(
+                                seed_of(record.trial.params) for record in one.further)))
+                  for one in found if one.further]
     if not candidates:
         return None
-    noise = noise_of_repeats(find_repeats([(confirming_name(record), record.trial.params, value_of(record))
-                                           for one in found for record in one.further]), CONFIRMED)
     return Confirmed(
         candidates=tuple(candidates), stated=stated_mean(candidates, snapshot.metric.sign),
-        seeds=min(len(one.further) for one in candidates), noise=noise or measured_noise(snapshot)[0],
+        seeds=min(len(one.further) for one in candidates), noise=measured_noise(snapshot)[0],
         leads="" if found[0].further else found[0].records[0].trial.id,
         lost=tuple(f"trial {one.records[0].trial.id}: {statistics.fmean(one.own):.5g} in the sweep, but with seed "
                    f"{one.failed[0].trial.params.get('seed')} it {_came_to(one.failed[0])}"

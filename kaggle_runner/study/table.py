@@ -9,11 +9,9 @@ from kaggle_runner.metrics import format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import (
     Configuration,
+    configurations_of,
     confirmed,
-    find_configurations,
-    further_seeds,
     measured_noise,
-    measured_trials,
 )
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many, plain_text
@@ -100,7 +98,7 @@ def _who(one: Configuration) -> str:
 
 def best_configuration(snapshot: Snapshot, best: TrialRecord) -> Configuration:
     """Return what all seeds of the best trial's configuration came to."""
-    return next(one for one in find_configurations(measured_trials(snapshot), further_seeds(snapshot))
+    return next(one for one in configurations_of(snapshot)
                 if best.trial.id in (*one.trial_ids, *one.duplicates))
 
 

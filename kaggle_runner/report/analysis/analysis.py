@@ -20,7 +20,7 @@ from kaggle_runner.report.analysis.provenance import how_it_was_run
 from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import Configuration, Noise, find_configurations, further_seeds, measured_noise
+from kaggle_runner.study.noise import Configuration, Noise, configurations_of, measured_noise
 from kaggle_runner.study.trial import OPEN, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
@@ -188,8 +188,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     by_id = {row.id: row for row in rows}
     ranked = tuple(by_id[record.trial.id] for record in snapshot.ranked)
     place, best = {row.id: i for i, row in enumerate(ranked)}, ranked[0] if ranked else None
-    found = find_configurations([(row.id, row.params, row.value) for row in rows
-                                 if row.id in place and row.value is not None], further_seeds(snapshot))
+    found = configurations_of(snapshot)
     varied = _varied(axes, found)
     effects, problem = _effects(varied, found, seed)
     measured, repeats = measured_noise(snapshot)

@@ -151,7 +151,8 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
     found = {(space.key(o.params), o.value) for o in taught}  # the very same computation again tells nothing new
-    prior = [o for o in prior if not is_within(o) or (space.key(o.params), o.value) not in found]
+    prior = [o for o in prior if not is_within(o) or 
+             (space.key(o.params), o.value if o.measured is None else o.measured) not in found]
     taught += prior
     values = [bad if o.value is None else sign * o.value for o in taught]
     places_NA = np.concatenate([tried_TA[teaches], _known_places(space, prior)])

@@ -34,6 +34,8 @@ class Observation:
     told: Told
     value: float | None = None
     """The metric, measured or extrapolated; only with `Told.VALUE`."""
+    measured: float | None = None
+    """What the trial itself came to, where `value` is of further seeds too."""
     surface: int = 0
     """0 for trials that are trained as the next one will be; else the number of another study's surface."""
     is_winner: bool = False

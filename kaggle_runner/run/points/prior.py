@@ -7,7 +7,7 @@ A trial of another study that trained in the same way is one more observation. O
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,13 @@ class Lesson:
     """Study and trial, the same wherever a study lies and however its path is spelled: one trial teaches once."""
     is_winner: bool = False
     """It is the best of its study, by all of its seeds."""
+    measured: float | None = None
+    """What the trial itself came to, where `value` is the mean over further seeds too; none: as `value`."""
+
+    @property
+    def computation(self) -> tuple[str, float]:
+        """What tells this training from others, in whichever studies it has a name."""
+        return json.dumps(self.trained, sort_keys=True), self.value if self.measured is None else self.measured
 
     @property
     def study(self) -> str:
@@ -68,7 +75,7 @@ def known_of(snapshot: Snapshot) -> Known:
     for event in snapshot.known:
         lessons |= {entry["identity"]: Lesson(**entry) for entry in event["lessons"] if "trained" in entry}
         start = event["start"] or start
-    return Known(lessons=tuple(lessons.values()), start=start)
+    return Known(lessons=_each_once(lessons.values()), start=start)
 
 
 def remember(known: Known | None, study: Study) -> None:
@@ -78,7 +85,7 @@ def remember(known: Known | None, study: Study) -> None:
 
 
 def lessons_of(directories: Sequence[Path], spec: SweepSpec) -> tuple[Lesson, ...]:
-    """Read what other studies teach a sweep; one that is given twice, or by another path, teaches once.
+    """Read what other studies teach a sweep; a training that several of them have, as copies do, teaches once.
 
     Raises:
         StudyError: one is no study, has another metric or trainer, or no finished trial that tells anything.
@@ -87,6 +94,16 @@ def lessons_of(directories: Sequence[Path], spec: SweepSpec) -> tuple[Lesson, ..
     for directory in directories:
         found |= {lesson.identity: lesson for lesson in _lessons(read_study(directory), spec)
                   if lesson.identity not in found}
+    return _each_once(found.values())
+
+
+def _each_once(lessons: Iterable[Lesson]) -> tuple[Lesson, ...]:
+    """Return the lessons of different trainings: of one that several studies have, what a confirmation says."""
+    found: dict[tuple[str, float], Lesson] = {}
+    for lesson in lessons:
+        before = found.get(lesson.computation)
+        if before is None or (before.measured is None and lesson.measured is not None):
+            found[lesson.computation] = lesson
     return tuple(found.values())
 
 
@@ -140,6 +157,7 @@ def lessons_in(snapshot: Snapshot, records: Sequence[TrialRecord], spec: SweepSp
                   for one in (record, *(assured.further if assured else ())) if one.result is not None]
         found.append(Lesson(trained=config.as_dict(), value=statistics.fmean(values),
                             source=f"{snapshot.directory}: trial {name}", is_winner=record is snapshot.best,
+                            measured=values[0] if len(values) > 1 else None,
                             identity=identity_of(snapshot, record)))
     return found
 
@@ -173,7 +191,8 @@ def _seen(lesson: Lesson, spec: SweepSpec) -> Observation | None:
                              if name not in (*spec.searched, *NEUTRAL))
     is_outside = not all(same_value(at[name], params[name]) for name in params)
     return Observation(params={**spec.fixed, **params}, at={**spec.fixed, **at} if is_outside else None,
-                       told=Told.VALUE, value=lesson.value, surface=int(differs or bool(strange)),
+                       told=Told.VALUE, value=lesson.value, measured=lesson.measured,
+                       surface=int(differs or bool(strange)),
                        is_winner=lesson.is_winner)
 
 
