@@ -3,6 +3,7 @@
     KaggleRunnerError
     ├── ConfigError          a hyperparameter, or a pair of them, that cannot work
     │   └── ForeignCheckpoint  a checkpoint that another config wrote
+    │       └── ForeignRows  a checkpoint of a training over other rows
     ├── SweepError           a sweep file with problems; holds all of them
     ├── DataError            a dataset that is missing, unreadable, unrecognised or too small
     ├── ModelError           a base model that is missing or not a model
@@ -45,6 +46,14 @@ class ConfigError(KaggleRunnerError):
 
 class ForeignCheckpoint(ConfigError):
     """A checkpoint that was written by another config than the one that shall go on from it."""
+
+    failure = "foreign_checkpoint"
+
+
+class ForeignRows(ForeignCheckpoint):
+    """A checkpoint of a training over all rows, when they were others."""
+
+    failure = "foreign_rows"
 
 
 class SweepError(KaggleRunnerError):

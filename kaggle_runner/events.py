@@ -196,8 +196,8 @@ class Failed(Event):
 
     kind = "failed"
     failure: str
-    """`refused`, `out_of_memory`, `not_finite`, `foreign_checkpoint`, `crash` of another process, `error`, or
-    `machine`, which is no fault of what was asked for."""
+    """`refused`, `out_of_memory`, `not_finite`, `foreign_checkpoint`, `foreign_rows`, `crash` of another process,
+    `error`, or `machine`, which is no fault of what was asked for."""
     message: str
     step: int | None = None
 

@@ -9,8 +9,11 @@ import yaml
 from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
+from kaggle_runner.cli.model import way_on
 from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import StudyError
+from kaggle_runner.kaggle.order import KernelOrder, make_launch
+from kaggle_runner.run.final.final_training import FinalSession
 from kaggle_runner.study.best_file import place_for, read_chosen, write_best
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.table import best_lines
@@ -79,4 +82,25 @@ def test_a_final_training_that_has_ended_is_not_trained_once_more_and_its_winner
     for given in (study, write_best(read_study(study))):
         with pytest.raises(StudyError, match="mine-final is this very training, to its end; export it or ask it"):
             CliRunner().invoke(cli, ["train", str(given), "--full", "--cpu"], catch_exceptions=False)
+        for epochs in ((), ("--epochs", "1")):
+            with pytest.raises(StudyError, match=r"mine-final is this very training, to its end; .* with --epochs"):
+                make_launch(KernelOrder(sweep=str(given), task="train", options=("--full", *epochs)), {}, print)
+        launch, name = make_launch(KernelOrder(sweep=str(given), task="train", options=("--full", "--epochs", "2")),
+                                   {}, lambda warning: None)
+        assert (name, launch.arguments[:4]) == ("mine-final", ("train", "best.yaml", "--study", "studies/mine-final"))
     assert ("", "full_dataset True  num_train_epochs 1  lora_r 4") in best_lines(read_study(study))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [
+    ("foreign_rows", "put the rows of then back, and: {again}; or begin anew: {again} --study {place}-2"),
+    ("not_finite", "lower learning_rate in a copy of {place}/trials/0000/config.json, and: python -m kaggle_runner "
+                   "train COPY --full --study {place}-2"),
+    ("crash", "{again}")])
+def test_what_comes_next_after_a_final_training_that_failed_is_not_the_line_that_fails_again(tmp_path, monkeypatch,
+                                                                                            kind, expected):
+    monkeypatch.setattr(sys, "argv", ["kaggle-runner", "train", "one.yaml", "--full", "--cpu"])
+    place = write_study(tmp_path / "one-final", [Made(status=Status.FAILED, origin="final", notes={"kind": kind})])
+    snapshot = read_study(place)
+    run = FinalSession(snapshot=snapshot, result=snapshot.records[0].result)
+    again = "python -m kaggle_runner train one.yaml --full --cpu"
+    assert way_on(run, place) == expected.format(again=again, place=place)

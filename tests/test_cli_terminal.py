@@ -529,6 +529,42 @@ def test_show_names_the_command_that_goes_on_where_there_is_more_to_do(tmp_path,
         ("report", "python -m kaggle_runner report cut")]
 
 
+GOES_ON = {  # a command, where its study lies now, and the command that goes on with it there
+    "sweep mine.yaml": [("studies/made", "sweep mine.yaml"), ("made", "sweep mine.yaml --study made")],
+    "sweep mine.yaml --study cut --count 8": [
+        ("cut", "sweep mine.yaml --study cut --count 8"), ("my copy", "sweep mine.yaml --count 8 --study 'my copy'")],
+    "train studies/a --full --study=fin": [("other/fin", "train studies/a --full --study other/fin")],
+    "agent me/p/abcd1234": [("studies/abcd1234", "agent me/p/abcd1234"),
+                            ("studies/other", "agent me/p/abcd1234 --study studies/other")],
+    "tune plan.yaml": [("hyperparameter_tuning/0_lr", "tune plan.yaml"), ("tuned/0_lr", "tune plan.yaml --out tuned")],
+    "sweep mine.yaml --storage sqlite:///all.db": [("copy", "sweep mine.yaml --storage sqlite:///all.db")],
+}
+
+
+@pytest.mark.parametrize("typed", GOES_ON)
+def test_the_command_that_goes_on_leads_to_the_study_where_it_lies_now(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    for place, expected in GOES_ON[typed]:
+        folder = tmp_path / place
+        demo(folder, count=1, others=[Made(status=None)])
+        with Study.open_for_writing(folder, name="made", sweep=read_study(folder).info.sweep, metric="eval/loss",
+                                    goal="minimize", seed=0) as study:
+            study.append({"event": "session", "trials": 8, "command": f"python -m kaggle_runner {typed}"})
+        assert dict(next_lines(read_study(folder)))["next"] == f"python -m kaggle_runner {expected}"
+
+
+def test_the_command_that_goes_on_leads_to_the_study_from_another_folder_too(tmp_path, monkeypatch):
+    folder = tmp_path / "studies" / "made"
+    demo(folder, count=1, others=[Made(status=None)])
+    with Study.open_for_writing(folder, name="made", sweep=read_study(folder).info.sweep, metric="eval/loss",
+                                goal="minimize", seed=0) as study:
+        study.append({"event": "session", "command": "python -m kaggle_runner sweep sweeps/demo.yaml"})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert dict(next_lines(read_study(folder)))["next"] == \
+        f"python -m kaggle_runner sweep sweeps/demo.yaml --study {folder}"
+
+
 def test_archived_studies_come_back_by_the_command_that_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     demo(Path("lab/my study"), count=1)

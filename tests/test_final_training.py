@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kaggle_runner.config import FinetuneConfig
-from kaggle_runner.errors import ConfigError, ForeignCheckpoint, MachineFault, StudyError
+from kaggle_runner.errors import ConfigError, ForeignRows, MachineFault, StudyError
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of, spread, steps_between_checkpoints
@@ -181,13 +181,13 @@ def test_it_goes_on_from_any_step_to_the_last_bit_and_refuses_other_rows(tmp_pat
     assert found | rows == expected
     assert last.hashes == whole.hashes
     train("other", ["preempt"])
-    config = FinetuneConfig.from_params({**params, "max_length": 95})
-    (path,) = (tmp_path / "other" / "checkpoint").iterdir()
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "state": {**content["state"], "rows": "other"}}, path)
-    config = FinetuneConfig.from_params(params)
-    with pytest.raises(ForeignCheckpoint, match="the rows have changed since this training began"):
-        train("other")
+    lines = rows_file.read_text().splitlines(keepends=True)
+    (tmp_path / "fewer.jsonl").write_text("".join(lines[:-20]))
+    for more in ({}, {"max_steps": 3}):  # which is counted from the rows where passes are asked for
+        config = FinetuneConfig.from_params({**params, **more, "dataset": str(tmp_path / "fewer.jsonl")})
+        with pytest.raises(ForeignRows, match="the rows have changed since this training began"):
+            train("other")
+    assert list((tmp_path / "other" / "checkpoint").iterdir()), "it goes on when they are back"
 
 
 def test_shares_have_the_rows_of_the_step_and_lengths_of_all_kinds():
@@ -227,3 +227,4 @@ def test_rows_that_cannot_be_dealt_evenly_are_refused_with_the_way_out(tmp_path,
                   lambda event: None)
     with pytest.raises(ConfigError, match=r"--full is for fine-tunes, and one.yaml is a charlm model"):
         spec_of(trainer="charlm", max_tokens=100_000)
+

@@ -50,6 +50,19 @@ def test_output_is_passed_on_and_the_values_of_keys_are_not(tmp_path, capfd):
     assert (captured.out, captured.err) == ("key ***\n", "error: no ***\n")
 
 
+def test_a_command_that_does_not_close_in_time_was_interrupted_and_one_that_the_machine_kills_has_failed(tmp_path):
+    deaf = fake_command(tmp_path / "deaf", "import time\ntime.sleep(60)\n")
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # inherited: it never hears of it
+    try:
+        asked = run_command([], tmp_path, deaf, stop_at=time.time() - 1, grace_s=0.2)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert asked == CommandEnd(exit_status=INTERRUPTED, reason="ended by SIGKILL; what it had recorded is kept")
+    killed = fake_command(tmp_path / "killed", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    assert run_command([], tmp_path, killed) == CommandEnd(
+        exit_status=137, reason="the command was ended by SIGKILL, as a machine does when its memory is full")
+
+
 def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
     environ = fake_command(tmp_path, "import signal, sys, time\n"
                                      "signal.signal(signal.SIGTERM, lambda *_: (print('closing'), sys.exit(130)))\n"

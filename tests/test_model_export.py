@@ -1,8 +1,11 @@
 """What is exported loads with plain peft and plain transformers, from another folder, and has the loss that it says."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +28,13 @@ from kaggle_runner.study.trial import Status
 from kaggle_runner.training import cpu_speed
 from kaggle_runner.training.data.render import bos_of
 from kaggle_runner.wording import size_text
+from tests.conftest import wait_for
 from tests.made_studies import Made, write_study
 from tests.test_families import FAMILIES, SHAPE, plain_loss, save
 from tests.test_metrics import EXACT, judged_study
 from tests.tiny_studies import train_study, write_rows
 
+ROOT = Path(__file__).parent.parent
 BASES = {name: FAMILIES[name][0] for name in ("llama", "qwen2", "qwen3", "gemma", "phi3", "gpt2")}
 BASES["llama tied"] = {**SHAPE, "tie_word_embeddings": True}
 FOUR_BITS = {"quantization_config": transformers.BitsAndBytesConfig(
@@ -316,3 +321,23 @@ def test_a_killed_export_leaves_nothing_that_looks_whole_and_the_next_one_clears
     export_adapter(outcome, tmp_path / "out", here, quiet)
     assert not left.exists()
     assert (tmp_path / "out" / "adapter_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_an_interrupt_after_the_folder_is_whole_comes_too_late(make, tmp_path):
+    """Nobody reads stdout, so the command waits there, with all done but its last words."""
+    make(load_in_4bit=False)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(write, b"." * 4096):
+            pass
+    os.set_blocking(write, True)
+    done = subprocess.Popen([sys.executable, "-m", "kaggle_runner", "export", "study", "--to", "adapter", "--out",
+                             "out", "--cpu"], cwd=tmp_path, stdout=write, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    os.close(write)
+    assert wait_for((tmp_path / "out").is_dir, seconds=120)
+    done.send_signal(signal.SIGINT)
+    with open(read) as stdout:
+        assert "export   out  (" in stdout.read()
+    assert done.wait(timeout=60) == 0

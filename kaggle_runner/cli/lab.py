@@ -21,14 +21,11 @@ from kaggle_runner.cli.shared import (
 from kaggle_runner.cli.table import Column, block_of, row_lines, width_needed
 from kaggle_runner.cli.words import as_typed, command, flowing, say, width_of
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.study.near import LAB
 
 if TYPE_CHECKING:
     from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.environment import Environment
-
-LAB = Path("hyperparameter_tuning")
-"""Folder in which a plan keeps its studies if nothing else is said."""
-
 
 @click.command()
 @click.argument("file", type=SweepFile())
@@ -107,7 +104,7 @@ def archive(study: Path, reason: str, force: bool) -> None:
 
 
 @click.command()
-@click.argument("directory", type=GivenPath(), default=LAB)
+@click.argument("directory", type=GivenPath(), default=Path(LAB))
 def archived(directory: Path) -> None:
     """List what was archived from a folder of studies [hyperparameter_tuning]."""
     from kaggle_runner.lab.archive import archived_studies

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,8 +27,9 @@ from kaggle_runner.cli.shared import (
     typed_command,
     warn_of_no_page,
 )
-from kaggle_runner.cli.words import complain
-from kaggle_runner.errors import INTERRUPTED, StudyError
+from kaggle_runner.cli.words import as_typed, command, complain, say
+from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.files import FACTS_VARIABLE
 from kaggle_runner.metrics import GOALS, LOSS, MEASURED, Metric
 from kaggle_runner.wording import size_text
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from kaggle_runner.model.outcome import Outcome
     from kaggle_runner.model.talk.answers import Conversation
     from kaggle_runner.model.talk.characters import Writer
+    from kaggle_runner.run.final.final_training import FinalSession
     from kaggle_runner.sweep.spec import SweepSpec
 
     Send = Callable[[Path, Notify], str]
@@ -67,23 +70,18 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     FILE is a YAML file of hyperparameters, a trial's config.json, or a study: then its winner is trained. With --full
     all rows are trained on, by all GPUs in one training; the same command goes on with it.
     """
-    from kaggle_runner.config import config_from_params
     from kaggle_runner.run.final.full_spec import full_spec
-    from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen, study_of
+    from kaggle_runner.study.best_file import final_name, read_chosen, refuse_trained, study_of
     from kaggle_runner.study.journal import read_study
 
     spec, name = read_chosen(file)
     source = study_of(file)
     if full:
         known = read_study(source) if source else None
-        name = f"{name.removesuffix(BEST_SUFFIX).removesuffix('-final')}-final"
+        name = final_name(name)
         by = Metric(name=metric, goal=GOALS[metric]) if metric else known.metric if known else None
         spec = full_spec(spec, epochs, by)
-        best = known.best if known else None
-        if best and best.trial.origin == "final" and \
-                best.trial.config == config_from_params({**best.trial.params, **spec.fixed}):
-            raise StudyError(f"{source} is this very training, to its end; export it or ask it something, or train it "
-                             f"for longer with --epochs")
+        refuse_trained(known, spec.fixed)
         _train_fully(spec, study or _place(name, spec, source), processes, deadline, cpu)
         return
     options = {"epochs": epochs, "processes": processes, "metric": metric}
@@ -127,13 +125,29 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
     page = print_study(run.snapshot, run.reason)
     exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
     if exit_status:
-        click.echo(f"next     {continuing()}")
+        say("next", way_on(run, directory))
     else:
         print_next(run.snapshot)
     print_page(page)
     tell_launcher(run.reason, exit_status)
     if exit_status:
         sys.exit(exit_status)
+
+
+def way_on(run: "FinalSession", directory: Path) -> str:
+    """Say what to do about a final training that did not end well: the same command, unless that comes to the same."""
+    again, kind = typed_command(), run.result.notes.get("kind")
+    if kind not in ("foreign_rows", "not_finite") or not again or os.environ.get(FACTS_VARIABLE):
+        return continuing()
+    from kaggle_runner.study.best_file import place_for
+    from kaggle_runner.study.what_next import OWN_WORDS, to_place
+
+    elsewhere = place_for(directory, None)
+    if kind == "foreign_rows":
+        anew = command(*to_place(shlex.split(again)[OWN_WORDS:], elsewhere))
+        return f"put the rows of then back, and: {again}; or begin anew: {anew}"
+    config = as_typed(directory / "trials" / run.result.id / "config.json")
+    return f"lower learning_rate in a copy of {config}, and: {command('train', 'COPY', '--full', '--study', elsewhere)}"
 
 
 @click.command()
@@ -163,7 +177,8 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     if llama_cpp is not None and kind not in ("gguf", "ollama"):
         raise click.UsageError("--llama-cpp is for --to gguf and --to ollama; give one of them, or leave it out")
 
-    click.get_current_context().with_resource(interrupts_before_work(complain))  # a half model is taken away
+    is_whole: list[Callable[[], bool]] = []  # a half model is taken away, and a whole one is no interrupted one
+    click.get_current_context().with_resource(interrupts_before_work(complain, lambda: any(ask() for ask in is_whole)))
     outcome = find_outcome(study, trial)
     if outcome.config.trainer == "charlm":  # before imports that take seconds
         raise no_adapter_of(outcome)
@@ -171,6 +186,8 @@ def export(study: Path, trial: str | None, kind: str, out: Path | None, llama_cp
     send = None
     if push is not None:  # checked before a model is made for it
         send = _to_kaggle(push, public=public) if on_kaggle else _to_hub(push, public=public)
+    else:
+        is_whole.append(lambda: is_export_of(folder, outcome, kind))
     if send is None or not is_export_of(folder, outcome, kind):
         environment = detect_here()
         with display() as notify:
@@ -239,8 +256,8 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     click.echo(f"export   {exported.folder}  ({size_text(exported.size)})")
     if exported.load:
         click.echo("python   " + exported.load.replace("\n", "\n         ").replace("         \n", "\n"))
-    for command in exported.commands:
-        click.echo(f"next     {command}")
+    for line in exported.commands:
+        click.echo(f"next     {line}")
 
 
 @click.command("try")

@@ -4,9 +4,11 @@ what comes next.
 Tried in this order: whole names; short names, explained below; one block for each trial.
 """
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kaggle_runner.cli.words import as_typed, command, fitted
@@ -205,6 +207,11 @@ def _wanted(snapshot: Snapshot) -> int | None:
 
 
 def _began_by(snapshot: Snapshot) -> str:
-    """Return the command of the last session, which goes on with the study."""
+    """Return the command of the last session, which goes on with the study where it lies now."""
+    from kaggle_runner.study.what_next import leading_to  # which a launcher leaves at home
+
     typed: Any = snapshot.sessions[-1].get("command") if snapshot.sessions else ""
-    return str(typed) or f"the command that began it, with --study {as_typed(snapshot.directory)}"
+    if not typed:
+        return f"the command that began it, with --study {shlex.quote(str(as_typed(snapshot.directory)))}"
+    words = leading_to(snapshot, shlex.split(str(typed)))
+    return shlex.join(str(as_typed(word)) if isinstance(word, Path) else word for word in words)

@@ -260,10 +260,14 @@ def _hub_names(order: KernelOrder) -> tuple[str, ...]:
 def _read(order: KernelOrder) -> tuple[SweepSpec, str]:
     """Read the file of an order, and name its study."""
     if order.task == "train":
-        from kaggle_runner.study.best_file import BEST_SUFFIX, read_chosen  # a sweep file needs no record
+        from kaggle_runner.study.best_file import final_name, read_chosen, refuse_trained, study_of
+        from kaggle_runner.study.journal import read_study  # a sweep file needs no record
 
         spec, name = read_chosen(Path(order.sweep))
-        return spec, f"{name.removesuffix(BEST_SUFFIX)}-final"
+        study, given = study_of(Path(order.sweep)), dict(zip(order.options, order.options[1:], strict=False))
+        passes = {"num_train_epochs": float(given["--epochs"])} if "--epochs" in given else {}
+        refuse_trained(read_study(study) if study else None, {**spec.fixed, **passes})
+        return spec, final_name(name)
     spec = read_sweep(Path(order.sweep))
     spec.require_search()
     return spec, spec.name

@@ -32,7 +32,7 @@ class CommandEnd:
 
 
 def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, str], secrets: Sequence[str] = (), *,
-                stop_at: float | None = None) -> CommandEnd:
+                stop_at: float | None = None, grace_s: float = GRACE_S) -> CommandEnd:
     """Run the command, passing its output on line by line without the values of `secrets`.
 
     SIGTERM and an interrupt are handed to it, with time to close. So is a SIGTERM at the Unix time `stop_at`, for a
@@ -48,17 +48,17 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
     for reader in readers:
         reader.start()
     asked: list[str] = []
-    with _handing_on_stops(process, asked):
+    with _handing_on_stops(process, asked, grace_s):
         while True:
             try:
                 status = process.wait(None if stop_at is None else max(0.0, stop_at - time.time()))
                 break
             except KeyboardInterrupt:
-                _stop(process, signal.SIGINT, asked)
+                _stop(process, signal.SIGINT, asked, grace_s)
             except subprocess.TimeoutExpired:
                 stop_at = None
                 print("the session is nearly over: end what still runs", file=sys.stderr, flush=True)
-                _stop(process, signal.SIGTERM, asked)
+                _stop(process, signal.SIGTERM, asked, grace_s)
     for reader in readers:
         reader.join(timeout=10)
     if status < 0:
@@ -89,25 +89,25 @@ def _pass_on(stream: IO[str], sink: IO[str], secrets: Sequence[str], kept: deque
 
 
 @contextmanager
-def _handing_on_stops(process: subprocess.Popen[str], asked: list[str]) -> Iterator[None]:
+def _handing_on_stops(process: subprocess.Popen[str], asked: list[str], grace_s: float) -> Iterator[None]:
     """Hand SIGTERM on to the command while it runs; only a main thread may have a handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = signal.signal(signal.SIGTERM, lambda *_: _stop(process, signal.SIGTERM, asked))
+    old = signal.signal(signal.SIGTERM, lambda *_: _stop(process, signal.SIGTERM, asked, grace_s))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
 
 
-def _stop(process: subprocess.Popen[str], number: signal.Signals, asked: list[str]) -> None:
+def _stop(process: subprocess.Popen[str], number: signal.Signals, asked: list[str], grace_s: float) -> None:
     def end() -> None:
         asked.append("SIGKILL")
         process.kill()
 
     asked.append(number.name)
     process.send_signal(number)
-    timer = threading.Timer(GRACE_S, end)
+    timer = threading.Timer(grace_s, end)
     timer.daemon = True
     timer.start()

@@ -42,17 +42,21 @@ def end_on_signals(notify: Notify) -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def interrupts_before_work(tell: Callable[[str], None]) -> Iterator[None]:
+def interrupts_before_work(tell: Callable[[str], None],
+                           is_done: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Turn signals that end a session into a `KeyboardInterrupt`, where no trial is under way that could be lost.
 
     What swallows it, or needs more than a few seconds to end, as clients of servers do, is ended with the process:
-    `tell` then gets the last word. Whoever begins to work sets handlers of its own in the place of these.
+    `tell` then gets the last word. Whoever begins to work sets handlers of its own in the place of these. Where all
+    `is_done` but to say so, a signal comes too late and is passed over.
     """
     def leave(name: str) -> None:
         tell(f"interrupted by {name}: nothing that was recorded is lost, the same command goes on")
         os._exit(INTERRUPTED)
 
     def handle(number: int, frame: Any) -> None:
+        if is_done():
+            return
         timer = threading.Timer(LEAVE_S, leave, (signal.Signals(number).name,))
         timer.daemon = True
         timer.start()

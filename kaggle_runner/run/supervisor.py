@@ -47,7 +47,7 @@ from kaggle_runner.study.weights import drop_beaten_weights
 POLL_S = 0.2
 ANSWERS = (Prepared, BaseMeasured, MemoryForecast, Trained, Failed)
 """The events that end the work on a request."""
-GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "refused")
+GO_ON = ("crash", "error", "hung", "foreign_checkpoint", "foreign_rows", "refused")
 """Failures after which a final training goes on from its checkpoint: of the machine, or what a person can mend."""
 MACHINES = {"machine": MachineFault, "no_gpu": NoGpu}
 ENDS = {"stop": Stop(), "preempt": Preempt()}
@@ -307,7 +307,7 @@ class Supervisor:
         if isinstance(answer, Trained):
             return result_from_dict(answer.result)
         assert isinstance(answer, Failed)
-        if answer.failure not in ("refused", "foreign_checkpoint", "not_finite"):
+        if answer.failure not in ("refused", "foreign_checkpoint", "foreign_rows", "not_finite"):
             self._drop_worker()  # a fresh process beats any clean-up
         return progress.failed(trial, answer.message, answer.failure)
 

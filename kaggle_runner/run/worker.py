@@ -144,7 +144,7 @@ class Worker:
         except NotFinite as error:
             self._fail("not_finite", str(error), step=error.step)
         except ForeignCheckpoint as error:
-            self._fail("foreign_checkpoint", str(error))
+            self._fail(error.failure, str(error))
         except KaggleRunnerError as error:
             fault = self._broken(error, request) or fault_of_machine(error)
             self._fail("machine" if fault else "refused", fault or str(error))

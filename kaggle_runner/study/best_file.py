@@ -71,16 +71,35 @@ def read_chosen(path: Path) -> tuple[SweepSpec, str]:
     return spec, spec.name
 
 
+def final_name(name: str) -> str:
+    """Return the name of the final training of what has a name, which may be one itself."""
+    return f"{name.removesuffix(BEST_SUFFIX).removesuffix('-final')}-final"
+
+
 def study_of(path: Path) -> Path | None:
     """Return the study that something given to `train` lies in, itself or as one of its files; none if in none."""
     return next((folder for folder in (path, path.parent, path.parent.parent.parent) if (folder / JOURNAL).is_file()),
                 None)
 
 
-def place_for(directory: Path, sweep: Mapping[str, Any]) -> Path:
+def refuse_trained(study: Snapshot | None, fixed: Mapping[str, Any]) -> None:
+    """Refuse to train a configuration on all rows once more where a study is that training.
+
+    Raises:
+        StudyError: it is.
+    """
+    best = study.best if study else None
+    if study and best and best.trial.origin == "final" and \
+            best.trial.config == config_from_params({**best.trial.params, **fixed}):
+        raise StudyError(f"{study.directory} is this very training, to its end; export it or ask it something, or "
+                         f"train it for longer with --epochs")
+
+
+def place_for(directory: Path, sweep: Mapping[str, Any] | None) -> Path:
     """Return where what a study chose is trained: the usual folder, or the next one if that has trained another choice.
 
-    So a winner that changed is trained beside the one before, and the same command goes on with its own.
+    So a winner that changed is trained beside the one before, and the same command goes on with its own. Without a
+    `sweep` every training is another choice.
 
     Raises:
         StudyError: what lies there cannot be read.
@@ -89,6 +108,8 @@ def place_for(directory: Path, sweep: Mapping[str, Any]) -> Path:
         place = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
         if not (place / JOURNAL).is_file() or not (place / JOURNAL).stat().st_size:
             break
+        if sweep is None:
+            continue
         there = read_study(place)
         if there.is_blank or not changed_keys(there.info.sweep, sweep):
             break

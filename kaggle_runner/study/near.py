@@ -6,7 +6,8 @@ from pathlib import Path
 from kaggle_runner.errors import StudyError
 
 JOURNAL = "trials.jsonl"
-FOLDERS = ("studies", "hyperparameter_tuning", "kernels")
+STUDIES, LAB = "studies", "hyperparameter_tuning"
+FOLDERS = (STUDIES, LAB, "kernels")
 """Where this program puts studies, below the current directory."""
 MOST = 8
 OWN_FILES = ("study.lock", "environment.json", "optuna.journal", "trials", "report", "configs", "study.yaml", "plots",

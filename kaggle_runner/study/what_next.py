@@ -1,13 +1,20 @@
-"""What a finished study leads to: its winner trained on all rows, here or on a host, and the time that it takes."""
+"""What a study leads to: what goes on with it, and its winner trained on all rows, here or on a host, with the time
+that it takes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
-from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.files import folder_name
+from kaggle_runner.study.journal import Snapshot, confirm_directory
+from kaggle_runner.study.near import JOURNAL, LAB, STUDIES
 from kaggle_runner.study.pace import forecast_s
+from kaggle_runner.sweep.address import plain_address
 
+OWN_WORDS = 3
+"""Words of a command before its verb: `python -m kaggle_runner`."""
 HOUR_S = 3600.0
 KAGGLE_SESSION_S = 12 * HOUR_S - 25 * 60
 """Seconds of training in a session of 12 hours, as `memory.plan` has them."""
@@ -37,6 +44,44 @@ def full_lines(snapshot: Snapshot, *, here: str, push: str) -> list[tuple[str, s
         told = f": {_on_kaggle(seconds / 2, sessions)}" if seconds is not None and on_t4 else ""
         lines.append((f"{push} --full --sessions {sessions} --wait", f"all rows, both T4s{told}"))
     return lines
+
+
+def leading_to(snapshot: Snapshot, typed: Sequence[str]) -> Sequence[str | Path]:
+    """Return the words of a command that made a study so that they lead to it from here, though it was moved or copied.
+
+    What leads to a database stays as it is.
+    """
+    verb = typed[OWN_WORDS] if len(typed) > OWN_WORDS else ""
+    place = snapshot.directory
+    if (place.parent / JOURNAL).is_file() and confirm_directory(place.parent) == place:
+        place = place.parent
+    if verb == "tune":
+        option, place, goes = "--out", place.parent, Path(LAB)
+    else:
+        name = plain_address(typed[-1]).rpartition("/")[2] if verb == "agent" else snapshot.info.name
+        option, goes = "--study", Path(STUDIES, folder_name(name))
+    if any(word.partition("=")[0] == "--storage" for word in typed):
+        return typed
+    given, others = _parted(typed, option)
+    return typed if Path(given or goes).resolve() == place.resolve() else [*others, option, place]
+
+
+def to_place(typed: Sequence[str], place: Path) -> Sequence[str | Path]:
+    """Return the words of a command with another place for its study."""
+    return [*_parted(typed, "--study")[1], "--study", place]
+
+
+def _parted(typed: Sequence[str], option: str) -> tuple[str, list[str]]:
+    """Return what a command gives for an option, empty for none, and its other words."""
+    given, others = "", []
+    words = iter(typed)
+    for word in words:
+        head, _, value = word.partition("=")
+        if head == option:
+            given = value or next(words, "")
+        else:
+            others.append(word)
+    return given, others
 
 
 def _on_kaggle(seconds: float, sessions: int) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -110,11 +110,13 @@ def _sink(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | None:
+def load_checkpoint(directory: Path, config: Any, emit: Notify,
+                    require: Callable[[Mapping[str, Any]], None] = lambda state: None) -> Checkpoint | None:
     """Read the newest checkpoint of a trial that can be read; none if there is none.
 
     A damaged one is reported as a `Note` and the one before it is tried; so is a history that is damaged, whose rows
-    nobody has any more: the trial starts over.
+    nobody has any more: the trial starts over. `require` sees its state first, and may refuse it by its rows, of which
+    the number of steps in the config is a mere consequence.
 
     Raises:
         ForeignCheckpoint: the checkpoint was written by another config.
@@ -133,6 +135,7 @@ def load_checkpoint(directory: Path, config: Any, emit: Notify) -> Checkpoint | 
             emit(Note(text=f"checkpoint {path.name} is damaged ({type(error).__name__}); "
                            f"the trial goes back to the one before, or starts over"))
             continue
+        require(checkpoint.state)
         if written_by != config_hash(config):
             raise ForeignCheckpoint(f"{path} was written by another config; delete the folder to start the trial "
                                     f"over, or restore the config")

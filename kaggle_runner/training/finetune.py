@@ -173,9 +173,9 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     scaler = torch.amp.GradScaler(device.type, enabled=base.compute_dtype is torch.float16)
     progress = _Progress(evaluations=Evaluations(metric=control.metric))
     best_adapter: dict[str, torch.Tensor] = {}
-    checkpoint = load_checkpoint(control.directory, config, control.emit)
+    checkpoint = load_checkpoint(control.directory, config, control.emit,
+                                 lambda state: team.require_rows(state.get("rows"), data.sha256))
     if checkpoint is not None:
-        team.require_rows(checkpoint.state.get("rows"), data.sha256)
         progress, best_adapter = _restore(checkpoint, control.metric, parameters, buffer, optimizer, scaler, device)
     team.require_alike([data.sha256, base.sha256, repr(config), str(progress.step)])
     control.emit(Resumed(step=progress.step) if checkpoint else Attached())

@@ -18,7 +18,7 @@ from kaggle_runner.run.worker_process import TEAM_VARIABLE, system_oom_kills
 WAIT_S = 3.0
 """Seconds in which a process that is gone is found out, when the first one's own call has failed over it."""
 
-ALIKE = ("not_finite", "foreign_checkpoint")
+ALIKE = ("not_finite", "foreign_checkpoint", "foreign_rows")
 """Failures of all processes at once, for the first one to tell."""
 OF_THE_MEETING = ("gloo", "closed by peer", "reset by peer")
 """Words of an error that another process is the cause of: it has left the meeting, or is gone."""

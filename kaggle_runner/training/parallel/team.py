@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from kaggle_runner.errors import ForeignCheckpoint, WorkerError
+from kaggle_runner.errors import ForeignRows, WorkerError
 from kaggle_runner.training.control import Alone, Value
 
 TIMEOUT_S = 1800.0
@@ -98,12 +98,12 @@ class Team(Alone):
         """See that a training over all rows goes on with the rows that it began with.
 
         Raises:
-            ForeignCheckpoint: they have changed.
+            ForeignRows: they have changed.
         """
         if checkpoint not in (None, sha256):
-            raise ForeignCheckpoint("the rows have changed since this training began, so the order in which they come "
-                                    "and what was held out have too; put the rows of then back, or train in another "
-                                    "directory with --study")
+            raise ForeignRows("the rows have changed since this training began, so the order in which they come and "
+                              "what was held out have too; put the rows of then back, or train in another directory "
+                              "with --study")
 
 
 def join(rendezvous: Path, *, rank: int, processes: int, shares: int) -> Team:
