@@ -98,6 +98,22 @@ def test_what_is_found_is_taken_out_of_the_noise():
     assert np.std(effects.residuals) < np.std(values) / 2
 
 
+@pytest.mark.parametrize("twin", ["moved together", "only with one name"])
+def test_an_effect_of_one_of_several_that_moved_together_is_no_noise(twin):
+    columns, given = factors(24, seed=3)
+    effect = 5 * (columns["signal"] - 0.5) ** 2
+    given.append(Factor(name="twin", ordered=True, positions=tuple(0.2 + 0.7 * columns["signal"])))
+    if twin == "only with one name":  # as a momentum that one optimizer has
+        there = np.arange(24) % 2 == 0
+        effect = 1.0 * there
+        given = [*given[1:4], Factor(name="signal", ordered=False, positions=tuple(there / 2)),
+                 Factor(name="twin", ordered=True, positions=tuple(np.where(there, 0.5, -1.0)))]
+    effects = find_effects(given, effect + np.random.default_rng(3).normal(0, 0.1, 24))
+    assert not any(share.resolved for share in effects.shares)
+    assert set(effects.one_of) == {"signal", "twin"}
+    assert effects.deviation == pytest.approx(0.1, rel=0.35)
+
+
 def test_a_hyperparameter_that_only_some_trials_have_may_matter_by_being_there():
     generator = np.random.default_rng(0)
     there = np.arange(24) % 2 == 0

@@ -79,6 +79,7 @@ def _modelled(effects: Effects, count: int) -> Noise | None:
     if count < MIN_FOR_NOISE or effects.freedom < 3 or not effects.deviation:
         return None
     names = [share.name for share in effects.shares if share.resolved]
+    names += [" or ".join(effects.one_of)] if effects.one_of else []
     source = f"how {count} configurations scatter around the effect of {', '.join(names)}" if names else (
         f"the scatter of all {count} configurations, as no hyperparameter stands out")
     return Noise(deviation=effects.deviation, freedom=effects.freedom, source=source)

@@ -4,7 +4,8 @@ Each hyperparameter is compared with a bank of shapes: a line, valleys, steps, g
 is, is read off shuffled values that may choose among the same shapes, and the rarest of all hyperparameters is compared
 with the rarest of each shuffle: many hyperparameters and many shapes cost power and never truth. A search crowds its
 points, and two hyperparameters that moved together both fit what one of them did: one is said to matter only if it says
-something beyond each rival. What was found is taken out, and the rest is tested on what it leaves.
+something beyond each rival. What was found is taken out, and the rest is tested on what it leaves; what is an effect of
+one of several, and nobody can say of which, is taken out at the end, so that it is not called noise.
 Source: Westfall and Young, "Resampling-Based Multiple Testing", 1993, chapter 2 (the smallest probability of a
 shuffle); Genovese, Roeder and Wasserman, Biometrika 93, 2006 (its weights); Freedman and Lane, J. Bus. Econ. Stat. 1,
 1983 (shuffled residuals). Rates of being wrong: benchmarks/truth.py.
@@ -78,6 +79,8 @@ class Effects:
     deviation: float = 0.0
     """Standard deviation of the unexplained."""
     freedom: int = 0
+    one_of: tuple[str, ...] = ()
+    """Those that moved together, of which one at least has an effect that is taken out too, though none stands out."""
 
 
 def find_effects(factors: Sequence[Factor], values: Sequence[float], *, seed: int = 0) -> Effects:
@@ -94,21 +97,26 @@ def find_effects(factors: Sequence[Factor], values: Sequence[float], *, seed: in
     found: dict[str, Share] = {factor.name: Share(name=factor.name, share=0.0, low=0.0, high=0.0, floor=1.0,
                                                   chance=1.0, resolved=False) for factor in factors}
     basis = np.empty((count, 0))
-    left = targets
+    left, explained = targets, 0.0
+    nobody_knows: tuple[str, ...] = ()
     while banks and count - 1 - basis.shape[1] > 3 and left @ left > 1e-12 * total:
         fits, limit = _round(banks, left, basis, float(left @ left) / total, generator)
         for fit in fits:
             found[fit.share.name] = fit.share
-        best = next((fit for fit in sorted(fits, key=lambda fit: -fit.score)
-                     if fit.score > limit and _stands_apart(fit, fits, left, basis, generator)), None)
-        if best is None:
+        clear = [fit for fit in sorted(fits, key=lambda fit: -fit.score) if fit.score > limit]
+        if not clear:
+            break
+        best = next((fit for fit in clear if _stands_apart(fit, fits, left, basis, generator)), None)
+        taken = best or clear[0]
+        basis = np.column_stack([basis, taken.shape])
+        left = left - taken.shape @ (taken.shape.T @ left)
+        if best is None:  # an effect of one of several, and nobody can say of which: but no noise
+            nobody_knows, explained = tuple(fit.share.name for fit in clear), max(0.0, taken.share.share)
             break
         found[best.share.name] = replace(best.share, resolved=True)
-        basis = np.column_stack([basis, best.shape])
-        left = left - best.shape @ (best.shape.T @ left)
         banks = [bank for bank in banks if bank is not best.bank]
     freedom = count - 1 - basis.shape[1]
-    explained = sum(max(0.0, share.share) for share in found.values() if share.resolved)
+    explained += sum(max(0.0, share.share) for share in found.values() if share.resolved)
     raw = winsorised(given, reach=8)  # what is pulled in for the test is noise to the noise
     raw = raw - raw.mean()
     raw = raw - basis @ (basis.T @ raw)
@@ -117,7 +125,7 @@ def find_effects(factors: Sequence[Factor], values: Sequence[float], *, seed: in
         deviation = 0.0  # what is left of an exact fit is rounding: it says nothing of another seed
     shares = sorted(found.values(), key=lambda share: (not share.resolved, -share.share))
     return Effects(shares=tuple(shares), residuals=tuple(float(value) for value in raw), deviation=deviation,
-                   freedom=freedom)
+                   freedom=freedom, one_of=nobody_knows)
 
 
 @dataclass(frozen=True)
