@@ -21,7 +21,7 @@ from kaggle_runner.cli.main import cli, main
 from kaggle_runner.cli.progress import Lines
 from kaggle_runner.cli.table import SHOWN, next_lines, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
-from kaggle_runner.cli.words import fitted, flowing
+from kaggle_runner.cli.words import columns_of, fitted, flowing
 from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted
 from kaggle_runner.kaggle.push import push_again
 from kaggle_runner.report.write import write_page
@@ -388,6 +388,55 @@ def test_no_argument_says_the_three_commands_to_begin_with(capsys):
     assert re.findall(r"^  python -m kaggle_runner ([\w-]+)", said, re.MULTILINE) == ["dry-run", "detect", "sweep"]
 
 
+def test_help_on_a_narrow_terminal_breaks_no_word_and_only_commands_to_copy_are_longer(capsys, monkeypatch):
+    for name, command in [("", cli), *commands(cli)]:
+        said = {}
+        for columns in (40, 400):
+            monkeypatch.setenv("COLUMNS", str(columns))
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main([*name.split(), "--help"])
+            said[columns] = capsys.readouterr().out
+        words = [re.sub(r"-\n? +", "-", text.replace("|", " ")).split() for text in said.values()]
+        assert sorted(words[0]) == sorted(words[1]), name
+        long = [line for line in said[40].splitlines() if len(line) > 40]
+        assert all(line.startswith("    python -m kaggle_runner ") for line in long), long
+        assert command.name
+
+
+@pytest.mark.parametrize("line", ["plan", "show", "dry-run --nothing", "dry-run --count 0 --no-such-option-of-ours",
+                                  "vary a b c"])
+def test_a_wrong_line_on_a_narrow_terminal_is_said_in_its_width(tmp_path, line):
+    terminal = Terminal(["-m", "kaggle_runner", *line.split()], tmp_path, COLUMNS="40")
+    assert terminal.end() == 2
+    lines = terminal.screen.splitlines()
+    assert max(map(len, lines)) <= 40, terminal.screen
+    wide = Terminal(["-m", "kaggle_runner", *line.split()], tmp_path, COLUMNS="400")
+    assert wide.end() == 2
+    assert terminal.screen.split() == wide.screen.split()
+
+
+WORDS = "数据集里有很多行需要重新检查一次以免出错 then データ 🙂🙂🙂 and café zusammen " * 3
+
+
+@pytest.mark.parametrize("width", [30, 40, 80])
+def test_signs_of_two_columns_are_counted_as_two(tmp_path, width):
+    for text in (fitted("why", WORDS, width), flowing(f"  {WORDS}", width)):
+        assert max(map(columns_of, text.splitlines())) <= width
+        assert max(map(columns_of, text.splitlines())) > width - 12, "lines are filled"
+        assert "".join(text.removeprefix("why").split()) == "".join(WORDS.split())
+        assert {"then", "and", "café", "zusammen"} <= set(re.findall(r"[a-zé]+", text))
+    made = read_study(write_study(tmp_path / "s", [
+        Made(value=1 + number, steps=1, params={"dataset": name, "lora_r": 8 * number})
+        for number, name in enumerate(("数据.jsonl", "plain.jsonl"))], parameters={
+            "dataset": {"values": ["数据.jsonl", "plain.jsonl"]}, "lora_r": {"values": [0, 8]}}))
+    header, *rows = trial_table(made, width=None).splitlines()[-3:]
+    places = [columns_of(line[:line.index(cell)]) for line, cell in zip(
+        (header, *rows), ("lora_r", " 0" if "数据" in rows[0] else " 8", " 8" if "数据" in rows[0] else " 0"),
+        strict=True)]
+    assert len({places[0], places[1] + 1, places[2] + 1}) == 1, (header, rows)
+    assert max(map(columns_of, trial_table(made, width=width).splitlines())) <= width
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_files_and_studies(tmp_path, study, shell):
     def ask(**environ):
@@ -432,10 +481,20 @@ def test_bash_offers_the_files_and_folders_that_an_argument_takes(tmp_path):
 
 
 MISTAKES = {
-    "show": (2, r"Missing argument 'STUDY': studies here: kept"),
+    "show": (2, r"Missing argument 'STUDY'\. Studies here: kept$"),
+    "archive": (2, r"Missing argument 'STUDY'\. Studies here: kept$"),
+    "export": (2, r"Missing argument 'STUDY'\. Studies here: kept$"),
+    "restore": (2, r"Missing argument 'STUDY'\. Those that can come back: python -m kaggle_runner archived$"),
+    "sweep": (2, r"Missing argument 'FILE'\. Give one of this folder: sweeps/own\.yaml, or one that ships: "
+                 r"sweeps/demo\.yaml, sweeps/lora_t4\.yaml, sweeps/lora_t4_rank\.yaml$"),
+    "plan": (2, r"Missing argument 'FILE'\. Give one of this folder: sweeps/own\.yaml, or one that ships: "),
+    "push": (2, r"Missing argument 'SWEEP'\. Give one of .*rank\.yaml, or a sweep on W&B by its ID$"),
+    "vary": (2, r"Missing argument 'FILE'\. Give your own file, or one that ships: sweeps/charlm_vary\.yaml$"),
+    "tune": (2, r"Missing argument 'PLAN'\. Give your own file, or one that ships: sweeps/charlm_plan\.yaml, "),
+    "train": (2, r"Missing argument 'FILE'\. Give a file of hyperparameters, .* or a study; studies here: kept$"),
     "show nowhere": (1, r"nowhere is not a study: it has no trials\.jsonl; studies here: kept"),
     "show ''": (2, "is empty; give the directory of a study"),
-    "report": (2, "Missing argument 'STUDIES': studies here: kept"),
+    "report": (2, r"Missing argument 'STUDIES\.\.\.'\. Studies here: kept$"),
     "report ''": (2, "is empty; give the directory of a study"),
     "sweep nowhere.yaml": (1, r"give one of this folder: empty\.yaml, list\.yaml, or one that ships: "
                               r"sweeps/demo\.yaml, sweeps/lora_t4\.yaml, sweeps/lora_t4_rank\.yaml$"),
@@ -474,7 +533,7 @@ def desk(tmp_path_factory):
     desk = tmp_path_factory.mktemp("desk")
     demo(desk / "kept", count=1)
     for path, content in {"empty.yaml": "", "list.yaml": "- a\n- b\n", "notes.txt": "dear diary",
-                          "rows/rows.jsonl": "{}",
+                          "rows/rows.jsonl": "{}", "sweeps/own.yaml": "method: grid\nparameters: {}\n",
                           "other/kernel-metadata.json": '{"code_file": "train.py"}', "lost/trials.jsonl": "",
                           "lost/trials/0000/config.json": "{}", "lost/trials/0001/config.json": "{}"}.items():
         (desk / path).parent.mkdir(exist_ok=True, parents=True)

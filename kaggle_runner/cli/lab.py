@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
 
 @click.command()
-@click.argument("file", type=SweepFile())
+@click.argument("file", type=SweepFile("vary"))
 @click.option("--study", type=StudyPath(), help="Directory of the study [studies/NAME].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
@@ -61,7 +61,7 @@ def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> Non
 
 
 @click.command()
-@click.argument("plan", type=SweepFile())
+@click.argument("plan", type=SweepFile("studies"))
 @click.option("--out", type=GivenPath(), help="Folder of the plan's studies [hyperparameter_tuning].")
 @click.option("--deadline", help="End by then: 8h, 90m, or 2026-01-31T23:30 [the host's limit].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")

@@ -97,19 +97,16 @@ def dry_run(file: Path, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("study", type=StudyText(), required=False)
+@click.argument("study", type=StudyText())
 @click.option("--all", "everything", is_flag=True, help="Print every trial [the 20 best].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(study: str | None, everything: bool, as_json: bool) -> None:
+def show(study: str, everything: bool, as_json: bool) -> None:
     """Show a study's trials, its best one, and the untouched base.
 
     STUDY is a directory, or the address of a database that holds a shared study: postgresql://user@host/database.
     """
-    from kaggle_runner.study.journal import read_study
-
-    if study is None:
-        _refuse_no_study("STUDY")
     from kaggle_runner.run.shared.fetch import directory_of, is_database
+    from kaggle_runner.study.journal import read_study
 
     snapshot = read_study(directory_of(study, detect_here()) if is_database(study) else Path(study))
     keep_best(snapshot)
@@ -129,7 +126,7 @@ def show(study: str | None, everything: bool, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("studies", nargs=-1, type=StudyText())
+@click.argument("studies", nargs=-1, type=StudyText(), required=True)
 @click.option("--out", type=GivenPath(), help="Folder of the report [STUDY/report].")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--watch", is_flag=True, help="Write the page anew while the sweep runs.")
@@ -140,8 +137,6 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
     STUDIES are directories, or W&B sweeps by their URL or as entity/project/id, or databases that
     hold a shared study, as postgresql://user@host/database: those are read first.
     """
-    if not studies:
-        _refuse_no_study("STUDIES")
     from kaggle_runner.run.shared.fetch import is_database
 
     addresses = [text for text in studies if is_database(text) or _is_sweep(text)]
@@ -195,13 +190,6 @@ def _fetch(address: str) -> Path:
     return directory
 
 
-def _refuse_no_study(name: str) -> NoReturn:
-    """Say that a study is missing, and which are here."""
-    from kaggle_runner.study.near import way_to_a_study
-
-    raise click.UsageError(f"Missing argument '{name}': {way_to_a_study(Path())}", click.get_current_context())
-
-
 for words in HELP:
     words.add_examples(cli.commands.values())
 
@@ -218,7 +206,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = cli.main(args=arguments, prog_name=name, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
-        error.show()
+        HELP[0].tell_usage(error) if HELP else error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         complain(f"interrupted: nothing that was recorded is lost; go on with: {typed_command() or 'the same command'}")

@@ -57,7 +57,11 @@ def offered(ours: Iterable[str], incomplete: str, kind: str) -> list[CompletionI
 
 
 class SweepFile(GivenPath):
-    """A file of this machine, or one that ships: `sweeps/demo.yaml`."""
+    """A file of this machine, or one that ships: `sweeps/demo.yaml`; `mark` is the key that tells its kind."""
+
+    def __init__(self, mark: str = "parameters") -> None:
+        super().__init__()
+        self.mark = mark
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Offer the files that ship beside those that are here."""

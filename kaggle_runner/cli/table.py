@@ -5,13 +5,12 @@ Tried in this order: whole names; short names, explained below; one block for ea
 """
 
 import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.cli.words import as_typed, command, fitted
+from kaggle_runner.cli.words import as_typed, columns_of, command, fitted, padded, wrapped
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.study.page_mark import is_current
@@ -47,7 +46,7 @@ class Column:
     @property
     def width(self) -> int:
         """Return the columns of the terminal that it takes."""
-        return max(len(cell) for cell in (self.name, *self.cells))
+        return max(columns_of(cell) for cell in (self.name, *self.cells))
 
 
 def trial_table(snapshot: Snapshot, *, width: int | None, everything: bool = False) -> str:
@@ -137,8 +136,8 @@ def _short_names(columns: Sequence[Column], width: int | None) -> dict[str, str]
     """Shorten as many names as it takes to fit, the one that gains most first; all of them if that is not enough."""
     short: dict[str, str] = {}
     taken = {column.name for column in columns}
-    for column in sorted(columns, key=lambda column: max(map(len, column.cells)) - len(column.name)):
-        left = sum(max(len(short.get(one.name, one.name)), *map(len, one.cells)) for one in columns)
+    for column in sorted(columns, key=lambda column: max(map(columns_of, column.cells)) - len(column.name)):
+        left = sum(max(len(short.get(one.name, one.name)), *map(columns_of, one.cells)) for one in columns)
         if width is None or left + len(_GAP) * (len(columns) - 1) <= width:
             break
         name = SHORT.get(column.name) or "_".join(word[:3] for word in column.name.split("_"))
@@ -151,17 +150,16 @@ def _short_names(columns: Sequence[Column], width: int | None) -> dict[str, str]
 def row_lines(columns: Sequence[Column]) -> list[str]:
     """Return a table's header and its rows."""
     lines = zip(*([column.name, *column.cells] for column in columns), strict=True)
-    return [_GAP.join(cell.ljust(column.width) for cell, column in zip(line, columns, strict=True)).rstrip()
+    return [_GAP.join(padded(cell, column.width) for cell, column in zip(line, columns, strict=True)).rstrip()
             for line in lines]
 
 
 def block_of(columns: Sequence[Column], number: int, width: int) -> list[str]:
     """Return one trial over several lines: what it is called, then its cells with their names."""
     head, *others = [(column.name, column.cells[number]) for column in columns if column.cells[number]]
-    items = [f"{name} {cell}".replace(" ", "\0" if len(name) + len(cell) < width - 2 else " ") for name, cell in others]
-    return [f"{head[0]} {head[1]}", *(line.replace("\0", " ") for line in textwrap.wrap(
-        _GAP.join(items), width, initial_indent="  ", subsequent_indent="  ", break_long_words=False,
-        break_on_hyphens=False))]
+    items = [f"{name} {cell}".replace(" ", "\0" if columns_of(name + cell) < width - 2 else " ")
+             for name, cell in others]
+    return [f"{head[0]} {head[1]}", *wrapped(_GAP.join(items), width, "  ", "  ").replace("\0", " ").splitlines()]
 
 
 def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-import textwrap
+import unicodedata
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ import click
 NARROWEST = 20
 """Columns below which nothing is fitted any more: such a width is a mistake of the terminal."""
 _COMMAND = re.compile(r"(python -m kaggle_runner|pip install|kaggle kernels|wandb sweep) [^;\n]*")
+_PIECE = re.compile(r"\s*(?:[^\s\u2e80-\U0003ffff]+|\S)")
 _TIE = "\0"
 """Stands between a name and its value, which are not to be parted."""
 
@@ -40,12 +41,10 @@ def say(label: str, text: str, *, column: int = 8) -> None:
 def fitted(label: str, text: str, width: int | None, *, column: int = 8) -> str:
     """Return a labelled line, broken between words and never inside one; what two blanks divide stays together."""
     start = f"{label:<{column}} "
-    if width is None or len(start) + len(text) <= width:
+    if width is None or columns_of(start + text) <= width:
         return start + text
     tied = "  ".join(part.replace(" ", _TIE) for part in text.split("  ")) if "  " in text else _tied(text)
-    lines = textwrap.wrap(tied, max(NARROWEST, width) - len(start), break_long_words=False, break_on_hyphens=False)
-    return "\n".join((" " * len(start) if number else start) + line.replace(_TIE, " ")
-                     for number, line in enumerate(lines)) or start
+    return wrapped(tied.strip(), max(NARROWEST, width), start, " " * columns_of(start)).replace(_TIE, " ")
 
 
 def flowing(text: str, width: int | None, *, hanging: int = 2) -> str:
@@ -59,11 +58,33 @@ def flowing(text: str, width: int | None, *, hanging: int = 2) -> str:
 
 
 def _flowing_line(line: str, width: int, hanging: int) -> str:
-    if len(line) <= width:
+    if columns_of(line) <= width:
         return line
-    indent = " " * (len(line) - len(line.lstrip()) + hanging)
-    return textwrap.fill(_tied(line), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
-                         replace_whitespace=False).replace(_TIE, " ")
+    indent = " " * (len(line) - len(line.lstrip()))
+    return wrapped(_tied(line.strip()), width, indent, indent + " " * hanging).replace(_TIE, " ")
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> str:
+    """Break a text between words, and beside signs of two columns, of which a word may have no end; the first line
+    begins with `first`, the others with `rest`."""
+    lines, is_bare = [first], True
+    for piece in _PIECE.findall(text):
+        if not is_bare and columns_of(lines[-1] + piece) > width:
+            lines.append(rest)
+            is_bare = True
+        lines[-1] += piece.lstrip() if is_bare else piece
+        is_bare = False
+    return "\n".join(lines)
+
+
+def columns_of(text: str) -> int:
+    """Return the columns of a terminal that a text takes: two for a sign of East Asia or an emoji."""
+    return len(text) + sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
+
+
+def padded(text: str, width: int) -> str:
+    """Fill a text with blanks up to so many columns."""
+    return text + " " * (width - columns_of(text))
 
 
 def _tied(text: str) -> str:

@@ -11,7 +11,6 @@ from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Ro
 from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.report.analysis.importance import LEVEL, MIN_TRIALS
 from kaggle_runner.report.style import (
-    bytes_text,
     count_text,
     metric_text,
     names_text,
@@ -23,6 +22,7 @@ from kaggle_runner.report.style import (
 from kaggle_runner.study.axes import Axis, Boundary
 from kaggle_runner.study.noise import Configuration
 from kaggle_runner.study.trial import OPEN
+from kaggle_runner.wording import size_text
 
 
 def winner(analysis: Analysis) -> str:
@@ -276,13 +276,13 @@ def memory(analysis: Analysis) -> str:
         return "No trial has recorded its peak memory."
     ordered = sorted(measured, key=lambda row: row.peak_bytes or 0)
     highest = ordered[-1]
-    least, most = bytes_text(ordered[0].peak_bytes or 0), bytes_text(highest.peak_bytes or 0)
+    least, most = size_text(ordered[0].peak_bytes or 0), size_text(highest.peak_bytes or 0)
     text = f"The peak of {count_text(len(measured), 'trial')} was {least}"
     text += f" to {most}, the most in trial {highest.id}" if least != most else ""
     missing = sum(row.status not in OPEN and not row.peak_bytes for row in analysis.rows)
     text += f"; {count_text(missing, 'trial')} recorded none." if missing else "."
     parts = sorted(highest.predicted_parts.items(), key=lambda part: -part[1])
-    spent = names_text([f"{name} {bytes_text(size)}" for name, size in parts[:4]])
+    spent = names_text([f"{name} {size_text(size)}" for name, size in parts[:4]])
     return text + (f" Predicted for trial {highest.id}: {spent}." if parts else "")
 
 

@@ -110,11 +110,6 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def bytes_text(count: float) -> str:
-    """Write a size with its unit, MiB under one GiB."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
 def value_text(value: object) -> str:
     """Write a hyperparameter's value: numbers short, the rest as text."""
     if value is None or isinstance(value, bool):

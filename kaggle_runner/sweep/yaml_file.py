@@ -113,14 +113,19 @@ def find_file(path: Path, mark: str = "parameters") -> Path:
         near = {Path(name).stem: path.parent / name for name in _sweep_files(path.parent)}
     except OSError as error:
         raise SweepError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    ours = [path.name for path in shipped_files(mark)] if mark else []
-    known = {Path(name).stem: Path(SHIPPED, name) for name in ours} | near
+    ours = shipped_files(mark) if mark else []
+    known = {name.stem: name for name in ours} | near
     close = difflib.get_close_matches(path.stem, known, n=1)
-    kind = {"parameters": "sweep file", "": "file of hyperparameters"}.get(mark, "file")
-    ways = [f"one of this folder: {', '.join(map(str, near.values()))}" if near else f"your own {kind}",
-            *([f"one that ships: {', '.join(f'{SHIPPED}/{name}' for name in ours)}"] if ours else [])]
-    way_out = f"did you mean {known[close[0]]}?" if close else f"give {', or '.join(ways)}"
+    way_out = f"did you mean {known[close[0]]}?" if close else ways_to_a_file(list(near.values()), ours, mark)
     raise SweepError(str(path), [f"no such file; {way_out}"])
+
+
+def ways_to_a_file(near: list[Path], ours: list[Path], mark: str) -> str:
+    """Say which files can be given: those that are near, and those that ship."""
+    kind = {"parameters": "sweep file", "": "file of hyperparameters"}.get(mark, "file")
+    ways = [f"one of this folder: {', '.join(map(str, near))}" if near else f"your own {kind}",
+            *([f"one that ships: {', '.join(map(str, ours))}"] if ours else [])]
+    return f"give {', or '.join(ways)}"
 
 
 def shipped_files(mark: str = "") -> list[Path]:
