@@ -14,7 +14,7 @@ from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import StudyError
 from kaggle_runner.kaggle.order import KernelOrder, make_launch
 from kaggle_runner.run.final.final_training import FinalSession
-from kaggle_runner.study.best_file import place_for, read_chosen, write_best
+from kaggle_runner.study.best_file import place_for, read_chosen, write_best, yaml_text
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status
@@ -43,6 +43,14 @@ def test_the_best_file_holds_every_hyperparameter_of_the_winner_and_train_reads_
         assert called == name
         assert spec.count == 1
         assert kind.from_params(spec.grid()[0]) == wanted
+
+
+@pytest.mark.parametrize("text", ["数据 🙂.jsonl", "é", "a\u2028b\x85", "\U0010fffdx", "<b>`c`", '"\\n\n\x00', "yes"])
+def test_a_text_of_any_signs_is_what_yaml_reads_and_letters_stay_readable(text):
+    written = yaml_text(text)
+    assert yaml.safe_load(f"key: {written}") == {"key": text}
+    assert not set("<`\n\x00\x85\u2028") & set(written)
+    assert "数据 🙂" in written or "数" not in text
 
 
 def test_a_study_without_a_complete_trial_has_no_best_file_and_no_winner_to_train(tmp_path):

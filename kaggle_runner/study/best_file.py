@@ -127,5 +127,7 @@ def yaml_text(value: Any) -> str:
         return f"{mantissa if '.' in mantissa else mantissa + '.0'}{mark}{exponent}" if mark else mantissa
     is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in (
         "true", "false", "yes", "no", "on", "off", "null", "none", "y", "n")
-    # A page or a fenced block could take these two for markup; YAML reads the escapes as them.
-    return value if is_plain else json.dumps(value).replace("<", "\\u003c").replace("`", "\\u0060")
+    # A page or a fenced block could take two signs for markup; JSON has two halves for an emoji, which YAML leaves two.
+    return value if is_plain else re.sub(
+        "[<`]|[^ -~]", lambda sign: sign[0] if sign[0].isprintable() and sign[0] not in "<`"
+        else f"\\U{ord(sign[0]):08x}", json.dumps(value, ensure_ascii=False))
