@@ -357,6 +357,30 @@ def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tm
     assert tab.problems() == []
 
 
+BROKEN_OPTIONS = """[...document.querySelectorAll('.how dd')].flatMap((place) => {
+    const texts = document.createTreeWalker(place, NodeFilter.SHOW_TEXT), found = [];
+    for (let text = texts.nextNode(); text; text = texts.nextNode())
+        for (const option of text.data.matchAll(/(?<!\\S)--[\\w-]+/g)) {
+            const range = document.createRange();
+            range.setStart(text, option.index);
+            range.setEnd(text, option.index + option[0].length);
+            if (range.getClientRects().length > 1) found.push(option[0]);
+        }
+    return found;
+})"""
+
+
+def test_an_option_of_the_command_is_not_broken_behind_its_hyphens(chromium, tmp_path):
+    analysis = analyse(read_study(write_study(tmp_path / "study", [Made(value=2.0, params={"lora_r": 8})])))
+    command = f"python -m kaggle_runner train one.yaml --full {'--no-early-end --epochs 8 --cpu ' * 6}"
+    (tmp_path / "page.html").write_text(page_of([dataclasses.replace(analysis, how=(("command", command),))]))
+    tab = chromium.open(tmp_path / "page.html", width=390)
+    tab.wait_for(DRAWN)
+    assert tab.evaluate(BROKEN_OPTIONS) == []
+    assert tab.evaluate("document.querySelector('.how dd').textContent") == command
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_long_names_and_answers_fit_a_phone(chromium, tmp_path):
     name, word = "a_hyperparameter_whose_name_has_forty_eight_lett", "an_answer_without_a_blank" * 9
     trials = [Made(params={name: i / 23, "rate": 1.234e-4 * (1 + i * 7 % 24)}, value=2 + i / 23,

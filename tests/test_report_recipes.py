@@ -9,7 +9,9 @@ import yaml
 
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.recipes import best_yaml, next_search, next_sweep_yaml
+from kaggle_runner.report.sentences import importance
 from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.distributions import Fixed, Range
 from kaggle_runner.sweep.spec import read_sweep
 from tests.made_studies import Made, write_study
@@ -124,6 +126,18 @@ def test_every_advice_changes_the_next_sweep_which_is_read_and_none_changes_noth
         assert new["min"] > entry["min"]
         assert new["max"] <= entry["max"]
     assert "probabilities" not in new
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETE, Status.FAILED])
+def test_one_configuration_is_no_search_and_gets_no_advice_about_one(tmp_path, status):
+    """As a final training, and whatever `train` made of a file."""
+    made = Made(value=2.0, params={"lora_r": 8}, status=status, origin="final")
+    folder = write_study(tmp_path / "mine-final", [made], parameters={"lora_r": {"value": 8}})
+    analysis = analyse(read_study(folder))
+    asked = f"; ask it something: python -m kaggle_runner try {folder}" if status is Status.COMPLETE else ""
+    assert next_search(analysis) == (f"Nothing was searched here: it is one configuration{asked}.",)
+    assert next_sweep_yaml(analysis) == ""
+    assert importance(analysis) == "Every hyperparameter has one value here, so there is nothing to compare."
 
 
 def test_values_that_are_all_among_the_best_are_no_advice(tmp_path):

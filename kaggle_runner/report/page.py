@@ -8,6 +8,7 @@ import gzip
 import html
 import itertools
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -343,9 +344,14 @@ def _recipe(title: str, text: str) -> str:
             f"</button><pre>{html.escape(text)}</pre></details>")
 
 
+_OPTION, _WHOLE = re.compile(r"(?<!\S)--?[a-z][\w-]*"), r'<span class="option">\g<0></span>'
+"""An option of a command, which a browser would break behind its hyphens."""
+
+
 def _terms(terms: Sequence[tuple[str, str]], kind: str = "how") -> str:
     """Return names with their texts beside them, or below them on a phone."""
-    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in terms)
+    rows = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{_OPTION.sub(_WHOLE, html.escape(text))}</dd></div>"
+                   for name, text in terms)
     return f'<dl class="{kind}">{rows}</dl>' if rows else ""
 
 

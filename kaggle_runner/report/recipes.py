@@ -14,7 +14,7 @@ from kaggle_runner.errors import ConfigError
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Region
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
-from kaggle_runner.report.analysis.provenance import entries_of
+from kaggle_runner.report.analysis.provenance import entries_of, is_searched
 from kaggle_runner.report.style import metric_text, names_text, value_text
 from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
@@ -34,6 +34,10 @@ class _Change:
 
 def next_search(analysis: Analysis) -> tuple[str, ...]:
     """Say where to search next, one advice each, from boundaries, regions, importance and noise."""
+    if not is_searched(analysis.sweep):
+        line = shlex.join(["python", "-m", "kaggle_runner", "try", str(analysis.directory)])
+        asked = f"; ask it something: {line}" if analysis.best else ""
+        return (f"Nothing was searched here: it is one configuration{asked}.",)
     changes = _changes(analysis)
     advice = [change.advice for change in changes.values() if change.advice]
     fixed = [name for name, change in changes.items() if not change.advice]
@@ -86,7 +90,7 @@ def next_sweep_yaml(analysis: Analysis) -> str:
     room for further trials beside those that stay.
     """
     changes, rivals = _changes(analysis), _rivals(analysis)
-    if not (changes or rivals) or not entries_of(analysis.sweep):
+    if not (changes or rivals) or not entries_of(analysis.sweep) or not is_searched(analysis.sweep):
         return ""
     sweep = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
     if rivals:

@@ -10,6 +10,7 @@ from kaggle_runner.report.analysis.agreement import agreement as other_winners
 from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Row
 from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.report.analysis.importance import LEVEL, MIN_TRIALS
+from kaggle_runner.report.analysis.provenance import is_searched
 from kaggle_runner.report.style import (
     count_text,
     metric_text,
@@ -176,6 +177,8 @@ def curves(analysis: Analysis) -> str:
 
 def importance(analysis: Analysis) -> str:
     """Say which hyperparameters mattered and which cannot be told from chance."""
+    if not is_searched(analysis.sweep):
+        return "Every hyperparameter has one value here, so there is nothing to compare."
     if analysis.shares_problem:
         return analysis.shares_problem[0].upper() + analysis.shares_problem[1:] + "."
     clear = [share for share in analysis.shares if share.resolved]

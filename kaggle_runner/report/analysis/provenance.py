@@ -51,6 +51,12 @@ def entries_of(sweep: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
             if isinstance(entry, Mapping)]
 
 
+def is_searched(sweep: Mapping[str, Any]) -> bool:
+    """Say whether a sweep leaves a value open: one configuration alone is no search. Without entries nobody knows."""
+    entries = entries_of(sweep)
+    return not entries or any("value" not in entry for _, entry in entries)
+
+
 def _given(params: Iterable[Mapping[str, Any]], *names: str) -> list[Any]:
     return [own[name] for own in params for name in names if own.get(name) is not None]
 
