@@ -50,7 +50,7 @@ OWNERS = {
     "yaml": {"sweep.yaml_file", "training.data.folders"},
     "slugify": {"kaggle.folder", "kaggle.order"},
     "click": {"cli.help", "cli.params", "cli.words", "cli.main", "cli.shared", "cli.sweep", "cli.kernel", "cli.plan",
-              "cli.preview", "cli.lab", "cli.model", "cli.conversation", "cli.remote.sweep"},
+              "cli.look", "cli.lab", "cli.model", "cli.conversation", "cli.remote.sweep"},
     "rich": {"cli.progress"},
     "plotly": {"report.page"},
     "matplotlib": {"report.png"},

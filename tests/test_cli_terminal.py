@@ -17,9 +17,10 @@ import pytest
 
 from kaggle_runner.cli.help import EXAMPLES, SECTIONS
 from kaggle_runner.cli.lab import as_text
+from kaggle_runner.cli.look import next_lines
 from kaggle_runner.cli.main import cli, main
 from kaggle_runner.cli.progress import Lines
-from kaggle_runner.cli.table import SHOWN, next_lines, trial_table
+from kaggle_runner.cli.table import SHOWN, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
 from kaggle_runner.cli.words import columns_of, fitted, flowing
 from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted

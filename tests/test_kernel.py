@@ -137,7 +137,7 @@ def test_a_session_that_cannot_do_its_work_comes_back_with_the_status_of_its_rea
 
 
 def test_a_bare_push_of_the_folder_does_the_same_and_a_failure_has_its_own_status(desk):
-    desk.prepare(replace(SPEC, machine_shape="", launch=Launch(arguments=("show", "no-such-study"))))
+    desk.prepare(replace(SPEC, machine_shape="", launch=Launch(arguments=("try", "no-such-study", "--cpu"))))
     bare = subprocess.run([PROGRAM, "kernels", "push", "-p", "."], cwd=desk.directory / "folder", env=desk.environ,
                           capture_output=True, text=True, timeout=60)
     assert "successfully pushed" in bare.stdout

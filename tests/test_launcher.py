@@ -137,14 +137,15 @@ def test_it_runs_locally_from_one_file(tmp_path, detect_script):
 
 
 def test_a_failure_keeps_its_status_outside_kaggle_and_becomes_a_verdict_on_kaggle(tmp_path):
-    script = build_launcher(Launch(arguments=("show", "no-such-study")), {})
+    script = build_launcher(Launch(arguments=("sweep", "mine.yaml", "--cpu"), files={"mine.yaml": "nonsense: 1\n"},
+                                   settings={"HF_HUB_OFFLINE": "1"}), {})
     outside = run_script(script, tmp_path)
-    assert (outside.returncode, "is not a study" in outside.stderr) == (1, True)
+    assert (outside.returncode, "mine.yaml: 3 problems\n" in outside.stderr) == (1, True)
     inside = run_script(script, tmp_path, on_kaggle=True)
     assert inside.returncode == 0
     result = result_of(tmp_path)
     assert (result["verdict"], result["exit_status"]) == ("failed", 1)
-    assert result["reason"].startswith("no-such-study is not a study: it has no trials.jsonl")
+    assert "mine.yaml: 3 problems\n" in result["reason"]
     assert result["environment"]["host"] == "kaggle"
     assert result["versions"]["python"].startswith("3.")
 

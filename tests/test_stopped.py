@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kaggle_runner.cli.table import next_lines, trial_table
+from kaggle_runner.cli.look import next_lines
+from kaggle_runner.cli.table import trial_table
 from kaggle_runner.report.lab.write import watch_any_report
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import read_study

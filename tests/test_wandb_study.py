@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kaggle_runner.cli.main import _is_sweep
+from kaggle_runner.cli.look import _is_sweep
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status

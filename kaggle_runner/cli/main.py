@@ -19,29 +19,22 @@ import click
 
 import kaggle_runner
 from kaggle_runner.cli import sweep
-from kaggle_runner.cli.params import GivenPath, StudyText, SweepFile
+from kaggle_runner.cli.params import SweepFile
 from kaggle_runner.cli.shared import (
     detect_here,
-    keep_best,
-    print_best,
-    print_next,
-    require_pictures,
     run_spec,
     sweep_options,
     typed_command,
 )
-from kaggle_runner.cli.words import as_typed, complain, say, width_of
+from kaggle_runner.cli.words import complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, WorkerError
 from kaggle_runner.machine.broken import BrokenPackage, find_broken, hide_packages
 from kaggle_runner.machine.faults import ERRNOS
-from kaggle_runner.sweep.address import is_address, is_there, plain_address
 
 COMPLETE_VARIABLE = "_KAGGLE_RUNNER_COMPLETE"
 """With it a shell asks for completions, and for the script that does so: `bash_source`, `zsh_source`, `fish_source`."""
 SHORT_NAME = "kaggle-runner"
 """The program's own name, which a shell can complete; `python -m` belongs to Python."""
-FETCH_EVERY_S = 60.0
-"""Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 
 
 def at_home(name: str) -> list[Any]:
@@ -66,7 +59,7 @@ def cli(context: click.Context) -> None:
         click.echo(HELP[0].FIRST_STEPS if HELP else f"{context.get_help()}\n", nl=False)
 
 
-for command in (*sweep.COMMANDS, *(command for name in ("kernel", "plan", "preview", "lab", "model")
+for command in (*sweep.COMMANDS, *(command for name in ("kernel", "plan", "look", "lab", "model")
                                    for module in at_home(f"cli.{name}") for command in module.COMMANDS)):
     cli.add_command(command)
 
@@ -94,100 +87,6 @@ def dry_run(file: Path, **options: Any) -> None:
     from kaggle_runner.sweep.spec import read_sweep
 
     run_spec(read_sweep(file), cpu_only=True, suffix="-dry-run", **options)
-
-
-@cli.command()
-@click.argument("study", type=StudyText())
-@click.option("--all", "everything", is_flag=True, help="Print every trial [the 20 best].")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(study: str, everything: bool, as_json: bool) -> None:
-    """Show a study's trials, its best one, and the untouched base.
-
-    STUDY is a directory, or the address of a database that holds a shared study: postgresql://user@host/database.
-    """
-    from kaggle_runner.run.shared.fetch import directory_of, is_database
-    from kaggle_runner.study.journal import read_study
-
-    snapshot = read_study(directory_of(study, detect_here()) if is_database(study) else Path(study))
-    keep_best(snapshot)
-    if as_json:
-        click.echo(json.dumps(snapshot.as_dict(), indent=2))
-        return
-    from kaggle_runner.cli.table import next_lines, trial_table
-
-    click.echo(trial_table(snapshot, width=width_of(), everything=everything))
-    print_best(snapshot)
-    lines = next_lines(snapshot)
-    if [label for label, _ in lines] == ["next"]:
-        print_next(snapshot, after=lines[0][1])
-    else:
-        for label, text in lines:
-            click.echo(f"{label:<8} {text}")
-
-
-@cli.command()
-@click.argument("studies", nargs=-1, type=StudyText(), required=True)
-@click.option("--out", type=GivenPath(), help="Folder of the report [STUDY/report].")
-@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
-@click.option("--watch", is_flag=True, help="Write the page anew while the sweep runs.")
-@click.option("--json", "as_json", is_flag=True, help="Write nothing; print what the report claims as JSON.")
-def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: bool, as_json: bool) -> None:
-    """Write a study's page, pictures, tables and notebook; several studies stand side by side.
-
-    STUDIES are directories, or W&B sweeps by their URL or as entity/project/id, or databases that
-    hold a shared study, as postgresql://user@host/database: those are read first.
-    """
-    from kaggle_runner.run.shared.fetch import is_database
-
-    addresses = [text for text in studies if is_database(text) or _is_sweep(text)]
-    directories = [_fetch(text) if text in addresses else Path(text) for text in studies]
-    if as_json:
-        from kaggle_runner.report.analysis.claims import read_claims
-
-        found = [read_claims(directory) for directory in directories]
-        click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
-        return
-    require_pictures()
-    from kaggle_runner.report.lab.write import watch_any_report, write_any_report
-
-    def fetch() -> None:
-        for address in addresses:
-            _fetch(address)
-
-    pages = watch_any_report(directories, out=out, refresh=fetch, poll_s=FETCH_EVERY_S if addresses else 5.0) if watch \
-        else iter([write_any_report(directories, out=out, notify=lambda text: click.echo(text, err=True))])
-    try:
-        for number, page in enumerate(pages):
-            click.echo(f"page     {as_typed(page)}")
-            if open_page and number == 0:
-                click.launch(str(page))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-
-
-def _is_sweep(text: str) -> bool:
-    """Say whether a text is a sweep on W&B and no path: the URL of its page, or `entity/project/id`.
-
-    W&B's ids have eight letters or digits. What is there, or below a folder that is, is a path.
-    """
-    there = is_there(text) or is_there(text.split("/")[0] or "/")
-    return is_address(text) and ("://" in text or (not there and plain_address(text).count("/") == 2))
-
-
-def _fetch(address: str) -> Path:
-    """Read a sweep from W&B, or a study from a database, into a study of this machine, and return its directory."""
-    from kaggle_runner.machine.keys import require_key
-    from kaggle_runner.run.shared.fetch import directory_of, is_database
-
-    environment = detect_here()
-    if is_database(address):
-        return directory_of(address, environment)
-    require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
-    from kaggle_runner.wandb.fetch import fetch_study
-
-    directory = fetch_study(address, environment, notify=lambda text: click.echo(text, err=True))
-    click.echo(f"study    {as_typed(directory)}  (read from W&B)")
-    return directory
 
 
 for words in HELP:

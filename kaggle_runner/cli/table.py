@@ -1,19 +1,14 @@
-"""A study as text that fits the terminal: its trials, best first, what is the same in all of them once above, and
-what comes next.
+"""A study as text that fits the terminal: its trials, best first, and what is the same in all of them once above.
 
 Tried in this order: whole names; short names, explained below; one block for each trial.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from kaggle_runner.cli.words import as_typed, columns_of, command, fitted, padded, wrapped
+from kaggle_runner.cli.words import columns_of, command, fitted, padded, wrapped
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.lock import is_in_use
-from kaggle_runner.study.page_mark import is_current
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many
@@ -170,46 +165,3 @@ def _reasons(records: Sequence[TrialRecord], width: int | None) -> list[str]:
             why.setdefault((record.status_word, record.reason), []).append(record.trial.id)
     return [fitted(status, f"{', '.join(ids)}: {' '.join(reason.split())}", width)
             for (status, reason), ids in why.items()]
-
-
-def next_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """Return what to do next with a study, as labels and texts; a page is named only if it shows every trial."""
-    directory = snapshot.directory
-    page = directory / "report" / "index.html"
-    shown = str(as_typed(page)) if is_current(page, directory) else command("report", directory)
-    if is_in_use(directory):
-        return [("running", "a process is adding to it"), ("next", command("report", directory, "--watch"))]
-    left = open_trials(snapshot)
-    if not left and snapshot.records:
-        return [("next", shown)]
-    lines = [*([("open", left)] if left else []), ("next", _began_by(snapshot))]
-    return [*lines, ("page" if shown.endswith(".html") else "report", shown)] if snapshot.finished else lines
-
-
-def open_trials(snapshot: Snapshot) -> str:
-    """Say what of a study is not done yet; empty if everything is."""
-    cut_off = [record for record in snapshot.records if record not in snapshot.finished]
-    wanted = _wanted(snapshot) or 0
-    missing = max(0, wanted - len(snapshot.finished) - len(cut_off))
-    parts = [f"{how_many(len(cut_off), 'trial')} cut off"] if cut_off else []
-    parts += [f"{how_many(missing, 'trial')} of {wanted} not begun"] if missing else []
-    return ", ".join(parts)
-
-
-def _wanted(snapshot: Snapshot) -> int | None:
-    """Return how many trials the last session was to reach; of an older version's study, what its sweep says."""
-    wanted: Any = snapshot.sessions[-1].get("trials") if snapshot.sessions else None
-    if wanted is None and not (snapshot.sessions and snapshot.sessions[-1].get("sweep")):  # W&B decides otherwise
-        wanted = snapshot.info.sweep.get("run_cap")
-    return wanted if isinstance(wanted, int) else None
-
-
-def _began_by(snapshot: Snapshot) -> str:
-    """Return the command of the last session, which goes on with the study where it lies now."""
-    from kaggle_runner.study.what_next import leading_to  # which a launcher leaves at home
-
-    typed: Any = snapshot.sessions[-1].get("command") if snapshot.sessions else ""
-    if not typed:
-        return f"the command that began it, with --study {shlex.quote(str(as_typed(snapshot.directory)))}"
-    words = leading_to(snapshot, shlex.split(str(typed)))
-    return shlex.join(str(as_typed(word)) if isinstance(word, Path) else word for word in words)

@@ -26,7 +26,7 @@ CHUNK, CHUNK_BYTES = 1000, 815
 DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\')
 """The 92 characters of ASCII that stand in a quoted line as they are: by these a package is 2 % shorter than by 85."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
-LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/plan", "cli/preview",
+LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/look", "cli/plan",
             "cli/remote", "machine/gpu_catalogue", "machine/variables", "memory/plan", "memory/final_plan",
             "report/analysis/claims", "report/cells", "report/compare", "report/files", "report/lab", "report/notebook",
             "run/adopt",
