@@ -85,6 +85,14 @@ class RowsCounted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataRead(Event):
+    """What a trial will be trained on is loaded."""
+
+    kind = "data"
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attached(Event):
     """The trial begins from nothing: its adapter or model is made."""
 

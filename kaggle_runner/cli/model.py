@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kaggle_runner.model.talk.answers import Conversation
     from kaggle_runner.model.talk.characters import Writer
     from kaggle_runner.run.final.final_training import FinalSession
+    from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.spec import SweepSpec
 
     Send = Callable[[Path, Notify], str]
@@ -88,7 +89,20 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise click.UsageError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for --full; give that too")
-    run_spec(replace(spec, name=name), study=study or _place(name, spec, source), cpu_only=cpu, deadline=deadline)
+    run_spec(replace(spec, name=name), study=study or _place(name, spec, source), cpu_only=cpu, deadline=deadline,
+             keep=lambda snapshot: _say_other_data(source, snapshot))
+
+
+def _say_other_data(source: Path | None, snapshot: "Snapshot") -> None:
+    """Say that what was trained read other data than the study that chose it."""
+    from kaggle_runner.study.journal import read_study
+    from kaggle_runner.study.scoring import other_data
+
+    for record in snapshot.records if source else ():
+        why = record.result and other_data(source or Path(), read_study(source or Path()).records, record.trial.params,
+                                           record.result.hashes)
+        if why:
+            complain(f"warning: {why}")
 
 
 def _place(name: str, spec: "SweepSpec", source: Path | None) -> Path:

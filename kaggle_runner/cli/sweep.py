@@ -26,7 +26,6 @@ from kaggle_runner.cli.shared import (
 )
 from kaggle_runner.cli.words import as_typed, complain, say
 from kaggle_runner.errors import INTERRUPTED, SweepOver
-from kaggle_runner.sweep.address import plain_address, require_address
 from kaggle_runner.wording import how_many, without_password
 
 if TYPE_CHECKING:
@@ -117,6 +116,7 @@ def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.machine.keys import require_key
+    from kaggle_runner.sweep.address import plain_address, require_address
 
     sweep_id = plain_address(" ".join(words))
     require_address(sweep_id)

@@ -84,6 +84,7 @@ def ranked(snapshot: Snapshot) -> list[TrialRecord]:
     """Return the trials, best first: complete ones as the study ranks them, then pruned ones, then what has no result.
     """
     place = {record.trial.id: number for number, record in enumerate(snapshot.ranked)}
+    alike = snapshot.comparable.records
 
     def key(record: TrialRecord) -> tuple[float, ...]:
         result = record.result
@@ -94,7 +95,7 @@ def ranked(snapshot: Snapshot) -> list[TrialRecord]:
             return (rank, False, *snapshot.metric.rank(result.metric, result.loss), record.trial.number)
         return (rank, True, 0.0, 0.0, record.trial.number)
 
-    return sorted(snapshot.records, key=key)
+    return sorted(alike, key=key) + [record for record in snapshot.records if record not in alike]
 
 
 def searched(snapshot: Snapshot) -> list[str]:

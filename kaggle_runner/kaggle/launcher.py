@@ -47,8 +47,8 @@ OF_AGENTS = ("wandb", "machine/gpu_lock", "machine/writable")
 """What works for a sweep on W&B."""
 NOT_FOR = {
     "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
-    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/address", "run/shared/fetch"),
-    "train": ("model", "cli/conversation", *OF_SEARCHES, *OF_AGENTS),
+    "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/address", "run/shared/fetch", "sweep/address"),
+    "train": ("model", "cli/conversation", *OF_SEARCHES, *OF_AGENTS, "sweep/address"),
     "export": (*OF_SEARCHES, "wandb", "report"),
     "try": (*OF_SEARCHES, "wandb", "report"),
 }
@@ -204,8 +204,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files(command: str = "sweep") -> dict[str, bytes]:
     """Read what of this package a command needs on a kernel: name in the archive -> content, in order of the names.
 
-    Docstrings, comments, the types of functions and most of the indentation are left out, a third of the whole; line
-    numbers stay, so that tracebacks point at the right line.
+    Docstrings, comments, the types of functions, their imports and most of the indentation are left out, a third of the
+    whole; line numbers stay, so that tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
     left_out = {*LEFT_OUT, *NOT_FOR.get(command, (*OF_MODELS, *OF_FINALS))}
@@ -216,7 +216,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
         if path.is_file() and path.suffix in SUFFIXES and not names & left_out:
             content = path.read_bytes()
             if path.suffix == ".py":
-                content = narrow(without_words(without_types(content)))
+                content = narrow(without_imports(without_words(without_types(content))))
             elif path.suffix == ".js":
                 content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
             elif path.suffix == ".css":
@@ -272,6 +272,23 @@ def without_types(source: bytes) -> bytes:
         last = (annotation.end_lineno or annotation.lineno) - 1
         lines[line] = lines[line][:column] + lines[last][annotation.end_col_offset:]
         lines[line + 1:last + 1] = [b""] * (last - line)
+    return b"\n".join(lines)
+
+
+def without_imports(source: bytes) -> bytes:
+    """Drop what Python source imports for its types alone, where `without_types` has left nothing that reads it."""
+    lines, tree = source.split(b"\n"), ast.parse(source)
+    for node in tree.body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module in ("collections.abc", "typing"):
+            text = b"\n".join(lines)
+            kept = [ast.unparse(one) for one in node.names
+                    if len(re.findall(rf"\b{one.asname or one.name}\b".encode(), text)) > 1]
+            lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+            if kept:
+                lines[node.lineno - 1] = f"from {node.module} import {', '.join(kept)}".encode()
     return b"\n".join(lines)
 
 

@@ -284,6 +284,8 @@ def _figure_data(place: str, figure: Figure) -> dict[str, Any]:
 def _meta(analysis: Analysis) -> str:
     goal = "lower" if analysis.goal == "minimize" else "higher"
     state = f", {analysis.unfinished} when this page was made" if analysis.unfinished else ""
+    if analysis.apart:
+        state += f", without {analysis.apart:,} that read other data than most, so that their losses do not compare"
     return _paragraph(f"{count_text(len(analysis.rows), 'trial')}{state}, compared by {analysis.metric} "
                       f"({goal} is better). {analysis.directory}", "meta")
 

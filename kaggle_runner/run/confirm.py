@@ -70,7 +70,7 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
             return ""
         study, trials = opened
         reason = run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment,
-                            notify=notify, what="confirm", goes_on=True)
+                            notify=notify, what="confirm", goes_on=True, repeats=(snapshot,))
         open_ = next((record for record in study.snapshot().records if record.trial in trials
                       and record.result is not None and record.result.is_of_the_machine), None)
         if reason or open_ is None or open_.result is None:

@@ -28,11 +28,13 @@ from kaggle_runner.study.trial import Status, Trial, TrialResult
 
 
 def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadline: Deadline, environment: Environment,
-               notify: Notify, what: str, goes_on: bool = False) -> str | None:
+               notify: Notify, what: str, goes_on: bool = False,
+               repeats: tuple[Snapshot, ...] = ()) -> str | None:
     """Run those of the trials that are not finished, on every worker; return why the session ended early, if it did.
 
     Which worker runs a trial does not change it: on a CPU each of a small model's has one thread. With `goes_on` a
-    trial that the machine ended is tried once more, and by the next session too.
+    trial that the machine ended is tried once more, and by the next session too. What they read must be what the trials
+    of the study read that they repeat.
 
     Raises:
         MissingPackages: what training needs is not installed.
@@ -60,7 +62,7 @@ def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadlin
         runners = [TrialRunner(
             supervisor=stack.enter_context(Supervisor(
                 study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
-                end_asked=preempts(ending, deadline))),
+                repeats=repeats, end_asked=preempts(ending, deadline))),
             deadline=deadline, notify=notify, shown=_varied(study.snapshot()), failures=failures,
             interrupted=ending.is_set) for settings in workers]
         for runner in runners:

@@ -97,7 +97,8 @@ class TrialRunner:
         """Measure the untouched base once for a study, while a complete trial has it warm."""
         if result.status is not Status.COMPLETE or result.notes.get("repeat_of") or not trial.config.has_base:
             return
-        if not self.study.snapshot().has_one_base:
+        snapshot = self.study.snapshot()
+        if not snapshot.has_one_base or snapshot.baseline is not None:
             return
         try:
             self.measure_base_of(trial)
@@ -111,15 +112,14 @@ class TrialRunner:
         """Load what a trial names, and measure the base if the study lacks its value.
 
         Raises:
+            StudyError: it is not what the study's trials read.
             WorkerError: it cannot be loaded; says why.
             Unfinished: the session must end.
         """
-        snapshot = self.study.snapshot()
-        if snapshot.baseline is None:
-            value = self.supervisor.measure_baseline(trial.config)
-            if value is not None:
-                self.notify(BaseMeasured(metric=snapshot.info.metric, value=value,
-                                         scores=self.study.snapshot().base_scores))
+        value = self.supervisor.measure_baseline(trial.config)
+        if value is not None:
+            snapshot = self.study.snapshot()
+            self.notify(BaseMeasured(metric=snapshot.info.metric, value=value, scores=snapshot.base_scores))
 
 
 def why_it_ends(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float,

@@ -90,7 +90,7 @@ def may_win(value: float, curves: Sequence[Curve], metric: Metric) -> bool:
 
 def curves_at(snapshot: Snapshot, step: int, *, without: str) -> list[Curve]:
     """Return what the other complete trials of a study measured at a step, and what they came to."""
-    return [(value, record.result.metric) for record in snapshot.records
+    return [(value, record.result.metric) for record in snapshot.comparable.records
             if record.result is not None and record.trial.id != without and record.result.metric is not None
             and record.result.status is Status.COMPLETE
             for at, value in record.result.evaluations if at == step]
@@ -112,7 +112,7 @@ def stays(metric: Metric, eta: float, score: Score, others: Sequence[Score]) -> 
 
 def scores_at(snapshot: Snapshot, step: int, *, without: str) -> list[Score]:
     """Return what the other trials of a study measured at a step."""
-    return [(value, loss) for record in snapshot.records
+    return [(value, loss) for record in snapshot.comparable.records
             if record.result is not None and record.trial.id != without
             for (at, value), loss in zip(record.result.evaluations, record.result.losses or repeat(None), strict=False)
             if at == step]
@@ -130,10 +130,10 @@ def extrapolated(result: TrialResult, snapshot: Snapshot) -> float | None:
         return result.metric
     step, value = result.evaluations[-1]
     axes = read_axes(snapshot)
-    places = {record.trial.id: _place(record.trial.params, axes) for record in snapshot.records}
+    places = {record.trial.id: _place(record.trial.params, axes) for record in snapshot.comparable.records}
     here = places.get(result.id, ())
     gains = [(math.dist(here, places[record.trial.id]) if here else 0.0, record.trial.id, record.result.metric - at)
-             for record in snapshot.records
+             for record in snapshot.comparable.records
              if record.result is not None and record.result.status is Status.COMPLETE
              and record.result.metric is not None
              for when, at in record.result.evaluations if when == step]

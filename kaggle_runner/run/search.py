@@ -22,7 +22,8 @@ from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.prior import known_of, observations
 from kaggle_runner.run.points.propose import propose, warm_up
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study
-from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.study.scoring import on_other_data, read_by_most
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Sampler
 from kaggle_runner.wording import how_many
@@ -87,6 +88,7 @@ class Search(ABC):
         self.gave_up = False
         self._seed = snapshot.info.seed
         known = known_of(snapshot)
+        self._lessons, self._apart = known.lessons, frozenset[int]()
         self._prior = observations(known.lessons, spec)
         self._is_given = bool(known.start)
         if known.start:
@@ -142,6 +144,7 @@ class Search(ABC):
         """Take in how a trial ended, and say whether it counts; one that was preempted does not."""
 
     def _propose(self, number: int) -> Trial | None:
+        self._compare_data()
         past = [self._observation(earlier) for earlier in self._trials if earlier != number]
         proposal = propose(self._spec, seed=self._seed, number=number, past=past, defaults=self._defaults,
                            sampler=self._sampler, prior=self._prior, is_given=self._is_given)
@@ -149,6 +152,14 @@ class Search(ABC):
             return None
         self._expected = proposal.expected
         return Trial(id=f"{number:04d}", number=number, params=proposal.params, origin=proposal.origin)
+
+    def _compare_data(self) -> None:
+        """Find out which trials, of this study and of others, read other data than this search does."""
+        records = [TrialRecord(trial=trial, result=self._results[number], attempts=1, started=0.0)
+                   for number, trial in self._trials.items() if number in self._results]
+        self._apart = frozenset(record.trial.number for record in on_other_data(records))
+        if any(lesson.hashes for lesson in self._lessons):
+            self._prior = observations(self._lessons, self._spec, read_by_most(records))
 
     def await_others(self, may_start: Callable[[], str | None]) -> bool:
         """Wait, where little is expected of a trial beside those that run, until one has ended; say whether to ask on.
@@ -181,6 +192,8 @@ class Search(ABC):
         trial, result = self._trials[number], self._results.get(number)
         if result is None:
             return Observation(params=trial.params, told=Told.RUNNING)
+        if number in self._apart:
+            return Observation(params=trial.params, told=Told.NOTHING)
         kind = result.notes.get("kind")
         value = self._told[number] if result.status is Status.PRUNED else result.metric
         if result.status in (Status.COMPLETE, Status.PRUNED) and value is not None:

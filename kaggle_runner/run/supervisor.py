@@ -17,6 +17,7 @@ from kaggle_runner.events import (
     AtRung,
     Attached,
     BaseMeasured,
+    DataRead,
     Event,
     Failed,
     ForecastMemory,
@@ -39,8 +40,9 @@ from kaggle_runner.events import (
 from kaggle_runner.machine.faults import fault, speaks_of_the_machine
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import Evaluations, Metric
-from kaggle_runner.run.worker_process import WorkerDied, WorkerProcess, WorkerSettings
-from kaggle_runner.study.journal import Study
+from kaggle_runner.run.worker_process import WorkerDied, WorkerPatience, WorkerProcess, WorkerSettings
+from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.scoring import require_same_data
 from kaggle_runner.study.trial import Status, Trial, TrialResult, result_from_dict
 from kaggle_runner.study.weights import drop_beaten_weights
 
@@ -55,20 +57,6 @@ ENDS = {"stop": Stop(), "preempt": Preempt()}
 
 class Unfinished(WorkerError):
     """The worker was ended, as was wished, before a trial of it had begun."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerPatience:
-    """How long the supervisor waits for a sign of life before it ends a worker, in seconds."""
-
-    loading_s: float = 3600.0
-    """From a request to the first step: a model may have to be downloaded."""
-    step_s: float = 900.0
-    """Between two events of a running trial."""
-    loading_stop_s: float = 5.0
-    """From a request to end to the end of a worker that still loads, measures or forecasts: nothing is lost by it."""
-    stop_s: float = 900.0
-    """From a request to stop to the end of a trial: a step and an evaluation, which takes minutes for a 7B on a T4."""
 
 
 @dataclass(kw_only=True)
@@ -87,6 +75,8 @@ class Supervisor:
     """Says at a rung why a trial ends there; none: it goes on."""
     limit: MemoryLimit | None = None
     """The memory that a trial may take; none: whether one fits is found out by running it."""
+    repeats: tuple[Snapshot, ...] = ()
+    """The study whose trials these repeat, with its data."""
     shares: int = 0
     """Parts into which the rows of a step are dealt, for the processes of a final training; 0: trials are run."""
     _worker: WorkerProcess | None = None
@@ -124,17 +114,18 @@ class Supervisor:
     def measure_baseline(self, config: Config) -> float | None:
         """Measure the untouched base, load it if need be, record all of it in the study, and return its metric.
 
-        None for a model that is trained from nothing, and where models are searched: then only what the config names
-        is loaded.
+        None for a model that is trained from nothing, where models are searched, and where the study has it: then only
+        what the config names is loaded.
 
         Raises:
+            StudyError: that is not what the study's trials read.
             WorkerError: the worker died or could not load what the config names; the message says why.
             Unfinished: somebody wished for an end meanwhile.
         """
         snapshot = self.study.snapshot()
-        request = MeasureBase(config=config.as_dict(), metric=snapshot.info.metric) \
-            if config.has_base and snapshot.has_one_base else Prepare(config=config.as_dict())
-        answer = self._converse(request)
+        is_wanted = config.has_base and snapshot.has_one_base and snapshot.baseline is None
+        answer = self._converse(MeasureBase(config=config.as_dict(), metric=snapshot.info.metric) if is_wanted else
+                                Prepare(config=config.as_dict()))
         if isinstance(answer, Failed):
             raise WorkerError(answer.message)
         if not isinstance(answer, BaseMeasured):
@@ -340,6 +331,9 @@ class Supervisor:
                     return event
                 if isinstance(event, Logged | Attached | Resumed):
                     patience_s, training = self.patience.step_s, True
+                if isinstance(event, DataRead):
+                    for found in (self.study.snapshot(), *self.repeats):
+                        require_same_data(found.directory, found.records, request.config, event.hashes)
                 if isinstance(event, RowsCounted):
                     self.study.record_rows(event.facts)
                 follow(event)

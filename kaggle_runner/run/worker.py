@@ -33,11 +33,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaggle_runner.config import config_from_params
+from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.errors import ForeignCheckpoint, KaggleRunnerError
 from kaggle_runner.events import (
     AtRung,
     BaseMeasured,
+    DataRead,
     Event,
     Failed,
     ForecastMemory,
@@ -62,7 +63,7 @@ from kaggle_runner.machine.faults import fault_of_machine
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.metrics import Metric
 from kaggle_runner.run.worker_process import TEAM_VARIABLE, speaks_of_memory
-from kaggle_runner.training.control import Alone, Control, NotFinite, Trainer
+from kaggle_runner.training.control import Alone, Control, NotFinite, Trainer, Warm
 
 if TYPE_CHECKING:
     from kaggle_runner.run.final.followers import Followers
@@ -132,11 +133,11 @@ class Worker:
                 self._answer(self._forecast(request))
             elif isinstance(request, MeasureBase):
                 config = config_from_params(request.config)
+                self._prepare(config)
                 scores = self.trainer(config.trainer).baseline(config)
                 self._answer(BaseMeasured(value=scores[request.metric], metric=request.metric, scores=scores))
             elif isinstance(request, Prepare):
-                config = config_from_params(request.config)
-                prepared = self.trainer(config.trainer).prepare(config)
+                prepared = self._prepare(config_from_params(request.config))
                 self._answer(Prepared(device=str(self._device), versions=prepared.versions, notes=prepared.notes,
                                       train_rows=prepared.train_rows))
             elif isinstance(request, Train):
@@ -176,10 +177,14 @@ class Worker:
             self._trainer, self._name = trainer, name
         return self._trainer
 
+    def _prepare(self, config: Config) -> Warm:
+        prepared = self.trainer(config.trainer).prepare(config)
+        self._emit(DataRead(hashes=prepared.hashes))
+        return prepared
+
     def _train(self, request: Train) -> dict[str, Any]:
         config = config_from_params(request.config)
-        trainer = self.trainer(config.trainer)
-        prepared = trainer.prepare(config)
+        trainer, prepared = self.trainer(config.trainer), self._prepare(config)
         with self._team(request) as team:
             control = Control(poll=self._end_asked, emit=self._emit, directory=Path(request.directory),
                               checkpoint_steps=request.checkpoint_steps, rung_steps=request.rung_steps,

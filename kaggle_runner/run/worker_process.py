@@ -28,6 +28,20 @@ PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerPatience:
+    """How long the supervisor waits for a sign of life before it ends a worker, in seconds."""
+
+    loading_s: float = 3600.0
+    """From a request to the first step: a model may have to be downloaded."""
+    step_s: float = 900.0
+    """Between two events of a running trial."""
+    loading_stop_s: float = 5.0
+    """From a request to end to the end of a worker that still loads, measures or forecasts: nothing is lost by it."""
+    stop_s: float = 900.0
+    """From a request to stop to the end of a trial: a step and an evaluation, which takes minutes for a 7B on a T4."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """How to start a worker."""
 

@@ -30,8 +30,10 @@ from kaggle_runner.files import (
 from kaggle_runner.metrics import Evaluations, Goal, Metric
 from kaggle_runner.study.lock import StudyLock, is_held, this_process, typed_command
 from kaggle_runner.study.near import JOURNAL as JOURNAL
+from kaggle_runner.study.near import confirm_directory as confirm_directory
 from kaggle_runner.study.near import refuse_foreign_folder, refuse_trials_without_journal, way_to_a_study
 from kaggle_runner.study.ranking import Ranked, rank
+from kaggle_runner.study.scoring import on_other_data
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
 
 
@@ -105,7 +107,14 @@ class Snapshot:
     @functools.cached_property
     def configurations(self) -> tuple[Ranked, ...]:
         """The configurations of the complete trials, the best one first."""
-        return rank(self.records, self.confirming, self.metric)
+        return rank(self.comparable.records, self.comparable.confirming, self.metric)
+
+    @functools.cached_property
+    def comparable(self) -> "Snapshot":
+        """The study without the trials, and trainings that confirm some, that read other data than most."""
+        apart = on_other_data((*self.records, *self.confirming))
+        return replace(self, records=tuple(one for one in self.records if one not in apart),
+                       confirming=tuple(one for one in self.confirming if one not in apart)) if apart else self
 
     @property
     def as_swept(self) -> "Snapshot":
@@ -333,9 +342,8 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     return {
         "id": record.trial.id, "status": record.status_word,
         "metric": result.metric if result else None, "metrics": dict(result.metrics) if result else {},
-        "params": dict(record.trial.params),
-        "steps": result.steps if result else 0, "seconds": result.seconds if result else 0.0,
-        "peak_device_bytes": result.peak_device_bytes if result else None,
+        "params": dict(record.trial.params), "steps": result.steps if result else 0,
+        "seconds": result.seconds if result else 0.0, "peak_device_bytes": result.peak_device_bytes if result else None,
         "reason": record.reason, "origin": record.trial.origin,
     }
 
@@ -390,8 +398,3 @@ def _clear(directory: Path) -> None:
         path = directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_atomically(directory / JOURNAL, "")
-
-
-def confirm_directory(directory: Path) -> Path:
-    """Return where the confirmation of a sweep's directory lies."""
-    return directory / "confirmation"

@@ -73,3 +73,8 @@ def refuse_trials_without_journal(directory: Path) -> None:
         raise StudyError(f"{directory / JOURNAL} is empty or gone, but {directory / 'trials'} holds {len(left)} of "
                          f"its trials, which a new study would overwrite; restore {JOURNAL} from a copy, or choose "
                          f"another directory with --study")
+
+
+def confirm_directory(directory: Path) -> Path:
+    """Return where the confirmation of a sweep's directory lies."""
+    return directory / "confirmation"

@@ -149,7 +149,7 @@ def measured_noise(snapshot: Snapshot) -> tuple[Noise | None, tuple[Configuratio
     """
     own = find_repeats(measured_trials(snapshot))
     further = find_repeats([(confirming_name(record), record.trial.params, value_of(record))
-                            for record in snapshot.confirming if is_complete(record)])
+                            for record in snapshot.comparable.confirming if is_complete(record)])
     pooled = tuple(one for one in configurations_of(snapshot) if one.seeds > 1)
     named = {name for one in pooled for name in one.confirmed}
     noises = [noise for noise in (noise_of_repeats(own), noise_of_repeats(further, CONFIRMED)) if noise]
@@ -166,7 +166,7 @@ def configurations_of(snapshot: Snapshot) -> tuple[Configuration, ...]:
 
 def measured_trials(snapshot: Snapshot) -> list[Measured]:
     """Return the complete trials with what was measured."""
-    return [(record.trial.id, record.trial.params, value_of(record)) for record in snapshot.records
+    return [(record.trial.id, record.trial.params, value_of(record)) for record in snapshot.comparable.records
             if is_complete(record)]
 
 

@@ -1,14 +1,24 @@
-"""What a trial's loss was measured over: losses over other tokens cannot be compared."""
+"""What a trial's loss was measured over: losses over other tokens, or after other rows, cannot be compared.
 
-from collections.abc import Iterable, Mapping
+A file, or the folder of a model, may have changed between two sessions of a study.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kaggle_runner.config import FinetuneConfig, config_from_params
-from kaggle_runner.errors import ConfigError
+from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.metrics import BITS_PER_BYTE
+from kaggle_runner.study.ranking import is_complete
+from kaggle_runner.study.trial import TrialRecord
 
 HOW = ("max_length", "completion_only_loss", "train_on", "max_eval_samples")
 OWN_ROWS = ("dataset", "dataset_config", "dataset_split", "dataset_revision", "columns", "eval_share")
+READ = ("data", "rows", "text", "base")
+"""Names of hashes: the rows as they were read, the rows as tokens, a text, the files of a model's folder."""
+Read = Mapping[tuple[str, str], str]
+"""What was read: its name among `READ` and the hyperparameters that say what to read -> hash."""
 
 
 def scoring_of(params: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
@@ -30,3 +40,74 @@ def differing(scorings: Iterable[Mapping[str, Any] | None]) -> list[str]:
     known = [scoring for scoring in scorings if scoring is not None]
     names = dict.fromkeys(name for scoring in known for name in scoring)
     return [name for name in names if any(scoring.get(name) != known[0].get(name) for scoring in known)]
+
+
+def read_by(params: Mapping[str, Any], hashes: Mapping[str, str]) -> Read:
+    """Return what a training read; trials with other hyperparameters may rightly have read something else."""
+    try:
+        config = config_from_params(params)
+    except ConfigError:
+        return {}
+    is_finetune = isinstance(config, FinetuneConfig)
+    own = repr(config.rows_key) if isinstance(config, FinetuneConfig) else repr((config.dataset, config.symbols))
+    named = {name: repr(params.get("model")) if name == "base" and is_finetune else own for name in READ}
+    # a model of the hub has a new commit for each change of its page
+    return {(name, by): hashes[name] for name, by in named.items()
+            if name in hashes and not hashes[name].startswith("commit:")}
+
+
+def differing_data(read: Read, known: Read) -> list[tuple[str, str]]:
+    """Return what is there otherwise than is known.
+
+    Rows that are the same as they were read may be other tokens with other versions of the libraries: no matter.
+    """
+    return [(name, by) for name, by in read if known.get((name, by), read[name, by]) != read[name, by]
+            and not (name == "rows" and known.get(("data", by), "") == read.get(("data", by)))]
+
+
+def read_by_most(records: Iterable[TrialRecord]) -> Read:
+    """Return what most complete trials read, where some read something else; the first of two equals."""
+    groups: list[tuple[dict[tuple[str, str], str], list[bool]]] = []
+    for record in records:
+        read = read_by(record.trial.params, record.result.hashes) if record.result else {}
+        known, complete = next((group for group in groups if not differing_data(read, group[0])), ({}, []))
+        if not complete:
+            groups.append((known, complete))
+        known |= {key: value for key, value in read.items() if key not in known}
+        complete.append(is_complete(record))
+    return max(groups, key=lambda group: sum(group[1]))[0] if groups else {}
+
+
+def on_other_data(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """Return the trials that read something else than most, so that their losses do not compare."""
+    read = [record for record in records if record.result and record.result.hashes]
+    if len({tuple(record.result.hashes.get(name) for name in READ) for record in read if record.result}) < 2:
+        return ()
+    known = read_by_most(read)
+    return tuple(record for record in read
+                 if record.result and differing_data(read_by(record.trial.params, record.result.hashes), known))
+
+
+def other_data(directory: Path, records: Sequence[TrialRecord], params: Mapping[str, Any],
+               hashes: Mapping[str, str]) -> str:
+    """Say that a training reads something else than most trials of a study did; empty where it does not."""
+    known, read = read_by_most(records), read_by(params, hashes)
+    for name, by in differing_data(read, known):
+        last = next(record for record in reversed(records) if record.result and read_by(
+            record.trial.params, record.result.hashes).get((name, by)) == known[name, by])
+        what = {"text": "the text of {dataset}", "base": "the model in {model}"}.get(name, "the rows of {dataset}")
+        return (f"{what.format(**params)} changed after trial {last.trial.id} of {directory} (SHA-256 "
+                f"{known[name, by][:12]} then, {read[name, by][:12]} now), so losses do not compare")
+    return ""
+
+
+def require_same_data(directory: Path, records: Sequence[TrialRecord], params: Mapping[str, Any],
+                      hashes: Mapping[str, str]) -> None:
+    """See that a training reads what most trials of a study did.
+
+    Raises:
+        StudyError: it does not.
+    """
+    if why := other_data(directory, records, params, hashes):
+        raise StudyError(f"{why}; put it back as it was, or begin anew with another --study, where a Bayesian sweep "
+                         f"learns from these trials with --prior-study {directory}")

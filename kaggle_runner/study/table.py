@@ -1,7 +1,7 @@
 """A study as text: the lines about the best trial, the base and the noise."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, FinetuneConfig
@@ -42,6 +42,9 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines += found.as_lines(metric) if found else []
     if noise is not None:
         lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of {metric}, from {noise.source}"))
+    if apart := [record.trial.id for record in snapshot.records if record not in snapshot.comparable.records]:
+        lines.append(("data", f"{_named(apart)} read other rows, another text or another model than most, so losses "
+                              f"do not compare and these are not ranked"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
     return lines
 
@@ -91,7 +94,10 @@ def _no_best(snapshot: Snapshot) -> str:
 
 def _who(one: Configuration) -> str:
     """Name the trials of a configuration, the first few of many."""
-    ids = one.runs_ids
+    return _named(one.runs_ids)
+
+
+def _named(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     return f"trial{'s' if len(ids) > 1 else ''} {', '.join(ids[:NAMED])}{more}"
 

@@ -104,7 +104,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
     optimizers = _optimizers(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     progress = _Progress(evaluations=Evaluations(metric=control.metric))
-    checkpoint = load_checkpoint(control.directory, config, control.emit)
+    checkpoint = load_checkpoint(control.directory, config, control.emit, text.sha256)
     if checkpoint is not None:
         progress = _restore(checkpoint, control.metric, model, optimizers, scaler, device)
     control.emit(Resumed(step=progress.step) if checkpoint else Attached())
@@ -162,7 +162,7 @@ def train_character_model(text: DeviceText, config: CharLMConfig, trial_id: str,
         if status is Status.PREEMPTED or control.checkpoint_is_due(progress.step, config.max_steps):
             progress.skipped_steps = int(skipped)
             save_checkpoint(control.directory, config,
-                            _checkpoint_of(progress, recent, model, optimizers, scaler, device))
+                            _checkpoint_of(progress, text.sha256, recent, model, optimizers, scaler, device))
             control.emit(Checkpointed(step=progress.step))
             phases.enter("save")
         if reason:
@@ -263,12 +263,13 @@ def _evaluate_step(model: CharModel, text: DeviceText, config: CharLMConfig, pro
     control.emit(Logged(step=progress.step, values={**scores, "tokens": progress.step * config.step_tokens}))
 
 
-def _checkpoint_of(progress: _Progress, recent: _Recent, model: CharModel, optimizers: list[torch.optim.Optimizer],
-                   scaler: torch.amp.GradScaler, device: torch.device) -> Checkpoint:
+def _checkpoint_of(progress: _Progress, text: str, recent: _Recent, model: CharModel,
+                   optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScaler,
+                   device: torch.device) -> Checkpoint:
     return Checkpoint(
         step=progress.step,
         state={"skipped_steps": progress.skipped_steps, "train_cpu_s": progress.train_cpu_s,
-               "evaluations": progress.evaluations.as_state()},
+               "evaluations": progress.evaluations.as_state(), "rows": text},
         tensors={"recent": recent.sums.cpu(), "model": model.state_dict(),
                  "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                  "scaler": scaler.state_dict(), "cpu_random": torch.get_rng_state(),

@@ -110,9 +110,9 @@ def _sink(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-def load_checkpoint(directory: Path, config: Any, emit: Notify,
+def load_checkpoint(directory: Path, config: Any, emit: Notify, rows: str = "",
                     require: Callable[[Mapping[str, Any]], None] = lambda state: None) -> Checkpoint | None:
-    """Read the newest checkpoint of a trial that can be read; none if there is none.
+    """Read the newest checkpoint of a trial that can be read; none if there is none, or it is of other `rows`.
 
     A damaged one is reported as a `Note` and the one before it is tried; so is a history that is damaged, whose rows
     nobody has any more: the trial starts over. `require` sees its state first, and may refuse it by its rows, of which
@@ -136,6 +136,9 @@ def load_checkpoint(directory: Path, config: Any, emit: Notify,
                            f"the trial goes back to the one before, or starts over"))
             continue
         require(checkpoint.state)
+        if rows and checkpoint.state.get("rows", rows) != rows:
+            emit(Note(text="what the trial is trained on has changed since its checkpoint; the trial starts over"))
+            return None
         if written_by != config_hash(config):
             raise ForeignCheckpoint(f"{path} was written by another config; delete the folder to start the trial "
                                     f"over, or restore the config")

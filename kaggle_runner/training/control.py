@@ -104,6 +104,8 @@ class Warm:
     """Facts of the data under their own names."""
     train_rows: int | None = None
     """Training rows, from which the steps of epochs follow; none where no config has epochs."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of what was read, as results have it."""
 
 
 ConfigType = TypeVar("ConfigType", contravariant=True)

@@ -173,7 +173,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
     scaler = torch.amp.GradScaler(device.type, enabled=base.compute_dtype is torch.float16)
     progress = _Progress(evaluations=Evaluations(metric=control.metric))
     best_adapter: dict[str, torch.Tensor] = {}
-    checkpoint = load_checkpoint(control.directory, config, control.emit,
+    checkpoint = load_checkpoint(control.directory, config, control.emit, "" if team.is_final else data.sha256,
                                  lambda state: team.require_rows(state.get("rows"), data.sha256))
     if checkpoint is not None:
         progress, best_adapter = _restore(checkpoint, control.metric, parameters, buffer, optimizer, scaler, device)
@@ -255,7 +255,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
         if reason:
             break
 
-    hashes = {"rows": data.sha256, "base": base.sha256}
+    hashes = {**data.hashes, "base": base.sha256}
     if status is not Status.PREEMPTED:
         buffer.release()
         if team.leads:

@@ -33,7 +33,7 @@ class WarmCharLM:
         """Load the text if it is not warm."""
         text, phases = self._prepared(config)
         return Warm(seconds_by_phase=phases.seconds, versions=versions(),
-                    notes={"symbols": text.symbols, "characters": len(text.train)})
+                    notes={"symbols": text.symbols, "characters": len(text.train)}, hashes={"text": text.sha256})
 
     def baseline(self, config: CharLMConfig) -> Mapping[str, float]:
         """Refuse: there is no untouched base."""

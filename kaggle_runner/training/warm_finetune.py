@@ -80,9 +80,9 @@ class WarmFinetune:
 
     def prepare(self, config: FinetuneConfig) -> Warm:
         """Load base and rows if they are not warm."""
-        _, data, phases = self._prepared(config)
+        base, data, phases = self._prepared(config)
         return Warm(seconds_by_phase=phases.seconds, versions=versions(), notes=data.notes,
-                    train_rows=len(data.train))
+                    train_rows=len(data.train), hashes={**data.hashes, "base": base.sha256})
 
     def baseline(self, config: FinetuneConfig) -> Mapping[str, float]:
         """Measure the untouched base."""

@@ -141,6 +141,8 @@ class Analysis:
     """What the metrics beside the study's own say of the winner."""
     asked: tuple[Asked, ...] = ()
     """What the best trials answer to some held-out rows."""
+    apart: int = 0
+    """Trials that are left out, because they read other data than most."""
 
     @property
     def best(self) -> Row | None:
@@ -183,6 +185,9 @@ def labels(analyses: Sequence[Analysis]) -> list[str]:
 
 def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     """Compute everything; any study that can be read can be analysed."""
+    apart = len(snapshot.records)
+    snapshot = snapshot.comparable
+    apart -= len(snapshot.records)
     rows = tuple(_row(record, snapshot.info.metric) for record in snapshot.records)
     axes, metric = read_axes(snapshot), snapshot.metric
     by_id = {row.id: row for row in rows}
@@ -206,7 +211,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         boundaries=tuple(limit for axis in axes if best and axis.name in best.params
                          and (limit := boundary(axis, best.params[axis.name]))),
         rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
-        others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot))
+        others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
 
 
 def _row(record: TrialRecord, metric: str) -> Row:

@@ -18,6 +18,7 @@ from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.space import lies_on, near
 from kaggle_runner.study.journal import Snapshot, Study, read_study
 from kaggle_runner.study.ranking import is_complete, value_of
+from kaggle_runner.study.scoring import READ, Read, differing_data, read_by
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.spec import SweepSpec
@@ -42,6 +43,9 @@ class Lesson:
     """It is the best of its study, by all of its seeds."""
     measured: float | None = None
     """What the trial itself came to, where `value` is the mean over further seeds too; none: as `value`."""
+
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """What it read, as results have it."""
 
     @property
     def computation(self) -> tuple[str, float]:
@@ -107,9 +111,9 @@ def _each_once(lessons: Iterable[Lesson]) -> tuple[Lesson, ...]:
     return tuple(found.values())
 
 
-def observations(lessons: Sequence[Lesson], spec: SweepSpec) -> list[Observation]:
-    """Return lessons as the search of this file learns from them."""
-    seen = [(lesson, told) for lesson in lessons if (told := _seen(lesson, spec)) is not None]
+def observations(lessons: Sequence[Lesson], spec: SweepSpec, read: Read | None = None) -> list[Observation]:
+    """Return lessons as the search of this file learns from them, which has `read` its own data, if that is known."""
+    seen = [(lesson, told) for lesson in lessons if (told := _seen(lesson, spec, read or {})) is not None]
     others = list(dict.fromkeys(lesson.study for lesson, told in seen if told.surface))
     return [replace(told, surface=others.index(lesson.study) + 1) if told.surface else told for lesson, told in seen]
 
@@ -158,6 +162,8 @@ def lessons_in(snapshot: Snapshot, records: Sequence[TrialRecord], spec: SweepSp
         found.append(Lesson(trained=config.as_dict(), value=statistics.fmean(values),
                             source=f"{snapshot.directory}: trial {name}", is_winner=record is snapshot.best,
                             measured=values[0] if len(values) > 1 else None,
+                            hashes={} if record.result is None else {
+                                name: digest for name, digest in record.result.hashes.items() if name in READ},
                             identity=identity_of(snapshot, record)))
     return found
 
@@ -167,7 +173,7 @@ def identity_of(snapshot: Snapshot, record: TrialRecord) -> str:
     return f"{snapshot.info.name} of {snapshot.info.created:.3f}: trial {record.trial.id}"
 
 
-def _seen(lesson: Lesson, spec: SweepSpec) -> Observation | None:
+def _seen(lesson: Lesson, spec: SweepSpec, read: Read) -> Observation | None:
     """Return what a training tells a sweep: where it lies, and whether the sweep would train that point alike.
 
     A number outside of the ranges stays where it is; a word that the sweep does not know makes it another surface, as
@@ -192,7 +198,7 @@ def _seen(lesson: Lesson, spec: SweepSpec) -> Observation | None:
     is_outside = not all(same_value(at[name], params[name]) for name in params)
     return Observation(params={**spec.fixed, **params}, at={**spec.fixed, **at} if is_outside else None,
                        told=Told.VALUE, value=lesson.value, measured=lesson.measured,
-                       surface=int(differs or bool(strange)),
+                       surface=int(differs or bool(strange or differing_data(read_by(values, lesson.hashes), read))),
                        is_winner=lesson.is_winner)
 
 

@@ -93,7 +93,7 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
             runners = [TrialRunner(
                 supervisor=supervisors.enter_context(Supervisor(
                     study=study, settings=settings, notify=notify, limit=memory_limit_of(environment),
-                    end_asked=lambda: ends() or search.end_asked())),
+                    repeats=(snapshot,), end_asked=lambda: ends() or search.end_asked())),
                 deadline=deadline, notify=notify, shown=(*spec.searched, "seed"), failures=failures,
                 interrupted=ending.is_set) for settings in workers]
             outcomes = run_workers(runners, search, len(trials), ending, run_twice)

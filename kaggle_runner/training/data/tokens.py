@@ -46,12 +46,19 @@ class EncodedData:
     validation: EncodedRows
     sha256: str
     """Of the rows, the tokenizer with its template, and `max_length`: equal hashes, equal tokens."""
+    rows_sha256: str = ""
+    """Of the rows alone, as they were read."""
     account: Account = field(default_factory=lambda: Account(read=0, train=0, validation=0))
     """What became of every row that was read."""
     warnings: tuple[str, ...] = ()
     """What a person should know before believing a loss."""
     notes: Mapping[str, Any]
     """Plain facts for a trial's record: source, layout, rows left out or cut, what the cache did."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Return both hashes by their names in a trial's record."""
+        return {"data": self.rows_sha256, "rows": self.sha256}
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -91,8 +98,8 @@ def encode(data: InstructionData, tokenizer: Any, config: FinetuneConfig, *, cac
                             f"{config.max_length}: {account.losses}; raise max_length, or give other rows")
     notes = {"dataset": data.source, "format": data.format, "held_out": data.held_out, "rows": account.as_dict(),
              "columns_unused": list(data.columns_unused), "token_cache": cache_note}
-    return EncodedData(train=train, validation=validation, sha256=key, account=account, notes=notes,
-                       warnings=warnings_of(data, account))
+    return EncodedData(train=train, validation=validation, sha256=key, rows_sha256=data.sha256, account=account,
+                       notes=notes, warnings=warnings_of(data, account))
 
 
 def warnings_of(data: InstructionData, account: Account) -> tuple[str, ...]:

@@ -1,0 +1,161 @@
+"""Data that changed between two sessions of a study: nothing read otherwise is compared, and all of it is said."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from kaggle_runner.cli.main import cli
+from kaggle_runner.errors import StudyError
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.run.points.prior import lessons_of, observations
+from kaggle_runner.run.search import OptunaSearch
+from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
+from kaggle_runner.study.noise import measured_noise
+from kaggle_runner.study.scoring import other_data, read_by_most
+from kaggle_runner.study.table import best_lines
+from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.sweep.spec import read_sweep
+
+SWEEP = """
+method: {method}
+metric: {{name: eval/loss, goal: minimize}}
+run_cap: {trials}
+parameters:
+  trainer: {{value: charlm}}
+  dataset: {{value: text.txt}}
+  hidden_size: {{value: 16}}
+  num_hidden_layers: {{value: 1}}
+  num_attention_heads: {{value: 1}}
+  max_tokens: {{value: 512}}
+  batch_size: {{value: 2}}
+  max_length: {{value: 16}}
+  max_eval_tokens: {{value: 256}}
+  evaluations: {{value: 2}}
+  learning_rate: {{distribution: log_uniform_values, min: 0.001, max: 0.1}}
+"""
+BEFORE, AFTER = {"rows": "a" * 64, "base": "commit:1"}, {"rows": "b" * 64, "base": "commit:2"}
+
+
+def made(directory: Path, *trials: tuple[float, Mapping[str, str]], params: Mapping[str, Any] | None = None) -> Study:
+    sweep = {"method": "bayes", "parameters": {"learning_rate": {"min": 1e-4, "max": 1e-1}}}
+    with Study.open_for_writing(directory, name="s", sweep=sweep, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        for number, (value, hashes) in enumerate(trials):
+            trial = Trial(id=f"{number:04d}", number=number,
+                          params={"dataset": "rows.jsonl", "learning_rate": 1e-3 * (number + 1), **(params or {})})
+            study.record_start(trial, {})
+            study.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=value, hashes=hashes))
+        return study
+
+
+def told(study: Snapshot, params: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    return other_data(study.directory, study.records, params, hashes)
+
+
+def test_trials_of_before_and_after_a_change_of_the_rows_are_not_ranked_together(tmp_path: Path) -> None:
+    made(tmp_path / "s", (2.0, BEFORE), (1.9, BEFORE), (2.1, BEFORE), (1.0, AFTER), (0.9, AFTER))
+    snapshot = read_study(tmp_path / "s")
+    assert [record.trial.id for record in snapshot.ranked] == ["0001", "0000", "0002"]
+    line = ("data", "trials 0003, 0004 read other rows, another text or another model than most, so losses do not "
+                    "compare and these are not ranked")
+    assert line in best_lines(snapshot)
+    shown = CliRunner().invoke(cli, ["show", str(tmp_path / "s")]).output.splitlines()
+    assert [row.split()[0] for row in shown if row[:4].isdigit()] == ["0001", "0000", "0002", "0003", "0004"]
+    analysis = analyse(snapshot)
+    assert (analysis.apart, [row.id for row in analysis.rows]) == (2, ["0000", "0001", "0002"])
+    page = CliRunner().invoke(cli, ["report", str(tmp_path / "s")])
+    assert page.exit_code == 0, page.output
+    assert "without 2 that read other data than most" in (tmp_path / "s/report/index.html").read_text()
+
+
+def test_a_confirmation_with_other_rows_neither_wins_nor_makes_noise(tmp_path: Path) -> None:
+    made(tmp_path / "s", (2.0, BEFORE), (2.1, BEFORE), (2.2, BEFORE))
+    with Study.open_for_writing(confirm_directory(tmp_path / "s"), name="c", sweep={"parameters": {}},
+                                metric="eval/loss", goal="minimize", seed=0) as study:
+        for number, (origin, seed, value) in enumerate((("0000", 43, 9.0), ("0001", 43, 1.0), ("0000", 44, 8.0))):
+            params = {**read_study(tmp_path / "s").records[int(origin)].trial.params, "seed": seed}
+            trial = Trial(id=f"{number:04d}", number=number, params=params, origin=f"trial {origin}")
+            study.record_start(trial, {})
+            study.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=value, hashes=AFTER))
+    snapshot = read_study(tmp_path / "s")
+    assert [record.trial.id for record in snapshot.ranked] == ["0000", "0001", "0002"]
+    assert measured_noise(snapshot)[0] is None
+
+
+def test_what_may_rightly_differ_is_no_change(tmp_path: Path) -> None:
+    made(tmp_path / "s", (2.0, BEFORE))
+    found = read_study(tmp_path / "s")
+    params = found.records[0].trial.params
+    assert "the rows of rows.jsonl changed after trial 0000 of" in told(found, params, AFTER)
+    assert told(found, {**params, "max_length": 77}, AFTER) == "", "other tokens were asked for"
+    assert told(found, params, {**BEFORE, "base": "commit:7"}) == "", "a hub's page changed"
+    folder = made(tmp_path / "m", (2.0, {"base": "c" * 64}), params={"model": "mine"})
+    found = read_study(folder.directory)
+    assert "the model in mine changed" in told(found, found.records[0].trial.params, {"base": "d" * 64})
+    with_data = made(tmp_path / "t", (2.0, {**BEFORE, "data": "0"}), (2.0, {**AFTER, "data": "0"}))
+    assert len(read_study(with_data.directory).ranked) == 2, "the same rows are other tokens for another library"
+
+
+def test_trials_of_another_study_with_other_rows_are_another_surface(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  dataset: {value: rows.jsonl}\n"
+        "  learning_rate: {distribution: log_uniform_values, min: 0.0001, max: 0.1}\n")
+    spec = read_sweep(tmp_path / "sweep.yaml")
+    made(tmp_path / "old", (2.0, BEFORE), (1.9, BEFORE))
+    lessons = lessons_of([tmp_path / "old"], spec)
+    assert {one.surface for one in observations(lessons, spec)} == {0}
+    for name, hashes, surface in (("same", BEFORE, 0), ("new", AFTER, 1)):
+        study = made(tmp_path / name, (2.5, hashes))
+        read = read_by_most(read_study(study.directory).records)
+        assert {one.surface for one in observations(lessons, spec, read)} == {surface}
+
+
+def test_a_search_learns_nothing_from_its_own_trials_of_other_rows(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  dataset: {value: rows.jsonl}\n"
+        "  learning_rate: {min: 0.0001, max: 0.1}\n")
+    spec = read_sweep(tmp_path / "sweep.yaml")
+    points = {}
+    for name, last in (("mixed", AFTER), ("alike", BEFORE)):
+        study = made(tmp_path / name, *((2.0 + number / 10, BEFORE) for number in range(4)), (0.1, last))
+        trial = OptunaSearch(study, spec).ask(9)
+        assert trial is not None
+        points[name] = trial.params["learning_rate"]
+    assert points["mixed"] != points["alike"]
+
+
+def test_a_changed_text_ends_a_sweep_and_its_confirmation_before_a_trial(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAGGLE_RUNNER_CACHE", "cache")
+    (tmp_path / "sweep.yaml").write_text(SWEEP.format(method="bayes", trials=2))
+    before, after = "the quick brown fox jumps. " * 200, "the lazy dog sleeps in the sun. " * 200
+    (tmp_path / "text.txt").write_text(before)
+
+    def sweep(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["sweep", "sweep.yaml", "--cpu", *arguments])
+        return result.exit_code, str(result.exception) if isinstance(result.exception, StudyError) else result.output
+
+    assert sweep("--no-confirm")[0] == 0
+    (tmp_path / "text.txt").write_text(after)
+    for arguments in (["--count", "3"], ["--confirm", "2x1"]):
+        status, error = sweep(*arguments)
+        assert status == 1
+        assert error.startswith("the text of text.txt changed after trial 0001 of studies/sweep (SHA-256 ")
+        assert error.endswith("put it back as it was, or begin anew with another --study, where a Bayesian sweep "
+                              "learns from these trials with --prior-study studies/sweep")
+    assert [record.trial.id for record in read_study(Path("studies/sweep")).records] == ["0000", "0001"]
+    status, output = sweep("--study", "other", "--prior-study", "studies/sweep", "--no-confirm")
+    assert status == 0, output
+    known = json.loads((tmp_path / "other/trials.jsonl").read_text().splitlines()[1])
+    assert {len(lesson["hashes"]["text"]) for lesson in known["lessons"]} == {64}
+    trained = CliRunner().invoke(cli, ["train", "studies/sweep", "--cpu"])
+    assert trained.exit_code == 0, trained.output
+    assert "warning: the text of text.txt changed after trial 0001 of studies/sweep" in trained.output
+    (tmp_path / "text.txt").write_text(before)
+    status, output = sweep("--count", "3", "--no-confirm")
+    assert (status, len(read_study(Path("studies/sweep")).ranked)) == (0, 3), output
