@@ -22,13 +22,14 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.claims import claims
 from kaggle_runner.run.adopt import adopt
-from kaggle_runner.run.confirm import chosen, trials_of, why_unconfirmed
+from kaggle_runner.run.confirm import chosen, open_confirmation, trials_of, why_unconfirmed
 from kaggle_runner.run.fixed_trials import left_of, run_twice
 from kaggle_runner.run.points.prior import known_of, lessons_of, observations
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.study.best_file import read_chosen
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
-from kaggle_runner.study.noise import Candidate, confirmed, stated_mean
+from kaggle_runner.study.noise import Candidate, confirmed, measured_noise, stated_mean
+from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.sweep.study_settings import OFF, Confirm, arrange
@@ -236,6 +237,30 @@ def test_a_confirmation_of_an_earlier_version_with_other_seeds_for_each_is_told_
     assert [(one.trial.id, one.further, one.mean) for one in found.candidates] == [
         ("0000", (1.3,), 1.3), ("0001", (1.4,), 1.4)]
     assert not any("each met other seeds" in text for _, text in found.as_lines("eval/loss"))
+
+
+@pytest.mark.parametrize("left", ["", '{"event": "stu', '{"event": "session"}\n'])
+def test_a_confirmation_whose_journal_is_cut_blocks_nothing_and_begins_anew(left: str, tmp_path: Path) -> None:
+    study, said = tmp_path / "s", list[str]()
+    study_with(study, [1.00, 1.01], [[1.3, 1.3], [1.1, 1.1]])
+    journal = confirm_directory(study) / "trials.jsonl"
+    journal.write_text(left)
+    (confirm_directory(study) / "trials" / "0000").mkdir(parents=True, exist_ok=True)
+    snapshot = read_study(study)
+    assert [record.trial.id for record in snapshot.ranked] == ["0000", "0001"]
+    assert CliRunner().invoke(cli, ["show", str(study)]).exit_code == 0
+    with open_confirmation(snapshot, THREE, lambda event: said.append(getattr(event, "text", ""))) as opened:
+        assert opened is not None
+        assert len(opened[1]) == 4
+    assert said[0].endswith("does not say what it confirms, so it begins anew; it is kept as confirmation.damaged-1")
+    assert (study / "confirmation.damaged-1/trials/0000").is_dir()
+
+
+def test_what_stands_beside_a_mean_is_how_far_that_mean_can_be_trusted(tmp_path: Path) -> None:
+    snapshot = study_with(tmp_path / "s", [1.00, 1.02, 1.03], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
+    noise, lines = measured_noise(snapshot)[0], best_lines(snapshot)
+    assert f" +- {noise.deviation / 3 ** 0.5:.2g} (mean of 3 seeds)" in dict(lines[:1])["best"]
+    assert dict(lines)["noise"].startswith(f"{noise.deviation:.4f} standard deviation of one trial's eval/loss, from")
 
 
 def test_a_confirmation_that_finds_nothing_says_why(tmp_path: Path) -> None:

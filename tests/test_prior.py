@@ -377,6 +377,17 @@ def test_what_teaches_nothing_is_refused_in_a_line(options: Mapping[str, Any], c
         begin_with(spec, order(directory, **given), lambda event: None)
 
 
+def test_what_a_configuration_to_start_with_holds_otherwise_is_said_in_a_line(tmp_path: Path) -> None:
+    sweep, start, said = tmp_path / "sweep.yaml", tmp_path / "start.yaml", list[str]()
+    sweep.write_text("method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+                     "  max_steps: {value: 100}\n  weight_decay: {value: 1.0e-2}\n  lora_alpha: {value: 2 * lora_r}\n"
+                     "  columns: {value: {prompt: a, completion: b}}\n  lora_r: {values: [4, 8]}\n")
+    start.write_text("lora_r: 8\nmax_steps: 200\nweight_decay: 1e-2\nlora_alpha: 99\nseed: 42\nlora_dropout: 0.3\n"
+                     "columns: {prompt: a, completion: b}\n")
+    assert read_start(start, read_sweep(sweep), said.append) == {"lora_r": 8}
+    assert said == ["--start: trials have the sweep's own max_steps 100, not 200; lora_dropout 0.05, not 0.3"]
+
+
 def test_a_configuration_to_start_with_is_a_plain_file_or_a_sweep_file_of_fixed_values(tmp_path: Path) -> None:
     spec = read_sweep(write(tmp_path))
     best = tmp_path / "best.yaml"

@@ -19,7 +19,8 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.fixed_trials import left_of, run_trials
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, confirm_directory, read_study
+from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
+from kaggle_runner.study.near import has_begun
 from kaggle_runner.study.noise import came_to, confirmed, confirming_name
 from kaggle_runner.study.ranking import OF_TRIAL, Ranked, seed_of
 from kaggle_runner.study.trial import Trial
@@ -96,6 +97,11 @@ def open_confirmation(snapshot: Snapshot, confirm: Confirm,
     trials = trials_of(configurations, confirm)
     directory = confirm_directory(snapshot.directory)
     begun = _begun(directory)
+    if begun is None and directory.exists():
+        aside = next(path for number in itertools.count(1)
+                     if not (path := directory.with_name(f"{directory.name}.damaged-{number}")).exists())
+        directory.rename(aside)
+        notify(Note(text=f"{directory} does not say what it confirms, so it begins anew; it is kept as {aside.name}"))
     if begun and not all(record.trial.origin.startswith(OF_TRIAL) for record in begun.records):
         begun = None  # a tuning plan's, which is refused below
     trials = _numbered(trials, begun)
@@ -129,7 +135,7 @@ def _begun(directory: Path) -> Snapshot | None:
     Raises:
         StudyError: it cannot be read.
     """
-    return read_study(directory) if (directory / JOURNAL).is_file() else None
+    return read_study(directory) if has_begun(directory) else None
 
 
 def _numbered(trials: Sequence[Trial], begun: Snapshot | None) -> list[Trial]:

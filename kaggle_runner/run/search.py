@@ -183,7 +183,7 @@ class Search(ABC):
             return False
         if is_last:
             self._end = (f"after {len(self._results)} trials another one is expected to improve {self._spec.metric} "
-                         f"by {expected.gain * expected.unit:.2g}, under a quarter of the noise of "
+                         f"by {expected.gain * expected.unit:.2g}, under a quarter of the scatter that its model sees, "
                          f"{expected.noise * expected.unit:.2g}; --no-early-end goes on")
         return True
 

@@ -31,7 +31,7 @@ from kaggle_runner.metrics import Evaluations, Goal, Metric
 from kaggle_runner.study.lock import StudyLock, is_held, this_process, typed_command
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import confirm_directory as confirm_directory
-from kaggle_runner.study.near import refuse_foreign_folder, refuse_trials_without_journal, way_to_a_study
+from kaggle_runner.study.near import has_begun, refuse_foreign_folder, refuse_trials_without_journal, way_to_a_study
 from kaggle_runner.study.ranking import Ranked, rank
 from kaggle_runner.study.scoring import on_other_data
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
@@ -329,7 +329,7 @@ def confirming(directory: Path, info: StudyInfo) -> tuple[TrialRecord, ...]:
         StudyError: it is damaged.
     """
     beside = confirm_directory(directory)
-    found = read_study(beside) if (beside / JOURNAL).is_file() else None
+    found = read_study(beside) if has_begun(beside) else None
     return found.records if found and (found.info.metric, found.info.goal) == (info.metric, info.goal) else ()
 
 

@@ -4,6 +4,7 @@ import fnmatch
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
+from kaggle_runner.files import json_lines
 
 JOURNAL = "trials.jsonl"
 STUDIES, LAB = "studies", "hyperparameter_tuning"
@@ -60,6 +61,11 @@ def refuse_foreign_folder(directory: Path) -> None:
         shown = ", ".join(strange[:3]) + (" and more" if len(strange) > 3 else "")
         raise StudyError(f"cannot use {directory} as a study: it is a folder with other files ({shown}); choose a new "
                          f"one with --study, such as --study {directory / 'study'}")
+
+
+def has_begun(directory: Path) -> bool:
+    """Say whether a folder has a study's journal with its first line: a full disk, or a kill, may leave less."""
+    return next(json_lines(directory / JOURNAL), {}).get("event") == "study"
 
 
 def refuse_trials_without_journal(directory: Path) -> None:

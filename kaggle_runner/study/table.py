@@ -31,7 +31,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", _no_best(snapshot)))
     else:
         one = best_configuration(snapshot, best)
-        doubt = "" if noise is None else f" +- {noise.deviation:.2g}"
+        doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g}"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
         lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
                               f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
@@ -41,7 +41,8 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         found = confirmed(snapshot)
         lines += found.as_lines(metric) if found else []
     if noise is not None:
-        lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of {metric}, from {noise.source}"))
+        lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of one trial's {metric}, from "
+                               f"{noise.source}"))
     if apart := [record.trial.id for record in snapshot.records if record not in snapshot.comparable.records]:
         lines.append(("data", f"{_named(apart)} read other rows, another text or another model than most, so losses "
                               f"do not compare and these are not ranked"))

@@ -3,12 +3,13 @@
 The file itself stays what it was in `SweepSpec.raw`; `SweepSpec.for_wandb` is what W&B gets of it.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -231,10 +232,11 @@ def read_configuration(path: Path, config_type: type | None = None, metrics: Seq
     return _checked_plain(path, raw, found, config_type, metrics)
 
 
-def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
+def read_start(path: Path, spec: SweepSpec, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Read the configuration that a sweep is to start with: `name: value` lines, or a sweep file of fixed values.
 
-    Returns what the sweep searches, checked beside what it holds fixed; the rest of the file says nothing here.
+    Returns what the sweep searches, checked beside what it holds fixed; `tell` is told what else of the file the sweep
+    has otherwise.
 
     Raises:
         SweepError: the file is missing or has problems, or names nothing that is searched.
@@ -250,8 +252,8 @@ def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
         raise SweepError(str(path), [f"trainer: is {spelled(trainer)}, but {spec.source} trains with {spec.trainer}; "
                                      f"give a configuration of that trainer"])
     fields = field_types(TRAINERS[spec.trainer])
-    fixed = {name: entry for name, entry in flat_entries(found, fixed, fields).items()
-             if name in spec.searched or name not in fields}
+    given = flat_entries(found, fixed, fields)
+    fixed = {name: entry for name, entry in given.items() if name in spec.searched or name not in fields}
     fixed |= {name: {"value": value} for name, value in spec.fixed.items()}
     check = _checked if is_sweep else _checked_plain
     read = check(path, {"method": "grid", "parameters": fixed}, found, TRAINERS[spec.trainer], (spec.metric,))
@@ -259,7 +261,21 @@ def read_start(path: Path, spec: SweepSpec) -> dict[str, Any]:
     if not start:
         raise SweepError(str(path), [f"parameters: names nothing that {spec.source} searches "
                                      f"({', '.join(spec.searched)}); name one of these with a value"])
+    own = {**TRAINERS[spec.trainer]().as_dict(), **spec.fixed}
+    others = [f"{name} {spelled(own[name])}, not {spelled(entry['value'])}" for name, entry in given.items()
+              if name in own and name not in (*spec.searched, *spec.tied) and not _is_same(own[name], entry["value"])]
+    if others:
+        tell(f"--start: trials have the sweep's own {'; '.join(others)}")
     return start
+
+
+def _is_same(own: Any, given: Any) -> bool:
+    """Compare a hyperparameter with what a file says, which may spell it otherwise."""
+    if isinstance(own, tuple | list):
+        return list(own) == ([f"{key}={name}" for key, name in given.items()] if isinstance(given, Mapping) else given)
+    with contextlib.suppress(TypeError, ValueError):
+        return float(own) == float(given)
+    return str(own) == str(given)
 
 
 def _checked_plain(path: Path, raw: dict[str, Any], found: Findings, config_type: type | None,

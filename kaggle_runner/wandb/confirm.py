@@ -22,7 +22,8 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.confirm import run_confirmation, why_unconfirmed
-from kaggle_runner.study.journal import JOURNAL, Snapshot, confirm_directory, confirming, read_study
+from kaggle_runner.study.journal import Snapshot, confirm_directory, confirming, read_study
+from kaggle_runner.study.near import has_begun
 from kaggle_runner.study.noise import Confirmed, confirmed
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.sweep.spec import SweepSpec
@@ -91,7 +92,7 @@ def _params(spec: SweepSpec, config: Mapping[str, Any]) -> dict[str, Any]:
 def _log_runs(snapshot: Snapshot, sweep: RemoteSweep, environment: Environment) -> str:
     """Log the finished trainings that W&B does not have; return why one could not be, if so."""
     directory = confirm_directory(snapshot.directory)
-    if not (directory / JOURNAL).is_file():
+    if not has_begun(directory):
         return ""
     study = read_study(directory)
     connect(environment)

@@ -96,7 +96,7 @@ def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents
     asked, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
     order = HereOrder(agents=agents, confirm=asked, entity=entity, project=project, local=SweepOrder(
         directory=directory, count=trials, seed=seed, deadline=find_deadline(deadline, environment, os.environ),
-        prior_studies=prior_studies, start=read_start(start, spec) if start else None, adopts=adopt,
+        prior_studies=prior_studies, start=read_start(start, spec, complain) if start else None, adopts=adopt,
         stops_early=not no_early_end))
     warn_of_no_page()
     with display(typed_command()) as notify:
