@@ -279,10 +279,10 @@ def without_imports(source: bytes) -> bytes:
     """Drop what Python source imports for its types alone, where `without_types` has left nothing that reads it."""
     lines, tree = source.split(b"\n"), ast.parse(source)
     for node in tree.body:
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse:
             lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module in ("collections.abc", "typing"):
+        if isinstance(node, ast.ImportFrom):
             text = b"\n".join(lines)
             kept = [ast.unparse(one) for one in node.names
                     if len(re.findall(rf"\b{one.asname or one.name}\b".encode(), text)) > 1]

@@ -331,7 +331,7 @@ class Supervisor:
                     return event
                 if isinstance(event, Logged | Attached | Resumed):
                     patience_s, training = self.patience.step_s, True
-                if isinstance(event, DataRead):
+                if isinstance(event, DataRead) and isinstance(request, MeasureBase | Prepare | Train):
                     for found in (self.study.snapshot(), *self.repeats):
                         require_same_data(found.directory, found.records, request.config, event.hashes)
                 if isinstance(event, RowsCounted):

@@ -170,7 +170,7 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     own_NA = np.concatenate([tried_TA[teaches], _places(space, [o for o in prior if not o.surface])])
     leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA)), kind="stable")[:3]]
     is_listed = space.count is not None and space.count <= MOST_LISTED
-    found: tuple[np.ndarray, float] | None = None
+    chosen: tuple[np.ndarray, float] | None = None
     for apart in (SAME_SHARE, LITTLE_APART):
         if is_listed:
             candidates = np.array(list(space.every_point()))
@@ -187,12 +187,12 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
         scores = judge.score(candidates)
         best = int(np.argmax(scores))
         gain = float(np.exp(scores[best]))
-        if found is None or gain >= HOPELESS * found[1]:
-            found = candidates[best], gain if found is None else found[1]
+        if chosen is None or gain >= HOPELESS * chosen[1]:
+            chosen = candidates[best], gain if chosen is None else chosen[1]
         if is_listed or gain >= LITTLE_SHARE * process.noise:
             break
-    return found and NextPoint(places=tuple(map(float, found[0])), gain=found[1], noise=process.noise,
-                               unit=process.unit)
+    return chosen and NextPoint(places=tuple(map(float, chosen[0])), gain=chosen[1], noise=process.noise,
+                                unit=process.unit)
 
 
 class _Judge:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.events import Note, Notify
+from kaggle_runner.events import Notify
 from kaggle_runner.files import json_lines
 from kaggle_runner.study.journal import JOURNAL
 from kaggle_runner.sweep.spec import SweepSpec
@@ -38,21 +38,10 @@ def join_shared(shared: SharedOrder, spec: SweepSpec, seed: int | None, known: "
         StudyError: the database or its study cannot be used; says why.
     """
     require_whole()
-    from kaggle_runner.run.shared.address import read_address
-    from kaggle_runner.run.shared.checkpoints import require_shelf
-    from kaggle_runner.run.shared.database import Database
-    from kaggle_runner.run.shared.record import DEFAULT_LEASE_S, SharedRecord
+    from kaggle_runner.run.shared.record import join
 
-    if shared.checkpoints is not None:
-        require_shelf(shared.checkpoints)
-    record = SharedRecord.join(Database(read_address(shared.address), notify=notify), spec, seed,
-                               shared.lease_s or DEFAULT_LEASE_S)
-    if known is not None:
-        record.database.patiently(lambda: record.add_known({**known.as_event()}))
-        record.database.rest()
-    notify(Note(text=f"sharing the study {record.info.name!r} in {record.database.address.shown}; without a sign of "
-                     f"life for {record.lease_s:g} s a machine's trial is given to another one"))
-    return record
+    return join(shared.address, spec, seed, known.as_event() if known else None, notify, lease_s=shared.lease_s,
+                checkpoints=shared.checkpoints)
 
 
 def require_whole() -> None:

@@ -22,7 +22,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from kaggle_runner.errors import StudyError
+from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.optuna_journal import shown_as, shown_value
+from kaggle_runner.run.shared.address import read_address
+from kaggle_runner.run.shared.checkpoints import require_shelf
 from kaggle_runner.run.shared.database import Database
 from kaggle_runner.run.shared.tables import STUDIES, TRIALS, now
 from kaggle_runner.study.journal import Snapshot, StudyInfo, changed_keys
@@ -333,3 +336,21 @@ class SharedRecord:
 
 def _row_of(connection: Any, study: int) -> Any:
     return connection.execute(STUDIES.select().where(STUDIES.c.study == study)).first()
+
+
+def join(address: str, spec: SweepSpec, seed: int | None, known: Mapping[str, Any] | None, notify: Notify, *,
+         lease_s: float | None, checkpoints: Path | None) -> SharedRecord:
+    """Make or join the study at an address, and add what is `known` before its first trial.
+
+    Raises:
+        StudyError: the database, its study or the folder of the checkpoints cannot be used; says why.
+    """
+    if checkpoints is not None:
+        require_shelf(checkpoints)
+    record = SharedRecord.join(Database(read_address(address), notify=notify), spec, seed, lease_s or DEFAULT_LEASE_S)
+    if known is not None:
+        record.database.patiently(lambda: record.add_known({**known}))
+        record.database.rest()
+    notify(Note(text=f"sharing the study {record.info.name!r} in {record.database.address.shown}; without a sign of "
+                     f"life for {record.lease_s:g} s a machine's trial is given to another one"))
+    return record
