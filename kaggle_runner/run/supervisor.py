@@ -331,7 +331,8 @@ class Supervisor:
                     return event
                 if isinstance(event, Logged | Attached | Resumed):
                     patience_s, training = self.patience.step_s, True
-                if isinstance(event, DataRead) and isinstance(request, MeasureBase | Prepare | Train):
+                if isinstance(event, DataRead) and isinstance(request, MeasureBase | Prepare | Train) \
+                        and not self.shares:  # a final training says itself what it cannot go on with
                     for found in (self.study.snapshot(), *self.repeats):
                         require_same_data(found.directory, found.records, request.config, event.hashes)
                 if isinstance(event, RowsCounted):
