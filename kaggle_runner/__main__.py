@@ -1,5 +1,6 @@
 """`python -m kaggle_runner`, and the `kaggle-runner` command: the same."""
 
+import faulthandler
 import os
 import sys
 from typing import NoReturn
@@ -10,6 +11,7 @@ from kaggle_runner.errors import INTERRUPTED
 def main() -> NoReturn:
     """Run the command line; a Ctrl-C before anything was begun is one line too."""
     _open_what_is_closed()
+    faulthandler.enable()  # a package that crashes as it is imported leaves at least its name
     try:
         from kaggle_runner.cli import main as run
 

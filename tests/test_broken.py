@@ -3,14 +3,23 @@
 import importlib
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kaggle_runner.errors import MachineFault
 from kaggle_runner.events import Prepare
-from kaggle_runner.machine.broken import HIDDEN_VARIABLE, find_broken
+from kaggle_runner.kernel.command import CommandEnd, run_command
+from kaggle_runner.machine.broken import HIDDEN_VARIABLE, find_broken, find_crash
+from kaggle_runner.run.supervisor import Supervisor
+from kaggle_runner.run.worker_process import WorkerSettings
+from kaggle_runner.study.journal import Study
+from kaggle_runner.study.trial import Trial
 
 REPOSITORY = Path(__file__).parent.parent
 SYMBOL = "raise ImportError('lib.so: undefined symbol: _ZN3c10')"
@@ -99,3 +108,109 @@ def test_a_command_starts_again_without_what_nothing_needs(tmp_path):
         "warning: hqq cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10), and nothing uses it: the "
         "command starts again without it",
         "error: wandb cannot be imported (OSError: no); run: pip install --force-reinstall wandb"]
+
+
+CRASH = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
+
+
+def crash_of(folder, code="import peft", status=-signal.SIGSEGV, environ=None):
+    """Run code in a process of its own that finds the stand-ins of a folder, and take what the fault handler said."""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
+                         env={**os.environ, "PYTHONPATH": str(folder), "PYTHONFAULTHANDLER": "1"})
+    assert ran.returncode == status, ran.stderr
+    return find_crash(ran.stderr, ran.returncode, environ or {})
+
+
+@pytest.mark.parametrize(("files", "name", "why", "is_needed"), [
+    ({"torchao.py": CRASH}, "torchao", "SIGSEGV", False),
+    ({"torchao.py": "import hqq", "hqq.py": "import ctypes\nctypes.string_at(0)"}, "hqq", "SIGSEGV", False),
+    ({"torchao.py": "import hqq", "hqq/__init__.py": "from hqq import sub", "hqq/sub.py": "import os\nos.abort()"},
+     "hqq", "SIGABRT", False),
+    ({"torchao.py": "import regex", "regex.py": CRASH.replace("SEGV", "ILL")}, "regex", "SIGILL", True),
+    ({"peft.py": CRASH.replace("SEGV", "FPE")}, "peft", "SIGFPE", True),
+])
+def test_a_package_that_crashes_the_process_as_it_is_imported_is_named(tmp_path, monkeypatch, files, name, why,
+                                                                       is_needed):
+    lay(tmp_path, {"peft.py": "import torchao"} | files)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = crash_of(tmp_path, status=-signal.Signals[why])
+    assert (found.name, found.is_needed) == (name, is_needed)
+    assert found.why == f"{name} cannot be imported (it crashes: {why})"
+    hidden = found.hidden_in({})
+    assert crash_of(tmp_path, status=-signal.Signals[why], environ=hidden).is_needed, "it was hidden, and came back"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_module_of_another_build_that_crashes_in_its_first_line_of_c_is_named(tmp_path, monkeypatch):
+    """It has no line of its own; who imports it may be what everything needs."""
+    (tmp_path / "hqq.c").write_text("void *PyInit_hqq(void) { *(volatile int *)0 = 1; return 0; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "hqq.abi3.so", tmp_path / "hqq.c"], check=True)
+    lay(tmp_path, {"peft.py": "try:\n    from hqq import Quantized\nexcept ImportError:\n    pass"})
+    monkeypatch.syspath_prepend(tmp_path)
+    found = crash_of(tmp_path)
+    assert (found.name, found.is_needed) == ("hqq", False)
+
+
+@pytest.mark.parametrize("code", ["import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",
+                                  "import torchao\ntorchao.train()", "import os\nos._exit(139)"])
+def test_a_crash_that_is_not_at_an_import_of_others_is_no_package(tmp_path, monkeypatch, code):
+    lay(tmp_path, {"torchao.py": "def train():\n    import os, signal\n    os.kill(os.getpid(), signal.SIGSEGV)"})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert crash_of(tmp_path, code, 139 if "_exit" in code else -signal.SIGSEGV) is None
+
+
+def test_folders_that_lie_in_each_other_give_the_name_of_the_package(tmp_path, monkeypatch):
+    """As site-packages lies in the folder of Python's own modules."""
+    lay(tmp_path, {"site-packages/hqq.py": "def broken(:", "site-packages/peft.py": "import hqq"})
+    monkeypatch.delitem(sys.modules, "peft", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path, str(tmp_path / "site-packages")])
+    with pytest.raises(SyntaxError, match="invalid syntax") as raised:
+        importlib.import_module("peft")
+    assert find_broken(raised.value).name == "hqq"
+
+
+@pytest.mark.parametrize(("files", "why"), [
+    ({"torch/__init__.py": "try:\n    import hqq\nexcept ModuleNotFoundError:\n    import no_such_thing",
+      "hqq.py": CRASH},
+     "torch cannot be imported, because no_such_thing is not installed; run: pip install no_such_thing"),
+    ({"torch/__init__.py": CRASH},
+     "torch cannot be imported (it crashes: SIGSEGV); run: pip install --force-reinstall torch"),
+])
+def test_a_worker_that_crashes_at_an_import_is_replaced_or_its_session_ends_with_the_name(tmp_path, monkeypatch, files,
+                                                                                          why):
+    lay(tmp_path / "packages", files)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'packages'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv(HIDDEN_VARIABLE, "{}")
+    monkeypatch.setitem(sys.modules, "hqq", None)
+    notes = []
+    with Study.open_for_writing(tmp_path / "study", name="a", sweep={"method": "bayes"}, metric="eval/loss",
+                                goal="minimize", seed=0) as study, Supervisor(
+            study=study, notify=notes.append,
+            settings=WorkerSettings(log=tmp_path / "worker.log", cache_directory=tmp_path, threads=1)) as supervisor:
+        trial = Trial(id="0000", number=0, params={"trainer": "charlm"})
+        with pytest.raises(MachineFault, match=re.escape(why)):
+            supervisor.run(trial)
+    hides = "hqq.py" in files
+    assert [note.text for note in notes] == [
+        "hqq cannot be imported (it crashes: SIGSEGV), and nothing uses it: the worker starts again without it"][:hides]
+    assert ("hqq" in os.environ[HIDDEN_VARIABLE]) == hides
+
+
+def test_a_kernels_command_that_crashes_at_an_import_runs_again_or_says_why(tmp_path, monkeypatch, capfd):
+    """What only the report needs is hidden too: its session's work is worth as much."""
+    lay(tmp_path, {"matplotlib/__init__.py": "import PIL", "PIL.py": CRASH, "wandb.py": CRASH,
+                   "kaggle_runner/__init__.py": "", "kaggle_runner/__main__.py":
+                   "import os, sys, json\nhidden = json.loads(os.environ.get('KAGGLE_RUNNER_HIDDEN', '{}'))\n"
+                   "sys.modules.update(dict.fromkeys(hidden))\n"
+                   "try:\n    __import__(sys.argv[1])\nexcept ImportError as error:\n    print(error)\n"})
+    monkeypatch.syspath_prepend(tmp_path)
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    assert run_command(["matplotlib"], tmp_path, environ) == CommandEnd(exit_status=0)
+    said = capfd.readouterr()
+    assert said.out == "import of PIL halted; None in sys.modules\n"
+    assert re.search(r"^warning: PIL .*cannot be imported \(it crashes: SIGSEGV\), and only the report uses it: the "
+                     r"command starts again without it$", said.err, re.MULTILINE), said.err
+    assert run_command(["wandb"], tmp_path, environ) == CommandEnd(
+        exit_status=139,
+        reason="wandb cannot be imported (it crashes: SIGSEGV); run: pip install --force-reinstall wandb")

@@ -52,6 +52,13 @@ def test_any_answer_is_the_internet_also_where_another_server_is_silent(refusing
     require_internet({"one": silent, "another": refusing}, "kaggle", answer_s=1.0, pause_s=0.0, neutral=())
 
 
+@pytest.mark.timeout(60)
+def test_a_silent_server_is_not_waited_for_when_another_has_answered(refusing, silent):
+    require_internet({"one": silent, "another": refusing}, "kaggle", answer_s=3600, pause_s=0.0, neutral=())
+    with pytest.raises(HostError, match=f"no answer from {closed()[:17]}.*, while {refusing} answers; wait until"):
+        require_internet({"one": closed()}, "kaggle", answer_s=3600, pause_s=0.0, neutral=(silent, refusing))
+
+
 @pytest.mark.parametrize(("names", "message"), [
     (["the hub"], r"HF_ENDPOINT is CLOSED, and no answer comes from there \(.*refused.*\), while OPEN answers; correct "
                   r"it, or unset it for https://huggingface\.co"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.files import FACTS_VARIABLE
 from kaggle_runner.kernel.command import CommandEnd, reason_of, run_command
 from kaggle_runner.kernel.main import continue_study
 from kaggle_runner.kernel.result import Session, describe_session
@@ -153,3 +155,32 @@ def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):
     assert (failed["verdict"], failed["exit_status"], failed["reason"]) == ("failed", 137, "killed")
     assert "is damaged" in failed["studies"]["study"]["error"]
     json.dumps(failed)
+
+
+@pytest.mark.parametrize(("package", "text", "why"), [
+    ("PIL", "raise ImportError('lib.so: undefined symbol: jpeg')", "ImportError: lib.so: undefined symbol: jpeg"),
+    ("matplotlib", "raise SystemExit('needs a screen')", "SystemExit: needs a screen"),
+])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_page_that_a_broken_package_costs_is_lost_with_the_reason(tmp_path, package, text, why, hidden):
+    """Also where the package was hidden, from a process that did not need it."""
+    (tmp_path / "packages" / package).mkdir(parents=True)
+    (tmp_path / "packages" / package / "__init__.py").write_text(text + "\n")
+    study = write_study(tmp_path / "study", trials=[0])
+    code = ("import sys\nfrom pathlib import Path\n"
+            "from kaggle_runner.cli.shared import print_study, tell_launcher\n"
+            "from kaggle_runner.machine.broken import find_broken, hide_packages\n"
+            f"if {hidden}:\n    try:\n        import matplotlib\n    except (ImportError, SystemExit) as error:\n"
+            "        find_broken(error).hide_from_children()\n    hide_packages()\n"
+            "from kaggle_runner.study.journal import read_study\n"
+            f"assert print_study(read_study(Path({str(study)!r})), 'done') is None\ntell_launcher('done', 0)\n")
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path / "packages", REPOSITORY))),
+               FACTS_VARIABLE: str(tmp_path / "facts.json")}
+    ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stderr
+    assert re.fullmatch(rf"no page was written: {package}( [\d.]+)? cannot be imported \({re.escape(why)}\); run: pip "
+                        rf"install --force-reinstall (pillow|{package})\n", ran.stderr), ran.stderr
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    session = Session(arguments=[], environment=detect({}, tmp_path), started=time.time(), working=tmp_path)
+    result = describe_session(session, CommandEnd(exit_status=0), facts)
+    assert (result["lost"], result["reason"]) == ([ran.stderr.strip()], "done")

@@ -228,6 +228,19 @@ def test_a_full_disk_leaves_the_result_of_before_as_it_was_and_says_so(tmp_path)
                      r"is of an earlier start\nno gpu: .*[^)]$", ran.stderr), ran.stderr
 
 
+@pytest.mark.parametrize(("limit", "what"), [(0, "No usable temporary directory found in"), (100, "File too large")])
+def test_a_disk_without_room_for_the_package_is_a_verdict_in_one_line(tmp_path, detect_script, limit, what):
+    script = FULL.replace("100", str(limit)) + detect_script
+    reason = rf"this session cannot begin: \[Errno \d+\] {what}.*; mend that, and start it again"
+    inside = run_script(script, tmp_path, on_kaggle=True)
+    assert inside.returncode == 0, "so that Kaggle keeps what there is"
+    assert re.fullmatch(r"error: cannot write .*/result\.json: File too large; the session has no verdict but the next "
+                        rf"line\nfailed: {reason}\n", inside.stderr), inside.stderr
+    assert list((tmp_path / "kaggle" / "working").iterdir()) == [], "nothing is half written"
+    outside = run_script(script, tmp_path)
+    assert (outside.returncode, bool(re.fullmatch(rf"error: {reason}\n", outside.stderr))) == (1, True), outside.stderr
+
+
 def test_a_second_start_beside_a_running_one_leaves_its_result_alone(tmp_path, detect_script):
     import fcntl
 

@@ -16,8 +16,8 @@ from kaggle_runner.errors import WorkerError
 from kaggle_runner.machine.gpu import GIB
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.memory.predict import CPU
-from kaggle_runner.run.supervisor import Supervisor, Unfinished, WorkerPatience
-from kaggle_runner.run.worker_process import WorkerProcess, WorkerSettings, system_oom_kills
+from kaggle_runner.run.supervisor import Supervisor, Unfinished
+from kaggle_runner.run.worker_process import WorkerPatience, WorkerProcess, WorkerSettings, system_oom_kills
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial
 from tests.conftest import is_running, wait_for

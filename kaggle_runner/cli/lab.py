@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from kaggle_runner.cli.look import require_pictures
 from kaggle_runner.cli.params import GivenPath, StudyPath, SweepFile
 from kaggle_runner.cli.shared import (
     continuing,
     detect_here,
     directory_of,
     refuse_among_rows,
-    require_pictures,
     tell_launcher,
     typed_command,
 )

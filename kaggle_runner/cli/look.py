@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kaggle_runner.cli.params import GivenPath, StudyText, SweepFile
-from kaggle_runner.cli.shared import detect_here, keep_best, print_best, print_next, require_pictures
+from kaggle_runner.cli.shared import PAGE_PACKAGES, detect_here, keep_best, missing, print_best, print_next, require
 from kaggle_runner.cli.table import trial_table
 from kaggle_runner.cli.words import as_typed, command, complain, flowing, has_colours, say, width_of
 from kaggle_runner.errors import INTERRUPTED
@@ -20,6 +20,8 @@ from kaggle_runner.study.what_next import leading_to
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 from kaggle_runner.wording import how_many
 
+NOTEBOOK_PACKAGES = ("ipykernel", "pandas")
+"""What only the run of a report's notebook needs."""
 FETCH_EVERY_S = 60.0
 """Seconds between two readings of a watched sweep from W&B; each of them asks for every run."""
 _BEGIN, _END = "\1", "\2"
@@ -134,6 +136,18 @@ def report(studies: tuple[str, ...], out: Path | None, open_page: bool, watch: b
                 click.launch(str(page))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def require_pictures() -> None:
+    """See, before a command's work, that what draws its results can be imported.
+
+    Raises:
+        MissingPackages: some of it is not.
+    """
+    require(PAGE_PACKAGES, "report")
+    if absent := missing(NOTEBOOK_PACKAGES):
+        complain(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
+                 f"run: pip install 'kaggle_runner[report]'")
 
 
 def _is_sweep(text: str) -> bool:

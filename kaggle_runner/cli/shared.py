@@ -17,6 +17,7 @@ from kaggle_runner.cli.params import GivenPath, StudyPath
 from kaggle_runner.cli.words import as_typed, command, complain, say, width_of
 from kaggle_runner.errors import INTERRUPTED, MissingPackages, StudyError
 from kaggle_runner.files import FACTS_VARIABLE
+from kaggle_runner.machine.broken import OF_REPORTS, find_broken
 
 if TYPE_CHECKING:
     from kaggle_runner.machine.environment import Environment
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
     from kaggle_runner.sweep.spec import SweepSpec
     from kaggle_runner.sweep.study_settings import Confirm
 
-PAGE_PACKAGES = ("numpy", "plotly", "matplotlib", "nbformat", "nbclient")
+PAGE_PACKAGES = ("numpy", *OF_REPORTS)
 """What draws a study; imported when its trials are done."""
-NOTEBOOK_PACKAGES = ("ipykernel", "pandas")
-"""What only the run of a report's notebook needs."""
 
 
 def positive(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -177,26 +176,17 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     try:
         from kaggle_runner.report.png import draw_overview
         from kaggle_runner.report.write import write_page
-    except Exception as error:  # a package is missing or broken; what was asked for is done and recorded
-        click.echo(f"no page was written: {error}", err=True)
+    except (Exception, SystemExit) as error:  # a package is missing or broken; what was asked for is done and recorded
+        broken = find_broken(error)
+        lost = f"no page was written: {broken.text if broken else error}"
+        click.echo(lost, err=True)
+        _tell_launcher(lost=[lost])
         return None
     page = write_page([snapshot.directory])
     picture = page.with_name("overview.png")
     draw_overview(snapshot, picture)
     click.echo(f"picture  {as_typed(picture)}")
     return page
-
-
-def require_pictures() -> None:
-    """See, before a command's work, that what draws its results can be imported.
-
-    Raises:
-        MissingPackages: some of it is not.
-    """
-    require(PAGE_PACKAGES, "report")
-    if absent := missing(NOTEBOOK_PACKAGES):
-        complain(f"warning: {', '.join(absent)} not installed: the report's notebook will not be run; "
-                 f"run: pip install 'kaggle_runner[report]'")
 
 
 def warn_of_no_page() -> None:
@@ -274,11 +264,15 @@ def print_page(page: Path | None) -> None:
 
 
 def tell_launcher(reason: str, exit_status: int) -> None:
-    """Tell a launcher, where one started this process, why the session ended: into the file that it named."""
-    path = os.environ.get(FACTS_VARIABLE)
-    if path:
-        ended = {0: "done", INTERRUPTED: "unfinished"}.get(exit_status, "gave up")
-        Path(path).write_text(json.dumps({"reason": reason, "ended": ended}) + "\n")
+    """Tell a launcher, where one started this process, why the session ended."""
+    _tell_launcher(reason=reason, ended={0: "done", INTERRUPTED: "unfinished"}.get(exit_status, "gave up"))
+
+
+def _tell_launcher(**facts: Any) -> None:
+    """Add to the file that a launcher has named, if one has."""
+    if path := os.environ.get(FACTS_VARIABLE):
+        known = json.loads(Path(path).read_text()) if Path(path).is_file() else {}
+        Path(path).write_text(json.dumps(known | facts) + "\n")
 
 
 def keep_best(snapshot: "Snapshot") -> None:

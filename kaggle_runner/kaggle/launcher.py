@@ -99,19 +99,30 @@ def kaggle_runner_launch():
 
         return run(KAGGLE_RUNNER_ARGUMENTS, KAGGLE_RUNNER_SETTINGS, KAGGLE_RUNNER_FILES)
     except BaseException as error:
+        reason = str(error).removeprefix("error: ")
+        if isinstance(error, OSError):
+            reason = f"this session cannot begin: {{error}}; mend that, and start it again"
+            if not on_kaggle:
+                raise SystemExit(f"error: {{reason}}") from None
         if not on_kaggle:
             raise
+        if not isinstance(error, (OSError, SystemExit)):
+            traceback.print_exc()
+            reason = f"{{type(error).__name__}}: {{error}}"
         # Kaggle keeps no file of a script that fails, so the truth goes into result.json and the status is 0.
-        traceback.print_exc()
-        reason = str(error) if isinstance(error, SystemExit) else f"{{type(error).__name__}}: {{error}}"
-        working = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working")
-        path = os.path.join(working, "result.json")
+        path = os.path.join(os.environ.get("KAGGLE_RUNNER_ROOT", "/"), "kaggle", "working", "result.json")
+        place = f"  ({{path}})"
         try:
             with open(path + ".new", "w") as file:
-                json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason.removeprefix("error: ")}}, file)
+                json.dump({{"verdict": "failed", "exit_status": 1, "reason": reason}}, file)
             os.replace(path + ".new", path)
         except OSError as full:
-            print(f"error: cannot write {{path}}: {{full.strerror}}; the session has no verdict")
+            print(f"error: cannot write {{path}}: {{full.strerror}}; the session has no verdict but the next line",
+                  file=sys.stderr)
+            place = ""
+            if os.path.exists(path + ".new"):
+                os.unlink(path + ".new")
+        print(f"failed: {{reason}}{{place}}", file=sys.stderr)
         return 0
 
 

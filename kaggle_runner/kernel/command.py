@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.machine.broken import OF_REPORTS, find_crash
 from kaggle_runner.machine.keys import redact
 
 GRACE_S = 120.0
@@ -37,12 +38,13 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
 
     SIGTERM and an interrupt are handed to it, with time to close. So is a SIGTERM at the Unix time `stop_at`, for a
     command that does not keep its own deadline. One that was asked and had no say, because it still imported or did not
-    close in time, was interrupted as any other.
+    close in time, was interrupted as any other. One that crashes at the import of what it can do without runs again.
     """
-    process = subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=working, env=dict(environ),
+    environ = {**environ, "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=working, env=environ,
                                text=True, errors="replace", stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    last_lines: deque[str] = deque(maxlen=200)
+    last_lines: deque[str] = deque(maxlen=1000)
     readers = [threading.Thread(target=_pass_on, args=(stream, sink, secrets, kept), daemon=True)
                for stream, sink, kept in ((process.stdout, sys.stdout, None), (process.stderr, sys.stderr, last_lines))]
     for reader in readers:
@@ -65,6 +67,11 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
         name = signal.Signals(-status).name
         if name in asked:
             return CommandEnd(exit_status=INTERRUPTED, reason=f"ended by {name}; what it had recorded is kept")
+        if broken := find_crash("\n".join(last_lines), status, environ, OF_REPORTS):
+            if broken.is_needed:
+                return CommandEnd(exit_status=128 - status, reason=broken.text)
+            print(f"warning: {broken.as_hidden}: the command starts again without it", file=sys.stderr, flush=True)
+            return run_command(arguments, working, broken.hidden_in(environ), secrets, stop_at=stop_at)
         killed = ", as a machine does when its memory is full" if name == "SIGKILL" else ""
         return CommandEnd(exit_status=128 - status, reason=f"the command was ended by {name}{killed}")
     return CommandEnd(exit_status=status, reason=reason_of(last_lines) if status else "")

@@ -1,13 +1,16 @@
-"""Packages that break as they are imported: which one it is, whether anything here needs it, and hiding it.
+"""Packages that break or crash as they are imported: which one it is, whether anything needs it, and hiding it.
 
 Images hold packages that were built for another torch or numpy, and our libraries import what they merely find. One
 that nothing here needs is hidden: the process starts again as if it were not installed.
 """
 
 import functools
+import itertools
 import json
+import linecache
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +22,12 @@ HIDDEN_VARIABLE = "KAGGLE_RUNNER_HIDDEN"
 """What is hidden from a process and its children, as JSON: name of the module -> why."""
 OF_TRAINING = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 """Only what these say that they require is needed by what imports one of them."""
+OF_REPORTS = ("plotly", "matplotlib", "nbformat", "nbclient")
+"""What draws a report, without which a session's work is worth as much."""
+DUMP = "Fatal Python error: "
+"""How what Python's fault handler writes begins, where PYTHONFAULTHANDLER is set."""
+_AND = ", and "
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +55,24 @@ class BrokenPackage:
             version = f" {importlib.metadata.version(_distribution_of(self.name))}"
         except importlib.metadata.PackageNotFoundError:
             version = ""
-        return f"{self.name}{version}{self.why.removeprefix(self.name)}, and nothing uses it".replace(";", ",")
+        user = "only the report" if _is_required(self.name, OF_REPORTS) else "nothing"
+        return f"{self.name}{version}{self.why.removeprefix(self.name)}{_AND}{user} uses it".replace(";", ",")
 
     def hide(self) -> NoReturn:
         """Start this process again, with its own arguments, as if the package were not installed."""
-        hidden = json.dumps(_hidden() | {self.name: self.as_hidden})
+        self.hide_from_children()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, HIDDEN_VARIABLE: hidden})
+        os.execve(sys.executable, sys.orig_argv, os.environ)
+
+    def hidden_in(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment in which it is hidden too."""
+        return {**environ, HIDDEN_VARIABLE: json.dumps(_hidden(environ) | {self.name: self.as_hidden})}
+
+    def hide_from_children(self) -> None:
+        """Hide it from the processes that this one will start, and from this one where it was not imported yet."""
+        os.environ.update(self.hidden_in(os.environ))
+        sys.modules.setdefault(self.name, None)  # type: ignore[arg-type]
 
 
 def hide_packages() -> list[str]:
@@ -79,10 +98,13 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
     else:
         return None
     root, importer = lacking.split(".")[0], (imported or [""])[-1]
+    if root and (hidden := _hidden().get(root)):
+        return BrokenPackage(name=root, why=hidden.rpartition(_AND)[0], is_needed=True,
+                             way_out=f"--force-reinstall {_distribution_of(root)}")
     name = _blamed(each) or importer or root
     outermost = next((package for link in chain for package, _ in _frames(link)), name)
     needed = name in _hidden() or _is_required(name, {outermost, *OF_TRAINING})
-    if root and root == lacking and root not in _hidden():
+    if root and root == lacking:
         ours = root == name
         return BrokenPackage(
             name=name, is_needed=ours or needed, way_out="'kaggle_runner[local]'" if ours else root,
@@ -92,12 +114,45 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
                          way_out=f"--force-reinstall {_distribution_of(name)}")
 
 
+def find_crash(said: str, status: int, environ: Mapping[str, str],
+               extras: Collection[str] = ()) -> BrokenPackage | None:
+    """Name the package whose import crashed a child process of ours; none where that is not how it ended.
+
+    `said` ends with what the fault handler wrote to its stderr, `status` is its exit status, `environ` its environment.
+    What only the `extras` require, packages without which the process can do its work, is not needed.
+    """
+    dumps = re.findall(r"^Current thread .*\n((?:  File .*\n?)+)", said.rpartition(DUMP)[2], re.MULTILINE)
+    if -status not in _CRASHES or not dumps:
+        return None
+    calls = re.findall(r'^  File "(.*)", line (\S+) in (.*)$', dumps[-1], re.MULTILINE)
+    code = [call for call in calls if not call[0].startswith("<frozen importlib")]
+    name = ""
+    if code and code[0] != calls[0]:  # Python's loader was at work: what it loads has no line of its own yet
+        found = re.match(r"\s*(?:from|import) +(\w+)", linecache.getline(code[0][0], int(code[0][1])))
+        name = found[1] if found and found[1] not in sys.stdlib_module_names else ""
+    callers = itertools.takewhile(lambda call: call[0] != "kaggle_runner",
+                                  ((_package_at(path), scope) for path, _, scope in code))
+    frames = [(package, scope) for package, scope in callers if package and package not in sys.stdlib_module_names]
+    name = name or next((package for package, scope in frames if scope == "<module>"), "")
+    if not name:
+        return None
+    users = {frames[-1][0] if frames else name, *OF_TRAINING} - set(extras)
+    return BrokenPackage(name=name, why=f"{name} cannot be imported (it crashes: {signal.Signals(-status).name})",
+                         is_needed=name in _hidden(environ) or _is_required(name, users),
+                         way_out=f"--force-reinstall {_distribution_of(name)}")
+
+
+def _package_at(file: str) -> str:
+    """Return the package that a file belongs to, empty for one that cannot be imported; folders lie in each other."""
+    path = Path(file)
+    folders = [folder for folder in sys.path if folder and path.is_relative_to(folder)]
+    return path.relative_to(max(folders, key=len)).parts[0].split(".")[0] if folders else ""
+
+
 def _blamed(error: BaseException) -> str:
     """Name a module that never began to run, so that no frame is its own: it does not load, or its source is bad."""
     if isinstance(error, SyntaxError) and error.filename:
-        path = Path(error.filename)
-        inside = [path.relative_to(folder).parts[0] for folder in sys.path if folder and path.is_relative_to(folder)]
-        return inside[0].split(".")[0] if inside else ""
+        return _package_at(error.filename)
     if isinstance(error, ImportError) and error.path and not str(error).startswith("cannot import name"):
         return (error.name or "").split(".")[0]
     return ""
@@ -159,8 +214,8 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def _hidden() -> dict[str, str]:
+def _hidden(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     try:
-        return {str(name): str(why) for name, why in json.loads(os.environ.get(HIDDEN_VARIABLE) or "{}").items()}
+        return {str(name): str(why) for name, why in json.loads(environ.get(HIDDEN_VARIABLE) or "{}").items()}
     except (ValueError, AttributeError):  # somebody else's
         return {}

@@ -7,7 +7,7 @@ from kaggle_runner.errors import KaggleRunnerError, MachineFault, StudyError
 ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EIO, errno.ESTALE)
 """What the system calls its disk being full, over a quota or a limit, without handles, read-only, broken, gone."""
 WORDS = ("no space left on device", "disk quota exceeded", "too many open files", "read-only file system",
-         "input/output error", "stale file handle", "file too large")
+         "input/output error", "stale file handle", "file too large", "no usable temporary directory")
 """The same in the words of the C library, as libraries that have their own errors repeat them."""
 
 

@@ -8,7 +8,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kaggle_runner.errors import HostError, NoInternet
 
@@ -55,15 +55,15 @@ def require_internet(servers: Mapping[str, str], host: str, *, answer_s: float =
             none of the servers does.
         NoInternet: nothing answered at all; says how to turn the internet on.
     """
-    given, silent = {}, _silent(servers.values(), answer_s)
+    named = {name: address for name, address in servers.items() if name in SERVERS and address != SERVERS[name][1]}
+    given, silent = {}, _silent(servers.values(), answer_s, named.values())
     for again in (True, False):
-        given = {name: address for name, address in servers.items()
-                 if address in silent and name in SERVERS and address != SERVERS[name][1]}
+        given = {name: address for name, address in named.items() if address in silent}
         if not silent or (len(silent) < len(set(servers.values())) and not given):
             return
         if again:
             time.sleep(pause_s)
-            silent = _silent(silent, answer_s)
+            silent = _silent(silent, answer_s, named.values())
     others = [address for address in (*servers.values(), *neutral) if address not in silent]
     down = _silent(others, answer_s)
     answering = next((address for address in others if address not in down), "")
@@ -83,21 +83,26 @@ def require_internet(servers: Mapping[str, str], host: str, *, answer_s: float =
                     f"run the same command again")
 
 
-def _silent(addresses: Iterable[str], answer_s: float) -> dict[str, str]:
-    """Return the servers that did not answer, and why. Threads, because a look-up of a name cannot be cut short."""
+def _silent(addresses: Iterable[str], answer_s: float, needed: Collection[str] = ()) -> dict[str, str]:
+    """Return the servers that did not answer, and why; when one has, only those that are `needed` are waited for.
+
+    Threads, because a look-up of a name cannot be cut short.
+    """
     answers: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     silent = dict.fromkeys(addresses, f"nothing in {answer_s:g} s")
     for address in silent:
         threading.Thread(target=lambda address=address: answers.put((address, _ask(address, answer_s))),
                          daemon=True).start()
-    until = time.monotonic() + answer_s
+    until, waiting, is_answered = time.monotonic() + answer_s, set(silent), False
     with contextlib.suppress(queue.Empty):
-        for _ in tuple(silent):
+        while waiting.intersection(needed) if is_answered else waiting:
             address, reason = answers.get(timeout=max(0.0, until - time.monotonic()))
+            waiting.discard(address)
             if reason:
                 silent[address] = reason
             else:
                 del silent[address]
+                is_answered = True
     return silent
 
 

@@ -114,8 +114,7 @@ class Supervisor:
     def measure_baseline(self, config: Config) -> float | None:
         """Measure the untouched base, load it if need be, record all of it in the study, and return its metric.
 
-        None for a model that is trained from nothing, where models are searched, and where the study has it: then only
-        what the config names is loaded.
+        None for a model that is trained from nothing, where models are searched and where the study has it.
 
         Raises:
             StudyError: that is not what the study's trials read.
@@ -311,17 +310,27 @@ class Supervisor:
             WorkerError: it gave no sign of life for too long.
             Unfinished: somebody wished for an end, and no trial of it had begun.
         """
+        try:
+            return self._ask(request, follow)
+        except WorkerDied as error:
+            broken = error.broken
+            if broken is None and (error.out_of_memory or not speaks_of_the_machine(str(error))):
+                raise
+            if broken is None or broken.is_needed:
+                raise MachineFault(broken.text) if broken else fault(error) from error
+            self._drop_worker()
+            self.notify(Note(text=f"{broken.as_hidden}: the worker starts again without it"))
+            broken.hide_from_children()
+        return self._converse(request, follow)
+
+    def _ask(self, request: Request, follow: Notify) -> Event:
+        """Do so with one worker."""
         self.start()
         assert self._worker is not None
         self._worker.send(request)
         patience_s, heard, asked, training = self.patience.loading_s, time.monotonic(), None, False
         while True:
-            try:
-                event = self._worker.receive(POLL_S)
-            except WorkerDied as error:
-                if speaks_of_the_machine(str(error)) and not error.out_of_memory:
-                    raise fault(error) from error
-                raise
+            event = self._worker.receive(POLL_S)
             now = time.monotonic()
             if event is not None:
                 heard = now
@@ -331,8 +340,7 @@ class Supervisor:
                     return event
                 if isinstance(event, Logged | Attached | Resumed):
                     patience_s, training = self.patience.step_s, True
-                if isinstance(event, DataRead) and isinstance(request, MeasureBase | Prepare | Train) \
-                        and not self.shares:  # a final training says itself what it cannot go on with
+                if isinstance(event, DataRead) and isinstance(request, MeasureBase | Prepare | Train):
                     for found in (self.study.snapshot(), *self.repeats):
                         require_same_data(found.directory, found.records, request.config, event.hashes)
                 if isinstance(event, RowsCounted):
@@ -359,8 +367,7 @@ class Supervisor:
     def _drop_worker(self) -> None:
         if self._worker is not None:
             self._worker.kill()
-            self._worker.close()
-            self._worker = None
+            self.close()
 
 
 @dataclass
@@ -379,9 +386,8 @@ class _Progress:
         self.evaluations = self.evaluations.with_row(row)
 
     def failed(self, trial: Trial, reason: str, kind: str, **notes: Any) -> TrialResult:
-        return dataclasses.replace(
-            _failure(trial, reason), steps=self.steps, tokens=self.tokens, notes={"kind": kind, **notes},
-            **self.evaluations.facts)
+        return dataclasses.replace(_failure(trial, reason), steps=self.steps, tokens=self.tokens,
+                                   notes={"kind": kind, **notes}, **self.evaluations.facts)
 
 
 def _unfinished(trial: Trial, end_asked: str | None, reason: str) -> TrialResult:

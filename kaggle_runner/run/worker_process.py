@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kaggle_runner.errors import WorkerError
 from kaggle_runner.events import Event, Request
+from kaggle_runner.machine.broken import DUMP, BrokenPackage, find_crash
 from kaggle_runner.run.child import ChildProcess, package_path
 
 STOP_GRACE_S = 5.0
@@ -63,10 +64,13 @@ class WorkerSettings:
 class WorkerDied(WorkerError):
     """The worker process ended without being asked to."""
 
-    def __init__(self, exit_status: int, last_lines: str, killed_for_memory: bool) -> None:
+    def __init__(self, exit_status: int, last_lines: str, killed_for_memory: bool,
+                 broken: BrokenPackage | None = None) -> None:
         self.worker_status = exit_status
         """Of the worker; that of the command stays 1, as for every error."""
         self.out_of_memory = killed_for_memory or speaks_of_memory(last_lines)
+        self.broken = None if self.out_of_memory else broken
+        """The package whose import it crashed at."""
         how = f"killed by {signal.Signals(-exit_status).name}" if exit_status < 0 else f"exit status {exit_status}"
         if killed_for_memory:
             how += ", most likely by the system for its memory"
@@ -125,17 +129,22 @@ class WorkerProcess:
         self._child.kill()
 
     def last_lines(self, count: int = 3) -> str:
-        """Return the last lines that this worker printed, joined."""
+        """Return the last lines that this worker printed, joined; of a crash what it was, without where."""
+        said, dump, crash = self._printed().rpartition(DUMP)
+        lines = [line.strip() for line in [*said.splitlines(), *(dump + crash).splitlines()[:1 if dump else None]]]
+        return " | ".join([line for line in lines if line][-count:])
+
+    def _printed(self) -> str:
         with open(self._settings.log, "rb") as file:
             file.seek(self._log_start)
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        return " | ".join(lines[-count:])
+            return file.read().decode(errors="replace")
 
     def _died(self) -> WorkerDied:
         status = self._child.wait(STOP_GRACE_S)
         killed_for_memory = status == -signal.SIGKILL and (
             self._oom_kills is None or system_oom_kills() != self._oom_kills)
-        return WorkerDied(status, self.last_lines(), killed_for_memory)
+        return WorkerDied(status, self.last_lines(), killed_for_memory,
+                          find_crash(self._printed(), status, os.environ))
 
 
 def speaks_of_memory(text: str) -> bool:
@@ -173,6 +182,7 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
         # bfloat16 on a CPU: kernels made for a shape take a megabyte each, and micro-batches have many shapes
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": package_path(os.environ),
     }
     if settings.offline:
