@@ -90,6 +90,24 @@ def test_too_many_requests_are_no_missing_network(without_a_token, with_a_token)
                             rf"some minutes and .*{STORE}; or mount", answers[f"limited {kind}"])
 
 
+def test_how_long_the_client_waits_by_itself_is_told(tmp_path):
+    answers = ask(tmp_path, """
+import os
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import http_backoff
+from kaggle_runner.training.hub import HubWaits
+
+HubWaits(lambda note: print(f"note: {note.text}"))
+try:
+    http_backoff("HEAD", os.environ["HF_ENDPOINT"] + "/crowded/thing", max_retries=1)
+except HfHubHTTPError as error:
+    print(f"status: {error.response.status_code}")
+""")
+    assert answers["status"] == "429"
+    assert re.fullmatch(rf"the hub takes no more requests from here for now, HTTP 429: its client asks again in 6 s; a "
+                        rf"token has a limit of its own: {STORE}", answers["note"]), answers
+
+
 def test_a_name_that_is_not_there_looks_like_a_private_one(without_a_token, with_a_token):
     assert re.fullmatch(rf"ModelError: the hub has no model 'missing/thing' that you may read; correct the name, or if "
                         rf"it is private, {STORE}", without_a_token["missing model"])

@@ -64,6 +64,7 @@ from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.metrics import Metric
 from kaggle_runner.run.worker_process import TEAM_VARIABLE, speaks_of_memory
 from kaggle_runner.training.control import Alone, Control, NotFinite, Trainer, Warm
+from kaggle_runner.training.hub import HubWaits
 
 if TYPE_CHECKING:
     from kaggle_runner.run.final.followers import Followers
@@ -320,6 +321,7 @@ def main() -> None:
             refuse(NO_TORCH, read_request(line))
         return
     torch.set_num_threads(int(os.environ.get("KAGGLE_RUNNER_THREADS", str(torch.get_num_threads()))))
+    HubWaits(emit)
     team = os.environ.get(TEAM_VARIABLE)
     worker = Worker(emit, Path(os.environ["KAGGLE_RUNNER_CACHE"]), None if team is None else json.loads(team),
                     start_without)

@@ -5,9 +5,12 @@ the name; the answer itself is further down the chain of exceptions.
 """
 
 import contextlib
+import logging
+import re
 from collections.abc import Iterator
 
 from kaggle_runner.errors import DataError, ModelError
+from kaggle_runner.events import Note, Notify
 
 STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner secret put huggingface"
 GATED_DATASET = "is a gated dataset"
@@ -18,6 +21,27 @@ LOST = {"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "ProxyErro
 """Names of errors of HTTP clients and of Python that a network brings up, whatever wraps them."""
 OFFLINE = "(OfflineModeIsEnabled)"
 """What `datasets` says where it may not ask. Source: datasets/load.py, 4.0 and 5.1."""
+TOLD_S = 5.0
+"""Seconds of waiting that are told."""
+
+
+class HubWaits(logging.Handler):
+    """Tells how long the hub's client waits by itself when the hub takes no more requests: its windows have minutes.
+
+    Source: huggingface_hub/utils/_http.py, 1.11 and 1.32.
+    """
+
+    def __init__(self, notify: Notify) -> None:
+        super().__init__()
+        self._notify = notify
+        logging.getLogger("huggingface_hub").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell of a wait; other lines of the client are left to its log."""
+        found = re.match(r"Rate limited\. Waiting ([\d.]+)s", record.getMessage())
+        if found and float(found[1]) > TOLD_S:
+            self._notify(Note(text=f"the hub takes no more requests from here for now, HTTP 429: its client asks again "
+                                   f"in {float(found[1]):.0f} s; a token has a limit of its own: {STORE}"))
 
 
 def require_revision(dataset: str, revision: str) -> None:

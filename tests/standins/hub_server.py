@@ -5,6 +5,7 @@ many reasons, and the reason in a header or nowhere.
 
 * `gated`: 401 without a token, 403 with one, `X-Error-Code: GatedRepo`, and the hub's own sentence.
 * `limited`: 429. The client tries again by itself, as long as the `RateLimit` header says.
+* `crowded`: as `limited`, and it says to wait 5 s.
 * `missing`: 401 without a token, 404 with one, `X-Error-Code: RepoNotFound`: a private one looks the same.
 * `stale`: 401 for a token that was revoked, and no code.
 * `walled`: 403 without a code or a reason, as from what stands before the hub.
@@ -49,6 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
             "gated": (403 if with_token else 401, {"X-Error-Code": "GatedRepo",
                                                    "X-Error-Message": RESTRICTED.format(name=name)}),
             "limited": (429, {"RateLimit": '"resolvers";r=0;t=0'}),
+            "crowded": (429, {"RateLimit": '"resolvers";r=0;t=5'}),
             "missing": (404 if with_token else 401, {"X-Error-Code": "RepoNotFound"}),
             "stale": (401, {}),
             "walled": (403, {}),
