@@ -13,7 +13,15 @@ import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
-from kaggle_runner.kaggle.launcher import Launch, build_launcher, narrow, package_files, without_types, without_words
+from kaggle_runner.kaggle.launcher import (
+    Launch,
+    build_launcher,
+    narrow,
+    package_files,
+    without_types,
+    without_uncalled,
+    without_words,
+)
 from kaggle_runner.kernel.packages import NEEDS
 from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
@@ -118,6 +126,16 @@ def test_types_of_functions_are_left_out_and_those_of_classes_stay():
 
 """
     assert without_types(source.encode()).decode() == stripped
+
+
+def test_functions_that_nothing_names_are_left_out_with_what_only_they_call():
+    files = {"a.py": b"def used():\n  return kept()\n\n\ndef kept():\n  pass\n\n\n@click\ndef decorated():\n  pass\n",
+             "b.py": b"from a import used\nX = {'by_name': used}\n\n\ndef alone():\n  return only_there()\n\n\n"
+                     b"def only_there():\n  pass\n\n\ndef by_name():\n  pass\n\n\ndef __getattr__(name):\n  pass\n",
+             "page.js": b"alone only_there"}
+    left = without_uncalled(files)
+    assert left == {**files, "b.py": files["b.py"].replace(b"def alone():\n  return only_there()", b"\n")
+                    .replace(b"def only_there():\n  pass", b"\n")}
 
 
 def test_a_level_is_one_space_and_strings_stay_as_they_are():

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,8 +216,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files(command: str = "sweep") -> dict[str, bytes]:
     """Read what of this package a command needs on a kernel: name in the archive -> content, in order of the names.
 
-    Docstrings, comments, the types of functions, their imports and most of the indentation are left out, a third of the
-    whole; line numbers stay, so that tracebacks point at the right line.
+    Docstrings, comments, the types of functions, their imports, most of the indentation and what only other commands
+    call are left out, a third of the whole; line numbers stay, so that tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
     left_out = {*LEFT_OUT, *NOT_FOR.get(command, (*OF_MODELS, *OF_FINALS))}
@@ -233,7 +234,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
             elif path.suffix == ".css":
                 content = b" ".join(re.sub(rb"(?s)/\*.*?\*/", b"", content).split())
             files[f"{root.name}/{inside.as_posix()}"] = content
-    return files
+    return without_uncalled(files)
 
 
 def without_words(source: bytes) -> bytes:
@@ -257,6 +258,29 @@ def without_words(source: bytes) -> bytes:
             lines[first] = before + b'""' + after if is_all else b""
             lines[first + 1:last + 1] = [b""] * (last - first)
     return b"\n".join(lines)
+
+
+def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Drop the functions of modules whose names stand nowhere else in the Python files; all else stays where it is.
+
+    What only those call goes with them. A name in a text counts, and what is decorated is somebody's.
+    """
+    files = dict(files)
+    while True:
+        code = {name: content for name, content in files.items() if name.endswith(".py")}
+        times = Counter(word for content in code.values() for word in re.findall(rb"\w+", content))
+        dropped = False
+        for name, content in code.items():
+            alone = {word for word in re.findall(rb"(?m)^def (\w+)", content) if times[word] == 1}
+            lines = content.split(b"\n")
+            for node in ast.parse(content).body if alone else ():
+                if isinstance(node, ast.FunctionDef) and node.name.encode() in alone and not node.decorator_list \
+                        and not node.name.startswith("__") and node.end_lineno:
+                    lines[node.lineno - 1:node.end_lineno] = [b""] * (node.end_lineno - node.lineno + 1)
+                    dropped = True
+            files[name] = b"\n".join(lines)
+        if not dropped:
+            return files
 
 
 def without_types(source: bytes) -> bytes:
