@@ -1,10 +1,12 @@
 """A search that several machines share in a database: a real PostgreSQL, from a package, on loopback."""
 
+import contextlib
 import dataclasses
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +44,15 @@ parameters:
   lora_r: {{values: [8, 16, 32]}}
   learning_rate: {{values: [1.0e-4, 1.0e-3]}}
 """
+
+
+def answer_as_a_web_server(server: socket.socket) -> None:
+    """Say that it was no request, to whoever comes, until the server is closed."""
+    with contextlib.suppress(OSError):
+        while True:
+            with server.accept()[0] as connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +254,43 @@ class TestBadInput:
             assert Database(read_address(url.replace(str(server.port), str(way.port)))).storage is not None
         finally:
             way.close()
+
+    @pytest.mark.parametrize(("driver", "text", "said"), [
+        ("psycopg2", None, "psycopg2 is not installed; run: pip install psycopg2-binary"),
+        ("psycopg2", "import psycopg2._psycopg", "psycopg2 cannot be imported (No module named 'psycopg2._psycopg'; "
+                                                 "'psycopg2' is not a package); run: pip install --force-reinstall "
+                                                 "psycopg2-binary"),
+        ("psycopg", "raise ImportError('no pq wrapper available.\\nAttempts made:')",
+         "psycopg cannot be imported (no pq wrapper available.); run: pip install --force-reinstall 'psycopg[binary]'"),
+    ])
+    def test_a_driver_that_cannot_be_imported_is_named_with_what_installs_it(self, tmp_path, monkeypatch, driver, text,
+                                                                             said):
+        if text:
+            (tmp_path / f"{driver}.py").write_text(text + "\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, driver, raising=False)
+        with pytest.raises(StudyError, match=re.escape(f"the database's driver {said}")):
+            Database(read_address(f"postgresql+{driver}://u:secret@h/d"))
+
+    @pytest.mark.parametrize("kind", ["postgresql+asyncpg", "postgresql+pg8000", "mysql+mysqldb", "mysql+psycopg"])
+    def test_a_driver_that_is_none_of_ours_is_refused_by_its_name(self, kind):
+        kind, driver = kind.split("+")
+        with pytest.raises(StudyError, match=f"names the driver {driver}, which is not made for this; write {kind}://"):
+            read_address(f"{kind}+{driver}://u:secret@h/d")
+
+    @pytest.mark.parametrize(("address", "said"), [
+        ("postgresql://u:secret@/d?host=/nowhere",
+         "on socket .*No such file.*; check the socket's folder, the port in its name, and that the server runs"),
+        ("postgresql://u:secret@%2Fnowhere/d", r"; the folder of a socket stands behind the \?: postgresql://user@/data"),
+        ("mysql://u:secret@h/d?unix_socket=/nowhere", "No such file or directory.*; check the files that the address"),
+        ("postgresql://u:secret@127.0.0.1:PORT/d", "; check host and port: another program answers there"),
+    ])
+    def test_a_socket_that_is_not_there_and_a_server_of_another_kind(self, address, said):
+        with socket.create_server(("127.0.0.1", 0)) as web:
+            threading.Thread(target=answer_as_a_web_server, args=(web,), daemon=True).start()
+            with pytest.raises(StudyError, match=said) as caught:
+                Database(read_address(address.replace("PORT", str(web.getsockname()[1]))))
+        assert ("secret" in str(caught.value), "\n" in str(caught.value)) == (False, False)
 
     def test_an_unknown_host(self):
         with pytest.raises(StudyError, match=r"no-such-host\.invalid.*check the name of the host"):

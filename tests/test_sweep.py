@@ -497,6 +497,9 @@ PARAMETERS = {
     "bounded normal": ("weight_decay: {distribution: normal, mu: 0.1, sigma: 0.01, max: 1.0}",
                        "parameters.weight_decay.max: normal takes mu and sigma; a normal has no bounds, use mu and "
                        "sigma"),
+    "normal between bounds": ("weight_decay: {distribution: q_normal, mu: 0.1, min: 0.0, max: 1.0}",
+                              "parameters.weight_decay: q_normal takes mu, sigma and q, not min and max; a normal "
+                              "has no bounds, use mu and sigma"),
     "value and values": ("lora_r: {value: 8, values: [8, 16]}", "parameters.lora_r.values: constant takes value; leave "
                                                                "it out"),
     "q alone": ("lora_r: {q: 8}", "parameters.lora_r: q without a distribution; add distribution: normal, q_uniform or "

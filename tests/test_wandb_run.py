@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kaggle_runner.errors import HostError, WandbError
 from kaggle_runner.machine.gpu import Gpu
@@ -66,6 +67,12 @@ def test_each_ending_has_its_exit_code(result: TrialResult, stopped: bool, code:
         ("!wandb agent https://wandb.ai/them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
         ("wandb agent 'them/theirs/ab12cd34'", ["them/theirs/ab12cd34"]),
         ('"https://wandb.ai/them/theirs/sweeps/ab12cd34"', ["them/theirs/ab12cd34"]),
+        ("wandb agent --count 3 them/theirs/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("wandb agent https://wandb.ai/them/theirs/sweeps/ab12cd34 --count=3 -e me", ["them/theirs/ab12cd34"]),
+        ("!wandb agent -p theirs --entity them 'ab12cd34'", ["them/theirs/ab12cd34"]),
+        ("wandb agent -e them theirs/ab12cd34 -e them", ["them/theirs/ab12cd34"]),
+        ("wandb agent --project theirs ab12cd34", ["me/theirs/ab12cd34"]),
+        ("wandb agent theirs/ab12cd34", ["me/theirs/ab12cd34"]),
         ("wandb agent ab12cd34", ["me/kaggle_runner/ab12cd34", "me/uncategorized/ab12cd34"]),
     ],
 )
@@ -83,7 +90,8 @@ def test_a_sweep_has_several_addresses(address: str, paths: list[str], monkeypat
 
 
 @pytest.mark.parametrize("address", ["", "a/b/c/d", "two words", "https://wandb.ai/them/theirs/runs/ab12cd34",
-                                     "wandb agent --count 3 a/b/ab12cd34", "wandb sync a/b/ab12cd34"])
+                                     "wandb agent --count a/b/ab12cd34", "wandb sync a/b/ab12cd34",
+                                     "wandb agent --count 3", "wandb agent -e them ab12cd34"])
 def test_what_is_no_address_of_a_sweep_is_refused(address: str) -> None:
     from kaggle_runner.sweep.address import is_address
     from kaggle_runner.wandb.sweep import sweep_paths
@@ -91,6 +99,17 @@ def test_what_is_no_address_of_a_sweep_is_refused(address: str) -> None:
     assert not is_address(address)
     with pytest.raises(WandbError, match="is no address of a sweep; give entity/project/id"):
         sweep_paths(address, lambda: "me")
+
+
+def test_the_count_of_a_whole_line_is_taken_up_and_checked() -> None:
+    from kaggle_runner.cli.main import cli
+    from kaggle_runner.sweep.address import options_of
+
+    assert options_of("wandb agent -p b --count 3 ab12cd34") == {"project": "b", "count": "3"}
+    assert options_of("ab12cd34 --count 3") == {}
+    refused = CliRunner().invoke(cli, ["agent", "wandb agent --count 0 a/b/ab12cd34"])
+    assert refused.exit_code == 2
+    assert "--count: must be a number above 0, got '0'" in refused.output
 
 
 def gpu(index: int) -> Gpu:

@@ -116,10 +116,15 @@ def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study
     from kaggle_runner.machine.deadline import find_deadline
     from kaggle_runner.machine.internet import require_internet, servers_of
     from kaggle_runner.machine.keys import require_key
-    from kaggle_runner.sweep.address import plain_address, require_address
+    from kaggle_runner.sweep.address import options_of, plain_address, require_address
 
     sweep_id = plain_address(" ".join(words))
     require_address(sweep_id)
+    in_line = options_of(" ".join(words)).get("count")
+    if in_line and count is None:
+        if not in_line.isdecimal() or not int(in_line):
+            raise click.BadParameter(f"must be a number above 0, got {in_line!r}", param_hint="--count")
+        count = int(in_line)
     environment = detect_here().for_training(cpu_only=cpu)
     end = find_deadline(deadline, environment, os.environ)
     require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client

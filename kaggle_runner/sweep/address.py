@@ -10,13 +10,29 @@ FORMS = ("ID, PROJECT/ID, ENTITY/PROJECT/ID, the URL of its page or its line `wa
          "letters and digits")
 
 
+_LINE = re.compile(r"[!$%\s]*(?:python3? -m )?wandb agent\s+(?=\S)")
+_OPTION = re.compile(r"(?<!\S)(?:--(count|project|entity)|-([pe]))(?:\s+|=)(\S+)(?!\S)")
+
+
+def options_of(text: str) -> dict[str, str]:
+    """Return what a whole line `wandb agent ...` says besides its sweep: `count`, `project` and `entity`."""
+    found = _OPTION.findall(text) if _LINE.match(text) else []
+    return {long or {"p": "project", "e": "entity"}[short]: value for long, short, value in found}
+
+
 def plain_address(text: str) -> str:
     """Return what W&B's page gives one to copy in short: its URL, or the whole line `wandb agent ...`.
 
     What is neither comes back as it is, without blanks around it.
     """
-    text = re.sub(r"^[!$%\s]*(?:python3? -m )?wandb agent\s+(\S+)$", r"\1", text.strip())
-    text = re.sub(r"""^(["'])(\S+)\1$""", r"\2", text)
+    text = text.strip()
+    if line := _LINE.match(text):
+        options, short = options_of(text), _without_quotes(_OPTION.sub("", text[line.end():]).strip())
+        names = () if "/sweeps/" in short else ("entity", "project")[:2 - short.count("/")]
+        places = [options[name] for name in names if name in options]
+        if len(short.split()) == 1 and (len(places) == len(names) or "entity" not in options):
+            text = "/".join([*places, short])
+    text = _without_quotes(text)
     path = re.split(r"[?#]", text.split("://", 1)[-1])[0].strip("/")
     within = re.fullmatch(r"(?:.*/)?([^/]+/[^/]+)/sweeps/([^/]+)(?:/.*)?", path)
     if within:  # .../entity/project/sweeps/id, below whatever prefix the server has
@@ -24,10 +40,14 @@ def plain_address(text: str) -> str:
     return text
 
 
+def _without_quotes(text: str) -> str:
+    return re.sub(r"""^(["'])(\S+)\1$""", r"\2", text)
+
+
 def is_address(text: str) -> bool:
     """Say whether a text has the shape of a sweep on W&B: its page, `wandb agent ...`, or its id with what it is in."""
     short = plain_address(text)
-    if short != text.strip() and "/" in short:
+    if short != text.strip() and "/sweeps/" in text:
         return re.fullmatch(r"[^/]+/[^/]+/[a-z0-9]{8}", short) is not None
     return re.fullmatch(r"([\w.-]+/){0,2}[a-z0-9]{8}", short) is not None
 

@@ -57,10 +57,14 @@ def _read_parameter(found: Findings, path: str, raw: Any, method: str | None) ->
         return None
     allowed = KEYS[distribution]
     required = [key for key in allowed if key in ("value", "values", "probabilities", "min", "max")]
-    before = len(found.problems)
+    before, strange = len(found.problems), dict[str, list[str]]()
     for key in raw:
         if key != "distribution" and key not in allowed:
-            found.problem(f"{path}.{key}", f"{distribution} takes {_listed(allowed)}; {_way_out(key, distribution)}")
+            strange.setdefault(_way_out(key, distribution), []).append(str(key))
+    for way_out, keys in strange.items():
+        one = len(keys) == 1
+        found.problem(f"{path}.{keys[0]}" if one else path,
+                      f"{distribution} takes {_listed(allowed)}{'' if one else f', not {_listed(keys)}'}; {way_out}")
     for key in required:
         if key not in raw:
             found.problem(path, f"{distribution} needs {_listed(required)}; {key} is missing")

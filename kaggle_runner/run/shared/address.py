@@ -7,8 +7,10 @@ from urllib.parse import unquote, urlsplit
 from kaggle_runner.errors import StudyError
 from kaggle_runner.wording import without_password
 
-DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
-"""The package that speaks to each kind of database."""
+DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("pymysql",), "mariadb": ("pymysql",)}
+"""The packages that speak to each kind of database: the one that is meant, and others that an address may name."""
+INSTALLED_BY = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "pymysql": "pymysql"}
+"""What pip installs a driver by."""
 EXTRA = "database"
 """What pip installs them with."""
 
@@ -26,6 +28,11 @@ class Address:
     def shown(self) -> str:
         """The address as it may be printed and stored."""
         return without_password(self.url)
+
+    @property
+    def driver(self) -> str:
+        """The package that speaks to it."""
+        return self.url.partition(":")[0].partition("+")[2] or DRIVERS[self.kind][0]
 
     @property
     def kind(self) -> str:
@@ -66,6 +73,8 @@ def read_address(text: str) -> Address:
     except ValueError as error:
         raise StudyError(f"{shown} is no address of a database: its host or port cannot be read; write "
                          f"postgresql://user@host:5432/database") from error
+    if driver and driver not in DRIVERS[kind]:
+        raise StudyError(f"{shown} names the driver {driver}, which is not made for this; write {kind}://...")
     if not name:
         server, query = shown.partition("?")[::2]
         raise StudyError(f"{shown} names no database; write it behind the host: {server.rstrip('/')}/sweeps"

@@ -4,6 +4,7 @@ A connection lives for a question and its answer, and has a time limit while it 
 everything gives no error. The password is in no message.
 """
 
+import importlib
 import importlib.util
 import os
 import random
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from kaggle_runner.errors import MissingPackages, StudyError
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.run.shared.address import DRIVERS, EXTRA, Address
+from kaggle_runner.run.shared.address import EXTRA, INSTALLED_BY, Address
 from kaggle_runner.wording import without_password
 
 ANSWER_S = 20.0
@@ -32,14 +33,17 @@ PATIENCE_S = 600.0
 """How long a session goes on asking a database that went away; a trial that runs meanwhile is not held up."""
 CROWDED, CROWDED_S = ("too many", "remaining connection slots"), 20.0
 """What a server says that has no connection left, and how long one is waited for."""
-BUSY = ("timeout expired", "timed out", "closed the connection unexpectedly", "lost connection")
-"""What is seen of a server that is too busy to answer in time; who joins waits as long for it."""
+BUSY, BUSY_S = ("timeout expired", "timed out", "closed the connection unexpectedly", "lost connection"), 16.0
+"""What is seen of a server that is too busy to answer in time, and how long who joins goes on asking it."""
 PASSWORDS = {"postgresql": "set PGPASSWORD", "mysql": "name a file of yours: ?read_default_file=~/.my.cnf",
              "mariadb": "name a file of yours: ?read_default_file=~/.my.cnf"}
 """How a password stays out of an address."""
 TLS = {"postgresql": "?sslmode=require", "mysql": "?ssl_ca=FILE", "mariadb": "?ssl_ca=FILE"}
 """How an address asks for an encrypted connection."""
 HINTS = (
+    (("'%2f",), "the folder of a socket stands behind the ?: postgresql://user@/database?host=/FOLDER"),
+    (("invalid response to ssl",), "check host and port: another program answers there"),
+    (("on socket",), "check the socket's folder, the port in its name, and that the server runs"),
     (("connection option", "unexpected keyword", "bad value", "invalid sslmode", "invalid literal"),
      "check the settings behind the ? of the address"),
     (("access denied",),
@@ -50,7 +54,7 @@ HINTS = (
     (("ssl", "certificate", "tls"), "check what the address says of encryption: {tls} asks for it"),
     (("password", "authentication", "no pg_hba"),
      "check user and password; @ and % of a password are %40 and %25 in the URL, or leave it out and {password}"),
-    (("resolve", "translate host", "name or service", "nodename", "idna", "on socket"),
+    (("resolve", "translate host", "name or service", "nodename", "idna"),
      "check the name of the host"),
     (("refused", "timeout", "timed out", "unreachable", "no route", "lost connection", "reset by peer"),
      "check host and port, and that the server runs and lets this machine in"),
@@ -73,13 +77,13 @@ class Database:
         """Connect, and make Optuna's tables if there are none.
 
         Raises:
-            MissingPackages: the driver is not installed.
+            MissingPackages: Optuna or SQLAlchemy is not installed.
             StudyError: it cannot be reached or used; says why.
         """
-        package = address.url.partition(":")[0].partition("+")[2] or DRIVERS[address.kind]
-        absent = [name for name in (package, "sqlalchemy", "optuna") if importlib.util.find_spec(name) is None]
-        if absent:
+        package = address.driver
+        if absent := [name for name in ("sqlalchemy", "optuna") if importlib.util.find_spec(name) is None]:
             raise MissingPackages(absent, EXTRA)
+        _require_driver(package)
         import optuna
         import sqlalchemy as sql
         from sqlalchemy.pool import NullPool
@@ -122,6 +126,7 @@ class Database:
             probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
             limit(probe)
             began = time.monotonic()
+            self._busy_until = began + BUSY_S
             while self.storage is None:  # tables are made by one at a time, and many may come in at once
                 storage, is_made = None, False
                 try:
@@ -140,7 +145,7 @@ class Database:
                         if is_mine and address.kind != "postgresql":
                             alone.execute(sql.text("SELECT RELEASE_LOCK('kaggle_runner')"))
                 except self.failures as error:  # of a slow server the connection may have had its time meanwhile
-                    if not is_made and (time.monotonic() > began + CROWDED_S or not _says(error, BUSY)):
+                    if not is_made and (time.monotonic() > self._busy_until or not _says(error, BUSY)):
                         raise
                 self.storage = storage if is_made else None
                 if self.storage is None:
@@ -170,14 +175,14 @@ class Database:
         Raises:
             StudyError: the driver does not take the settings of the address.
         """
-        until, worth_waiting = time.monotonic() + CROWDED_S, CROWDED + (BUSY if self.storage is None else ())
+        until = {CROWDED: time.monotonic() + CROWDED_S, BUSY: self._busy_until if self.storage is None else 0.0}
         while True:
             try:
                 return connect()
             except ODD_SETTING as error:
                 raise self.refused(error) from None
             except self.failures as error:
-                if time.monotonic() > until or not _says(error, worth_waiting):
+                if not any(_says(error, words) and time.monotonic() < end for words, end in until.items()):
                     raise
                 time.sleep(random.uniform(0.1, 0.5))
 
@@ -242,6 +247,21 @@ class Database:
         if self._is_away:
             self._is_away = False
             self._notify(Note(text="the database is back"))
+
+
+def _require_driver(package: str) -> None:
+    """See that a driver can be imported.
+
+    Raises:
+        StudyError: it cannot, or it is not installed; says what installs it.
+    """
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        is_absent = isinstance(error, ModuleNotFoundError) and error.name == package
+        why = "is not installed" if is_absent else f"cannot be imported ({str(error).splitlines()[0]})"
+        raise StudyError(f"the database's driver {package} {why}; run: pip install "
+                         f"{'' if is_absent else '--force-reinstall '}{INSTALLED_BY[package]}") from error
 
 
 def _is_ours(error: BaseException) -> bool:
