@@ -1,7 +1,9 @@
 """`python -m kaggle_runner`, and the `kaggle-runner` command: the same."""
 
+import contextlib
 import faulthandler
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -9,16 +11,34 @@ from kaggle_runner.errors import INTERRUPTED
 
 
 def main() -> NoReturn:
-    """Run the command line; a Ctrl-C before anything was begun is one line too."""
+    """Run the command line; Ctrl-C and SIGTERM are a word and a status of their own from its first moment to its last.
+
+    What has sessions of its own, as a sweep and an agent have, handles signals in the place of these.
+    """
     _open_what_is_closed()
     faulthandler.enable()  # a package that crashes as it is imported leaves at least its name
+    words = "interrupted before anything was begun"
     try:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         from kaggle_runner.cli import main as run
 
+        words = "interrupted"
         run()
+    except SystemExit as end:
+        _settle(end.code if isinstance(end.code, int) else 1)
+        raise
     except KeyboardInterrupt:
-        print("interrupted before anything was begun", file=sys.stderr, flush=True)
+        print(words, file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # half-imported packages need not be taken down
+
+
+def _settle(status: int) -> None:
+    """Have a signal end what is left of the process with the status that is settled: nothing remains to be lost."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(status))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
 
 
 def _open_what_is_closed() -> None:

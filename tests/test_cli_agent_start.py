@@ -58,8 +58,13 @@ def test_a_server_that_fails_is_told_while_it_is_waited_for(person: Person) -> N
     sweep = server.sweep
     assert made.splitlines()[0] == f"sweep    tester/kaggle_runner/{sweep.name}"
     server.state.set_sweep_state(sweep.name, "FINISHED")
+    page = f"https://elsewhere.example/wandb/tester/kaggle_runner/sweeps/{sweep.name}?nw=1"
+    _, stderr = person.run("agent", page, status=1)
+    assert (f"warning: the sweep is looked for on {server.url}, and its address names elsewhere.example; to ask that "
+            f"server, set WANDB_BASE_URL to its address") in stderr
     server.fault(status=500, match="iewer", count=1)
-    _, stderr = person.run("agent", "wandb", "agent", sweep.name, status=1)
+    _, stderr = person.run("agent", "wandb", "agent", page.replace("https://elsewhere.example", server.url), status=1)
+    assert "warning" not in stderr
     assert stderr.splitlines()[0].endswith(f"W&B at {server.url} answers with HTTP 500: waiting for it, 10 min at most")
     assert f"error: the sweep tester/kaggle_runner/{sweep.name} is finished" in stderr
 

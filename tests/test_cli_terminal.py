@@ -29,6 +29,7 @@ from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status
 from tests.made_studies import Made, write_study
+from tests.standins.nvidia_smi import path_with
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = {name: {"values": [0, 1]} for name in (
@@ -48,6 +49,16 @@ def study(tmp_path_factory):
         Made(value=None, status=Status.FAILED, reason="the loss is nan at step 3, and a longer sentence says why",
              params={"learning_rate": 0.5, "lora_r": 8}),
         Made(value=3.9, status=Status.PRUNED, reason="worse than the others at step 5", params={"lora_r": 8})])
+
+
+def test_sigterm_is_a_word_and_130_in_every_command(tmp_path):
+    """It comes while the command looks for GPUs: from the program that it asks."""
+    found = path_with(tmp_path / "bin", "kill -TERM $PPID; sleep 5\n")
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", "detect"], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PATH": found})
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.strip() == ("interrupted: nothing that was recorded is lost; go on with: python -m "
+                                   "kaggle_runner detect")
 
 
 def words_of(text):

@@ -118,9 +118,9 @@ def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study
     from kaggle_runner.machine.keys import require_key
     from kaggle_runner.sweep.address import options_of, plain_address, require_address
 
-    sweep_id = plain_address(" ".join(words))
-    require_address(sweep_id)
-    in_line = options_of(" ".join(words)).get("count")
+    address = " ".join(words)
+    require_address(plain_address(address))
+    in_line = options_of(address).get("count")
     if in_line and count is None:
         if not in_line.isdecimal() or not int(in_line):
             raise click.BadParameter(f"must be a number above 0, got {in_line!r}", param_hint="--count")
@@ -137,7 +137,7 @@ def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study
         from kaggle_runner.wandb.one_per_gpu import run_agents
 
         warn_of_no_page()
-        order = AgentOrder(address=sweep_id, count=count, deadline=end, study=study, pruning=not no_pruning)
+        order = AgentOrder(address=address, count=count, deadline=end, study=study, pruning=not no_pruning)
         try:
             with display(typed_command()) as notify:
                 outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)

@@ -68,6 +68,8 @@ class Snapshot:
     """What became of the rows of each dataset that was read, if trials share it only once."""
     base_scores: Mapping[str, float] = field(default_factory=dict)
     """Every metric of the untouched base, by name; of a study of an earlier version only the study's own."""
+    agents: tuple[str, ...] = ()
+    """W&B's ids of the agents that worked on the study."""
     confirming: tuple[TrialRecord, ...] = ()
     """The trainings of its best configurations with further seeds, of the study beside it."""
 
@@ -284,9 +286,8 @@ def read_study(directory: Path) -> Snapshot:
     info: StudyInfo | None = None
     baseline: float | None = None
     base_scores: Mapping[str, float] = {}
-    sessions: list[dict[str, Any]] = []
-    known: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
+    sessions, agents = list[dict[str, Any]](), list[str]()
+    known, rows = list[dict[str, Any]](), list[dict[str, Any]]()
     starts: dict[str, tuple[Trial, int, float]] = {}
     holders: dict[str, Mapping[str, Any]] = {}
     results: dict[str, TrialResult] = {}
@@ -301,6 +302,8 @@ def read_study(directory: Path) -> Snapshot:
             sessions.append(event)
         elif kind == "known":
             known.append(event)
+        elif kind == "agent":
+            agents.append(event["id"])
         elif kind == "rows":
             rows.append(event)
         elif kind == "start":
@@ -316,8 +319,8 @@ def read_study(directory: Path) -> Snapshot:
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started,
                            is_held=trial.id in results or is_held(holders[trial.id], directory))
                for trial, attempts, started in starts.values()]
-    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions),
-                    known=tuple(known), rows=tuple(rows), base_scores=_with_own(base_scores, info, baseline),
+    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions), known=tuple(known),
+                    rows=tuple(rows), agents=tuple(agents), base_scores=_with_own(base_scores, info, baseline),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)),
                     confirming=confirming(directory, info))
 

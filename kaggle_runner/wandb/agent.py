@@ -20,7 +20,7 @@ from typing import Any
 
 import wandb
 
-from kaggle_runner.errors import INTERRUPTED, HostError, SweepOver
+from kaggle_runner.errors import INTERRUPTED, HostError, StudyError, SweepOver
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import Deadline, in_minutes
@@ -36,19 +36,18 @@ from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.answers import ask_server
-from kaggle_runner.wandb.connection import connect, end_core, leave, refused
+from kaggle_runner.wandb.connection import LEAVE_S, connect, leave_in_time, refused
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.reclaim import reclaim
+from kaggle_runner.wandb.ends.pending import pending_of
+from kaggle_runner.wandb.ends.reclaim import reclaim, seen_through
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, is_over, state_of
 from kaggle_runner.wording import how_many
 
-LEAVE_S = 5.0
-"""Seconds that W&B's own process gets to end when nothing is left to upload."""
 REJOIN_S = 5.0
 """Seconds before we register again with a sweep that is there and has sent us away, as one 404 does."""
 _POLL_S = 0.1
@@ -101,7 +100,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     """
     key = prepare(environment, notify)
     with contextlib.ExitStack() as stack:
-        stack.callback(_leave_in_time)
+        stack.callback(leave_in_time)
         sweep = find_for_agent(order, environment, key, notify)
         gpu = stack.enter_context(hold_gpu(environment.gpus))
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # this process never touches a GPU
@@ -122,19 +121,16 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
                            deadline=order.deadline, count=order.count, patience=order.patience, pruning=order.pruning,
                            notify=notify)
         stack.callback(runner.close)
-        began = time.monotonic()
-
-        def give_up() -> bool:
-            return time.monotonic() - began > order.patience.upload_s
-
-        reclaim(sweep, record, notify, give_up, alone=record.is_alone)
+        with seen_through(order.patience) as give_up:
+            reclaim(sweep, record, notify, give_up, alone=record.is_alone)
         try:
-            agent = _Agent(runner, sweep, order.patience, notify)
+            agent = _Agent(runner, record, sweep, order.patience, notify)
             agent.run()
         except wandb.Error as error:
             if state_of(sweep) not in OVER_STATES:  # it may have ended since we asked
                 raise refused(f"W&B gave no agent for the sweep {sweep.path}", error, key) from error
-        exit_status, reason = verdict_on(runner.ending, sweep, order.patience, agent.words)
+        exit_status, reason = verdict_on(runner.ending, sweep, order.patience, agent.words,
+                                         len(agent.given_back - runner.opened))
         return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
 
 
@@ -164,16 +160,17 @@ def find_for_agent(order: AgentOrder, environment: Environment, key: FoundKey, n
         SweepOver, WandbError, SweepError: as `find_sweep`.
         StudyError: the study cannot be used.
     """
-    sweep = find_sweep(order.address, key, may_be_over=True)
+    sweep = find_sweep(order.address, key, may_be_over=True, tell=lambda text: notify(Note(text=text)))
     if sweep.state not in OVER_STATES:
         return sweep
-    directory, began = order.study or study_directory(sweep, environment), time.monotonic()
+    directory = order.study or study_directory(sweep, environment)
     left = [record.trial.id for record in read_study(directory).records if record.result is None and not record.is_held
             ] if (directory / JOURNAL).is_file() else []
     if left:
         with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
-                                    goal=sweep.spec.goal, seed=None, shared=True) as study:
-            reclaim(sweep, study, notify, lambda: time.monotonic() - began > order.patience.upload_s, alone=False)
+                                    goal=sweep.spec.goal, seed=None, shared=True) as study, \
+                seen_through(order.patience) as give_up:
+            reclaim(sweep, study, notify, give_up, alone=False)
     back = f", and then this again: {how_many(len(left), 'trial')} of {directory} had no end" if left else ""
     raise SweepOver(f"{is_over(sweep)}{back}")
 
@@ -195,9 +192,14 @@ class _Ticket:
 class _Agent:
     """W&B's agent, the thread that serves it, and the signals."""
 
-    def __init__(self, runner: JobRunner, sweep: RemoteSweep, patience: AgentPatience, notify: Notify) -> None:
+    def __init__(self, runner: JobRunner, study: Study, sweep: RemoteSweep, patience: AgentPatience,
+                 notify: Notify) -> None:
         self._runner, self._patience, self._ending, self._notify = runner, patience, runner.ending, notify
-        self._sweep = sweep
+        self._study, self._sweep = study, sweep
+        self.given_back: set[str] = set()
+        """The runs that nobody here has opened, and that went back to the sweep's queue."""
+        self._known: list[str] = []
+        self._lost: list[str] = []
         self.words = ClientWords()
         """What the client told its log."""
         self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
@@ -217,11 +219,9 @@ class _Agent:
         with told_of_signals(self._notify, lambda: None) as told, self._signals(told), listening() as self.words:
             server.start()
             try:
-                wandb.agent(self._sweep.path, function=self._attend)
-                while self._is_sent_away():
-                    wandb.agent(self._sweep.path, function=self._attend)
-            except KeyboardInterrupt:
-                pass  # our own, a moment too early or too late for W&B's agent
+                self._be_agent()
+                while self._comes_back():
+                    self._be_agent()
             except (OSError, SystemExit):  # how the client takes it that its process was ended
                 if not self._runner.lost:
                     raise
@@ -232,11 +232,18 @@ class _Agent:
         if self._error is not None:
             raise self._error
 
-    def _is_sent_away(self) -> bool:
-        """Say whether W&B's agent ended for no reason but an answer: its sweep is there and gives trials."""
+    def _be_agent(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # our own, a moment too early or too late for W&B's agent
+            wandb.agent(self._sweep.path, function=self._attend)
+
+    def _comes_back(self) -> bool:
+        """Say whether W&B's agent ended for no reason but an answer, or one that was lost: its sweep gives trials."""
         self._note_dead_jobs()
         if self._ending.reason or self._runner.lost or state_of(self._sweep) not in ALIVE_STATES:
             return False
+        if self._lost:
+            self._give_back()
+            return not self._ending.reason
         self._notify(Note(text=f"W&B answered once that it does not know this agent, and the sweep "
                                f"{self._sweep.path} is there: registering anew"))
         until = time.monotonic() + REJOIN_S
@@ -252,11 +259,11 @@ class _Agent:
                                  f"mend that, and run the same command again", 1)
 
     def _give_back(self) -> None:
-        """Give the runs back that the client took and nobody opened, which would stay pending for ever."""
-        if set(self.words.taken) - self._runner.opened:
+        """Give the runs back that W&B handed out and nobody opened, which would stay pending for ever."""
+        if set(self.words.taken) - self._runner.opened - self.given_back:
             time.sleep(_ON_THE_WAY_S)
-        for run in self.words.taken:
-            if run in self._runner.opened:
+        for run in dict.fromkeys((*self.words.taken, *pending_of(self._sweep, self.words.agents))):
+            if run in self._runner.opened | self.given_back:
                 continue
             began = time.monotonic()
             try:
@@ -264,8 +271,11 @@ class _Agent:
                     began, self._patience.upload_s))
             except RunLost as error:
                 self._notify(Note(text=f"run {run} was not given back, so W&B shows it as pending for ever: {error}"))
-            else:
-                self._notify(Note(text=f"run {run} goes back to the sweep's queue: its trial never began"))
+                continue
+            self.given_back.add(run)
+            why = "its trial never began" if run in self.words.taken else "W&B's answer with it never came"
+            self._notify(Note(text=f"run {run} goes back to the sweep's queue: {why}"))
+        self._lost.clear()
 
     def _attend(self) -> None:
         """Wait for a job to be done: W&B calls this for each, in a thread of its own, and throws its stop into it."""
@@ -303,7 +313,10 @@ class _Agent:
                 self._error = error
                 self._ending.ask(str(error), 1)
             self._runner.check_deadline()
-            if self._ending.reason and not ticket.stop_asked:  # after a stop W&B may have sent the next job already
+            self._lost += [run for run in pending_of(self._sweep, self.words.agents)
+                           if run not in {*self._runner.opened, *self.given_back, *self.words.taken}]
+            # after a stop W&B may have sent the next job already
+            if (self._ending.reason or self._lost) and not ticket.stop_asked:
                 self._interrupt()
             self._idle_since = self._told_idle = time.monotonic()
             ticket.done = True
@@ -312,6 +325,7 @@ class _Agent:
         """End W&B's agent when no job comes, or when the end was asked for and no job can be under way."""
         self._runner.check_deadline()
         self._note_dead_jobs()
+        self._record_agents()
         now = time.monotonic()
         if now - self._idle_since > self._patience.no_job_s:
             self._ending.ask(NO_JOB, 1)
@@ -322,6 +336,16 @@ class _Agent:
             self._told_idle, self._told_failing = now, self.words.failed_requests > 0
             threading.Thread(target=self._tell_idle, name="idle", daemon=True).start()  # which may wait for an answer
 
+    def _record_agents(self) -> None:
+        """Write down by which names W&B knows us: for the next start, should this process be killed."""
+        for agent in self.words.agents[len(self._known):]:
+            self._known.append(agent)
+            try:
+                self._study.append({"event": "agent", "id": agent})
+            except StudyError as error:
+                self._error = error
+                self._ending.ask(str(error), 1)
+
     def _tell_idle(self) -> None:
         """Say what W&B answers while no trial comes, if it is an error; a key that it has forgotten is an end."""
         answer = ask_server()
@@ -330,6 +354,8 @@ class _Agent:
                                     f"keeps its trials, so take another one, and run the same command again", 1)
         trouble = answer.trouble or (self.words.failed_requests and f"W&B answers a request for one with: "
                                                                           f"{self.words.last_answer}")
+        if (retried := self.words.look_at_core()) and not trouble:
+            trouble = f"W&B's client tries again what was answered with {retried}"
         if trouble:
             idle = in_minutes(time.monotonic() - self._idle_since)
             self._notify(Note(text=f"no trial for {idle}, {trouble}; waiting {in_minutes(self._patience.no_job_s)}"))
@@ -365,14 +391,6 @@ class _Agent:
 
         with handling(handle):
             yield
-
-
-def _leave_in_time() -> None:
-    timer = threading.Timer(LEAVE_S, end_core)
-    timer.daemon = True
-    timer.start()
-    leave()
-    timer.cancel()
 
 
 def _worker_settings(directory: Path, environment: Environment, gpu: Gpu | None, spec: SweepSpec) -> WorkerSettings:

@@ -30,8 +30,13 @@ ASK_EVERY_S, TELL_EVERY_S = 5.0, 60.0
 _SHOWN = 80
 """Letters of an answer that is not W&B's, in a message."""
 _RUN = """query Run($entity: String, $project: String, $run: String!) {
-  project(name: $project, entityName: $entity) { run(name: $run) { state host } }
+  project(name: $project, entityName: $entity) { run(name: $run) { state host config } }
 }"""
+_SWEEP = """query Sweep($entity: String, $project: String, $sweep: String!) {
+  project(name: $project, entityName: $entity) { sweep(sweepName: $sweep) { state } }
+}"""
+STUDY = "_study"
+"""In a run's configuration: the study that has its trial; a name that begins so is no hyperparameter."""
 
 Tell = Callable[[str], None]
 """Type of what is told in words while something is waited for."""
@@ -120,6 +125,8 @@ class SeenRun:
     state: str
     """`gone` for one that is not there, `unknown` where W&B does not answer."""
     host: str = ""
+    study: str = ""
+    """Directory of the study there that had it last."""
 
 
 def ask_run(path: str) -> tuple[Answer, SeenRun]:
@@ -129,7 +136,21 @@ def ask_run(path: str) -> tuple[Answer, SeenRun]:
     if data is None:
         return answer, SeenRun(state="unknown")
     found = (data.get("project") or {}).get("run")
-    return answer, SeenRun(state=found["state"], host=found.get("host") or "") if found else SeenRun(state="gone")
+    if not found:
+        return answer, SeenRun(state="gone")
+    config = json.loads(found.get("config") or "{}")
+    study = config[STUDY].get("value") if isinstance(config.get(STUDY), dict) else ""
+    return answer, SeenRun(state=found["state"], host=found.get("host") or "", study=str(study or ""))
+
+
+def ask_sweep(path: str) -> str:
+    """Ask what has become of a sweep, by entity/project/id: its state, `DELETED`, or `UNREACHABLE`."""
+    entity, project, sweep = path.split("/")
+    _, data = ask(_SWEEP, entity=entity, project=project, sweep=sweep)
+    if data is None:
+        return "UNREACHABLE"
+    found = (data.get("project") or {}).get("sweep")
+    return str(found["state"]) if found else "DELETED"
 
 
 def require_server(key: FoundKey, tell: Tell, *, patience_s: float = FAILING_S) -> None:

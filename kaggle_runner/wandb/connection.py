@@ -16,8 +16,11 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import FoundKey, redact, require_key
 from kaggle_runner.wandb.answers import Tell, require_server, to_stderr
 
+LEAVE_S = 5.0
+"""Seconds that W&B's own process gets to end when nothing is left to upload."""
 _FLUSH_S = 3.0
 _POLL_S = 0.1
+_HALTED_S = 2.0
 
 GiveUp = Callable[[], bool]
 """Type of what is asked while W&B is waited for: whether to wait no longer."""
@@ -105,6 +108,15 @@ def leave() -> None:
         wandb.teardown()
 
 
+def leave_in_time() -> None:
+    """End W&B's own process, however long that takes it by itself."""
+    timer = threading.Timer(LEAVE_S, end_core)
+    timer.daemon = True
+    timer.start()
+    leave()
+    timer.cancel()
+
+
 def end_core() -> None:
     """End W&B's own process, which would try to reach its server for days; it writes its files first."""
     for number, patience_s in ((signal.SIGTERM, _FLUSH_S), (signal.SIGKILL, 0.0)):
@@ -135,13 +147,35 @@ def attempt(action: Callable[[], object], give_up: GiveUp) -> BaseException | No
     return failure[0] if failure else None
 
 
-def _cores() -> list[int]:
-    """Find the processes `wandb-core` that this process started and that are alive."""
+def core_logs() -> list[Path]:
+    """Find the logs that W&B's own process has open."""
+    found = set()
+    for pid in _cores():
+        with contextlib.suppress(OSError):
+            found |= {Path(os.readlink(fd)) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    return sorted(path for path in found if path.suffix == ".log" and path.name.startswith("core-debug"))
+
+
+def end_halted_core() -> bool:
+    """Kill W&B's own process if somebody has halted it, for it would never answer; say whether that was so."""
+    until = time.monotonic() + _HALTED_S  # a whole job that goes on, as by `fg`, does so one process after the other
+    while halted := _cores("T"):
+        if time.monotonic() > until:
+            for pid in halted:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _cores(states: str = "RSDTtI") -> list[int]:
+    """Find the processes `wandb-core` that this process started and that are alive, or in one of some states."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):
             name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
             state, parent = facts.split()[:2]
-            if name.startswith("wandb-core") and state != "Z" and int(parent) == os.getpid():
+            if name.startswith("wandb-core") and state in states and int(parent) == os.getpid():
                 found.append(int(path.parent.name))
     return found

@@ -23,6 +23,7 @@ from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
+from kaggle_runner.wandb.answers import STUDY
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.ends.hand_back import hand_back
@@ -136,6 +137,7 @@ class JobRunner:
                             if name not in {*given, *self._spec.tied} and name != "gradient_checkpointing"}
                            # the forecast decides checkpointing; W&B keeps the text of a tied parameter under its name
                            | ({"tied": {name: params[name] for name in self._spec.tied}} if self._spec.tied else {}))
+        log.add_config({STUDY: str(self._study.directory.resolve())})  # who starts there may give it back
         self._runner.say_started(trial)
         earlier = self._earlier(trial, config) if config else None
         began = time.monotonic()
@@ -218,6 +220,7 @@ class JobRunner:
         """Say at once, and not when the trial is over, that W&B takes nothing of it."""
         if time.monotonic() - self._looked > self._patience.told_s:
             self._looked = time.monotonic()
+            log.end_halted()
             refusal = refusal_of(log.files)
             if refusal and log.id not in self._told_of:
                 self._told_of.add(log.id)
@@ -249,6 +252,7 @@ class JobRunner:
             log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s) or doubt.is_certain())
         except RunLost as error:
             if not doubt.reason:
+                self._note_missing(log.id, str(error))
                 return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, "
                                   f"the study has all of it")
             self.lost = True

@@ -37,9 +37,9 @@ from kaggle_runner.wandb.agent import (
     study_directory,
 )
 from kaggle_runner.wandb.answers import to_stderr
-from kaggle_runner.wandb.connection import leave
+from kaggle_runner.wandb.connection import GiveUp, leave
 from kaggle_runner.wandb.ending import AgentPatience
-from kaggle_runner.wandb.ends.reclaim import reclaim
+from kaggle_runner.wandb.ends.reclaim import reclaim, seen_through
 
 END_S = 30.0
 """Seconds that a child gets to end when it was told to."""
@@ -68,19 +68,23 @@ def run_agents(order: AgentOrder, environment: Environment, notify: Notify, *,
     directory = order.study or study_directory(sweep, environment)
     with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
                                 goal=sweep.spec.goal, seed=None, shared=True) as study:
-        def give_back(alone: bool, hurried: Callable[[], object] = lambda: False) -> None:
-            began, patience = time.monotonic(), order.patience
+        def give_back(alone: bool, give_up: GiveUp) -> None:
             try:
-                reclaim(sweep, study, notify, lambda: time.monotonic() - began > (
-                    patience.hurry_s if hurried() else patience.upload_s), alone=alone)
+                reclaim(sweep, study, notify, give_up, alone=alone)
             finally:
                 leave()
 
-        give_back(study.is_alone)
+        def give_back_meanwhile(hurried: Callable[[], object]) -> None:
+            began, patience = time.monotonic(), order.patience
+            give_back(False, lambda: time.monotonic() - began > (
+                patience.hurry_s if hurried() else patience.upload_s))
+
+        with seen_through(order.patience) as give_up:
+            give_back(study.is_alone, give_up)
         orders = [replace(order, address=sweep.path, study=directory, count=count)
                   for count in _shares(order.count, len(gpus))]
         endings = _run_children(list(zip(gpus, orders, strict=True)), environment, notify,
-                                lambda hurried: give_back(False, hurried))
+                                give_back_meanwhile)
         exit_status, reason = _together(endings)
         return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=study.snapshot())
 

@@ -13,7 +13,7 @@ import wandb
 
 from kaggle_runner.study.answers import COLUMNS
 from kaggle_runner.study.trial import Status, TrialResult
-from kaggle_runner.wandb.connection import GiveUp, attempt, end_core
+from kaggle_runner.wandb.connection import GiveUp, attempt, end_core, end_halted_core
 
 ROW_NAMES = ("train/loss", "train/learning_rate")
 """What a row of W&B has beside everything that was evaluated."""
@@ -167,12 +167,18 @@ class RunLog:
         Raises:
             RunLost: W&B did not take it.
         """
+        self.end_halted()
+
         def close() -> None:
             if self._broken:
                 self._reopen(rows)
             self._run.finish(exit_code=code)
 
         _bounded(close, give_up)
+
+    def end_halted(self) -> None:
+        """Take W&B's own process for dead if it is halted; then `finish` opens the run anew."""
+        self._broken = end_halted_core() or self._broken
 
     def _try(self, action: Callable[[], object]) -> None:
         """Do something with the run, unless W&B's own process is gone; then `finish` opens the run anew."""

@@ -20,13 +20,15 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import FoundKey, redact
 from kaggle_runner.sweep.address import plain_address
 from kaggle_runner.sweep.spec import SweepSpec, check_config
-from kaggle_runner.wandb.answers import ask_server
+from kaggle_runner.wandb.answers import Tell, ask_sweep, to_stderr
 from kaggle_runner.wandb.connection import API_ERRORS, connect, leave, refused
 
 DEFAULT_PROJECT = "kaggle_runner"
 """Where `sweep` puts a sweep, and `agent` looks first, when nobody names a project."""
 NOT_IN_A_PROJECT = "/\\#?%:"
 """Signs that no name of a project has. Source: wandb 0.31, `Settings.project`, and its error of one that has them."""
+CLOUD = ("wandb.ai", "api.wandb.ai", "app.wandb.ai", "www.wandb.ai", "forge.coreweave.com", "api.forge.coreweave.com")
+"""The names of W&B's own server. Source: wandb.sdk.lib.urls of 0.31, and its addresses before."""
 W_AND_BS_PROJECT = "uncategorized"
 """Where W&B itself puts what names no project."""
 OVER_STATES = ("FINISHED", "CANCELED")
@@ -86,8 +88,8 @@ def create_sweep(spec: SweepSpec, environment: Environment, *, entity: str | Non
         leave()
 
 
-def find_sweep(address: str, key: FoundKey, *, may_be_over: bool = False) -> RemoteSweep:
-    """Look a sweep up and check it; `address` as `sweep_paths` has it.
+def find_sweep(address: str, key: FoundKey, *, may_be_over: bool = False, tell: Tell = to_stderr) -> RemoteSweep:
+    """Look a sweep up and check it; `address` as `sweep_paths` has it, and `tell` as `look_up`.
 
     Raises:
         SweepOver: it is finished or cancelled, and may not be.
@@ -96,7 +98,7 @@ def find_sweep(address: str, key: FoundKey, *, may_be_over: bool = False) -> Rem
     """
     try:
         api = wandb.Api()
-        path, found = look_up(api, address)
+        path, found = look_up(api, address, tell)
         state, config, url = found.state, found.config, found.url
     except API_ERRORS as error:
         raise refused(f"W&B does not show us the sweep {address}; copy its id or URL from its page, and see that the "
@@ -127,12 +129,7 @@ def read_remote(address: str, environment: Environment) -> SweepSpec:
 
 def state_of(sweep: RemoteSweep) -> str:
     """Ask what has become of a sweep: its state, `DELETED`, or `UNREACHABLE`."""
-    if ask_server().trouble:
-        return "UNREACHABLE"
-    try:
-        return str(wandb.Api().sweep(sweep.path).state)
-    except API_ERRORS as error:
-        return "DELETED" if "could not find" in str(error).lower() else "UNREACHABLE"
+    return ask_sweep(sweep.path)
 
 
 def end_sweep(address: str, environment: Environment, *, cancel: bool = False) -> RemoteSweep:
@@ -160,13 +157,20 @@ def end_sweep(address: str, environment: Environment, *, cancel: bool = False) -
     return replace(sweep, state=state)
 
 
-def look_up(api: wandb.Api, address: str) -> tuple[str, Any]:
+def look_up(api: wandb.Api, address: str, tell: Tell = to_stderr) -> tuple[str, Any]:
     """Find a sweep wherever what a user calls it may be; return its path and what W&B's client has of it.
+
+    An address that is a page of another server than the one that is asked is told.
 
     Raises:
         WandbError: it is no address of a sweep, or there is none in any of the places.
     """
     paths = sweep_paths(address, lambda: api.default_entity)
+    named, settings = urllib.parse.urlsplit(address.split()[-1].strip("\"'")).netloc, wandb.setup().settings
+    asked = {urllib.parse.urlsplit(url).netloc for url in (settings.base_url, settings.app_url)}
+    if named and named not in asked and not (named in CLOUD and asked & set(CLOUD)):
+        tell(f"warning: the sweep is looked for on {settings.base_url}, and its address names {named}; to ask that "
+             f"server, set WANDB_BASE_URL to its address and WANDB_API_KEY to its key")
     for path in paths:
         try:
             return path, api.sweep(path)

@@ -36,6 +36,7 @@ class Fault:
     left: int
     after: bool
     delay_s: float
+    page: bytes = b""
 
     def applies(self, operation: str) -> bool:
         if self.match not in operation or self.left <= 0 or time.monotonic() > self.until:
@@ -126,7 +127,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault:
             time.sleep(fault.delay_s)
             if fault.status and not fault.after:
-                return self._send(fault.status, {"error": "injected fault"})
+                return self._send(fault.status, fault.page or {"error": "injected fault"})
         try:
             if operation not in ("upload", "download", "overview"):
                 self._check_key()
@@ -154,7 +155,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, status: int, content: Any) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        is_page = content[:1] == b"<" if isinstance(content, bytes) else False
+        self.send_header("Content-Type", "text/html" if is_page else "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -192,6 +192,7 @@ class WandbServer:
         count: int = sys.maxsize,
         after: bool = False,
         delay_s: float = 0.0,
+        page: bytes = b"",
     ) -> None:
         """Trouble the next `count` matching requests within `seconds`.
 
@@ -200,9 +201,11 @@ class WandbServer:
             match: part of an operation's name (`Heartbeat`), `file_stream`, `upload` or `download`; empty for all.
             after: do the work first, so that only the answer is lost.
             delay_s: seconds to wait before anything else.
+            page: what to answer with in W&B's place, as a proxy or the page of a login does, with the status.
         """
         until = time.monotonic() + seconds
-        self.faults.append(Fault(match=match, status=status, until=until, left=count, after=after, delay_s=delay_s))
+        self.faults.append(Fault(match=match, status=status, until=until, left=count, after=after, delay_s=delay_s,
+                                 page=page))
 
     def revoke(self) -> None:
         """Take the key back: from now on it gets status 401."""

@@ -4,16 +4,25 @@ Read from its loggers, whose names may change with a version: then less is known
 """
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kaggle_runner.wandb.connection import core_logs
 
 LOGGERS = ("wandb.agents.pyagent", "wandb.apis.public.sweeps", "wandb.sdk.internal.internal_api")
 """Of the agent, and of its requests for a trial in 0.31 and in 0.26. Source: `logger.error` in these modules."""
 _AGENT = LOGGERS[0]
 _WORDLESS = "the client ended it without a word"
-_LONGEST = 300
+_REGISTERED = "agent_id = "
+_RETRY = '"api: retrying HTTP error"'
+_NO_JSON = ("invalid character '<'", "Expecting value: line 1")
+"""How the client says that an answer is no JSON. Source: Go's encoding/json, and Python's for 0.26."""
+_LONGEST, _SHOWN = 300, 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,11 @@ class ClientWords(logging.Handler):
         self.failed_requests = 0
         """Requests for a trial, since the last that was handed out, that W&B answered with an error."""
         self.last_answer = ""
+        self.agents: list[str] = []
+        """The ids that W&B gave the agent: one for each time that it registered."""
+        self.retried = ""
+        """What a request, since the last trial was handed out, got that W&B's own process tries again in silence."""
+        self._retries = 0
         self._taken: dict[str, None] = {}
         self._ended: dict[str, str] = {}
 
@@ -43,14 +57,18 @@ class ClientWords(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if record.levelno >= logging.ERROR and error is not None and not text.startswith("Run "):
             self.failed_requests += 1
-            self.last_answer = _last_line(str(error)) or type(error).__name__
+            said = _last_line(str(error)) or type(error).__name__
+            self.last_answer = f"{said}: that is a page in W&B's place, as of a proxy or a login" if any(
+                mark in said for mark in _NO_JSON) else said
 
     def _hear_of_job(self, text: str) -> None:
-        """Note a job that came, was stopped before it began, began, or ended.
+        """Note the agent's name, and a job that came, was stopped before it began, began, or ended.
 
         The client says of a job that ends before it says of it that it runs, as one does that dies at once, that it is
         done, and no word of its error: until 0.28 a matter of chance.
         """
+        if text.startswith(_REGISTERED):
+            self.agents.append(text.removeprefix(_REGISTERED))
         heard = re.match(r"(Job received: Job\(|Job received: stop\(|Spawning new thread for run |"
                          r"Thread joined for run |Run )(\w+)( errored:)?", text)
         what, run, errored = heard.groups() if heard else ("", "", None)
@@ -62,6 +80,15 @@ class ClientWords(logging.Handler):
             self._ended.setdefault(run, _WORDLESS)
         elif errored:
             self._ended[run] = _last_line(text)
+
+    def look_at_core(self) -> str:
+        """Return what the last request got that W&B's own process tries again, if one did since the last look."""
+        tried = [facts for log in core_logs() for facts in _retries(log)]
+        news, self._retries = tried[self._retries:], len(tried)
+        if not news:
+            return ""
+        self.retried = f"HTTP {news[-1].get('status')}: {' '.join(str(news[-1].get('body')).split())[:_SHOWN]}"
+        return self.retried
 
     @property
     def dead_jobs(self) -> list[DeadJob]:
@@ -75,7 +102,7 @@ class ClientWords(logging.Handler):
 
     def forget_requests(self) -> None:
         """Begin to count anew: a trial was handed out."""
-        self.failed_requests = 0
+        self.failed_requests, self.retried = 0, ""
 
 
 @contextlib.contextmanager
@@ -92,6 +119,15 @@ def listening() -> Iterator[ClientWords]:
         agent.setLevel(level)
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(words)
+
+
+def _retries(log: Path) -> list[dict[str, Any]]:
+    """Read from the log of W&B's own process which answers made it try a request again."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if _RETRY in line]
+    except (OSError, ValueError):
+        return []
 
 
 def _last_line(text: str) -> str:

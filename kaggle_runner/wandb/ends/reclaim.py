@@ -1,28 +1,57 @@
 """Trials that a killed agent left behind: found by an agent that starts or is between two, and given back to resume.
 
 Nothing can be said by a process that was killed, or whose power went: W&B shows its run as running, then as crashed,
-and hands a crashed run to nobody. Two kinds are found: those of this study without an end, and those of the sweep,
-from whatever machine, that are crashed and hold a checkpoint.
+and hands a crashed run to nobody. Found are the trials of this study without an end, or whose end W&B did not
+get, the jobs that its earlier agents were given and never began, and those of the sweep, from whatever machine, that
+are crashed and hold a checkpoint.
 """
 
+import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import wandb
 
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.study.journal import Study
+from kaggle_runner.run.signals import handling
+from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Status, TrialResult
-from kaggle_runner.wandb.answers import ask_run
+from kaggle_runner.wandb.answers import SeenRun, ask_run
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
-from kaggle_runner.wandb.connection import API_ERRORS, GiveUp
+from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
+from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.hand_back import hand_back
+from kaggle_runner.wandb.ends.pending import pending_of
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
-_HELD = ("running", "preempting", "pending")
+_OPEN = ("running", "preempting")
+_HELD = (*_OPEN, "pending")
 _KILLED = "its agent was killed"
+_POLL_S = 0.1
+_OPENED_S = 10.0
+"""Seconds in which an agent opens the run of a job that it was given: one may have the job that another had before."""
+
+
+@contextlib.contextmanager
+def seen_through(patience: AgentPatience) -> Iterator[GiveUp]:
+    """Let what is given back in the block come to its end: a signal hurries it, and is raised when it is over.
+
+    Raises:
+        KeyboardInterrupt: a signal came; a second one leaves no time.
+    """
+    began, came = time.monotonic(), list[float]()
+
+    def give_up() -> bool:
+        since, patience_s = (came[0], patience.hurry_s) if came else (began, patience.upload_s)
+        return len(came) > 1 or time.monotonic() - since > patience_s
+
+    with handling(lambda number, frame: came.append(time.monotonic())):
+        yield give_up
+    if came:
+        raise KeyboardInterrupt
 
 
 def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *, alone: bool) -> None:
@@ -31,20 +60,47 @@ def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *
     Beside other agents of the study, not `alone`, those of its trials count that nobody runs as far as can be seen
     from here, and the sweep's others are left to the one that was there first. No run of this process may be open.
     """
-    own = [record.trial.id for record in study.snapshot().records
+    snapshot = study.snapshot()
+    own = [record.trial.id for record in snapshot.records
            if record.result is None and (alone or not record.is_held)]
     for trial in own:
+        if give_up():
+            return
         _end(sweep, study, trial, notify, give_up)
-    for run in list(_crashed_with_checkpoint(sweep, notify)) if alone else ():
-        if run not in own:
+    if not alone:
+        return
+    for run, why in (*_not_preempted(sweep, study, snapshot, give_up), *_never_opened(sweep, snapshot, give_up)):
+        if not give_up():
+            _give_back(sweep, run, notify, give_up, f"{why}; run {run}")
+    for run in _crashed_with_checkpoint(sweep, notify, give_up):
+        if run not in own and not give_up():
             _give_back(sweep, run, notify, give_up, f"its agent is gone, and its checkpoint is on W&B; run {run}")
+
+
+def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
+    """Find the trials that go on later by the journal, and of which W&B never got that."""
+    for record in snapshot.records:
+        if record.result is not None and record.result.status is Status.PREEMPTED and not give_up():
+            holder = _holder(sweep, record.trial.id)
+            if holder.state == "crashed" or (holder.state in _OPEN and _is_of(holder, study)):
+                yield record.trial.id, "W&B did not get the end of its last session"
+
+
+def _never_opened(sweep: RemoteSweep, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
+    """Find the runs that earlier agents of the study were given, and never opened."""
+    waiting, until = set(pending_of(sweep, snapshot.agents)), time.monotonic() + _OPENED_S
+    while waiting and time.monotonic() < until and not give_up():
+        time.sleep(_POLL_S)
+    for run in sorted(waiting & set(pending_of(sweep, snapshot.agents)) if waiting else ()):
+        yield run, "it was handed to an agent that is gone, and its trial never began"
 
 
 def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> None:
     """Record the end of a trial of this study that nobody runs, and give it back where W&B does not have it back."""
-    _, holder = ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")
-    if holder.state in _HELD and holder.host not in ("", socket.gethostname()):
-        return study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on on {holder.host}"))
+    holder = _holder(sweep, trial)
+    if holder.state in _HELD and not _is_of(holder, study):
+        where = holder.host if holder.host != socket.gethostname() else holder.study
+        return study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on on {where}"))
     if holder.state == "preempted":
         return study.record_end(study.cut_off(trial, f"{_KILLED}; W&B gives it out again"))
     if holder.state in ("finished", "failed", "killed", "gone"):
@@ -52,8 +108,17 @@ def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: 
     # before its run goes back: an agent beside this one may have it a moment later
     study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on from its last checkpoint, or from the start"))
     refusal = _give_back(sweep, trial, notify, give_up, f"{_KILLED}; run {trial}")
-    if refusal:
+    if refusal and not give_up():  # else the next start tries again
         study.record_end(_lost(study, trial, f"{_KILLED}, and W&B did not take its run back: {refusal}"))
+
+
+def _holder(sweep: RemoteSweep, trial: str) -> SeenRun:
+    return ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")[1]
+
+
+def _is_of(holder: SeenRun, study: Study) -> bool:
+    """Say whether a run was last opened by an agent of this study, as far as W&B knows."""
+    return holder.host in ("", socket.gethostname()) and holder.study in ("", str(study.directory.resolve()))
 
 
 def _lost(study: Study, trial: str, reason: str) -> TrialResult:
@@ -71,13 +136,20 @@ def _give_back(sweep: RemoteSweep, run: str, notify: Notify, give_up: GiveUp, wh
     return ""
 
 
-def _crashed_with_checkpoint(sweep: RemoteSweep, notify: Notify) -> Iterator[str]:
+def _crashed_with_checkpoint(sweep: RemoteSweep, notify: Notify, give_up: GiveUp) -> list[str]:
     """Find the crashed runs of a sweep that hold a checkpoint."""
     entity, project, name = sweep.path.split("/")
-    try:
+    found: list[str] = []
+
+    def look() -> None:
         for run in wandb.Api().runs(f"{entity}/{project}", filters={"sweep": name, "state": "crashed"}):
             sizes = [file.size for file in run.files([f"{FOLDER}/{CHECKPOINT}"])]
             if sizes and sizes[0] > len(ENDED):
-                yield str(run.id)
-    except API_ERRORS as error:
-        notify(Note(text=f"W&B does not say which runs have crashed: {' '.join(str(error).split())[:200]}"))
+                found.append(str(run.id))
+
+    failure = attempt(look, give_up)
+    if isinstance(failure, (*API_ERRORS, TimeoutError)):
+        notify(Note(text=f"W&B does not say which runs have crashed: {' '.join(str(failure).split())[:200]}"))
+    elif failure is not None:
+        raise failure
+    return found

@@ -1,0 +1,261 @@
+"""What comes at an agent from outside: signals in its last seconds, answers that are lost, another agent's trials.
+
+After each the server's states, the journal, the exit status and the processes that are left tell one story.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import Status, Trial
+from tests.conftest import wait_for
+from tests.standins.wandb_client import MISSING, Client, clients
+from tests.standins.wandb_records import Run, Sweep
+from tests.standins.wandb_server import WandbServer
+from tests.test_agent_truth import sweep_of
+from tests.test_cli_agent import Person, processes_in, somebody
+from tests.test_wandb_sweep import Begin, character_settings, path_of, starter
+
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
+GOES_BACK = ["pending", "running", "preempting", "preempted"]
+TOLD = """
+    def tell(event):
+        if event.kind == "note":
+            say(note=event.text)
+"""
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> dict[str, Any]:
+    """A character model, whose worker starts fastest, and 40 steps."""
+    return character_settings(tmp_path, steps=40, evaluations=4)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
+    with clients(tmp_path) as start:
+        yield starter(start, cache)
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Person]:
+    with somebody(tmp_path) as person:
+        yield person
+
+
+def core_of(client: Client) -> int:
+    """Return the process that W&B's client has started for a client process."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
+            if name.startswith("wandb-core") and int(facts.split()[1]) == client.process.pid:
+                return int(path.parent.name)
+    raise AssertionError("it has none")
+
+
+def left_behind(server: WandbServer, sweep: Sweep, directory: Path) -> Run:
+    """Return a run whose agent, on this machine and of a study, is gone without a word."""
+    agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+    _, (job,) = server.state.heartbeat({"id": agent.id})
+    run, _ = server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
+    with Study.open_for_writing(directory, name=sweep.name, sweep=sweep.config, metric="eval/loss", goal="minimize",
+                                seed=None) as study:
+        study.record_start(Trial(id=run.name, number=0, params=run.args), {})
+    return run
+
+
+def test_a_signal_in_an_agents_first_and_last_seconds_leaves_no_run_that_nobody_holds(
+    person: Person, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """While a killed agent's trial goes back, when W&B does not answer to that, and when the sweep is over."""
+    server, command = person.server, ("agent", "--study", "study", "--no-pruning")
+    run = left_behind(server, sweep := server.create_sweep(sweep_of(fixed, run_cap=1)), tmp_path / "study")
+
+    server.fault(match="UpsertBucket", status=500, delay_s=60.0)
+    process = person.start(*command, path_of(sweep))
+    server.wait_for(lambda state: server.faults[0].left < 2**63 - 1, timeout_s=100)
+    process.send_signal(signal.SIGINT)
+    _, silent = person.end(process, 130)
+    assert (run.states, sweep.queue) == (["pending", "running"], [])
+    server.heal()
+
+    server.fault(match="UpsertBucket", delay_s=2.0, count=1)
+    process = person.start(*command, path_of(sweep))
+    server.wait_for(lambda state: server.faults[0].left == 0, timeout_s=100)
+    process.send_signal(signal.SIGTERM)
+    _, slow = person.end(process, 130)
+    assert (run.states, sweep.queue) == (GOES_BACK, [run.name])
+    (record,) = read_study(tmp_path / "study").records
+    assert record.result is not None
+    assert record.result.status is Status.PREEMPTED
+    assert f"W&B did not get the end of its last session; run {run.name} goes back to the sweep's queue" in slow
+
+    process = person.start(*command, path_of(sweep))
+    server.wait_for(lambda state: run.state == "finished", timeout_s=200)
+    server.fault(match="Sweep", delay_s=60.0)
+    server.wait_for(lambda state: server.faults[-1].left < 2**63 - 1, timeout_s=100)
+    process.send_signal(signal.SIGTERM)
+    _, over = person.end(process, 130)
+    for stderr in (silent, slow, over):
+        assert stderr.splitlines()[-1].startswith("interrupted")
+    assert (run.states, run.starts) == ([*GOES_BACK, "pending", "running", "finished"], 3)
+    assert wait_for(lambda: processes_in(tmp_path) == [])
+    (record,) = read_study(tmp_path / "study").records
+    assert record.result is not None
+    assert record.result.status is Status.COMPLETE
+
+
+def test_a_trial_whose_answer_was_lost_on_its_way_goes_back_and_is_trained(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The server handed it out, and the client never heard of it; W&B shows such a run as pending for ever."""
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed, run_cap=2))
+        server.fault(status=500, match="Heartbeat", after=True, count=1)
+        client = begin(server, f"{TOLD}\n    agent(sys.argv[1], notify=tell)", path_of(sweep)).finish(250)
+        lost, other = server.state.runs.values()
+    assert f"run {lost.name} goes back to the sweep's queue: W&B's answer with it never came" in client.facts["note"]
+    assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert client.facts["exit_status"] == [0]
+    assert lost.states == [*GOES_BACK, "pending", "running", "finished"]
+    assert other.states == ["pending", "running", "finished"]
+    assert {record.trial.id for record in read_study(tmp_path / "study").finished} == {lost.name, other.name}
+    assert processes_in(tmp_path) == []
+
+
+def test_a_trial_that_a_killed_agent_was_given_and_had_not_begun_goes_back_at_the_next_start(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The journal has no word of it: it was killed while W&B opened the run."""
+    body = f"{TOLD}\n    agent(sys.argv[1], notify=tell)"
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed, run_cap=1))
+        server.fault(match="RunResumeStatus", delay_s=60.0)
+        doomed = begin(server, body, path_of(sweep))
+        server.wait_for(lambda state: server.faults[0].left < 2**63 - 1, timeout_s=200)
+        assert wait_for(lambda: len(read_study(tmp_path / "study").agents) == 1)
+        doomed.kill()
+        server.heal()
+        assert (server.run(0).states, read_study(tmp_path / "study").records) == (["pending"], ())
+        again = begin(server, body, path_of(sweep)).finish(250)
+        (run,) = server.state.runs.values()
+    assert (f"it was handed to an agent that is gone, and its trial never began; run {run.name} goes back to the "
+            f"sweep's queue, and resumes") in again.facts["note"]
+    assert run.states == [*GOES_BACK, "pending", "running", "finished"]
+    assert again.facts["exit_status"] == [0]
+    assert [record.trial.id for record in read_study(tmp_path / "study").finished] == [run.name]
+    assert processes_in(tmp_path) == []
+
+
+def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from_it(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two studies of one sweep: one's agent is killed in mid-trial, the other's takes the trial, the first starts."""
+    body = f"{TOLD}\n    agent(sys.argv[1], study=sys.argv[2], count=1, notify=HaltedOnce(sys.argv[2], tell))"
+    long = {**fixed, "max_tokens": {"value": 64 * 3000}, "evaluations": {"value": 10}}
+    upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
+    first = f"""{TOLD}
+    def notify(event):
+        tell(event)
+        if event.kind == "started":
+            worker.append(event.pid)
+        elif event.kind == "checkpoint" and sys.argv[3] == "killed":
+            os.kill(worker[0], 19)
+            Path("halted").write_text(str(worker[0]))
+    worker = []
+    agent(sys.argv[1], study=sys.argv[2], count=1, notify=notify, pruning=False)
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(long))
+        doomed = begin(server, first, path_of(sweep), "first", "killed", **upload)
+        server.wait_for(lambda state: (tmp_path / "halted").is_file() and state.runs and server.run(0).history
+                        and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000, 250)
+        doomed.kill()
+        os.kill(int((tmp_path / "halted").read_text()), signal.SIGKILL)  # it cannot end by itself while it is halted
+        server.state.crash_after_s = 3.0  # for the cloud's five minutes
+        run = server.wait_for(lambda state: server.run(0) if server.run(0).state == "crashed" else None, 60)
+        server.state.crash_after_s, rows = 300.0, len(run.history)
+        other = begin(server, body, path_of(sweep), "other", **upload)
+        server.wait_for(lambda state: (tmp_path / "halted-other").is_file() and len(run.history) > rows, 250)
+        back = begin(server, first, path_of(sweep), "first", "again", **upload).finish(250)
+        assert run.state == "running"
+        os.kill(int((tmp_path / "halted-other").read_text()), signal.SIGCONT)
+        done = other.finish(250)
+        second = server.run(1)
+    assert back.facts["exit_status"] == done.facts["exit_status"] == [0]
+    assert run.states == ["pending", "running", "crashed", "running", "preempting", "preempted", "pending", "running",
+                          "finished"]
+    assert second.states == ["pending", "running", "finished"]
+    ends = {record.trial.id: record.result for record in read_study(tmp_path / "first").records}
+    assert ends[run.name].reason == f"its agent was killed; it goes on on {tmp_path}/other"
+    assert ends[run.name].status is Status.PREEMPTED
+    assert ends[second.name].status is Status.COMPLETE
+    (record,) = read_study(tmp_path / "other").finished
+    assert (record.trial.id, record.result.status) == (run.name, Status.COMPLETE)
+    assert processes_in(tmp_path) == []
+
+
+def test_w_and_bs_own_process_that_dies_or_is_halted_in_mid_trial_loses_no_row_and_ends_the_agent(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The trial goes on, its run is opened anew at its end, and no other job is taken."""
+    body = "agent(sys.argv[1], study=sys.argv[2], notify=HaltedOnce(sys.argv[2]))"
+    with WandbServer() as first, WandbServer() as second:
+        servers = {"killed": (first, signal.SIGKILL), "halted": (second, signal.SIGSTOP)}
+        started = {name: begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), name)
+                   for name, (server, _) in servers.items()}
+        for name, (server, number) in servers.items():
+            server.wait_for(lambda state, name=name: (tmp_path / f"halted-{name}").is_file() and any(
+                run.history for run in state.runs.values()), 250)
+            os.kill(core_of(started[name]), number)
+            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+        facts = {name: client.finish(250).facts for name, client in started.items()}
+    for name, (server, _) in servers.items():
+        (run,), study = server.state.runs.values(), read_study(tmp_path / name)
+        assert (run.states, run.exitcode) == (["pending", "running", "finished"], 0)
+        assert [row["train/global_step"] for row in run.history] == [row["step"] for row in study.history(run.name)]
+        assert [record.result.status for record in study.records] == [Status.COMPLETE]
+        assert facts[name]["reason"] == ["W&B's own process died and was started anew, which its agent does not "
+                                         "survive; run the same command again"]
+        assert facts[name]["exit_status"] == [1]
+    assert wait_for(lambda: processes_in(tmp_path) == [])
+
+
+def test_a_page_in_place_of_an_answer_is_told_while_a_trial_is_waited_for_and_is_no_end(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of a login, which the client takes for an answer, and of a proxy, which its own process asks again and again."""
+    page = b"<html><body>please log in</body></html>"
+    body = f"{TOLD}\n    agent(sys.argv[1], study=sys.argv[2], notify=tell, no_job_s=float(sys.argv[3]), told_s=3.0)"
+    with WandbServer() as login, WandbServer() as proxy, WandbServer() as once:
+        login.fault(status=200, match="Heartbeat", page=page)
+        proxy.fault(status=502, match="Heartbeat", page=page)
+        once.fault(status=200, match="Heartbeat", page=page, count=2)
+        agents = ((login, "login", "8"), (proxy, "proxy", "8"), (once, "once", "200"))
+        started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed, run_cap=1))), name, patience_s)
+                   for server, name, patience_s in agents]
+        in_login, in_proxy, in_once = (client.finish(250).facts for client in started)
+    is_no_answer = ": that is a page in W&B's place, as of a proxy or a login"
+    again = f"again what was answered with HTTP 502: {page.decode()}"
+    assert any("W&B answers a request for one with: " in note and is_no_answer in note for note in in_login["note"])
+    assert any(f"W&B's client tries {again}" in note for note in in_proxy["note"])
+    assert is_no_answer in in_login["reason"][0]
+    assert f"though the sweep is running: its client last tried {again}" in in_proxy["reason"][0]
+    assert any(is_no_answer in note for note in in_once["note"])
+    assert in_once["reason"] == ["the sweep is finished: it has all its trials"]
+    assert (in_login["exit_status"], in_proxy["exit_status"], in_once["exit_status"]) == ([1], [1], [0])
+    assert [run.states for run in once.state.runs.values()] == [["pending", "running", "finished"]]
+    assert login.state.runs == proxy.state.runs == {}
+    assert processes_in(tmp_path) == []
