@@ -138,9 +138,9 @@ def test_a_trial_whose_answer_was_lost_on_its_way_goes_back_and_is_trained(
 def test_a_trial_that_a_killed_agent_was_given_and_had_not_begun_goes_back_at_the_next_start(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The journal has no word of it: it was killed while W&B opened the run."""
+    """The journal has no word of it: it was killed while W&B opened the run. The server's clock is an hour behind."""
     body = f"{TOLD}\n    agent(sys.argv[1], notify=tell)"
-    with WandbServer() as server:
+    with WandbServer(ahead_s=-3600.0) as server:
         sweep = server.create_sweep(sweep_of(fixed, run_cap=1))
         server.fault(match="RunResumeStatus", delay_s=60.0)
         doomed = begin(server, body, path_of(sweep))
@@ -162,7 +162,10 @@ def test_a_trial_that_a_killed_agent_was_given_and_had_not_begun_goes_back_at_th
 def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from_it(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Two studies of one sweep: one's agent is killed in mid-trial, the other's takes the trial, the first starts."""
+    """Two studies of one sweep: one's agent is killed in mid-trial, the other's takes the trial, the first starts.
+
+    The server's clock is an hour ahead: who is alive is W&B's word, and not a matter of clocks.
+    """
     body = f"{TOLD}\n    agent(sys.argv[1], study=sys.argv[2], count=1, notify=HaltedOnce(sys.argv[2], tell))"
     long = {**fixed, "max_tokens": {"value": 64 * 3000}, "evaluations": {"value": 10}}
     upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
@@ -177,7 +180,7 @@ def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from
     worker = []
     agent(sys.argv[1], study=sys.argv[2], count=1, notify=notify, pruning=False)
     """
-    with WandbServer() as server:
+    with WandbServer(ahead_s=3600.0) as server:
         sweep = server.create_sweep(sweep_of(long))
         doomed = begin(server, first, path_of(sweep), "first", "killed", **upload)
         server.wait_for(lambda state: (tmp_path / "halted").is_file() and state.runs and server.run(0).history

@@ -110,6 +110,33 @@ def test_a_run_that_comes_back_on_another_machine_finds_the_checkpoint_that_was_
     assert b"the trial has ended" in site.server.run(0).files["kept/checkpoint.pt"], "frees the space"
 
 
+def test_what_was_damaged_on_the_server_is_not_gone_on_with(site):
+    """A byte flipped in, and the end cut off, each of the two files, and a checkpoint that came without its history."""
+    first = site.start("one", "preempted", 10, 20)
+    site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 10")
+    files = site.server.run(0).files
+    site.server.wait_for(lambda state: "kept/history.jsonl" in files, 60)
+    before = files["kept/history.jsonl"]
+    site.go(10)
+    site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 20")
+    site.go(20)
+    site.finish(first)
+    checkpoint, history = "kept/checkpoint.pt", "kept/history.jsonl"
+    lines = files[history].splitlines(keepends=True)
+    assert len(lines) == 3
+    whole, outputs = dict(files), []
+    for number, damage in enumerate([
+            {checkpoint: whole[checkpoint].replace(b"20", b"21")}, {checkpoint: whole[checkpoint][:-1]},
+            {history: whole[history].replace(b"1.0", b"1.5", 1)}, {history: b"".join(lines[:2])}, {history: before},
+            {history: b""}, {}]):
+        files.update(whole | damage)
+        outputs.append(site.finish(site.start(f"again-{number}", "preempted", every_s="")))
+    said = "could be fetched from W&B (it is damaged there, or its history is another one's): it starts over\n"
+    assert [said in output for output in outputs] == [True] * 6 + [False]
+    assert "fetched the checkpoint" in outputs[-1]
+    assert [len(list((site.directory / f"again-{number}").rglob("*.pt"))) for number in range(7)] == [0] * 6 + [1]
+
+
 def test_nothing_is_sent_where_nobody_asked_for_it_and_a_run_without_starts_over(site):
     for step in (10, 20):
         site.go(step)

@@ -5,17 +5,19 @@ written over, and of an artifact every version stays, half a GB for each checkpo
 """
 
 import contextlib
+import hashlib
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import wandb
 
-from kaggle_runner.errors import ConfigError
-from kaggle_runner.files import replacing
+from kaggle_runner.errors import ConfigError, StudyError
+from kaggle_runner.files import line_of, replacing, sound_lines, write_atomically
 from kaggle_runner.study.journal import JOURNAL, Study
 from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
 from kaggle_runner.wandb.ends.received import refused_file
@@ -26,6 +28,8 @@ EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 FOLDER = "kept"
 """Folder of the files, in the trial's directory and in its run."""
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
+_OF = "checkpoint"
+"""The last line of a history that is sent: the digest of the checkpoint that goes with it."""
 ENDED = "the trial has ended, and with it the need for its checkpoint\n"
 
 
@@ -57,7 +61,8 @@ class CheckpointUploads:
         trial = self._study.trial_directory(log.id)
         try:
             _stage(max(trial.glob("checkpoint/step-*.pt")), trial / FOLDER / CHECKPOINT)
-            _stage(trial / HISTORY, trial / FOLDER / HISTORY, copies=True)
+            _stage(trial / HISTORY, trial / FOLDER / HISTORY, copies=True,
+                   last=line_of({_OF: _digest(trial / FOLDER / CHECKPOINT)}))
             _stage(self._study.directory / JOURNAL, trial / FOLDER / JOURNAL, copies=True)
         except (OSError, ValueError) as error:
             return self._tell(f"a checkpoint of trial {log.id} was not sent to W&B: {error}")
@@ -87,10 +92,11 @@ def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], giv
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             _download(log.path, folder, give_up)
             fetched = folder / FOLDER
+            rows = _rows_of(fetched)
             (trial / "checkpoint").mkdir()
-            os.replace(fetched / HISTORY, trial / HISTORY)
+            write_atomically(trial / HISTORY, "".join(map(line_of, rows)))
             os.replace(fetched / CHECKPOINT, trial / "checkpoint" / "step-00000000.pt")
-    except (*API_ERRORS, OSError, LookupError) as error:
+    except (*API_ERRORS, OSError, LookupError, StudyError) as error:
         tell(f"trial {log.id} comes back, and no checkpoint of it could be fetched from W&B "
              f"({' '.join(str(error).split())[:200]}): it starts over")
         return
@@ -121,10 +127,27 @@ def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:
         raise failure
 
 
-def _stage(source: Path, target: Path, *, copies: bool = False) -> None:
+def _rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows of a history that was fetched with its checkpoint.
+
+    Raises:
+        ValueError: one of the two is damaged, or they are of two moments: of both the later one had not come through.
+    """
+    *rows, last = sound_lines(folder / HISTORY) or [{}]
+    if last != {_OF: _digest(folder / CHECKPOINT)}:
+        raise ValueError("it is damaged there, or its history is another one's")
+    return rows
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stage(source: Path, target: Path, *, copies: bool = False, last: str = "") -> None:
     """Put a file where it is uploaded from, whole at any moment; a checkpoint, which is never changed, as a link."""
     with replacing(target) as temporary:
         if copies:
-            shutil.copyfile(source, temporary)
+            temporary.write_bytes(source.read_bytes() + last.encode())
         else:
             os.link(source, temporary)

@@ -94,6 +94,7 @@ class WandbServer:
         seed: of the draw, of the ids, and of the engine's random numbers.
         crash_after_s: silence after which a run is called crashed; 300 in the cloud.
         use_engine: take points from W&B's `sweeps` package when it imports in this process.
+        ahead_s: how far its clock is ahead of this machine's; less than 0 for behind.
         stopped_is_killed: call a stopped run killed even when it ends with exit code 0.
     """
 
@@ -107,6 +108,7 @@ class WandbServer:
         crash_after_s: float = 300.0,
         use_engine: bool = True,
         stopped_is_killed: bool = False,
+        ahead_s: float = 0.0,
     ) -> None:
         self.key, self.port = key, port
         self.state = State(
@@ -115,6 +117,7 @@ class WandbServer:
             crash_after_s=crash_after_s,
             use_engine=use_engine,
             stopped_is_killed=stopped_is_killed,
+            ahead_s=ahead_s,
         )
         self.faults: list[Fault] = []
         self._listener: Listener | None = None

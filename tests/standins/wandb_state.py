@@ -41,8 +41,10 @@ class State:
     """
 
     def __init__(
-        self, *, entity: str, seed: int, crash_after_s: float, use_engine: bool, stopped_is_killed: bool
+        self, *, entity: str, seed: int, crash_after_s: float, use_engine: bool, stopped_is_killed: bool,
+        ahead_s: float = 0.0
     ) -> None:
+        self.ahead_s = ahead_s
         self.entity, self.seed, self.crash_after_s = entity, seed, crash_after_s
         self.use_engine, self.stopped_is_killed = use_engine, stopped_is_killed
         self.lock = threading.RLock()
@@ -111,7 +113,7 @@ class State:
             if sent.get("id"):
                 raise Refusal(404, f"could not find sweep {sent['id']}", "upsertSweep")
             entity, project = sent.get("entityName") or self.entity, sent.get("projectName") or "uncategorized"
-            sweep = Sweep(name=self._name(self.sweeps), entity=entity, project=project)
+            sweep = Sweep(name=self._name(self.sweeps), entity=entity, project=project, created=self._now)
             self.sweeps[sweep.name] = sweep
         if sent.get("state"):
             self.set_sweep_state(sweep.name, sent["state"])
@@ -153,7 +155,7 @@ class State:
             raise Refusal(400, f"Sweep {where} is not running", "createAgent")
         if sweep.state == "PENDING":
             sweep.state = "RUNNING"
-        agent = Agent(name=self._name(self.agents), sweep=sweep.name, host=sent.get("host") or "")
+        agent = Agent(name=self._name(self.agents), sweep=sweep.name, host=sent.get("host") or "", created=self._now)
         self.agents[agent.name] = agent
         return agent
 
@@ -309,9 +311,14 @@ class State:
         return next((run for run in self.runs.values() if run.id == id), None)
 
     def _new_run(self, entity: str, project: str, name: str = "") -> Run:
-        run = Run(name=name or self._name(self.runs), entity=entity, project=project, number=next(self._numbers))
+        run = Run(name=name or self._name(self.runs), entity=entity, project=project, number=next(self._numbers),
+                  created=self._now)
         self.runs[run.name] = run
         return run
+
+    @property
+    def _now(self) -> float:
+        return time.time() + self.ahead_s
 
     def _name(self, taken: Mapping[str, Any]) -> str:
         names = ("".join(self._draw.choices(string.ascii_lowercase + string.digits, k=8)) for _ in itertools.count())
