@@ -262,3 +262,39 @@ def test_a_page_in_place_of_an_answer_is_told_while_a_trial_is_waited_for_and_is
     assert [run.states for run in once.state.runs.values()] == [["pending", "running", "finished"]]
     assert login.state.runs == proxy.state.runs == {}
     assert processes_in(tmp_path) == []
+
+
+def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trials_and_of_a_finished_sweep(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """A run of another machine that sent a checkpoint, and one that crashed when the sweep was over."""
+    body = f"{TOLD}\n    agent(sys.argv[1], notify=tell, look_s=0.0)"
+
+    def crash(server: WandbServer, sweep: Sweep) -> Run:
+        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+        _, (job,) = server.state.heartbeat({"id": agent.id})
+        run, _ = server.state.upsert_run({"name": job["run_id"], "host": "elsewhere"})
+        run.files["kept/checkpoint.pt"] = bytes(1000)
+        return run
+
+    with WandbServer() as server, WandbServer() as over:
+        sweep, finished = server.create_sweep(sweep_of(fixed, run_cap=2)), over.create_sweep(sweep_of(fixed, run_cap=1))
+        run, late = crash(server, sweep), crash(over, finished)
+        client = begin(server, body, path_of(sweep))
+        server.wait_for(lambda state: len(state.runs) == 2, 200)
+        run.move("crashed")
+        over.state.set_sweep_state(finished.name, "FINISHED")
+        late.move("crashed")
+        client.finish(250)
+        refused = begin(over, body, path_of(finished)).finish(250)
+        other = server.run(1)
+    why = "its agent is gone, and its checkpoint is on W&B"
+    assert f"run {run.name} goes back to the sweep's queue: {why}" in client.facts["note"]
+    assert run.states == ["pending", "running", "crashed", "running", "preempting", "preempted", "pending", "running",
+                          "finished"]
+    assert other.states == ["pending", "running", "finished"]
+    assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert {record.trial.id for record in read_study(tmp_path / "study").finished} == {run.name, other.name}
+    assert (late.states[-1], finished.queue) == ("preempted", [late.name])
+    assert refused.facts["reason"][0].endswith("and then this again: 1 trial of it had no end")
+    assert processes_in(tmp_path) == []

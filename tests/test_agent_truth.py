@@ -182,7 +182,7 @@ def test_a_trial_that_a_killed_agent_left_goes_back_also_when_its_sweep_is_finis
         begin(server, left, json.dumps([sweep.config, job["run_id"], server.run(0).args])).finish(100)
         ends = begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(100).facts
     assert ends["reason"] == [f"the sweep {path_of(sweep)} is finished, so it gives no trials; to go on with it: wandb "
-                              f"sweep --resume {path_of(sweep)}, and then this again: 1 trial of study had no end"]
+                              f"sweep --resume {path_of(sweep)}, and then this again: 1 trial of it had no end"]
     assert (server.run(0).state, sweep.queue) == ("preempted", [job["run_id"]])
     (record,) = read_study(tmp_path / "study").records
     assert record.result is not None

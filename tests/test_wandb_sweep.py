@@ -35,7 +35,7 @@ from pathlib import Path
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.errors import KaggleRunnerError
 from kaggle_runner.study.pace import Deadline
-from kaggle_runner.wandb.agent import AgentOrder
+from kaggle_runner.wandb.order import AgentOrder
 from kaggle_runner.wandb.one_per_gpu import run_agents
 from kaggle_runner.wandb.jobs import AgentPatience
 

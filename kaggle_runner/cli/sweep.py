@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kaggle_runner.run.shared.order import SharedOrder
     from kaggle_runner.study.journal import Snapshot
     from kaggle_runner.sweep.study_settings import Confirm
-    from kaggle_runner.wandb.agent import AgentOrder
+    from kaggle_runner.wandb.order import AgentOrder
 
 @click.command()
 @click.argument("file", type=SweepFile())
@@ -133,8 +133,8 @@ def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study
     from kaggle_runner.run.signals import interrupts_before_work
 
     with interrupts_before_work(complain):  # W&B's client takes seconds to begin, and may swallow a Ctrl-C
-        from kaggle_runner.wandb.agent import AgentOrder
         from kaggle_runner.wandb.one_per_gpu import run_agents
+        from kaggle_runner.wandb.order import AgentOrder
 
         warn_of_no_page()
         order = AgentOrder(address=address, count=count, deadline=end, study=study, pruning=not no_pruning)

@@ -34,7 +34,8 @@ LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy",
                                                 "confirm")),
             "study/what_next", "sweep/shipped",
-            "training/data/preview", "wandb/confirm", "wandb/fetch", "wandb/here", "wandb/read_back")
+            "training/data/preview", "wandb/confirm", "wandb/fetch", "wandb/here", "wandb/offline",
+            "wandb/read_back")
 """Folders and modules that do not ride to a kernel: the demo model's weights would be most of the file, and a kernel
 has a hub or a mounted model; pushes, plans and the tuning lab are for one's own machine, and a launcher has its own
 sweep file."""
@@ -47,7 +48,7 @@ OF_SEARCHES = ("run/points", "run/search", "run/optuna_journal", "run/confirm", 
 OF_AGENTS = ("wandb", "machine/gpu_lock", "machine/writable")
 """What works for a sweep on W&B."""
 NOT_FOR = {
-    "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES),
+    "agent": (*OF_MODELS, *OF_FINALS, *OF_SEARCHES, "run/shared"),
     "sweep": (*OF_MODELS, *OF_FINALS, *OF_AGENTS, "run/shared/address", "run/shared/fetch", "sweep/address"),
     "train": ("model", "cli/conversation", *OF_SEARCHES, *OF_AGENTS, "sweep/address"),
     "export": (*OF_SEARCHES, "wandb", "report"),

@@ -14,16 +14,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from kaggle_runner.errors import INTERRUPTED, HostError, StudyError, SweepOver
+from kaggle_runner.errors import INTERRUPTED, HostError, StudyError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.budget import budget_for
-from kaggle_runner.machine.deadline import Deadline, in_minutes
+from kaggle_runner.machine.deadline import in_minutes
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
@@ -33,20 +33,20 @@ from kaggle_runner.memory.fit import memory_limit_of
 from kaggle_runner.run.signals import handling, told_of_signals
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
-from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
+from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.answers import ask_server
 from kaggle_runner.wandb.connection import LEAVE_S, connect, leave_in_time, refused
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.pending import pending_of
-from kaggle_runner.wandb.ends.reclaim import reclaim, seen_through
+from kaggle_runner.wandb.ends.reclaim import CRASHED, reclaim, seen_through
+from kaggle_runner.wandb.ends.unheld import crashed_with_checkpoint, pending_of
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
+from kaggle_runner.wandb.order import AgentOrder, find_for_agent, study_directory
 from kaggle_runner.wandb.run import RunLost
-from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, find_sweep, is_over, state_of
-from kaggle_runner.wording import how_many
+from kaggle_runner.wandb.sweep import ALIVE_STATES, OVER_STATES, RemoteSweep, state_of
 
 REJOIN_S = 5.0
 """Seconds before we register again with a sweep that is there and has sent us away, as one 404 does."""
@@ -65,22 +65,6 @@ class AgentSession:
     """Why the agent ended, in a sentence."""
     sweep: RemoteSweep
     snapshot: Snapshot
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentOrder:
-    """What a user asked of an agent."""
-
-    address: str
-    """Address of the sweep: `entity/project/id`, `project/id`, `id`, or its URL."""
-    count: int | None = None
-    """Trials to bring to an end; none: as many as the sweep gives."""
-    deadline: Deadline
-    study: Path | None = None
-    """Folder of the study; none names it after the sweep."""
-    pruning: bool = True
-    """End trials early that are clearly worse than the others."""
-    patience: AgentPatience = field(default_factory=AgentPatience)
 
 
 def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> AgentSession:
@@ -153,33 +137,6 @@ def prepare(environment: Environment, notify: Notify) -> FoundKey:
     return connect(environment, lambda text: notify(Note(text=text)))
 
 
-def find_for_agent(order: AgentOrder, environment: Environment, key: FoundKey, notify: Notify) -> RemoteSweep:
-    """Find the sweep of an order. Of one that is over, a trial that a killed agent left in the study goes back first.
-
-    Raises:
-        SweepOver, WandbError, SweepError: as `find_sweep`.
-        StudyError: the study cannot be used.
-    """
-    sweep = find_sweep(order.address, key, may_be_over=True, tell=lambda text: notify(Note(text=text)))
-    if sweep.state not in OVER_STATES:
-        return sweep
-    directory = order.study or study_directory(sweep, environment)
-    left = [record.trial.id for record in read_study(directory).records if record.result is None and not record.is_held
-            ] if (directory / JOURNAL).is_file() else []
-    if left:
-        with Study.open_for_writing(directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric,
-                                    goal=sweep.spec.goal, seed=None, shared=True) as study, \
-                seen_through(order.patience) as give_up:
-            reclaim(sweep, study, notify, give_up, alone=False)
-    back = f", and then this again: {how_many(len(left), 'trial')} of {directory} had no end" if left else ""
-    raise SweepOver(f"{is_over(sweep)}{back}")
-
-
-def study_directory(sweep: RemoteSweep, environment: Environment) -> Path:
-    """Return where the study of a sweep is when nobody says."""
-    return environment.writable_directory / "studies" / sweep.path.rsplit("/", 1)[1]
-
-
 @dataclass
 class _Ticket:
     """A job of W&B's agent, passed between threads by plain attributes: a lock could be broken by the exception."""
@@ -204,7 +161,7 @@ class _Agent:
         """What the client told its log."""
         self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
         self._over = self._interrupting = self._told_failing = False
-        self._idle_since = self._told_idle = time.monotonic()
+        self._idle_since = self._told_idle = self._looked = time.monotonic()
         self._interrupted_at = -math.inf
         self._error: BaseException | None = None
 
@@ -259,10 +216,11 @@ class _Agent:
                                  f"mend that, and run the same command again", 1)
 
     def _give_back(self) -> None:
-        """Give the runs back that W&B handed out and nobody opened, which would stay pending for ever."""
+        """Give the runs back that nobody holds: which nobody opened, and which crashed and sent a checkpoint."""
         if set(self.words.taken) - self._runner.opened - self.given_back:
             time.sleep(_ON_THE_WAY_S)
-        for run in dict.fromkeys((*self.words.taken, *pending_of(self._sweep, self.words.agents))):
+        crashed = crashed_with_checkpoint(self._sweep)[0] if self._study.is_alone and not self._ending.reason else []
+        for run in dict.fromkeys((*self.words.taken, *pending_of(self._sweep, self.words.agents), *crashed)):
             if run in self._runner.opened | self.given_back:
                 continue
             began = time.monotonic()
@@ -270,12 +228,21 @@ class _Agent:
                 hand_back(self._sweep, run, lambda began=began: self._ending.is_over(  # type: ignore[misc]
                     began, self._patience.upload_s))
             except RunLost as error:
-                self._notify(Note(text=f"run {run} was not given back, so W&B shows it as pending for ever: {error}"))
+                self._notify(Note(text=f"run {run} was not given back, so nobody will get it: {error}"))
                 continue
             self.given_back.add(run)
-            why = "its trial never began" if run in self.words.taken else "W&B's answer with it never came"
+            why = ("its trial never began" if run in self.words.taken else CRASHED if run in crashed
+                   else "W&B's answer with it never came")
             self._notify(Note(text=f"run {run} goes back to the sweep's queue: {why}"))
         self._lost.clear()
+
+    def _find_lost(self) -> list[str]:
+        """Find, between two trials, what goes back to the queue before the next one."""
+        lost = [run for run in pending_of(self._sweep, self.words.agents) if run not in self.words.taken]
+        if self._study.is_alone and time.monotonic() - self._looked > self._patience.look_s:
+            self._looked = time.monotonic()
+            lost += crashed_with_checkpoint(self._sweep)[0]
+        return [run for run in lost if run not in self._runner.opened | self.given_back]
 
     def _attend(self) -> None:
         """Wait for a job to be done: W&B calls this for each, in a thread of its own, and throws its stop into it."""
@@ -313,8 +280,7 @@ class _Agent:
                 self._error = error
                 self._ending.ask(str(error), 1)
             self._runner.check_deadline()
-            self._lost += [run for run in pending_of(self._sweep, self.words.agents)
-                           if run not in {*self._runner.opened, *self.given_back, *self.words.taken}]
+            self._lost = [] if self._ending.reason else self._find_lost()
             # after a stop W&B may have sent the next job already
             if (self._ending.reason or self._lost) and not ticket.stop_asked:
                 self._interrupt()

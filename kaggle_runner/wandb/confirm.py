@@ -28,10 +28,10 @@ from kaggle_runner.study.noise import Confirmed, confirmed
 from kaggle_runner.study.trial import TrialRecord
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.sweep.study_settings import Confirm
-from kaggle_runner.wandb.agent import study_directory
 from kaggle_runner.wandb.connection import API_ERRORS, connect, leave
 from kaggle_runner.wandb.fetch import fetch_study
 from kaggle_runner.wandb.offline import CONFIRMS
+from kaggle_runner.wandb.order import study_directory
 from kaggle_runner.wandb.run import RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, find_sweep
 

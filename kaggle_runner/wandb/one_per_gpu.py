@@ -28,18 +28,12 @@ from kaggle_runner.machine.gpu_lock import free_gpus
 from kaggle_runner.run.child import ChildProcess, package_path
 from kaggle_runner.run.signals import handling, interrupts_before_work, told_of_signals
 from kaggle_runner.study.journal import Study
-from kaggle_runner.wandb.agent import (
-    AgentOrder,
-    AgentSession,
-    find_for_agent,
-    prepare,
-    run_agent,
-    study_directory,
-)
+from kaggle_runner.wandb.agent import AgentSession, prepare, run_agent
 from kaggle_runner.wandb.answers import to_stderr
 from kaggle_runner.wandb.connection import GiveUp, leave
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.reclaim import reclaim, seen_through
+from kaggle_runner.wandb.order import AgentOrder, find_for_agent, study_directory
 
 END_S = 30.0
 """Seconds that a child gets to end when it was told to."""

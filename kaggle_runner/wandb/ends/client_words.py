@@ -45,7 +45,7 @@ class ClientWords(logging.Handler):
         """The ids that W&B gave the agent: one for each time that it registered."""
         self.retried = ""
         """What a request, since the last trial was handed out, got that W&B's own process tries again in silence."""
-        self._retries = 0
+        self._seen_retries = 0
         self._taken: dict[str, None] = {}
         self._ended: dict[str, str] = {}
 
@@ -84,7 +84,7 @@ class ClientWords(logging.Handler):
     def look_at_core(self) -> str:
         """Return what the last request got that W&B's own process tries again, if one did since the last look."""
         tried = [facts for log in core_logs() for facts in _retries(log)]
-        news, self._retries = tried[self._retries:], len(tried)
+        news, self._seen_retries = tried[self._seen_retries:], len(tried)
         if not news:
             return ""
         self.retried = f"HTTP {news[-1].get('status')}: {' '.join(str(news[-1].get('body')).split())[:_SHOWN]}"

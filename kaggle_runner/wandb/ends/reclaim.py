@@ -9,27 +9,25 @@ are crashed and hold a checkpoint.
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-
-import wandb
 
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.signals import handling
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.answers import SeenRun, ask_run
-from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
-from kaggle_runner.wandb.connection import API_ERRORS, GiveUp, attempt
+from kaggle_runner.wandb.connection import GiveUp
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.pending import pending_of
+from kaggle_runner.wandb.ends.unheld import crashed_with_checkpoint, pending_of
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
 _OPEN = ("running", "preempting")
 _HELD = (*_OPEN, "pending")
 _KILLED = "its agent was killed"
+CRASHED = "its agent is gone, and its checkpoint is on W&B"
 _POLL_S = 0.1
 _OPENED_S = 10.0
 """Seconds in which an agent opens the run of a job that it was given: one may have the job that another had before."""
@@ -72,9 +70,16 @@ def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *
     for run, why in (*_not_preempted(sweep, study, snapshot, give_up), *_never_opened(sweep, snapshot, give_up)):
         if not give_up():
             _give_back(sweep, run, notify, give_up, f"{why}; run {run}")
-    for run in _crashed_with_checkpoint(sweep, notify, give_up):
-        if run not in own and not give_up():
-            _give_back(sweep, run, notify, give_up, f"its agent is gone, and its checkpoint is on W&B; run {run}")
+    reclaim_crashed(sweep, notify, give_up, own)
+
+
+def reclaim_crashed(sweep: RemoteSweep, notify: Notify, give_up: GiveUp, done: Collection[str]) -> list[str]:
+    """Give back what crashed on any machine and holds a checkpoint, but what is `done`; return what W&B took."""
+    crashed, trouble = crashed_with_checkpoint(sweep)
+    if trouble:
+        notify(Note(text=f"W&B does not say which runs have crashed: {trouble[:200]}"))
+    return [run for run in crashed if run not in done and not give_up()
+            and not _give_back(sweep, run, notify, give_up, f"{CRASHED}; run {run}")]
 
 
 def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
@@ -134,22 +139,3 @@ def _give_back(sweep: RemoteSweep, run: str, notify: Notify, give_up: GiveUp, wh
         return str(error)
     notify(Note(text=f"{why} goes back to the sweep's queue, and resumes"))
     return ""
-
-
-def _crashed_with_checkpoint(sweep: RemoteSweep, notify: Notify, give_up: GiveUp) -> list[str]:
-    """Find the crashed runs of a sweep that hold a checkpoint."""
-    entity, project, name = sweep.path.split("/")
-    found: list[str] = []
-
-    def look() -> None:
-        for run in wandb.Api().runs(f"{entity}/{project}", filters={"sweep": name, "state": "crashed"}):
-            sizes = [file.size for file in run.files([f"{FOLDER}/{CHECKPOINT}"])]
-            if sizes and sizes[0] > len(ENDED):
-                found.append(str(run.id))
-
-    failure = attempt(look, give_up)
-    if isinstance(failure, (*API_ERRORS, TimeoutError)):
-        notify(Note(text=f"W&B does not say which runs have crashed: {' '.join(str(failure).split())[:200]}"))
-    elif failure is not None:
-        raise failure
-    return found

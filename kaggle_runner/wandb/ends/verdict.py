@@ -16,8 +16,8 @@ def verdict_on(ending: Ending, sweep: RemoteSweep, patience: AgentPatience, word
         return ending.exit_status, ending.reason
     state = state_of(sweep)
     if state == "FINISHED" and given_back:
-        return 1, (f"the sweep is finished, and {how_many(given_back, 'trial')} that it handed out never began; to go "
-                   f"on: wandb sweep --resume {sweep.path}, then this again")
+        return 1, (f"the sweep is finished, and {how_many(given_back, 'trial')} went back to its queue; to go on: "
+                   f"wandb sweep --resume {sweep.path}, then this again")
     no_job = f" for {in_minutes(patience.no_job_s)}" if ending.reason else ""
     verdicts = {
         "FINISHED": (0, "the sweep is finished: it has all its trials"),
