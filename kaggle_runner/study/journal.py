@@ -286,8 +286,7 @@ def read_study(directory: Path) -> Snapshot:
     info: StudyInfo | None = None
     baseline: float | None = None
     base_scores: Mapping[str, float] = {}
-    sessions, agents = list[dict[str, Any]](), list[str]()
-    known, rows = list[dict[str, Any]](), list[dict[str, Any]]()
+    listed: dict[str, list[dict[str, Any]]] = {"session": [], "known": [], "rows": [], "agent": []}
     starts: dict[str, tuple[Trial, int, float]] = {}
     holders: dict[str, Mapping[str, Any]] = {}
     results: dict[str, TrialResult] = {}
@@ -298,14 +297,8 @@ def read_study(directory: Path) -> Snapshot:
             info = StudyInfo(**event, created=when)
         elif kind == "baseline":
             baseline, base_scores = event["value"], event.get("scores") or {}
-        elif kind == "session":
-            sessions.append(event)
-        elif kind == "known":
-            known.append(event)
-        elif kind == "agent":
-            agents.append(event["id"])
-        elif kind == "rows":
-            rows.append(event)
+        elif kind in listed:
+            listed[kind].append(event)
         elif kind == "start":
             trial = Trial(**event["trial"])
             attempts = starts[trial.id][1] if trial.id in starts else 0
@@ -319,8 +312,10 @@ def read_study(directory: Path) -> Snapshot:
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started,
                            is_held=trial.id in results or is_held(holders[trial.id], directory))
                for trial, attempts, started in starts.values()]
-    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(sessions), known=tuple(known),
-                    rows=tuple(rows), agents=tuple(agents), base_scores=_with_own(base_scores, info, baseline),
+    return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(listed["session"]),
+                    known=tuple(listed["known"]), rows=tuple(listed["rows"]),
+                    agents=tuple(event["id"] for event in listed["agent"]),
+                    base_scores=_with_own(base_scores, info, baseline),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)),
                     confirming=confirming(directory, info))
 
