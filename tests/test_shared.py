@@ -282,7 +282,6 @@ class TestBadInput:
         ("postgresql://u:secret@/d?host=/nowhere",
          "on socket .*No such file.*; check the socket's folder, the port in its name, and that the server runs"),
         ("postgresql://u:secret@%2Fnowhere/d", r"; the folder of a socket stands behind the \?: postgresql://user@/data"),
-        ("mysql://u:secret@h/d?unix_socket=/nowhere", "No such file or directory.*; check the files that the address"),
         ("postgresql://u:secret@127.0.0.1:PORT/d", "; check host and port: another program answers there"),
     ])
     def test_a_socket_that_is_not_there_and_a_server_of_another_kind(self, address, said):
