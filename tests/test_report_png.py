@@ -1,9 +1,11 @@
+import multiprocessing
+
 import matplotlib.image
 import pytest
 
 from kaggle_runner.report.png import draw_overview
 from kaggle_runner.study.journal import read_study
-from kaggle_runner.study.trial import Status
+from kaggle_runner.study.trial import OPEN, STOPPED, Status
 from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -21,6 +23,23 @@ def test_the_overview_is_a_picture_whatever_became_of_the_trials(tmp_path, trial
 
     draw_overview(read_study(directory), tmp_path / "overview.png")
 
+    assert (tmp_path / "overview.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize("word", [*map(str, Status), *OPEN])
+def test_every_status_has_a_mark_in_the_picture(tmp_path, word):
+    status = None if word in OPEN else Status(word)
+    trials = [Made(value=2.5, curve=loss_curve(2.5)), Made(status=status, curve=loss_curve(2.6)[:3])]
+    directory = tmp_path / "study"
+    if word == STOPPED:  # nobody runs a trial whose process is gone
+        made = multiprocessing.get_context("spawn").Process(target=write_study, args=(directory, trials))
+        made.start()
+        made.join()
+    else:
+        write_study(directory, trials)
+    snapshot = read_study(directory)
+    assert [record.status_word for record in snapshot.records] == ["complete", word]
+    draw_overview(snapshot, tmp_path / "overview.png")
     assert (tmp_path / "overview.png").read_bytes().startswith(PNG_SIGNATURE)
 
 

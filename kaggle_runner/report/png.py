@@ -24,13 +24,13 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.sentences import winner
-from kaggle_runner.report.style import BEST
+from kaggle_runner.report.style import BEST, LOOKS
 from kaggle_runner.study.journal import Snapshot
 
 _INK, _GRID = "#1c2430", "#e4e7eb"
 _DPI = 110
-_SYMBOLS = {"circle": "o", "circle-open": "o", "diamond-open": "D", "x": "X", "square-open": "s", "star": "*",
-            "triangle-right-open": ">", "line-ns-open": "|", "triangle-up": "^", "triangle-down": "v"}
+_SYMBOLS = {**{look.plotly: look.matplotlib for look in LOOKS.values()}, "star": "*", "line-ns-open": "|",
+            "triangle-up": "^", "triangle-down": "v"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _POINTS_PER_PIXEL = 0.75
 
