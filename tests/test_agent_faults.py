@@ -167,7 +167,7 @@ def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from
     The server's clock is an hour ahead: who is alive is W&B's word, and not a matter of clocks.
     """
     body = f"{TOLD}\n    agent(sys.argv[1], study=sys.argv[2], count=1, notify=HaltedOnce(sys.argv[2], tell))"
-    long = {**fixed, "max_tokens": {"value": 64 * 3000}, "evaluations": {"value": 10}}
+    long = {**fixed, "max_tokens": {"value": 64 * 800}, "evaluations": {"value": 8}}
     upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
     first = f"""{TOLD}
     def notify(event):

@@ -10,7 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -286,8 +286,9 @@ def _restore(checkpoint: Checkpoint, metric: Metric, model: CharModel, optimizer
     torch.set_rng_state(tensors["cpu_random"])
     if tensors["cuda_random"] is not None:
         torch.cuda.set_rng_state(tensors["cuda_random"], device)
-    return replace(_Progress(step=checkpoint.step), **{
-        **checkpoint.state, "evaluations": Evaluations.of_state(metric, checkpoint.state["evaluations"])})
+    state = checkpoint.state
+    return _Progress(step=checkpoint.step, skipped_steps=state["skipped_steps"], train_cpu_s=state["train_cpu_s"],
+                     evaluations=Evaluations.of_state(metric, state["evaluations"]))
 
 
 def _sha256(model: CharModel) -> str:
