@@ -13,7 +13,6 @@ from kaggle_runner.cli.model import way_on
 from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import StudyError
 from kaggle_runner.kaggle.order import KernelOrder, make_launch
-from kaggle_runner.run.final.final_training import FinalSession
 from kaggle_runner.study.best_file import place_for, read_chosen, write_best, yaml_text
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.table import best_lines
@@ -108,7 +107,24 @@ def test_what_comes_next_after_a_final_training_that_failed_is_not_the_line_that
                                                                                             kind, expected):
     monkeypatch.setattr(sys, "argv", ["kaggle-runner", "train", "one.yaml", "--full", "--cpu"])
     place = write_study(tmp_path / "one-final", [Made(status=Status.FAILED, origin="final", notes={"kind": kind})])
-    snapshot = read_study(place)
-    run = FinalSession(snapshot=snapshot, result=snapshot.records[0].result)
     again = "python -m kaggle_runner train one.yaml --full --cpu"
-    assert way_on(run, place) == expected.format(again=again, place=place)
+    result = read_study(place).records[0].result
+    assert way_on(result, place, again, again) == expected.format(again=again, place=place)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [
+    ("crash", "{again}"), ("foreign_rows", "put the rows of then back, and: {again}; or begin anew: python -m "
+                                           "kaggle_runner train one.yaml --full --cpu --study {place}-2"),
+    ("not_finite", "lower learning_rate in a copy of {place}/trials/0000/config.json, and: python -m kaggle_runner "
+                   "train COPY --full --study {place}-2")])
+def test_show_of_a_final_training_that_failed_says_the_way_on_as_the_training_did(tmp_path, monkeypatch, kind,
+                                                                                  expected):
+    monkeypatch.setattr(sys, "argv", ["kaggle-runner", "train", "one.yaml", "--full", "--cpu"])
+    place = write_study(tmp_path / "one-final", [Made(status=Status.FAILED, origin="final", notes={"kind": kind})])
+    again = f"python -m kaggle_runner train one.yaml --full --cpu --study {place}"
+    lines = CliRunner().invoke(cli, ["show", str(place)]).output.splitlines()
+    assert lines[-2:] == [f"next     {expected.format(again=again, place=place)}",
+                          f"report   python -m kaggle_runner report {place}"]
+    failed = write_study(tmp_path / "sweep", [Made(status=Status.FAILED, notes={"kind": kind})])
+    assert CliRunner().invoke(cli, ["show", str(failed)]).output.splitlines()[-1] == (
+        f"next     python -m kaggle_runner report {failed}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kaggle_runner.run.points.prior import lessons_of, observations
 from kaggle_runner.run.search import OptunaSearch
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import measured_noise
-from kaggle_runner.study.scoring import other_data, read_by_most
+from kaggle_runner.study.scoring import other_data, read_by_most, require_same_data
 from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
@@ -159,3 +160,49 @@ def test_a_changed_text_ends_a_sweep_and_its_confirmation_before_a_trial(
     (tmp_path / "text.txt").write_text(before)
     status, output = sweep("--count", "3", "--no-confirm")
     assert (status, len(read_study(Path("studies/sweep")).ranked)) == (0, 3), output
+
+
+def test_a_final_training_on_other_rows_is_told_nothing_of_sweeps(tmp_path: Path) -> None:
+    made(tmp_path / "s", (2.0, BEFORE))
+    (record,) = read_study(tmp_path / "s").records
+    for origin, end in (("final", "or begin anew with another --study"),
+                        ("random", f"learns from these trials with --prior-study {tmp_path / 's'}")):
+        one = replace(record, trial=replace(record.trial, origin=origin))
+        with pytest.raises(StudyError, match=f"{end}$"):
+            require_same_data(tmp_path / "s", [one], one.trial.params, AFTER)
+
+
+def test_a_final_training_whose_rows_have_grown_is_not_said_to_have_trained_all_of_them(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAGGLE_RUNNER_CACHE", "cache")
+    (tmp_path / "s.yaml").write_text("model: demo\ndataset: rows.jsonl\nmax_length: 32\neval_share: 0.2\n")
+
+    def rows(count: int) -> None:
+        (tmp_path / "rows.jsonl").write_text("".join(
+            json.dumps({"prompt": f"what is {i} and {i % 7}", "completion": f"it is {i + i % 7}"}) + "\n"
+            for i in range(count)))
+
+    def train(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["train", *arguments, "--full", "--cpu"])
+        return result.exit_code, str(result.exception) if isinstance(result.exception, StudyError) else result.output
+
+    rows(16)
+    status, output = train("s.yaml")
+    assert status == 0, output
+    rows(40)
+    status, error = train("s.yaml")
+    assert status == 1, error
+    assert error.startswith("studies/s-final was trained to its end on other rows: those of rows.jsonl have changed "
+                            "since (SHA-256 ")
+    assert error.endswith("; to train on those of now, give the same command with --study studies/s-final-2; to keep "
+                          "this training, put the rows of then back")
+    status, output = train("studies/s-final")
+    assert status == 0, output
+    assert "this one is trained in studies/s-final-2" in output
+    assert "40 read, 3" in output
+    (tmp_path / "rows.jsonl").unlink()
+    status, output = train("s.yaml")
+    assert (status, "(all rows are trained)" in output) == (0, True), "nobody knows of other rows"
+    rows(16)
+    assert "is this very training, to its end" in train("studies/s-final")[1]

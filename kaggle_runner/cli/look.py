@@ -16,6 +16,7 @@ from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.study.page_mark import is_current
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.study.what_next import leading_to
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 from kaggle_runner.wording import how_many
@@ -182,11 +183,22 @@ def next_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     shown = str(as_typed(page)) if is_current(page, directory) else command("report", directory)
     if is_in_use(directory):
         return [("running", "a process is adding to it"), ("next", command("report", directory, "--watch"))]
-    left = open_trials(snapshot)
-    if not left and snapshot.records:
+    left, failed = open_trials(snapshot), _failed_final(snapshot)
+    if not left and not failed and snapshot.records:
         return [("next", shown)]
-    lines = [*([("open", left)] if left else []), ("next", _began_by(snapshot))]
+    again = _began_by(snapshot)
+    if failed:
+        from kaggle_runner.cli.model import way_on
+
+        again = way_on(failed, directory, again if _typed(snapshot) else "", again)
+    lines = [*([("open", left)] if left else []), ("next", again)]
     return [*lines, ("page" if shown.endswith(".html") else "report", shown)] if snapshot.finished else lines
+
+
+def _failed_final(snapshot: Snapshot) -> TrialResult | None:
+    """Return how a final training failed; none where it did not, or where it is none."""
+    return next((record.result for record in snapshot.records if record.trial.origin == "final" and record.result
+                 and record.result.status in (Status.FAILED, Status.INFEASIBLE)), None)
 
 
 def open_trials(snapshot: Snapshot) -> str:
@@ -207,12 +219,17 @@ def _wanted(snapshot: Snapshot) -> int | None:
     return wanted if isinstance(wanted, int) else None
 
 
+def _typed(snapshot: Snapshot) -> str:
+    """Return the command of the last session; empty where it is not known."""
+    return str(snapshot.sessions[-1].get("command") or "") if snapshot.sessions else ""
+
+
 def _began_by(snapshot: Snapshot) -> str:
     """Return the command of the last session, which goes on with the study where it lies now."""
-    typed: Any = snapshot.sessions[-1].get("command") if snapshot.sessions else ""
+    typed = _typed(snapshot)
     if not typed:
         return f"the command that began it, with --study {shlex.quote(str(as_typed(snapshot.directory)))}"
-    words = leading_to(snapshot, shlex.split(str(typed)))
+    words = leading_to(snapshot, shlex.split(typed))
     return shlex.join(str(as_typed(word)) if isinstance(word, Path) else word for word in words)
 
 

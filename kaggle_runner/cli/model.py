@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from kaggle_runner.model.outcome import Outcome
     from kaggle_runner.model.talk.answers import Conversation
     from kaggle_runner.model.talk.characters import Writer
-    from kaggle_runner.run.final.final_training import FinalSession
     from kaggle_runner.study.journal import Snapshot
+    from kaggle_runner.study.trial import TrialResult
     from kaggle_runner.sweep.spec import SweepSpec
 
     Send = Callable[[Path, Notify], str]
@@ -72,6 +72,7 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
     all rows are trained on, by all GPUs in one training; the same command goes on with it.
     """
     from kaggle_runner.run.final.full_spec import full_spec
+    from kaggle_runner.run.final.same_rows import other_rows
     from kaggle_runner.study.best_file import final_name, read_chosen, refuse_trained, study_of
     from kaggle_runner.study.journal import read_study
 
@@ -82,7 +83,8 @@ def train(file: Path, study: Path | None, full: bool, epochs: float | None, proc
         name = final_name(name)
         by = Metric(name=metric, goal=GOALS[metric]) if metric else known.metric if known else None
         spec = full_spec(spec, epochs, by)
-        refuse_trained(known, spec.fixed)
+        if not (known and other_rows(known, detect_here().cache_directory)):
+            refuse_trained(known, spec.fixed)
         _train_fully(spec, study or _place(name, spec, source), processes, deadline, cpu)
         return
     options = {"epochs": epochs, "processes": processes, "metric": metric}
@@ -139,7 +141,7 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
     page = print_study(run.snapshot, run.reason)
     exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)
     if exit_status:
-        say("next", way_on(run, directory))
+        say("next", way_on(run.result, directory, typed_command(), continuing()))
     else:
         print_next(run.snapshot)
     print_page(page)
@@ -148,19 +150,22 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
         sys.exit(exit_status)
 
 
-def way_on(run: "FinalSession", directory: Path) -> str:
-    """Say what to do about a final training that did not end well: the same command, unless that comes to the same."""
-    again, kind = typed_command(), run.result.notes.get("kind")
-    if kind not in ("foreign_rows", "not_finite") or not again or os.environ.get(FACTS_VARIABLE):
-        return continuing()
+def way_on(result: "TrialResult", directory: Path, typed: str, again: str) -> str:
+    """Say what to do about a final training that did not end well: the same command, unless that comes to the same.
+
+    `typed` is that command, empty where nobody typed one, and `again` how it is given once more.
+    """
+    kind = result.notes.get("kind")
+    if kind not in ("foreign_rows", "not_finite") or not typed or os.environ.get(FACTS_VARIABLE):
+        return again
     from kaggle_runner.study.best_file import place_for
     from kaggle_runner.study.what_next import OWN_WORDS, to_place
 
     elsewhere = place_for(directory, None)
     if kind == "foreign_rows":
-        anew = command(*to_place(shlex.split(again)[OWN_WORDS:], elsewhere))
-        return f"put the rows of then back, and: {again}; or begin anew: {anew}"
-    config = as_typed(directory / "trials" / run.result.id / "config.json")
+        anew = command(*to_place(shlex.split(typed)[OWN_WORDS:], elsewhere))
+        return f"put the rows of then back, and: {typed}; or begin anew: {anew}"
+    config = as_typed(directory / "trials" / result.id / "config.json")
     return f"lower learning_rate in a copy of {config}, and: {command('train', 'COPY', '--full', '--study', elsewhere)}"
 
 

@@ -109,5 +109,6 @@ def require_same_data(directory: Path, records: Sequence[TrialRecord], params: M
         StudyError: it does not.
     """
     if why := other_data(directory, records, params, hashes):
-        raise StudyError(f"{why}; put it back as it was, or begin anew with another --study, where a Bayesian sweep "
-                         f"learns from these trials with --prior-study {directory}")
+        learns = "" if records[0].trial.origin == "final" else (
+            f", where a Bayesian sweep learns from these trials with --prior-study {directory}")
+        raise StudyError(f"{why}; put it back as it was, or begin anew with another --study{learns}")

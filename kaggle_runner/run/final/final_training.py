@@ -16,6 +16,7 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import MemoryLimit, memory_limit_of
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of
+from kaggle_runner.run.final.same_rows import require_same_rows
 from kaggle_runner.run.one_trial import TrialRunner, preempts
 from kaggle_runner.run.signals import end_on_signals
 from kaggle_runner.run.supervisor import Supervisor, Unfinished
@@ -65,7 +66,7 @@ def run_final(spec: SweepSpec, order: FinalOrder, environment: Environment, noti
     Raises:
         ConfigError: more processes than GPUs or cores, or rows that cannot be dealt evenly to them.
         MissingPackages: what training needs is not installed.
-        StudyError: the directory cannot be used, or is of another configuration.
+        StudyError: the directory cannot be used, or is of another configuration or of other rows.
         WorkerError: the base or the data cannot be loaded; says why.
     """
     config = FinetuneConfig.from_params(spec.fixed)
@@ -78,6 +79,7 @@ def run_final(spec: SweepSpec, order: FinalOrder, environment: Environment, noti
                                  goal=spec.goal, seed=None) as study, end_on_signals(notify) as ending):
         done = next((record.result for record in study.snapshot().finished if not _goes_on(record.result)), None)
         if done is not None:
+            require_same_rows(study.snapshot(), environment.cache_directory)
             return FinalSession(snapshot=study.snapshot(), result=done)
         settings = _settings(study.directory, environment, processes, offline=spec.needs_no_hub)
         study.start_session(environment.as_dict() | {
