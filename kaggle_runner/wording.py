@@ -1,6 +1,8 @@
 """Words that every room puts into its sentences."""
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _OTHER = re.compile(r"|~|none|null|true|false|0[xo][\da-f]+|\d{4}-\d\d?-\d\d?"
                     r"|[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.IGNORECASE)
@@ -34,3 +36,15 @@ def without_password(text: str) -> str:
     """Return a text with the password of every address in it hidden, before the host and behind the `?`."""
     text = re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
     return re.sub(r"(?i)([?&](?:ssl)?(?:password|passwd|pwd)=)[^&#\s'\"]*", r"\1***", text)
+
+
+def unlike(names: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say what in two sweeps each of some names was and is, and what to do about it."""
+    def value(there: Any, name: str) -> str:
+        for part in name.split("."):
+            there = there.get(part, {}) if isinstance(there, Mapping) else {}
+        found = next(iter(there.values()), "not given") if isinstance(there, Mapping) else there
+        return plain_text(found) if isinstance(found, str) else str(found)
+
+    told = (f"{name.rpartition('.')[2]} {value(old, name)} then, {value(new, name)} now" for name in names)
+    return f"other values: {'; '.join(told)}; choose another directory with --study, or give those of then"

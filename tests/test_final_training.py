@@ -140,7 +140,8 @@ def test_two_processes_lose_memory_and_one_of_them_and_still_train_as_one_does(t
     assert len(expected) == 6
     assert losses(read_study(tmp_path / "two").history("0000")) == pytest.approx(expected, abs=1e-5)
     assert run_final(large, order, here, lambda event: None).result.status is Status.COMPLETE  # nothing is left to do
-    with pytest.raises(StudyError, match=r"was made from another sweep file: parameters\.batch_size"):
+    with pytest.raises(StudyError, match=r"two was trained with other values: batch_size 8 then, 2 now; "
+                                         r"gradient_accumulation_steps 1 then, 4 now; choose another directory"):
         run_final(small, order, here, lambda event: None)
 
 

@@ -116,6 +116,22 @@ def test_a_study_of_another_sweep_file_is_refused_with_what_differs(tmp_path):
         pass
 
 
+def test_a_study_of_another_configuration_is_refused_with_both_values_and_no_word_of_sweeps(tmp_path):
+    """As `train --epochs 2` after `train --epochs 1`, which has no --adopt."""
+    def one(**values):
+        return {"method": "grid", "metric": {"name": values.pop("metric", "eval/loss"), "goal": "minimize"},
+                "parameters": {name: {"value": value} for name, value in values.items()}}
+
+    with open_study(tmp_path, sweep=one(num_train_epochs=1, dataset="a.jsonl", seed=3)) as study:
+        study.record_start(a_trial(0), {})
+        study.record_end(a_result(0, 1.5))
+    with (pytest.raises(StudyError, match=r" was trained with other values: metric eval/loss then, eval/bits_per_byte "
+                                          r"now; num_train_epochs 1 then, 2 now; seed 3 then, not given now; choose "
+                                          r"another directory with --study, or give those of then$"),
+          open_study(tmp_path, sweep=one(num_train_epochs=2, dataset="a.jsonl", metric="eval/bits_per_byte"))):
+        pass
+
+
 @pytest.mark.parametrize(("left", "is_anew"), [("nothing", True), ("a refusal", True), ("a row", False),
                                                ("a lesson", False), ("a weight", False)])
 def test_a_study_in_which_nothing_was_trained_begins_anew_with_the_mended_file(tmp_path, left, is_anew):

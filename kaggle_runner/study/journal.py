@@ -35,6 +35,7 @@ from kaggle_runner.study.near import has_begun, refuse_foreign_folder, refuse_tr
 from kaggle_runner.study.ranking import Ranked, rank
 from kaggle_runner.study.scoring import on_other_data
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
+from kaggle_runner.wording import unlike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,8 +370,9 @@ def _fixed_as_0_2(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _why_another(snapshot: Snapshot, sweep: Mapping[str, Any], seed: int | None) -> StudyError | None:
     """Say why a study is not of this sweep and seed; none if it is."""
-    changed = changed_keys(snapshot.info.sweep, sweep)
-    if changed:
+    if changed := changed_keys(snapshot.info.sweep, sweep):
+        if all("value" in entry for entry in sweep.get("parameters", {}).values()):  # one configuration, of `train`
+            return StudyError(f"{snapshot.directory} was trained with {unlike(changed, snapshot.info.sweep, sweep)}")
         return StudyError(f"{snapshot.directory} was made from another sweep file: {', '.join(changed)} differ; "
                           f"choose another directory with --study, or restore the file; a sweep takes over with "
                           f"--adopt what still counts")
