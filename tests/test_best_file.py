@@ -9,10 +9,13 @@ import yaml
 from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
-from kaggle_runner.cli.model import way_on
+from kaggle_runner.cli.model import _print_exported, way_on
 from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import StudyError
 from kaggle_runner.kaggle.order import KernelOrder, make_launch
+from kaggle_runner.model.export import Exported
+from kaggle_runner.model.measured import OTHER_ROWS
+from kaggle_runner.model.outcome import find_outcome
 from kaggle_runner.study.best_file import place_for, read_chosen, write_best, yaml_text
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.table import best_lines
@@ -128,3 +131,10 @@ def test_show_of_a_final_training_that_failed_says_the_way_on_as_the_training_di
     failed = write_study(tmp_path / "sweep", [Made(status=Status.FAILED, notes={"kind": kind})])
     assert CliRunner().invoke(cli, ["show", str(failed)]).output.splitlines()[-1] == (
         f"next     python -m kaggle_runner report {failed}")
+
+
+def test_an_export_measured_on_rows_that_have_changed_does_not_say_the_same_rows(tmp_path, capsys):
+    outcome = find_outcome(write_study(tmp_path / "mine", [Made(params={"lora_r": 4}, value=2.0)]))
+    for remarks, rows in (((), "the same rows"), ((OTHER_ROWS,), "other rows")):
+        _print_exported(outcome, Exported(folder=tmp_path, adapter_loss=1.5, remarks=remarks))
+        assert f"adapter  1.500000 on its base, measured now on {rows}\n" in capsys.readouterr().out

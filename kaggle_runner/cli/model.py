@@ -258,7 +258,9 @@ def _to_kaggle(name: str, *, public: bool) -> "Send":
 
 def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     from kaggle_runner.model.card import scores_in_study
+    from kaggle_runner.model.measured import OTHER_ROWS
 
+    rows = "other rows" if OTHER_ROWS in exported.remarks else "the same rows"
     metric, scores = outcome.snapshot.metric, scores_in_study(outcome)[1]
     measured = [f"{LOSS} {scores[LOSS]:.6f}"] if LOSS in scores else []  # what the lines below are measured in
     if metric.name != LOSS and metric.name in scores:
@@ -266,7 +268,7 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     said = f", {', '.join(measured)} in the study" if measured else ""
     click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}{said}")
     if exported.adapter_loss is not None:
-        click.echo(f"adapter  {exported.adapter_loss:.6f} on its base, measured now on the same rows")
+        click.echo(f"adapter  {exported.adapter_loss:.6f} on its base, measured now on {rows}")
     for what, loss in exported.merged.items():
         taken = "  (taken)" if what == exported.taken and len(exported.merged) > 1 else ""
         click.echo(f"merged   {loss:.6f} into {what}{taken}")

@@ -33,6 +33,7 @@ from kaggle_runner.wording import size_text
 
 SHARED_SYSTEM = 0.5
 """Share of the training rows that must have the same system prompt for it to be the study's."""
+OTHER_ROWS = "the rows are no longer those that the trial had, so losses do not compare with the study's"
 SHARE_OF_MEMORY = 0.8
 """Share of the free memory that the weights of a model to measure may take; the rest is for its activations."""
 
@@ -95,8 +96,7 @@ def held_out_rows(outcome: Outcome, tokenizer: Any, cache_directory: Path) -> He
         return HeldOut(rows=None, data=None, remark=f"the study's rows cannot be read any more: {error}")
     known = outcome.result.hashes.get("rows")
     changed = known is not None and known != encoded.sha256
-    return HeldOut(rows=encoded.validation, data=data, remark="" if not changed else
-                   "the rows are no longer those that the trial had, so losses do not compare with the study's")
+    return HeldOut(rows=encoded.validation, data=data, remark=OTHER_ROWS if changed else "")
 
 
 def system_prompt_of(data: InstructionData | None) -> str | None:
