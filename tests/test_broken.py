@@ -98,6 +98,20 @@ def test_a_worker_starts_again_without_what_it_does_not_need_and_tells_what_it_d
     assert "undefined symbol" in worker.stderr, "the whole story is in its log"
 
 
+def test_what_nothing_needs_falls_with_what_is_hidden(tmp_path):
+    """As scikit-learn with a broken SciPy: no library asks for either, one of them merely finds both."""
+    lay(tmp_path, {"torch/__init__.py": "import importlib.util\nif importlib.util.find_spec('eetq'):\n    import eetq\n"
+                                        "import no_such_thing",
+                   "eetq/__init__.py": "import hqq", "hqq/__init__.py": SYMBOL})
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}", "KAGGLE_RUNNER_CACHE": str(tmp_path)}
+    worker = subprocess.run([sys.executable, "-m", "kaggle_runner.run.worker"], env=environ, capture_output=True,
+                            text=True, timeout=100, input=Prepare(config={}).to_json() + "\n")
+    broken = "hqq cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10)"
+    again = ", and nothing uses it: the worker starts again without it"
+    assert [json.loads(line).get("text") for line in worker.stdout.splitlines()] == [
+        f"{broken}{again}", f"eetq cannot be imported, because {broken}{again}", None]
+
+
 def test_a_command_starts_again_without_what_nothing_needs(tmp_path):
     lay(tmp_path, {"wandb/__init__.py": "try:\n    import hqq\nexcept ModuleNotFoundError:\n    raise OSError('no')",
                    "hqq/__init__.py": SYMBOL})

@@ -171,6 +171,14 @@ def test_what_a_kernel_does_not_have_is_said_before_the_push(person, sweep_file)
     assert re.search(r"warning: dataset /.* is a path of this machine: a kernel has the hub", done.stderr)
 
 
+def test_a_title_without_room_for_the_number_of_a_later_session_is_refused_before_the_first(person, sweep_file):
+    title = "x" * 45
+    done = person.run("push", sweep_file(), "--dry-run", "--sessions", "3", "--title", title, check=15)
+    assert re.search(f"title '{title} session 2' becomes the slug .* at most 50 .*; choose another one with --title",
+                     done.stderr)
+    person.run("push", sweep_file(), "--dry-run", "--title", title)
+
+
 @pytest.mark.parametrize(("values", "status", "message", "environ"), [
     ({"model": "demo"}, 12, "would not find the demo base, whose weights stay on this machine; for a try on a kernel "
                             "write a small model of the hub", {}),

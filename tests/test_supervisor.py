@@ -77,7 +77,7 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         assert good.status is Status.COMPLETE
         assert good.metric < baseline
         assert good.notes["attach_cpu_seconds"] > 0
-        assert set(good.hashes) == {"rows", "base", "adapter", "adapter_files"}
+        assert set(good.hashes) == {"data", "rows", "base", "adapter", "adapter_files"}
         assert good.versions["torch"]
 
         refused = supervisor.run(trial(1, params, target_modules="nothing"))

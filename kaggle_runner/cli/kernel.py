@@ -135,7 +135,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
 
     SWEEP is a W&B sweep, by its id, path or URL, or a sweep file.
     """
-    from kaggle_runner.kaggle.folder import going_on, prepare
+    from kaggle_runner.kaggle.folder import going_on, prepare, require_titles
     from kaggle_runner.kaggle.order import make_spec
     from kaggle_runner.kaggle.program import find_kaggle
     from kaggle_runner.kaggle.push import push_arguments, push_once, push_sessions
@@ -144,6 +144,7 @@ def push(sweep: str, waits: bool, sessions: int, dry_run: bool, files: str | Non
     spec = make_spec(_order(sweep, **options), os.environ, complain, asks_kaggle=not dry_run, read_remote=_read_remote)
     folder, into = KERNELS / spec.slug / "push", KERNELS / spec.slug / "output"
     spec = going_on(spec)
+    require_titles(spec, sessions)
     if dry_run:
         made = prepare(spec, folder, os.environ)
         click.echo(f"folder   {made.path}  ({made.source_bytes / 1000:.0f} KB)")

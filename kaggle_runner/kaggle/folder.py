@@ -239,6 +239,16 @@ def next_session(spec: KernelSpec, previous: str) -> KernelSpec:
     return replace(spec, title=f"{_first_title(spec)} session {number + 1}", kernels=(*others, previous))
 
 
+def require_titles(spec: KernelSpec, sessions: int) -> None:
+    """See that the kernel of each session can have its title, before hours are spent on the first.
+
+    Raises:
+        KernelError: the number of a later session makes its title too long.
+    """
+    for _ in range(1, min(sessions, 100)):
+        spec = next_session(spec, spec.ref)
+
+
 def going_on(spec: KernelSpec) -> KernelSpec:
     """Return the kernel after the one that it mounts, where that is an earlier session of its own."""
     earlier = _sessions_of(spec)
