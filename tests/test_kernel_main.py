@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_runner.cli.shared import print_study, tell_launcher
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.files import FACTS_VARIABLE
 from kaggle_runner.kernel.command import CommandEnd, reason_of, run_command
@@ -103,7 +104,7 @@ def test_a_command_that_is_ended_while_it_still_imports_was_interrupted(tmp_path
         ended = run_command(command, tmp_path, environ, stop_at=time.time() - 1)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    assert ended == CommandEnd(exit_status=INTERRUPTED, reason="ended by SIGTERM; what it had recorded is kept")
+    assert ended == CommandEnd(exit_status=INTERRUPTED, reason="interrupted before anything was begun")
 
 
 def test_the_reason_is_our_error_or_the_last_line():
@@ -155,6 +156,18 @@ def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):
     assert (failed["verdict"], failed["exit_status"], failed["reason"]) == ("failed", 137, "killed")
     assert "is damaged" in failed["studies"]["study"]["error"]
     json.dumps(failed)
+
+
+def test_a_page_that_cannot_be_written_is_lost_with_the_reason_and_the_work_is_done(tmp_path, monkeypatch, capsys):
+    """As on a disk that its own checkpoints have filled."""
+    study = write_study(tmp_path / "study", trials=[0])
+    (study / "report").write_text("in its place")
+    monkeypatch.setenv(FACTS_VARIABLE, str(tmp_path / "facts.json"))
+    assert print_study(read_study(study), "done") is None
+    tell_launcher("done", 0)
+    (lost,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"no page was written: cannot write .*report.*; .*", lost)
+    assert json.loads((tmp_path / "facts.json").read_text()) == {"lost": [lost], "reason": "done", "ended": "done"}
 
 
 @pytest.mark.parametrize(("package", "text", "why"), [

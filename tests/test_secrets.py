@@ -234,6 +234,11 @@ def test_a_missing_key_says_in_one_line_what_to_do_on_this_host(tmp_path, servic
     assert "\n" not in str(caught.value)
 
 
+def test_a_notebook_that_somebody_types_in_has_secrets_of_its_own(tmp_path):
+    with pytest.raises(SecretError, match=r"attach the secret WANDB_API_KEY to this notebook \(Add-ons, Secrets\)"):
+        require_key("wandb", "kaggle", {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, tmp_path)
+
+
 def test_a_key_that_is_there_is_required_in_vain(tmp_path):
     assert require_key("wandb", "local", {"WANDB_API_KEY": KEY}, tmp_path).value == KEY
 

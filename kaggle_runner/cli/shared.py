@@ -172,16 +172,24 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
     click.echo(f"study    {as_typed(snapshot.directory)}  ({reason})")
     if not snapshot.finished:
         return None
-    keep_best(snapshot)
     try:
-        from kaggle_runner.report.png import draw_overview
-        from kaggle_runner.report.write import write_page
-    except (Exception, SystemExit) as error:  # a package is missing or broken; what was asked for is done and recorded
+        keep_best(snapshot)
+        return _draw(snapshot)
+    except (Exception, SystemExit) as error:
         broken = find_broken(error)
-        lost = f"no page was written: {broken.text if broken else error}"
-        click.echo(lost, err=True)
-        _tell_launcher(lost=[lost])
-        return None
+        if broken is None and not isinstance(error, ImportError | StudyError | OSError):
+            raise
+        lost = f"no page was written: {broken.text if broken else error}"  # what was asked for is done and recorded
+    click.echo(lost, err=True)
+    _tell_launcher(lost=[lost])
+    return None
+
+
+def _draw(snapshot: "Snapshot") -> Path:
+    """Write a study's page and picture, and return the page."""
+    from kaggle_runner.report.png import draw_overview
+    from kaggle_runner.report.write import write_page
+
     page = write_page([snapshot.directory])
     picture = page.with_name("overview.png")
     draw_overview(snapshot, picture)

@@ -52,7 +52,7 @@ def describe_keys(environment: Environment, environ: Mapping[str, str], *, owner
     """Say which keys this machine, a pushed kernel and Colab would find, as (host, text) rows; never their values."""
     here = environment.api_keys
     rows = [("here", f"{environment.host}, {service}: "
-                     f"{here[service] if service in here else f'none; {advice(service, environment.host)}'}")
+                     f"{here[service] if service in here else f'none; {advice(service, environment.host, environ)}'}")
             for service in (*SERVICES, "kaggle")]
     try:
         kaggle = find_kaggle(environ)

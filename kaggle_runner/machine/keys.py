@@ -86,7 +86,8 @@ def require_key(service: str, host: str, environ: Mapping[str, str] = os.environ
     """
     found = find_key(service, environ, root)
     if found is None:
-        raise SecretError(f"no {_LABELS[service]} key found on this host ({host}); {advice(service, host)}")
+        raise SecretError(f"no {_LABELS[service]} key found on this host ({host}); "
+                          f"{advice(service, host, environ)}")
     return found
 
 
@@ -275,11 +276,13 @@ def _in_huggingface_files(environ: Mapping[str, str], home: Path | None) -> Iter
         yield str(path), _read(path)
 
 
-def advice(service: str, host: str) -> str:
-    """Say what to do about a missing key on a host: `kaggle`, `colab` or `local`."""
+def advice(service: str, host: str, environ: Mapping[str, str] | None = None) -> str:
+    """Say what to do about a missing key on a host: `kaggle`, `colab` or `local`; `environ` is of a session there."""
     variable = VARIABLES[service][0]
     if host == "kaggle" and service == "kaggle":
         return "a kernel needs none: push, logs and secret are for your own machine"
+    if host == "kaggle" and (environ or {}).get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive":
+        return f"attach the secret {variable} to this notebook (Add-ons, Secrets), and start again"
     if host == "kaggle":
         return (f"a push detaches Kaggle's own secrets, so run this on your own machine and push again: "
                 f"python -m kaggle_runner secret put {service}")
