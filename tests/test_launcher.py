@@ -138,6 +138,13 @@ def test_functions_that_nothing_names_are_left_out_with_what_only_they_call():
                     .replace(b"def only_there():\n  pass", b"\n")}
 
 
+def test_methods_that_nothing_names_are_left_out_where_no_class_of_others_may_call_them():
+    own = (b"class Own:\n x: int\n\n @property\n def alone(self): pass\n\n def used(self): pass\n\n"
+           b" @click\n def given(self): pass\n")
+    files = {"a.py": own, "b.py": b"Own().used()\n\n\nclass Shown(Base):\n y: int\n\n def render(self): pass\n"}
+    assert without_uncalled(files) == {**files, "a.py": own.replace(b" @property\n def alone(self): pass", b"\n")}
+
+
 def test_a_level_is_one_space_and_strings_stay_as_they_are():
     source = ('def f(x):\n    if x:\n        return """a\n        b\n    """\n'
               '    return (f"""\n        {x\n        }\n    c""",\n            x)\n')
