@@ -9,11 +9,14 @@ import yaml
 
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.recipes import best_yaml, next_search, next_sweep_yaml
-from kaggle_runner.report.sentences import importance
+from kaggle_runner.report.sentences import axis, importance
+from kaggle_runner.run.confirm import open_confirmation
+from kaggle_runner.run.fixed_trials import left_of
 from kaggle_runner.study.journal import read_study
-from kaggle_runner.study.trial import Status
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.sweep.distributions import Fixed, Range
 from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.study_settings import Confirm
 from tests.made_studies import Made, write_study
 
 HEAD = "method: bayes\nmetric: {name: eval/loss, goal: minimize}\n"
@@ -56,8 +59,8 @@ def test_the_next_sweep_narrows_what_stands_out_and_fixes_what_does_not(tmp_path
 
 def test_the_next_sweep_moves_an_end_at_which_the_best_lies(tmp_path):
     text = next_sweep_yaml(study(tmp_path / "s", -2.5))
-    assert text.splitlines()[0] == (f"# keeps the trials of this study: python -m kaggle_runner sweep next.yaml "
-                                    f"--study {tmp_path / 's'} --adopt")
+    assert text.splitlines()[0] == (f"# keeps 15 of the 24 trials of this study: python -m kaggle_runner sweep "
+                                    f"next.yaml --study {tmp_path / 's'} --adopt")
     rate = read(tmp_path / "next.yaml", text).parameters["learning_rate"]
     assert rate.lowest == pytest.approx(1e-5)
     assert rate.highest == pytest.approx(3e-3)
@@ -156,5 +159,84 @@ def test_what_is_widened_has_room_for_more_trials_and_what_shares_first_place_is
     assert "try 1.5 as the new end" in said
     assert sweep["parameters"]["x"]["max"] == 1.5
     assert sweep["run_cap"] > len(trials), "with the trials that stay it would have nothing to do"
-    rivals = re.search(r"Confirm trials ([\d, and]+) with", said).group(1)
-    assert sweep["confirm"] == {"top": len(re.findall(r"\d+", rivals)), "seeds": 2}
+    top = int(re.search(r"Confirm the best (\d) of the next sweep with two more seeds each", said)[1])
+    assert sweep["confirm"] == {"top": top, "seeds": 2}
+
+
+EQUAL = {"learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
+         "lora_r": {"values": [4, 8, 16]}, "model": {"value": "demo"}, "max_steps": {"value": 60}}
+
+
+def write_rivals(directory, values):
+    """Trials whose hyperparameters have no effect, the first one at an end of a list."""
+    return write_study(directory, [
+        Made(params={"learning_rate": 1e-5 * 1.6 ** (i * 5 % 9) * (1 + i / 1000), "lora_r": (4, 8, 16)[i % 3],
+                     "seed": 42, "max_steps": 60, "model": "demo"}, value=value)
+        for i, value in enumerate(values)], parameters=EQUAL)
+
+
+def confirm_as(directory, text, value):
+    """Train what a sweep file's confirmation lacks, and return what that was."""
+    confirm = Confirm(**yaml.safe_load(text)["confirm"])
+    said = []
+    with open_confirmation(read_study(directory), confirm, said.append) as opened:
+        study, trials = opened
+        left = left_of(study.snapshot(), trials)
+        for trial in left:
+            study.record_start(trial, trial.params)
+            study.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=value(trial)))
+    return left
+
+
+def test_what_is_advised_to_be_confirmed_is_what_the_file_trains_and_after_it_no_more(tmp_path):
+    generator = random.Random(5)
+    names, rounds = [f"rows{i}.jsonl" for i in range(8)], 0
+    directory = write_study(tmp_path / "s", [
+        Made(params={"dataset": name, "seed": 42, "model": "demo"}, value=2.5 + generator.gauss(0, 0.01))
+        for name in names], parameters={"dataset": {"values": names}, "model": {"value": "demo"}})
+    while "confirm:" in (text := next_sweep_yaml(analyse(read_study(directory)))):
+        said = next(text for text in next_search(analyse(read_study(directory))) if text.startswith("Confirm trial"))
+        left = confirm_as(directory, text, lambda _: 2.5 + generator.gauss(0, 0.01))
+        assert {trial.origin.split()[1] for trial in left} == set(re.findall(r"\d{4}", said))
+        assert len(left) == 2 * len(re.findall(r"\d{4}", said))
+        rounds += 1
+        assert rounds < 8, "the advice loops"
+    assert rounds >= 1
+    said = " ".join(next_search(analyse(read_study(directory))))
+    assert "Confirm" not in said
+    assert "Take any of trials" in said
+
+
+def test_one_complete_configuration_is_not_advised_to_be_confirmed_against_nothing(tmp_path):
+    analysis = analyse(read_study(write_rivals(tmp_path / "s", [2.5])))
+    assert next_search(analysis)[0].startswith("Run more trials")
+    assert next_sweep_yaml(analysis) == ""
+
+
+@pytest.mark.parametrize("count", [6, 9, 24])
+def test_where_all_have_one_value_nothing_is_best_and_no_range_is_changed(tmp_path, count):
+    analysis = analyse(read_study(write_rivals(tmp_path / "s", [0.0] * count)))
+    assert (analysis.regions, analysis.boundaries) == ((), ())
+    for one in analysis.axes:
+        assert axis(one=one, analysis=analysis) == f"All {count} complete configurations have the same value."
+    assert next_search(analysis) == ("Measure what tells them apart, or train longer: eval/loss is the same in all.",)
+    assert next_sweep_yaml(analysis) == ""
+
+
+def test_of_several_that_are_best_together_no_end_is_said_that_only_one_lies_at(tmp_path):
+    assert not analyse(read_study(write_rivals(tmp_path / "s", [1.0, 1.0, *[2.0] * 7]))).boundaries
+    level = analyse(read_study(write_rivals(tmp_path / "t", [1.0, *[2.0] * 8])))
+    assert not level.regions, "the third best is as good as the last"
+    assert [found.name for found in level.boundaries] == ["learning_rate", "lora_r"]
+
+
+@pytest.mark.parametrize(("status", "kind", "advice"), [
+    (Status.FAILED, "not_finite", "4 trials, as 0000: the loss was no number: lower the highest learning_rate"),
+    (Status.FAILED, "out_of_memory", "4 trials, as 0000: too little memory: a smaller model"),
+    (Status.INFEASIBLE, None, "4 trials, as 0000: too little memory: a smaller model"),
+    (Status.FAILED, "error", "4 trials, as 0000: read its reason; the same command would end alike.")])
+def test_where_every_trial_failed_the_advice_names_how_and_the_way_out(tmp_path, status, kind, advice):
+    made = Made(params={"lora_r": 4}, status=status, notes={"kind": kind} if kind else {}, reason="loss is nan")
+    analysis = analyse(read_study(write_study(tmp_path / "s", [made] * 4, parameters=EQUAL)))
+    assert next_search(analysis)[0].startswith(advice)
+    assert "Run more" not in " ".join(next_search(analysis))

@@ -5,6 +5,7 @@ Nothing is advised that would change nothing, and nothing that the next sweep wo
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,22 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Region
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.analysis.provenance import entries_of, is_searched
-from kaggle_runner.report.style import metric_text, names_text, value_text
+from kaggle_runner.report.style import count_text, metric_text, names_text, value_text
 from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
+from kaggle_runner.study.noise import Configuration
 
 _MARGIN = 0.1
 """Part of an axis that a narrowed range has beyond the best on each side, and must at least take away."""
 _MOST_NAMED = 8
+_SEEDS = 2
+"""Further seeds that a confirmation gives each."""
+_COUNTS = {2: "two", 3: "three", 4: "four"}
+_MEMORY = "too little memory: a smaller model, max_length or per_device_train_batch_size, or 4 bits needs less"
+_WAYS_OUT = {"not_finite": "the loss was no number: lower the highest learning_rate, or clip by max_grad_norm",
+             "infeasible": _MEMORY, "out_of_memory": _MEMORY,
+             "pruned": "pruned before its end: prune later or not at all, so that one is complete"}
+"""What helps, by what ended a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +54,17 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
     if fixed:
         advice.append(f"Fix {names_text(fixed, _MOST_NAMED)}: no effect stands out, and every one of them makes the "
                       f"search longer.")
-    rivals = _rivals(analysis)
-    if len(rivals) == 1:
-        advice.append(f"Train {say.trials_text(rivals)} again with two more seeds: without them no difference between "
-                      f"trials is known to be real.")
+    rivals, seeds = _rivals(analysis)
+    if rivals and seeds:
+        what = f"the best {len(rivals)} of the next sweep" if changes else say.trials_text(rivals)
+        each = " each" if changes or len(rivals) > 1 else ""
+        advice.append(f"Confirm {what} with {_COUNTS.get(seeds, seeds)} more seeds{each} before one is called the "
+                      f"best.")
     elif rivals:
-        advice.append(f"Confirm {say.trials_text(rivals)} with two more seeds each before one is called the best.")
-    advice += filter(None, [_hope(analysis)])
+        advice.append(f"Take any of {say.trials_text(rivals)}: their further seeds do not tell them apart.")
+    advice += filter(None, [_hope(analysis), *_ways_out(analysis)])
+    if analysis.first.is_level:
+        advice.append(f"Measure what tells them apart, or train longer: {analysis.metric} is the same in all.")
     if not advice:
         advice.append("Run more trials, by the same command with a higher --count: there is nothing yet that these "
                       "could say about where to search.")
@@ -89,22 +103,24 @@ def next_sweep_yaml(analysis: Analysis) -> str:
     does not stand out is fixed to the best configuration's value; what shares first place is confirmed. The cap leaves
     room for further trials beside those that stay.
     """
-    changes, rivals = _changes(analysis), _rivals(analysis)
-    if not (changes or rivals) or not entries_of(analysis.sweep) or not is_searched(analysis.sweep):
+    changes, (rivals, seeds) = _changes(analysis), _rivals(analysis)
+    if not (changes or seeds) or not entries_of(analysis.sweep) or not is_searched(analysis.sweep):
         return ""
     sweep = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
-    if rivals:
-        sweep["confirm"] = {"top": max(2, len(rivals)), "seeds": 2}
+    if seeds:
+        top = len(rivals) if changes else 1 + max(analysis.as_swept.index(trial_id) for trial_id in rivals)
+        sweep["confirm"] = {"top": max(2, top), "seeds": seeds}
+    stay = sum(all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())
+               for row in analysis.rows)
     if changes and sweep.get("method") != "grid":
-        stay = sum(all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())
-                   for row in analysis.rows)
         sweep["run_cap"] = stay + max(len(analysis.rows) - stay, len(analysis.rows) // 2)
     label = str(analysis.sweep.get("name") or analysis.name)
     head = "".join(f"{key}: {yaml_text(value)}\n" for key, value in {"name": f"{label}-next", **sweep}.items())
     command = shlex.join(["python", "-m", "kaggle_runner", "sweep", "next.yaml", "--study", str(analysis.directory),
                           "--adopt"])
     entries = {name: changes[name].entry if name in changes else entry for name, entry in entries_of(analysis.sweep)}
-    return f"# keeps the trials of this study: {command}\n" + head + _parameters(entries)
+    kept = "the" if stay == len(analysis.rows) else f"{stay} of the {len(analysis.rows)}"
+    return f"# keeps {kept} trials of this study: {command}\n" + head + _parameters(entries)
 
 
 def _changes(analysis: Analysis) -> dict[str, _Change]:
@@ -133,10 +149,32 @@ def _changes(analysis: Analysis) -> dict[str, _Change]:
             if name in entries and change.entry and change.entry != entries[name]}
 
 
-def _rivals(analysis: Analysis) -> list[str]:
-    """Return the first trials of what more seeds would tell apart: three of first place, or its only one."""
-    rivals = [one.trial_ids[0] for one in analysis.first.shared[:3]]
-    return rivals if len(rivals) > 1 or analysis.noise is None else []
+def _rivals(analysis: Analysis) -> tuple[list[str], int]:
+    """Return what more seeds would tell apart, three of first place at most, and how many each should have.
+
+    Where some have been confirmed these are the others, to be trained with as many; no seeds where all have been.
+    """
+    shared = analysis.first.shared
+    if len(shared) < 2 or analysis.first.is_level:
+        return [], 0
+    seeds = max(_SEEDS, *(len(one.confirmed) for one in shared))
+    lacking = [one for one in shared if len(one.confirmed) < seeds]
+    return [_swept_as(analysis, one) for one in (lacking or shared)[:3]], seeds if lacking else 0
+
+
+def _swept_as(analysis: Analysis, one: Configuration) -> str:
+    """Return the trial by which the sweep has a configuration."""
+    return next((trial_id for trial_id in one.trial_ids if trial_id in analysis.as_swept), one.trial_ids[0])
+
+
+def _ways_out(analysis: Analysis) -> list[str]:
+    """Say what ended the trials of a study in which none is complete, and what helps against it."""
+    if analysis.first.ranked:
+        return []
+    kinds = Counter(row.failure for row in analysis.rows if row.failure)
+    return [f"{count_text(count, 'trial')}, as {next(row.id for row in analysis.rows if row.failure == kind)}: "
+            f"{_WAYS_OUT.get(kind, 'read its reason; the same command would end alike')}."
+            for kind, count in kinds.most_common(3)]
 
 
 def _promised(analysis: Analysis) -> tuple[dict[str, Any], float]:

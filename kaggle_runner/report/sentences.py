@@ -48,7 +48,7 @@ def winner(analysis: Analysis) -> str:
                 f"{len(first.ranked)}.")
     count = len(first.ranked)
     everyone = f"all {count}" if count > 2 else "both"
-    if len({one.mean for one in first.ranked}) == 1:
+    if first.is_level:
         return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
     who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
     lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
@@ -139,7 +139,7 @@ def progress(analysis: Analysis) -> str:
     place = next(i for i, row in enumerate(ended) if row.status == "complete" and row.value == final)
     after = len(ended) - 1 - place
     since = "it was the last one to end" if not after else (
-        f"the {count_text(after, 'trial')} after it found nothing better")
+        f"of the {count_text(after, 'trial')} after it none is complete and better")
     return f"The best value came with trial number {place + 1:,} of {len(ended):,}; {since}."
 
 
@@ -204,6 +204,8 @@ def axis(analysis: Analysis, one: Axis) -> str:
     count = len(analysis.first.ranked)
     if region is not None:
         text = f"The best {region.count} of {count_text(count, 'complete configuration')} {region_text(region)}"
+    elif analysis.first.is_level:
+        text = f"All {count} complete configurations have the same value"
     elif analysis.best is not None:
         who = "The one complete configuration" if count == 1 else f"The best of {count} complete configurations"
         text = f"{who} has {value_text(analysis.best.params.get(one.name))}"

@@ -34,6 +34,11 @@ class FirstPlace:
     """How far two single trials must lie apart to be told apart; none if the noise is not known."""
 
     @property
+    def is_level(self) -> bool:
+        """Whether several configurations are complete, and all have the same value."""
+        return len(self.ranked) > 1 and len({one.mean for one in self.ranked}) == 1
+
+    @property
     def trial_ids(self) -> tuple[str, ...]:
         """The trials of the configurations that share first place."""
         return tuple(trial_id for one in self.shared for trial_id in (*one.trial_ids, *one.duplicates))
