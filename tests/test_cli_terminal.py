@@ -304,8 +304,8 @@ def test_no_color_is_obeyed(tmp_path):
 SAID = {
     (): "Three commands to begin with: python -m kaggle_runner dry-run A sweep on this CPU, without account.",
     ("--help",): "The same command again continues a study, also after a crash or Ctrl-C.",
-    ("show", "s"): "best trials 0000, 0001, eval/loss 2.0500 +- 0.071 (mean of 2 seeds); the untouched base has 3.0000 "
-                   "(-31.7%)",
+    ("show", "s"): "best trials 0000, 0001, eval/loss 2.0500 +- 0.05 standard error (mean of 2 seeds); the untouched "
+                   "base has 3.0000 (-31.7%)",
     ("show", "nowhere"): "error: nowhere is not a study: it has no trials.jsonl; studies here: s",
     ("sweep", "mine.yaml"): "no such file; give your own sweep file, or one that ships: sweeps/demo.yaml, ",
     ("preview", "--rows"): "Error: Option '--rows' requires an argument.",

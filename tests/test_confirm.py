@@ -152,7 +152,7 @@ def test_the_confirmed_winner_is_the_winner_wherever_a_study_is_told(tmp_path: P
     assert next(line for line in lines if line.startswith("best")).startswith(
         f"best     trial 0001, eval/loss {mean:.4f} +- ")
     assert next(line for line in lines if line.startswith("best")).endswith("(mean of 3 seeds)")
-    assert any(line.startswith("winner   trial 0001: eval/loss 1.125 +- ") for line in lines)
+    assert any(line.startswith("seeds    trial 0001: eval/loss 1.125 +- ") for line in lines)
     assert f"trial 0001, eval/loss {mean:.4f} (mean of 3 seeds)" in (study / "best.yaml").read_text()
     assert read_chosen(study)[0].fixed["learning_rate"] == rate
     shown = json.loads(CliRunner().invoke(cli, ["show", str(study), "--json"]).output)["best"]
@@ -259,8 +259,16 @@ def test_a_confirmation_whose_journal_is_cut_blocks_nothing_and_begins_anew(left
 def test_what_stands_beside_a_mean_is_how_far_that_mean_can_be_trusted(tmp_path: Path) -> None:
     snapshot = study_with(tmp_path / "s", [1.00, 1.02, 1.03], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
     noise, lines = measured_noise(snapshot)[0], best_lines(snapshot)
-    assert f" +- {noise.deviation / 3 ** 0.5:.2g} (mean of 3 seeds)" in dict(lines[:1])["best"]
+    assert f" +- {noise.deviation / 3 ** 0.5:.2g} standard error (mean of 3 seeds)" in dict(lines[:1])["best"]
     assert dict(lines)["noise"].startswith(f"{noise.deviation:.4f} standard deviation of one trial's eval/loss, from")
+
+
+def test_the_terminal_says_of_first_place_what_the_page_says(tmp_path: Path) -> None:
+    snapshot = study_with(tmp_path / "s", [1.00, 1.02, 1.03], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
+    told = " ".join(CliRunner().invoke(cli, ["show", str(tmp_path / "s")]).stdout.split())
+    assert say.winner(analyse(snapshot)) in told
+    assert "First place is shared" in told
+    assert "winner" not in told
 
 
 def test_a_confirmation_that_finds_nothing_says_why(tmp_path: Path) -> None:
@@ -401,10 +409,10 @@ def test_a_confirmation_that_was_killed_and_gets_more_seeds_is_as_one_that_was_n
     assert None in [metric for _, metric in trainings(study)], "in the midst of a training"
     late = told("--confirm", "2x2", "--deadline", "1s", status=130)
     assert late["confirm"] == "confirm  not done: the session is at its deadline (--deadline 1s)"
-    assert "winner" not in late
-    winner, killed = told("--confirm", "2x2")["winner"], trainings(study)
+    assert "seeds" not in late
+    winner, killed = told("--confirm", "2x2")["seeds"], trainings(study)
     confirm_directory(study).rename("killed")
-    assert told("--confirm", "2x2")["winner"] == winner
+    assert told("--confirm", "2x2")["seeds"] == winner
     assert trainings(study) == killed
     assert [trial.number for trial, _ in killed] == [0, 1, 2, 3]
     assert [trial.params["seed"] for trial, _ in killed] == [43, 43, 44, 44]

@@ -80,7 +80,7 @@ def test_the_table_and_the_report_say_the_same_noise(tmp_path):
     assert noise.deviation == pytest.approx(0.02)
     assert ("noise", f"0.0200 standard deviation of one trial's eval/loss, from {noise.source}") in best_lines(snapshot)
     assert best_lines(snapshot)[0] == (
-        "best", "trials 0000, 0001, 0002, eval/loss 2.0200 +- 0.012 (mean of 3 seeds)")
+        "best", "trials 0000, 0001, 0002, eval/loss 2.0200 +- 0.012 standard error (mean of 3 seeds)")
     assert claims(analyse(snapshot))["best"]["params"] == {"lr": 1}, "three seeds have no seed"
 
 
@@ -147,10 +147,10 @@ def test_the_best_line_has_the_seeds_of_a_confirmation_and_the_noise_of_other_tr
             (1, 1, 2.1, "trial 0000"), (1, 2, 2.12, "trial 0000"), (2, 1, 2.6, "trial 0001"),
             (2, 2, 2.6, "trial 0001"))])
     assert best_lines(read_study(directory))[0] == (
-        "best", "trial 0000, eval/loss 2.0733 +- 0.0058 (mean of 3 seeds)")
+        "best", "trial 0000, eval/loss 2.0733 +- 0.0058 standard error (mean of 3 seeds)")
     other = write_study(tmp_path / "t", [Made(params={"lr": 1, "seed": 0}, value=1.0), *swept[1:],
                                          Made(params={"lr": 2, "seed": 1}, value=2.7)])
-    assert best_lines(read_study(other))[0] == ("best", "trial 0000, eval/loss 1.0000 +- 0.14")
+    assert best_lines(read_study(other))[0] == ("best", "trial 0000, eval/loss 1.0000 +- 0.14 standard error")
 
 
 def test_the_lines_of_a_study_say_what_became_of_its_rows(tmp_path):

@@ -195,7 +195,7 @@ def test_the_winner_of_a_sweep_that_is_over_is_confirmed_by_tagged_runs_of_its_p
         assert server.state.unknown == []
     trials = [run.name for run in server.state.runs.values() if run.sweep]
     assert first.returncode == second.returncode == 0, first.stdout + first.stderr
-    assert next(line for line in first.stdout.splitlines() if line.startswith("winner")) in second.stdout
+    assert next(line for line in first.stdout.splitlines() if line.startswith("seeds ")) in second.stdout
     assert [(run.project, run.state, sorted(run.about["tags"])) for run in runs] == [
         ("demo", "finished", sorted(["confirmation", f"trial {trials[place]}"])) for place in (1, 0)]
     assert [(run.params["learning_rate"], run.params["warmup_ratio"], run.params["seed"]) for run in runs] == [

@@ -91,6 +91,11 @@ def show(study: str, everything: bool, as_json: bool) -> None:
         return
     click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)
+    if len(snapshot.configurations) > 1:
+        from kaggle_runner.report.analysis.analysis import analyse
+        from kaggle_runner.report.sentences import winner
+
+        say("first", winner(analyse(snapshot)))
     lines = next_lines(snapshot)
     if [label for label, _ in lines] == ["next"]:
         print_next(snapshot, after=lines[0][1])

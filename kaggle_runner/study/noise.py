@@ -231,9 +231,9 @@ class Confirmed:
 
     def as_lines(self, metric: str) -> list[tuple[str, str]]:
         """Say it as (label, text) lines for a person."""
-        doubt = "" if self.doubt is None else f" +- {self.doubt:.2g}"
+        doubt = "" if self.doubt is None else f" +- {self.doubt:.2g} standard error"
         later = f"; trial {self.leads} came later, and leads until it is confirmed too" if self.leads else ""
-        lines = [("confirm" if later else "winner",
+        lines = [("confirm" if later else "seeds",
                   f"trial {self.winner.trial.id}: {metric} {self.stated:.5g}{doubt} with another seed "
                   f"(the sweep measured {self.winner.first:.5g}){later}")]
         lines += [("", f"trial {one.trial.id}: {one.first:.5g} in the sweep, then "

@@ -31,7 +31,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", _no_best(snapshot)))
     else:
         one = best_configuration(snapshot, best)
-        doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g}"
+        doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
         lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
                               f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
