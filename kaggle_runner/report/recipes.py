@@ -5,7 +5,6 @@ Nothing is advised that would change nothing, and nothing that the next sweep wo
 
 import math
 import shlex
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +15,15 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Region
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.analysis.provenance import entries_of, is_searched
-from kaggle_runner.report.style import count_text, metric_text, names_text, value_text
+from kaggle_runner.report.style import metric_text, names_text, value_text
 from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
-from kaggle_runner.study.noise import Configuration
 
 _MARGIN = 0.1
 """Part of an axis that a narrowed range has beyond the best on each side, and must at least take away."""
 _MOST_NAMED = 8
 _SEEDS = 2
 """Further seeds that a confirmation gives each."""
-_COUNTS = {2: "two", 3: "three", 4: "four"}
-_MEMORY = "too little memory: a smaller model, max_length or per_device_train_batch_size, or 4 bits needs less"
-_WAYS_OUT = {"not_finite": "the loss was no number: lower the highest learning_rate, or clip by max_grad_norm",
-             "infeasible": _MEMORY, "out_of_memory": _MEMORY,
-             "pruned": "pruned before its end: prune later or not at all, so that one is complete"}
-"""What helps, by what ended a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +50,13 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
     if rivals and seeds:
         what = f"the best {len(rivals)} of the next sweep" if changes else say.trials_text(rivals)
         each = " each" if changes or len(rivals) > 1 else ""
-        advice.append(f"Confirm {what} with {_COUNTS.get(seeds, seeds)} more seeds{each} before one is called the "
+        advice.append(f"Confirm {what} with {'two' if seeds == 2 else seeds} more seeds{each} before one is called the "
                       f"best.")
     elif rivals:
         advice.append(f"Take any of {say.trials_text(rivals)}: their further seeds do not tell them apart.")
-    advice += filter(None, [_hope(analysis), *_ways_out(analysis)])
+    advice += filter(None, [_hope(analysis)])
     if analysis.first.is_level:
-        advice.append(f"Measure what tells them apart, or train longer: {analysis.metric} is the same in all.")
+        advice.append(f"Train longer, or measure what tells them apart: all have one {analysis.metric}.")
     if not advice:
         advice.append("Run more trials, by the same command with a higher --count: there is nothing yet that these "
                       "could say about where to search.")
@@ -108,7 +100,7 @@ def next_sweep_yaml(analysis: Analysis) -> str:
         return ""
     sweep = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
     if seeds:
-        top = len(rivals) if changes else 1 + max(analysis.as_swept.index(trial_id) for trial_id in rivals)
+        top = len(rivals) + (0 if changes else sum(bool(one.confirmed) for one in analysis.first.ranked))
         sweep["confirm"] = {"top": max(2, top), "seeds": seeds}
     stay = sum(all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())
                for row in analysis.rows)
@@ -159,22 +151,7 @@ def _rivals(analysis: Analysis) -> tuple[list[str], int]:
         return [], 0
     seeds = max(_SEEDS, *(len(one.confirmed) for one in shared))
     lacking = [one for one in shared if len(one.confirmed) < seeds]
-    return [_swept_as(analysis, one) for one in (lacking or shared)[:3]], seeds if lacking else 0
-
-
-def _swept_as(analysis: Analysis, one: Configuration) -> str:
-    """Return the trial by which the sweep has a configuration."""
-    return next((trial_id for trial_id in one.trial_ids if trial_id in analysis.as_swept), one.trial_ids[0])
-
-
-def _ways_out(analysis: Analysis) -> list[str]:
-    """Say what ended the trials of a study in which none is complete, and what helps against it."""
-    if analysis.first.ranked:
-        return []
-    kinds = Counter(row.failure for row in analysis.rows if row.failure)
-    return [f"{count_text(count, 'trial')}, as {next(row.id for row in analysis.rows if row.failure == kind)}: "
-            f"{_WAYS_OUT.get(kind, 'read its reason; the same command would end alike')}."
-            for kind, count in kinds.most_common(3)]
+    return [one.trial_ids[0] for one in (lacking or shared)[:3]], seeds if lacking else 0
 
 
 def _promised(analysis: Analysis) -> tuple[dict[str, Any], float]:

@@ -21,7 +21,7 @@ from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import Configuration, Noise, configurations_of, measured_noise
-from kaggle_runner.study.trial import OPEN, Status, TrialRecord
+from kaggle_runner.study.trial import OPEN, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
 """Configurations below which the best of them are too few to show a region."""
@@ -45,8 +45,6 @@ class Row:
     params: Mapping[str, Any]
     origin: str = ""
     reason: str = ""
-    failure: str = ""
-    """What ended it without a value that counts: the kind of a failure, else its status; empty if nothing did."""
     steps: int = 0
     seconds: float = 0.0
     started: float = 0.0
@@ -136,8 +134,6 @@ class Analysis:
     repeats: tuple[Configuration, ...]
     """Those with several seeds, of the study and of its confirmation."""
     first: FirstPlace
-    as_swept: tuple[str, ...]
-    """A trial of each configuration in the order in which a confirmation takes them up: without seeds that confirm."""
     rungs: tuple[Rung, ...]
     how: tuple[tuple[str, str], ...]
     """How the study was run, as names and texts."""
@@ -212,7 +208,6 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         rows=rows, ranked=ranked, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, metric.goal),
         regions=_regions(varied, first), repeats=repeats, first=first,
-        as_swept=tuple(one.records[0].trial.id for one in snapshot.as_swept.configurations),
         boundaries=_boundaries(axes, first),
         rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
         others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
@@ -227,8 +222,7 @@ def _row(record: TrialRecord, metric: str) -> Row:
     predicted = result.notes.get("predicted_peak_bytes")
     return Row(id=trial.id, number=trial.number, status=record.status_word, value=result.metric, params=trial.params,
                metrics={name: value for name, value in result.metrics.items() if name != metric},
-               origin=trial.origin, reason=result.reason, failure="" if result.status is Status.COMPLETE else str(
-                   result.notes.get("kind") or result.status.value), steps=result.steps, seconds=result.seconds,
+               origin=trial.origin, reason=result.reason, steps=result.steps, seconds=result.seconds,
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,
                predicted_parts=dict(result.notes.get("predicted_parts", {})), phases=dict(result.seconds_by_phase))
@@ -332,12 +326,9 @@ def _progress(rows: Sequence[Row], goal: str) -> tuple[BestSoFar, ...]:
 
 def _boundaries(axes: Sequence[Axis], first: FirstPlace) -> tuple[Boundary, ...]:
     """Return the ends at which the best lies; several of one value say something of an end where all lie at it."""
-    found = []
-    for axis in axes:
-        ends = [boundary(axis, one.params.get(axis.name)) for one in first.ranked if one.mean == first.ranked[0].mean]
-        if ends and ends[0] and all(end and end.side == ends[0].side for end in ends):
-            found.append(ends[0])
-    return tuple(found)
+    best = [one.params for one in first.ranked if one.mean == first.ranked[0].mean]
+    ends = ([boundary(axis, params.get(axis.name)) for params in best] for axis in axes if best)
+    return tuple(own[0] for own in ends if own[0] and all(end and end.side == own[0].side for end in own))
 
 
 def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
