@@ -121,7 +121,7 @@ def _changes(analysis: Analysis) -> dict[str, _Change]:
     axes, entries = {axis.name: axis for axis in analysis.axes}, dict(entries_of(analysis.sweep))
     unclear = {share.name for share in analysis.shares if not share.resolved}
     changes: dict[str, _Change] = {}
-    for found in analysis.boundaries if count >= MIN_TRIALS else ():
+    for found in analysis.boundaries if count >= MIN_TRIALS and not analysis.first.is_level else ():
         if (found.name not in unclear or count < TRIALS_TO_FIX) and _is_legal(best, found.name, found.suggestion):
             doubt = ", though its effect cannot be told from chance yet" if found.name in unclear else ""
             entry = _widened(entries.get(found.name, {}), found)

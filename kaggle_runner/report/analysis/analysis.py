@@ -72,7 +72,7 @@ class BestSoFar:
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Where the best configurations lie on one axis: a quarter of them, three at least, and all equal to these."""
+    """Where the best configurations lie on one axis: a quarter of them, and three at least."""
 
     name: str
     count: int
@@ -208,7 +208,8 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         rows=rows, ranked=ranked, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, metric.goal),
         regions=_regions(varied, first), repeats=repeats, first=first,
-        boundaries=_boundaries(axes, first),
+        boundaries=tuple(limit for axis in axes if best and axis.name in best.params
+                         and (limit := boundary(axis, best.params[axis.name]))),
         rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
         others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
 
@@ -324,20 +325,10 @@ def _progress(rows: Sequence[Row], goal: str) -> tuple[BestSoFar, ...]:
     return tuple(progress)
 
 
-def _boundaries(axes: Sequence[Axis], first: FirstPlace) -> tuple[Boundary, ...]:
-    """Return the ends at which the best lies; several of one value say something of an end where all lie at it."""
-    best = [one.params for one in first.ranked if one.mean == first.ranked[0].mean]
-    ends = ([boundary(axis, params.get(axis.name)) for params in best] for axis in axes if best)
-    return tuple(own[0] for own in ends if own[0] and all(end and end.side == own[0].side for end in own))
-
-
 def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
     if len(first.ranked) < MIN_TRIALS_FOR_REGION:
         return ()
-    last = first.ranked[max(3, len(first.ranked) // 4) - 1].mean
-    good = first.ranked[:max(i for i, one in enumerate(first.ranked, start=1) if one.mean == last)]
-    if len(good) == len(first.ranked):  # what has the same value is no better than the rest
-        return ()
+    good = first.ranked[:max(3, len(first.ranked) // 4)]
     regions = []
     for axis in varied:
         chosen = [one.params[axis.name] for one in good if axis.position(one.params.get(axis.name)) is not None]
