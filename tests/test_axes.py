@@ -89,9 +89,11 @@ def test_a_best_value_at_the_end_of_its_range_is_a_boundary(axis, value, expecte
 @pytest.mark.parametrize(
     ("axis", "value"),
     [(Axis(name="x", low=1e-5, high=1e-3, is_log=True), 1e-4), (Axis(name="x", low=0.0, high=0.1), 0.0),
-     (Axis(name="x", low=1, high=9, is_integer=True), 1), (Axis(name="x", values=(4, 8)), 8),
+     (Axis(name="x", low=1, high=9, is_integer=True), 1), (Axis(name="x", values=(1, 2, 4)), 1),
+     (Axis(name="x", values=(4, 8)), 8),
      (Axis(name="x", values=("a", "b", "c")), "c"), (Axis(name="x", low=0.0, high=1.0, is_bounded=False), 1.0)],
-    ids=["inside", "zero is a natural end", "one is the least count", "two values only have ends", "names have no end",
+    ids=["inside", "zero is a natural end", "one is the least count", "of a list too", "two values only have ends",
+         "names have no end",
          "not the sweep's end"])
 def test_no_boundary_is_seen_where_none_could_be_moved(axis, value):
     assert boundary(axis, value) is None

@@ -9,7 +9,7 @@ import yaml
 
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.recipes import best_yaml, next_search, next_sweep_yaml
-from kaggle_runner.report.sentences import importance
+from kaggle_runner.report.sentences import axis, importance
 from kaggle_runner.run.confirm import open_confirmation
 from kaggle_runner.run.fixed_trials import left_of
 from kaggle_runner.study.journal import read_study
@@ -214,7 +214,29 @@ def test_one_complete_configuration_is_not_advised_to_be_confirmed_against_nothi
 
 
 @pytest.mark.parametrize("count", [6, 9, 24])
-def test_where_all_have_one_value_no_range_is_changed(tmp_path, count):
+def test_where_all_have_one_value_nothing_is_best_and_no_range_is_changed(tmp_path, count):
     analysis = analyse(read_study(write_rivals(tmp_path / "s", [0.0] * count)))
+    assert (analysis.regions, analysis.boundaries) == ((), ())
+    for one in analysis.axes:
+        assert axis(one=one, analysis=analysis) == f"All {count} complete configurations have the same value."
     assert next_search(analysis) == ("Train longer, or measure what tells them apart: all have one eval/loss.",)
     assert next_sweep_yaml(analysis) == ""
+
+
+def test_of_several_that_are_best_together_no_end_is_said_that_only_one_lies_at(tmp_path):
+    assert not analyse(read_study(write_rivals(tmp_path / "s", [1.0, 1.0, *[2.0] * 7]))).boundaries
+    level = analyse(read_study(write_rivals(tmp_path / "t", [1.0, *[2.0] * 8])))
+    assert not level.regions, "the third best is as good as the last"
+    assert [found.name for found in level.boundaries] == ["learning_rate", "lora_r"]
+
+
+@pytest.mark.parametrize(("status", "kind", "advice"), [
+    (Status.FAILED, "not_finite", "Trial 0000 and its like: the loss was no number: lower the highest learning_rate"),
+    (Status.FAILED, "out_of_memory", "Trial 0000 and its like: a smaller model, max_length or batch_size"),
+    (Status.INFEASIBLE, None, "Trial 0000 and its like: a smaller model, max_length or batch_size"),
+    (Status.FAILED, "error", "Trial 0000 and its like: read the reason.")])
+def test_where_every_trial_failed_the_advice_names_how_and_the_way_out(tmp_path, status, kind, advice):
+    made = Made(params={"lora_r": 4}, status=status, notes={"kind": kind} if kind else {}, reason="loss is nan")
+    analysis = analyse(read_study(write_study(tmp_path / "s", [made] * 4, parameters=EQUAL)))
+    assert next_search(analysis)[0].startswith(advice)
+    assert "Run more" not in " ".join(next_search(analysis))

@@ -266,8 +266,8 @@ def without_words(source: bytes) -> bytes:
 def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Drop the functions and methods whose names stand nowhere else in the Python files; all else stays where it is.
 
-    What only those call goes with them. A name in a text counts; what is decorated, and what a class of others may
-    call of one that is made from it, is somebody's.
+    What only those call or import goes with them. A name in a text counts; what is decorated, and what a class of
+    others may call of one that is made from it, is somebody's.
     """
     files = dict(files)
     while True:
@@ -282,7 +282,7 @@ def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
                     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                     lines[first - 1:node.end_lineno] = [b""] * (node.end_lineno - first + 1)
                     dropped = True
-            files[name] = b"\n".join(lines)
+            files[name] = without_imports(b"\n".join(lines))
         if not dropped:
             return files
 

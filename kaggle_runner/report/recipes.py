@@ -18,12 +18,17 @@ from kaggle_runner.report.analysis.provenance import entries_of, is_searched
 from kaggle_runner.report.style import metric_text, names_text, value_text
 from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
+from kaggle_runner.study.noise import Configuration
 
 _MARGIN = 0.1
 """Part of an axis that a narrowed range has beyond the best on each side, and must at least take away."""
 _MOST_NAMED = 8
 _SEEDS = 2
 """Further seeds that a confirmation gives each."""
+_MEMORY = "a smaller model, max_length or batch_size, or 4 bits needs less memory"
+_WAYS_OUT = {"not_finite": "the loss was no number: lower the highest learning_rate, or max_grad_norm",
+             "infeasible": _MEMORY, "out_of_memory": _MEMORY}
+"""What helps, by what ended a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,7 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
                       f"best.")
     elif rivals:
         advice.append(f"Take any of {say.trials_text(rivals)}: their further seeds do not tell them apart.")
-    advice += filter(None, [_hope(analysis)])
+    advice += filter(None, [_hope(analysis), *_ways_out(analysis)])
     if analysis.first.is_level:
         advice.append(f"Train longer, or measure what tells them apart: all have one {analysis.metric}.")
     if not advice:
@@ -100,7 +105,7 @@ def next_sweep_yaml(analysis: Analysis) -> str:
         return ""
     sweep = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
     if seeds:
-        top = len(rivals) + (0 if changes else sum(bool(one.confirmed) for one in analysis.first.ranked))
+        top = len(rivals) if changes else 1 + max(analysis.as_swept.index(trial_id) for trial_id in rivals)
         sweep["confirm"] = {"top": max(2, top), "seeds": seeds}
     stay = sum(all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())
                for row in analysis.rows)
@@ -121,7 +126,7 @@ def _changes(analysis: Analysis) -> dict[str, _Change]:
     axes, entries = {axis.name: axis for axis in analysis.axes}, dict(entries_of(analysis.sweep))
     unclear = {share.name for share in analysis.shares if not share.resolved}
     changes: dict[str, _Change] = {}
-    for found in analysis.boundaries if count >= MIN_TRIALS and not analysis.first.is_level else ():
+    for found in analysis.boundaries if count >= MIN_TRIALS else ():
         if (found.name not in unclear or count < TRIALS_TO_FIX) and _is_legal(best, found.name, found.suggestion):
             doubt = ", though its effect cannot be told from chance yet" if found.name in unclear else ""
             entry = _widened(entries.get(found.name, {}), found)
@@ -151,7 +156,18 @@ def _rivals(analysis: Analysis) -> tuple[list[str], int]:
         return [], 0
     seeds = max(_SEEDS, *(len(one.confirmed) for one in shared))
     lacking = [one for one in shared if len(one.confirmed) < seeds]
-    return [one.trial_ids[0] for one in (lacking or shared)[:3]], seeds if lacking else 0
+    return [_swept_as(analysis, one) for one in (lacking or shared)[:3]], seeds if lacking else 0
+
+
+def _swept_as(analysis: Analysis, one: Configuration) -> str:
+    """Return the trial by which the sweep has a configuration."""
+    return next((trial_id for trial_id in one.trial_ids if trial_id in analysis.as_swept), one.trial_ids[0])
+
+
+def _ways_out(analysis: Analysis) -> list[str]:
+    """Say what ended the trials of a study in which none is complete, and what helps against it."""
+    ends = {row.failure: row.id for row in reversed(analysis.rows) if row.failure and not analysis.first.ranked}
+    return [f"Trial {first} and its like: {_WAYS_OUT.get(kind, 'read the reason')}." for kind, first in ends.items()]
 
 
 def _promised(analysis: Analysis) -> tuple[dict[str, Any], float]:

@@ -204,6 +204,8 @@ def axis(analysis: Analysis, one: Axis) -> str:
     count = len(analysis.first.ranked)
     if region is not None:
         text = f"The best {region.count} of {count_text(count, 'complete configuration')} {region_text(region)}"
+    elif analysis.first.is_level:
+        text = f"All {count} complete configurations have the same value"
     elif analysis.best is not None:
         who = "The one complete configuration" if count == 1 else f"The best of {count} complete configurations"
         text = f"{who} has {value_text(analysis.best.params.get(one.name))}"

@@ -107,7 +107,8 @@ def read_axes(snapshot: Snapshot) -> tuple[Axis, ...]:
 def boundary(axis: Axis, value: Any) -> Boundary | None:
     """Say that a best value lies at an end of its range that the sweep could move; none if it does not.
 
-    A range ends within 5 % of its length, a list at its first or last of three or more numbers. Zero is a natural end.
+    A range ends within 5 % of its length, a list at its first or last of three or more numbers. Zero is a natural end,
+    and one of whole numbers.
     """
     position = axis.position(value)
     if position is None or not axis.is_ordered or not axis.is_bounded:
@@ -117,7 +118,8 @@ def boundary(axis: Axis, value: Any) -> Boundary | None:
     else:
         low, high = axis.values[0], axis.values[-1]
         at_low, at_high = (len(axis.values) > 2 and same_value(value, end) for end in (low, high))
-    natural_low = low <= 0 or (axis.is_integer and low <= 1)
+    whole = axis.is_integer or (not axis.is_range and all(isinstance(value, int) for value in axis.values))
+    natural_low = low <= 0 or (whole and low <= 1)
     if not (at_high or (at_low and not natural_low)):
         return None
     side, limit = ("highest", high) if at_high else ("lowest", low)
@@ -126,7 +128,7 @@ def boundary(axis: Axis, value: Any) -> Boundary | None:
         suggestion = limit * factor if at_high else limit / factor
     else:
         suggestion = limit + (high - low) / 2 if at_high else max(0.0, limit - (high - low) / 2)
-    if axis.is_integer or isinstance(limit, int):
+    if whole:
         suggestion = max(1, round(suggestion))
     return Boundary(name=axis.name, value=value, side=side, limit=limit, suggestion=suggestion)
 

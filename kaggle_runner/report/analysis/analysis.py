@@ -21,7 +21,7 @@ from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import Configuration, Noise, configurations_of, measured_noise
-from kaggle_runner.study.trial import OPEN, TrialRecord
+from kaggle_runner.study.trial import OPEN, Status, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
 """Configurations below which the best of them are too few to show a region."""
@@ -45,6 +45,8 @@ class Row:
     params: Mapping[str, Any]
     origin: str = ""
     reason: str = ""
+    failure: str = ""
+    """What ended it without a value that counts: the kind of a failure, else its status; empty if nothing did."""
     steps: int = 0
     seconds: float = 0.0
     started: float = 0.0
@@ -72,7 +74,7 @@ class BestSoFar:
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Where the best configurations lie on one axis: a quarter of them, and three at least."""
+    """Where the best configurations lie on one axis: a quarter of them, three at least, and all equal to these."""
 
     name: str
     count: int
@@ -134,6 +136,8 @@ class Analysis:
     repeats: tuple[Configuration, ...]
     """Those with several seeds, of the study and of its confirmation."""
     first: FirstPlace
+    as_swept: tuple[str, ...]
+    """A trial of each configuration in the order in which a confirmation takes them up: without seeds that confirm."""
     rungs: tuple[Rung, ...]
     how: tuple[tuple[str, str], ...]
     """How the study was run, as names and texts."""
@@ -208,8 +212,8 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         rows=rows, ranked=ranked, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, metric.goal),
         regions=_regions(varied, first), repeats=repeats, first=first,
-        boundaries=tuple(limit for axis in axes if best and axis.name in best.params
-                         and (limit := boundary(axis, best.params[axis.name]))),
+        as_swept=tuple(one.records[0].trial.id for one in snapshot.as_swept.configurations),
+        boundaries=_boundaries(axes, first),
         rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
         others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
 
@@ -223,7 +227,8 @@ def _row(record: TrialRecord, metric: str) -> Row:
     predicted = result.notes.get("predicted_peak_bytes")
     return Row(id=trial.id, number=trial.number, status=record.status_word, value=result.metric, params=trial.params,
                metrics={name: value for name, value in result.metrics.items() if name != metric},
-               origin=trial.origin, reason=result.reason, steps=result.steps, seconds=result.seconds,
+               origin=trial.origin, reason=result.reason, failure="" if result.status is Status.COMPLETE else str(
+                   result.notes.get("kind") or result.status.value), steps=result.steps, seconds=result.seconds,
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,
                predicted_parts=dict(result.notes.get("predicted_parts", {})), phases=dict(result.seconds_by_phase))
@@ -325,10 +330,23 @@ def _progress(rows: Sequence[Row], goal: str) -> tuple[BestSoFar, ...]:
     return tuple(progress)
 
 
+def _boundaries(axes: Sequence[Axis], first: FirstPlace) -> tuple[Boundary, ...]:
+    """Return the ends at which the best lies; several of one value say something of an end where all lie at it."""
+    found = []
+    for axis in axes:
+        ends = [boundary(axis, one.params.get(axis.name)) for one in first.ranked if one.mean == first.ranked[0].mean]
+        if ends and ends[0] and all(end and end.side == ends[0].side for end in ends):
+            found.append(ends[0])
+    return tuple(found)
+
+
 def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
     if len(first.ranked) < MIN_TRIALS_FOR_REGION:
         return ()
-    good = first.ranked[:max(3, len(first.ranked) // 4)]
+    last = first.ranked[max(3, len(first.ranked) // 4) - 1].mean
+    good = first.ranked[:max(i for i, one in enumerate(first.ranked, start=1) if one.mean == last)]
+    if len(good) == len(first.ranked):  # what has the same value is no better than the rest
+        return ()
     regions = []
     for axis in varied:
         chosen = [one.params[axis.name] for one in good if axis.position(one.params.get(axis.name)) is not None]
