@@ -98,16 +98,16 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
     else:
         return None
     root, importer = lacking.split(".")[0], (imported or [""])[-1]
-    users = {next((package for link in chain for package, _ in _frames(link)), importer), *OF_TRAINING}
+    outermost = next((package for link in chain for package, _ in _frames(link)), importer)
     if root and (hidden := _hidden().get(root)):
         why = hidden.rpartition(_AND)[0]
-        if importer and not _is_required(importer, users):  # what nothing needs either falls with it
+        if importer and not _is_required(importer, {outermost, *OF_TRAINING}):  # nothing needs either
             return BrokenPackage(name=importer, why=f"{importer} cannot be imported, because {why}", is_needed=False,
                                  way_out=f"--force-reinstall {_distribution_of(root)}")
         return BrokenPackage(name=root, why=why, is_needed=True,
                              way_out=f"--force-reinstall {_distribution_of(root)}")
     name = _blamed(each) or importer or root
-    needed = name in _hidden() or _is_required(name, users)
+    needed = name in _hidden() or _is_required(name, {outermost or name, *OF_TRAINING})
     if root and root == lacking:
         ours = root == name
         return BrokenPackage(
