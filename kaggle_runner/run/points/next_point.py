@@ -31,11 +31,6 @@ END_SHARE, END_REACH = 0.03, 1 / 3
 """A place this near to an end is a candidate only while one of the best trials lies within this reach of that end."""
 LONG_LIST = 8
 """Ordered values from which a list has ends like a range."""
-LITTLE_SHARE, LITTLE_APART = 0.25, 0.06
-"""Share of the noise under which little is expected: then a point lies so far from every trial on some continuous axis,
-as beside one it would only be measured again."""
-HOPELESS = 0.02
-"""Share of the largest expected improvement under which such a point is not worth a trial."""
 APART = 0.08
 """Least distance on a learning rate between trials that run at the same time, where there is a choice."""
 BAD_SHARE = 0.2
@@ -156,7 +151,7 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
     found = {(space.key(o.params), o.value) for o in taught}  # the very same computation again tells nothing new
-    prior = [o for o in prior if not is_within(o) or 
+    prior = [o for o in prior if not is_within(o) or
              (space.key(o.params), o.value if o.measured is None else o.measured) not in found]
     taught += prior
     values = [bad if o.value is None else sign * o.value for o in taught]
@@ -169,30 +164,22 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
     own_NA = np.concatenate([tried_TA[teaches], _places(space, [o for o in prior if not o.surface])])
     leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA)), kind="stable")[:3]]
-    is_listed = space.count is not None and space.count <= MOST_LISTED
-    chosen: tuple[np.ndarray, float] | None = None
-    for apart in (SAME_SHARE, LITTLE_APART):
-        if is_listed:
-            candidates = np.array(list(space.every_point()))
-        else:
-            drawn = grid.from_unit(generator.random((SPREAD_DRAWS, len(grid.axes))))
-            candidates = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
-            candidates = judge.allowed(candidates, tried_TA, leaders, apart)
-            if len(candidates):
-                top = candidates[np.argsort(-judge.score(candidates), kind="stable")[:4]]
-                candidates = np.concatenate([top, grid.around(top, NEARER_DRAWS, NEARER_WIDTH, generator)])
-        candidates = judge.allowed(candidates, tried_TA, leaders, apart)
-        if not len(candidates):
-            break
-        scores = judge.score(candidates)
-        best = int(np.argmax(scores))
-        gain = float(np.exp(scores[best]))
-        if chosen is None or gain >= HOPELESS * chosen[1]:
-            chosen = candidates[best], gain if chosen is None else chosen[1]
-        if is_listed or gain >= LITTLE_SHARE * process.noise:
-            break
-    return chosen and NextPoint(places=tuple(map(float, chosen[0])), gain=chosen[1], noise=process.noise,
-                                unit=process.unit)
+    if space.count is not None and space.count <= MOST_LISTED:
+        candidates = np.array(list(space.every_point()))
+    else:
+        drawn = grid.from_unit(generator.random((SPREAD_DRAWS, len(grid.axes))))
+        candidates = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
+        candidates = judge.allowed(candidates, tried_TA, leaders)
+        if len(candidates):
+            top = candidates[np.argsort(-judge.score(candidates), kind="stable")[:4]]
+            candidates = np.concatenate([top, grid.around(top, NEARER_DRAWS, NEARER_WIDTH, generator)])
+    candidates = judge.allowed(candidates, tried_TA, leaders)
+    if not len(candidates):
+        return None
+    scores = judge.score(candidates)
+    best = int(np.argmax(scores))
+    return NextPoint(places=tuple(float(place) for place in candidates[best]), gain=float(np.exp(scores[best])),
+                     noise=process.noise, unit=process.unit)
 
 
 class _Judge:
@@ -211,13 +198,13 @@ class _Judge:
         score = self._process.log_improvement(columns, self._best_K, self._believed_KM)
         return score if self._fits_N.all() else score + np.log(self._chance_to_fit(columns))
 
-    def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray, apart: float) -> np.ndarray:
+    def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray) -> np.ndarray:
         """Leave out what was tried or is nearly the same, needless ends, and what runs beside a running trial."""
         same = np.ones((len(places_PA), len(tried_TA)), bool)
         needless, beside = np.zeros(len(places_PA), bool), np.zeros(len(places_PA), bool)
         for number, axis in enumerate(self._grid.axes):
             place = places_PA[:, number]
-            near = 0.5 if axis.levels else apart
+            near = 0.5 if axis.levels else SAME_SHARE
             same &= np.abs(place[:, None] - tried_TA[None, :, number]) < near
             scale = max(1, len(axis.levels) - 1)
             if axis.is_rate and len(self._running_MA):
