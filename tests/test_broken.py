@@ -175,11 +175,10 @@ def test_a_crash_that_is_not_at_an_import_of_others_is_no_package(tmp_path, monk
 
 def test_folders_that_lie_in_each_other_give_the_name_of_the_package(tmp_path, monkeypatch):
     """As site-packages lies in the folder of Python's own modules."""
-    lay(tmp_path, {"site-packages/hqq.py": "def broken(:", "site-packages/peft.py": "import hqq"})
-    monkeypatch.delitem(sys.modules, "peft", raising=False)
+    lay(tmp_path, {"site-packages/hqq.py": "def broken(:", "site-packages/importer_of_hqq.py": "import hqq"})
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path, str(tmp_path / "site-packages")])
     with pytest.raises(SyntaxError, match="invalid syntax") as raised:
-        importlib.import_module("peft")
+        importlib.import_module("importer_of_hqq")
     assert find_broken(raised.value).name == "hqq"
 
 
