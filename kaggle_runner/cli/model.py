@@ -100,10 +100,10 @@ def _say_other_data(source: Path | None, snapshot: "Snapshot") -> None:
     from kaggle_runner.study.journal import read_study
     from kaggle_runner.study.scoring import other_data
 
-    for record in snapshot.records if source else ():
-        why = record.result and other_data(source or Path(), read_study(source or Path()).records, record.trial.params,
-                                           record.result.hashes)
-        if why:
+    chosen_by = read_study(source) if source else None
+    for record in snapshot.records if chosen_by else ():
+        if chosen_by and record.result and (why := other_data(chosen_by.directory, chosen_by.records,
+                                                              record.trial.params, record.result.hashes)):
             complain(f"warning: {why}")
 
 

@@ -16,7 +16,7 @@ def other_rows(study: Snapshot, cache_directory: Path) -> str:
     """
     record = study.best
     known = record.result.hashes.get("data") if record and record.result else None  # none in a study of 0.2
-    if record is None or known is None:
+    if record is None or known is None or record.trial.origin != "final":
         return ""
     from kaggle_runner.training.data.instructions import load_rows
     from kaggle_runner.training.data.sources import is_here
