@@ -60,6 +60,12 @@ def mixed_turns(count):
         yield {"messages": [{"role": role, "content": text} for role, text in (*system, *turns, *more)]}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """A cache of data and models that the tests of a file share."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory) -> Path:
     """A JSON-lines file of 200 conversations, a third of which have two answers."""

@@ -38,11 +38,6 @@ def fixed(tmp_path: Path) -> dict[str, Any]:
     return character_settings(tmp_path, steps=40, evaluations=4)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
     with clients(tmp_path) as start:

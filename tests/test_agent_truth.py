@@ -38,11 +38,6 @@ def sweep_of(fixed: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "parameters": {**fixed, **RATE}, **changes}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
     with clients(tmp_path) as start:

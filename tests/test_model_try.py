@@ -45,11 +45,6 @@ print("LOADED", bool({"transformers", "peft", "bitsandbytes", "torch._dynamo"} &
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def here(cache, tmp_path_factory):
     return detect({"KAGGLE_RUNNER_CACHE": str(cache)}, tmp_path_factory.mktemp("root"))
 

@@ -42,11 +42,6 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def base(config):
     return load_base(config, CUDA)
 

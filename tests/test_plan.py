@@ -26,11 +26,6 @@ from tests.made_studies import Made, write_study
 HEAD = "method: random\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def small_sweep(tiny_llama, tmp_path):
     """A sweep on a tiny model, with one range and one list that memory depends on and two that it does not."""

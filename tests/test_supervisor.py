@@ -29,11 +29,6 @@ def params(tiny_llama, rows_file):
             "max_length": 48, "max_steps": 6, "eval_steps": 2, "learning_rate": 1e-2, "lora_r": 4}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def study(tmp_path):
     with Study.open_for_writing(tmp_path / "study", name="s", sweep={}, metric="eval/loss", goal="minimize",

@@ -91,11 +91,6 @@ def character_settings(folder: Path, *, steps: int, evaluations: int) -> dict[st
     return {name: {"value": value} for name, value in values.items()}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 Begin = Callable[..., Client]
 
 
