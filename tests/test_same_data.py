@@ -129,6 +129,54 @@ def test_a_search_learns_nothing_from_its_own_trials_of_other_rows(tmp_path: Pat
     assert points["mixed"] != points["alike"]
 
 
+def test_what_failed_with_other_rows_teaches_nothing_and_keeps_no_mended_rows_out(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  dataset: {value: rows.jsonl}\n"
+        "  learning_rate: {min: 0.0001, max: 0.1}\n")
+    spec = read_sweep(tmp_path / "sweep.yaml")
+    points = {}
+    for name, failed, hashes, notes, reasons in (
+            ("diverged on other rows", 2, BEFORE, {"kind": "not_finite"}, "xx"),
+            ("out of memory on other rows", 2, BEFORE, {"kind": "out_of_memory"}, "xx"),
+            ("diverged", 2, AFTER, {"kind": "not_finite"}, "xx"), ("crashed", 2, {}, {}, "xy"),
+            ("as on other rows", 3, BEFORE, {}, "xxx"), ("otherwise", 3, BEFORE, {}, "xyz")):
+        study = made(tmp_path / name)
+        for number, rate in enumerate((9e-2, 8e-2, 7e-2, 1e-2, 3e-2, 4e-2, 5e-2)):
+            trial = Trial(id=f"{number:04d}", number=number, params={"dataset": "rows.jsonl", "learning_rate": rate})
+            study.record_start(trial, {})
+            study.record_end(TrialResult(
+                id=trial.id, status=Status.FAILED, metric=None, hashes=hashes if number < 2 else AFTER, notes=notes,
+                reason=reasons[number]) if number < failed else TrialResult(
+                id=trial.id, status=Status.COMPLETE, metric=3.0 - 10 * rate, hashes=AFTER))
+            if number == 1:
+                assert told(read_study(study.directory), trial.params, AFTER) == "", "nothing was measured yet"
+        snapshot = read_study(study.directory)
+        assert len(snapshot.comparable.records) == 7
+        assert not [text for label, text in best_lines(snapshot) if label == "data"]
+        proposed = OptunaSearch(study, spec).ask(9)
+        assert proposed is not None
+        points[name] = proposed.params["learning_rate"]
+    assert points["diverged on other rows"] == points["out of memory on other rows"] == points["crashed"]
+    assert points["diverged"] != points["crashed"]
+    assert points["as on other rows"] == points["otherwise"]
+
+
+def test_a_trial_for_which_the_text_is_too_short_says_which_text_that_was(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAGGLE_RUNNER_CACHE", "cache")
+    (tmp_path / "sweep.yaml").write_text(SWEEP.format(method="grid", trials=2).replace(
+        "max_length: {value: 16}", "max_length: {values: [16, 250]}").replace(
+        "{distribution: log_uniform_values, min: 0.001, max: 0.1}", "{value: 0.01}"))
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps. " * 16)
+    CliRunner().invoke(cli, ["sweep", "sweep.yaml", "--cpu", "--no-confirm"])
+    good, short = (record.result for record in read_study(Path("studies/sweep")).records)
+    assert good is not None
+    assert short is not None
+    assert "shorter than one batch" in short.reason
+    assert short.hashes == {"text": good.hashes["text"]}
+
+
 def test_a_changed_text_ends_a_sweep_and_its_confirmation_before_a_trial(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

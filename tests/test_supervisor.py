@@ -78,6 +78,8 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         refused = supervisor.run(trial(1, params, target_modules="nothing"))
         assert (refused.status, refused.metric) == (Status.FAILED, None)
         assert "no adapter for target_modules 'nothing'" in refused.reason
+        read = {name: good.hashes[name] for name in ("data", "rows", "base")}
+        assert refused.hashes == read
 
         unknown = supervisor.run(trial(2, params, lora_rr=8))
         assert unknown.reason == "no such hyperparameter: lora_rr"
@@ -85,7 +87,7 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         nan = supervisor.run(trial(3, params, learning_rate=1e30, warmup_ratio=0.0))
         assert nan.status is Status.FAILED
         assert "loss became" in nan.reason
-        assert nan.notes["kind"] == "not_finite"
+        assert (nan.notes["kind"], nan.hashes) == ("not_finite", read)
         assert children() == worker, "none of this is a reason for a fresh process"
 
         after_first_log.append(lambda: os.kill(worker[0], signal.SIGKILL))
@@ -93,7 +95,7 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         assert killed.status is Status.FAILED
         assert "killed by SIGKILL" in killed.reason
         assert killed.notes == {"kind": "crash", "exit_status": -signal.SIGKILL}
-        assert killed.steps >= 1
+        assert (killed.steps >= 1, killed.hashes) == (True, read)
 
         again = supervisor.run(trial(5, params))
         assert again.status is Status.COMPLETE

@@ -175,7 +175,8 @@ def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:
                              f"({first.trial.params.get(name)!r}, {record.trial.params.get(name)!r}) besides "
                              f"{' and '.join(varied)}, so their losses say nothing about it; archive the study and run "
                              f"it again")
-    trained = [record for record in snapshot.records if record.result is not None and record.result.hashes]
+    trained = [record for record in snapshot.records if record.result is not None and record.result.hashes
+               and record.result.status is not Status.FAILED]
     for left, right in itertools.pairwise(trained):
         for name in TEXT_HASHES:
             if left.result and right.result and left.result.hashes.get(name) != right.result.hashes.get(name):

@@ -209,8 +209,8 @@ class Search(ABC):
     def _failed_alike(self, number: int) -> bool:
         """Say whether another point failed for the same reason: then it may be where they lie, and not chance."""
         reason = alike(self._results[number].reason)
-        return any(other != number and result.status is Status.FAILED and alike(result.reason) == reason
-                   and self._trials[other].params != self._trials[number].params
+        return any(other != number and other not in self._apart and result.status is Status.FAILED
+                   and alike(result.reason) == reason and self._trials[other].params != self._trials[number].params
                    for other, result in self._results.items())
 
     def _learn(self, trial: Trial, result: TrialResult, told: float | None) -> None:

@@ -137,7 +137,7 @@ class Supervisor:
         rows = self._train_rows.get(config.rows_key) if isinstance(config, FinetuneConfig) else None
         return config if rows is None or not isinstance(config, FinetuneConfig) else config.counted(rows)
 
-    def count_rows(self, config: Config) -> Config:
+    def count_rows(self, config: Config, follow: Notify = lambda event: None) -> Config:
         """Return a config with the steps that its epochs take; its rows are loaded for it if they were not yet.
 
         Raises:
@@ -146,7 +146,7 @@ class Supervisor:
         if not isinstance(config, FinetuneConfig) or config.num_train_epochs is None:
             return config
         if config.rows_key not in self._train_rows:
-            answer = self._converse(Prepare(config=config.as_dict()))
+            answer = self._converse(Prepare(config=config.as_dict()), follow)
             if not isinstance(answer, Prepared) or answer.train_rows is None:
                 raise WorkerError(answer.message if isinstance(answer, Failed) else answer.kind)
             self._train_rows[config.rows_key] = answer.train_rows
@@ -250,42 +250,37 @@ class Supervisor:
     def _attempt(self, trial: Trial, config: Config, keep: str = "") -> TrialResult:
         """Run a config once in the worker and turn what became of it into a result."""
         directory, metric = self.study.trial_directory(trial.id), self.study.snapshot().metric
-        try:
-            counted = self.count_rows(config)
-        except Unfinished as error:
-            return _unfinished(trial, self.end_asked(), str(error))
-        except WorkerDied as error:
-            self._drop_worker()
-            return _Progress(metric).failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
-                                      exit_status=error.worker_status)
-        except WorkerError as error:
-            return _failure(trial, str(error))
-        between = counted.eval_steps
-        if self.shares and isinstance(counted, FinetuneConfig):
-            from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints  # not for trials
-
-            counted = spread(counted)
-            between = steps_between_checkpoints(counted)
-        if counted is not config:
-            config = counted
-            self.study.record_config(trial.id, config.as_dict())
-        request = Train(id=trial.id, config=config.as_dict(), directory=str(directory.resolve()),
-                        checkpoint_steps=between, rung_steps=tuple(self.rungs(config)),
-                        keep=keep, metric=metric.name, goal=metric.goal, shares=self.shares)
         progress = _Progress(metric)
 
         def follow(event: Event) -> None:
             if isinstance(event, Attached | Resumed):
                 for row in self.study.cut_history(trial.id, event.step):
                     progress.take(row)
+            elif isinstance(event, DataRead):
+                progress.hashes = event.hashes
             elif isinstance(event, Logged):
                 self.study.log(trial.id, event.row)
                 progress.take(event.row)
             elif isinstance(event, AtRung) and self._worker is not None:
                 self._worker.send(RungVerdict(why_it_ends=self.judge(trial, event.step, event.value, event.loss)))
 
+        kind = "refused"
         try:
-            answer = self._converse(request, follow)
+            counted = self.count_rows(config, follow)
+            between = counted.eval_steps
+            if self.shares and isinstance(counted, FinetuneConfig):
+                from kaggle_runner.run.final.cadence import spread, steps_between_checkpoints  # not for trials
+
+                counted = spread(counted)
+                between = steps_between_checkpoints(counted)
+            if counted is not config:
+                config = counted
+                self.study.record_config(trial.id, config.as_dict())
+            kind = "hung"
+            answer = self._converse(Train(
+                id=trial.id, config=config.as_dict(), directory=str(directory.resolve()), checkpoint_steps=between,
+                rung_steps=tuple(self.rungs(config)), keep=keep, metric=metric.name, goal=metric.goal,
+                shares=self.shares), follow)
         except WorkerDied as error:
             self._drop_worker()
             return progress.failed(trial, str(error), "out_of_memory" if error.out_of_memory else "crash",
@@ -293,7 +288,7 @@ class Supervisor:
         except Unfinished as error:
             return _unfinished(trial, self.end_asked(), str(error))
         except WorkerError as error:
-            return progress.failed(trial, str(error), "hung")
+            return progress.failed(trial, str(error), kind)
         if isinstance(answer, Trained):
             return result_from_dict(answer.result)
         assert isinstance(answer, Failed)
@@ -377,6 +372,7 @@ class _Progress:
     metric: Metric
     steps: int = 0
     tokens: int = 0
+    hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.evaluations = Evaluations(metric=self.metric)
@@ -387,7 +383,7 @@ class _Progress:
 
     def failed(self, trial: Trial, reason: str, kind: str, **notes: Any) -> TrialResult:
         return dataclasses.replace(_failure(trial, reason), steps=self.steps, tokens=self.tokens,
-                                   notes={"kind": kind, **notes}, **self.evaluations.facts)
+                                   hashes=self.hashes, notes={"kind": kind, **notes}, **self.evaluations.facts)
 
 
 def _unfinished(trial: Trial, end_asked: str | None, reason: str) -> TrialResult:

@@ -115,7 +115,7 @@ class Snapshot:
     @functools.cached_property
     def comparable(self) -> "Snapshot":
         """The study without the trials, and trainings that confirm some, that read other data than most."""
-        apart = on_other_data((*self.records, *self.confirming))
+        apart = [one for one in on_other_data((*self.records, *self.confirming)) if one.status_word != Status.FAILED]
         return replace(self, records=tuple(one for one in self.records if one not in apart),
                        confirming=tuple(one for one in self.confirming if one not in apart)) if apart else self
 

@@ -11,7 +11,7 @@ from kaggle_runner.config import FinetuneConfig, config_from_params
 from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.metrics import BITS_PER_BYTE
 from kaggle_runner.study.ranking import is_complete
-from kaggle_runner.study.trial import TrialRecord
+from kaggle_runner.study.trial import Status, TrialRecord
 
 HOW = ("max_length", "completion_only_loss", "train_on", "max_eval_samples")
 OWN_ROWS = ("dataset", "dataset_config", "dataset_split", "dataset_revision", "columns", "eval_share")
@@ -66,9 +66,14 @@ def differing_data(read: Read, known: Read) -> list[tuple[str, str]]:
 
 
 def read_by_most(records: Iterable[TrialRecord]) -> Read:
-    """Return what most complete trials read, where some read something else; the first of two equals."""
+    """Return what most complete trials read, where some read something else; the first of two equals.
+
+    What failed is no measure: perhaps the rows were mended for it.
+    """
     groups: list[tuple[dict[tuple[str, str], str], list[bool]]] = []
     for record in records:
+        if record.result and record.result.status is Status.FAILED:
+            continue
         read = read_by(record.trial.params, record.result.hashes) if record.result else {}
         known, complete = next((group for group in groups if not differing_data(read, group[0])), ({}, []))
         if not complete:
@@ -79,7 +84,7 @@ def read_by_most(records: Iterable[TrialRecord]) -> Read:
 
 
 def on_other_data(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Return the trials that read something else than most, so that their losses do not compare."""
+    """Return the trials that read something else than most, so that their losses do not compare, nor their failures."""
     read = [record for record in records if record.result and record.result.hashes]
     if len({tuple(record.result.hashes.get(name) for name in READ) for record in read if record.result}) < 2:
         return ()

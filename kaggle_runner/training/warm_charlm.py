@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from kaggle_runner.config import CharLMConfig
-from kaggle_runner.errors import ConfigError
-from kaggle_runner.events import Note, Notify, Phase
+from kaggle_runner.errors import ConfigError, DataError
+from kaggle_runner.events import DataRead, Note, Notify, Phase
 from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.charlm import DeviceText, eval_windows, to_device, train_character_model, versions
 from kaggle_runner.training.control import Control, Warm
@@ -56,7 +56,11 @@ class WarmCharLM:
             self._emit(Phase(phase="ready", text=corpus.source))
             phases.enter("data")
         text = self._text[1]
-        check_length(config.dataset, len(text.train), len(text.validation), config)
+        try:
+            check_length(config.dataset, len(text.train), len(text.validation), config)
+        except DataError:
+            self._emit(DataRead(hashes={"text": text.sha256}))  # what was too short
+            raise
         return text, phases
 
     def _choose_threads(self, text: DeviceText, config: CharLMConfig) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from kaggle_runner.config import MOST_SAMPLES, FinetuneConfig
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.events import Event, Note, Notify, Phase, RowsCounted
+from kaggle_runner.events import DataRead, Event, Note, Notify, Phase, RowsCounted
 from kaggle_runner.study.trial import TrialResult
 from kaggle_runner.training.control import Control, Warm
 from kaggle_runner.training.cpu_speed import choose
@@ -161,6 +161,7 @@ class WarmFinetune:
         if self._data is None or self._data[0] != key:  # before the base: what is wrong with them is said in seconds
             self._emit(Phase(phase="data", text=f"reading {config.dataset}"))
             rows = load_rows(config, cache_directory=self._cache_directory)
+            self._emit(DataRead(hashes={"data": rows.sha256}))
             phases.enter("data")
         if self._base is None or self._base.key != base_key(config):
             self._base = self._data = None  # two bases do not fit
