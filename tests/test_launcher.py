@@ -13,15 +13,8 @@ import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
-from kaggle_runner.kaggle.launcher import (
-    Launch,
-    build_launcher,
-    narrow,
-    package_files,
-    without_types,
-    without_uncalled,
-    without_words,
-)
+from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files
+from kaggle_runner.kaggle.shrink import narrow, with_short_names, without_types, without_uncalled, without_words
 from kaggle_runner.kernel.packages import NEEDS
 from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
@@ -151,6 +144,51 @@ def test_a_level_is_one_space_and_strings_stay_as_they_are():
     narrowed = ('def f(x):\n if x:\n  return """a\n        b\n    """\n'
                 ' return (f"""\n        {x\n        }\n    c""",\n   x)\n')
     assert narrow(source.encode()).decode() == narrowed
+
+
+def test_variables_get_short_names_and_everything_else_keeps_its_own():
+    source = """import math
+length = 3
+
+
+class Box:
+    width = [side for side in (1, 2)]
+
+    def area(self, height, *, sum_of=sum):
+        product, total = [side * height for side in self.width], 0
+        for number, (total_so, b) in enumerate([(5, "ä"), (6, "ö")]):
+            total += number + total_so; text = "ä" + b
+        try:
+            largest = max(product); missing = {}["missing"]
+        except KeyError as error:
+            name = str(error)
+        shown = [length for length in product]; answer = 42
+        min = 7
+        def inner(given, told=text):
+            nonlocal answer
+            answer = given + total
+            import os.path as paths
+            return answer, told, paths.sep, (lambda extra: extra + largest)(given)
+        match {"kind": 1, "more": 2}:
+            case {"kind": found, **others}: matched = found, others
+        class Local:
+            value = matched
+        return (f"{name} {min} {total=}", dict(text=text, shown=shown), inner(2), Local.value,
+                (walrus := math.floor(2.5)) + walrus, sum_of(product))
+"""
+    short = with_short_names(source.encode()).decode()
+    for text in ("    width = [side for side in (1, 2)]", "a, total = [side * height for side in self.width], 0",
+                 'f = "ä" + b', "g = max(a)", "name = str(error)", "i = [length for length in a]",
+                 "dict(text=f, shown=i)", "def inner(given, told=f):", "(lambda extra: extra + g)(given)", "(j := math.floor(2.5)) + j"):
+        assert text in short, short
+    results = []
+    for text in (source, short):
+        names: dict = {}
+        exec(text, names)
+        results.append(names["Box"]().area(3))
+    assert results[0] == results[1]
+    reading = b"def f(there):\n  value = there\n  return locals()\n"
+    assert with_short_names(reading) == reading, "somebody asks for its names"
 
 
 def test_it_runs_locally_from_one_file(tmp_path, detect_script):

@@ -4,20 +4,24 @@ Kaggle takes one file and gives it no arguments, no environment and no siblings,
 text runs as a Kaggle script, by `colab run`, in a notebook cell and with plain Python.
 """
 
-import ast
 import bz2
 import hashlib
-import io
 import json
 import re
-import tokenize
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import kaggle_runner
 from kaggle_runner.errors import KernelError, Refusal, SecretError
+from kaggle_runner.kaggle.shrink import (
+    narrow,
+    with_short_names,
+    without_imports,
+    without_types,
+    without_uncalled,
+    without_words,
+)
 from kaggle_runner.machine.credentials import credentials_of, is_secret_name, key_shape
 
 LIMIT_BYTES = 900_000
@@ -26,8 +30,6 @@ CHUNK, CHUNK_BYTES = 1000, 815
 """Number of characters of the package in one line of the script, and of the bytes that they stand for."""
 DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\')
 """The 92 characters of ASCII that stand in a quoted line as they are: by these a package is 2 % shorter than by 85."""
-_OWN = ("property", "functools.cached_property", "classmethod", "staticmethod")
-"""Decorators of methods that hand them to nobody."""
 SUFFIXES = (".py", ".yaml", ".json", ".typed", ".css", ".js")
 LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel", "cli/lab", "cli/look", "cli/plan",
             "cli/remote", "machine/gpu_catalogue", "machine/variables", "memory/plan", "memory/final_plan",
@@ -219,8 +221,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files(command: str = "sweep") -> dict[str, bytes]:
     """Read what of this package a command needs on a kernel: name in the archive -> content, in order of the names.
 
-    Docstrings, comments, the types of functions, their imports, most of the indentation and what only other commands
-    call are left out, a third of the whole; line numbers stay, so that tracebacks point at the right line.
+    Docstrings, comments, the types of functions, their imports, most of the indentation, the long names of variables
+    and what only other commands call are left out; line numbers stay, so that tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
     left_out = {*LEFT_OUT, *NOT_FOR.get(command, (*OF_MODELS, *OF_FINALS))}
@@ -237,137 +239,8 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
             elif path.suffix == ".css":
                 content = b" ".join(re.sub(rb"(?s)/\*.*?\*/", b"", content).split())
             files[f"{root.name}/{inside.as_posix()}"] = content
-    return without_uncalled(files)
-
-
-def without_words(source: bytes) -> bytes:
-    """Drop every string that stands alone in Python source, and the comments; all else stays where it is.
-
-    Where nothing else stands there or in the line, an empty string does.
-    """
-    lines = source.split(b"\n")
-    for token in tokenize.tokenize(io.BytesIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            line, column = token.start[0] - 1, token.start[1]
-            lines[line] = lines[line].decode()[:column].rstrip().encode()
-    for parent in _statements(ast.parse(source)):
-        body = getattr(parent, "body", ())
-        alone = [node for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-                 and isinstance(node.value.value, str)]
-        for node in alone:
-            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
-            before, after = lines[first][:node.col_offset], lines[last][node.end_col_offset:]
-            is_all = len(alone) == len(body) or before.strip() or after.strip()
-            lines[first] = before + b'""' + after if is_all else b""
-            lines[first + 1:last + 1] = [b""] * (last - first)
-    return b"\n".join(lines)
-
-
-def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Drop the functions and methods whose names stand nowhere else in the Python files; all else stays where it is.
-
-    What only those call or import goes with them. A name in a text counts; what is decorated, and what a class of
-    others may call of one that is made from it, is somebody's.
-    """
-    files = dict(files)
-    while True:
-        code = {name: content for name, content in files.items() if name.endswith(".py")}
-        times = Counter(word for content in code.values() for word in re.findall(rb"\w+", content))
-        dropped = False
-        for name, content in code.items():
-            alone = {word.decode() for word in re.findall(rb"(?m)^ *def (\w+)", content) if times[word] == 1}
-            lines = content.split(b"\n")
-            for node in _functions(ast.parse(content)) if alone else ():
-                if node.name in alone and not node.name.startswith(("__", "_repr")) and node.end_lineno:
-                    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                    lines[first - 1:node.end_lineno] = [b""] * (node.end_lineno - first + 1)
-                    dropped = True
-            files[name] = without_imports(b"\n".join(lines))
-        if not dropped:
-            return files
-
-
-def _functions(module: ast.Module) -> Iterator[ast.FunctionDef]:
-    """Yield the functions of a module, and of its own classes the methods without which something is left of them."""
-    for node in module.body:
-        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
-            yield node
-        elif isinstance(node, ast.ClassDef) and not node.bases and not isinstance(node.body[0], ast.FunctionDef):
-            yield from (inner for inner in node.body if isinstance(inner, ast.FunctionDef) and all(
-                ast.unparse(decorator) in _OWN for decorator in inner.decorator_list))
-
-
-def without_types(source: bytes) -> bytes:
-    """Cut the types of parameters, results and variables out of Python source.
-
-    Those stay that are read: of classes by `dataclass`, and `constexpr` by Triton.
-    """
-    lines, cuts, tree = source.split(b"\n"), [], ast.parse(source)
-    of_classes: set[int] = set()
-    for node in _statements(tree):
-        if isinstance(node, ast.ClassDef):
-            of_classes.update(map(id, node.body))
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            for part in (part for part in ast.walk(node.args) if isinstance(part, ast.arg)):
-                if part.annotation and getattr(part.annotation, "attr", "") != "constexpr":
-                    cuts.append((part.lineno - 1, part.col_offset + len(part.arg.encode()), part.annotation))
-            if node.returns:
-                line = node.returns.lineno - 1
-                arrow = lines[line].rfind(b"->", 0, node.returns.col_offset)
-                cuts.append((line, len(lines[line][:arrow].rstrip()), node.returns))
-        elif isinstance(node, ast.AnnAssign) and node.value and id(node) not in of_classes:
-            cuts.append((node.lineno - 1, node.target.end_col_offset or 0, node.annotation))
-    for line, column, annotation in sorted(cuts, key=lambda cut: cut[:2], reverse=True):
-        last = (annotation.end_lineno or annotation.lineno) - 1
-        lines[line] = lines[line][:column] + lines[last][annotation.end_col_offset:]
-        lines[line + 1:last + 1] = [b""] * (last - line)
-    return b"\n".join(lines)
-
-
-def without_imports(source: bytes) -> bytes:
-    """Drop what Python source imports for its types alone, where `without_types` has left nothing that reads it."""
-    lines, tree = source.split(b"\n"), ast.parse(source)
-    for node in tree.body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse:
-            lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            text = b"\n".join(lines)
-            kept = [ast.unparse(one) for one in node.names
-                    if len(re.findall(rf"\b{one.asname or one.name}\b".encode(), text)) > 1]
-            lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-            if kept:
-                lines[node.lineno - 1] = f"from {node.module} import {', '.join(kept)}".encode()
-    return b"\n".join(lines)
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Walk the statements of Python source, each before those inside it, and none of their expressions."""
-    todo: list[ast.AST] = [tree]
-    while todo:
-        node = todo.pop()
-        yield node
-        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
-            todo.extend(getattr(node, name, ()))
-
-
-def narrow(source: bytes) -> bytes:
-    """Indent Python source by one space a level; lines inside of strings stay as they are."""
-    inside: set[int] = set()
-    opened: list[int] = []
-    for token in tokenize.tokenize(io.BytesIO(source).readline):
-        kind = tokenize.tok_name[token.type]
-        if kind.endswith("STRING_START"):  # an f-string has parts from Python 3.12 on
-            opened.append(token.start[0])
-        first = opened.pop() if kind.endswith("STRING_END") else token.start[0]
-        if "STRING" in kind:
-            inside.update(range(first, token.end[0]))
-    lines = source.split(b"\n")
-    for number, line in enumerate(lines):
-        if number not in inside:
-            code = line.lstrip(b" ")
-            lines[number] = b" " * ((len(line) - len(code)) // 4) + code
-    return b"\n".join(lines)
+    return {name: with_short_names(content) if name.endswith(".py") else content
+            for name, content in without_uncalled(files).items()}
 
 
 def _written(packed: bytes) -> str:

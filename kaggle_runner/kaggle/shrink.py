@@ -1,0 +1,205 @@
+"""Make Python source smaller for a launcher: nobody reads it there, and what it does and its lines stay the same."""
+
+import ast
+import builtins
+import io
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import product
+from string import ascii_lowercase, digits
+
+_OWN = ("property", "functools.cached_property", "classmethod", "staticmethod")
+"""Decorators of methods that hand them to nobody."""
+_SHORT = (*ascii_lowercase, *map("".join, product(ascii_lowercase, ascii_lowercase + digits)))
+"""Names of variables, the shortest first."""
+
+
+def without_words(source: bytes) -> bytes:
+    """Drop every string that stands alone in Python source, and the comments; all else stays where it is.
+
+    Where nothing else stands there or in the line, an empty string does.
+    """
+    lines = source.split(b"\n")
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start[0] - 1, token.start[1]
+            lines[line] = lines[line].decode()[:column].rstrip().encode()
+    for parent in _statements(ast.parse(source)):
+        body = getattr(parent, "body", ())
+        alone = [node for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+                 and isinstance(node.value.value, str)]
+        for node in alone:
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            before, after = lines[first][:node.col_offset], lines[last][node.end_col_offset:]
+            is_all = len(alone) == len(body) or before.strip() or after.strip()
+            lines[first] = before + b'""' + after if is_all else b""
+            lines[first + 1:last + 1] = [b""] * (last - first)
+    return b"\n".join(lines)
+
+
+def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Drop the functions and methods whose names stand nowhere else in the Python files; all else stays where it is.
+
+    What only those call or import goes with them. A name in a text counts; what is decorated, and what a class of
+    others may call of one that is made from it, is somebody's.
+    """
+    files = dict(files)
+    while True:
+        code = {name: content for name, content in files.items() if name.endswith(".py")}
+        times = Counter(word for content in code.values() for word in re.findall(rb"\w+", content))
+        dropped = False
+        for name, content in code.items():
+            alone = {word.decode() for word in re.findall(rb"(?m)^ *def (\w+)", content) if times[word] == 1}
+            lines = content.split(b"\n")
+            for node in _functions(ast.parse(content)) if alone else ():
+                if node.name in alone and not node.name.startswith(("__", "_repr")) and node.end_lineno:
+                    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                    lines[first - 1:node.end_lineno] = [b""] * (node.end_lineno - first + 1)
+                    dropped = True
+            files[name] = without_imports(b"\n".join(lines))
+        if not dropped:
+            return files
+
+
+def _functions(module: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Yield the functions of a module, and of its own classes the methods without which something is left of them."""
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.bases and not isinstance(node.body[0], ast.FunctionDef):
+            yield from (inner for inner in node.body if isinstance(inner, ast.FunctionDef) and all(
+                ast.unparse(decorator) in _OWN for decorator in inner.decorator_list))
+
+
+def without_types(source: bytes) -> bytes:
+    """Cut the types of parameters, results and variables out of Python source.
+
+    Those stay that are read: of classes by `dataclass`, and `constexpr` by Triton.
+    """
+    lines, cuts, tree = source.split(b"\n"), [], ast.parse(source)
+    of_classes: set[int] = set()
+    for node in _statements(tree):
+        if isinstance(node, ast.ClassDef):
+            of_classes.update(map(id, node.body))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in (part for part in ast.walk(node.args) if isinstance(part, ast.arg)):
+                if part.annotation and getattr(part.annotation, "attr", "") != "constexpr":
+                    cuts.append((part.lineno - 1, part.col_offset + len(part.arg.encode()), part.annotation))
+            if node.returns:
+                line = node.returns.lineno - 1
+                arrow = lines[line].rfind(b"->", 0, node.returns.col_offset)
+                cuts.append((line, len(lines[line][:arrow].rstrip()), node.returns))
+        elif isinstance(node, ast.AnnAssign) and node.value and id(node) not in of_classes:
+            cuts.append((node.lineno - 1, node.target.end_col_offset or 0, node.annotation))
+    for line, column, annotation in sorted(cuts, key=lambda cut: cut[:2], reverse=True):
+        last = (annotation.end_lineno or annotation.lineno) - 1
+        lines[line] = lines[line][:column] + lines[last][annotation.end_col_offset:]
+        lines[line + 1:last + 1] = [b""] * (last - line)
+    return b"\n".join(lines)
+
+
+def without_imports(source: bytes) -> bytes:
+    """Drop what Python source imports for its types alone, where `without_types` has left nothing that reads it."""
+    lines, tree = source.split(b"\n"), ast.parse(source)
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse:
+            lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            text = b"\n".join(lines)
+            kept = [ast.unparse(one) for one in node.names
+                    if len(re.findall(rf"\b{one.asname or one.name}\b".encode(), text)) > 1]
+            lines[node.lineno - 1:node.end_lineno] = [b""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+            if kept:
+                lines[node.lineno - 1] = f"from {node.module} import {', '.join(kept)}".encode()
+    return b"\n".join(lines)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Walk the statements of Python source, each before those inside it, and none of their expressions."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo.extend(getattr(node, name, ()))
+
+
+def narrow(source: bytes) -> bytes:
+    """Indent Python source by one space a level; lines inside of strings stay as they are."""
+    inside: set[int] = set()
+    opened: list[int] = []
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind.endswith("STRING_START"):  # an f-string has parts from Python 3.12 on
+            opened.append(token.start[0])
+        first = opened.pop() if kind.endswith("STRING_END") else token.start[0]
+        if "STRING" in kind:
+            inside.update(range(first, token.end[0]))
+    lines = source.split(b"\n")
+    for number, line in enumerate(lines):
+        if number not in inside:
+            code = line.lstrip(b" ")
+            lines[number] = b" " * ((len(line) - len(code)) // 4) + code
+    return b"\n".join(lines)
+
+
+def with_short_names(source: bytes) -> bytes:
+    """Give the variables of functions names of a letter or two; all else stays where it is.
+
+    What somebody may ask for by its name keeps it: parameters, functions, classes, imports, and what a module or a
+    class binds. So does what a formatted string holds, whose place in it Python knows from 3.12 on.
+    """
+    lines, outside = source.split(b"\n"), list(_outside_functions(ast.parse(source)))
+    taken = {*dir(builtins), *(name for node in outside for name in _bound(node))}
+    renamed = []
+    for function in (node for node in outside if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+        inside = list(ast.walk(function))
+        kept = {name for node in inside if not isinstance(node, ast.Name) for name in _bound(node)}
+        for node in inside:
+            if isinstance(node, ast.JoinedStr | ast.ClassDef):
+                kept.update(part.id for part in ast.walk(node) if isinstance(part, ast.Name))
+        places = sorted((node for node in inside if isinstance(node, ast.Name)), key=_place)
+        used = {place.id for place in places}
+        own = dict.fromkeys(name for place in places for name in _bound(place) if name not in taken | kept)
+        free = [name for name in _SHORT if name not in used | kept]
+        names = {name: short for name, short in zip(own, free, strict=False) if len(short) < len(name)}
+        if not used & {"eval", "exec", "locals", "vars"}:
+            renamed += [(place, names[place.id]) for place in places if place.id in names]
+    for place, name in sorted(renamed, key=lambda one: _place(one[0]), reverse=True):
+        line = lines[place.lineno - 1]
+        lines[place.lineno - 1] = line[:place.col_offset] + name.encode() + line[place.end_col_offset:]
+    return b"\n".join(lines)
+
+
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk Python source, the functions of modules and classes included, and nothing inside of those."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+def _place(node: ast.Name) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """Yield the names that one piece of Python source binds."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+            yield name
+        case ast.alias(name=name, asname=other):
+            yield other or name.split(".")[0]
+        case ast.Global(names=names) | ast.Nonlocal(names=names):
+            yield from names
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            yield name
+        case ast.MatchMapping(rest=str(name)):
+            yield name
