@@ -179,7 +179,8 @@ class Box:
     short = with_short_names(source.encode()).decode()
     for text in ("    width = [side for side in (1, 2)]", "a, total = [side * height for side in self.width], 0",
                  'f = "ä" + b', "g = max(a)", "name = str(error)", "i = [length for length in a]",
-                 "dict(text=f, shown=i)", "def inner(given, told=f):", "(lambda extra: extra + g)(given)", "(j := math.floor(2.5)) + j"):
+                 "dict(text=f, shown=i)", "def inner(given, told=f):", "(lambda extra: extra + g)(given)",
+                 "(j := math.floor(2.5)) + j"):
         assert text in short, short
     results = []
     for text in (source, short):
