@@ -17,7 +17,7 @@ from kaggle_runner.run.search import OptunaSearch
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import measured_noise
 from kaggle_runner.study.scoring import other_data, read_by_most, require_same_data
-from kaggle_runner.study.table import best_lines
+from kaggle_runner.study.table import accounts_of_rows, best_lines
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 
@@ -249,8 +249,27 @@ def test_a_final_training_whose_rows_have_grown_is_not_said_to_have_trained_all_
     assert status == 0, output
     assert "this one is trained in studies/s-final-2" in output
     assert "40 read, 3" in output
+    rows(64)
+    for given in ("studies/s-final", "studies/s-final-2"):
+        planned = json.loads(CliRunner().invoke(cli, ["plan", given, "--full", "--json"]).stdout)["final"]["rows"]
+        assert planned == 53, "the rows that it would train on, not those that the study has read"
     (tmp_path / "rows.jsonl").unlink()
     status, output = train("s.yaml")
     assert (status, "(all rows are trained)" in output) == (0, True), "nobody knows of other rows"
     rows(16)
     assert "is this very training, to its end" in train("studies/s-final")[1]
+
+
+def test_rows_that_changed_before_a_trial_was_trained_on_them_have_no_account(tmp_path: Path) -> None:
+    made(tmp_path / "s", (2.0, {"rows": "ab"}))
+    study = Study(tmp_path / "s")
+
+    def read(count: int, sha256: str, dataset: str = "rows.jsonl") -> list[str]:
+        rows = {"read": count, "train": count, "validation": 0, "cut": 0, "duplicates": 0, "lost": {}}
+        study.record_rows({"dataset": dataset, "rows": rows, "sha256": sha256})
+        return [account.partition(" read")[0] for account in accounts_of_rows(study.snapshot())]
+
+    assert read(64, "of an interrupted start") == ["64"]
+    assert read(70, "ab") == ["70"]
+    assert read(30, "of another", "others.jsonl") == ["70", "30"]
+    assert read(71, "of a start that goes on") == ["70", "30", "71"]

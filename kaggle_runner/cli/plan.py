@@ -65,8 +65,9 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
                        workers=gpus)
     if full:
         config = FinetuneConfig.from_params(spec.fixed)
-        known_rows = rows_known(snapshot, config.dataset) if snapshot else None
-        rows = _count_rows(config, environment.cache_directory) if known_rows is None else known_rows
+        rows = _count_rows(config, environment.cache_directory)
+        if isinstance(rows, str) and snapshot:
+            rows = rows_known(snapshot, config.dataset) or rows
         final = plan_final(config, rows, gpus=gpus, seconds_per_step=seconds_per_step, snapshot=snapshot,
                            session_s=session_s or SESSION_S, week_s=WEEK_S)
     if as_json:

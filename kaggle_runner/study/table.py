@@ -51,8 +51,14 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 def accounts_of_rows(snapshot: Snapshot) -> list[str]:
-    """Return what became of the rows of each dataset that the trials read, in words, each account once."""
-    found = [facts["rows"] for facts in snapshot.rows]
+    """Return what became of the rows of each dataset that the trials read, in words, each account once.
+
+    Of rows that changed before a trial was trained on them the account is left out.
+    """
+    used = {record.result.hashes.get("rows") for record in snapshot.records if record.result}
+    last = {facts.get("dataset"): facts["rows"]["read"] for facts in snapshot.rows}
+    found = [facts["rows"] for facts in snapshot.rows
+             if facts.get("sha256") in used or facts["rows"]["read"] == last[facts.get("dataset")]]
     found += [] if found else [record.result.notes["rows"] for record in snapshot.records
                                if record.result and record.result.notes.get("rows")]  # of studies of earlier versions
     return list(dict.fromkeys(_account(rows) for rows in found))
