@@ -24,6 +24,7 @@ from kaggle_runner.kaggle.folder import (
     read_ref,
 )
 from kaggle_runner.kaggle.launcher import Launch
+from kaggle_runner.kaggle.order import KernelOrder, gated_models
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import KernelPatience
 from kaggle_runner.study.journal import Study
@@ -146,6 +147,21 @@ def test_a_bare_push_of_the_folder_does_the_same_and_a_failure_has_its_own_statu
     assert verdict.exit_status == 1
     assert verdict.reason.startswith("no-such-study is not a study")
     assert verdict.result["environment"]["gpus"] == []
+
+
+@pytest.mark.parametrize(("models", "gated"), [
+    (["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-0.6B", "mistralai/mathstral-7B-v0.1", "stabilityai/stablelm-zephyr-3b"],
+     ["meta-llama/Llama-3.2-1B", "mistralai/mathstral-7B-v0.1", "stabilityai/stablelm-zephyr-3b"]),
+    (["google/flan-t5-small", "google/gemma-3-1b-it", "facebook/opt-125m", "facebook/MobileLLM-125M"],
+     ["google/gemma-3-1b-it", "facebook/MobileLLM-125M"]),
+    (["unsloth/Llama-3.2-1B", "bigcode/tiny_starcoder_py", "bigcode/starcoder2-3b", "HuggingFaceTB/SmolLM2-135M"],
+     ["bigcode/starcoder2-3b"]),
+])
+def test_models_of_owners_who_ask_for_a_licence_are_named_and_those_of_others_are_not(tmp_path, models, gated):
+    file = tmp_path / "s.yaml"
+    file.write_text(f"method: grid\nmetric: {{name: eval/bits_per_byte, goal: minimize}}\n"
+                    f"parameters: {{model: {{values: {json.dumps(models)}}}}}\n")
+    assert gated_models(KernelOrder(sweep=str(file)), lambda address: None) == tuple(gated)
 
 
 def test_a_study_goes_on_from_session_to_session(desk):

@@ -25,9 +25,9 @@ from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 """Environment variable with the seconds between two uploads; `wandb/checkpoints.py` reads it on the kernel."""
-GATED = re.compile(r"meta-llama/.+|google/[\w-]*gemma.*|mistralai/\w*(?:Mistral|Mixtral|Codestral|Ministral|Pixtral).+|"
-                   r"(?:CohereLabs|CohereForAI|swiss-ai|ai21labs)/.+|bigcode/(?:starcoder|santacoder).*|"
-                   r"stabilityai/stable-?(?:lm-2|code).+|databricks/dbrx.+|tiiuae/falcon-180B.*", re.IGNORECASE)
+GATED = re.compile(r"(?:meta-llama|mistralai|CohereLabs|CohereForAI|swiss-ai|ai21labs)/.+|google/[\w-]*gemma.*|"
+                   r"bigcode/(?:starcoder|santacoder).*|stabilityai/stable-?(?:lm|code).+|facebook/MobileLLM.+|"
+                   r"databricks/dbrx.+|tiiuae/falcon-180B.*", re.IGNORECASE)
 """Models of the hub that mostly ask for a licence first; a guess from their owners' pages, so it only warns."""
 PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""

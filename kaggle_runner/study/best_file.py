@@ -93,7 +93,7 @@ def refuse_trained(study: Snapshot | None, fixed: Mapping[str, Any]) -> None:
             best.trial.config == config_from_params({**best.trial.params, **fixed}):
         raise StudyError(f"{study.directory} is this very training, to its end; export it or ask it something, or "
                          f"train it for longer with --epochs; if its rows have changed since, give a copy of its "
-                         f"{BEST}")
+                         f"best.yaml")
 
 
 def place_for(directory: Path, sweep: Mapping[str, Any] | None) -> Path:
