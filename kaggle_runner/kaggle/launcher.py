@@ -14,14 +14,7 @@ from pathlib import Path
 
 import kaggle_runner
 from kaggle_runner.errors import KernelError, Refusal, SecretError
-from kaggle_runner.kaggle.shrink import (
-    narrow,
-    with_short_names,
-    without_imports,
-    without_types,
-    without_uncalled,
-    without_words,
-)
+from kaggle_runner.kaggle.shrink import shrunk, with_short_names, without_uncalled
 from kaggle_runner.machine.credentials import credentials_of, is_secret_name, key_shape
 
 LIMIT_BYTES = 900_000
@@ -233,7 +226,7 @@ def package_files(command: str = "sweep") -> dict[str, bytes]:
         if path.is_file() and path.suffix in SUFFIXES and not names & left_out:
             content = path.read_bytes()
             if path.suffix == ".py":
-                content = narrow(without_imports(without_words(without_types(content))))
+                content = shrunk(content)
             elif path.suffix == ".js":
                 content = re.sub(rb"(?m)^ *(//.*\n)?", b"", content)
             elif path.suffix == ".css":

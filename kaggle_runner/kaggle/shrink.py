@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import functools
 import io
 import re
 import tokenize
@@ -14,6 +15,12 @@ _OWN = ("property", "functools.cached_property", "classmethod", "staticmethod")
 """Decorators of methods that hand them to nobody."""
 _SHORT = (*ascii_lowercase, *map("".join, product(ascii_lowercase, ascii_lowercase + digits)))
 """Names of variables, the shortest first."""
+
+
+@functools.cache
+def shrunk(source: bytes) -> bytes:
+    """Make one file of Python source as small as it can be made without a look at the others."""
+    return narrow(without_imports(without_words(without_types(source))))
 
 
 def without_words(source: bytes) -> bytes:
@@ -49,7 +56,6 @@ def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
     while True:
         code = {name: content for name, content in files.items() if name.endswith(".py")}
         times = Counter(word for content in code.values() for word in re.findall(rb"\w+", content))
-        dropped = False
         for name, content in code.items():
             alone = {word.decode() for word in re.findall(rb"(?m)^ *def (\w+)", content) if times[word] == 1}
             lines = content.split(b"\n")
@@ -57,10 +63,11 @@ def without_uncalled(files: Mapping[str, bytes]) -> dict[str, bytes]:
                 if node.name in alone and not node.name.startswith(("__", "_repr")) and node.end_lineno:
                     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                     lines[first - 1:node.end_lineno] = [b""] * (node.end_lineno - first + 1)
-                    dropped = True
-            files[name] = without_imports(b"\n".join(lines))
-        if not dropped:
+                    files[name] = b"\n".join(lines)
+        changed = [name for name, content in code.items() if files[name] is not content]
+        if not changed:
             return files
+        files |= {name: without_imports(files[name]) for name in changed}
 
 
 def _functions(module: ast.Module) -> Iterator[ast.FunctionDef]:
@@ -146,6 +153,7 @@ def narrow(source: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+@functools.cache
 def with_short_names(source: bytes) -> bytes:
     """Give the variables of functions names of a letter or two; all else stays where it is.
 
