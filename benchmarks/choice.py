@@ -73,7 +73,7 @@ def _leaves_out_best(problem: Problem, past: Sequence[Observation], candidates: 
     further = {one.trial.id: {f"{one.trial.id} {seed}": value for seed, value in enumerate(one.further)}
                for one in candidates}
     found = sorted(find_configurations(trials, further), key=lambda one: (not one.confirmed, one.mean))
-    place = first_place(found, "minimize", noise_of_repeats(repeats), NOTHING)
+    place = first_place(found, "minimize", noise_of_repeats(repeats), NOTHING, lambda near: NOTHING)
     truest = min(trials, key=lambda trial: problem.loss(trial[1]))[0]
     return float(truest not in place.trial_ids)
 

@@ -110,6 +110,48 @@ def test_noise_of_repeated_seeds_says_which_configurations_share_first_place(tmp
     assert analysis.repeats[0].trial_ids == ("0000", "0001", "0002")
 
 
+def write_cliff(directory, count=40, cut=1e-4):
+    """Above some learning rate all diverge, to the loss of a model that guesses; below it they differ by 0.01."""
+    generator, trials = random.Random(3), []
+    for _ in range(count):
+        rate = 10 ** generator.uniform(-5, -3)
+        value = 2.5 + generator.gauss(0, 0.01) if rate < cut else 10.4 + generator.gauss(0, 0.05)
+        trials.append(Made(params={"learning_rate": rate, "lora_r": generator.choice([4, 8, 16])}, value=value))
+    return write_study(directory, trials, parameters={"learning_rate": LEARNING_RATE, "lora_r": {"values": [4, 8, 16]}})
+
+
+@pytest.mark.parametrize("count", [12, 20, 40])
+@pytest.mark.parametrize("cut", [5e-5, 1e-4, 3e-4])
+def test_what_diverged_does_not_share_first_place_and_is_no_noise(tmp_path, count, cut):
+    """Wherever the cliff is, and though it is none of the places where an effect is looked for."""
+    analysis = analysis_of(write_cliff(tmp_path / "s", count, cut))
+    value = {row.id: row.value for row in analysis.complete}
+    assert max(value[trial] for trial in analysis.first.trial_ids) < 3
+    assert analysis.noise is None or 0.004 < analysis.noise.deviation < 0.06
+    assert analysis.noise is None or analysis.first.distance < 0.5
+
+
+def test_it_is_said_how_many_are_no_noise(tmp_path):
+    analysis = analysis_of(write_cliff(tmp_path / "s"))
+    diverged = sum(row.value > 5 for row in analysis.complete)
+    assert 10 < diverged < 30
+    assert f"scatter of {40 - diverged} configurations" in say.noise(analysis)
+    assert f"; {diverged} beyond a wide gap are left out)" in say.noise(analysis)
+    few = analysis_of(write_cliff(tmp_path / "few", 12, 5e-5))
+    left = sum(row.value < 5 for row in few.complete)
+    assert 3 <= left < 8
+    assert f"First place is shared by {left} of 12 complete configurations: how much of this" in say.winner(few)
+    assert f"{left} complete configurations before a wide gap cannot give an estimate" in say.noise(few)
+
+
+@pytest.mark.parametrize("values", [
+    [0.5] * 6 + [0.375] * 3 + [0.25], [0.5] * 5 + [0.0] * 5, [0.1 + 0.2, 0.3, 0.1 + 0.2, 0.3, 0.9, 1.0],
+    [2.5, 2.51, 2.52, 2.53, 2.54, 2.55, 2.56, 4.0]])
+def test_a_coarse_metric_and_one_that_lies_far_off_are_no_gap(tmp_path, values):
+    trials = [Made(params={"x": place}, value=value) for place, value in enumerate(values)]
+    assert analysis_of(write_study(tmp_path / "s", trials)).first.apart == 0
+
+
 def test_the_distance_that_counts_grows_with_the_configurations(tmp_path):
     def distance(count):
         trials = [Made(params={"x": 0, "seed": seed}, value=value) for seed, value in enumerate([2.0, 2.02, 2.04] * 4)]

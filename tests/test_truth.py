@@ -5,7 +5,7 @@ The seeds are fixed, so these are the same studies every time.
 
 import pytest
 
-from benchmarks.truth import KINDS, SIZES, make, measure, within
+from benchmarks.truth import CLIFFS, KINDS, SIZES, make, measure, within
 
 
 @pytest.mark.parametrize(("kind", "size"), [("none", 8), ("none", 20), ("heavy", 12), ("pruned", 12), ("seeds", 12)])
@@ -24,10 +24,20 @@ def test_two_thirds_of_the_variance_are_found_in_twenty_trials(kind):
     assert rates["covered"] >= 0.90
 
 
+@pytest.mark.parametrize("kind", CLIFFS)
+@pytest.mark.parametrize("size", [12, 40])
+def test_what_diverged_shares_no_first_place_with_what_did_not(kind, size):
+    rates = measure(kind, size, 30)
+    assert rates["too wide"] <= 0.10
+    assert rates["wrong first"] <= 0.10
+    assert rates["covered"] >= 0.90
+
+
 def test_a_rate_over_its_limit_is_told():
-    good = {"false": 0.1, "found": 0.8, "covered": 0.9, "wrong first": 0.1}
+    good = {"false": 0.1, "found": 0.8, "covered": 0.9, "wrong first": 0.1, "too wide": 0.1}
     assert within("valley", 20, good)
-    for name, value in (("false", 0.11), ("found", 0.79), ("covered", 0.89), ("wrong first", 0.11)):
+    for name, value in (("false", 0.11), ("found", 0.79), ("covered", 0.89), ("wrong first", 0.11),
+                        ("too wide", 0.11)):
         assert not within("valley", 20, good | {name: value})
 
 

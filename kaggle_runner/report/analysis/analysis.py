@@ -202,7 +202,8 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     effects, problem = _effects(varied, found, seed)
     measured, repeats = measured_noise(snapshot)
     in_order = sorted(found, key=lambda one: min(place[trial] for trial in (*one.trial_ids, *one.duplicates)))
-    first = first_place(in_order, metric.goal, measured, effects)
+    first = first_place(in_order, metric.goal, measured, effects,
+                        lambda near: _effects(_varied(axes, near), near, seed)[0])
     resolved = {share.name for share in effects.shares if share.resolved}
     surrogate = _surrogate(varied, found, seed) if len(resolved) > 1 else None
     curves = read_curves(snapshot)

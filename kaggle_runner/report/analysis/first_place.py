@@ -1,13 +1,14 @@
 """Who shares first place: the configurations that chance alone may have put behind the best.
 
 The best of n is the luckiest of n, so what must lie between two of them to tell them apart grows with n. Until the
-numbers say otherwise, all of them share it.
+numbers say otherwise, all of them share it. Those beyond a gap that is too wide for chance, as diverged trials are, do
+not, and say nothing of how those before it scatter.
 Source: Tukey's honestly significant difference, with Kramer's means of unequal size: Miller, "Simultaneous Statistical
 Inference", 1981, chapter 2. Rates of being wrong: benchmarks/truth.py.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from kaggle_runner.wording import how_many
 MIN_FOR_NOISE = 8
 """Configurations from which on their own scatter says something of the noise."""
 _LEVEL, _DRAWS, _FEW = 0.03, 4000, 4
+_GAP, _GAP_CHANCE = 3.0, 1e-3
+"""How many times as wide as all before it a gap must be, and how seldom it may be so by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class FirstPlace:
     noise: Noise | None = None
     distance: float | None = None
     """How far two single trials must lie apart to be told apart; none if the noise is not known."""
+    apart: int = 0
+    """How many lie beyond a gap, and were left out of the noise."""
 
     @property
     def is_level(self) -> bool:
@@ -46,47 +51,77 @@ class FirstPlace:
 
 def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
     """Say why the noise is not known; empty where it is."""
-    count = len(first.ranked)
+    count = len(first.ranked) - first.apart
     if first.noise is not None and first.distance is not None:
         return ""
     if not count:
         return "no configuration is complete"
-    why = (f"{how_many(count, 'complete configuration')} cannot give an estimate ({MIN_FOR_NOISE} that differ are the "
-           f"least)" if count < MIN_FOR_NOISE else
-           f"the {count} complete configurations leave no scatter to estimate it from")
+    before = " before a wide gap" if first.apart else ""
+    why = (f"{how_many(count, 'complete configuration')}{before} cannot give an estimate ({MIN_FOR_NOISE} that differ "
+           f"are the least)" if count < MIN_FOR_NOISE else
+           f"the {count} complete configurations{before} leave no scatter to estimate it from")
     seeds = "no configuration was trained with a second seed" if not repeats else "further seeds gave the same value"
     return f"{seeds}, and {why}"
 
 
-def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None,
-                effects: Effects) -> FirstPlace:
+def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None, effects: Effects,
+                effects_of: Callable[[Sequence[Configuration]], Effects]) -> FirstPlace:
     """Find those of some configurations, best first, that share first place; `measured` noise goes before its model.
 
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
-    whole width of it is the distance.
+    whole width of it is the distance. Where they leave more than the configurations before a gap scatter, `effects_of`
+    these alone are the model.
     """
     sign = -1.0 if goal == "maximize" else 1.0
-    ranked = tuple(configurations)
-    modelled = _modelled(effects, len(ranked))
+    ranked, use_both = tuple(configurations), measured is not None and measured.freedom < _FEW
+    near, apart = _near(ranked, sign) if measured is None or use_both else ranked, 0
+    if len(near) < len(ranked) and not _is_explained(effects, near):
+        effects, apart = effects_of(near), len(ranked) - len(near)
+    modelled = _modelled(effects, len(ranked) - apart, apart)
     distances = [_distance(noise, len(ranked)) for noise in (measured, modelled) if noise]
     if modelled is not None:
         distances[-1] = max(distances[-1], float(np.ptp(effects.residuals)))
     # Few seeds tell little, and are told so by a large distance: the shorter of two honest ones counts.
-    use_both = measured is not None and measured.freedom < _FEW
     distance = (min(distances) if use_both else distances[0]) if distances else None
-    shared = ranked if distance is None else tuple(
-        one for one in ranked if sign * (one.mean - ranked[0].mean) <= distance * math.sqrt(
+    shared = near if measured is None else ranked
+    if distance is not None:
+        shared = tuple(one for one in shared if sign * (one.mean - ranked[0].mean) <= distance * math.sqrt(
             (1 / one.seeds + 1 / ranked[0].seeds) / 2))
-    return FirstPlace(ranked=ranked, shared=shared, noise=measured or modelled, distance=distance)
+    return FirstPlace(ranked=ranked, shared=shared, noise=measured or modelled, distance=distance, apart=apart)
 
 
-def _modelled(effects: Effects, count: int) -> Noise | None:
+def _near(ranked: Sequence[Configuration], sign: float) -> tuple[Configuration, ...]:
+    """Return those before the first gap that is too wide for chance; all without one, and where one alone is beyond.
+
+    Of k values that lie evenly, the next is c times their width away with the probability (1 + c) ** (1 - k).
+    Source: Pyke, "Spacings", J. R. Stat. Soc. B 27, 1965, section 2.
+    """
+    values = sorted(sign * one.mean for one in ranked)
+    width = values[-1] - values[0] if values else 0.0
+    steps = sorted({round((value - values[0]) / width, 9) for value in values}) if width else []  # rounding is no gap
+    for count in range(2, len(steps)):
+        ratio = (steps[count] - steps[count - 1]) / steps[count - 1]
+        if ratio > _GAP and (1 + ratio) ** (1 - count) <= _GAP_CHANCE:
+            middle = values[0] + width * (steps[count] + steps[count - 1]) / 2
+            near = tuple(one for one in ranked if sign * one.mean < middle)
+            return near if ranked[0] in near and len(near) < len(ranked) - 1 else tuple(ranked)
+    return tuple(ranked)
+
+
+def _is_explained(effects: Effects, near: Sequence[Configuration]) -> bool:
+    """Say whether effects leave no more than about what those before the gap scatter."""
+    return bool(effects.residuals) and bool(np.ptp(effects.residuals) <= 2 * np.ptp([one.mean for one in near]))
+
+
+def _modelled(effects: Effects, count: int, apart: int) -> Noise | None:
     if count < MIN_FOR_NOISE or effects.freedom < 3 or not effects.deviation:
         return None
     names = [share.name for share in effects.shares if share.resolved]
     names += [" or ".join(effects.one_of)] if effects.one_of else []
     source = f"how {count} configurations scatter around the effect of {', '.join(names)}" if names else (
-        f"the scatter of all {count} configurations, as no hyperparameter stands out")
+        f"the scatter of {count if apart else f'all {count}'} configurations, as no hyperparameter stands out")
+    if apart:
+        source += f"; {apart} beyond a wide gap are left out"
     return Noise(deviation=effects.deviation, freedom=effects.freedom, source=source)
 
 
