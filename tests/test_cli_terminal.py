@@ -20,6 +20,7 @@ from kaggle_runner.cli.lab import as_text
 from kaggle_runner.cli.look import next_lines
 from kaggle_runner.cli.main import cli, main
 from kaggle_runner.cli.progress import Lines
+from kaggle_runner.cli.shared import print_study
 from kaggle_runner.cli.table import SHOWN, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
 from kaggle_runner.cli.words import columns_of, fitted, flowing
@@ -59,6 +60,13 @@ def test_sigterm_is_a_word_and_130_in_every_command(tmp_path):
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.strip() == ("interrupted: nothing that was recorded is lost; go on with: python -m "
                                    "kaggle_runner detect")
+
+
+def test_a_sweep_ends_with_what_its_page_says_of_first_place(tmp_path, capsys):
+    print_study(demo(tmp_path / "study"), "all trials are done")
+    told = capsys.readouterr().out
+    assert "\nfirst    First place is shared by all 6 complete configurations: " in told
+    assert told.index("\nbest ") < told.index("\nfirst ") < told.index("\npicture ")
 
 
 def words_of(text):

@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from kaggle_runner.cli.params import GivenPath, StudyText, SweepFile
-from kaggle_runner.cli.shared import PAGE_PACKAGES, detect_here, keep_best, missing, print_best, print_next, require
+from kaggle_runner.cli.shared import (
+    PAGE_PACKAGES,
+    detect_here,
+    keep_best,
+    missing,
+    print_best,
+    print_next,
+    require,
+    say_first_place,
+)
 from kaggle_runner.cli.table import trial_table
 from kaggle_runner.cli.words import as_typed, command, complain, flowing, has_colours, say, width_of
 from kaggle_runner.errors import INTERRUPTED
@@ -91,11 +100,7 @@ def show(study: str, everything: bool, as_json: bool) -> None:
         return
     click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)
-    if len(snapshot.configurations) > 1:
-        from kaggle_runner.report.analysis.analysis import analyse
-        from kaggle_runner.report.sentences import winner
-
-        say("first", winner(analyse(snapshot)))
+    say_first_place(snapshot)
     lines = next_lines(snapshot)
     if [label for label, _ in lines] == ["next"]:
         print_next(snapshot, after=lines[0][1])

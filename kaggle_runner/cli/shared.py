@@ -174,6 +174,7 @@ def print_study(snapshot: "Snapshot", reason: str) -> Path | None:
         return None
     try:
         keep_best(snapshot)
+        say_first_place(snapshot)
         return _draw(snapshot)
     except (Exception, SystemExit) as error:
         broken = find_broken(error)
@@ -332,6 +333,15 @@ def print_best(snapshot: "Snapshot") -> None:
 
     for label, text in best_lines(snapshot):
         say(label, text)
+
+
+def say_first_place(snapshot: "Snapshot") -> None:
+    """Print what the page says of first place, where there are two configurations to compare."""
+    if len(snapshot.configurations) > 1:
+        from kaggle_runner.report.analysis.analysis import analyse
+        from kaggle_runner.report.sentences import winner
+
+        say("first", winner(analyse(snapshot)))
 
 
 def detect_here() -> "Environment":
