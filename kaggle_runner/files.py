@@ -97,8 +97,8 @@ def cannot_write(path: Path, error: OSError, *, way_out: str = OF_A_STUDY) -> St
     return StudyError(f"cannot write {path}: {error.strerror or error}; {way_out}{kept}")
 
 
-def make_directory(directory: Path) -> None:
-    """Make a directory of a study, and those above it, where it is missing.
+def make_directory(directory: Path, *, option: str = "--study") -> None:
+    """Make a directory of a study, and those above it, where it is missing; `option` names another one.
 
     Raises:
         StudyError: there is a file of this name, or it cannot be made.
@@ -106,9 +106,10 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise StudyError(f"cannot use {directory} as a study: it is a file; choose another with --study") from error
+        raise StudyError(f"cannot use {directory} as a study: it is a file; choose another with {option}") \
+            from error
     except OSError as error:
-        raise cannot_write(directory, error) from error
+        raise cannot_write(directory, error, way_out=f"choose another directory with {option}") from error
 
 
 @contextlib.contextmanager

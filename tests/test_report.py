@@ -573,14 +573,24 @@ def test_the_report_of_no_study_is_refused(tmp_path):
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     directory = write_study(tmp_path / "study", numbers(1))
     (directory / "report").write_text("mine")
-    with pytest.raises(StudyError, match=r"cannot write the report to .*report: it is a file"):
+    with pytest.raises(StudyError, match=r"cannot write the report to .*report: it is a file; choose another "
+                                         r"folder with report --out"):
         write_report([directory])
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     directory = write_study(tmp_path / "study", numbers(1))
-    with pytest.raises(StudyError, match=r"cannot write /sys/report: .*(not permitted|denied|Read-only)"):
+    with pytest.raises(StudyError, match=r"cannot write /sys/report: .*(not permitted|denied|Read-only).*; choose "
+                                         r"another folder with report --out$"):
         write_report([directory], out=Path("/sys/report"))  # where not even root makes a folder
+
+
+@pytest.mark.parametrize("name", ["index.html", "trials.csv", "surfaces.csv", "analysis.ipynb", "summary.md"])
+def test_a_file_of_a_report_that_cannot_be_written_leads_to_an_option_that_report_has(tmp_path, name):
+    directory = write_study(tmp_path / "study", numbers(1))
+    (directory / "report" / name).mkdir(parents=True)
+    with pytest.raises(StudyError, match=r"cannot write .*; choose another folder with report --out$"):
+        write_report([directory], notebook=False)
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):

@@ -9,10 +9,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kaggle_runner.cli.main import cli
 from kaggle_runner.errors import StudyError
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
+from tests.made_studies import Made, write_study
 
 SWEEP = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
          "parameters": {"learning_rate": {"values": [0.1, 0.2]}, "seed": {"value": 1}}}
@@ -212,6 +215,22 @@ def test_a_directory_that_cannot_be_made_is_one_message(tmp_path):
         pass
     with pytest.raises(StudyError, match="cannot write /proc/study"), open_study(Path("/proc/study")):
         pass
+
+
+@pytest.mark.parametrize("part", ["trials.jsonl", "report", "trials/0000", "best.yaml"])
+def test_a_part_of_a_study_leads_to_that_study(tmp_path, monkeypatch, part):
+    """As typed, and from within the study too; not to all the others that are here."""
+    for name in ("meant", "other"):
+        write_study(tmp_path / "studies" / name, [Made(value=1.0)])
+    (tmp_path / "studies" / "meant" / "report").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for command in (["show"], ["report"], ["archive", "--reason", "r"]):
+        ended = CliRunner().invoke(cli, [*command, f"studies/meant/{part}"])
+        assert str(ended.exception) == (
+            f"studies/meant/{part} is no study itself; give the one that it is in: studies/meant")
+    monkeypatch.chdir(tmp_path / "studies" / "meant" / "report")
+    with pytest.raises(StudyError, match=rf"^\. is no study itself; .* in: {tmp_path}/studies/meant$"):
+        read_study(Path())
 
 
 def test_reading_what_is_no_study_says_so(tmp_path):

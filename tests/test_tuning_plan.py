@@ -289,6 +289,14 @@ def the_command_draws_what_was_not_drawn_and_says_where_everything_is(done, plan
     assert not (directory / "0_learning_rate" / "plots").exists(), "what was written up is left alone"
 
 
+def test_a_folder_of_a_plan_that_cannot_be_made_leads_to_the_option_of_tune(plan_file, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", str(tmp_path / "file"), "--cpu"])
+    assert str(ended.exception) == f"cannot use {tmp_path}/file as a study: it is a file; choose another with --out"
+    ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", "/sys/plan", "--cpu"])
+    assert str(ended.exception).endswith("; choose another directory with --out")
+
+
 def made_study(directory: Path) -> Path:
     directory.mkdir(parents=True)
     info = StudyInfo(name="s", metric="eval/loss", goal="minimize", seed=0, sweep={"parameters": {}}, created=0.0)

@@ -16,7 +16,7 @@ from kaggle_runner.lab.plan import ARCHIVE, read_plan, stages
 from kaggle_runner.lab.run_plan import write_overview
 from kaggle_runner.study.journal import JOURNAL
 from kaggle_runner.study.lock import StudyLock
-from kaggle_runner.study.near import way_to_a_study
+from kaggle_runner.study.near import no_study
 from kaggle_runner.study.table import format_value
 
 LABEL = "archived.json"
@@ -52,7 +52,7 @@ def archive_study(study: Path, reason: str, *, force: bool = False, now: datetim
         raise StudyError(f"{typed} is archived already; restore it with: python -m kaggle_runner restore "
                          f"{shlex.quote(str(typed))}")
     if not (study / JOURNAL).is_file():
-        raise StudyError(f"{typed} is not a study: it has no {JOURNAL}; {way_to_a_study(typed)}")
+        raise no_study(typed)
     depended = dependents(study)
     if depended and not force:
         raise StudyError(f"{study.name} is not archived, because others depend on it: {'; '.join(depended)}; archive "

@@ -40,7 +40,7 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
         StudyError: the plan was edited after it began, or a study cannot be used.
         WorkerError: what the baseline names cannot be loaded; says why.
     """
-    make_directory(order.directory)
+    make_directory(order.directory, option="--out")
     check_edits(plan, order.directory)
     write_atomically(order.directory / "plan.yaml", plan.text)
     while True:

@@ -28,6 +28,7 @@ from kaggle_runner.study.trial import RUNNING
 LeadOf = Callable[[Path], Lead | None]
 """Type of what returns what is said first of the study in a directory."""
 PAGE = "index.html"
+_WAY_OUT = "choose another folder with report --out"
 _MOST_SHOWN = 20
 
 
@@ -125,7 +126,7 @@ def _write(text: str, directory: Path, mark: str, analyses: Sequence[Analysis]) 
     _make(directory)
     if any(row.status == RUNNING for analysis in analyses for row in analysis.rows):
         mark = mark.replace(" bytes", " bytes while trials ran")  # nothing says when that is over: never a current page
-    write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}")
+    write_atomically(directory / PAGE, text.rstrip("\n") + f"\n{mark}", way_out=_WAY_OUT)
     return directory / PAGE
 
 
@@ -136,19 +137,20 @@ def _write_files(analysis: Analysis, lead: Lead | None, directory: Path, *, note
     from kaggle_runner.report.notebook import prepare_kernel, write_notebook
 
     _make(directory)
-    write_atomically(directory / "trials.csv", trials_csv(analysis))
-    write_atomically(directory / "curves.csv", curves_csv(analysis))
-    write_atomically(directory / "surfaces.csv", surfaces_csv(analysis))
+    for name, text in (("trials", trials_csv(analysis)), ("curves", curves_csv(analysis)),
+                       ("surfaces", surfaces_csv(analysis))):
+        write_atomically(directory / f"{name}.csv", text, way_out=_WAY_OUT)
     if notebook:
         prepare_kernel()
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
         running = executor.submit(write_notebook, analysis, directory, lead, execute=notebook)
         pictures = _write_pictures(page_figures(analysis, lead), directory)
-        write_atomically(directory / "summary.md", summary_markdown(analysis, [path.name for path in pictures], lead))
+        write_atomically(directory / "summary.md", summary_markdown(analysis, [path.name for path in pictures], lead),
+                         way_out=_WAY_OUT)
         try:
             problem = running.result()
         except OSError as error:
-            raise cannot_write(directory / "analysis.ipynb", error) from error
+            raise cannot_write(directory / "analysis.ipynb", error, way_out=_WAY_OUT) from error
     if problem and notebook:
         notify(f"analysis.ipynb was not executed: {problem}")
 
@@ -158,16 +160,17 @@ def _write_pictures(figures: Sequence[Figure], directory: Path) -> list[Path]:
     try:
         return draw_figures(figures, directory)
     except OSError as error:
-        raise cannot_write(directory, error) from error
+        raise cannot_write(directory, error, way_out=_WAY_OUT) from error
 
 
 def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise StudyError(f"cannot write the report to {directory}: it is a file; choose another directory") from error
+        raise StudyError(f"cannot write the report to {directory}: it is a file; choose another folder with "
+                         f"report --out") from error
     except OSError as error:
-        raise cannot_write(directory, error) from error
+        raise cannot_write(directory, error, way_out=_WAY_OUT) from error
 
 
 def _folders(analyses: Sequence[Analysis], directory: Path) -> list[Path]:

@@ -31,7 +31,7 @@ from kaggle_runner.metrics import Evaluations, Goal, Metric
 from kaggle_runner.study.lock import StudyLock, is_held, this_process, typed_command
 from kaggle_runner.study.near import JOURNAL as JOURNAL
 from kaggle_runner.study.near import confirm_directory as confirm_directory
-from kaggle_runner.study.near import has_begun, refuse_foreign_folder, refuse_trials_without_journal, way_to_a_study
+from kaggle_runner.study.near import has_begun, no_study, refuse_foreign_folder, refuse_trials_without_journal
 from kaggle_runner.study.ranking import Ranked, rank
 from kaggle_runner.study.scoring import on_other_data
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
@@ -283,7 +283,7 @@ def read_study(directory: Path) -> Snapshot:
     """
     journal = directory / JOURNAL
     if not journal.is_file():
-        raise StudyError(f"{directory} is not a study: it has no {JOURNAL}; {way_to_a_study(directory)}")
+        raise no_study(directory)
     info: StudyInfo | None = None
     baseline: float | None = None
     base_scores: Mapping[str, float] = {}

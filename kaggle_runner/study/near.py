@@ -1,6 +1,7 @@
 """Folders that are no study: the studies near one, which a person probably meant, and which may become one."""
 
 import fnmatch
+import os
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
@@ -37,6 +38,15 @@ def listed(studies: list[Path]) -> str:
     """Write studies in a line, and how many were left out."""
     more = f" and {len(studies) - MOST} more" if len(studies) > MOST else ""
     return ", ".join(map(str, studies[:MOST])) + more
+
+
+def no_study(path: Path) -> StudyError:
+    """Say that a path is no study, and which one was probably meant: the one that it is in, before others."""
+    meant = next((folder for folder in (*path.parents, *Path(os.path.abspath(path)).parents)
+                  if (folder / JOURNAL).is_file()), None)
+    if meant is not None:
+        return StudyError(f"{path} is no study itself; give the one that it is in: {meant}")
+    return StudyError(f"{path} is not a study: it has no {JOURNAL}; {way_to_a_study(path)}")
 
 
 def way_to_a_study(path: Path) -> str:
