@@ -18,7 +18,7 @@ from kaggle_runner.errors import StudyError
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.claims import read_claims
-from kaggle_runner.report.compare import comparison_rows
+from kaggle_runner.report.compare import comparison_rows, comparison_sentence
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.lab.write import watch_any_report
@@ -27,7 +27,7 @@ from kaggle_runner.report.recipes import next_search, try_yaml
 from kaggle_runner.report.write import report_directory, show, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, TrialResult
-from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
+from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_confirmed, write_mixed_study, write_study
 from tests.test_analysis import write_two_effects
 
 FAILED = Made(params={"learning_rate": 1e-4}, status=Status.FAILED, reason="loss is nan at step 7", peak=None)
@@ -488,6 +488,74 @@ def test_several_studies_are_compared_on_one_page(tmp_path):
     assert (page.parent / "by-trial.png").exists()
 
 
+def test_studies_with_one_best_value_have_no_winner(tmp_path):
+    studies = [write_study(tmp_path / name, numbers(3), name=name) for name in ("a", "b")]
+    worse = write_study(tmp_path / "c", [Made(params={"learning_rate": 1e-4, "lora_r": 8}, value=9.0)], name="c")
+    said = comparison_sentence([analyse(read_study(study)) for study in (worse, *studies)])
+    assert re.fullmatch(r"The best eval/loss, [\d.]+, is the same in a and b: none of them is better\.", said)
+
+
+def test_means_over_seeds_are_compared_by_what_means_differ_by(tmp_path):
+    confirmed = write_confirmed(tmp_path / "a")
+    analysis = analyse(read_study(confirmed))
+    one, four = analysis.first.limit(1), analysis.first.limit(4)
+    assert (one, four) == pytest.approx((analysis.first.distance * (5 / 8) ** 0.5, analysis.first.distance / 2))
+    best = analysis.first.ranked[0].mean
+    assert f"worse if it lies {one:.2g} (with 1 seed) or {four:.2g} (with 4 seeds) or more" in say.noise(analysis)
+    assert [one.trial_ids[0] for one in analysis.first.ranked if one not in analysis.first.shared] == [
+        row.id for row in analysis.rows if row.compared_by - best > (four if row.id < "0003" else one)]
+    for name, reach, verdict in (("close", 0.95, "within"), ("far", 1.05, "more than")):
+        trials = [Made(params={"learning_rate": 1e-4, "lora_r": 4, "seed": seed}, value=best + reach * four + off)
+                  for seed, off in enumerate([-0.001, 0.0, 0.0, 0.001])]
+        other = analyse(read_study(write_study(tmp_path / name, trials, name=name)))
+        assert other.first.distance < analysis.first.distance
+        assert f"that is {verdict} what chance puts between them ({four:.2g})" in comparison_sentence([analysis, other])
+
+
+def test_a_confirmed_study_has_one_best_everywhere(tmp_path):
+    """What is said and drawn speaks of the means that the confirmation came to, and not of single runs."""
+    for goal in ("minimize", "maximize"):
+        directory = write_confirmed(tmp_path / goal, goal)
+        problems = []
+        write_report([directory], notify=problems.append)
+        assert problems == []
+        analysis, sign = analyse(read_study(directory)), 1 if goal == "minimize" else -1
+        assert analysis.best.id == "0002"
+        assert analysis.first.trial_ids == ("0002", "0001", "0003", "0004")
+        assert [row.id for row in analysis.places] == [*analysis.first.trial_ids, "0000", "0005", "0006", "0007"]
+        drawn = {figure.key: figure for figure in trial_figures(analysis)}
+        stars = {key: next(trace for trace in drawn[key].traces if trace["name"] == "best")
+                 for key in ("ranking", "values")}
+        assert stars["ranking"]["x"] == [1]
+        assert [star["y"] for star in stars.values()] == [[sign * 2.525]] * 2
+        line = next(trace for trace in drawn["values"].traces if trace["name"] == "best so far")
+        assert line["y"] == [sign * value for value in [2.59, 2.56, *[2.525] * 6]]
+        (band,) = [shape for shape in drawn["ranking"].layout["shapes"] if shape["type"] == "rect"]
+        assert (band["x0"], band["x1"], band.get("xref")) == (0.5, 4.5, None)
+        low, high = sorted((band["y0"], band["y1"]))
+        assert all(low <= one.mean <= high for one in analysis.first.shared)
+        assert say.progress(analysis).startswith("The best value came with trial number 3 of 8; of the 5 trials after")
+        assert say.hours(analysis).startswith("The best value was there after 30 s of 80 s")
+        rates = [row.params["learning_rate"] for row in analysis.places[:3]]
+        region = next(one for one in analysis.regions if one.name == "learning_rate")
+        assert (region.count, region.low, region.high) == (3, min(rates), max(rates))
+        summary = (directory / "report" / "summary.md").read_text()
+        first = next(line for line in summary.splitlines() if line.startswith("| 0002"))
+        assert first.startswith(f"| 0002 (mean of 4 seeds) | {sign * 2.525:.3f} | ")
+        table = show(directory)._repr_html_().split("<table>")[1]
+        assert f"<td>0002</td><td>complete</td><td>{sign * 2.525:.3f}</td>" in table
+        rows = rows_of(directory / "report" / "trials.csv")
+        assert [row["place"] for row in rows] == ["5", "2", "1", "3", "4", "6", "7", "8"]
+        assert [float(row["best_so_far"]) for row in rows] == pytest.approx(line["y"])
+        columns = data_of(directory / "report" / "index.html")["studies"][0]["columns"]
+        means = next(column["cells"] for column in columns if column["name"] == "mean over seeds")
+        assert means[:4] == [sign * value for value in [2.59, 2.56, 2.525, 2.56]]
+        notebook = json.loads((directory / "report" / "analysis.ipynb").read_text())
+        shown = [json.dumps(output) for cell in notebook["cells"] for output in cell.get("outputs", ())]
+        assert not [output for output in shown if '"output_type": "error"' in output]
+        assert any("<td>0002</td>" in output and f"{sign * 2.525:.3f}" in output for output in shown)
+
+
 def test_studies_of_different_metrics_are_not_compared(tmp_path):
     first = write_study(tmp_path / "a", numbers(2))
     second = write_study(tmp_path / "b", numbers(2), metric="accuracy", goal="maximize")
@@ -505,7 +573,7 @@ def test_studies_that_were_scored_on_other_tokens_are_not_compared(tmp_path):
     assert "scored on different held-out tokens (they differ in max_length), so their values cannot be" in words
     words = words_of(write_report([study("c", max_length=64, eval_max_length=128), study("d", max_length=128)],
                                   notebook=False))
-    assert "found the best eval/loss" in words
+    assert "The best eval/loss, 2.100, is the same in made (c) and made (d)" in words
     words = words_of(write_report([study("e", model="demo"), study("f", model="a/b")], notebook=False))
     assert "they differ in model" in words
 

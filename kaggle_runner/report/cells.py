@@ -32,7 +32,9 @@ names = [name for name in AXES if name in trials]
 for name in names:
     trials[f"place of {name}"] = place(name)
 complete = trials[(trials["status"] == "complete") & trials[METRIC].notna()]
-ranked = complete.sort_values(METRIC, ascending=GOAL != "maximize", kind="stable")
+# Of trials that differ in the seed alone the best one stands for all, with their mean.
+ranked = complete[complete["place"].notna()].sort_values("place")
+ranked[METRIC] = ranked["compared_by"]
 varied = [name for name in names if complete[f"place of {name}"].nunique() > 1]
 
 
@@ -99,7 +101,7 @@ if len(ranked) > 1:
         worse = BEST_MEAN - NOISE if GOAL == "maximize" else BEST_MEAN + NOISE
         plt.axhspan(min(BEST_MEAN, worse), max(BEST_MEAN, worse), color=BEST, alpha=0.2, linewidth=0,
                     label="may be as good as the best")
-    plt.xlabel("rank among the complete trials")
+    plt.xlabel("rank of the configuration")
     plt.gca().xaxis.get_major_locator().set_params(integer=True)
     metric_axis(ranked[METRIC])
     legend()
@@ -108,17 +110,16 @@ if len(ranked) > 1:
 BEST_SO_FAR = """\
 ended = trials[~trials["status"].isin(["running", "stopped"])]
 minutes = ended["seconds"].cumsum() / 60
-own = ended[METRIC].where(ended["status"] == "complete")
-best = (own.cummax() if GOAL == "maximize" else own.cummin()).ffill()
+best = ended["best_so_far"]
 plt.figure(figsize=(11, 3.6))
 plt.subplot(1, 2, 1)
 plt.step(ended["number"], best, where="post", color=BEST, label="best so far")
 if DEVIATION is not None:
     plt.fill_between(ended["number"], best - DEVIATION, best + DEVIATION, step="post", color=BEST, alpha=0.2,
                      linewidth=0, label="± noise of one")
-dots("number", METRIC)
+dots("number", "compared_by")
 plt.xlabel("trial")
-metric_axis(trials[METRIC])
+metric_axis(trials["compared_by"])
 legend()
 plt.subplot(1, 2, 2)
 short = not minutes.max() > 180
@@ -164,9 +165,9 @@ if names:
     plt.figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
     for i, name in enumerate(names, start=1):
         plt.subplot(rows, columns, i)
-        dots(f"place of {name}", METRIC)
+        dots(f"place of {name}", "compared_by")
         value_axis(name)
-        metric_axis(trials[METRIC])
+        metric_axis(trials["compared_by"])
     show(ALT)"""
 
 MAPS = """\

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kaggle_runner.report.analysis.analysis import Analysis, labels
+from kaggle_runner.report.analysis.first_place import between
 from kaggle_runner.report.figures import Figure, axis_layout, hour_unit, short, text
 from kaggle_runner.report.sentences import settings
 from kaggle_runner.report.style import (
@@ -39,12 +40,17 @@ def comparison_sentence(analyses: Sequence[Analysis]) -> str:
     sentence = f"{name[id(ranked[0])]} found the best {metrics[0]}, {metric_text(_best(ranked[0]))}"
     if len(ranked) == 1:
         return f"{sentence}; no other study has a complete trial."
+    alike = [name[id(analysis)] for analysis in ranked if _best(analysis) == _best(ranked[0])]
+    if len(alike) > 1:
+        return (f"The best {metrics[0]}, {metric_text(_best(ranked[0]))}, is the same in {names_text(alike)}: none of "
+                f"them is better.")
     gap = abs(_best(ranked[1]) - _best(ranked[0]))
     sentence += f", {number_text(gap, 2)} from that of {name[id(ranked[1])]}"
-    limits = [analysis.first.distance for analysis in ranked[:2]]
-    if None in limits:
+    distances = [analysis.first.distance for analysis in ranked[:2]]
+    if None in distances:
         return f"{sentence}; whether that is more than noise is not known."
-    limit = max(limit for limit in limits if limit is not None)
+    limit = between(max(distance for distance in distances if distance is not None),
+                    *(analysis.first.ranked[0].seeds for analysis in ranked[:2]))
     verdict = "more than" if gap > limit else "within"
     return f"{sentence}; that is {verdict} what chance puts between them ({number_text(limit, 2)})."
 
@@ -110,8 +116,8 @@ def _steps(analyses: Sequence[Analysis], names: Sequence[str],
 
 
 def _found_at(analysis: Analysis) -> int:
-    final = analysis.progress[-1].best
-    return next(i for i, step in enumerate(analysis.progress) if step.best == final)
+    of = analysis.progress[-1].of
+    return next(i for i, step in enumerate(analysis.progress) if step.trial_id == of)
 
 
 def _trials_to_best(analysis: Analysis) -> int:

@@ -72,7 +72,7 @@ def axis_layout(title: str, **settings: Any) -> dict[str, Any]:
 def scale_of(analysis: Analysis, values: Iterable[float] | None = None) -> MetricScale:
     """Return the metric's scale for these values, by default those of all trials."""
     if values is None:
-        values = [row.value for row in analysis.rows if row.value is not None]
+        values = [row.compared_by for row in analysis.rows if row.compared_by is not None]
     return metric_scale(analysis, values, text(shortened(analysis.metric, _TITLE)))
 
 
@@ -81,6 +81,11 @@ def curve_scale(analysis: Analysis) -> MetricScale:
     values = [value for curve in analysis.curves for value in curve.values]
     low, high = visible_range(values, analysis.goal)
     return scale_of(analysis, [value for value in values if low <= value <= high])
+
+
+def compared(rows: Iterable[Row]) -> dict[str, float]:
+    """Return what each of some trials is compared by, rounded to what a screen can show, by its id."""
+    return {row.id: float(f"{row.compared_by:.6g}") for row in rows if row.compared_by is not None}
 
 
 def dots(analysis: Analysis, rows: Sequence[Row], x: Mapping[str, Any], y: Mapping[str, Any], *,
@@ -149,30 +154,34 @@ def marker(status: str, size: int) -> dict[str, Any]:
 
 
 def _ranking(analysis: Analysis) -> Figure | None:
-    ranked = analysis.ranked
+    ranked, first = analysis.places, analysis.first
     if len(ranked) < 2:
         return None
-    scale = scale_of(analysis, [row.value for row in ranked if row.value is not None])
+    scale = scale_of(analysis, [one.mean for one in first.ranked])
     shapes = list(scale.shapes)
     pad = 0.6 + 0.02 * len(ranked)
-    if analysis.first.distance is not None:
-        best = analysis.first.ranked[0].mean
-        worse = best + (-1 if analysis.goal == "maximize" else 1) * analysis.first.distance
-        shapes.append({"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": best, "y1": worse, "layer": "below",
+    limit = first.limit(min(one.seeds for one in first.shared))
+    if limit is not None:
+        sign = -1 if analysis.goal == "maximize" else 1
+        best, worse = sign * min(sign * one.mean for one in first.shared), first.ranked[0].mean + sign * limit
+        alike = len({one.seeds for one in first.ranked}) == 1  # else more seeds are told apart within less of it
+        across = {"xref": "paper", "x0": 0, "x1": 1} if alike else {"x0": 0.5, "x1": len(first.shared) + 0.5}
+        shapes.append({"type": "rect", **across, "y0": best, "y1": worse, "layer": "below",
                        "fillcolor": BAND, "line": {"width": 1, "color": BEST, "dash": "dot"},
                        "name": "may be as good as the best", "showlegend": True})
     traces = dots(analysis, ranked, {row.id: i for i, row in enumerate(ranked, start=1)},
-                  {row.id: float(f"{row.value:.6g}") for row in ranked if row.value is not None}, scale=scale)
-    return Figure(key="ranking", title="Trials from best to worst", sentence=say.ranking(analysis),
+                  compared(ranked), scale=scale)
+    title = f"{'Configurations' if first.has_means else 'Trials'} from best to worst"
+    return Figure(key="ranking", title=title, sentence=say.ranking(analysis),
                   traces=tuple(traces), is_half=True, beyond=scale.beyond, layout={
-                      "xaxis": axis_layout("rank among the complete trials", **whole_ticks(len(ranked)),
+                      "xaxis": axis_layout("rank of the configuration", **whole_ticks(len(ranked)),
                                            range=[1 - pad, len(ranked) + pad]),
                       "yaxis": scale.axis, "shapes": shapes, "legend": {"entrywidth": 160}})
 
 
 def _values(analysis: Analysis) -> Figure:
     number = {row.id: row.number for row in analysis.rows}
-    value = {row.id: float(f"{row.value:.6g}") for row in analysis.rows if row.value is not None}
+    value = compared(analysis.rows)
     steps: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": "best so far",
              "line": {"color": BEST, "width": 2, "shape": "hv"},
              "x": [step.number for step in analysis.progress], "y": short(step.best for step in analysis.progress),

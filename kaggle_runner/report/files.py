@@ -13,16 +13,19 @@ from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import grid_value
 from kaggle_runner.report.recipes import next_search, recipes
 from kaggle_runner.report.style import metric_text, seconds_text, value_text
+from kaggle_runner.study.noise import Configuration
 
 _FIRST = ("trial", "number", "status")
-_LAST = ("origin", "steps", "seconds", "tokens", "attempts", "peak_device_bytes", "predicted_peak_bytes")
+_LAST = ("compared_by", "place", "best_so_far", "origin", "steps", "seconds", "tokens", "attempts",
+         "peak_device_bytes", "predicted_peak_bytes")
 _MOST_ROWS = 15
 
 
 def trials_csv(analysis: Analysis) -> str:
     """Return one line for each trial, with everything that is known of it; seconds by phase as `seconds_<phase>`.
 
-    What the predicted peak is made of is `predicted_part_<name>`, in bytes.
+    A trial is `compared_by` the mean over its configuration's seeds, of which the best one has the configuration's
+    `place`. What the predicted peak is made of is `predicted_part_<name>`, in bytes.
 
     A hyperparameter that has the name of another column is called `param_<name>`.
     """
@@ -33,8 +36,11 @@ def trials_csv(analysis: Analysis) -> str:
     taken = {*_FIRST, analysis.metric, *_LAST, "reason", *more}
     header = [*_FIRST, analysis.metric, *(f"param_{name}" if name in taken else name for name in names), *_LAST,
               *more, "reason"]
+    place = {row.id: i for i, row in enumerate(analysis.places, start=1)}
+    best = {step.trial_id: step.best for step in analysis.progress}
     lines = [[row.id, row.number, row.status, row.value, *(csv_cell(row.params.get(name)) for name in names),
-              row.origin, row.steps, row.seconds, row.tokens, row.attempts, row.peak_bytes, row.predicted_bytes,
+              row.compared_by, place.get(row.id), best.get(row.id), row.origin,
+              row.steps, row.seconds, row.tokens, row.attempts, row.peak_bytes, row.predicted_bytes,
               *(row.phases.get(phase) for phase in phases), *(row.predicted_parts.get(part) for part in parts),
               row.reason] for row in analysis.rows]
     return _csv([header, *lines])
@@ -108,12 +114,17 @@ def csv_cell(value: Any) -> Any:
 def _ranking(analysis: Analysis) -> str:
     names = [axis.name for axis in analysis.axes]
     rows = [["trial", analysis.metric, *names, "time"]]
-    rows += [[row.id, metric_text(row.value), *(value_text(row.params.get(name)) for name in names),
-              seconds_text(row.seconds)] for row in analysis.ranked[:_MOST_ROWS]]
+    rows += [[_named(row.id, one), metric_text(one.mean), *(value_text(row.params.get(name)) for name in names),
+              seconds_text(row.seconds)]
+             for row, one in zip(analysis.places[:_MOST_ROWS], analysis.first.places, strict=False)]
     if len(rows) == 1:
         return "No trial is complete."
     lines = ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _named(trial: str, one: Configuration) -> str:
+    return trial if one.runs == 1 else f"{trial} ({one.made_of})"
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:

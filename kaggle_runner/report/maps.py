@@ -10,6 +10,7 @@ from kaggle_runner.report.analysis.analysis import Analysis, Contour, Row
 from kaggle_runner.report.figures import (
     Figure,
     axis_layout,
+    compared,
     dots,
     highlight,
     layered,
@@ -85,7 +86,7 @@ def _importance(analysis: Analysis) -> Figure | None:
 def _slice(analysis: Analysis, place: int, axis: Axis) -> Figure:
     rows = [row for row in analysis.rows if axis.position(row.params.get(axis.name)) is not None]
     x = {row.id: _place(axis, row.params[axis.name], row.number) for row in rows}
-    y = {row.id: float(f"{row.value:.6g}") for row in rows if row.value is not None}
+    y = compared(rows)
     scale = scale_of(analysis)
     traces = (*dots(analysis, rows, x, y, size=8, scale=scale), *without_value(analysis, rows, x))
     idle = axis.name not in analysis.resolved and (bool(analysis.resolved) or (bool(analysis.shares)
@@ -211,7 +212,8 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
             names = short_names(list(map(value_text, axis.values)), 14)
             labels += [(i, axis.position(value) or 0.0, name)
                        for value, name in zip(axis.values, names, strict=True)]
-    labels += [(len(axes), 1.045, metric_text(ranked[0].value)), (len(axes), -0.045, metric_text(ranked[-1].value))]
+    labels += [(len(axes), 1.045, metric_text(ranked[0].compared_by)),
+               (len(axes), -0.045, metric_text(ranked[-1].compared_by))]
     return [{"x": x, "y": y, "text": text(shown), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 

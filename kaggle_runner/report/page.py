@@ -197,6 +197,8 @@ def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
     rows = analysis.rows
     columns = [_column("trial", [row.id for row in rows]), _column("status", [row.status for row in rows]),
                _column(analysis.metric, [row.value for row in rows]) | {"padded": True}]
+    if analysis.first.has_means:
+        columns.append(_column("mean over seeds", [row.compared_by for row in rows]) | {"padded": True})
     columns += [_column(other.short, [row.metrics.get(other.name) for row in rows]) for other in analysis.others]
     columns += [_column(axis.name, [_plain(row.params.get(axis.name)) for row in rows]) for axis in analysis.axes]
     if len({row.params.get("seed") for row in rows}) > 1:

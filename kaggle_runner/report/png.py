@@ -220,8 +220,10 @@ def _shapes(axes: Axes, layout: Mapping[str, Any]) -> None:
             axes.axhline(shape["y0"], color=shape["line"]["color"], linestyle=_DASHES[shape["line"]["dash"]],
                          linewidth=1.2, zorder=2, label=name)
         else:
-            axes.axhspan(shape["y0"], shape["y1"], color=BEST, alpha=0.2, linewidth=0, zorder=1, label=name)
-            axes.axhline(shape["y1"], color=BEST, linestyle=":", linewidth=0.8, zorder=2)
+            x, within = [shape["x0"], shape["x1"]], axes.get_yaxis_transform() if shape.get("xref") else axes.transData
+            axes.fill_between(x, 2 * [shape["y0"]], 2 * [shape["y1"]], color=BEST, alpha=0.2, linewidth=0, zorder=1,
+                              label=name, transform=within)
+            axes.plot(x, 2 * [shape["y1"]], color=BEST, linestyle=":", linewidth=0.8, zorder=2, transform=within)
     for note in layout.get("annotations", ()):
         axes.annotate(_plain(note["text"]), (note["x"], note["y"]), fontsize=8, color=_INK, ha="center", va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=6)

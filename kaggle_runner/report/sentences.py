@@ -95,6 +95,7 @@ def ranking(analysis: Analysis) -> str:
     behind = [abs(value - values[0]) for value in values]
     text = (f"Half of {count_text(len(behind), 'complete configuration')} lie within "
             f"{number_text(statistics.median(behind), 2)} of the best; the last is {number_text(max(behind), 2)} off.")
+    text += " A mark is a configuration, at the mean over its seeds." if analysis.first.has_means else ""
     if analysis.first.distance is None:
         return text
     count = len(analysis.first.shared)
@@ -113,8 +114,12 @@ def noise(analysis: Analysis) -> str:
             f"{number_text(known.upper, 2)} (standard deviation, from {known.source})")
     if len(first.ranked) == 1:
         return text + "."
+    seeds = sorted({one.seeds for one in first.ranked[1:]})
+    limits = [number_text(first.limit(count), 2) for count in seeds]
+    if len(seeds) > 1 or first.ranked[0].seeds > 1:
+        limits = [f"{limit} (with {count_text(count, 'seed')})" for limit, count in zip(limits, seeds, strict=True)]
     return (f"{text}, so of {len(first.ranked)} configurations one is known to be worse if it lies "
-            f"{number_text(first.distance, 2)} or more behind the best.")
+            f"{' or '.join(limits)} or more behind the best.")
 
 
 def repeats(analysis: Analysis) -> str:
@@ -135,20 +140,20 @@ def progress(analysis: Analysis) -> str:
     ended = [row for row in analysis.rows if row.status not in OPEN]
     if analysis.best is None or not ended:
         return "There is no best value yet."
-    final = analysis.progress[-1].best
-    place = next(i for i, row in enumerate(ended) if row.status == "complete" and row.value == final)
+    place = next(i for i, row in enumerate(ended) if row.id == analysis.progress[-1].of)
     after = len(ended) - 1 - place
     since = "it was the last one to end" if not after else (
         f"of the {count_text(after, 'trial')} after it none is complete and better")
-    return f"The best value came with trial number {place + 1:,} of {len(ended):,}; {since}."
+    mean = " What has several seeds stands at their mean." if analysis.first.has_means else ""
+    return f"The best value came with trial number {place + 1:,} of {len(ended):,}; {since}.{mean}"
 
 
 def hours(analysis: Analysis) -> str:
     """Say after what part of the time the best was there."""
     if not analysis.progress or not analysis.progress[-1].hours:
         return "There is no best value yet."
-    total, final = analysis.progress[-1].hours, analysis.progress[-1].best
-    found = next(step.hours for step in analysis.progress if step.best == final)
+    total, of = analysis.progress[-1].hours, analysis.progress[-1].of
+    found = next(step.hours for step in analysis.progress if step.trial_id == of)
     return (f"The best value was there after {seconds_text(found * 3600)} of {seconds_text(total * 3600)} of "
             f"{analysis.device} time ({percent_text(found / total)}).")
 

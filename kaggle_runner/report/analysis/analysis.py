@@ -40,6 +40,8 @@ class Row:
     """A value of `Status`, or one of `OPEN`."""
     value: float | None
     """The study's metric."""
+    compared_by: float | None = None
+    """What it is compared by: where its configuration has several seeds, the mean over these, else its own value."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What was measured beside it, by name."""
     params: Mapping[str, Any]
@@ -63,10 +65,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class BestSoFar:
-    """The best value when a trial had ended."""
+    """The best value when a trial had ended, by what is known now."""
 
     trial_id: str
     number: int
+    of: str
+    """The trial that has it."""
     hours: float
     """Hours of all trials up to and with this one, added up."""
     best: float
@@ -154,6 +158,12 @@ class Analysis:
         return self.ranked[0] if self.ranked else None
 
     @property
+    def places(self) -> tuple[Row, ...]:
+        """The best trial of each configuration, in the order of `FirstPlace.places`."""
+        best = {row.id: i for i, row in enumerate(self.ranked)}
+        return tuple(self.ranked[min(best[trial] for trial in one.runs_ids)] for one in self.first.places)
+
+    @property
     def noise(self) -> Noise | None:
         """How far one trial scatters by chance."""
         return self.first.noise
@@ -192,12 +202,13 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     apart = len(snapshot.records)
     snapshot = snapshot.comparable
     apart -= len(snapshot.records)
-    rows = tuple(_row(record, snapshot.info.metric) for record in snapshot.records)
+    found = configurations_of(snapshot)
+    of_trial = {trial: one for one in found for trial in (*one.trial_ids, *one.duplicates)}
+    rows = tuple(_row(record, snapshot.info.metric, of_trial.get(record.trial.id)) for record in snapshot.records)
     axes, metric = read_axes(snapshot), snapshot.metric
     by_id = {row.id: row for row in rows}
     ranked = tuple(by_id[record.trial.id] for record in snapshot.ranked)
     place, best = {row.id: i for i, row in enumerate(ranked)}, ranked[0] if ranked else None
-    found = configurations_of(snapshot)
     varied = _varied(axes, found)
     effects, problem = _effects(varied, found, seed)
     measured, repeats = measured_noise(snapshot)
@@ -211,7 +222,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         directory=snapshot.directory, name=snapshot.info.name, metric=metric.name, goal=metric.goal,
         sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=_device(snapshot),
         rows=rows, ranked=ranked, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
-        contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, metric.goal),
+        contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, first),
         regions=_regions(varied, first), repeats=repeats, first=first,
         as_swept=tuple(one.records[0].trial.id for one in snapshot.as_swept.configurations),
         boundaries=_boundaries(axes, first),
@@ -219,7 +230,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
 
 
-def _row(record: TrialRecord, metric: str) -> Row:
+def _row(record: TrialRecord, metric: str, configuration: Configuration | None) -> Row:
     trial, result = record.trial, record.result
     if result is None:
         return Row(id=trial.id, number=trial.number, status=record.status_word, value=None, params=trial.params,
@@ -227,6 +238,7 @@ def _row(record: TrialRecord, metric: str) -> Row:
                    phases={})
     predicted = result.notes.get("predicted_peak_bytes")
     return Row(id=trial.id, number=trial.number, status=record.status_word, value=result.metric, params=trial.params,
+               compared_by=configuration.mean if configuration else result.metric,
                metrics={name: value for name, value in result.metrics.items() if name != metric},
                origin=trial.origin, reason=result.reason, failure="" if result.status is Status.COMPLETE else str(
                    result.notes.get("kind") or result.status.value), steps=result.steps, seconds=result.seconds,
@@ -318,16 +330,17 @@ def _grid(axis: Axis) -> tuple[float, ...]:
     return tuple((i + 0.5) / count for i in range(count))
 
 
-def _progress(rows: Sequence[Row], goal: str) -> tuple[BestSoFar, ...]:
-    sign = -1.0 if goal == "maximize" else 1.0
-    best: float | None = None
+def _progress(rows: Sequence[Row], first: FirstPlace) -> tuple[BestSoFar, ...]:
+    place = {trial: i for i, one in enumerate(first.ranked) for trial in (*one.trial_ids, *one.duplicates)}
+    best: Row | None = None
     hours, progress = 0.0, []
     for row in rows:
         hours += row.seconds / 3600
-        if row.status == "complete" and row.value is not None and (best is None or sign * row.value < sign * best):
-            best = row.value
-        if best is not None and row.status not in OPEN:
-            progress.append(BestSoFar(trial_id=row.id, number=row.number, hours=hours, best=best))
+        if row.id in place and (best is None or place[row.id] < place[best.id]):
+            best = row
+        if best is not None and best.compared_by is not None and row.status not in OPEN:
+            progress.append(BestSoFar(trial_id=row.id, number=row.number, hours=hours, best=best.compared_by,
+                                      of=best.id))
     return tuple(progress)
 
 
@@ -344,8 +357,10 @@ def _boundaries(axes: Sequence[Axis], first: FirstPlace) -> tuple[Boundary, ...]
 def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
     if len(first.ranked) < MIN_TRIALS_FOR_REGION:
         return ()
-    last = first.ranked[max(3, len(first.ranked) // 4) - 1].mean
-    good = first.ranked[:max(i for i, one in enumerate(first.ranked, start=1) if one.mean == last)]
+    places, count = first.places, max(3, len(first.ranked) // 4)
+    while count < len(places) and places[count].mean == places[count - 1].mean:
+        count += 1
+    good = places[:count]
     if len(good) == len(first.ranked):  # what has the same value is no better than the rest
         return ()
     regions = []

@@ -39,6 +39,17 @@ class FirstPlace:
     """How many lie beyond a gap, and were left out of the noise."""
 
     @property
+    def places(self) -> tuple[Configuration, ...]:
+        """All configurations, those that share first place before the others."""
+        shared = set(self.trial_ids)
+        return (*self.shared, *(one for one in self.ranked if one.trial_ids[0] not in shared))
+
+    @property
+    def has_means(self) -> bool:
+        """Whether some configuration is compared by the mean of several runs."""
+        return any(one.runs > 1 for one in self.ranked)
+
+    @property
     def is_level(self) -> bool:
         """Whether several configurations are complete, and all have the same value."""
         return len(self.ranked) > 1 and len({one.mean for one in self.ranked}) == 1
@@ -47,6 +58,16 @@ class FirstPlace:
     def trial_ids(self) -> tuple[str, ...]:
         """The trials of the configurations that share first place."""
         return tuple(trial_id for one in self.shared for trial_id in (*one.trial_ids, *one.duplicates))
+
+
+    def limit(self, seeds: int) -> float | None:
+        """Return how far behind the best a mean over so many seeds is known to be worse."""
+        return None if self.distance is None else between(self.distance, seeds, self.ranked[0].seeds)
+
+
+def between(distance: float, seeds: int, others: int) -> float:
+    """Return how far two means over so many seeds must lie apart, of what two single trials must."""
+    return distance * math.sqrt((1 / seeds + 1 / others) / 2)
 
 
 def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
@@ -85,8 +106,8 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     distance = (min(distances) if use_both else distances[0]) if distances else None
     shared = near if measured is None else ranked
     if distance is not None:
-        shared = tuple(one for one in shared if sign * (one.mean - ranked[0].mean) <= distance * math.sqrt(
-            (1 / one.seeds + 1 / ranked[0].seeds) / 2))
+        shared = tuple(one for one in shared if sign * (one.mean - ranked[0].mean) <= between(
+            distance, one.seeds, ranked[0].seeds))
     return FirstPlace(ranked=ranked, shared=shared, noise=measured or modelled, distance=distance, apart=apart)
 
 
