@@ -26,6 +26,7 @@ from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import next_search, try_yaml
 from kaggle_runner.report.write import report_directory, show, write_report
 from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status, TrialResult
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_confirmed, write_mixed_study, write_study
 from tests.test_analysis import write_two_effects
@@ -554,6 +555,37 @@ def test_a_confirmed_study_has_one_best_everywhere(tmp_path):
         shown = [json.dumps(output) for cell in notebook["cells"] for output in cell.get("outputs", ())]
         assert not [output for output in shown if '"output_type": "error"' in output]
         assert any("<td>0002</td>" in output and f"{sign * 2.525:.3f}" in output for output in shown)
+
+
+def test_a_setting_that_a_trial_has_not_is_a_dash_and_null_is_a_value(tmp_path):
+    """As the momentum that one optimizer alone has; there null stands for its own usual value."""
+    trials = [Made(params={"optim": "adamw", "learning_rate": 1e-4}, value=2.5),
+              *(Made(params={"optim": "sgd", "learning_rate": 1e-4 * (i + 1), "momentum": momentum}, value=2.6 + i / 9)
+                for i, momentum in enumerate([None, 0.5, 0.9, None, 0.5, 0.9])),
+              Made(params={"optim": "adamw", "learning_rate": 2e-4}, value=2.7)]
+    directory = write_study(tmp_path / "s", trials, parameters={
+        "optim": {"values": ["adamw", "sgd"]}, "momentum": {"values": [None, 0.5, 0.9]},
+        "learning_rate": LEARNING_RATE}, baseline=2.5)
+    page = write_report([directory], notebook=False)
+    columns = {column["name"]: column["cells"] for column in data_of(page)["studies"][0]["columns"]}
+    assert columns["momentum"] == [None, "none", 0.5, 0.9, "none", 0.5, 0.9, None]
+    summary = (page.parent / "summary.md").read_text()
+    assert "| 0000 | 2.500 | adamw | – | 1e-4 |" in summary
+    assert "| 0001 | 2.600 | sgd | none | 1e-4 |" in summary
+    assert "<td>adamw</td><td>–</td>" in show(directory)._repr_html_()
+    (slice_of,) = [one for one in map_figures(analyse(read_study(directory))) if one.key == "slice-momentum"]
+    assert sorted(at for trace in slice_of.traces for at in trace["customdata"]) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("base", "said"), [
+    (2.5 * (1 + 1e-9), "1e-7 %"), (2.5, "the best has the same"), (5.0, "50 %")])
+def test_no_difference_is_no_difference_of_nought_per_cent(tmp_path, base, said):
+    directory = write_study(tmp_path / "s", [Made(params={"x": i}, value=2.5 + i) for i in range(2)], baseline=base)
+    page = words_of(write_report([directory], notebook=False))
+    assert said in page
+    assert "0.0 %" not in page
+    told = dict(best_lines(read_study(directory)))["best"]
+    assert ("%" in told) == (base == 5.0), told
 
 
 def test_studies_of_different_metrics_are_not_compared(tmp_path):

@@ -84,7 +84,7 @@ def _importance(analysis: Analysis) -> Figure | None:
 
 
 def _slice(analysis: Analysis, place: int, axis: Axis) -> Figure:
-    rows = [row for row in analysis.rows if axis.position(row.params.get(axis.name)) is not None]
+    rows = [row for row in analysis.rows if axis.of(row.params) is not None]
     x = {row.id: _place(axis, row.params[axis.name], row.number) for row in rows}
     y = compared(rows)
     scale = scale_of(analysis)
@@ -121,7 +121,7 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
     if smooth:
         surface |= {"ncontours": 14, "line": {"width": 0.6, "color": "rgba(128,128,128,0.6)"}}
     rows = [row for row in analysis.rows if row.status != "infeasible"
-            and all(axis.position(row.params.get(axis.name)) is not None for axis in (one.x, one.y))]
+            and all(axis.of(row.params) is not None for axis in (one.x, one.y))]
     marks = dots(analysis, rows, {row.id: _place(one.x, row.params[one.x.name], row.number) for row in rows},
                  {row.id: _place(one.y, row.params[one.y.name], row.number) for row in rows}, size=8)
     for mark in marks:
@@ -195,7 +195,7 @@ def _in_lines(name: str) -> str:
 def _heights(axes: Sequence[Axis], row: Row, position: int) -> list[float | None]:
     """Place a trial on each axis; on a list of values slightly spread, so that lines do not hide each other."""
     return [at if at is None or axis.is_range else at + 0.4 * spread(position) / len(axis.values)
-            for axis in axes for at in [axis.position(row.params.get(axis.name))]]
+            for axis in axes for at in [axis.of(row.params)]]
 
 
 def _metric_heights(ranked: Sequence[Row]) -> Mapping[str, float]:

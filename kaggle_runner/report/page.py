@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from kaggle_runner.metrics import Metric, format_metric
 from kaggle_runner.report import sentences as say
-from kaggle_runner.report.analysis.analysis import Analysis, labels
+from kaggle_runner.report.analysis.analysis import Analysis, Row, labels
 from kaggle_runner.report.costs import cost_figures
 from kaggle_runner.report.figures import Figure, trial_figures
 from kaggle_runner.report.lead import Lead, Overview
@@ -200,9 +200,9 @@ def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
     if analysis.first.has_means:
         columns.append(_column("mean over seeds", [row.compared_by for row in rows]) | {"padded": True})
     columns += [_column(other.short, [row.metrics.get(other.name) for row in rows]) for other in analysis.others]
-    columns += [_column(axis.name, [_plain(row.params.get(axis.name)) for row in rows]) for axis in analysis.axes]
+    columns += [_column(axis.name, [_setting(row, axis.name) for row in rows]) for axis in analysis.axes]
     if len({row.params.get("seed") for row in rows}) > 1:
-        columns.append(_column("seed", [_plain(row.params.get("seed")) for row in rows]))
+        columns.append(_column("seed", [_setting(row, "seed") for row in rows]))
     columns += [
         _column("steps", [row.steps or None for row in rows]),
         _column("time", [round(row.seconds, 1) or None for row in rows], unit="s"),
@@ -217,8 +217,10 @@ def _column(name: str, cells: list[Any], unit: str = "") -> dict[str, Any]:
             "cells": [float(f"{cell:.6g}") if isinstance(cell, float) else cell for cell in cells]}
 
 
-def _plain(value: Any) -> Any:
-    return value if value is None or is_number(value) else value_text(value)
+def _setting(row: Row, name: str) -> Any:
+    """Return a trial's value as a cell; none where it has none, which is not the value null."""
+    value = row.params.get(name)
+    return (value if is_number(value) else value_text(value)) if name in row.params else None
 
 
 def _comparison(analyses: Sequence[Analysis], places: Sequence[str]) -> _Part:
@@ -300,7 +302,8 @@ def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
               say.configuration_text(ranked[0]) if ranked else "")]
     if base is not None:
         change = (f"the best is {percent_text(abs(ranked[0].mean / base - 1))} "
-                  f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base else "")
+                  f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base and ranked[0].mean != base else
+              "the best has the same" if ranked and ranked[0].mean == base else "")
         facts.append(("untouched base", metric_text(base), change))
     beside = Metric(name=analysis.metric, goal=analysis.goal).beside
     facts += [(other.short.replace("_", " "), format_metric(other.name, other.winner),

@@ -18,6 +18,7 @@ from kaggle_runner.report.style import (
     number_text,
     percent_text,
     seconds_text,
+    setting_text,
     value_text,
 )
 from kaggle_runner.study.axes import Axis, Boundary
@@ -213,7 +214,7 @@ def axis(analysis: Analysis, one: Axis) -> str:
         text = f"All {count} complete configurations have the same value"
     elif analysis.best is not None:
         who = "The one complete configuration" if count == 1 else f"The best of {count} complete configurations"
-        text = f"{who} has {value_text(analysis.best.params.get(one.name))}"
+        text = f"{who} has {setting_text(analysis.best.params, one.name)}"
     else:
         text = "No configuration is complete"
     limit = next((found for found in analysis.boundaries if found.name == one.name), None)
@@ -232,7 +233,7 @@ def contour(analysis: Analysis, one: Contour) -> str:
     at = (f"{one.x.name} {about(one.x.value(one.x_positions[column]))} and "
           f"{one.y.name} {about(one.y.value(one.y_positions[row]))}")
     best = analysis.best
-    own = f"{value_text(best.params.get(one.x.name))} and {value_text(best.params.get(one.y.name))}" if best else "none"
+    own = " and ".join(setting_text(best.params, axis.name) for axis in (one.x, one.y)) if best else "none"
     return (f"With the other hyperparameters as in the best trial, a surface fitted to the trials is best near {at} "
             f"({metric_text(expected)}); the best trial has {own}.")
 

@@ -6,7 +6,7 @@ Source: https://jfly.uni-koeln.de/color/ (Okabe, Ito: Color Universal Design, 20
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kaggle_runner.wording import plain_text
@@ -99,7 +99,9 @@ def metric_text(value: float | None) -> str:
 
 
 def percent_text(share: float) -> str:
-    """Write a share as per cent: 7.1 %, 43 %."""
+    """Write a share as per cent: 7.1 %, 43 %; what rounds to nothing in a digit that is not nothing: 2e-6 %."""
+    if share and abs(share) < 0.0005:
+        return f"{number_text(100 * share, 1)} %"
     return f"{100 * share:.1f} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
 
 
@@ -119,6 +121,11 @@ def value_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(value_text(item) for item in value)
     return plain_text(value) if isinstance(value, str) else str(value)
+
+
+def setting_text(params: Mapping[str, object], name: str) -> str:
+    """Write what a trial has for a hyperparameter: a dash where it has none, as with a setting of another optimizer."""
+    return value_text(params[name]) if name in params else "–"
 
 
 def shortened(name: str, most: int) -> str:

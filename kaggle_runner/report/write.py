@@ -20,7 +20,7 @@ from kaggle_runner.report.lead import Lead, Overview, nothing_first
 from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import noise, repeats, settings, winner
-from kaggle_runner.report.style import metric_text, names_text, value_text
+from kaggle_runner.report.style import metric_text, names_text, setting_text, value_text
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.page_mark import mark_of
 from kaggle_runner.study.trial import RUNNING
@@ -91,7 +91,7 @@ class StudyView:
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
         body = "".join(_cells("td", [row.id, row.status, metric_text(row.compared_by),
-                                     *(value_text(row.params.get(name)) for name in names)])
+                                     *(setting_text(row.params, name) for name in names)])
                        for row in rows[:_MOST_SHOWN])
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""
         picture = base64.b64encode(overview_png(self.snapshot)).decode()

@@ -55,6 +55,10 @@ class Axis:
             return None
         return min(1.0, max(0.0, (self._scaled(value) - self._scaled(self.low)) / self._width))
 
+    def of(self, params: Mapping[str, Any]) -> float | None:
+        """Return where a trial's value lies; none where the trial has none, which is not the value null."""
+        return self.position(params[self.name]) if self.name in params else None
+
     def value(self, position: float) -> Any:
         """Return the value at a position; the inverse of `position`."""
         if self.values:

@@ -119,7 +119,7 @@ def _gain(snapshot: Snapshot, value: float) -> str:
     if snapshot.baseline is None:
         return ""
     change = (value - snapshot.baseline) / abs(snapshot.baseline) if snapshot.baseline else math.inf
-    share = f" ({change:+.1%})" if abs(change) < MOST_CHANGE else ""
+    share = f" ({change:+.1%})" if 0.0005 <= abs(change) < MOST_CHANGE else ""
     return f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}{share}"
 
 

@@ -256,7 +256,7 @@ def _device(snapshot: Snapshot) -> str:
 def _varied(axes: Sequence[Axis], found: Sequence[Configuration]) -> tuple[Axis, ...]:
     """Return the axes on which the configurations differ."""
     return tuple(axis for axis in axes
-                 if len({axis.position(one.params.get(axis.name)) for one in found}) > 1)
+                 if len({axis.of(one.params) for one in found}) > 1)
 
 
 def _effects(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) -> tuple[Effects, str]:
@@ -268,7 +268,7 @@ def _effects(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) 
     if not varied:
         return Effects(), "no hyperparameter differs between the complete trials, so none can matter"
     factors = [Factor(name=axis.name, ordered=axis.is_ordered, positions=tuple(
-        -1.0 if (at := axis.position(one.params.get(axis.name))) is None else at for one in found))
+        -1.0 if (at := axis.of(one.params)) is None else at for one in found))
         for axis in varied]
     effects = find_effects(factors, [one.mean for one in found], seed=seed)
     return effects, "" if effects.shares else (
@@ -287,7 +287,7 @@ def _point(axes: Sequence[Axis], params: Mapping[str, Any]) -> list[float]:
     """Place a trial in the surrogate's space: one coordinate for each ordered axis, one for each unordered value."""
     point: list[float] = []
     for axis in axes:
-        point.extend(_coordinates(axis, axis.position(params.get(axis.name))))
+        point.extend(_coordinates(axis, axis.of(params)))
     return point
 
 
@@ -315,7 +315,7 @@ def _contour(varied: Sequence[Axis], x: Axis, y: Axis, surrogate: Surrogate, bes
         for at_x in x_positions:
             point: list[float] = []
             for axis in varied:
-                own = axis.position(best.params.get(axis.name))
+                own = axis.of(best.params)
                 point.extend(_coordinates(axis, {x.name: at_x, y.name: at_y}.get(axis.name, own)))
             points.append(point)
     values = surrogate.predict(np.array(points)).reshape(len(y_positions), len(x_positions))
@@ -348,7 +348,8 @@ def _boundaries(axes: Sequence[Axis], first: FirstPlace) -> tuple[Boundary, ...]
     """Return the ends at which the best lies; several of one value say something of an end where all lie at it."""
     found = []
     for axis in axes:
-        ends = [boundary(axis, one.params.get(axis.name)) for one in first.ranked if one.mean == first.ranked[0].mean]
+        ends = [boundary(axis, one.params[axis.name]) if axis.name in one.params else None
+                for one in first.ranked if one.mean == first.ranked[0].mean]
         if ends and ends[0] and all(end and end.side == ends[0].side for end in ends):
             found.append(ends[0])
     return tuple(found)
@@ -365,7 +366,7 @@ def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
         return ()
     regions = []
     for axis in varied:
-        chosen = [one.params[axis.name] for one in good if axis.position(one.params.get(axis.name)) is not None]
+        chosen = [one.params[axis.name] for one in good if axis.of(one.params) is not None]
         if axis.is_range and chosen:
             regions.append(Region(name=axis.name, count=len(chosen), low=min(chosen), high=max(chosen)))
         elif chosen:
