@@ -97,7 +97,7 @@ def measure(kind: str, size: int, studies: int) -> dict[str, float]:
         counts["covered"] += analysis.noise is None or analysis.noise.upper >= made.noise
         counts["wrong first"] += is_wrong(analysis, made)
         counts["share it"] += len(analysis.first.shared) / max(1, len(analysis.first.ranked))
-        counts["too wide"] += is_too_wide(analysis, made)
+        counts["too wide"] += kind in CLIFFS and is_too_wide(analysis, made)
         true = SHARE if len(made.mattered) == 1 else 0.0
         stated = [share for share in analysis.shares if not made.mattered or share.name in made.mattered]
         counts["share in"] += (sum(share.low <= true <= share.high for share in stated) / len(stated)

@@ -24,6 +24,7 @@ from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.lab.write import watch_any_report
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import next_search, try_yaml
+from kaggle_runner.report.style import short_names
 from kaggle_runner.report.write import report_directory, show, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.table import best_lines
@@ -586,6 +587,32 @@ def test_no_difference_is_no_difference_of_nought_per_cent(tmp_path, base, said)
     assert "0.0 %" not in page
     told = dict(best_lines(read_study(directory)))["best"]
     assert ("%" in told) == (base == 5.0), told
+
+
+@pytest.mark.parametrize(("names", "short"), [
+    ([f"unsloth/Meta-Llama-3.1-{size}-Instruct-bnb-4bit" for size in ("8B", "70B", "405B")],
+     ["…8B-Instruct-…", "…70B-Instruct…", "…405B-Instruc…"]),
+    (["demo", *(f"unsloth/Meta-Llama-3.1-{size}-Instruct-bnb-4bit" for size in ("8B", "70B"))],
+     ["demo", "…8B-Instruct-…", "…70B-Instruct…"]),
+    ([f"/kaggle/input/rows-{name}/cleaned/train.jsonl" for name in "ab"], ["…a/cleaned/tr…", "…b/cleaned/tr…"]),
+    (["org/model-with-a-long-name", "org/model-with-a-long-name-chat"], ["…name", "…name-chat"]),
+    ([f"{'a' * 20}{digit}{'b' * 20}" for digit in "12"], ["…aa1bbbbbbbbb…", "…aa2bbbbbbbbb…"]),
+    (["learning_rate", "lora_r"], ["learning_rate", "lora_r"]), (["x" * 30, "x" * 30], ["x" * 13 + "…"] * 2), ([], [])])
+def test_a_short_name_begins_at_what_differs(names, short):
+    """Never within a number: `70B` is not to read `0B`."""
+    assert short_names(names, 14) == short
+
+
+def test_a_notebook_and_its_text_tell_values_apart_that_are_long_and_alike(tmp_path):
+    models = [f"organisation-with-name/Llama-3.1-{size}-Instruct-bnb-4bit-extended" for size in ("8B", "70B")]
+    trials = [Made(params={"model": models[i % 2], "learning_rate": 1e-4 * (i + 1)}, value=2.5 + i % 2) for i in (1, 2)]
+    directory = write_study(tmp_path / "s", trials, parameters={
+        "model": {"values": models}, "learning_rate": LEARNING_RATE})
+    assert "model …8B-Instruct-bnb-4bit-extended and learning_rate" in repr(show(directory))
+    page = write_report([directory], notify=lambda problem: pytest.fail(problem))
+    notebook = json.loads((page.parent / "analysis.ipynb").read_text())
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
+    assert "LABELS = {'model': ['…8B-Instruct-bnb-…', '…70B-Instruct-bnb…']}" in code
 
 
 def test_studies_of_different_metrics_are_not_compared(tmp_path):

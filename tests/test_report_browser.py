@@ -8,10 +8,11 @@ import pytest
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.answers import Asked
 from kaggle_runner.report.page import page as page_of
+from kaggle_runner.report.style import value_names
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
-from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
+from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
 from tests.standins.chromium import Chromium, find_chromium
 
 MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
@@ -379,6 +380,52 @@ def test_an_option_of_the_command_is_not_broken_behind_its_hyphens(chromium, tmp
     assert tab.evaluate(BROKEN_OPTIONS) == []
     assert tab.evaluate("document.querySelector('.how dd').textContent") == command
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
+
+
+ALIKE = {
+    "models": {"model": [f"unsloth/Meta-Llama-3.1-{size}-Instruct-bnb-4bit" for size in ("8B", "70B", "405B")],
+               "dataset": [f"/kaggle/input/my-dataset-{name}/cleaned/train_conversations.jsonl" for name in "ab"]},
+    "middle": {"model": [f"organisation-with-name/Llama-3.1-{size}-Instruct-bnb-4bit-extended-context-edition-final"
+                         for size in ("8B", "70B", "13B", "3B", "1B")]}}
+
+CROWDED = """(() => {
+    const place = document.getElementById('study-1-parallel'), box = (one) => one.getBoundingClientRect();
+    const card = box(place), found = [];
+    const names = [...place.querySelectorAll('.annotation-text-g, .xaxislayer-above text, .yaxislayer-above text')];
+    const meet = (a, b) => a.left < b.right - 1 && a.right > b.left + 1 && a.top < b.bottom - 1 && a.bottom > b.top + 1;
+    names.forEach((one, i) => {
+        const own = box(one);
+        if (own.left < card.left || own.right > card.right) found.push(one.textContent + ' is cut');
+        for (const other of names.slice(0, i))
+            if (meet(own, box(other))) found.push(one.textContent + ' lies on ' + other.textContent);
+    });
+    return found;
+})()"""
+"""Which words of the parallel coordinates are cut, or lie on each other."""
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_names_that_are_long_and_alike_leave_room_for_their_plots(chromium, tmp_path, kind):
+    values = ALIKE[kind]
+    trials = [Made(value=2.5 + place % 5 / 20 + place / 1000, params={
+        name: known[place % len(known)] for name, known in values.items()} | {"learning_rate": 10 ** (-5 + place / 9)})
+        for place in range(18)]
+    study = write_study(tmp_path / "s", trials, parameters={
+        name: {"values": known} for name, known in values.items()} | {"learning_rate": LEARNING_RATE})
+    for width in (390, 768, 1440):
+        tab = chromium.open(write_page([study]), width=width)
+        tab.wait_for(DRAWN)
+        tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        tab.wait_for("[...document.querySelectorAll('.plot')].every((one) => one.dataset.drawn === 'yes')")
+        rooms = tab.evaluate("[...document.querySelectorAll('.plot')].filter((one) => one.id.includes('slice'))"
+                             ".map((one) => [one.id, one._fullLayout._size.h / one.clientHeight])")
+        assert len(rooms) == len(values) + 1
+        assert [name for name, room in rooms if room < 0.5] == [], width
+        assert tab.evaluate(CROWDED) == [], width
+        assert tab.evaluate(HIDDEN) == [], width
+        chips = tab.evaluate("[...document.querySelectorAll('.settings li b')].map((one) => one.textContent)")
+        assert value_names(values["model"], 60)[0] in chips
+        assert tab.problems() == []
 
 
 def test_long_names_and_answers_fit_a_phone(chromium, tmp_path):

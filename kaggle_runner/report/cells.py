@@ -73,7 +73,7 @@ def value_axis(name, side="x"):
         axis.set_ticks(TICKS[name], [f"{value:g}" for value in TICKS[name]])
         axis.set_ticks([], minor=True)
     elif AXES[name] != "linear":
-        labels = [str(value)[:18] for value in AXES[name]]
+        labels = LABELS[name]
         axis.set_ticks(range(len(labels)), labels, rotation=90 if side == "x" and sum(map(len, labels)) > 40 else 0)
     getattr(plt, f"{side}label")(folded(name))
 
@@ -220,7 +220,8 @@ if len(varied) > 1 and len(ranked) > 1:
         column = ranked[f"place of {name}"] if name in varied else -ranked[METRIC] * (1 if GOAL != "maximize" else -1)
         for end, at in ((column.idxmin(), -0.05), (column.idxmax(), 1.05)):
             value = ranked.loc[end, name]
-            plt.text(i, at, f"{value:.3g}" if isinstance(value, float) else str(value), ha="center",
+            listed = LABELS.get(name) and LABELS[name][int(column[end])]
+            plt.text(i, at, listed or (f"{value:.3g}" if isinstance(value, float) else str(value)), ha="center",
                      va="center", size=8)
     plt.ylim(-0.1, 1.1)
     labels = [*heights.columns[:-1], f"{METRIC}, by rank"]

@@ -32,13 +32,17 @@ from kaggle_runner.report.style import (
     log_ticks,
     metric_text,
     number_text,
+    short_names,
     shortened,
+    value_names,
     value_text,
 )
 from kaggle_runner.study.axes import Axis
 
 _ACROSS, _LETTERS = 8, 10
 """Axes of parallel coordinates in one picture, and letters of a line of their names: what stands upright on paper."""
+_BELOW, _MOST_BESIDE = 22, 36
+"""Letters of a name below a picture, and of all of them, from which on they stand upright."""
 _MOST_OPEN = 6
 """Hyperparameters whose pictures are open where none of all stands out."""
 IDLE = "without an effect that stands out from chance"
@@ -100,8 +104,8 @@ def _slice(analysis: Analysis, place: int, axis: Axis) -> Figure:
 
 def _upright(axis: Axis) -> int:
     """Return the height that names take which stand upright, as many or long ones do: they must not press a plot."""
-    names = [len(shortened(value_text(value), 22)) for value in axis.values]
-    return 6 * max(names) if sum(names) > 60 else 0
+    names = [len(name) for name in value_names(axis.values, _BELOW)]
+    return 7 * max(names) if sum(names) > _MOST_BESIDE else 0
 
 
 def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
@@ -173,15 +177,6 @@ def _parallel_of(analysis: Analysis, axes: Sequence[Axis], start: int) -> Figure
                       "annotations": _parallel_labels(axes, analysis, ranked)})
 
 
-def short_names(names: Sequence[str], most: int = 18) -> list[str]:
-    """Shorten long names in their middle, so that no two look alike."""
-    for length in range(most, max(map(len, names), default=most) + 1):
-        cut = [shortened(name, length) for name in names]
-        if len(set(cut)) == len(set(names)):
-            return cut
-    return list(names)
-
-
 def _in_lines(name: str) -> str:
     """Break a name into lines for plotly.js, which drops one that it had to turn and cannot place."""
     lines = [""]
@@ -209,7 +204,7 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
         if axis.is_range:
             labels += [(i, -0.045, value_text(axis.low)), (i, 1.045, value_text(axis.high))]
         elif len(axis.values) <= 8:
-            names = short_names(list(map(value_text, axis.values)), 14)
+            names = value_names(axis.values, 14)
             labels += [(i, axis.position(value) or 0.0, name)
                        for value, name in zip(axis.values, names, strict=True)]
     labels += [(len(axes), 1.045, metric_text(ranked[0].compared_by)),
@@ -225,7 +220,7 @@ def value_axis(axis: Axis, *, beside: bool = False) -> dict[str, Any]:
     """
     if axis.values:
         angle = 0 if beside else -90 if _upright(axis) else None
-        names = short_names(list(map(value_text, axis.values)), 14 if beside else 22)
+        names = value_names(axis.values, 14 if beside else _BELOW)
         return axis_layout(axis.name, tickvals=list(range(len(axis.values))), range=[-0.5, len(axis.values) - 0.5],
                            **({} if angle is None else {"tickangle": angle}), ticktext=list(map(text, names)))
     if not axis.is_log:

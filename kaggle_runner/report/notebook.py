@@ -26,7 +26,7 @@ from kaggle_runner.report.files import csv_cell, markdown_text
 from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import by_importance
 from kaggle_runner.report.recipes import next_search
-from kaggle_runner.report.style import BEST, FAINT, LOOKS, SERIES, log_ticks
+from kaggle_runner.report.style import BEST, FAINT, LOOKS, SERIES, log_ticks, value_names
 
 TIMEOUT_S = 120
 """Longest that one cell may take."""
@@ -142,6 +142,7 @@ def _constants(analysis: Analysis) -> str:
     """Return the cell that holds what the CSV files do not say."""
     axes = {axis.name: [_as_read(value) for value in axis.values] if axis.values else "log" if axis.is_log else "linear"
             for axis in by_importance(analysis)}
+    labels = {axis.name: value_names(axis.values, 18) for axis in analysis.axes if axis.values}
     first, scale, curves = analysis.first, scale_of(analysis), curve_scale(analysis)
     ticks = {axis.name: log_ticks(axis.low, axis.high) for axis in analysis.axes if axis.is_log}
     importance: list[dict[str, Any]] = [
@@ -159,6 +160,7 @@ def _constants(analysis: Analysis) -> str:
              f"RUNGS = {[rung.step for rung in analysis.rungs]!r}",
              "# The hyperparameters, the most important first, with their scale or their values.",
              "AXES = {" + "".join(f"\n    {name!r}: {scale!r}," for name, scale in axes.items()) + "\n}",
+             "# The values of lists as labels, no two alike.", f"LABELS = {labels!r}",
              "# Share of the metric's variance, its 90 % interval, and where it would stand out from chance.",
              "IMPORTANCE = [" + "".join(f"\n    {share!r}," for share in importance) + "\n]"]
     if any(one.runs > 1 for one in first.ranked):

@@ -56,12 +56,13 @@
     return { ...figure, height: 130 + 64 * count, isTurned: true,
       traces: figure.traces.map((trace) => ({ ...trace, x: trace.y, y: trace.x })),
       layout: { ...layout, xaxis: yaxis, yaxis: { ...xaxis, range: [...xaxis.range].reverse() },
-        annotations: annotations.map((label, i) => ({ ...label, x: label.y, y: label.x, yshift: 9 - rowOf(i, annotations) })) } };
+        annotations: annotations.map((label, i) => ({ ...label, x: label.y, y: label.x, yshift: 9 - rowOf(i, annotations),
+          xanchor: label.y < 0 ? "left" : label.y > 1 ? "right" : "center" })) } };
   }
 
   // Names that would lie on each other go into rows; WIDTH is about that of a plot on a phone, LETTER of a letter in it.
   function rowOf(i, labels) {
-    const WIDTH = 180, LETTER = 6.4, ROW = 13, own = labels.filter((label) => label.x === labels[i].x);
+    const WIDTH = 180, LETTER = 6.4, ROW = 15, own = labels.filter((label) => label.x === labels[i].x);
     const widest = Math.max(...own.map((label) => label.text.length)) * LETTER;
     const rows = own.length < 3 ? 1 : Math.min(4, Math.ceil(widest / (WIDTH / own.length)));
     return ROW * (own.indexOf(labels[i]) % rows);

@@ -40,7 +40,7 @@ from kaggle_runner.study.axes import is_number
 _POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
            "font-src data:")
 _MIB = 2**20
-_MOST_SETTINGS = 12
+_MOST_SETTINGS, _CHIP_LETTERS = 12, 60
 _LONG_CELL = 40
 """Letters from which on a cell of a table is broken into lines."""
 _ANSWER_LETTERS = 400
@@ -334,8 +334,8 @@ def _settings(analysis: Analysis) -> str:
     if analysis.best is None:
         return ""
     place = {axis.name: i for i, axis in enumerate(by_importance(analysis))}
-    chosen = sorted(say.settings(analysis, analysis.best), key=lambda pair: place[pair[0]])
-    items = "".join(f"<li>{html.escape(name)} <b>{html.escape(shortened(value_text(value), 60))}</b></li>"
+    chosen = sorted(say.chosen(analysis, analysis.best, _CHIP_LETTERS), key=lambda pair: place[pair[0]])
+    items = "".join(f"<li>{html.escape(name)} <b>{html.escape(value)}</b></li>"
                     for name, value in chosen[:_MOST_SETTINGS])
     items += f"<li>and {len(chosen) - _MOST_SETTINGS} more, below</li>" if len(chosen) > _MOST_SETTINGS else ""
     return f'<ul class="settings" aria-label="hyperparameters of the best trial">{items}</ul>' if items else ""

@@ -19,6 +19,8 @@ from kaggle_runner.report.style import (
     percent_text,
     seconds_text,
     setting_text,
+    shortened,
+    value_names,
     value_text,
 )
 from kaggle_runner.study.axes import Axis, Boundary
@@ -358,6 +360,14 @@ def both_peaks(rows: Sequence[Row]) -> list[Row]:
 def settings(analysis: Analysis, row: Row) -> list[tuple[str, Any]]:
     """Return the hyperparameters of a trial that the study varied, with their values."""
     return [(one.name, row.params[one.name]) for one in analysis.axes if one.name in row.params]
+
+
+def chosen(analysis: Analysis, row: Row, most: int) -> list[tuple[str, str]]:
+    """Return the hyperparameters of a trial as texts of about so many letters, no two values of one alike."""
+    short = {one.name: dict(zip(map(value_text, one.values), value_names(one.values, most), strict=True))
+             for one in analysis.axes}
+    return [(name, short[name].get(value_text(value), shortened(value_text(value), most)))
+            for name, value in settings(analysis, row)]
 
 
 def trials_text(ids: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ Source: https://jfly.uni-koeln.de/color/ (Okabe, Ito: Color Universal Design, 20
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kaggle_runner.wording import plain_text
@@ -131,6 +132,42 @@ def setting_text(params: Mapping[str, object], name: str) -> str:
 def shortened(name: str, most: int) -> str:
     """Shorten a long name in its middle: what differs between names stands mostly at one of their ends."""
     return name if len(name) <= most else f"{name[:most // 2]}…{name[len(name) - (most - most // 2 - 1):]}"
+
+
+def short_names(names: Sequence[str], most: int = 18) -> list[str]:
+    """Shorten long names to about so many letters so that no two look alike: each begins at what differs.
+
+    Left out are the words that all begin with, or that a name begins with as the one that is most like it does; where
+    that does not tell them apart, the middle, or all letters alike.
+    """
+    longest = max(map(len, names), default=0)
+    if longest <= most:
+        return list(names)
+    words = [re.findall(r"[^/_, -]*[/_, -]+|[^/_, -]+$", name) for name in names]
+    others = [[_alike(own, other) for other in words if other != own] or [0] for own in words]
+    for length in range(most, longest):
+        for cut in (list(map(min, others)), list(map(max, others))):
+            begun = ["…" * bool(count) + "".join(own[count:]) for own, count in zip(words, cut, strict=True)]
+            short = [name if len(name) <= length else f"{name[:length - 1]}…" for name in begun]
+            if len(set(short)) == len(set(names)):
+                return short
+        same = max(0, min((_alike(names[0], other) for other in names), default=0) - 2)
+        for short in ([shortened(name, length) for name in names],
+                      [f"…{name[same:same + length - 2]}…" for name in names]):
+            if len(set(short)) == len(set(names)):
+                return short
+    return list(names)
+
+
+def _alike(own: Sequence[str], other: Sequence[str]) -> int:
+    """Return with how many words of another name one begins, at least one left to each."""
+    most = min(len(own), len(other)) - 1
+    return next((i for i in range(most) if own[i] != other[i]), max(0, most))
+
+
+def value_names(values: Sequence[object], most: int) -> list[str]:
+    """Write a hyperparameter's values as `short_names`."""
+    return short_names(list(map(value_text, values)), most)
 
 
 def names_text(names: Iterable[str], most: int = 5) -> str:

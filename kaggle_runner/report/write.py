@@ -6,7 +6,6 @@ Reads studies, finished or running, and changes nothing in them but the folder o
 import base64
 import html
 import os
-import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from kaggle_runner.report.figures import Figure
 from kaggle_runner.report.lead import Lead, Overview, nothing_first
 from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
-from kaggle_runner.report.sentences import noise, repeats, settings, winner
-from kaggle_runner.report.style import metric_text, names_text, setting_text, value_text
+from kaggle_runner.report.sentences import chosen, noise, repeats, winner
+from kaggle_runner.report.style import metric_text, names_text, setting_text
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.page_mark import mark_of
 from kaggle_runner.study.trial import RUNNING
@@ -103,8 +102,7 @@ class StudyView:
 
     def __repr__(self) -> str:
         analysis = analyse(self.snapshot)
-        chosen = settings(analysis, analysis.best) if analysis.best else []
-        texts = [f"{name} {textwrap.shorten(value_text(value), 40, placeholder='…')}" for name, value in chosen]
+        texts = [" ".join(pair) for pair in chosen(analysis, analysis.best, 40)] if analysis.best else []
         best = f"Trial {analysis.best.id} has {names_text(texts, 8)}." if analysis.best and texts else ""
         return " ".join(part for part in (f"{analysis.name}:", winner(analysis), noise(analysis), best) if part)
 

@@ -12,9 +12,18 @@ from kaggle_runner.lab.summary import sentence
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.analysis.curves import Curve
 from kaggle_runner.report.figures import Figure, axis_layout, curve_scale, highlight, lines, short, text
-from kaggle_runner.report.maps import short_names
 from kaggle_runner.report.scale import level
-from kaggle_runner.report.style import BASELINE, BEST, LOOKS, SERIES, count_text, metric_text, names_text, shortened
+from kaggle_runner.report.style import (
+    BASELINE,
+    BEST,
+    LOOKS,
+    SERIES,
+    count_text,
+    metric_text,
+    names_text,
+    short_names,
+    shortened,
+)
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.table import format_value
 
