@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy as sql
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.machine.environment import detect
@@ -22,7 +23,7 @@ from kaggle_runner.run.search import run_sweep
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import bring, require_shelf
 from kaggle_runner.run.shared.confirm import SharedTrials, name_of
-from kaggle_runner.run.shared.database import Database
+from kaggle_runner.run.shared.database import ANSWER_S, BUSY_S, CONNECT_S, Database
 from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
 from kaggle_runner.run.shared.record import SharedRecord
@@ -291,6 +292,18 @@ class TestBadInput:
                 Database(read_address(address.replace("PORT", str(web.getsockname()[1]))))
         assert ("secret" in str(caught.value), "\n" in str(caught.value)) == (False, False)
 
+    @pytest.mark.parametrize(("address", "said"), [
+        ("postgresql://u:secret@127.0.0.1:PORT/d?connect_timeout=2", "timeout expired"),
+        ("mysql://u:secret@127.0.0.1:PORT/d?read_timeout=2", "timed out"),
+    ])
+    def test_a_server_that_takes_a_connection_and_says_nothing(self, address, said):
+        """With shorter times than the usual ones, which make it half a minute at most."""
+        with (socket.create_server(("127.0.0.1", 0)) as silent,
+              pytest.raises(StudyError, match=f"{said}.*; check host and port, and that the server runs") as caught):
+            Database(read_address(address.replace("PORT", str(silent.getsockname()[1]))), busy_s=0.0)
+        assert ("secret" in str(caught.value), "\n" in str(caught.value)) == (False, False)
+        assert max(BUSY_S + CONNECT_S, ANSWER_S) < 30
+
     def test_an_unknown_host(self):
         with pytest.raises(StudyError, match=r"no-such-host\.invalid.*check the name of the host"):
             Database(read_address("postgresql://u:secret@no-such-host.invalid/d"))
@@ -394,3 +407,16 @@ class TestConfirmation:
         assert found.seeds == 2
         assert {candidate.trial.id: len(candidate.further) for candidate in found.candidates} == {
             one.records[0].trial.id: 2 for one in chosen(whole, confirm)}
+
+
+class TestConnections:
+    def test_a_thread_that_rests_takes_none_from_another_and_leaves_none_open(self, server, url):
+        database, name = Database(read_address(url)), url.rpartition("/")[2]
+        open_ones = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        with database.begin() as connection:
+            resting = threading.Thread(target=database.rest)
+            resting.start()
+            resting.join()
+            assert connection.execute(sql.text("SELECT 1")).scalar() == 1
+        database.rest()
+        assert wait_for(lambda: server.do(open_ones, "postgres") == [(0,)], 10)

@@ -73,7 +73,7 @@ class Database:
     """A database with Optuna's tables in it."""
 
     def __init__(self, address: Address, *, notify: Notify = lambda event: None,
-                 patience_s: float = PATIENCE_S) -> None:
+                 patience_s: float = PATIENCE_S, busy_s: float = BUSY_S) -> None:
         """Connect, and make Optuna's tables if there are none.
 
         Raises:
@@ -126,7 +126,7 @@ class Database:
             probe = sql.create_engine(bare, poolclass=NullPool, creator=connect)
             limit(probe)
             began = time.monotonic()
-            self._busy_until = began + BUSY_S
+            self._busy_until = began + busy_s
             while self.storage is None:  # tables are made by one at a time, and many may come in at once
                 storage, is_made = None, False
                 try:
@@ -193,8 +193,12 @@ class Database:
             yield connection
 
     def rest(self) -> None:
-        """Close the connections that are idle: a server has few, and many machines want one now and then."""
-        self.storage.engine.dispose()
+        """Close the connections that are idle: a server has few, and many machines want one now and then.
+
+        Of the pool: the engine's own `dispose` takes a new pool, and what another thread has in use at the moment would
+        come back to the old one and stay open.
+        """
+        self.storage.engine.pool.dispose()
 
     def refused(self, error: BaseException) -> StudyError:
         """Return the one line that says why the database cannot be used, and what to do."""
