@@ -134,6 +134,37 @@ READ: dict[str, Made] = {
     "a quoted whole number": Made(text=of("lora_r: {values: ['8', 16]}"), reads={R: Choice(values=(8, 16))},
                                   sent=sent(lora_r={"values": [8, 16]}),
                                   warns=("parameters.lora_r.values: '8' is text to YAML",)),
+    "words in quotes": Made(text=of("load_in_4bit: {values: ['true', 'False']}", "bayes"),
+                            reads={"load_in_4bit": Choice(values=(True, False))},
+                            sent=sent(load_in_4bit={"values": [False, True]}),
+                            warns=("parameters.load_in_4bit.values: 'true', 'False' are text to YAML, and read as "
+                                   "true, false, which W&B gets too; write true, false",
+                                   "parameters.load_in_4bit.values: " + FIRST.format("false", "[False, True]"))),
+    "numbers for words": Made(text=of("load_in_4bit: {values: [0, 1]}"),
+                              reads={"load_in_4bit": Choice(values=(False, True))},
+                              sent=sent(load_in_4bit={"values": [False, True]}),
+                              warns=("parameters.load_in_4bit.values: 0, 1 are read as false, true, which W&B "
+                                     "gets too",)),
+    "a number for a word": Made(text=of("load_in_4bit: {value: 1}"), reads={"load_in_4bit": Fixed(value=True)},
+                                sent=sent(load_in_4bit={"value": True}),
+                                warns=("parameters.load_in_4bit.value: 1 is read as true",)),
+    "Python's None": Made(text=of("early_stopping_patience: {values: [None, 5]}"),
+                          reads={"early_stopping_patience": Choice(values=(None, 5))},
+                          sent=sent(early_stopping_patience={"values": [None, 5]}),
+                          warns=("parameters.early_stopping_patience.values: 'None' is text to YAML, and read as null, "
+                                 "which W&B gets too; write null",)),
+    "Python's None for a name": Made(text=of("eval_dataset: {value: None}"), reads={"eval_dataset": Fixed(value=None)},
+                                     sent=sent(eval_dataset={"value": None}),
+                                     warns=("parameters.eval_dataset.value: 'None' is text to YAML",)),
+    "a zero before a number": Made(text=of("lora_r: {values: [08, 16]}"), reads={R: Choice(values=(8, 16))},
+                                   sent=sent(lora_r={"values": [8, 16]}),
+                                   warns=("parameters.lora_r.values: '08' is text to YAML, and read as 8, which W&B "
+                                          "gets too; write 8",)),
+    "an exponent without a sign for a whole number": Made(
+        text=of("max_steps: {value: 1.5e3}"), reads={"max_steps": Fixed(value=1500)},
+        sent=sent(max_steps={"value": 1500.0}),
+        warns=("parameters.max_steps.value: '1.5e3' is text to YAML, and read as 1500.0, which W&B gets too; write "
+               "1.5e+3",)),
     # ranges
     "whole ends": Made(text=of("lora_r: {min: 4, max: 32}"), reads={R: ranged("int_uniform", 4, 32)}),
     "fractions": Made(text=of("weight_decay: {min: 0.0, max: 0.1}"), reads={WD: ranged("uniform", 0.0, 0.1)}),
@@ -262,11 +293,66 @@ READ: dict[str, Made] = {
                  reads={R: Choice(values=(8,))}),
     "Windows lines and a mark": Made(text="\ufeff" + top("").replace("\n", "\r\n"),
                                      reads={R: Choice(values=(8, 16))}),
+    "yes and no": Made(text=of("load_in_4bit: {values: [no, Yes]}"),
+                       reads={"load_in_4bit": Choice(values=(False, True))}),
+    "every null": Made(text=of("early_stopping_patience: {values: [~, 5]}\n  eval_max_length: {value: }"),
+                       reads={"early_stopping_patience": Choice(values=(None, 5)),
+                              "eval_max_length": Fixed(value=None)}),
+    "numbers of other bases": Made(text=of("lora_r: {values: [010, 0x10, 0b100000]}"),
+                                   reads={R: Choice(values=(8, 16, 32))}),
+    "numbers with signs and underscores": Made(text=of("lora_r: {values: [+8, +16]}\n  max_steps: {value: 1_000}"),
+                                               reads={R: Choice(values=(8, 16)), "max_steps": Fixed(value=1000)}),
+    "minutes": Made(text=of("max_steps: {value: 1:30}"), reads={"max_steps": Fixed(value=90)}),
+    "bare points": Made(text=of("weight_decay: {values: [0., .1, 1.]}"), reads={WD: Choice(values=(0.0, 0.1, 1.0))}),
+    "tags": Made(text=of('lora_r: {values: [!!int "8", !!int 16]}\n  weight_decay: {value: !!float 0}\n'
+                         '  learning_rate: {value: !!float "1e-5"}\n  load_in_4bit: {value: !!bool "true"}'),
+                 reads={R: Choice(values=(8, 16)), WD: Fixed(value=0.0), LR: Fixed(value=1e-5),
+                        "load_in_4bit": Fixed(value=True)}),
+    "marks of a document": Made(text=f"%YAML 1.1\n--- # one\n{top('')}...\n", reads={R: Choice(values=(8, 16))}),
+    "folded words": Made(text=top("description: |\n  two\n  lines: here\nname: >-\n  folded\n  name"),
+                         reads={"name": "folded name"}),
+    "words over lines": Made(text=top("description: words\n  that go on\nname: 'it''s \"one\"' # a remark"),
+                             reads={"name": 'it\'s "one"'}),
+    "a date for a name": Made(text=top("name: 2024-01-01"), reads={"name": "2024-01-01"},
+                              sent={"name": "2024-01-01"}, takes=False),
+    "letters of other alphabets": Made(text=top("name: über 好 🎉"), reads={"name": "über 好 🎉"}),
+    "merged twice": Made(text=of("lora_r: &a {values: [8, 16]}\n  batch_size: {<<: [&b {distribution: categorical}, "
+                                 "{values: [8]}], values: [16]}\n  lora_alpha: {<<: [*a, *b]}"),
+                         reads={"lora_alpha": Choice(values=(8, 16)), "batch_size": Choice(values=(16,))}),
+    "merged and changed": Made(text=of("lora_r: &a {values: [8, 16]}\n  lora_alpha: {<<: *a, values: [16, 32]}"),
+                               reads={"lora_alpha": Choice(values=(16, 32))}),
+    "one list for two": Made(text=of("lora_r: {values: &v [8, 16]}\n  lora_alpha: {values: *v}"),
+                             reads={R: Choice(values=(8, 16)), "lora_alpha": Choice(values=(8, 16))}),
+    "keys with question marks": Made(text="? method\n: random\nmetric: {name: eval/loss}\nparameters:\n"
+                                          "  ? lora_r\n  : values: [8, 16]\n", reads={R: Choice(values=(8, 16))}),
+    "commas at ends": Made(text=of("lora_r: {values: [8,\n    16,],}"), reads={R: Choice(values=(8, 16))}),
+    "dashes under their key": Made(text="method: random\nparameters:\n  lora_r:\n    values:\n    - 8\n    - 16\n",
+                                   reads={R: Choice(values=(8, 16))}),
+    "macros without quotes": Made(text=top("program: a.py\ncommand:\n- ${env}\n- python\n- ${program}\n- ${args}\n"
+                                           "- --flag\n- true\n- 1.5"), reads={}),
+    "old lines": Made(text=top("").replace("\n", "\r"), reads={R: Choice(values=(8, 16))}),
+    "lists in a list": Made(text=of("target_modules: {values: [[q_proj], [k_proj, v_proj]]}"),
+                            reads={"target_modules": Choice(values=(["q_proj"], ["k_proj", "v_proj"]))}),
+    "a list for a constant": Made(text=of("target_modules: {value: [q_proj, v_proj]}"),
+                                  reads={"target_modules": Fixed(value=["q_proj", "v_proj"])}),
     "an anchor": Made(text=of("lora_r: &a {values: [8, 16]}\n  lora_alpha: {<<: *a}"),
                       reads={"lora_alpha": Choice(values=(8, 16))}),
 }
 
 REFUSED: dict[str, Refused] = {
+    "an end with a point": Refused(
+        text=of("lora_r: {distribution: int_uniform, min: 4.0, max: 32}"), problems=(
+            "parameters.lora_r.min: int_uniform takes whole numbers, got 4.0; write 4, or use distribution: uniform",)),
+    "ends that are one": Refused(text=of("lora_r: {min: 8, max: 8}"), problems=(
+        "parameters.lora_r.min: must be below max, got min 8 and max 8; use value",)),
+    "a name that is a number": Refused(text=top("name: 12"), problems=(
+        "name: must be text, got 12; put it in quotes",)),
+    "words for a whole number": Refused(text=of("lora_r: {values: ['true', 8]}"), takes=True, problems=(
+        "parameters.lora_r.values[0]: must be a whole number, got 'true'",)),
+    "bayes with nothing to search": Refused(
+        text="method: bayes\nmetric: {name: eval/loss}\nparameters: {lora_r: {value: 8}}\n", takes=True, problems=(
+            "parameters: nothing to search, every parameter has one value; give one of them values or min and max, or "
+            "use method: grid for a single trial",)),
     "kind of another": Refused(text=top("kind: agent"), problems=(
         "kind: must be sweep, got 'agent', which W&B refuses; leave it out",)),
     "controller of another type": Refused(text=top("controller: {type: remote}"), problems=(
@@ -321,13 +407,13 @@ REFUSED: dict[str, Refused] = {
             "parameters.lora_dropout: the largest value of this beta is 1, but lora_dropout must be 0 to below 1, "
             "got 1.0",)),
     "a wrong value, and another one that is fine beside the right one": Refused(
-        text=characters("batch_size: {values: [x, 16]}"), problems=(
+        text=characters("batch_size: {values: [x, 16]}"), takes=True, problems=(
             "parameters.batch_size.values[0]: must be a whole number, got 'x'",)),
     "a wrong value alone": Refused(
-        text=characters("batch_size: {value: 0}"), problems=(
+        text=characters("batch_size: {value: 0}"), takes=True, problems=(
             "parameters.batch_size.value: must be at least 1, got 0",)),
     "a clash, said with the file's own values": Refused(
-        text=characters("batch_size: {value: 512}"), problems=(
+        text=characters("batch_size: {value: 512}"), takes=True, problems=(
             "parameters.max_tokens.value: must be at least the 8192 of one step (batch_size 512 x max_length 16), got "
             "2560",)),
     "infinite": Refused(text=of("lora_r: {value: 8}", top="run_cap: .inf\n"), problems=(

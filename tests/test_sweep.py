@@ -517,9 +517,6 @@ FITTING = {
     "the wrong type": ("samples: {value: many}",
                        "parameters.samples.value: must be a whole number or null, got 'many'"),
     "a fraction": ("lora_r: {value: 8.5}", "parameters.lora_r.value: must be a whole number, got 8.5"),
-    "none as text": ("early_stopping_patience: {value: None}",
-                     "parameters.early_stopping_patience.value: must be a whole number or null, got 'None'; "
-                     "write null"),
     "an unknown choice": ("optim: {value: adam}", "parameters.optim.value: must be one of adamw_torch, adamw_8bit, "
                                                   "paged_adamw_8bit, got 'adam'"),
     "the lower end": ("lora_r: {min: 0, max: 8}", "parameters.lora_r.min: must be at least 1, got 0"),

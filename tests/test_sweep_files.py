@@ -42,15 +42,17 @@ def test_an_illegal_file_is_answered_with_the_way_out(tmp_path: Path, refused: R
 
 
 def test_the_table_has_every_distribution_and_what_wandb_takes_is_read() -> None:
-    assert len(READ) + len(REFUSED) > 90
+    assert len(READ) + len(REFUSED) > 120
     used = {entry["distribution"] for made in READ.values() if made.text[0] != "\ufeff"
             for entry in yaml.safe_load(made.text).get("parameters", {}).values() if "distribution" in entry}
     assert used == set(KEYS)
     texts = "".join(made.text for made in READ.values())
     assert [construct for construct in DOCUMENTED if construct not in texts] == []
     assert [name for name, refused in REFUSED.items() if refused.takes] == [
+        "words for a whole number", "bayes with nothing to search",
         "a half of a decision", "a metric of another among several", "more than any",
-        "an end that the file does not name", "a file of another program"]
+        "an end that the file does not name", "a wrong value, and another one that is fine beside the right one",
+        "a wrong value alone", "a clash, said with the file's own values", "a file of another program"]
 
 
 @pytest.mark.parametrize("name", ["scheduler of Optuna", "scheduler with a search space"])

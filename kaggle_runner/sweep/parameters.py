@@ -147,19 +147,28 @@ def _read_choice(found: Findings, path: str, raw: Mapping[str, Any], method: str
 
 
 def _warn_of_text(found: Findings, path: str, given: Any, read: Any) -> None:
-    """Say which values YAML takes for text, though they are numbers."""
+    """Say which values YAML takes for text, or for numbers, though they are something else here."""
     for key in ("value", "values") if isinstance(given, Mapping) else ():
         old, new = given.get(key), read.get(key)
         pairs = [(old, new)] if key == "value" else list(zip(old, new, strict=True)) if isinstance(old, list) else []
         texts = [(was, now) for was, now in pairs if isinstance(was, str) and not isinstance(now, str)]
         if texts:
             found.warn(f"{path}.{key}", f"{', '.join(repr(was) for was, _ in texts)} {_are(texts)} text to YAML, and "
-                                        f"read as {', '.join(str(now) for _, now in texts)}, which W&B gets too; "
-                                        f"write {', '.join(yaml_number(was) for was, _ in texts)}")
+                                        f"read as {', '.join(spelled(now) for _, now in texts)}, which W&B gets too; "
+                                        f"write {', '.join(_in_yaml(was, now) for was, now in texts)}")
+        bits = [(was, now) for was, now in pairs if isinstance(now, bool) and not isinstance(was, bool | str)]
+        if bits:
+            found.warn(f"{path}.{key}", f"{', '.join(str(was) for was, _ in bits)} {_are(bits)} read as "
+                                        f"{', '.join(spelled(now) for _, now in bits)}, which W&B gets too")
 
 
 def _are(many: list[Any]) -> str:
     return "is" if len(many) == 1 else "are"
+
+
+def _in_yaml(was: Any, now: Any) -> str:
+    """Return how a value is written so that YAML reads it as it is meant."""
+    return spelled(now) if now is None or isinstance(now, bool) else yaml_number(was)
 
 
 def _warn_of_false(found: Findings, path: str, values: list[Any]) -> None:

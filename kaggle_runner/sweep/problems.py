@@ -66,6 +66,7 @@ def yaml_number(text: str) -> str:
     mantissa, letter, exponent = text.lower().replace("_", "").removeprefix("+").partition("e")
     if mantissa.lstrip("-").startswith("."):
         mantissa = mantissa.replace(".", "0.")
+    mantissa = re.sub(r"^(-?)0+(?=\d)", r"\1", mantissa)
     if not letter:
         return mantissa
     if "." not in mantissa:

@@ -15,23 +15,24 @@ from kaggle_runner.sweep.nesting import is_nested
 from kaggle_runner.sweep.problems import LARGEST, NUMBER
 from kaggle_runner.sweep.study_settings import OUR_KEYS
 
+WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "none": None}
+"""What words mean that are text to YAML in quotes, and None always."""
 LAUNCH_KEYS = ("job", "image_uri")
 """W&B Launch's, which no agent of ours uses: a server that got them would look for a queue."""
 
 
 def settled(entry: Any, field: Any) -> Any:
-    """Return an entry with numbers of one kind: 0 beside 0.1 is 0.0, and '1e-5', text to YAML, is 1e-5.
+    """Return an entry with what its values mean to the field, and numbers of one kind: 0 beside 0.1 is 0.0.
 
-    Text stays text where the field takes text. Min and max as text are left: W&B refuses them, and so do we.
+    Min and max as text are left: W&B refuses them, and so do we.
     """
     if not isinstance(entry, Mapping) or field is None:
         return entry
     changed = dict(entry)
-    if has_type(1, field) and not has_type("text", field):
-        if "value" in entry:
-            changed["value"] = number_of(entry["value"])
-        if isinstance(entry.get("values"), list):
-            changed["values"] = [number_of(value) for value in entry["values"]]
+    if "value" in entry:
+        changed["value"] = _meant(entry["value"], field)
+    if isinstance(entry.get("values"), list):
+        changed["values"] = [_meant(value, field) for value in entry["values"]]
     if isinstance(changed.get("values"), list):
         changed["values"] = _of_one_kind(changed["values"], has_type(0.5, field))
     if _mixes([entry.get("min"), entry.get("max")]) and entry.get("distribution", "uniform") == "uniform":
@@ -39,9 +40,24 @@ def settled(entry: Any, field: Any) -> Any:
     return changed
 
 
-def number_of(value: Any) -> Any:
+def _meant(value: Any, field: Any) -> Any:
+    """Return what a text, 0 or 1 means to a field that takes no such; all else as it is.
+
+    '1e-5' is text to YAML, a quoted 'true' and Python's None as well, which names nothing where text is taken either.
+    """
+    if value == "None" and has_type(None, field):
+        return None
+    if isinstance(value, str) and not has_type(value, field):
+        word = WORDS.get(value.lower(), value)
+        return word if has_type(word, field) else _number_of(value) if has_type(1, field) else value
+    if isinstance(value, int | float) and value in (0, 1) and has_type(True, field) and not has_type(1, field):
+        return bool(value)
+    return value
+
+
+def _number_of(value: str) -> Any:
     """Return the number that a text means; everything else, and what no hyperparameter can be, as it is."""
-    if not isinstance(value, str) or not NUMBER.fullmatch(value):
+    if not NUMBER.fullmatch(value):
         return value
     number = float(value)
     if abs(number) > LARGEST:
