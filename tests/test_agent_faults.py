@@ -16,6 +16,7 @@ import pytest
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial
 from tests.conftest import wait_for
+from tests.standins.nvidia_smi import T4_X2, answering, path_with
 from tests.standins.wandb_client import MISSING, Client, clients
 from tests.standins.wandb_records import Run, Sweep
 from tests.standins.wandb_server import WandbServer
@@ -130,30 +131,6 @@ def test_a_trial_whose_answer_was_lost_on_its_way_goes_back_and_is_trained(
     assert processes_in(tmp_path) == []
 
 
-def test_a_trial_that_a_killed_agent_was_given_and_had_not_begun_goes_back_at_the_next_start(
-    begin: Begin, fixed: dict[str, Any], tmp_path: Path
-) -> None:
-    """The journal has no word of it: it was killed while W&B opened the run. The server's clock is an hour behind."""
-    body = f"{TOLD}\n    agent(sys.argv[1], notify=tell)"
-    with WandbServer(ahead_s=-3600.0) as server:
-        sweep = server.create_sweep(sweep_of(fixed, run_cap=1))
-        server.fault(match="RunResumeStatus", delay_s=60.0)
-        doomed = begin(server, body, path_of(sweep))
-        server.wait_for(lambda state: server.faults[0].left < 2**63 - 1, timeout_s=200)
-        assert wait_for(lambda: len(read_study(tmp_path / "study").agents) == 1)
-        doomed.kill()
-        server.heal()
-        assert (server.run(0).states, read_study(tmp_path / "study").records) == (["pending"], ())
-        again = begin(server, body, path_of(sweep)).finish(250)
-        (run,) = server.state.runs.values()
-    assert (f"it was handed to an agent that is gone, and its trial never began; run {run.name} goes back to the "
-            f"sweep's queue, and resumes") in again.facts["note"]
-    assert run.states == [*GOES_BACK, "pending", "running", "finished"]
-    assert again.facts["exit_status"] == [0]
-    assert [record.trial.id for record in read_study(tmp_path / "study").finished] == [run.name]
-    assert processes_in(tmp_path) == []
-
-
 def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from_it(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -262,8 +239,12 @@ def test_a_page_in_place_of_an_answer_is_told_while_a_trial_is_waited_for_and_is
 def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trials_and_of_a_finished_sweep(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A run of another machine that sent a checkpoint, and one that crashed when the sweep was over."""
+    """A run of another machine that sent a checkpoint, and one that crashed when the sweep was over.
+
+    The machine has two GPUs, whose agents look both, and one of them gives it back.
+    """
     body = f"{TOLD}\n    agent(sys.argv[1], notify=tell, look_s=0.0)"
+    path = f"{path_with(tmp_path / 'bin', answering(T4_X2)).split(':', 1)[0]}:{os.environ['PATH']}"
 
     def crash(server: WandbServer, sweep: Sweep) -> Run:
         agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
@@ -273,23 +254,78 @@ def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trial
         return run
 
     with WandbServer() as server, WandbServer() as over:
-        sweep, finished = server.create_sweep(sweep_of(fixed, run_cap=2)), over.create_sweep(sweep_of(fixed, run_cap=1))
+        sweep, finished = server.create_sweep(sweep_of(fixed, run_cap=3)), over.create_sweep(sweep_of(fixed, run_cap=1))
         run, late = crash(server, sweep), crash(over, finished)
-        client = begin(server, body, path_of(sweep))
-        server.wait_for(lambda state: len(state.runs) == 2, 200)
+        client = begin(server, body, path_of(sweep), PATH=path)
+        server.wait_for(lambda state: len(state.runs) == 3, 200)
         run.move("crashed")
         over.state.set_sweep_state(finished.name, "FINISHED")
         late.move("crashed")
         client.finish(250)
         refused = begin(over, body, path_of(finished)).finish(250)
-        other = server.run(1)
+        others = server.run(1), server.run(2)
     why = "its agent is gone, and its checkpoint is on W&B"
-    assert f"run {run.name} goes back to the sweep's queue: {why}" in client.facts["note"]
+    assert client.facts["note"].count(f"{why}; run {run.name} goes back to the sweep's queue, and resumes") == 1
     assert run.states == ["pending", "running", "crashed", "running", "preempting", "preempted", "pending", "running",
                           "finished"]
-    assert other.states == ["pending", "running", "finished"]
+    assert [other.states for other in others] == [["pending", "running", "finished"]] * 2
     assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
-    assert {record.trial.id for record in read_study(tmp_path / "study").finished} == {run.name, other.name}
+    names = {run.name, *(other.name for other in others)}
+    assert {record.trial.id for record in read_study(tmp_path / "study").finished} == names
     assert (late.states[-1], finished.queue) == ("preempted", [late.name])
     assert refused.facts["reason"][0].endswith("and then this again: 1 trial of it had no end")
+    assert processes_in(tmp_path) == []
+
+
+def test_of_two_agents_of_one_study_the_one_that_is_killed_costs_the_other_nothing_and_its_next_start_nothing(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each has a GPU of its own. One is killed before the run of its job is opened, of which the journal has no word,
+    and again in mid-trial; the other's worker is halted meanwhile, so that it is in mid-trial all the time.
+
+    The server's clock is an hour behind.
+    """
+    body = f"{TOLD}\n    agent(sys.argv[1], count=1, look_s=0.0, notify=HaltedOnce(sys.argv[2], tell))"
+    path = f"{path_with(tmp_path / 'bin', answering(T4_X2)).split(':', 1)[0]}:{os.environ['PATH']}"
+    with WandbServer(ahead_s=-3600.0) as server:
+        sweep = server.create_sweep(sweep_of(fixed))
+
+        def start(gpu: str, name: str) -> Client:
+            return begin(server, body, path_of(sweep), name, PATH=path, CUDA_VISIBLE_DEVICES=gpu)
+
+        def halted(name: str, run: int) -> int:
+            file = tmp_path / f"halted-{name}"
+            server.wait_for(lambda state: file.is_file() and file.read_text() and server.run(run).history, 250)
+            return int(file.read_text())
+
+        other = start("1", "other")
+        worker = halted("other", 0)
+        server.fault(match="RunResumeStatus", delay_s=60.0)
+        doomed = start("0", "first")
+        server.wait_for(lambda state: server.faults[0].left < 2**63 - 1, timeout_s=200)
+        assert wait_for(lambda: len(read_study(tmp_path / "study").agents) == 2)
+        doomed.kill()
+        server.heal()
+        assert (server.run(1).states, len(read_study(tmp_path / "study").records)) == (["pending"], 1)
+        doomed = start("0", "second")
+        killed = halted("second", 1)
+        doomed.kill()
+        os.kill(killed, signal.SIGKILL)  # it cannot end by itself while it is halted
+        kept, run = server.state.runs.values()
+        kept.files["kept/checkpoint.pt"] = bytes(1000)
+        kept.move("crashed")  # as when its network is silent for a while
+        back = start("0", "second").finish(250)
+        assert (kept.states[:3], run.states[-1]) == (["pending", "running", "crashed"], "finished")
+        os.kill(worker, signal.SIGCONT)
+        done = other.finish(250)
+    again = [*GOES_BACK[1:], "pending", "running"]
+    assert run.states == ["pending", *again, *again[1:], "finished"]
+    assert (kept.states, kept.starts) == (["pending", "running", "crashed", "running", "finished"], 1)
+    assert back.facts["exit_status"] == done.facts["exit_status"] == [0]
+    records = {record.trial.id: record for record in read_study(tmp_path / "study").records}
+    assert {name: (record.result.status, record.attempts) for name, record in records.items()} == {
+        kept.name: (Status.COMPLETE, 1), run.name: (Status.COMPLETE, 2)}
+    for each in (kept, run):
+        rows = read_study(tmp_path / "study").history(each.name)
+        assert [row["train/global_step"] for row in each.history] == [row["step"] for row in rows]
     assert processes_in(tmp_path) == []

@@ -69,8 +69,8 @@ class Snapshot:
     """What became of the rows of each dataset that was read, if trials share it only once."""
     base_scores: Mapping[str, float] = field(default_factory=dict)
     """Every metric of the untouched base, by name; of a study of an earlier version only the study's own."""
-    agents: tuple[str, ...] = ()
-    """W&B's ids of the agents that worked on the study."""
+    agents: tuple[Mapping[str, Any], ...] = ()
+    """The agents that worked on the study: W&B's `id` of each, and its process as `by`."""
     confirming: tuple[TrialRecord, ...] = ()
     """The trainings of its best configurations with further seeds, of the study beside it."""
 
@@ -315,7 +315,7 @@ def read_study(directory: Path) -> Snapshot:
                for trial, attempts, started in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(listed["session"]),
                     known=tuple(listed["known"]), rows=tuple(listed["rows"]),
-                    agents=tuple(event["id"] for event in listed["agent"]),
+                    agents=tuple(listed["agent"]),
                     base_scores=_with_own(base_scores, info, baseline),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)),
                     confirming=confirming(directory, info))

@@ -8,7 +8,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,23 @@ def _take(fd: int, kind: int, patience_s: float) -> bool:
             time.sleep(_POLL_S)
         else:
             return True
+
+
+@contextlib.contextmanager
+def turn(directory: Path) -> Iterator[bool]:
+    """Say whether it is this process's turn to do what one at a time does of those who share a study.
+
+    Until the end of the block, or of the process; in a folder that is not there it is everybody's.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield True
+        return
+    try:
+        yield _take(fd, fcntl.LOCK_EX, 0.0)
+    finally:
+        os.close(fd)
 
 
 class StudyLock:

@@ -34,13 +34,14 @@ from kaggle_runner.run.signals import handling, told_of_signals
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.lock import this_process
 from kaggle_runner.sweep.spec import SweepSpec
 from kaggle_runner.wandb.answers import ask_server
 from kaggle_runner.wandb.connection import LEAVE_S, connect, leave_in_time, refused
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.reclaim import CRASHED, reclaim, seen_through
+from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through
 from kaggle_runner.wandb.ends.unheld import crashed_with_checkpoint, pending_of
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
@@ -219,8 +220,7 @@ class _Agent:
         """Give the runs back that nobody holds: which nobody opened, and which crashed and sent a checkpoint."""
         if set(self.words.taken) - self._runner.opened - self.given_back:
             time.sleep(_ON_THE_WAY_S)
-        crashed = crashed_with_checkpoint(self._sweep)[0] if self._study.is_alone and not self._ending.reason else []
-        for run in dict.fromkeys((*self.words.taken, *pending_of(self._sweep, self.words.agents), *crashed)):
+        for run in dict.fromkeys((*self.words.taken, *pending_of(self._sweep, self.words.agents))):
             if run in self._runner.opened | self.given_back:
                 continue
             began = time.monotonic()
@@ -231,17 +231,21 @@ class _Agent:
                 self._notify(Note(text=f"run {run} was not given back, so nobody will get it: {error}"))
                 continue
             self.given_back.add(run)
-            why = ("its trial never began" if run in self.words.taken else CRASHED if run in crashed
-                   else "W&B's answer with it never came")
+            why = "its trial never began" if run in self.words.taken else "W&B's answer with it never came"
             self._notify(Note(text=f"run {run} goes back to the sweep's queue: {why}"))
+        if not self._ending.reason:
+            began = time.monotonic()
+            self.given_back |= set(reclaim_crashed(
+                self._sweep, self._study.directory, self._notify,
+                lambda: self._ending.is_over(began, self._patience.upload_s), self._runner.opened | self.given_back))
         self._lost.clear()
 
     def _find_lost(self) -> list[str]:
         """Find, between two trials, what goes back to the queue before the next one."""
         lost = [run for run in pending_of(self._sweep, self.words.agents) if run not in self.words.taken]
-        if self._study.is_alone and time.monotonic() - self._looked > self._patience.look_s:
+        if time.monotonic() - self._looked > self._patience.look_s:
             self._looked = time.monotonic()
-            lost += crashed_with_checkpoint(self._sweep)[0]
+            lost += crashed_with_checkpoint(self._sweep, self._study.directory)[0]
         return [run for run in lost if run not in self._runner.opened | self.given_back]
 
     def _attend(self) -> None:
@@ -307,7 +311,7 @@ class _Agent:
         for agent in self.words.agents[len(self._known):]:
             self._known.append(agent)
             try:
-                self._study.append({"event": "agent", "id": agent})
+                self._study.append({"event": "agent", "id": agent, "by": this_process()})
             except StudyError as error:
                 self._error = error
                 self._ending.ask(str(error), 1)

@@ -52,7 +52,7 @@ def find_for_agent(order: AgentOrder, environment: Environment, key: FoundKey, n
                 directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric, goal=sweep.spec.goal,
                 seed=None, shared=True))
             reclaim(sweep, study, notify, give_up, alone=False)
-        left += reclaim_crashed(sweep, notify, give_up, left)
+        left += reclaim_crashed(sweep, directory, notify, give_up, left)
     back = f", and then this again: {how_many(len(left), 'trial')} of it had no end" if left else ""
     raise SweepOver(f"{is_over(sweep)}{back}")
 

@@ -11,10 +11,12 @@ import socket
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.signals import handling
 from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.lock import is_held, turn
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.answers import SeenRun, ask_run
 from kaggle_runner.wandb.connection import GiveUp
@@ -55,8 +57,8 @@ def seen_through(patience: AgentPatience) -> Iterator[GiveUp]:
 def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *, alone: bool) -> None:
     """Give back what killed agents left of a sweep, and record the ends of this study's trials.
 
-    Beside other agents of the study, not `alone`, those of its trials count that nobody runs as far as can be seen
-    from here, and the sweep's others are left to the one that was there first. No run of this process may be open.
+    Beside other agents of the study, not `alone`, those of its trials and jobs count whose process is gone, and the
+    sweep's others are left to the one that was there first. No run of this process may be open.
     """
     snapshot = study.snapshot()
     own = [record.trial.id for record in snapshot.records
@@ -65,21 +67,30 @@ def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *
         if give_up():
             return
         _end(sweep, study, trial, notify, give_up)
-    if not alone:
-        return
-    for run, why in (*_not_preempted(sweep, study, snapshot, give_up), *_never_opened(sweep, snapshot, give_up)):
+    agents = [agent["id"] for agent in snapshot.agents
+              if alone or not is_held(agent.get("by") or {}, study.directory)]
+    for run, why in (*(_not_preempted(sweep, study, snapshot, give_up) if alone else ()),
+                     *_never_opened(sweep, agents, give_up)):
         if not give_up():
             _give_back(sweep, run, notify, give_up, f"{why}; run {run}")
-    reclaim_crashed(sweep, notify, give_up, own)
+    if alone:
+        reclaim_crashed(sweep, study.directory, notify, give_up, own)
 
 
-def reclaim_crashed(sweep: RemoteSweep, notify: Notify, give_up: GiveUp, done: Collection[str]) -> list[str]:
-    """Give back what crashed on any machine and holds a checkpoint, but what is `done`; return what W&B took."""
-    crashed, trouble = crashed_with_checkpoint(sweep)
-    if trouble:
-        notify(Note(text=f"W&B does not say which runs have crashed: {trouble[:200]}"))
-    return [run for run in crashed if run not in done and not give_up()
-            and not _give_back(sweep, run, notify, give_up, f"{CRASHED}; run {run}")]
+def reclaim_crashed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up: GiveUp,
+                    done: Collection[str]) -> list[str]:
+    """Give back what crashed on any machine and holds a checkpoint, but what is `done`; return what W&B took.
+
+    One agent of the study in `directory` does it at a time; another machine's may do it as well, so each run is looked
+    at once more.
+    """
+    with turn(directory) as is_ours:
+        crashed, trouble = crashed_with_checkpoint(sweep, directory) if is_ours else ([], "")
+        if trouble:
+            notify(Note(text=f"W&B does not say which runs have crashed: {trouble[:200]}"))
+        return [run for run in crashed if run not in done and not give_up()
+                and _holder(sweep, run).state == "crashed"
+                and not _give_back(sweep, run, notify, give_up, f"{CRASHED}; run {run}")]
 
 
 def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
@@ -91,12 +102,12 @@ def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up
                 yield record.trial.id, "W&B did not get the end of its last session"
 
 
-def _never_opened(sweep: RemoteSweep, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
-    """Find the runs that earlier agents of the study were given, and never opened."""
-    waiting, until = set(pending_of(sweep, snapshot.agents)), time.monotonic() + _OPENED_S
+def _never_opened(sweep: RemoteSweep, agents: Collection[str], give_up: GiveUp) -> Iterator[tuple[str, str]]:
+    """Find the runs that agents which are gone were given, and never opened."""
+    waiting, until = set(pending_of(sweep, agents)), time.monotonic() + _OPENED_S
     while waiting and time.monotonic() < until and not give_up():
         time.sleep(_POLL_S)
-    for run in sorted(waiting & set(pending_of(sweep, snapshot.agents)) if waiting else ()):
+    for run in sorted(waiting & set(pending_of(sweep, agents)) if waiting else ()):
         yield run, "it was handed to an agent that is gone, and its trial never began"
 
 

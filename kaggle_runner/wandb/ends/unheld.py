@@ -7,8 +7,10 @@ asked: its own process may be another's at the moment.
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from kaggle_runner.study.journal import JOURNAL, read_study
 from kaggle_runner.wandb.answers import ask
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
 from kaggle_runner.wandb.sweep import RemoteSweep
@@ -28,14 +30,20 @@ _CRASHED = f"""query Crashed($entity: String, $project: String, $filters: JSONSt
 }}"""
 
 
-def crashed_with_checkpoint(sweep: RemoteSweep) -> tuple[list[str], str]:
-    """Return the crashed runs of a sweep that hold a checkpoint; and what W&B answered in place of that."""
+def crashed_with_checkpoint(sweep: RemoteSweep, directory: Path) -> tuple[list[str], str]:
+    """Return the crashed runs of a sweep that hold a checkpoint; and what W&B answered in place of that.
+
+    Without those that a process of the study in `directory` holds, of which W&B has not heard for a while.
+    """
     entity, project, name = sweep.path.split("/")
     filters = json.dumps({"sweep": name, "state": "crashed"})
     answer, data = ask(_CRASHED, entity=entity, project=project, filters=filters)
     runs = _nodes(((data or {}).get("project") or {}).get("runs"))
-    return [node["name"] for node in runs if any(int(file["sizeBytes"]) > len(ENDED) for file in _nodes(
-        node.get("files")))], answer.trouble or answer.errors
+    crashed = [node["name"] for node in runs if any(int(file["sizeBytes"]) > len(ENDED) for file in _nodes(
+        node.get("files")))]
+    records = read_study(directory).records if crashed and (directory / JOURNAL).is_file() else ()
+    held = {record.trial.id for record in records if record.result is None and record.is_held}
+    return [run for run in crashed if run not in held], answer.trouble or answer.errors
 
 
 def pending_of(sweep: RemoteSweep, agents: Iterable[str]) -> list[str]:
