@@ -173,3 +173,15 @@ def test_spreading_keeps_the_order_and_squeezes_what_diverged() -> None:
     low, lower = (spread(np.array([1.3, bottom, 1.0, 1.1, 1.3])) for bottom in (9.0, 900.0))
     assert (low == lower).all(), "the ground above a cliff looks the same, however deep it is"
     assert low[0] == low[4]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_where_little_is_expected_no_trial_is_measured_again_beside_another_one(seed: int) -> None:
+    """The best rate is the lowest one, and the dropout does nothing: a search would walk along it in small steps."""
+    noise = np.random.default_rng(seed)
+    tried = searched(sweep(learning_rate=RATE, dropout=DROPOUT), lambda params: 2 + 0.03 * decades(params, 1e-5) ** 2
+                     + 0.001 * noise.standard_normal(), 18, seed)
+    places = [np.array([decades(params, 1e-5) / 4, params["dropout"] / 0.5]) for params in tried]
+    beside = [number for number, place in enumerate(places)
+              if any(np.abs(place - other).max() < 0.03 for other in places[:number])]
+    assert len(beside) <= 5, np.round(places, 2).tolist()

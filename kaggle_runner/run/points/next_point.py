@@ -31,6 +31,10 @@ END_SHARE, END_REACH = 0.03, 1 / 3
 """A place this near to an end is a candidate only while one of the best trials lies within this reach of that end."""
 LONG_LIST = 8
 """Ordered values from which a list has ends like a range."""
+LITTLE_SHARE, LITTLE_APART, LITTLE_HOPE = 0.25, (0.06, 0.03), -1.5
+"""Where less than this share of the noise is expected, a point is wanted that lies so far from every trial on some
+axis, because beside one nothing new is measured, and that is the best one if it comes out so many deviations better
+than expected: a far end hardly ever does."""
 APART = 0.08
 """Least distance on a learning rate between trials that run at the same time, where there is a choice."""
 BAD_SHARE = 0.2
@@ -105,7 +109,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class NextPoint:
-    """A point and what is expected of it."""
+    """A point and what is expected of it, or of the most promising one where that is little."""
 
     places: tuple[float, ...]
     gain: float
@@ -164,22 +168,27 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
     own_NA = np.concatenate([tried_TA[teaches], _places(space, [o for o in prior if not o.surface])])
     leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA)), kind="stable")[:3]]
-    if space.count is not None and space.count <= MOST_LISTED:
-        candidates = np.array(list(space.every_point()))
+    is_listed = space.count is not None and space.count <= MOST_LISTED
+    if is_listed:
+        everywhere = np.array(list(space.every_point()))
     else:
         drawn = grid.from_unit(generator.random((SPREAD_DRAWS, len(grid.axes))))
-        candidates = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
+        everywhere = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
+    candidates = everywhere = judge.allowed(everywhere, tried_TA, leaders)
+    if len(candidates) and not is_listed:
+        top = candidates[np.argsort(-judge.score(candidates), kind="stable")[:4]]
+        candidates = np.concatenate([top, grid.around(top, NEARER_DRAWS, NEARER_WIDTH, generator)])
         candidates = judge.allowed(candidates, tried_TA, leaders)
-        if len(candidates):
-            top = candidates[np.argsort(-judge.score(candidates), kind="stable")[:4]]
-            candidates = np.concatenate([top, grid.around(top, NEARER_DRAWS, NEARER_WIDTH, generator)])
-    candidates = judge.allowed(candidates, tried_TA, leaders)
     if not len(candidates):
         return None
     scores = judge.score(candidates)
-    best = int(np.argmax(scores))
-    return NextPoint(places=tuple(float(place) for place in candidates[best]), gain=float(np.exp(scores[best])),
-                     noise=process.noise, unit=process.unit)
+    best, gain = candidates[np.argmax(scores)], float(np.exp(scores.max()))
+    if gain < LITTLE_SHARE * process.noise and not all(axis.levels for axis in grid.axes):
+        hopeful = everywhere[judge.hopes(everywhere) > LITTLE_HOPE]
+        apart = (judge.allowed(hopeful, tried_TA, leaders, least) for least in LITTLE_APART)
+        away = next(filter(len, apart), best[None])
+        best = away[np.argmax(judge.score(away))]
+    return NextPoint(places=tuple(map(float, best)), gain=gain, noise=process.noise, unit=process.unit)
 
 
 class _Judge:
@@ -198,13 +207,19 @@ class _Judge:
         score = self._process.log_improvement(columns, self._best_K, self._believed_KM)
         return score if self._fits_N.all() else score + np.log(self._chance_to_fit(columns))
 
-    def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray) -> np.ndarray:
+    def hopes(self, places_PA: np.ndarray) -> np.ndarray:
+        """Return how many of its deviations each point is expected to be better than the best."""
+        mean_KP, deviation_KP = self._process.predict(self._grid.columns(places_PA), self._believed_KM)
+        return np.asarray(self._process.weights_K @ ((self._best_K[:, None] - mean_KP) / deviation_KP))
+
+    def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray,
+                apart: float = SAME_SHARE) -> np.ndarray:
         """Leave out what was tried or is nearly the same, needless ends, and what runs beside a running trial."""
         same = np.ones((len(places_PA), len(tried_TA)), bool)
         needless, beside = np.zeros(len(places_PA), bool), np.zeros(len(places_PA), bool)
         for number, axis in enumerate(self._grid.axes):
             place = places_PA[:, number]
-            near = 0.5 if axis.levels else SAME_SHARE
+            near = 0.5 if axis.levels else apart
             same &= np.abs(place[:, None] - tried_TA[None, :, number]) < near
             scale = max(1, len(axis.levels) - 1)
             if axis.is_rate and len(self._running_MA):
