@@ -183,6 +183,40 @@ def test_the_card_says_what_the_record_knows(make, here, tmp_path):
         assert said in text, said
 
 
+@pytest.mark.parametrize("base", ["./base", "me/base"])
+def test_folders_of_this_machine_are_named_by_their_whole_path_and_never_as_the_hubs(base, make, here, tmp_path, rows,
+                                                                                    monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "base").symlink_to(tmp_path / "base")
+    (tmp_path / "data").symlink_to(rows.parent)
+    outcome, held_out = make(model=base, dataset="data/rows.jsonl", load_in_4bit=False)
+    exported = export_adapter(outcome, tmp_path / "out", here, quiet)
+    monkeypatch.chdir(rows.parent)
+    adapted = loaded(peft.AutoPeftModelForCausalLM, tmp_path / "out")
+    assert plain_loss(adapted, held_out) == pytest.approx(outcome.result.metric, abs=1e-5)
+    assert any(f"its base is the folder {tmp_path / 'base'} of this machine" in text for text in exported.remarks)
+    monkeypatch.chdir(tmp_path)
+    export_merged(outcome, tmp_path / "merged", here, quiet)
+    for folder in ("out", "merged"):
+        head = (tmp_path / folder / "README.md").read_text().split("---")[1]
+        assert "base_model" not in head, head
+        assert "datasets" not in head, head
+
+
+def test_a_card_names_what_others_find_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "rows").mkdir()
+    for dataset, named in (("me/rows", True), ("here/rows", False), ("data/gone.jsonl", False), ("./gone", False),
+                           ("demo", False)):
+        study = write_study(tmp_path / "s" / dataset.replace("/", "-"), [Made(params={"dataset": dataset}, value=2.0)])
+        text = card(find_outcome(study), Facts(title="t", base="gpt2", library="peft", remarks=(), load="", losses=[]))
+        head = text.split("---")[1].splitlines()
+        assert ("base_model: gpt2" in head, f"datasets: [{dataset}]" in head) == (True, named), text
+        assert named == ("datasets" in str(head))
+
+
 def test_a_card_has_every_metric_of_the_study_under_its_own_name(tmp_path):
     directory = judged_study(tmp_path / "s", EXACT, (0.41, 3.5), base=(0.22, 5.0)).directory
     text = card(find_outcome(directory), Facts(title="t", base="me/base", library="peft", remarks=(), load="",

@@ -1,8 +1,8 @@
 """The card of a model that is taken home: what the record knows of it, and nothing that was not measured."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kaggle_runner import __version__
 from kaggle_runner.config import DEMO_MODEL, known_to_0_2
@@ -10,8 +10,6 @@ from kaggle_runner.metrics import LOSS, MEASURED, format_metric, format_number
 from kaggle_runner.model.outcome import Outcome
 from kaggle_runner.study.best_file import yaml_text
 from kaggle_runner.study.noise import measured_noise
-
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +29,21 @@ class Facts:
     base_sha256: str = ""
 
 
-def is_hub_name(name: str) -> bool:
-    """Say whether a model's name is one that others can get from the hub."""
-    return HUB_NAME.fullmatch(name) is not None
+def base_name_of(source: str) -> str:
+    """Return how a base is named, wherever that is read: by the hub's name, else by the whole path of its folder."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
-def base_name_of(outcome: Outcome, source: str) -> str:
-    """Return how a base is named to others: the hub's name, else the folder that it is loaded from here."""
-    model = outcome.finetune.model
-    return model if is_hub_name(model) and source == model else source
+def is_of_hub(base: str) -> bool:
+    """Say whether others can get a base by the name that `base_name_of` gave it."""
+    return not Path(base).is_absolute()
+
+
+def _data_of_hub(dataset: str) -> bool:
+    """Say whether a dataset is one that others find on the hub under its owner's name."""
+    from kaggle_runner.training.data.sources import may_be_on_hub
+
+    return "/" in dataset and may_be_on_hub(dataset) and not Path(dataset).exists()
 
 
 def card(outcome: Outcome, facts: Facts) -> str:
@@ -47,9 +51,9 @@ def card(outcome: Outcome, facts: Facts) -> str:
     config, result, snapshot = outcome.finetune, outcome.result, outcome.snapshot
     shown = config.model if config.model == DEMO_MODEL else facts.base
     head = {"library_name": facts.library, "pipeline_tag": "text-generation", "tags": ["lora", "kaggle_runner"]}
-    if is_hub_name(facts.base):
+    if is_of_hub(facts.base):
         head["base_model"] = facts.base
-    if is_hub_name(config.dataset):
+    if _data_of_hub(config.dataset):
         head["datasets"] = [config.dataset]
     noise, _ = measured_noise(snapshot)
     metric = snapshot.info.metric

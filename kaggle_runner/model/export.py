@@ -15,7 +15,7 @@ import torch
 from kaggle_runner.errors import ModelError
 from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.model.card import Facts, base_name_of, card, is_hub_name
+from kaggle_runner.model.card import Facts, base_name_of, card, is_of_hub
 from kaggle_runner.model.marker import write_marker
 from kaggle_runner.model.measured import (
     HeldOut,
@@ -91,10 +91,9 @@ def export_adapter(outcome: Outcome, out: Path, environment: Environment, notify
     adapter = outcome.adapter
     require_new(out)
     require_space(out, sum(path.stat().st_size for path in adapter.iterdir()))
-    source = check_base(outcome)
+    name = base_name_of(check_base(outcome))
     measured = _measure(outcome, device_here(cpu_only), environment, notify)
-    name = base_name_of(outcome, source)
-    if not is_hub_name(name):
+    if not is_of_hub(name):
         measured.remarks.append(f"its base is the folder {name} of this machine: on another one, write the base's "
                                 f"place there into base_model_name_or_path of adapter_config.json")
     load = _load_adapter(out, in_4_bits=bool(measured.in_4_bits))
@@ -128,8 +127,8 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
     """
     adapter = outcome.adapter
     require_new(out)
-    base_folder = folder_of_base(check_base(outcome))
-    plan = plan_merge(base_folder, adapter)
+    source = check_base(outcome)
+    plan = plan_merge(folder_of_base(source), adapter)
     require_space(out, plan.size * copies)
     device = device_here(cpu_only)
     measured = _measure(outcome, device, environment, notify)
@@ -152,15 +151,14 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
         best = min(losses, key=lambda name: losses[name], default=taken)
         if best != taken:
             _write_merged(plan, folder, best, measured, device, notify)
-        name = base_name_of(outcome, str(base_folder)) if not is_hub_name(outcome.finetune.model) \
-            else outcome.finetune.model
         shown = [*([("the adapter on its base, at the export", measured.adapter_loss)]
                    if measured.adapter_loss is not None else []),
                  *((f"merged into {what}{', which this is' if what == best else ''}", loss)
                    for what, loss in losses.items())]
         (folder / "README.md").write_text(card(outcome, Facts(
-            title=outcome.name, base=name, library="transformers", losses=shown, remarks=measured.remarks,
-            load=_load_merged(Path(outcome.name)), base_sha256=measured.base_sha256)), encoding="utf-8")
+            title=outcome.name, base=base_name_of(source), library="transformers", losses=shown,
+            remarks=measured.remarks, load=_load_merged(Path(outcome.name)),
+            base_sha256=measured.base_sha256)), encoding="utf-8")
         write_marker(folder, outcome, "merged", dict(shown))
     return Exported(folder=out, adapter_loss=measured.adapter_loss, merged=losses, taken=best,
                     remarks=tuple(measured.remarks), load=_load_merged(out),

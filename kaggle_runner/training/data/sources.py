@@ -153,10 +153,15 @@ def _refuse_missing(dataset: str) -> None:
     Raises:
         DataError: that is so.
     """
+    if not may_be_on_hub(dataset):
+        raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(Path(dataset).expanduser())}; give a "
+                        f"{READABLE}, a folder of them, a hub id, or {DEMO_DATASET}")
+
+
+def may_be_on_hub(dataset: str) -> bool:
+    """Say whether the hub could have a dataset that is called so; it is not where a file or folder is, too."""
     path = Path(dataset).expanduser()
-    if path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1 or kind_of(path):
-        raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
-                        f"them, a hub id, or {DEMO_DATASET}")
+    return not (path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1 or kind_of(path))
 
 
 def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
