@@ -176,3 +176,15 @@ def format_number(value: float, digits: int = 4) -> str:
     would fill a line: 2.7183, 1.6022e-19."""
     plain = value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e6
     return f"{value:.{digits}f}" if plain else f"{value:.{digits}e}"
+
+
+def digits_of(values: Iterable[float], least: int = 4) -> int:
+    """Return how many significant digits tell values apart: `least`, and more where their middle half lies close."""
+    ordered = sorted(value for value in values if math.isfinite(value))
+    if not ordered:
+        return least
+    size, count = max(abs(ordered[0]), abs(ordered[-1])), len(ordered)
+    spread = ordered[3 * count // 4] - ordered[count // 4] or ordered[-1] - ordered[0]
+    if not spread:
+        return least
+    return min(12, max(least, math.floor(math.log10(size)) - math.floor(math.log10(spread * (1 + 1e-9))) + least - 2))

@@ -578,6 +578,28 @@ def test_a_setting_that_a_trial_has_not_is_a_dash_and_null_is_a_value(tmp_path):
     assert sorted(at for trace in slice_of.traces for at in trace["customdata"]) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(("start", "step", "first", "second"), [
+    (1e6, 1e-4, "1000000.0000", "1000000.0001"), (2.5, 1e-5, "2.50000", "2.50001"), (2.5, 0.01, "2.500", "2.510"),
+    (1e-9, 1e-13, "1e-9", "1.0001e-9")])
+def test_values_that_lie_close_are_told_apart_in_words_and_pictures(tmp_path, start, step, first, second):
+    trials = [Made(params={"learning_rate": 10 ** (-5 + i / 10)}, value=value, curve=[(60, value)])
+              for i, value in enumerate(start + step * place for place in range(20))]
+    directory = write_study(tmp_path / "s", trials, parameters={"learning_rate": LEARNING_RATE})
+    page = write_report([directory], notebook=False)
+    summary = (page.parent / "summary.md").read_text()
+    assert f"| 0000 | {first} |" in summary
+    assert f"| 0001 | {second} |" in summary
+    assert f"with eval/loss {first}" in say.winner(analyse(read_study(directory)))
+    study = data_of(page)["studies"][0]
+    assert len(set(next(one["cells"] for one in study["columns"] if one["name"] == "eval/loss"))) == 20
+    for figure in study["figures"]:
+        if figure["place"].endswith(("ranking", "values", "slice_2d_learning_5f_rate")):
+            drawn = {at for trace in figure["traces"] for at in trace["y"] if trace.get("meta", {}).get("trials")}
+            low, high = figure["layout"]["yaxis"]["range"]
+            assert len(drawn) == 20
+            assert low <= min(drawn) < max(drawn) <= high
+
+
 @pytest.mark.parametrize(("base", "said"), [
     (2.5 * (1 + 1e-9), "1e-7 %"), (2.5, "the best has the same"), (5.0, "50 %")])
 def test_no_difference_is_no_difference_of_nought_per_cent(tmp_path, base, said):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kaggle_runner.metrics import digits_of
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis, Row
 from kaggle_runner.report.analysis.curves import Curve
@@ -60,8 +61,10 @@ def text(value: object) -> str:
 
 
 def short(values: Iterable[float | None]) -> list[float | None]:
-    """Round to six significant digits: what a screen can show, in half the bytes."""
-    return [None if value is None else float(f"{value:.6g}") for value in values]
+    """Round to six significant digits, or more where they lie close: what a screen can show, in half the bytes."""
+    given = list(values)
+    digits = digits_of((value for value in given if value is not None), 6)
+    return [None if value is None else float(f"{value:.{digits}g}") for value in given]
 
 
 def axis_layout(title: str, **settings: Any) -> dict[str, Any]:
@@ -85,7 +88,9 @@ def curve_scale(analysis: Analysis) -> MetricScale:
 
 def compared(rows: Iterable[Row]) -> dict[str, float]:
     """Return what each of some trials is compared by, rounded to what a screen can show, by its id."""
-    return {row.id: float(f"{row.compared_by:.6g}") for row in rows if row.compared_by is not None}
+    shown = [row for row in rows if row.compared_by is not None]
+    return {row.id: value for row, value in zip(shown, short(row.compared_by for row in shown), strict=True)
+            if value is not None}
 
 
 def dots(analysis: Analysis, rows: Sequence[Row], x: Mapping[str, Any], y: Mapping[str, Any], *,
@@ -200,9 +205,8 @@ def best_band(analysis: Analysis, x: list[Any]) -> list[dict[str, Any]]:
     if analysis.noise is None or not x:
         return []
     values, noise = [step.best for step in analysis.progress], analysis.noise.deviation
-    return [dict(trace) for trace in band(x, [float(f"{value - noise:.6g}") for value in values],
-                                          [float(f"{value + noise:.6g}") for value in values],
-                                          "± noise of one")]
+    return [dict(trace) for trace in band(
+        x, short(value - noise for value in values), short(value + noise for value in values), "± noise of one")]
 
 
 def _curves(analysis: Analysis) -> Figure | None:

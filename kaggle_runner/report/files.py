@@ -114,7 +114,8 @@ def csv_cell(value: Any) -> Any:
 def _ranking(analysis: Analysis) -> str:
     names = [axis.name for axis in analysis.axes]
     rows = [["trial", analysis.metric, *names, "time"]]
-    rows += [[_named(row.id, one), metric_text(one.mean), *(setting_text(row.params, name) for name in names),
+    digits = analysis.digits
+    rows += [[_named(row.id, one), metric_text(one.mean, digits), *(setting_text(row.params, name) for name in names),
               seconds_text(row.seconds)]
              for row, one in zip(analysis.places[:_MOST_ROWS], analysis.first.places, strict=False)]
     if len(rows) == 1:

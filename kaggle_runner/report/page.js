@@ -16,9 +16,10 @@
     return String(Number(value.toPrecision(4)));
   }
   // A column whose numbers are to be compared keeps its zeros: 2.700 beside 2.698.
-  const padded = (value) => Math.abs(value) >= 1e-3 && Math.abs(value) < 1000 ? value.toPrecision(4) : numberText(value);
+  const padded = (value, digits) => Math.abs(value) >= 1e-3 && Math.abs(value) < 10 ** (digits - 1)
+    ? value.toPrecision(digits) : numberText(value);
   const shown = (value, column) => value === null ? "–"
-    : typeof value === "number" ? (column.padded ? padded : numberText)(value) : String(value);
+    : typeof value === "number" ? (column.padded ? padded(value, column.padded) : numberText(value)) : String(value);
 
   const titleOf = (column) => column.unit ? `${column.name}, ${column.unit}` : column.name;
   // A long name may be broken after its signs, and nowhere else.

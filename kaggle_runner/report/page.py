@@ -22,7 +22,7 @@ from kaggle_runner.metrics import Metric, format_metric
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis, Row, labels
 from kaggle_runner.report.costs import cost_figures
-from kaggle_runner.report.figures import Figure, trial_figures
+from kaggle_runner.report.figures import Figure, short, trial_figures
 from kaggle_runner.report.lead import Lead, Overview
 from kaggle_runner.report.maps import by_importance, map_figures
 from kaggle_runner.report.recipes import next_search, recipes
@@ -196,9 +196,9 @@ def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the table of trials by column: name, unit, whether it is numbers, and one cell for each row."""
     rows = analysis.rows
     columns = [_column("trial", [row.id for row in rows]), _column("status", [row.status for row in rows]),
-               _column(analysis.metric, [row.value for row in rows]) | {"padded": True}]
+               _metric_column(analysis, analysis.metric, [row.value for row in rows])]
     if analysis.first.has_means:
-        columns.append(_column("mean over seeds", [row.compared_by for row in rows]) | {"padded": True})
+        columns.append(_metric_column(analysis, "mean over seeds", [row.compared_by for row in rows]))
     columns += [_column(other.short, [row.metrics.get(other.name) for row in rows]) for other in analysis.others]
     columns += [_column(axis.name, [_setting(row, axis.name) for row in rows]) for axis in analysis.axes]
     if len({row.params.get("seed") for row in rows}) > 1:
@@ -215,6 +215,11 @@ def _column(name: str, cells: list[Any], unit: str = "") -> dict[str, Any]:
     filled = [cell for cell in cells if cell is not None]
     return {"name": name, "unit": unit, "numeric": bool(filled) and all(is_number(cell) for cell in filled),
             "cells": [float(f"{cell:.6g}") if isinstance(cell, float) else cell for cell in cells]}
+
+
+def _metric_column(analysis: Analysis, name: str, cells: list[float | None]) -> dict[str, Any]:
+    """Return a column whose numbers are to be compared: with zeros, and in as many digits as tell them apart."""
+    return _column(name, cells) | {"padded": analysis.digits, "cells": short(cells)}
 
 
 def _setting(row: Row, name: str) -> Any:
@@ -298,13 +303,13 @@ def _meta(analysis: Analysis) -> str:
 def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
     """Return the numbers that stand large: name, value and note of each."""
     base, ranked = analysis.baseline, analysis.first.ranked
-    facts = [(f"best {analysis.metric}", metric_text(ranked[0].mean if ranked else None),
+    facts = [(f"best {analysis.metric}", metric_text(ranked[0].mean if ranked else None, analysis.digits),
               say.configuration_text(ranked[0]) if ranked else "")]
     if base is not None:
         change = (f"the best is {percent_text(abs(ranked[0].mean / base - 1))} "
                   f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base and ranked[0].mean != base else
               "the best has the same" if ranked and ranked[0].mean == base else "")
-        facts.append(("untouched base", metric_text(base), change))
+        facts.append(("untouched base", metric_text(base, analysis.digits), change))
     beside = Metric(name=analysis.metric, goal=analysis.goal).beside
     facts += [(other.short.replace("_", " "), format_metric(other.name, other.winner),
                "" if other.base is None else f"the untouched base has {format_metric(other.name, other.base)}")
@@ -370,7 +375,7 @@ def _words() -> str:
 def _repeats(analysis: Analysis) -> str:
     if not analysis.repeats:
         return ""
-    rows = [[", ".join(repeat.names), str(repeat.seeds), metric_text(repeat.mean),
+    rows = [[", ".join(repeat.names), str(repeat.seeds), metric_text(repeat.mean, analysis.digits),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
     header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
     return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")

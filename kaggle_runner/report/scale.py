@@ -41,13 +41,13 @@ class MetricScale:
         if self.holds(value):
             return value
         inset = 0.02 * (self.high - self.low)
-        return float(f"{self.high - inset if value > self.high else self.low + inset:.6g}")
+        return self.high - inset if value > self.high else self.low + inset
 
     @property
     def axis(self) -> dict[str, Any]:
         """The axis for a layout."""
         return {"title": {"text": self.title}, "automargin": True,
-                "range": [float(f"{self.low:.6g}"), float(f"{self.high:.6g}")]}
+                "range": [self.low, self.high]}
 
     @property
     def shapes(self) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") ->
             "line": {"color": color, "width": 1.5, "dash": dash}, "name": name, "showlegend": True}
 
 
-def band(x: list[Any], low: list[float], high: list[float], name: str) -> list[Mapping[str, Any]]:
+def band(x: list[Any], low: list[Any], high: list[Any], name: str) -> list[Mapping[str, Any]]:
     """Return a band between two stepped lines, as two traces of which the second is filled."""
     edge = {"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip",
             "line": {"width": 1, "color": BEST, "shape": "hv", "dash": "dot"}}

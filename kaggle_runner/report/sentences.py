@@ -40,7 +40,8 @@ def winner(analysis: Analysis) -> str:
         became = names_text(f"{count} {status}" for status, count in counts.most_common())
         return f"No trial is complete, so nothing can be compared: {became}." if counts else "No trial has started yet."
     best = first.ranked[0]
-    name, value = configuration_text(best), f"{metric} {metric_text(best.mean)}{_beside_base(analysis)}"
+    name = configuration_text(best)
+    value = f"{metric} {metric_text(best.mean, analysis.digits)}{_beside_base(analysis)}"
     if len(first.ranked) == 1:
         has = "has" if len(best.runs_ids) == 1 else "have"
         return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
@@ -83,7 +84,7 @@ def _beside_base(analysis: Analysis) -> str:
         return ", as the untouched base has"
     relative = f" ({percent_text(abs(gain / base))})" if base else ""
     return f", {number_text(abs(gain), 3)}{relative} {'below' if gain < 0 else 'above'} the untouched base's " \
-           f"{metric_text(base)}"
+           f"{metric_text(base, analysis.digits)}"
 
 
 def _capital(text: str) -> str:
@@ -131,7 +132,7 @@ def repeats(analysis: Analysis) -> str:
         return ""
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
-    text = (f"Best mean over seeds: {names_text(first.names)}, mean {metric_text(first.mean)} ± "
+    text = (f"Best mean over seeds: {names_text(first.names)}, mean {metric_text(first.mean, analysis.digits)} ± "
             f"{number_text(first.half_width, 2)} (95 % interval)")
     if others:
         text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"

@@ -89,7 +89,7 @@ class StudyView:
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
-        body = "".join(_cells("td", [row.id, row.status, metric_text(row.compared_by),
+        body = "".join(_cells("td", [row.id, row.status, metric_text(row.compared_by, analysis.digits),
                                      *(setting_text(row.params, name) for name in names)])
                        for row in rows[:_MOST_SHOWN])
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""

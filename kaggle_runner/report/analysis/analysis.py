@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kaggle_runner.metrics import Goal
+from kaggle_runner.metrics import Goal, digits_of
 from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
 from kaggle_runner.report.analysis.answers import Asked, read_answers
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps
@@ -162,6 +162,11 @@ class Analysis:
         """The best trial of each configuration, in the order of `FirstPlace.places`."""
         best = {row.id: i for i, row in enumerate(self.ranked)}
         return tuple(self.ranked[min(best[trial] for trial in one.runs_ids)] for one in self.first.places)
+
+    @property
+    def digits(self) -> int:
+        """In how many significant digits the metric is written, so that its values are told apart."""
+        return digits_of(one.mean for one in self.first.ranked)
 
     @property
     def noise(self) -> Noise | None:
