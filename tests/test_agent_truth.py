@@ -202,12 +202,17 @@ def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> 
 def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A limit on the size of files stands for it: the worker's, and later the client's, between two trials."""
+    """A limit on the size of files stands for it: the worker's, the agent's in mid-trial, and the client's, between
+    two trials."""
     body = """
     import resource
     def notify(event):
         if event.kind == "started" and sys.argv[2] == "full":
             resource.prlimit(event.pid, resource.RLIMIT_FSIZE, (6000, 6000))
+        elif event.kind == "log" and sys.argv[2] == "journal":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+        elif event.kind == "note":
+            say(note=event.text)
         elif event.kind == "trial_ended" and sys.argv[2] == "mended":
             resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
     agent(sys.argv[1], notify=notify)
@@ -220,14 +225,19 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
         (record,) = read_study(tmp_path / "study").records
         assert record.result is not None
         assert record.result.status is Status.PREEMPTED
+        journal = begin(server, body, path_of(sweep), "journal").finish(200)
+        assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
         again = begin(server, body, path_of(sweep), "mended").finish(200)
     assert "File too large" in full.facts["reason"][0]
+    assert journal.facts["reason"][0].startswith(f"cannot write study/trials/{run.name}/history.jsonl: no space left")
+    assert "it will call the run crashed" not in journal.text
+    assert "Logging error" not in journal.text
     assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [1])
     (reason,) = again.facts["reason"]
     assert reason == (f"this machine failed, and not the trial: WANDB_DIR {tmp_path}/wandb cannot be written: File too "
                       f"large; mend that and run the same command again")
     done, back = server.state.runs.values()
-    assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 2, "preempted", 75)
+    assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 3, "preempted", 75)
     assert server.sweep.queue == [back.name]
     assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
     assert processes_in(tmp_path) == []

@@ -23,7 +23,7 @@ from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
-from kaggle_runner.wandb.answers import STUDY
+from kaggle_runner.wandb.answers import STUDY, ask_run
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.ends.hand_back import hand_back
@@ -252,6 +252,10 @@ class JobRunner:
             log.finish(code, rows, lambda: self.ending.is_over(began, self._patience.upload_s) or doubt.is_certain())
         except RunLost as error:
             if not doubt.reason:
+                state = "unknown" if isinstance(error.__cause__, TimeoutError) else ask_run(path)[1].state
+                if state in ("finished", "failed", "preempted"):
+                    return self._lose(f"W&B's client failed when run {log.id} had ended, which W&B shows as {state}: "
+                                      f"{error}; the study has all of it")
                 self._note_missing(log.id, str(error))
                 return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, "
                                   f"the study has all of it")

@@ -107,15 +107,17 @@ class ClientWords(logging.Handler):
 
 @contextlib.contextmanager
 def listening() -> Iterator[ClientWords]:
-    """Listen to the client during the block."""
+    """Listen to the client during the block, and keep a log that it cannot write from filling the screen."""
     words, agent = ClientWords(), logging.getLogger(_AGENT)
-    level = agent.level
+    level, raises = agent.level, logging.raiseExceptions
+    logging.raiseExceptions = False
     agent.setLevel(logging.DEBUG)
     for name in LOGGERS:
         logging.getLogger(name).addHandler(words)
     try:
         yield words
     finally:
+        logging.raiseExceptions = raises
         agent.setLevel(level)
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(words)
