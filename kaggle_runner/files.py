@@ -90,6 +90,9 @@ def cannot_write(path: Path, error: OSError, *, way_out: str = OF_A_STUDY) -> St
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StudyError(f"cannot write {path}: no space left on the disk; free some and run the same command "
                           f"again{kept.replace(';', ',')}")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StudyError(f"cannot write {path}: {error.strerror}; raise that limit, as with ulimit -n, and run the "
+                          f"same command again{kept.replace(';', ',')}")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StudyError(f"cannot write {path}: {error.strerror}; {way_out}")
     if error.errno == errno.ENOENT and not path.parent.is_dir():

@@ -199,7 +199,7 @@ def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> 
     assert words.failed_requests == 0
 
 
-def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
+def test_a_full_disk_and_no_more_file_handles_hand_the_trial_back_and_take_no_other(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for it: the worker's, the agent's in mid-trial, and the client's, between
@@ -211,6 +211,8 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
             resource.prlimit(event.pid, resource.RLIMIT_FSIZE, (6000, 6000))
         elif event.kind == "log" and sys.argv[2] == "journal":
             resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
+        elif event.kind == "log" and sys.argv[2] == "handles":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         elif event.kind == "note":
             say(note=event.text)
         elif event.kind == "trial_ended" and sys.argv[2] == "mended":
@@ -225,19 +227,24 @@ def test_a_full_disk_hands_the_trial_back_and_takes_no_other(
         (record,) = read_study(tmp_path / "study").records
         assert record.result is not None
         assert record.result.status is Status.PREEMPTED
-        journal = begin(server, body, path_of(sweep), "journal").finish(200)
-        assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
+        broken = {}
+        for fault in ("journal", "handles"):
+            broken[fault] = begin(server, body, path_of(sweep), fault).finish(200)
+            assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
         again = begin(server, body, path_of(sweep), "mended").finish(200)
     assert "File too large" in full.facts["reason"][0]
-    assert journal.facts["reason"][0].startswith(f"cannot write study/trials/{run.name}/history.jsonl: no space left")
-    assert "it will call the run crashed" not in journal.text
-    assert "Logging error" not in journal.text
+    for fault, why in (("journal", "no space left on the disk; free some"), ("handles", "Too many open files; raise ")):
+        assert broken[fault].facts["reason"][0].startswith(
+            f"cannot write study/trials/{run.name}/history.jsonl: {why}")
+        assert broken[fault].facts["exit_status"] == [1]
+    assert "it will call the run crashed" not in broken["journal"].text
+    assert "Logging error" not in broken["journal"].text
     assert (full.facts["exit_status"], again.facts["exit_status"]) == ([1], [1])
     (reason,) = again.facts["reason"]
     assert reason == (f"this machine failed, and not the trial: WANDB_DIR {tmp_path}/wandb cannot be written: File too "
                       f"large; mend that and run the same command again")
     done, back = server.state.runs.values()
-    assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 3, "preempted", 75)
+    assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 4, "preempted", 75)
     assert server.sweep.queue == [back.name]
     assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
     assert processes_in(tmp_path) == []

@@ -113,7 +113,8 @@ def leave_in_time() -> None:
     timer = threading.Timer(LEAVE_S, end_core)
     timer.daemon = True
     timer.start()
-    leave()
+    until = time.monotonic() + LEAVE_S + 2 * _FLUSH_S
+    attempt(leave, lambda: time.monotonic() > until)  # a client that could not open its loop waits for it for ever
     timer.cancel()
 
 
@@ -172,10 +173,11 @@ def end_halted_core() -> bool:
 def _cores(states: str = "RSDTtI") -> list[int]:
     """Find the processes `wandb-core` that this process started and that are alive, or in one of some states."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
-            state, parent = facts.split()[:2]
-            if name.startswith("wandb-core") and state in states and int(parent) == os.getpid():
-                found.append(int(path.parent.name))
+    with contextlib.suppress(OSError):  # no file handle is left
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError):
+                name, facts = path.read_text().split("(", 1)[1].rsplit(")", 1)
+                state, parent = facts.split()[:2]
+                if name.startswith("wandb-core") and state in states and int(parent) == os.getpid():
+                    found.append(int(path.parent.name))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.wandb.connection import GiveUp, in_environment, leave
-from kaggle_runner.wandb.run import PREEMPTED, RunLog
+from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
 
@@ -17,8 +17,15 @@ def hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
     """Give one run back; no other run of this process may be open.
 
     Raises:
-        RunLost: W&B cannot be reached or refuses.
+        RunLost: W&B cannot be reached or refuses, or this machine has no room for it.
     """
+    try:
+        _hand_back(sweep, run, give_up)
+    except OSError as error:
+        raise RunLost(str(error)) from error
+
+
+def _hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
     entity, project, name = sweep.path.split("/")
     with tempfile.TemporaryDirectory(prefix="kaggle_runner-") as spare:
         here = {"WANDB_ENTITY": entity, "WANDB_PROJECT": project, "WANDB_SWEEP_ID": name, "WANDB_RUN_ID": run}
