@@ -37,7 +37,7 @@ def here(file, study, count, agents=1, confirm=OFF, **patience):
     try:
         run = search_here(read_sweep(Path(file)), HereOrder(local=local, agents=agents, confirm=confirm, project="demo",
                           patience=patience), detect(), lambda event: isinstance(event, Note) and say(note=event.text))
-        say(reason=run.reason, unfinished=run.is_unfinished, away=run.away)
+        say(reason=run.reason, unfinished=run.is_unfinished, away=run.away, unconfirmed=run.unconfirmed)
     except KaggleRunnerError as error:
         say(error=str(error))
 """
@@ -47,14 +47,23 @@ def loss(params):
     decades, ranks = math.log10(params["learning_rate"] / 1e-3), math.log2(params.get("lora_r", 16) / 16)
     return 2.0 + 0.5 * decades**2 + 0.02 * ranks**2 + params.get("weight_decay", 0.0)
 
-def train(hang=None, mixed=False):
-    """Train as an agent of ours does, as far as W&B sees it; `mixed` ends some trials in other ways."""
+crashed = []
+
+def train(hang=None, mixed=False, crash=0):
+    """Train as an agent of ours does, as far as W&B sees it; `mixed` ends some trials in other ways.
+
+    The first runs that confirm the trial that is confirmed first `crash`.
+    """
     global started
     run = wandb.init(resume="allow")
     params, number = dict(run.config), started if mixed else -1
     started += 1
     say(run=run.id, resumed=run.resumed, number=run.name.split(",")[0], seed=params.get("seed"))
     value = loss(params) + 0.01 * params.get("seed", 0)
+    if len(crashed) < crash and params.get("confirms") == (crashed or [params.get("confirms")])[0] is not None:
+        crashed.append(params["confirms"])
+        run.summary.update({"outcome": "crash", "reason": "the worker was killed"})
+        return run.finish(exit_code=1)
     if number in (2, 3):
         kind, reason = [("infeasible", "needs 20 GiB"), ("not_finite", "loss is not finite at step 3")][number - 2]
         run.summary.update({"outcome": kind, "reason": reason})
@@ -146,6 +155,29 @@ def test_two_agents_one_of_them_killed_and_the_search_killed_train_each_trial_on
     assert lost.states[-1] == "finished"
     assert [run.starts for run in server.state.runs.values() if run is not lost] == [1] * 5
     assert any("gives no sign of life: it goes to another one" in note for note in second.facts["note"])
+
+
+def test_a_confirming_run_whose_worker_died_is_given_out_once_more_and_again_by_the_same_command(
+        tmp_path, server, start):
+    file, study, arguments = write_sweep(tmp_path), tmp_path / "study", ", confirm=Confirm(top=2, seeds=1)"
+    first = search(start, server, file, study, 2, arguments)
+    trains = agent(start, server, "crash=2")
+    assert first.finish(200).facts["unconfirmed"] == [
+        "trial 0000 with seed 43 failed: the worker was killed; the same command trains it again"], first.text
+    assert first.facts["unfinished"] == [True]
+    trains.finish(60)
+    second = search(start, server, file, study, 2, arguments)
+    server.wait_for(lambda state: len(state.runs) == 6, 60, why="it is given out again")
+    second.kill()
+    third = search(start, server, file, study, 2, arguments)
+    trains = agent(start, server)
+    assert third.finish(200).facts["unconfirmed"] == [""], third.text
+    trains.finish(60)
+    assert third.facts["unfinished"] == [False]
+    assert len(server.state.runs) == 6, "two trials, one confirmed at once and one at the third time"
+    found = read_study(confirm_directory(study)).finished
+    assert [record.result.status for record in found] == [Status.COMPLETE] * 2
+    assert server.sweep.state == "FINISHED"
 
 
 def test_a_server_that_lets_nobody_else_choose_is_told_in_one_line_before_anything_is_made(tmp_path):

@@ -70,14 +70,15 @@ def run_confirmation(snapshot: Snapshot, confirm: Confirm, environment: Environm
         if opened is None:
             return ""
         study, trials = opened
-        reason = run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment,
-                            notify=notify, what="confirm", goes_on=True, repeats=(snapshot,))
-        open_ = next((record for record in study.snapshot().records if record.trial in trials
-                      and record.result is not None and record.result.is_of_the_machine), None)
-        if reason or open_ is None or open_.result is None:
-            return reason or ""
-        return f"{confirming_name(open_)} {came_to(open_.result)}: {open_.result.reason}; the same command trains it " \
-               f"again"
+        return run_trials(study, trials, cpu_only=cpu_only, deadline=deadline, environment=environment, notify=notify,
+                          what="confirm", goes_on=True, repeats=(snapshot,)) or why_again(study.snapshot(), trials)
+
+
+def why_again(confirming: Snapshot, trials: Sequence[Trial]) -> str:
+    """Say which training the machine ended, so that the same command trains it again; empty where it ended none."""
+    return next((f"{confirming_name(record)} {came_to(record.result)}: {record.result.reason}; the same command trains "
+                 f"it again" for record in confirming.records
+                 if record.trial in trials and record.result and record.result.is_of_the_machine), "")
 
 
 @contextlib.contextmanager

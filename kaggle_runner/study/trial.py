@@ -16,7 +16,7 @@ OPEN = (RUNNING, STOPPED)
 _WITHOUT_AN_END = "stopped without an end; the next start goes on with it"
 SEED = "seed"
 """The hyperparameter in which the trials of one configuration differ."""
-OF_THE_MACHINE = ("crash", "hung", "error", "out_of_memory")
+OF_THE_MACHINE = ("crash", "hung", "error", "out_of_memory", "lost")
 """Kinds of failure that say nothing against a configuration which was trained before."""
 Measured = tuple[str, Mapping[str, Any], float]
 """A complete trial: its id, its hyperparameters and what was measured."""

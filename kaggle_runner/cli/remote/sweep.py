@@ -102,11 +102,13 @@ def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents
     with display(typed_command()) as notify:
         run = search_here(spec, order, environment, notify)
     page = print_study(run.snapshot, run.reason)
-    if not run.is_unfinished and (why := why_unconfirmed(run.snapshot, asked)):
+    if why := f"not done: {run.unconfirmed}" if run.unconfirmed else "" if run.is_unfinished else why_unconfirmed(
+            run.snapshot, asked):
         say("confirm", why)
     click.echo(f"sweep    {run.sweep.url}")
     if run.is_unfinished:
-        say("away", run.away)
+        if run.away:
+            say("away", run.away)
         _print_agents(run.sweep.path)
         click.echo(f"next     {continuing()}")
     else:

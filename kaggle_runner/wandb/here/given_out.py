@@ -134,7 +134,7 @@ class GivenOut:
         """Read how a run ended; none while W&B has not all of it."""
         if state == "gone":
             return TrialResult(id=trial.id, status=Status.FAILED, metric=None, reason="its run was deleted on W&B",
-                               notes={"run": run})
+                               notes={"run": run, "kind": "lost"})
         try:
             rows, result, is_ours = self._runs.result(run, trial.id, self._spec.judged_by)
         except API_ERRORS as error:
@@ -193,10 +193,17 @@ class GivenOut:
         self.open[run] = trial
 
     def _adopt(self) -> None:
-        """Take up the runs of trials without an end: those that the journal names, and those found by configuration."""
+        """Take up the runs of trials without an end: those that the journal names, and those found by configuration.
+
+        The runs that a trial had before its last start are over.
+        """
         waiting = {record.trial.id: record.trial for record in self._study.snapshot().records if record.result is None}
-        known = {event["run"]: event["trial"] for event in json_lines(self._study.directory / JOURNAL)
-                 if event.get("event") == "run"}
+        known: dict[str, str] = {}
+        for event in json_lines(self._study.directory / JOURNAL):
+            if event.get("event") == "run":
+                known[event["run"]] = event["trial"]
+            elif event.get("event") == "start":
+                known |= {run: "" for run, trial in known.items() if trial == event["trial"]["id"]}
         self.open |= {run: waiting[trial] for run, trial in known.items() if trial in waiting}
         self._must_look = False
         free = [trial for name, trial in waiting.items() if name not in self.trials]

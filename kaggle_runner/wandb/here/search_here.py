@@ -18,7 +18,8 @@ from kaggle_runner.events import Note, Notify, SweepStarted
 from kaggle_runner.files import json_lines
 from kaggle_runner.machine.deadline import in_minutes
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.run.confirm import open_confirmation
+from kaggle_runner.run.confirm import open_confirmation, why_again
+from kaggle_runner.run.fixed_trials import left_of
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.one_trial import preempts
 from kaggle_runner.run.points.prior import remember
@@ -63,7 +64,9 @@ class HereSession:
     is_unfinished: bool
     """Whether there is more to do; the same command then goes on."""
     away: str = ""
-    """What happens until then."""
+    """What happens until then, where agents have trials or wait for some."""
+    unconfirmed: str = ""
+    """Which confirming training the machine ended; empty if it ended none."""
 
 
 def search_here(spec: SweepSpec, order: HereOrder, environment: Environment, notify: Notify) -> HereSession:
@@ -132,25 +135,33 @@ class _Here:
         self._notify(SweepStarted(total=total, finished=finished, directory=str(study.directory),
                                   workers=self._order.agents))
         given = GivenOut(study, self._spec, sweep, runs, self._order.patience, self._notify)
-        if sweep.state in OVER_STATES and (not self.search.is_complete(total) or given.open):
+        is_over = sweep.state in OVER_STATES
+        goes_on = not self.search.is_complete(total) or bool(given.open)
+        if goes_on and is_over:
             self._resume(sweep, runs)
-        why = self._give_out(given, runs, lambda: self._next(total), self.search.tell)
-        reason = why or self.search.reason
+        why = self._give_out(given, runs, lambda: self._next(total), self.search.tell) if goes_on else ""
+        reason, unconfirmed = why or self.search.reason, ""
         if not why and confirm.runs:
             with open_confirmation(study.snapshot(), confirm, self._notify) as opened:
                 if opened is not None:
                     beside, trials = opened
-                    done = {record.trial.id for record in beside.snapshot().finished}
-                    todo = [trial for trial in trials if trial.id not in done]
                     given = GivenOut(beside, self._spec, sweep, runs, self._order.patience, self._notify)
-                    if todo and sweep.state in OVER_STATES:
+                    todo = [trial for trial in left_of(beside.snapshot(), trials) if trial.id not in given.trials]
+                    twice: list[Trial] = []
+
+                    def tell(trial: Trial, result: TrialResult) -> None:
+                        if result.is_of_the_machine and trial not in twice:  # once more, as at home
+                            twice.append(trial)
+                            todo.append(trial)
+
+                    if is_over and not goes_on and (todo or given.open):
                         self._resume(sweep, runs)
-                    why = self._give_out(given, runs, lambda: todo.pop(0) if todo else None,
-                                         lambda trial, result: None)
+                    why = self._give_out(given, runs, lambda: todo.pop(0) if todo else None, tell)
+                    unconfirmed = "" if why else why_again(beside.snapshot(), trials)
         if not why:
             self._end(sweep, runs)
-        return HereSession(snapshot=study.snapshot(), sweep=sweep, reason=why or reason, is_unfinished=bool(why),
-                           away=_away(given) if why else "")
+        return HereSession(snapshot=study.snapshot(), sweep=sweep, reason=why or reason, unconfirmed=unconfirmed,
+                           is_unfinished=bool(why or unconfirmed), away=_away(given) if why else "")
 
     def _next(self, total: int) -> Trial | None:
         return None if self.search.is_complete(total) else self.search.ask(total)
