@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
@@ -18,16 +18,16 @@ import sqlalchemy as sql
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.machine.environment import detect
-from kaggle_runner.run.confirm import chosen, sweep_of_trials, trials_of
+from kaggle_runner.run.confirm import chosen, trials_of
 from kaggle_runner.run.search import run_sweep
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import bring, require_shelf
-from kaggle_runner.run.shared.confirm import SharedTrials, name_of
+from kaggle_runner.run.shared.confirm import SharedTrials, name_of, spec_of
 from kaggle_runner.run.shared.database import ANSWER_S, BUSY_S, CONNECT_S, Database
 from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
 from kaggle_runner.run.shared.record import SharedRecord
-from kaggle_runner.study.journal import Study, confirm_directory, read_study
+from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import confirmed
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
@@ -45,6 +45,8 @@ parameters:
   lora_r: {{values: [8, 16, 32]}}
   learning_rate: {{values: [1.0e-4, 1.0e-3]}}
 """
+
+SharedConfirming = tuple[Callable[..., list[str]], Snapshot, Confirm]
 
 
 def answer_as_a_web_server(server: socket.socket) -> None:
@@ -374,30 +376,42 @@ class TestCheckpoints:
 
 
 class TestConfirmation:
-    def test_two_machines_share_its_trainings_and_it_is_read_with_the_study(self, tmp_path, url):
+    @pytest.fixture
+    def confirming(self, tmp_path, url) -> SharedConfirming:
+        """The confirmation of a search that is done, for each machine."""
         sweep, confirm = write_sweep(tmp_path), Confirm(top=2, seeds=2)
         shared_session.run(sweep, tmp_path / "one", 5, url)
         whole = read_study(tmp_path / "one" / "shared")
         trials = trials_of(chosen(whole, confirm), confirm)
         name = name_of(whole.info.name, trials, confirm)
-        spec = dataclasses.replace(read_sweep(sweep), name=name, raw=sweep_of_trials(trials))
+        spec = spec_of(dataclasses.replace(read_sweep(sweep), target=9.0), name, trials)  # which each of them reaches
 
-        def machine(folder: str, count: int) -> list[str]:
-            directory = confirm_directory(tmp_path / folder)
+        def machine(folder: str, count: int, crash: str = "") -> list[str]:
+            """Train on one machine; return the trainings that began, of which one may crash."""
+            directory, began = confirm_directory(tmp_path / folder), []
             record = SharedRecord.join(Database(dataclasses.replace(read_address(url), study=name)), spec, 0, 60.0)
             with (Study.open_for_writing(directory, name=name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                          seed=0) as study, SharedTrials(trials, record, study, spec) as search):
 
                 def train(trial: Trial) -> TrialResult:
+                    began.append(trial.id)
                     study.record_start(trial, dict(trial.params))
                     result = optuna_session.complete(trial)
-                    study.record_end(dataclasses.replace(result, metric=float(result.metric or 0) + trial.number / 100))
-                    return study.snapshot().finished[-1].result or result
+                    result = TrialResult(
+                        id=trial.id, status=Status.FAILED, metric=None, notes={"kind": "crash"}
+                    ) if trial.id == crash else dataclasses.replace(
+                        result, metric=float(result.metric or 0) + trial.number / 100)
+                    study.record_end(result)
+                    return result
 
                 run_sweep(search, run_trial=train, count=count)
                 search.close()
-            return [record.trial.id for record in read_study(directory).finished]
+            return began
 
+        return machine, whole, confirm
+
+    def test_two_machines_share_its_trainings_and_it_is_read_with_the_study(self, tmp_path, url, confirming):
+        machine, whole, confirm = confirming
         assert machine("one", 1) == ["0000"]
         assert machine("two", 4) == ["0001", "0002", "0003"]
         assert len(points(url)) == 5, "what confirms a study is no other study"
@@ -407,6 +421,23 @@ class TestConfirmation:
         assert found.seeds == 2
         assert {candidate.trial.id: len(candidate.further) for candidate in found.candidates} == {
             one.records[0].trial.id: 2 for one in chosen(whole, confirm)}
+
+    @pytest.mark.parametrize("second", ["one", "two"])
+    def test_a_training_that_a_machine_ended_is_trained_again_by_the_same_command_there_or_elsewhere(
+            self, second, tmp_path, url, confirming):
+        machine, *_ = confirming
+        assert machine("one", 4, crash="0001") == ["0000", "0001", "0002", "0003"]
+        environment = dataclasses.replace(detect({}, Path("/")), writable_directory=tmp_path)
+        assert [record.result.status for record in read_study(directory_of(url, environment)).confirming] == [
+            "complete", "failed", "complete", "complete"]
+        assert machine(second, 4, crash="0001") == ["0001"]
+        assert machine(second, 4) == ["0001"]
+        assert machine("one", 4) == machine("two", 4) == []
+        found = read_study(directory_of(url, environment)).confirming
+        assert [record.result.metric for record in found] == [
+            optuna_session.loss(record.trial.params) + record.trial.number / 100 for record in found]
+        local = {record.trial.id: record.result for record in read_study(confirm_directory(tmp_path / "one")).records}
+        assert "lost to" not in local["0001"].reason
 
 
 class TestConnections:

@@ -18,7 +18,7 @@ from kaggle_runner.files import make_directory
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
-from kaggle_runner.run.confirm import LEAST, chosen, sweep_of_trials, trials_of, what_begins
+from kaggle_runner.run.confirm import LEAST, chosen, sweep_of_trials, trials_of, what_begins, why_again
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.fixed_trials import run_twice
 from kaggle_runner.run.local_sweep import run_workers
@@ -42,10 +42,14 @@ class SharedTrials(SharedSearch):
     """Trials that are known beforehand, handed out among machines as the points of a search are."""
 
     def __init__(self, trials: Sequence[Trial], *arguments: Any, **known: Any) -> None:
-        """Join, as a search does."""
+        """Join, as a search does; what a machine ended is to be trained once more."""
         self._fixed = trials
         super().__init__(*arguments, **known)
         self._points = len(trials)
+        for number, row in self._record.rows.items():
+            if row.result is not None and row.result.is_of_the_machine:
+                self._do(partial(self._record.reopen, number, row.attempt))
+                del self._results[number]
 
     def _choose(self, claim: Claim, total: int) -> Trial | None:
         trial = self._fixed[claim.number]
@@ -69,7 +73,7 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
     trials = trials_of(configurations, confirm)
     name = name_of(snapshot.info.name, trials, confirm)
     address = replace(read_address(shared.address), study=name)
-    of_trials = replace(spec, name=name, raw=sweep_of_trials(trials))
+    of_trials = spec_of(spec, name, trials)
     record = SharedRecord.join(Database(address, notify=notify), of_trials, snapshot.info.seed,
                                shared.lease_s or DEFAULT_LEASE_S)
     environment = prepare_session(environment, spec.trainer, cpu_only=cpu_only, searches=False)
@@ -101,7 +105,13 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
         beside = confirm_directory(snapshot.directory)  # where those who read the study look for it
         make_directory(beside)
         write_copy(search.snapshot(), beside, uid=record.uid, shown=record.database.address.shown)
-    return next((outcome.reason for outcome in outcomes if outcome.cut_short or outcome.gave_up), "")
+        again = why_again(search.snapshot(), trials)
+    return next((outcome.reason for outcome in outcomes if outcome.cut_short or outcome.gave_up), again)
+
+
+def spec_of(spec: SweepSpec, name: str, trials: Sequence[Trial]) -> SweepSpec:
+    """Return the sweep that these trainings of another one are; a target ends the search, and not what confirms it."""
+    return replace(spec, name=name, raw=sweep_of_trials(trials), target=None)
 
 
 def name_of(study: str, trials: Sequence[Trial], confirm: Confirm) -> str:

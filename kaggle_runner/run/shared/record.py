@@ -294,6 +294,15 @@ class SharedRecord:
         self._copy(trial, result, told)
         return None
 
+    def reopen(self, number: int, attempt: int) -> None:
+        """Have a trial trained once more that ended in this attempt; another machine may have reopened it already."""
+        columns = TRIALS.c
+        with self.database.begin() as connection:
+            connection.execute(TRIALS.update().where(
+                columns.study == self._study, columns.number == number, columns.attempt == attempt,
+                columns.result.is_not(None)).values(result=None, told=None, holder=""))
+        self.rows[number].result = None
+
     def mend(self) -> None:
         """Bring Optuna's copy in line where a kill came between a result and its copy."""
         columns = TRIALS.c

@@ -205,8 +205,8 @@ class SharedSearch(Search):
         """Tell what ended here while the database was away; what was given to others meanwhile is lost."""
         for record in self._study.snapshot().finished:
             row, result = self._record.rows.get(record.trial.number), record.result
-            if row is None or result is None:
-                continue
+            if row is None or result is None or (result.is_of_the_machine and row.holder != self._record.holder):
+                continue  # what this machine ended, another one may train: nothing is lost
             if row.holder != self._record.holder:
                 self._record_lost(result, row.machine)
             elif row.result is None:
