@@ -29,7 +29,7 @@ from kaggle_runner.kaggle.push import push_again
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status
-from tests.made_studies import Made, write_study
+from tests.made_studies import Made, write_confirmed, write_study
 from tests.standins.nvidia_smi import path_with
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +67,16 @@ def test_a_sweep_ends_with_what_its_page_says_of_first_place(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "\nfirst    First place is shared by all 6 complete configurations: " in told
     assert told.index("\nbest ") < told.index("\nfirst ") < told.index("\npicture ")
+
+
+@pytest.mark.parametrize("width", [None, 30])
+def test_of_a_confirmed_study_the_mean_is_shown_that_its_trials_are_ranked_by(tmp_path, width):
+    found = trial_table(read_study(write_confirmed(tmp_path / "s")), width=width)
+    told = found.split()
+    assert told.index("*") == told.index("2.5250") + 1
+    assert told.count("*") == 1
+    assert "mean" in told
+    assert "mean" not in trial_table(demo(tmp_path / "plain"), width=width).split()
 
 
 def words_of(text):

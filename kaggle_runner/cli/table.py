@@ -9,6 +9,7 @@ from typing import Any
 
 from kaggle_runner.cli.words import columns_of, command, fitted, padded, wrapped
 from kaggle_runner.study.journal import Snapshot
+from kaggle_runner.study.noise import configurations_of
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many
@@ -112,11 +113,17 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
            ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
                          "-" if result else "" for result in results])]
-    metric = ["" if result is None else "-" if result.metric is None else f"{snapshot.metric.text(result.metric)}{mark}"
-              for result, mark in zip(results, marks, strict=True)]
+    metric = ["" if result is None else "-" if result.metric is None else snapshot.metric.text(result.metric)
+              for result in results]
+    found = configurations_of(snapshot)
+    means = {trial: snapshot.metric.text(one.mean) for one in found for trial in (*one.trial_ids, *one.duplicates)}
+    judged = [("mean", [means.get(record.trial.id, "") for record in records])] \
+        if any(one.runs > 1 for one in found) else []  # of what differs in the seed alone: this is compared
+    *before, last = (snapshot.info.metric, metric), *judged
+    marked = [*before, (last[0], [cell + mark for cell, mark in zip(last[1], marks, strict=True)])]
     return [
         Column(name="trial", cells=tuple(record.trial.id for record in records), may_lift=False),
-        Column(name=snapshot.info.metric, cells=tuple(metric), may_lift=False),
+        *(Column(name=name, cells=tuple(cells), may_lift=False) for name, cells in marked),
         *(Column(name=name, cells=tuple(cells)) for name, cells in own),
         *(Column(name=name, cells=tuple(format_value(record.trial.params[name]) if name in record.trial.params else ""
                                         for record in records)) for name in searched(snapshot)),
