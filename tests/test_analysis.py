@@ -131,6 +131,22 @@ def test_what_diverged_does_not_share_first_place_and_is_no_noise(tmp_path, coun
     assert analysis.noise is None or analysis.first.distance < 0.5
 
 
+def test_what_diverged_is_told_also_where_the_others_differ_by_much(tmp_path):
+    wrong = 0
+    for seed in range(12):
+        generator, trials = random.Random(seed), []
+        for _ in range(40):
+            rate = 10 ** generator.uniform(-5, -3)
+            value = 2.5 + 2 * (math.log10(rate) + 4.3) ** 2 + generator.gauss(0, 0.01)
+            trials.append(Made(params={"learning_rate": rate, "lora_r": generator.choice([4, 8, 16])},
+                               value=value if rate < 2e-4 else 6 + generator.gauss(0, 0.5)))
+        analysis = analysis_of(write_study(tmp_path / str(seed), trials, parameters={
+            "learning_rate": LEARNING_RATE, "lora_r": {"values": [4, 8, 16]}}))
+        rate = {row.id: row.params["learning_rate"] for row in analysis.rows}
+        wrong += max(rate[trial] for trial in analysis.first.trial_ids) > 2e-4 or analysis.noise.deviation > 0.03
+    assert wrong <= 1
+
+
 def test_it_is_said_how_many_are_no_noise(tmp_path):
     analysis = analysis_of(write_cliff(tmp_path / "s"))
     diverged = sum(row.value > 5 for row in analysis.complete)

@@ -20,8 +20,9 @@ from kaggle_runner.wording import how_many
 MIN_FOR_NOISE = 8
 """Configurations from which on their own scatter says something of the noise."""
 _LEVEL, _DRAWS, _FEW = 0.03, 4000, 4
-_GAP, _GAP_CHANCE = 3.0, 1e-3
-"""How many times as wide as all before it a gap must be, and how seldom it may be so by chance."""
+_GAP, _GAP_CHANCE = 1.5, 1e-3
+"""How many times as wide as all before it a gap must be, and how seldom it may be so by chance. Source: measured with
+benchmarks/truth.py, 150 studies: with heavy tails as many are wrong as at 3; at 1 twice as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +91,17 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     """Find those of some configurations, best first, that share first place; `measured` noise goes before its model.
 
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
-    whole width of it is the distance. Where they leave more than the configurations before a gap scatter, `effects_of`
-    these alone are the model.
+    whole width of it is the distance. Where they leave more than the configurations before a gap scatter, or
+    twice what `effects_of` these alone leave, those are the model.
     """
     sign = -1.0 if goal == "maximize" else 1.0
     ranked, use_both = tuple(configurations), measured is not None and measured.freedom < _FEW
     near, apart = _near(ranked, sign) if measured is None or use_both else ranked, 0
-    if len(near) < len(ranked) and not _is_explained(effects, near):
-        effects, apart = effects_of(near), len(ranked) - len(near)
+    if len(near) < len(ranked):
+        alone = effects_of(near)
+        if not _is_explained(effects, near) or (len(near) >= MIN_FOR_NOISE
+                                                and 0 < 2 * alone.deviation < effects.deviation):
+            effects, apart = alone, len(ranked) - len(near)
     modelled = _modelled(effects, len(ranked) - apart, apart)
     distances = [_distance(noise, len(ranked)) for noise in (measured, modelled) if noise]
     if modelled is not None:
