@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,12 @@ def test_rows_prompts_and_chats_on_the_command_line(tmp_path, cache, run, tiny_l
     asked = run(study, "--prompt", "say 7", *short)
     assert ("asked     ### Question:\n          system: you count\n          user: say 7\n          \n"
             "          ### Answer:\n") in asked.stdout, "the system prompt of the rows goes before it"
+    def tuned(*options):
+        return re.sub(r" \(\d+ tokens.*", "", run(study, "--prompt", "say 7", *short, *options).stdout)
+
+    assert tuned() == tuned("--temperature", "0", "--seed", "3")
+    assert tuned() != tuned("--seed", "3") == tuned("--seed", "3", "--temperature", "1"), "a seed alone draws too"
+    assert tuned() != tuned("--top-p", "1"), "and so does a share of the likeliest"
     piped = run(study, "--prompt", "-", "--system", "you sing", *short, typed="say\n\u00fc\n").stdout
     assert "system: you sing\n          user: say\n          \u00fc\n          \n" in piped
     assert run(study, "--prompt", " ").exit_code == run(study, "--prompt", "-").exit_code == 2

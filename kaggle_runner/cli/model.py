@@ -291,13 +291,14 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True,
               help="Most tokens of an answer.")
 @click.option("--temperature", type=float, callback=not_negative,
-              help="How freely tokens are drawn; 0 takes the likeliest [0; 0.8 for a character model].")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, callback=positive,
-              help="Draw from the likeliest tokens that have this share together.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of the draws.")
+              help="How freely tokens are drawn; 0 takes the likeliest [0; 1 with --top-p or --seed; 0.8 for a "
+                                   "character model].")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), callback=positive,
+              help="Draw from the likeliest tokens that have this share together [1].")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Seed of the draws [0].")
 @click.option("--cpu", is_flag=True, help="Leave the GPU alone.")
 def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, base: bool, system: str | None,
-         cpu: bool, temperature: float | None, **options: Any) -> None:
+         cpu: bool, temperature: float | None, top_p: float | None, seed: int | None, max_new_tokens: int) -> None:
     """Ask the model of a study's winner, beside its untouched base."""
     from kaggle_runner.cli.conversation import ask_prompt, ask_rows, chat
     from kaggle_runner.cli.progress import display
@@ -321,8 +322,9 @@ def try_(study: Path, trial: str | None, prompt: str | None, rows: int | None, b
         click.echo(f"warning: {talker.remark}", err=True)
     from kaggle_runner.model.talk.asking import Sampling
 
-    drawn = (0.8 if of_characters else 0.0) if temperature is None else temperature
-    sampling = Sampling(temperature=drawn, **options)
+    usual = 0.8 if of_characters else 0.0 if top_p is None and seed is None else 1.0
+    sampling = Sampling(temperature=usual if temperature is None else temperature, top_p=top_p or 1.0, seed=seed or 0,
+                        max_new_tokens=max_new_tokens)
     click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}")
     if prompt is not None:
         ask_prompt(talker, prompt, sampling)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from kaggle_runner.sweep.spec import SweepSpec
     from kaggle_runner.sweep.study_settings import Confirm
 
+UNCOUNTED = "until the rows of the hub are counted; give a study that has read them"
+"""Why the length of a training on them is not known."""
+
 
 @click.command()
 @click.argument("file", type=SweepFile())
@@ -66,8 +69,10 @@ def plan(file: Path, gpu: str | None, seconds_per_step: float | None, study: Pat
     if full:
         config = FinetuneConfig.from_params(spec.fixed)
         rows = _count_rows(config, environment.cache_directory)
-        if isinstance(rows, str) and snapshot:
-            rows = rows_known(snapshot, config.dataset) or rows
+        if isinstance(rows, str) and snapshot and (known_rows := rows_known(snapshot, config.dataset)):
+            if rows != UNCOUNTED:
+                complain(f"warning: {rows}; this is planned by the rows that {known} has read")
+            rows = known_rows
         final = plan_final(config, rows, gpus=gpus, seconds_per_step=seconds_per_step, snapshot=snapshot,
                            session_s=session_s or SESSION_S, week_s=WEEK_S)
     if as_json:
@@ -95,7 +100,7 @@ def _count_rows(config: "FinetuneConfig", cache_directory: Path) -> int | str:
             return len(load_rows(config, cache_directory=cache_directory).train)
     except DataError as error:
         return str(error)
-    return "until the rows of the hub are counted; give a study that has read them"
+    return UNCOUNTED
 
 
 def _rows_of(file: Path, spec: "SweepSpec", cache_directory: Path) -> str:
