@@ -1,12 +1,15 @@
 """Whether a session has the internet: real servers on loopback that answer, refuse, or say nothing."""
 
 import http.server
+import re
 import socket
 import threading
 
 import pytest
 
 from kaggle_runner.errors import HostError, NoInternet
+from kaggle_runner.kernel.main import require_machine
+from kaggle_runner.machine.environment import detect
 from kaggle_runner.machine.internet import INTERNET_VARIABLE, require_internet, servers_of
 
 
@@ -76,6 +79,13 @@ def test_a_server_that_does_not_answer_is_not_the_internet(refusing, names, mess
         return
     with pytest.raises(HostError, match=message.replace("CLOSED", address).replace("OPEN", refusing)):
         require_internet(servers, "kaggle", pause_s=0.0, neutral=neutrals)
+
+
+def test_a_silent_server_ends_no_session_that_may_not_need_it(tmp_path, refusing, capsys):
+    environ = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "WANDB_BASE_URL": refusing, "HF_ENDPOINT": closed(), "PATH": ""}
+    kernel = detect(environ, tmp_path)
+    require_machine(["agent", "me/p/abcd1234", "--cpu"], kernel, environ)
+    assert re.match(rf"warning: HF_ENDPOINT is {environ['HF_ENDPOINT']}, and no answer comes", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("host", "way_out"), [

@@ -259,6 +259,16 @@ def test_a_session_without_the_internet_ends_before_it_installs_anything(tmp_pat
     assert "mine.yaml: 3 problems" in result_of(tmp_path)["reason"], "the command ran, and has its own words"
 
 
+@pytest.mark.parametrize("command", ["export", "try"])
+def test_a_kernel_without_the_study_that_it_is_about_says_what_to_mount(tmp_path, command):
+    launch = Launch(arguments=(command, "studies/mine", "--cpu"), settings={"HF_HUB_OFFLINE": "1"})
+    run_script(build_launcher(launch, {}), tmp_path, on_kaggle=True)
+    result = result_of(tmp_path)
+    assert (result["exit_status"], result["reason"]) == (
+        1, f"no study is mounted under {tmp_path}/kaggle/input: name the kernel that trained it, such as --kernel "
+           f"me/my-training, and push again")
+
+
 @pytest.mark.parametrize("place", ["working", "working/result.json"])
 def test_a_verdict_that_cannot_be_written_is_said_in_one_line(tmp_path, place):
     taken = tmp_path / "kaggle" / place

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kaggle_runner
-from kaggle_runner.errors import KaggleRunnerError, SecretError
+from kaggle_runner.errors import HostError, KaggleRunnerError, NoInternet, SecretError, StudyError
 from kaggle_runner.files import FACTS_VARIABLE, RESULT, replacing
 from kaggle_runner.kernel.command import CommandEnd, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
@@ -81,6 +81,10 @@ def _work(session: Session, files: Mapping[str, str], root: Path) -> int:
             study = study_of(session.arguments)
             if study and (source := continue_study(inputs, session.working / study)):
                 _say(f"continue the study of {source}")
+            elif environment.host == "kaggle" and arguments[0] in ("export", "try") and \
+                    not (session.working / study / JOURNAL).exists():
+                raise StudyError(f"no study is mounted under {inputs}: name the kernel that trained it, such as "
+                                 f"--kernel me/my-training, and push again")
         with session.phase("command"), tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
             outcome, facts = _run(session, files, Path(directory), root)
         result = describe_session(session, outcome, facts)
@@ -131,7 +135,12 @@ def require_machine(arguments: Sequence[str], environment: Environment, environ:
         return
     environment.for_training(cpu_only="--cpu" in arguments)
     if servers := servers_of(arguments[0], environ):
-        require_internet(servers, environment.host)
+        try:
+            require_internet(servers, environment.host)
+        except NoInternet:
+            raise
+        except HostError as error:  # a server is silent; the command asks again for those that it cannot do without
+            _say(f"warning: {error}")
 
 
 def continue_study(inputs: Path, study: Path) -> Path | None:
