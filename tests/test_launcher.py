@@ -315,6 +315,19 @@ def test_a_disk_without_room_for_the_package_is_a_verdict_in_one_line(tmp_path, 
     assert (outside.returncode, bool(re.fullmatch(rf"error: {reason}\n", outside.stderr))) == (1, True), outside.stderr
 
 
+def test_a_session_whose_output_nobody_takes_any_more_is_not_said_to_have_never_begun(tmp_path, detect_script):
+    (tmp_path / "kaggle" / "working").mkdir(parents=True)
+    (tmp_path / "script.py").write_text(detect_script)
+    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stderr=subprocess.PIPE,
+                          stdout=subprocess.DEVNULL, env={
+                              "PATH": "/usr/bin:/bin", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+                              "KAGGLE_RUNNER_ROOT": str(tmp_path)}) as process:
+        process.stderr.close()
+        process.wait(60)
+    assert result_of(tmp_path)["reason"] == \
+        "this session cannot go on: [Errno 32] Broken pipe; mend that, and start it again"
+
+
 def test_a_second_start_beside_a_running_one_leaves_its_result_alone(tmp_path, detect_script):
     import fcntl
 

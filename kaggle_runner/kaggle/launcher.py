@@ -69,7 +69,7 @@ def kaggle_runner_launch():
     """Unpack the package, put it on every path, and run the command; return the exit status."""
     import atexit, bz2, hashlib, io, json, os, shutil, sys, tempfile, traceback
 
-    on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+    on_kaggle, stage = "KAGGLE_KERNEL_RUN_TYPE" in os.environ, "begin"
     try:
         found = hashlib.sha256(KAGGLE_RUNNER_PACKAGE.encode()).hexdigest()
         if found != KAGGLE_RUNNER_SHA256:
@@ -96,11 +96,12 @@ def kaggle_runner_launch():
         os.environ["PYTHONPATH"] = directory + (os.pathsep + old_path if old_path else "")
         from kaggle_runner.kernel.main import run
 
+        stage = "go on"
         return run(KAGGLE_RUNNER_ARGUMENTS, KAGGLE_RUNNER_SETTINGS, KAGGLE_RUNNER_FILES)
     except BaseException as error:
         reason = str(error).removeprefix("error: ")
         if isinstance(error, OSError):
-            reason = f"this session cannot begin: {{error}}; mend that, and start it again"
+            reason = f"this session cannot {{stage}}: {{error}}; mend that, and start it again"
             if not on_kaggle:
                 raise SystemExit(f"error: {{reason}}") from None
         if not on_kaggle:
