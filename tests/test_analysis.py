@@ -343,3 +343,11 @@ def test_no_two_values_of_different_kinds_look_alike_and_none_leaves_its_line(tm
     (0.0461, 0.3049, "0.046 and 0.31"), (-0.128, -0.121, "-0.13 and -0.12"), (0.0, 9.96, "0 and 10")])
 def test_where_the_best_lie_holds_each_of_them(low, high, said):
     assert region_text(Region(name="x", count=3, low=low, high=high)) == f"lie between {said}"
+
+
+@pytest.mark.parametrize(("counts", "said"), [
+    ((3,), "4 only"), ((1, 1, 1), "4, 8 and 16"), ((2, 1, 1), "4 most often, then 8 and 16"),
+    ((2, 2, 1), "4 and 8 most often, then 16")])
+def test_a_value_is_the_most_frequent_only_where_it_is(counts, said):
+    region = Region(name="lora_r", count=sum(counts), values=(4, 8, 16)[:len(counts)], counts=counts)
+    assert region_text(region) == f"have {said}"

@@ -207,6 +207,31 @@ def test_what_is_advised_to_be_confirmed_is_what_the_file_trains_and_after_it_no
     assert "Take any of trials" in said
 
 
+@pytest.mark.parametrize("seed", [5, 9])
+def test_what_shares_first_place_is_confirmed_also_where_a_range_is_widened_with_it(tmp_path, seed):
+    generator = random.Random(seed)
+    directory, rounds = write_rivals(tmp_path / "s", [2.5 + generator.gauss(0, 0.01) for _ in range(8)]), 0
+    while "confirm:" in (text := next_sweep_yaml(analyse(read_study(directory)))):
+        said = " ".join(next_search(analyse(read_study(directory))))
+        assert "Widen" in said
+        assert text.startswith("# keeps the trials of this study")
+        assert f"Confirm the best {yaml.safe_load(text)['confirm']['top']} of the next sweep with" in said
+        assert confirm_as(directory, text, lambda _: 2.5 + generator.gauss(0, 0.01)), "nothing is left to train"
+        rounds += 1
+        assert rounds < 8, "the advice loops"
+    assert rounds == 3, "three of the eight at a time"
+
+
+def test_a_configuration_that_was_run_twice_with_one_seed_is_found_again(tmp_path):
+    directory = write_study(tmp_path / "s", [
+        Made(params={"lora_r": rank, "seed": 42, "model": "demo"}, value=value)
+        for rank, value in ((4, 2.50), (8, 2.51), (4, 2.49), (8, 2.505), (16, 2.515))], parameters={
+            "lora_r": {"values": [4, 8, 16]}, "model": {"value": "demo"}})
+    text = next_sweep_yaml(analyse(read_study(directory)))
+    assert yaml.safe_load(text)["confirm"] == {"top": 3, "seeds": 2}
+    assert len(confirm_as(directory, text, lambda trial: 2.5 + trial.params["seed"] % 7 / 1000)) == 6
+
+
 def test_one_complete_configuration_is_not_advised_to_be_confirmed_against_nothing(tmp_path):
     analysis = analyse(read_study(write_rivals(tmp_path / "s", [2.5])))
     assert next_search(analysis)[0].startswith("Run more trials")

@@ -256,7 +256,7 @@ def test_a_final_training_whose_rows_have_grown_is_not_said_to_have_trained_all_
     (tmp_path / "rows.jsonl").rename(tmp_path / "moved.jsonl")
     without = CliRunner().invoke(cli, ["plan", "studies/s-final-2", "--full", "--json"])
     assert json.loads(without.stdout)["final"]["rows"] == 32
-    assert without.stderr.startswith("warning: the dataset rows.jsonl does not exist; did you mean ")
+    assert without.stderr.startswith("warning: the dataset rows.jsonl does not exist; give a ")
     assert without.stderr.endswith("; this is planned by the rows that studies/s-final-2 has read\n")
     (tmp_path / "moved.jsonl").rename(tmp_path / "rows.jsonl")
     (tmp_path / "rows.jsonl").unlink()

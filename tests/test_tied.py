@@ -122,6 +122,15 @@ def test_an_expression_that_cannot_work_is_refused_before_any_trial(alpha: str, 
         read(tmp_path, alpha)
 
 
+def test_what_is_rounded_to_0_divides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "method: grid\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  max_steps: {values: [2, 4, 8]}\n"
+        "  eval_steps: {value: max_steps / 4}\n  samples: {value: 16 / eval_steps}\n")
+    with pytest.raises(SweepError, match=r"samples\.value: '16 / eval_steps' cannot be used: it divides by zero: .* "
+                                         r"can be 0; eval_steps runs from 0 to 2"):
+        read_sweep(tmp_path / "s.yaml")
+
+
 @pytest.mark.parametrize(("batch", "problems"), [
     ('{value: "hidden_size"}', []),
     ('{value: "hidden_size * 4"}', [r"batch_size hidden_size \* 4: max_tokens must be at least the 4096 of one step"]),

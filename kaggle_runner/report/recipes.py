@@ -5,7 +5,7 @@ Nothing is advised that would change nothing, and nothing that the next sweep wo
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
                       f"search longer.")
     rivals, seeds = _rivals(analysis)
     if rivals and seeds:
-        what = f"the best {len(rivals)} of the next sweep" if changes else say.trials_text(rivals)
+        what = f"the best {_top(analysis, changes, rivals)} of the next sweep" if changes else say.trials_text(rivals)
         each = " each" if changes or len(rivals) > 1 else ""
         advice.append(f"Confirm {what} with {'two' if seeds == 2 else seeds} more seeds{each} before one is called the "
                       f"best.")
@@ -105,10 +105,8 @@ def next_sweep_yaml(analysis: Analysis) -> str:
         return ""
     sweep = {key: value for key, value in analysis.sweep.items() if key not in ("parameters", "name")}
     if seeds:
-        top = len(rivals) if changes else 1 + max(analysis.as_swept.index(trial_id) for trial_id in rivals)
-        sweep["confirm"] = {"top": max(2, top), "seeds": seeds}
-    stay = sum(all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())
-               for row in analysis.rows)
+        sweep["confirm"] = {"top": _top(analysis, changes, rivals), "seeds": seeds}
+    stay = len(_staying(analysis, changes))
     if changes and sweep.get("method") != "grid":
         sweep["run_cap"] = stay + max(len(analysis.rows) - stay, len(analysis.rows) // 2)
     label = str(analysis.sweep.get("name") or analysis.name)
@@ -159,9 +157,23 @@ def _rivals(analysis: Analysis) -> tuple[list[str], int]:
     return [_swept_as(analysis, one) for one in (lacking or shared)[:3]], seeds if lacking else 0
 
 
+def _top(analysis: Analysis, changes: Mapping[str, _Change], rivals: Sequence[str]) -> int:
+    """Return how many of the best, as the next sweep ranks the trials that it keeps, have the rivals among them."""
+    staying = _staying(analysis, changes)
+    swept = [trial_id for trial_id in analysis.as_swept if trial_id in staying]
+    return max(2, len(rivals), *(swept.index(trial_id) + 1 for trial_id in rivals if trial_id in swept))
+
+
+def _staying(analysis: Analysis, changes: Mapping[str, _Change]) -> set[str]:
+    """Return the trials that a sweep with these changes keeps."""
+    return {row.id for row in analysis.rows
+            if all(_holds(change.entry, row.params.get(name)) for name, change in changes.items())}
+
+
 def _swept_as(analysis: Analysis, one: Configuration) -> str:
-    """Return the trial by which the sweep has a configuration."""
-    return next((trial_id for trial_id in one.trial_ids if trial_id in analysis.as_swept), one.trial_ids[0])
+    """Return the trial by which a configuration is ranked before it is confirmed."""
+    ids = (*one.trial_ids, *one.duplicates)
+    return next((trial_id for trial_id in ids if trial_id in analysis.as_swept), ids[0])
 
 
 def _ways_out(analysis: Analysis) -> list[str]:

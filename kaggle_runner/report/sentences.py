@@ -148,7 +148,7 @@ def progress(analysis: Analysis) -> str:
     after = len(ended) - 1 - place
     since = "it was the last one to end" if not after else (
         f"of the {count_text(after, 'trial')} after it none is complete and better")
-    mean = " What has several seeds stands at their mean." if analysis.first.has_means else ""
+    mean = " What was run more than once stands at its mean." if analysis.first.has_means else ""
     return f"The best value came with trial number {place + 1:,} of {len(ended):,}; {since}.{mean}"
 
 
@@ -333,8 +333,11 @@ def rungs(analysis: Analysis) -> str:
 def region_text(region: Region) -> str:
     """Say where the best trials lie: `lie between 1.2e-4 and 3e-4`, or which values they have."""
     if region.low is None or region.high is None:
-        first, *others = [value_text(value) for value in region.values]
-        return f"have {first}" + (f" most often, then {names_text(others, 4)}" if others else " only")
+        texts = [value_text(value) for value in region.values]
+        most = region.counts.count(region.counts[0])
+        if most == len(texts):
+            return f"have {names_text(texts, 4)}{' only' if most == 1 else ''}"
+        return f"have {names_text(texts[:most], 4)} most often, then {names_text(texts[most:], 4)}"
     return f"lie between {about(_outward(region.low, up=False))} and {about(_outward(region.high, up=True))}"
 
 

@@ -79,7 +79,7 @@ class Tied:
         low, high = _span(self.tree, spans)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise BadExpression("its value can be too large for a number")
-        return low, high
+        return (float(round(low)), float(round(high))) if self.is_whole else (low, high)
 
 
 def in_order(tied: Mapping[str, Tied]) -> tuple[str, ...]:

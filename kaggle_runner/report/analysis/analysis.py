@@ -87,6 +87,8 @@ class Region:
     high: float | None = None
     values: tuple[Any, ...] = ()
     """For an axis of listed values: those that occur, the most frequent first."""
+    counts: tuple[int, ...] = ()
+    """How often each of them occurs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,8 +379,9 @@ def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
         elif chosen:
             counts = [(sum(axis.position(value) == axis.position(known) for value in chosen), known)
                       for known in axis.values]
-            regions.append(Region(name=axis.name, count=len(chosen), values=tuple(
-                known for count, known in sorted(counts, key=lambda pair: -pair[0]) if count)))
+            often = [pair for pair in sorted(counts, key=lambda pair: -pair[0]) if pair[0]]
+            regions.append(Region(name=axis.name, count=len(chosen), values=tuple(known for _, known in often),
+                                  counts=tuple(times for times, _ in often)))
     return tuple(regions)
 
 
