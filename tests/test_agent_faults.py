@@ -329,3 +329,29 @@ def test_of_two_agents_of_one_study_the_one_that_is_killed_costs_the_other_nothi
         rows = read_study(tmp_path / "study").history(each.name)
         assert [row["train/global_step"] for row in each.history] == [row["step"] for row in rows]
     assert processes_in(tmp_path) == []
+
+
+def test_a_journal_that_is_damaged_while_an_agent_works_ends_it_with_one_line(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is read between two trials, when another machine's run has crashed."""
+    body = """
+    def notify(event):
+        if event.kind == "trial_ended":
+            journal = Path("study") / "trials.jsonl"
+            journal.write_text(journal.read_text().replace('"name"', '"mane"', 1))
+    agent(sys.argv[1], notify=notify, look_s=0.0)
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed))
+        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+        _, (job,) = server.state.heartbeat({"id": agent.id})
+        run, _ = server.state.upsert_run({"name": job["run_id"], "host": "elsewhere"})
+        run.files["kept/checkpoint.pt"] = bytes(1000)
+        client = begin(server, body, path_of(sweep))
+        server.wait_for(lambda state: len(state.runs) == 2, 200)
+        run.move("crashed")
+        client.finish(60)
+    assert "is damaged; restore the file from a copy" in client.facts["reason"][0]
+    assert client.facts["exit_status"] == [1]
+    assert processes_in(tmp_path) == []

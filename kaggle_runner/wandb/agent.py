@@ -280,11 +280,11 @@ class _Agent:
             self._told_failing = False
             try:
                 self._runner.run(lambda ticket=ticket: ticket.stop_asked)  # type: ignore[misc]
+                self._runner.check_deadline()
+                self._lost = [] if self._ending.reason else self._find_lost()
             except BaseException as error:  # for the main thread, which raises it
                 self._error = error
                 self._ending.ask(str(error), 1)
-            self._runner.check_deadline()
-            self._lost = [] if self._ending.reason else self._find_lost()
             # after a stop W&B may have sent the next job already
             if (self._ending.reason or self._lost) and not ticket.stop_asked:
                 self._interrupt()
