@@ -1,5 +1,6 @@
 """The model that chooses points: what it never tries twice, where it looks, and what it keeps away from."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -117,6 +118,30 @@ def test_trials_that_run_at_the_same_time_have_different_learning_rates() -> Non
                   defaults={})
     places = [RATE.to_unit(proposal.params["learning_rate"]) for proposal in (one, two)]
     assert abs(places[0] - places[1]) >= 0.08
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_the_default_does_not_fit_what_fits_is_found(seed: int) -> None:
+    spec = sweep(learning_rate=RATE, batch_size=Choice(values=(1, 2, 4, 8)),
+                 max_length=Choice(values=(256, 512, 1024, 2048)))
+    past: list[Observation] = []
+    defaults = {"learning_rate": 1e-3, "batch_size": 2, "max_length": 512}
+    while not past or past[-1].params["batch_size"] * past[-1].params["max_length"] > 512:
+        proposal = propose(spec, seed=seed, number=len(past), past=past, defaults=defaults)
+        assert proposal is not None
+        past.append(Observation(params=proposal.params, told=Told.INFEASIBLE))
+        assert len(past) <= 8, "of 16 pairs three fit"
+
+
+@pytest.mark.parametrize("workers", [4, 8])
+def test_many_that_begin_at_the_same_time_begin_at_other_learning_rates(workers: int) -> None:
+    spec, running = sweep(learning_rate=RATE), []  # type: ignore[var-annotated]
+    for number in range(workers):
+        proposal = propose(spec, seed=0, number=number, past=running, defaults={"learning_rate": 1e-3})
+        assert proposal is not None
+        running.append(Observation(params=proposal.params, told=Told.RUNNING))
+    rates = sorted(math.log10(trial.params["learning_rate"]) / 4 for trial in running)
+    assert min(b - a for a, b in itertools.pairwise(rates)) > 0.25 / workers
 
 
 def test_points_that_did_not_fit_keep_the_model_away() -> None:

@@ -4,8 +4,9 @@ A function of the record and a seed: nothing is kept from one question to the ne
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -137,6 +138,14 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
         if apart.min() > furthest:
             best, furthest = drawn, float(apart.min())
     return best
+
+
+def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Sequence[Observation]) -> Mapping[str, Any]:
+    """Return the one of some points that lies furthest from every trial, whatever became of that."""
+    grid = Grid(axes=tuple(space.axes.values()))
+    drawn_PA = np.array([list(space.places(params).values()) for params in drawn])
+    apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(_places(space, past)), grid.codes).sum(2)
+    return drawn[int(np.argmax(apart_PT.min(1)))]
 
 
 def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int, *,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kaggle_runner.run.points import optuna_samplers
-from kaggle_runner.run.points.next_point import STARTS, NextPoint, next_point, start_points
+from kaggle_runner.run.points.next_point import STARTS, NextPoint, furthest, next_point, start_points
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 from kaggle_runner.sweep.distributions import token
@@ -22,6 +22,8 @@ __all__ = ["Observation", "Proposal", "Told", "propose", "stable_seed", "warm_up
 OWN_TRIALS = 200
 """Trials after which our process, cubic in their number, gives way to Optuna's TPE."""
 REASKS = 4
+START_DRAWS = 64
+"""Draws of which the one that lies furthest from all trials is tried while none of them has a value."""
 RANDOM_DRAWS = 1000
 """Draws after which a space is taken to have no untried point left."""
 
@@ -90,11 +92,13 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     if number == 0 or not space.axes:
         pass
     elif not knows and (started < STARTS or not values or len(taught) < 2):
-        # Later ones, where the first failed or are still running, are drawn away from each other in the same way.
-        turn, index = divmod(number - 1, STARTS - 1)
-        points = start_points(space, home, stable_seed(seed, "start", turn), STARTS - 1)
-        places = dict(zip(space.axes, map(float, points[index]), strict=True))
-        yield Proposal(params=space.params(places), origin="start")
+        points = start_points(space, home, stable_seed(seed, "start", 0), STARTS - 1)
+        if number < STARTS:
+            places = dict(zip(space.axes, map(float, points[number - 1]), strict=True))
+            yield Proposal(params=space.params(places), origin="start")
+        else:  # the first failed or are still running: away from all of them
+            drawn = [spec.sample(stable_seed(seed, number, "start", draw)) for draw in range(START_DRAWS)]
+            yield Proposal(params=furthest(space, drawn, past), origin="start")
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
