@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from kaggle_runner.cli.main import cli
 from kaggle_runner.errors import SweepError
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.sweep.expressions import BadExpression, Tied
 from kaggle_runner.sweep.nesting import flat_values
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
-from kaggle_runner.sweep.study_settings import Confirm, parse_confirm, usual_confirm
+from kaggle_runner.sweep.study_settings import Confirm, arrange, parse_confirm, usual_confirm
 
 FILE = """
 method: {method}
@@ -199,6 +201,27 @@ def test_our_own_keys_are_checked_like_the_others(top: str, said: str, tmp_path:
 def test_a_sampler_is_for_bayes(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="optuna-tpe is for method bayes, and this sweep's is random"):
         read(tmp_path, top="sampler: optuna-tpe", method="random")
+
+
+@pytest.mark.parametrize(("method", "points", "as_of"), [
+    ("bayes", 4, 4), ("bayes", 20, 20), ("bayes", None, 30), ("bayes", 99, 30), ("random", 4, 30)])
+def test_few_points_are_worth_few_confirming_trainings(method: str, points: int | None, as_of: int) -> None:
+    usual = usual_confirm(as_of)
+    assert arrange(method=method, trials=30, in_file=None, asked=None, points=points) == (usual, 30 - usual.runs)
+
+
+def test_a_plan_counts_the_trials_that_there_are_and_those_that_confirm(tmp_path: Path) -> None:
+    def quota(body: str) -> str:
+        path = tmp_path / "s.yaml"
+        path.write_text(f"method: bayes\nmetric: {{name: eval/loss, goal: minimize}}\n{body}\n")
+        lines = CliRunner().invoke(cli, ["plan", str(path), "--seconds-per-step", "3000"]).stdout.splitlines()
+        return next(line for line in lines if line.startswith("quota"))
+
+    rates = "parameters: {model: {value: demo}, learning_rate: {min: 1.0e-5, max: 1.0e-3}}"
+    assert "; the sweep's 26 trials take " in quota(f"run_cap: 20\nconfirm: {{top: 3, seeds: 2}}\n{rates}")
+    assert "; the sweep's 20 trials take " in quota(f"run_cap: 20\n{rates}")
+    few = "parameters: {model: {value: demo}, lora_r: {values: [8, 16]}, lora_dropout: {values: [0.05, 0.1, 0.2]}}"
+    assert "; the sweep's 6 trials take " in quota(f"run_cap: 30\n{few}")
 
 
 def test_a_sweep_is_confirmed_in_a_fifth_of_its_trials_or_not_at_all() -> None:

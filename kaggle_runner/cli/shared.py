@@ -156,7 +156,7 @@ def confirm_of(spec: "SweepSpec", directory: Path, count: int | None,
     from kaggle_runner.sweep.study_settings import OFF, arrange
 
     wanted = spec.run_cap if count is None else count
-    confirm, trials = arrange(method=spec.method, trials=wanted, in_file=spec.confirm, asked=asked)
+    confirm, trials = arrange(method=spec.method, trials=wanted, in_file=spec.confirm, asked=asked, points=spec.count)
     if trials != wanted and trials is not None and (directory / JOURNAL).is_file() \
             and len(read_study(directory).finished) > trials:
         return OFF, wanted

@@ -20,7 +20,7 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.pace import forecast_s
 from kaggle_runner.sweep.distributions import Choice, Range
 from kaggle_runner.sweep.spec import SweepSpec
-from kaggle_runner.sweep.study_settings import arrange
+from kaggle_runner.sweep.study_settings import Confirm, arrange
 from kaggle_runner.wording import how_many
 
 HOUR_S = 3600.0
@@ -216,15 +216,22 @@ def _time_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     yield ("time", f"{span} for a whole trial ({times.reason})")
     gpus = "" if times.workers == 1 else f" on {times.workers} GPUs"
     yield ("session", f"{_trials(times.session_trials)} in {_hours(times.session_s)}{gpus}")
-    wanted = plan.spec.run_cap or plan.spec.count
+    confirm, search = _arranged(plan.spec)
+    known = [count for count in (search, plan.spec.count if plan.spec.method != "random" else None) if count]
+    wanted = min(known) + confirm.runs if known else None
     sweep = "" if wanted is None else (f"; the sweep's {_trials(wanted)} take "
                                        f"{wanted * times.mean_s / times.workers / WEEK_S:.1f} weeks of it")
     yield ("quota", f"{_trials(times.week_trials)} in the {_hours(WEEK_S)} of a week{sweep}")
 
 
+def _arranged(spec: SweepSpec) -> tuple[Confirm, int | None]:
+    """Return how a sweep that runs here is confirmed, and how many trials its search has."""
+    return arrange(method=spec.method, trials=spec.run_cap, in_file=spec.confirm, asked=None, points=spec.count)
+
+
 def _confirm_lines(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     """Say how the winner of a sweep that runs here is confirmed."""
-    confirm, search = arrange(method=spec.method, trials=spec.run_cap, in_file=spec.confirm, asked=None)
+    confirm, search = _arranged(spec)
     if not confirm.runs:
         return
     where = (f"on top of the {_trials(spec.run_cap)}" if spec.confirm and spec.run_cap else

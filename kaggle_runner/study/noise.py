@@ -234,8 +234,8 @@ class Confirmed:
         doubt = "" if self.doubt is None else f" +- {self.doubt:.2g} standard error"
         later = f"; trial {self.leads} came later, and leads until it is confirmed too" if self.leads else ""
         lines = [("confirm" if later else "seeds",
-                  f"trial {self.winner.trial.id}: {metric} {self.stated:.5g}{doubt} with another seed "
-                  f"(the sweep measured {self.winner.first:.5g}){later}")]
+                  f"trial {self.winner.trial.id} is chosen; what is chosen so comes to {metric} "
+                  f"{self.stated:.5g}{doubt} with another seed (the sweep measured {self.winner.first:.5g}){later}")]
         lines += [("", f"trial {one.trial.id}: {one.first:.5g} in the sweep, then "
                        f"{', '.join(f'{value:.5g}' for value in one.further)}; mean "
                        f"{'' if one.own is None or one.own else 'of the latter '}{one.mean:.5g}")

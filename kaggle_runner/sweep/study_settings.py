@@ -51,17 +51,17 @@ def usual_confirm(trials: int) -> Confirm:
     return Confirm(top=2, seeds=room // 2) if room >= 2 * USUAL.seeds else OFF
 
 
-def arrange(*, method: str, trials: int | None, in_file: Confirm | None,
-            asked: Confirm | None) -> tuple[Confirm, int | None]:
+def arrange(*, method: str, trials: int | None, in_file: Confirm | None, asked: Confirm | None,
+            points: int | None = None) -> tuple[Confirm, int | None]:
     """Return how a sweep is confirmed, and how many trials its search has.
 
     What was asked for, or stands in the file, comes on top of the sweep's trials; what nobody asked for is taken from
-    them. A grid gives up none of its points.
+    them, and is as much as the points are worth that there are. A grid gives up none of its points.
     """
     wanted = in_file if asked is None else asked
     if wanted is not None or trials is None or method == "grid":
         return wanted or OFF, trials
-    usual = usual_confirm(trials)
+    usual = usual_confirm(trials if points is None or method == "random" else min(trials, points))
     return usual, trials - usual.runs
 
 

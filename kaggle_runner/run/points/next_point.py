@@ -140,11 +140,13 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
     return best
 
 
-def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Sequence[Observation]) -> Mapping[str, Any]:
-    """Return the one of some points that lies furthest from every trial, whatever became of that."""
+def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Sequence[Observation],
+             home: Sequence[float]) -> Mapping[str, Any]:
+    """Return the one of some points that lies furthest from the default and every trial, whatever became of that."""
     grid = Grid(axes=tuple(space.axes.values()))
     drawn_PA = np.array([list(space.places(params).values()) for params in drawn])
-    apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(_places(space, past)), grid.codes).sum(2)
+    tried_TA = np.concatenate([np.asarray(home, float)[None], _places(space, past)])
+    apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(tried_TA), grid.codes).sum(2)
     return drawn[int(np.argmax(apart_PT.min(1)))]
 
 

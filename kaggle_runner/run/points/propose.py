@@ -98,7 +98,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
             yield Proposal(params=space.params(places), origin="start")
         else:  # the first failed or are still running: away from all of them
             drawn = [spec.sample(stable_seed(seed, number, "start", draw)) for draw in range(START_DRAWS)]
-            yield Proposal(params=furthest(space, drawn, past), origin="start")
+            yield Proposal(params=furthest(space, drawn, past, home), origin="start")
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
