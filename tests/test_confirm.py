@@ -89,7 +89,7 @@ def test_the_mean_over_seeds_chooses_and_seeds_that_did_not_choose_say_how_good_
     assert found.stated == pytest.approx((1.20 + 1.05) / 2)
     assert found.noise.freedom == 3
     lines = found.as_lines("eval/loss")
-    assert lines[0][1].startswith("trial 0001: eval/loss 1.125 +- ")
+    assert lines[0][1].startswith("trial 0001 is chosen; what is chosen so comes to eval/loss 1.125 +- ")
     assert lines[0][1].endswith("(the sweep measured 1.02)")
 
 

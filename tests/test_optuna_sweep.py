@@ -289,7 +289,7 @@ class TestWhatIsLearned:
                 value = optuna_session.loss({"learning_rate": trial.params["learning_rate"]})
                 return ended(trial, Status.COMPLETE, metric=value - trial.params["lora_r"] / 40)
 
-            run(sweep, tmp_path / str(len(answers)), 10, train=train)
+            run(sweep, tmp_path / str(len(answers)), 18, train=train)
             return sum(params["lora_r"] > 40 for params in asked)
 
         as_infeasible = too_big((Status.INFEASIBLE, ""), (Status.FAILED, "out_of_memory"))
