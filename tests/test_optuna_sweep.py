@@ -312,6 +312,23 @@ class TestWhatIsLearned:
 
         assert diverging("not_finite") < diverging("crash")
 
+    def test_runs_that_somebody_deleted_teach_nothing_though_they_end_alike(self, tmp_path: Path) -> None:
+        def asked(kind: str, reason: str) -> list[float]:
+            rates: list[float] = []
+
+            def train(trial: Trial) -> TrialResult:
+                rates.append(trial.params["learning_rate"])
+                if trial.params["learning_rate"] > 3e-4:
+                    return ended(trial, Status.FAILED, kind, reason.format(LETTERS[trial.number]))
+                return complete(trial)
+
+            run(write_sweep(tmp_path), tmp_path / f"{kind} {reason}", 10, train=train)
+            return rates
+
+        deleted = "its run was deleted on W&B"
+        lost, alike = asked("lost", deleted), asked("crash", deleted)
+        assert lost == asked("crash", "not this one ({})")[:len(lost)] != alike[:len(lost)]
+
     def test_a_pruned_trial_teaches_what_it_would_have_reached(self, tmp_path: Path) -> None:
         sweep, directory = write_sweep(tmp_path, method="random"), tmp_path / "study"
         with opened(sweep, directory) as (study, spec):

@@ -182,9 +182,10 @@ class Search(ABC):
                 or expected.gain >= STOP_SHARE * expected.noise:
             return False
         if is_last:
-            self._end = (f"after {len(self._results)} trials another one is expected to improve {self._spec.metric} "
-                         f"by {expected.gain * expected.unit:.2g}, under a quarter of the scatter that its model sees, "
-                         f"{expected.noise * expected.unit:.2g}; --no-early-end goes on")
+            ties = ", its ties broken by the loss," if self._spec.judged_by.has_ties else ""
+            self._end = (f"after {len(self._results)} trials another one is expected to improve "
+                         f"{self._spec.metric}{ties} by {expected.gain * expected.unit:.2g}, under a quarter of the "
+                         f"scatter that its model sees, {expected.noise * expected.unit:.2g}; --no-early-end goes on")
         return True
 
     def _observation(self, number: int) -> Observation:
@@ -203,7 +204,8 @@ class Search(ABC):
             return Observation(params=trial.params, told=Told.BAD)
         if result.status is Status.INFEASIBLE or kind == "out_of_memory":
             return Observation(params=trial.params, told=Told.INFEASIBLE)
-        bad = kind == "not_finite" or self._failed_alike(number)
+        # a run that somebody deleted on W&B says nothing of its point
+        bad = kind == "not_finite" or (kind != "lost" and self._failed_alike(number))
         return Observation(params=trial.params, told=Told.BAD if bad else Told.NOTHING)
 
     def _failed_alike(self, number: int) -> bool:

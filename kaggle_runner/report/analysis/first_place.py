@@ -60,7 +60,6 @@ class FirstPlace:
         """The trials of the configurations that share first place."""
         return tuple(trial_id for one in self.shared for trial_id in (*one.trial_ids, *one.duplicates))
 
-
     def limit(self, seeds: int) -> float | None:
         """Return how far behind the best a mean over so many seeds is known to be worse."""
         return None if self.distance is None else between(self.distance, seeds, self.ranked[0].seeds)
