@@ -9,7 +9,7 @@ import yaml
 
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.recipes import best_yaml, next_search, next_sweep_yaml
-from kaggle_runner.report.sentences import axis, importance
+from kaggle_runner.report.sentences import axis, importance, noise, winner
 from kaggle_runner.run.confirm import open_confirmation
 from kaggle_runner.run.fixed_trials import left_of
 from kaggle_runner.study.journal import read_study
@@ -230,6 +230,39 @@ def test_a_configuration_that_was_run_twice_with_one_seed_is_found_again(tmp_pat
     text = next_sweep_yaml(analyse(read_study(directory)))
     assert yaml.safe_load(text)["confirm"] == {"top": 3, "seeds": 2}
     assert len(confirm_as(directory, text, lambda trial: 2.5 + trial.params["seed"] % 7 / 1000)) == 6
+
+
+def confirmed_study(directory, further):
+    """Eight trials, each 0.02 worse than the one before, the first of which met seeds 43 and 44: None failed."""
+    params = [{"learning_rate": 1e-4 * (i + 1), "lora_r": (4, 8, 16)[i % 3], "seed": 42} for i in range(8)]
+    entries = {"learning_rate": {"min": 1e-5, "max": 1e-3}, "lora_r": {"values": [4, 8, 16]}}
+    write_study(directory, [Made(params=one, value=2.5 + 0.02 * i) for i, one in enumerate(params)], parameters=entries)
+    write_study(directory / "confirmation", [
+        Made(params={**params[i], "seed": 43 + at}, value=value, origin=f"trial {i:04d}",
+             status=Status.FAILED if value is None else Status.COMPLETE, reason="" if value else "loss is nan")
+        for i, values in enumerate(further) for at, value in enumerate(values)], parameters=entries)
+    return analyse(read_study(directory))
+
+
+def test_what_failed_with_another_seed_is_not_among_the_best_and_no_advice(tmp_path):
+    analysis = confirmed_study(tmp_path / "s", [(2.522, None), (2.531, 2.529), (2.543, 2.537)])
+    assert analysis.first.trial_ids == ("0001",)
+    said = winner(analysis)
+    assert "won with eval/loss 2.527" in said
+    assert "ahead of trial 0002 (mean of 3 seeds)" in said
+    assert said.endswith(" With another seed trial 0000 failed: loss is nan, so it is not among the best.")
+    assert not any(advice.startswith("Confirm") for advice in next_search(analysis))
+
+
+def test_the_noise_that_a_distance_is_made_of_is_stated_with_it(tmp_path):
+    diverged = confirmed_study(tmp_path / "d", [(10.4, 2.522), (2.531, 2.529), (2.543, 2.537)])
+    said = noise(diverged)
+    assert re.match(r"One trial's eval/loss scatters by about 3\.2 and at most 14 \(.*\)\. Few seeds tell little of "
+                    r"it: by how 8 configurations scatter around the effect of learning_rate it is about 0\.0\d+ and "
+                    r"at most 0\.0\d+, so of 8 configurations one is known to be worse if it lies 0\.0", said), said
+    alike = confirmed_study(tmp_path / "a", [(2.522, 2.518), (2.531, 2.529), (2.543, 2.537)])
+    assert alike.first.told_by is None
+    assert "Few seeds" not in noise(alike)
 
 
 def test_one_complete_configuration_is_not_advised_to_be_confirmed_against_nothing(tmp_path):

@@ -25,6 +25,7 @@ from kaggle_runner.report.style import (
 )
 from kaggle_runner.study.axes import Axis, Boundary
 from kaggle_runner.study.noise import Configuration
+from kaggle_runner.study.ranking import OF_TRIAL
 from kaggle_runner.study.trial import OPEN
 from kaggle_runner.wording import size_text
 
@@ -46,10 +47,12 @@ def winner(analysis: Analysis) -> str:
         has = "has" if len(best.runs_ids) == 1 else "have"
         return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
     if len(first.shared) == 1:
-        second = first.ranked[1]
+        second = next((one for one in first.ranked[1:] if one.trial_ids[0] not in first.failed), None)
+        if second is None:
+            return f"{_capital(name)} has {value}.{_failed(analysis)}"
         return (f"{_capital(name)} won with {value}, {number_text(abs(second.mean - best.mean), 2)} ahead of "
                 f"{configuration_text(second)}, which is more than chance puts between the best and another of "
-                f"{len(first.ranked)}.")
+                f"{len(first.ranked)}.{_failed(analysis)}")
     count = len(first.ranked)
     everyone = f"all {count}" if count > 2 else "both"
     if first.is_level:
@@ -58,7 +61,12 @@ def winner(analysis: Analysis) -> str:
     lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
     why = "chance may have put any of them first" if analysis.noise else "how much of this is chance is not known"
     return (f"First place is shared by {who} complete configurations: {why}. "
-            f"{lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.")
+            f"{lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.{_failed(analysis)}")
+
+
+def _failed(analysis: Analysis) -> str:
+    return "".join(f" With another seed {OF_TRIAL}{name} {became}, so it is not among the best."
+                   for name, became in analysis.first.failed.items())
 
 
 def agreement(analysis: Analysis) -> str:
@@ -122,6 +130,10 @@ def noise(analysis: Analysis) -> str:
     limits = [number_text(first.limit(count), 2) for count in seeds]
     if len(seeds) > 1 or first.ranked[0].seeds > 1:
         limits = [f"{limit} (with {count_text(count, 'seed')})" for limit, count in zip(limits, seeds, strict=True)]
+    if first.told_by is not None:
+        told = first.told_by
+        text += (f". Few seeds tell little of it: by {told.source} it is about {number_text(told.deviation, 2)} and at "
+                 f"most {number_text(told.upper, 2)}")
     return (f"{text}, so of {len(first.ranked)} configurations one is known to be worse if it lies "
             f"{' or '.join(limits)} or more behind the best.")
 

@@ -176,6 +176,12 @@ def further_seeds(snapshot: Snapshot) -> dict[str, dict[str, float]]:
             for one in snapshot.configurations if one.further}
 
 
+def failed_with_a_seed(snapshot: Snapshot) -> dict[str, str]:
+    """Return the trials of the configurations that failed with a further seed, and what became of them."""
+    return {record.trial.id: _came_to(one.failed[0])
+            for one in snapshot.configurations if one.failed for record in one.records}
+
+
 def confirming_name(record: TrialRecord) -> str:
     """Name a training that confirms a trial: `trial 0003 with seed 43`."""
     return f"{record.trial.origin or record.trial.id} with seed {record.trial.params.get('seed')}"

@@ -20,7 +20,7 @@ from kaggle_runner.report.analysis.provenance import how_it_was_run
 from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import Configuration, Noise, configurations_of, measured_noise
+from kaggle_runner.study.noise import Configuration, Noise, configurations_of, failed_with_a_seed, measured_noise
 from kaggle_runner.study.trial import OPEN, Status, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
@@ -221,7 +221,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     measured, repeats = measured_noise(snapshot)
     in_order = sorted(found, key=lambda one: min(place[trial] for trial in (*one.trial_ids, *one.duplicates)))
     first = first_place(in_order, metric.goal, measured, effects,
-                        lambda near: _effects(_varied(axes, near), near, seed)[0])
+                        lambda near: _effects(_varied(axes, near), near, seed)[0], failed_with_a_seed(snapshot))
     resolved = {share.name for share in effects.shares if share.resolved}
     surrogate = _surrogate(varied, found, seed) if len(resolved) > 1 else None
     curves = read_curves(snapshot)

@@ -8,8 +8,8 @@ Inference", 1981, chapter 2. Rates of being wrong: benchmarks/truth.py.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class FirstPlace:
     """How far two single trials must lie apart to be told apart; none if the noise is not known."""
     apart: int = 0
     """How many lie beyond a gap, and were left out of the noise."""
+    told_by: Noise | None = None
+    """What the distance is made of, where that is another noise than the one that is stated."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Trials that failed with a further seed, so that they share nothing, and why."""
 
     @property
     def places(self) -> tuple[Configuration, ...]:
@@ -86,12 +90,14 @@ def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
 
 
 def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None, effects: Effects,
-                effects_of: Callable[[Sequence[Configuration]], Effects]) -> FirstPlace:
+                effects_of: Callable[[Sequence[Configuration]], Effects],
+                failed: Mapping[str, str] | None = None) -> FirstPlace:
     """Find those of some configurations, best first, that share first place; `measured` noise goes before its model.
 
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
     whole width of it is the distance. Where they leave more than the configurations before a gap scatter, or
-    twice what `effects_of` these alone leave, those are the model.
+    twice what `effects_of` these alone leave, those are the model. Trials that `failed` with a further seed share
+    nothing, unless all have.
     """
     sign = -1.0 if goal == "maximize" else 1.0
     ranked, use_both = tuple(configurations), measured is not None and measured.freedom < _FEW
@@ -102,16 +108,21 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
                                                 and 0 < 2 * alone.deviation < effects.deviation):
             effects, apart = alone, len(ranked) - len(near)
     modelled = _modelled(effects, len(ranked) - apart, apart)
-    distances = [_distance(noise, len(ranked)) for noise in (measured, modelled) if noise]
+    noises = [noise for noise in (measured, modelled) if noise]
+    distances = [_distance(noise, len(ranked)) for noise in noises]
     if modelled is not None:
         distances[-1] = max(distances[-1], float(np.ptp(effects.residuals)))
     # Few seeds tell little, and are told so by a large distance: the shorter of two honest ones counts.
     distance = (min(distances) if use_both else distances[0]) if distances else None
+    told_by = noises[distances.index(distance)] if distance is not None else None
     shared = near if measured is None else ranked
     if distance is not None:
         shared = tuple(one for one in shared if sign * (one.mean - ranked[0].mean) <= between(
             distance, one.seeds, ranked[0].seeds))
-    return FirstPlace(ranked=ranked, shared=shared, noise=measured or modelled, distance=distance, apart=apart)
+    stated = measured or modelled
+    return FirstPlace(ranked=ranked, noise=stated, distance=distance, apart=apart, failed=failed or {},
+                      shared=tuple(one for one in shared if not set(one.trial_ids) & set(failed or ())) or shared,
+                      told_by=None if told_by is stated else told_by)
 
 
 def _near(ranked: Sequence[Configuration], sign: float) -> tuple[Configuration, ...]:
