@@ -216,7 +216,8 @@ def test_a_study_becomes_offline_runs_that_wandb_sync_uploads(tmp_path: Path) ->
                 study.log(trial.id, {"step": step, "train/loss": 3.0 / step, "train/learning_rate": 1e-4, "tokens": 9})
             study.log(trial.id, {"step": 3, "eval/loss": 1.25 + number, "tokens": 9})
             study.record_end(TrialResult(id=trial.id, status=status, metric=1.25 + number, steps=3, tokens=9,
-                                         evaluations=((3, 1.25 + number),), notes=notes))
+                                         evaluations=((3, 1.25 + number),), notes=notes,
+                                         hashes={"rows": "ab", "adapter_files": "cd"}))
         row = {"prompt": "ask", "expected": "yes", "base": None, "answer": "<b>no</b>"}
         (study.trial_directory("0000") / ANSWERS).write_text(json.dumps({"rows": [row, {"prompt": "torn"}]}))
         unfinished = Trial(id="0002", number=2, params={"lora_r": 4, "learning_rate": 1e-3})
@@ -251,6 +252,8 @@ print([OfflineRuns("demo").write(snapshot) for _ in range(2)], sync_command(Path
     assert [run.column("eval/loss") for run in runs] == [[1.25], [2.25]]
     assert runs[0].column("train/global_step") == [1, 2, 3, 3]
     assert (runs[0].summary["eval/loss"], runs[0].summary["micro_batch"]) == (1.25, 2)
+    assert {name: value for name, value in runs[0].summary.items() if name.startswith("sha256")} == {
+        "sha256/rows": "ab"}, "what it read, by which others see whether they compare"
     table = json.loads(runs[0].files[runs[0].summary["answers"]["path"]])
     assert table == {"columns": list(COLUMNS), "data": [["ask", "yes", "", "<b>no</b>"]]}
     artifact = json.loads(runs[0].files[f"artifacts/run-{runs[0].name}-answers/answers.table.json"])

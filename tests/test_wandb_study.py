@@ -44,7 +44,8 @@ def foreign():
     run.finish()
 
 jobs = [lambda: ours([2.0, 1.5, 1.75], beside=True, **{"eval/loss": 1.5}, outcome="complete", seconds=12.5, tokens=800,
-                     peak_device_bytes=3 * 2**30, predicted_peak_bytes=2 * 2**30),
+                     peak_device_bytes=3 * 2**30, predicted_peak_bytes=2 * 2**30,
+                     **{"sha256/rows": "ab", "sha256/data": "cd"}),
         lambda: ours([3.0], **{"eval/loss": 3.0}, outcome="pruned", reason="not in the top third at step 5"),
         lambda: ours([], code=3, outcome="out_of_memory", reason="needs more than there is"),
         lambda: ours([1.0], code=143, outcome="stopped"),
@@ -110,6 +111,7 @@ def test_every_run_becomes_a_trial_that_ended_as_it_did(server: WandbServer, fet
     assert results[0].seconds == 12.5
     assert results[0].tokens == 800
     assert results[0].peak_device_bytes == 3 * 2**30
+    assert results[0].hashes == {"rows": "ab", "data": "cd"}, "so that it is compared with no trial of other rows"
     assert results[2]
     assert results[2].reason == "needs more than there is"
 

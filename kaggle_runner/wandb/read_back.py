@@ -9,7 +9,7 @@ from kaggle_runner.metrics import GOALS, Evaluations, Metric
 from kaggle_runner.study.axes import is_number
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.connection import in_environment
-from kaggle_runner.wandb.run import NOTES
+from kaggle_runner.wandb.run import HASHES, NOTES
 
 STEP = "train/global_step"
 POINTS = 500
@@ -18,7 +18,7 @@ ENDED = {"finished": Status.COMPLETE, "preempted": Status.PREEMPTED, "preempting
          "failed": Status.FAILED, "crashed": Status.FAILED, "killed": Status.FAILED}
 """What W&B's states say of a run whose summary does not say how it ended; any other state: it has not ended."""
 _OUTCOMES = {**{status.value: status for status in Status}, "stopped": Status.PRUNED}
-_SUMMARY = ("outcome", "reason", "seconds", "tokens", "peak_device_bytes", "_runtime", *NOTES)
+_SUMMARY = ("outcome", "reason", "seconds", "tokens", "peak_device_bytes", "_runtime", *NOTES, *HASHES.values())
 
 
 @contextlib.contextmanager
@@ -64,4 +64,5 @@ def result_of(run: Any, rows: Sequence[Mapping[str, Any]], metric: Metric, *, tr
         **{**seen.facts, "metric": value},
         reason=summary["reason"] or ("" if status is Status.COMPLETE else f"{outcome or run.state} on W&B"),
         seconds=float(summary["seconds"] or summary["_runtime"] or 0.0),
-        peak_device_bytes=summary["peak_device_bytes"], tokens=int(summary["tokens"] or 0), notes=notes)
+        peak_device_bytes=summary["peak_device_bytes"], tokens=int(summary["tokens"] or 0), notes=notes,
+        hashes={name: str(summary[key]) for name, key in HASHES.items() if summary[key] is not None})

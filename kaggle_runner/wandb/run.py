@@ -12,6 +12,7 @@ from typing import Any
 import wandb
 
 from kaggle_runner.study.answers import COLUMNS
+from kaggle_runner.study.scoring import READ
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.connection import GiveUp, attempt, end_core, end_halted_core
 
@@ -20,6 +21,8 @@ ROW_NAMES = ("train/loss", "train/learning_rate")
 NOTES = ("micro_batch", "accumulation", "out_of_memory_at", "repeat_of", "predicted_peak_bytes",
          "gradient_checkpointing")
 """The notes of a trial that go into the run's summary."""
+HASHES = {name: f"sha256/{name}" for name in READ}
+"""What a trial read -> the name of its hash in the run's summary: another machine's rows may be others."""
 CONFIRMED_TRIAL = "confirms"
 """In the configuration of a run that trains a sweep's trial once more, with another seed: the trial's name."""
 STOPPED, PREEMPTED = 143, 75
@@ -143,7 +146,8 @@ class RunLog:
         """Write how a trial ended into the summary: only what was measured, `metric` and all else where it was best."""
         facts = {"outcome": outcome_of(result, stopped=stopped), "reason": result.reason, "seconds": result.seconds,
                  "tokens": result.tokens, "peak_device_bytes": result.peak_device_bytes,
-                 **{name: result.notes.get(name) for name in NOTES}}
+                 **{name: result.notes.get(name) for name in NOTES},
+                 **{key: result.hashes.get(name) for name, key in HASHES.items()}}
         if result.status in (Status.COMPLETE, Status.PRUNED):
             # of the best evaluation, whose adapter is kept, and not of the last
             facts |= {**result.metrics, metric: result.metric}
