@@ -41,7 +41,7 @@ from kaggle_runner.wandb.connection import LEAVE_S, connect, leave_in_time, refu
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through
+from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through, still_waiting
 from kaggle_runner.wandb.ends.unheld import crashed_with_checkpoint, pending_of
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
@@ -115,7 +115,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
             if state_of(sweep) not in OVER_STATES:  # it may have ended since we asked
                 raise refused(f"W&B gave no agent for the sweep {sweep.path}", error, key) from error
         exit_status, reason = verdict_on(runner.ending, sweep, order.patience, agent.words,
-                                         len(agent.given_back - runner.opened))
+                                         len(still_waiting(sweep, agent.given_back - runner.opened)))
         return AgentSession(exit_status=exit_status, reason=reason, sweep=sweep, snapshot=record.snapshot())
 
 

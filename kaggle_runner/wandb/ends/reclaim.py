@@ -128,6 +128,11 @@ def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: 
         study.record_end(_lost(study, trial, f"{_KILLED}, and W&B did not take its run back: {refusal}"))
 
 
+def still_waiting(sweep: RemoteSweep, runs: Collection[str]) -> list[str]:
+    """Return those of some runs that went back to the queue and that no agent has taken since, as far as W&B says."""
+    return [run for run in runs if _holder(sweep, run).state not in ("pending", "running", "finished")]
+
+
 def _holder(sweep: RemoteSweep, trial: str) -> SeenRun:
     return ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")[1]
 
