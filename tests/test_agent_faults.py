@@ -254,7 +254,8 @@ def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trial
         return run
 
     with WandbServer() as server, WandbServer() as over:
-        sweep, finished = server.create_sweep(sweep_of(fixed, run_cap=3)), over.create_sweep(sweep_of(fixed, run_cap=1))
+        # one trial more than both begin with: else both may end before one looks, and the sweep is over
+        sweep, finished = server.create_sweep(sweep_of(fixed, run_cap=4)), over.create_sweep(sweep_of(fixed, run_cap=1))
         run, late = crash(server, sweep), crash(over, finished)
         client = begin(server, body, path_of(sweep), PATH=path)
         server.wait_for(lambda state: len(state.runs) == 3, 200)
@@ -263,12 +264,12 @@ def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trial
         late.move("crashed")
         client.finish(250)
         refused = begin(over, body, path_of(finished)).finish(250)
-        others = server.run(1), server.run(2)
+        others = server.run(1), server.run(2), server.run(3)
     why = "its agent is gone, and its checkpoint is on W&B"
     assert client.facts["note"].count(f"{why}; run {run.name} goes back to the sweep's queue, and resumes") == 1
     assert run.states == ["pending", "running", "crashed", "running", "preempting", "preempted", "pending", "running",
                           "finished"]
-    assert [other.states for other in others] == [["pending", "running", "finished"]] * 2
+    assert [other.states for other in others] == [["pending", "running", "finished"]] * 3
     assert client.facts["reason"] == ["the sweep is finished: it has all its trials"]
     names = {run.name, *(other.name for other in others)}
     assert {record.trial.id for record in read_study(tmp_path / "study").finished} == names
