@@ -19,7 +19,7 @@ from kaggle_runner.study.noise import measured_noise
 from kaggle_runner.study.scoring import other_data, read_by_most, require_same_data
 from kaggle_runner.study.table import accounts_of_rows, best_lines
 from kaggle_runner.study.trial import Status, Trial, TrialResult
-from kaggle_runner.sweep.spec import read_sweep
+from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 
 SWEEP = """
 method: {method}
@@ -51,6 +51,13 @@ def made(directory: Path, *trials: tuple[float, Mapping[str, str]], params: Mapp
             study.record_start(trial, {})
             study.record_end(TrialResult(id=trial.id, status=Status.COMPLETE, metric=value, hashes=hashes))
         return study
+
+
+def rates_sweep(directory: Path) -> SweepSpec:
+    path = directory / "sweep.yaml"
+    path.write_text("method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n"
+                    "  dataset: {value: rows.jsonl}\n  learning_rate: {min: 0.0001, max: 0.1}\n")
+    return read_sweep(path)
 
 
 def told(study: Snapshot, params: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
@@ -116,10 +123,7 @@ def test_trials_of_another_study_with_other_rows_are_another_surface(tmp_path: P
 
 
 def test_a_search_learns_nothing_from_its_own_trials_of_other_rows(tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(
-        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  dataset: {value: rows.jsonl}\n"
-        "  learning_rate: {min: 0.0001, max: 0.1}\n")
-    spec = read_sweep(tmp_path / "sweep.yaml")
+    spec = rates_sweep(tmp_path)
     points = {}
     for name, last in (("mixed", AFTER), ("alike", BEFORE)):
         study = made(tmp_path / name, *((2.0 + number / 10, BEFORE) for number in range(4)), (0.1, last))
@@ -130,10 +134,7 @@ def test_a_search_learns_nothing_from_its_own_trials_of_other_rows(tmp_path: Pat
 
 
 def test_what_failed_with_other_rows_teaches_nothing_and_keeps_no_mended_rows_out(tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(
-        "method: bayes\nmetric: {name: eval/loss, goal: minimize}\nparameters:\n  dataset: {value: rows.jsonl}\n"
-        "  learning_rate: {min: 0.0001, max: 0.1}\n")
-    spec = read_sweep(tmp_path / "sweep.yaml")
+    spec = rates_sweep(tmp_path)
     points = {}
     for name, failed, hashes, notes, reasons in (
             ("diverged on other rows", 2, BEFORE, {"kind": "not_finite"}, "xx"),

@@ -292,7 +292,7 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
               help="Most tokens of an answer.")
 @click.option("--temperature", type=float, callback=not_negative,
               help="How freely tokens are drawn; 0 takes the likeliest [0; 1 with --top-p or --seed; 0.8 for a "
-                                   "character model].")
+                   "character model].")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), callback=positive,
               help="Draw from the likeliest tokens that have this share together [1].")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Seed of the draws [0].")

@@ -116,7 +116,7 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
     metric = ["" if result is None else "-" if result.metric is None else snapshot.metric.text(result.metric)
               for result in results]
     found = configurations_of(snapshot)
-    means = {trial: snapshot.metric.text(one.mean) for one in found for trial in (*one.trial_ids, *one.duplicates)}
+    means = {trial: snapshot.metric.text(one.mean) for one in found for trial in one.all_ids}
     judged = [("mean", [means.get(record.trial.id, "") for record in records])] \
         if any(one.runs > 1 for one in found) else []  # of what differs in the seed alone: this is compared
     *before, last = (snapshot.info.metric, metric), *judged

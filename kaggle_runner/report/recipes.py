@@ -172,7 +172,7 @@ def _staying(analysis: Analysis, changes: Mapping[str, _Change]) -> set[str]:
 
 def _swept_as(analysis: Analysis, one: Configuration) -> str:
     """Return the trial by which a configuration is ranked before it is confirmed."""
-    ids = (*one.trial_ids, *one.duplicates)
+    ids = one.all_ids
     return next((trial_id for trial_id in ids if trial_id in analysis.as_swept), ids[0])
 
 

@@ -55,6 +55,11 @@ class Configuration:
     """Number of values that the mean is made of: duplicates count where they differ."""
 
     @property
+    def all_ids(self) -> tuple[str, ...]:
+        """All its trials, those with a seed that was there already too."""
+        return (*self.trial_ids, *self.duplicates)
+
+    @property
     def runs_ids(self) -> tuple[str, ...]:
         """The trials whose values the mean is made of."""
         return (*self.trial_ids, *(self.duplicates if self.runs > self.seeds else ()))

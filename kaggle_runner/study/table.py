@@ -112,7 +112,7 @@ def _named(ids: Sequence[str]) -> str:
 def best_configuration(snapshot: Snapshot, best: TrialRecord) -> Configuration:
     """Return what all seeds of the best trial's configuration came to."""
     return next(one for one in configurations_of(snapshot)
-                if best.trial.id in (*one.trial_ids, *one.duplicates))
+                if best.trial.id in one.all_ids)
 
 
 def _gain(snapshot: Snapshot, value: float) -> str:

@@ -210,7 +210,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     snapshot = snapshot.comparable
     apart -= len(snapshot.records)
     found = configurations_of(snapshot)
-    of_trial = {trial: one for one in found for trial in (*one.trial_ids, *one.duplicates)}
+    of_trial = {trial: one for one in found for trial in one.all_ids}
     rows = tuple(_row(record, snapshot.info.metric, of_trial.get(record.trial.id)) for record in snapshot.records)
     axes, metric = read_axes(snapshot), snapshot.metric
     by_id = {row.id: row for row in rows}
@@ -219,7 +219,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     varied = _varied(axes, found)
     effects, problem = _effects(varied, found, seed)
     measured, repeats = measured_noise(snapshot)
-    in_order = sorted(found, key=lambda one: min(place[trial] for trial in (*one.trial_ids, *one.duplicates)))
+    in_order = sorted(found, key=lambda one: min(place[trial] for trial in one.all_ids))
     first = first_place(in_order, metric.goal, measured, effects,
                         lambda near: _effects(_varied(axes, near), near, seed)[0], failed_with_a_seed(snapshot))
     resolved = {share.name for share in effects.shares if share.resolved}
@@ -338,7 +338,7 @@ def _grid(axis: Axis) -> tuple[float, ...]:
 
 
 def _progress(rows: Sequence[Row], first: FirstPlace) -> tuple[BestSoFar, ...]:
-    place = {trial: i for i, one in enumerate(first.ranked) for trial in (*one.trial_ids, *one.duplicates)}
+    place = {trial: i for i, one in enumerate(first.ranked) for trial in one.all_ids}
     best: Row | None = None
     hours, progress = 0.0, []
     for row in rows:

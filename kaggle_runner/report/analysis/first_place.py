@@ -62,7 +62,7 @@ class FirstPlace:
     @property
     def trial_ids(self) -> tuple[str, ...]:
         """The trials of the configurations that share first place."""
-        return tuple(trial_id for one in self.shared for trial_id in (*one.trial_ids, *one.duplicates))
+        return tuple(trial_id for one in self.shared for trial_id in one.all_ids)
 
     def limit(self, seeds: int) -> float | None:
         """Return how far behind the best a mean over so many seeds is known to be worse."""

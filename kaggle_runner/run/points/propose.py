@@ -92,8 +92,8 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
     if number == 0 or not space.axes:
         pass
     elif not knows and (started < STARTS or not values or len(taught) < 2):
-        points = start_points(space, home, stable_seed(seed, "start", 0), STARTS - 1)
         if number < STARTS:
+            points = start_points(space, home, stable_seed(seed, "start", 0), STARTS - 1)
             places = dict(zip(space.axes, map(float, points[number - 1]), strict=True))
             yield Proposal(params=space.params(places), origin="start")
         else:  # the first failed or are still running: away from all of them
