@@ -306,6 +306,24 @@ class TestBadInput:
         assert ("secret" in str(caught.value), "\n" in str(caught.value)) == (False, False)
         assert max(BUSY_S + CONNECT_S, ANSWER_S) < 30
 
+    def test_a_host_with_many_silent_addresses_is_waited_for_no_longer_than_one_and_named_while_it_is(self):
+        said = []
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            hosts = [f"127.0.0.{last}" for last in range(1, 6)]
+            for host in hosts[1:]:
+                stack.enter_context(socket.create_server((host, port)))
+            address = f"postgresql://u:secret@/d?host={','.join(hosts)}&port={','.join([str(port)] * 5)}"
+            waited = r"no answer yet from any of its host's 5 addresses, 127\.0\.0\.1, .*, 127\.0\.0\.4, \.\.\."
+            with pytest.raises(StudyError, match=f"timed out: {waited}; check host and port") as caught:
+                Database(read_address(address), busy_s=3.0 - CONNECT_S, notify=lambda event: said.append(event.text))
+            (told,) = said
+            assert re.fullmatch(f"waiting for the database .*: {waited}", told)
+            with pytest.raises(StudyError, match=r"timeout expired, from 127\.0\.0\.1, 127\.0\.0\.2; check host and"):
+                Database(read_address(address.replace(",".join(hosts), ",".join(hosts[:2])).replace(
+                    ",".join([str(port)] * 5), f"{port},{port}") + "&connect_timeout=2"), busy_s=0.0)
+        assert ("secret" in str(caught.value) + told, "\n" in str(caught.value)) == (False, False)
+
     def test_an_unknown_host(self):
         with pytest.raises(StudyError, match=r"no-such-host\.invalid.*check the name of the host"):
             Database(read_address("postgresql://u:secret@no-such-host.invalid/d"))

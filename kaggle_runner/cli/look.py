@@ -93,7 +93,8 @@ def show(study: str, everything: bool, as_json: bool) -> None:
     """
     from kaggle_runner.run.shared.fetch import directory_of, is_database
 
-    snapshot = read_study(directory_of(study, detect_here()) if is_database(study) else Path(study))
+    snapshot = read_study(directory_of(study, detect_here(), notify=lambda text: click.echo(text, err=True))
+                          if is_database(study) else Path(study))
     keep_best(snapshot)
     if as_json:
         click.echo(json.dumps(snapshot.as_dict(), indent=2))
@@ -177,7 +178,7 @@ def _fetch(address: str) -> Path:
 
     environment = detect_here()
     if is_database(address):
-        return directory_of(address, environment)
+        return directory_of(address, environment, notify=lambda text: click.echo(text, err=True))
     require_key("wandb", environment.host)  # said within a second: what comes next imports W&B's client
     from kaggle_runner.wandb.fetch import fetch_study
 

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -23,6 +24,13 @@ from kaggle_runner.wording import without_password
 ANSWER_S = 20.0
 """Longest use of a connection at a time: every transaction here takes milliseconds."""
 CONNECT_S = 8
+"""For a connection to be made; shared among the addresses of a host, which drivers try one after the other."""
+_SHOWN = 4
+"""How many addresses of a host are told at most."""
+LEAST_S = 2
+"""The shortest time for one address: PostgreSQL's own."""
+TOLD_S = 5.0
+"""How long a connection may take before it is said what is waited for."""
 MAKE_S = 60.0
 """How long somebody else's making of the tables is waited for."""
 TRY_LOCK = ("SELECT GET_LOCK('kaggle_runner', 0)", "SELECT pg_try_advisory_xact_lock(7203)")
@@ -89,10 +97,11 @@ class Database:
         from sqlalchemy.pool import NullPool
 
         self.address, self._notify, self._patience_s, self._is_away = address, notify, patience_s, False
+        self._is_told, self._own_s, self._addresses = False, 0.0, tuple[str, ...]()
         url = sql.make_url(address.url)
         self._url = url.set(drivername=f"{address.kind}+{package}")
         dialect = self._url.get_dialect()()
-        named: dict[str, Any] = {"connect_timeout": CONNECT_S}
+        named: dict[str, Any] = {}
         if package == "pymysql":
             named |= {"read_timeout": ANSWER_S, "write_timeout": ANSWER_S}
         try:
@@ -100,12 +109,19 @@ class Database:
         except ODD_SETTING as error:
             raise self.refused(error) from None
         named |= given
+        with suppress(ValueError):  # the driver says what is wrong with it
+            self._own_s = float(given.get("connect_timeout", 0.0))
         driver = type(dialect).import_dbapi()
         self.failures: tuple[type[Exception], ...] = (
             sql.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, driver.Error)
 
+        def open_one() -> Any:
+            self._addresses = self._addresses or _addresses(str(named.get("host") or ""))
+            share_s = max(LEAST_S, CONNECT_S // max(1, len(self._addresses)))
+            return driver.connect(*positional, **{"connect_timeout": share_s} | named)
+
         def connect() -> Any:
-            connection = self._connect(lambda: driver.connect(*positional, **named))
+            connection = self._connect(open_one)
             if self.storage is None:
                 made.append(connection)
             limits.start(connection)
@@ -178,13 +194,58 @@ class Database:
         until = {CROWDED: time.monotonic() + CROWDED_S, BUSY: self._busy_until if self.storage is None else 0.0}
         while True:
             try:
-                return connect()
+                return self._in_time(connect)
             except ODD_SETTING as error:
                 raise self.refused(error) from None
             except self.failures as error:
                 if not any(_says(error, words) and time.monotonic() < end for words, end in until.items()):
                     raise
                 time.sleep(random.uniform(0.1, 0.5))
+
+    def _in_time(self, connect: Callable[[], Any]) -> Any:
+        """Open a connection in a thread: finding a host's addresses and trying all of them has no limit of its own.
+
+        A time for each that the address itself gives is left alone.
+
+        Raises:
+            TimeoutError: it took too long; what comes of it later is closed.
+        """
+        joins = self.storage is None
+        limit_s = max(LEAST_S, self._busy_until + CONNECT_S - time.monotonic()) if joins else ANSWER_S
+        limit_s = max(limit_s, self._own_s * max(1, len(self._addresses)))
+        found: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                connection = connect()
+            except BaseException as error:  # for the thread that waits
+                if found.set_running_or_notify_cancel():
+                    found.set_exception(error)
+            else:
+                if found.set_running_or_notify_cancel():
+                    found.set_result(connection)
+                else:
+                    connection.close()
+
+        threading.Thread(target=work, name="connect", daemon=True).start()
+        try:
+            if joins and not self._is_told and wait([found], min(TOLD_S, limit_s)).not_done:
+                self._is_told = True
+                self._notify(Note(text=f"waiting for the database {self.address.shown}: {self._waits_for()}"))
+            if wait([found], limit_s).not_done and found.cancel():
+                raise TimeoutError(f"timed out: {self._waits_for()}")
+            return found.result()
+        finally:
+            found.cancel()
+
+    def _waits_for(self) -> str:
+        """Say what a connection waits for, as far as is known here."""
+        if len(self._addresses) > 1:
+            return f"no answer yet from any of its host's {len(self._addresses)} addresses, {self._some()}"
+        return f"no answer yet from {self._some()}" if self._addresses else "its host's address is being looked up"
+
+    def _some(self) -> str:
+        return ", ".join((*self._addresses[:_SHOWN], *("...",) * (len(self._addresses) > _SHOWN)))
 
     @contextmanager
     def begin(self) -> Iterator[Any]:
@@ -216,7 +277,10 @@ class Database:
         original = getattr(original, "orig", None) or original
         text = str(original.args[-1] if len(original.args) > 1 else original).strip() or type(original).__name__
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = next((line for line in lines if "FATAL" in line or "failed" in line), lines[0])
+        told = [line for line in lines if not line.startswith("Multiple connection attempts failed")]
+        said = next((line for word in ("FATAL", "failed") for line in told if word in line), told[0])
+        if len(self._addresses) > 1 and said == told[0] and _says(error, BUSY) and self._some() not in said:
+            said = f"{said}, from {self._some()}"
         return without_password(said)  # drivers name the server and the user, and never the password
 
     def patiently(self, action: Callable[[], Result], ends: Callable[[], str | None] = lambda: None) -> Result:
@@ -251,6 +315,15 @@ class Database:
         if self._is_away:
             self._is_away = False
             self._notify(Note(text="the database is back"))
+
+
+def _addresses(hosts: str) -> tuple[str, ...]:
+    """Return the addresses that a driver tries for the hosts of a database; none for one that is not found."""
+    found: list[str] = []
+    for host in filter(None, hosts.split(",")):
+        with suppress(OSError, UnicodeError):
+            found += [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    return tuple(dict.fromkeys(found))
 
 
 def _require_driver(package: str) -> None:

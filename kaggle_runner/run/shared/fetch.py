@@ -1,8 +1,10 @@
 """A shared study read from its database into a study directory, for `show`, `report` and whatever else reads one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
+from kaggle_runner.events import Note
 from kaggle_runner.files import folder_name, make_directory
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.shared.address import is_database as is_database
@@ -11,7 +13,7 @@ from kaggle_runner.run.shared.order import require_whole
 from kaggle_runner.study.journal import JOURNAL, confirm_directory
 
 
-def directory_of(text: str, environment: Environment) -> Path:
+def directory_of(text: str, environment: Environment, notify: Callable[[str], None] = lambda text: None) -> Path:
     """Read the study that an address names, over what was read before; return its directory, `studies/NAME-shared`.
 
     Raises:
@@ -23,7 +25,8 @@ def directory_of(text: str, environment: Environment) -> Path:
     from kaggle_runner.run.shared.database import Database
     from kaggle_runner.run.shared.record import SharedRecord
 
-    database = Database(read_address(text))
+    database = Database(read_address(text),
+                        notify=lambda event: notify(event.text) if isinstance(event, Note) else None)
     record = SharedRecord.find(database)
     directory = environment.writable_directory / "studies" / f"{folder_name(record.info.name)}-shared"
     if (directory / JOURNAL).exists() and (directory / "study.lock").exists():
