@@ -10,6 +10,7 @@ Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006,
 Snoek et al., arXiv:1206.2944, section 3.2 (the improvement averaged over hyperparameters).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ against none, 18 families of made problems, 30 of each on seeds of their own, re
 values themselves helps at cliffs alike, and costs .04 +- .01 in plain valleys of four hyperparameters."""
 LENGTH_LIMITS = (-3.0, 4.0)
 NOISE_LIMITS = (-9.0, 1.0)
+INVERTED_AT_ONCE = 32
+"""Rows of a factor up to which halving it saves nothing."""
+PIECE = 16_384
+"""Numbers that a covariance is computed of at a time: they stay in the processor's cache from step to step."""
 _JITTER = 1e-6
 
 
@@ -121,8 +126,8 @@ class GaussianProcess:
         first = center + reach * generator.standard_normal((draws, len(center)))
         first[0] = center
         seen = points_NC[learned], values_N[learned], surfaces_N[learned]
-        solved = _solve(first, *seen, geometry)
-        chances = _normalised(solved.likelihoods_K)
+        likelihoods = _solve(first, *seen, geometry).likelihoods_K
+        chances = _normalised(likelihoods)
         middle = chances @ first
         apart = (chances[:, None] * (first - middle)).T @ (first - middle) + np.diag((0.35 * reach) ** 2)
         factor = np.linalg.cholesky(apart)
@@ -130,24 +135,23 @@ class GaussianProcess:
         second[:, :axes] = np.clip(second[:, :axes], *LENGTH_LIMITS)
         second[:, axes] = np.clip(second[:, axes], *NOISE_LIMITS)
         both = np.concatenate([first, second])
-        solved = solved.joined(_solve(second, *seen, geometry))
+        likelihoods = np.concatenate([likelihoods, _solve(second, *seen, geometry).likelihoods_K])
         prior = -0.5 * (((both - center) / reach) ** 2).sum(1) - np.log(reach).sum()
         around = np.linalg.solve(factor, (both - middle).T)
         proposed = -0.5 * (around * around).sum(0) - np.log(np.diag(factor)).sum()
-        chances = _normalised(solved.likelihoods_K + prior - np.logaddexp(prior, proposed))
+        chances = _normalised(likelihoods + prior - np.logaddexp(prior, proposed))
         kept = np.argsort(-chances, kind="stable")[:max(LEAST_KEPT, KEPT * len(learned) // len(points_NC))]
-        solved = solved.of(kept) if len(learned) == len(points_NC) else _solve(
-            both[kept], points_NC, values_N, surfaces_N, geometry)
+        solved = _solve(both[kept], points_NC, values_N, surfaces_N, geometry)
         return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC), unit=unit,
                    surfaces_N=surfaces_N, within_N=np.ones(len(points_NC), bool) if within is None else
                    np.asarray(within, bool), kinships_K=_kinships(both[kept], axes),
                    lengths_KA=np.exp(both[kept, :axes]), noises_K=np.exp(both[kept, axes]),
                    weights_K=chances[kept] / chances[kept].sum(), means_KS=solved.means_KS,
-                   amplitudes_K=solved.amplitudes_K, inverses_KNN=solved.inverses_KNN)
+                   amplitudes_K=solved.amplitudes_K, inverses_KNN=_inverse(solved.lowers_KNN))
 
     def believing(self, running_MC: np.ndarray) -> "tuple[np.ndarray, GaussianProcess]":
         """Return what each draw expects of running trials, and the process as if they had come out so."""
-        expected_KM, _ = self.predict(running_MC)
+        expected_KM = self.expected(running_MC)
         points = np.concatenate([self.points_NC, running_MC])
         surfaces = np.concatenate([self.surfaces_N, np.zeros(len(running_MC), int)])
         covariance = _covariance(points, points, self.lengths_KA, self.geometry)
@@ -157,32 +161,47 @@ class GaussianProcess:
             geometry=self.geometry, points_NC=points, values_N=self.values_N, trials=self.trials, unit=self.unit,
             surfaces_N=surfaces, within_N=self.within_N, kinships_K=self.kinships_K,
             lengths_KA=self.lengths_KA, noises_K=self.noises_K, weights_K=self.weights_K, means_KS=self.means_KS,
-            amplitudes_K=self.amplitudes_K, inverses_KNN=np.linalg.inv(np.linalg.cholesky(covariance)))
+            amplitudes_K=self.amplitudes_K, inverses_KNN=_inverse(np.linalg.cholesky(covariance)))
+
+    def expected(self, points_PC: np.ndarray) -> np.ndarray:
+        """Return the mean of the surface at each point, for each draw, in standardised units."""
+        return self._mean(points_PC, self._cross(points_PC), None)
 
     def predict(self, points_PC: np.ndarray, believed_KM: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and deviation of the surface at each point, for each draw, in standardised units."""
+        cross_KPN = self._cross(points_PC)
+        solved_KPN = cross_KPN @ self.inverses_KNN.transpose(0, 2, 1)
+        solved_KPN *= solved_KPN
+        variance_KP = _variance(points_PC, self.geometry) - solved_KPN.sum(2)
+        return (self._mean(points_PC, cross_KPN, believed_KM),
+                np.sqrt(self.amplitudes_K[:, None] * np.maximum(variance_KP, 1e-9)))
+
+    def _cross(self, points_PC: np.ndarray) -> np.ndarray:
         cross_KPN = _covariance(points_PC, self.points_NC, self.lengths_KA, self.geometry)
-        cross_KPN *= _related(np.zeros(1, int), self.surfaces_N, self.kinships_K)
+        if self.surfaces_N.any():
+            cross_KPN *= _related(np.zeros(1, int), self.surfaces_N, self.kinships_K)
+        return cross_KPN
+
+    def _mean(self, points_PC: np.ndarray, cross_KPN: np.ndarray, believed_KM: np.ndarray | None) -> np.ndarray:
         known_KN = np.repeat(self.values_N[None], len(self.weights_K), 0)
         if believed_KM is not None:
             wells = _well(self.points_NC[self.trials:], self.geometry)
             known_KN = np.concatenate([known_KN, believed_KM - wells], axis=1)
-        rest_KN = np.einsum("kij,kj->ki", self.inverses_KNN, known_KN - self.means_KS[:, self.surfaces_N])
-        solved_KPN = cross_KPN @ self.inverses_KNN.transpose(0, 2, 1)
-        mean_KP = _well(points_PC, self.geometry) + self.means_KS[:, :1] + np.einsum(
-            "kpn,kn->kp", solved_KPN, rest_KN)
-        solved_KPN *= solved_KPN
-        variance_KP = _variance(points_PC, self.geometry) - solved_KPN.sum(2)
-        return mean_KP, np.sqrt(self.amplitudes_K[:, None] * np.maximum(variance_KP, 1e-9))
+        rest_KN1 = self.inverses_KNN @ (known_KN - self.means_KS[:, self.surfaces_N])[..., None]
+        pulls_KN1 = self.inverses_KNN.transpose(0, 2, 1) @ rest_KN1
+        return np.asarray(_well(points_PC, self.geometry) + self.means_KS[:, :1] + (cross_KPN @ pulls_KN1)[..., 0])
 
-    def mean(self, points_PC: np.ndarray) -> np.ndarray:
-        """Return the expected value at each point, in standardised units; only its order means something."""
-        return np.asarray(self.weights_K @ self.predict(points_PC)[0])
+    @functools.cached_property
+    def expected_KN(self) -> np.ndarray:
+        """What is expected at the finished trials."""
+        return self.expected(self.points_NC[:self.trials])
 
-    def log_improvement(self, points_PC: np.ndarray, best_K: np.ndarray,
-                        believed_KM: np.ndarray | None = None) -> np.ndarray:
-        """Return the log of the expected improvement on the best at each point, averaged over the draws."""
-        mean_KP, deviation_KP = self.predict(points_PC, believed_KM)
+    def mean(self, points_PC: np.ndarray | None = None) -> np.ndarray:
+        """Return the expected value at each point, or trial, in standardised units; only its order means something."""
+        return np.asarray(self.weights_K @ (self.expected_KN if points_PC is None else self.expected(points_PC)))
+
+    def log_improvement(self, mean_KP: np.ndarray, deviation_KP: np.ndarray, best_K: np.ndarray) -> np.ndarray:
+        """Return the log of the expected improvement on the best at predicted points, averaged over the draws."""
         logs_KP = np.log(deviation_KP) + _log_gain((best_K[:, None] - mean_KP) / deviation_KP)
         top_P = logs_KP.max(0)
         return np.asarray(top_P + np.log(self.weights_K @ np.exp(logs_KP - top_P)))
@@ -190,7 +209,7 @@ class GaussianProcess:
     def best(self) -> np.ndarray:
         """Return for each draw the surface's least mean at a finished trial, of other studies if it has none."""
         own = (self.surfaces_N[:self.trials] == 0) & self.within_N
-        return np.asarray(self.predict(self.points_NC[:self.trials][own if own.any() else ~own])[0].min(1))
+        return np.asarray(self.expected_KN[:, own if own.any() else ~own].min(1))
 
     @property
     def noise(self) -> float:
@@ -220,16 +239,10 @@ class _Solved:
     """Likelihood and what comes with it, for each draw of the hyperparameters."""
 
     likelihoods_K: np.ndarray
-    inverses_KNN: np.ndarray
+    lowers_KNN: np.ndarray
+    """Factor of the covariance."""
     means_KS: np.ndarray
     amplitudes_K: np.ndarray
-
-    def joined(self, other: "_Solved") -> "_Solved":
-        return _Solved(*(np.concatenate([getattr(self, name), getattr(other, name)])
-                         for name in _Solved.__dataclass_fields__))
-
-    def of(self, kept: np.ndarray) -> "_Solved":
-        return _Solved(*(getattr(self, name)[kept] for name in _Solved.__dataclass_fields__))
 
 
 def _learned_from(values_N: np.ndarray) -> np.ndarray:
@@ -245,20 +258,36 @@ def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, surfac
            geometry: Geometry) -> _Solved:
     """Factor the covariance of each draw; means and amplitude have closed forms, so they are not drawn."""
     count, axes = len(values_N), geometry.axes
+    levels = (surfaces_N[:, None] == np.arange(surfaces_N.max() + 1)).astype(float)
+    below = np.concatenate([levels, values_N[:, None]], axis=1)
     covariance = _covariance(points_NC, points_NC, np.exp(logs[:, :axes]), geometry)
-    covariance *= _related(surfaces_N, surfaces_N, _kinships(logs, axes))
+    if levels.shape[1] > 1:
+        covariance *= _related(surfaces_N, surfaces_N, _kinships(logs, axes))
     covariance += (np.exp(logs[:, axes])[:, None, None] + _JITTER) * np.eye(count)
-    lower = np.linalg.cholesky(covariance)
-    inverses = np.linalg.inv(lower)
-    levels = inverses @ (surfaces_N[:, None] == np.arange(surfaces_N.max() + 1)).astype(float)
-    whitened = inverses @ values_N
-    squares = levels.transpose(0, 2, 1) @ levels + 1e-9 * np.eye(levels.shape[2])  # a surface may have no trial yet
-    means = np.linalg.solve(squares, levels.transpose(0, 2, 1) @ whitened[..., None])
-    rest = whitened - (levels @ means)[..., 0]
+    # rows below the covariance come out of its factoring solved; what stands beside them is only to be large enough
+    whole = np.zeros((len(logs), count + below.shape[1], count + below.shape[1]))
+    whole[:, :count, :count], whole[:, count:, :count] = covariance, below.T
+    whole[:, range(count, whole.shape[1]), range(count, whole.shape[1])] = 1e3 * (below * below).sum() / _JITTER
+    factor = np.linalg.cholesky(whole)
+    lower, levels, whitened = factor[:, :count, :count], factor[:, count:-1, :count], factor[:, -1, :count]
+    squares = levels @ levels.transpose(0, 2, 1) + 1e-9 * np.eye(levels.shape[1])  # a surface may have no trial yet
+    means = np.linalg.solve(squares, levels @ whitened[..., None])
+    rest = whitened - (means.transpose(0, 2, 1) @ levels)[:, 0]
     amplitudes = (AMPLITUDE_WEIGHT + (rest * rest).sum(1)) / (AMPLITUDE_WEIGHT + count)
     likelihoods = (-0.5 * (count + AMPLITUDE_WEIGHT) * np.log(amplitudes)
                    - np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(1))
-    return _Solved(likelihoods, inverses, means[..., 0], amplitudes)
+    return _Solved(likelihoods, lower, means[..., 0], amplitudes)
+
+
+def _inverse(lower: np.ndarray) -> np.ndarray:
+    """Return the inverse of lower factors by halves, an eighth of the work of one that knows nothing of the zeros."""
+    count = lower.shape[1]
+    if count <= INVERTED_AT_ONCE:
+        return np.asarray(np.linalg.inv(lower))
+    half, found = count // 2, np.zeros(lower.shape)
+    found[:, :half, :half], found[:, half:, half:] = _inverse(lower[:, :half, :half]), _inverse(lower[:, half:, half:])
+    found[:, half:, :half] = -found[:, half:, half:] @ lower[:, half:, :half] @ found[:, :half, :half]
+    return found
 
 
 def _standardised(values: np.ndarray, surfaces_N: np.ndarray) -> tuple[np.ndarray, float]:
@@ -295,30 +324,35 @@ def _related(left: np.ndarray, right: np.ndarray, kinships_K: np.ndarray) -> np.
 
 def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Return Matérn 5/2 with a length for each axis, and for wells a slope and a curve that may be anything."""
-    squares = squares_of(left_PC, right_NC, geometry.codes)
-    shape = (len(lengths_KA), len(left_PC), len(right_NC))
-    inverse_squares_KC = lengths_KA[:, list(geometry.axis_of)] ** -2
-    distance = (inverse_squares_KC @ squares.reshape(-1, squares.shape[2]).T).reshape(shape)
-    distance *= 5  # in place from here on: fresh pages for each step cost more than the arithmetic
-    distance += 1e-12
-    np.sqrt(distance, out=distance)
-    covariance = distance * distance
-    covariance /= 3
-    covariance += 1 + distance
-    np.negative(distance, out=distance)
-    covariance *= np.exp(distance, out=distance)
+    squares_CPN = squares_of(left_PC, right_NC, geometry.codes)
+    squares_CL = squares_CPN.reshape(len(squares_CPN), -1)
+    inverse_squares_KC = 5 * lengths_KA[:, list(geometry.axis_of)] ** -2
+    covariance_KL = np.empty((len(lengths_KA), squares_CL.shape[1]))
+    step = max(1, PIECE // len(lengths_KA))
+    for start in range(0, squares_CL.shape[1], step):
+        distance = inverse_squares_KC @ squares_CL[:, start:start + step]
+        distance += 1e-12
+        np.sqrt(distance, out=distance)
+        piece = distance * distance
+        piece /= 3
+        piece += distance
+        piece += 1
+        np.negative(distance, out=distance)
+        np.multiply(piece, np.exp(distance, out=distance), out=covariance_KL[:, start:start + step])
+    covariance = covariance_KL.reshape(len(lengths_KA), len(left_PC), len(right_NC))
     for column in geometry.wells:
         left, right = (2 * np.clip(points[:, column], 0, 1) - 1 for points in (left_PC, right_NC))
         covariance += WELL_DOUBT * (np.outer(left, right) + np.outer(left * left, right * right))
-    return np.asarray(covariance)
+    return covariance
 
 
 def squares_of(left_PC: np.ndarray, right_NC: np.ndarray, codes: Sequence[int]) -> np.ndarray:
-    """Return how far points lie apart in each column, squared; in a column of codes that is 0 or 1."""
-    squares = (left_PC[:, None] - right_NC[None]) ** 2
+    """Return for each column how far points lie apart in it, squared; in a column of codes that is 0 or 1."""
+    squares_CPN = left_PC.T[:, :, None] - right_NC.T[:, None, :]
+    squares_CPN *= squares_CPN
     for column in codes:
-        squares[:, :, column] = left_PC[:, None, column] != right_NC[None, :, column]
-    return np.asarray(squares)
+        squares_CPN[column] = left_PC[:, None, column] != right_NC[None, :, column]
+    return np.asarray(squares_CPN)
 
 
 def _variance(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -336,7 +370,7 @@ def _well(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
     for column in geometry.wells:
         depth += WELL_DEPTH * (2 * inside[:, column] - 1) ** 2
     if geometry.home is not None:
-        depth += HOME_DEPTH * squares_of(inside, np.array([geometry.home]), geometry.codes)[:, 0].sum(1)
+        depth += HOME_DEPTH * squares_of(inside, np.array([geometry.home]), geometry.codes)[:, :, 0].sum(0)
     return depth
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, squares_of
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within
+from kaggle_runner.run.points.one_thread import one_thread
 from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Range
 
@@ -134,7 +135,7 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
         drawn = np.stack([_distinct_strata(axis, place, count, generator)
                           for axis, place in zip(axes, first_A, strict=True)], axis=1)
         columns = grid.columns(np.concatenate([first_A[None], drawn]))
-        apart = squares_of(columns, columns, grid.codes).sum(2) + 9 * columns.shape[1] * np.eye(len(columns))
+        apart = squares_of(columns, columns, grid.codes).sum(0) + 9 * columns.shape[1] * np.eye(len(columns))
         if apart.min() > furthest:
             best, furthest = drawn, float(apart.min())
     return best
@@ -146,10 +147,11 @@ def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Seque
     grid = Grid(axes=tuple(space.axes.values()))
     drawn_PA = np.array([list(space.places(params).values()) for params in drawn])
     tried_TA = np.concatenate([np.asarray(home, float)[None], _places(space, past)])
-    apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(tried_TA), grid.codes).sum(2)
+    apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(tried_TA), grid.codes).sum(0)
     return drawn[int(np.argmax(apart_PT.min(1)))]
 
 
+@one_thread()
 def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int, *,
                home: Sequence[float], prior: Sequence[Observation] = ()) -> NextPoint | None:
     """Return the untried point with the largest expected improvement; none if every candidate was tried.
@@ -165,7 +167,8 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     taught = [o for o in past if o.told in TAUGHT]
     measured = [sign * o.value for o in taught if o.value is not None]
     bad = max(measured) + (BAD_SHARE * (max(measured) - min(measured)) or 1.0)
-    found = {(space.key(o.params), o.value) for o in taught}  # the very same computation again tells nothing new
+    # the very same computation again tells nothing new
+    found = {(space.key(o.params), o.value) for o in taught if prior}
     prior = [o for o in prior if not is_within(o) or
              (space.key(o.params), o.value if o.measured is None else o.measured) not in found]
     taught += prior
@@ -178,7 +181,7 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
     own_NA = np.concatenate([tried_TA[teaches], _places(space, [o for o in prior if not o.surface])])
-    leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA)), kind="stable")[:3]]
+    leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA) if prior else None), kind="stable")[:3]]
     is_listed = space.count is not None and space.count <= MOST_LISTED
     if is_listed:
         everywhere = np.array(list(space.every_point()))
@@ -186,19 +189,20 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
         drawn = grid.from_unit(generator.random((SPREAD_DRAWS, len(grid.axes))))
         everywhere = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
     candidates = everywhere = judge.allowed(everywhere, tried_TA, leaders)
+    scores, hopes = judge(everywhere)
     if len(candidates) and not is_listed:
-        top = candidates[np.argsort(-judge.score(candidates), kind="stable")[:4]]
+        top = candidates[np.argsort(-scores, kind="stable")[:4]]
         candidates = np.concatenate([top, grid.around(top, NEARER_DRAWS, NEARER_WIDTH, generator)])
         candidates = judge.allowed(candidates, tried_TA, leaders)
+        scores, _ = judge(candidates)
     if not len(candidates):
         return None
-    scores = judge.score(candidates)
     best, gain = candidates[np.argmax(scores)], float(np.exp(scores.max()))
     if gain < LITTLE_SHARE * process.noise and not all(axis.levels for axis in grid.axes):
-        hopeful = everywhere[judge.hopes(everywhere) > LITTLE_HOPE]
+        hopeful = everywhere[hopes > LITTLE_HOPE]
         apart = (judge.allowed(hopeful, tried_TA, leaders, least) for least in LITTLE_APART)
         away = next(filter(len, apart), best[None])
-        best = away[np.argmax(judge.score(away))]
+        best = away[np.argmax(judge(away)[0])]
     return NextPoint(places=tuple(map(float, best)), gain=gain, noise=process.noise, unit=process.unit)
 
 
@@ -212,16 +216,14 @@ class _Judge:
         if len(running_MA):
             self._believed_KM, self._process = process.believing(grid.columns(running_MA))
 
-    def score(self, places_PA: np.ndarray) -> np.ndarray:
-        """Return the log of the expected improvement times the chance to fit."""
+    def __call__(self, places_PA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log of the expected improvement times the chance to fit, and how many of its deviations each point
+        is expected to be better than the best."""
         columns = self._grid.columns(places_PA)
-        score = self._process.log_improvement(columns, self._best_K, self._believed_KM)
-        return score if self._fits_N.all() else score + np.log(self._chance_to_fit(columns))
-
-    def hopes(self, places_PA: np.ndarray) -> np.ndarray:
-        """Return how many of its deviations each point is expected to be better than the best."""
-        mean_KP, deviation_KP = self._process.predict(self._grid.columns(places_PA), self._believed_KM)
-        return np.asarray(self._process.weights_K @ ((self._best_K[:, None] - mean_KP) / deviation_KP))
+        mean_KP, deviation_KP = self._process.predict(columns, self._believed_KM)
+        score = self._process.log_improvement(mean_KP, deviation_KP, self._best_K)
+        hopes = self._process.weights_K @ ((self._best_K[:, None] - mean_KP) / deviation_KP)
+        return score if self._fits_N.all() else score + np.log(self._chance_to_fit(columns)), np.asarray(hopes)
 
     def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray,
                 apart: float = SAME_SHARE) -> np.ndarray:
@@ -262,7 +264,7 @@ def _without_gaps(surfaces: Sequence[int]) -> list[int]:
 
 
 def _smooth(left: np.ndarray, right: np.ndarray, codes: Sequence[int]) -> np.ndarray:
-    return np.asarray(np.exp(-0.5 * squares_of(left, right, codes).sum(2) / FIT_LENGTH ** 2))
+    return np.asarray(np.exp(-0.5 * squares_of(left, right, codes).sum(0) / FIT_LENGTH ** 2))
 
 
 def _settled(axis: SearchAxis, place: np.ndarray) -> np.ndarray:

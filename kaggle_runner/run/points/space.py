@@ -88,9 +88,10 @@ class SearchAxis:
             ValueError: not a value of this parameter.
         """
         if self.levels:
-            if token(value) not in self._numbers:
+            number = self._numbers.get(token(value))
+            if number is None:
                 raise ValueError(f"{value!r} is not one of {list(self.levels)}")
-            return self._numbers[token(value)]
+            return number
         assert isinstance(self.parameter, Range)
         return max(self.margin, min(self.parameter.to_unit(value), 1.0 - self.margin))
 
