@@ -146,7 +146,8 @@ def test_a_bare_push_of_the_folder_does_the_same_and_a_failure_has_its_own_statu
     verdict = desk.wait()
     assert desk.server.session(SPEC.slug).status == "COMPLETE"
     assert verdict.exit_status == 1
-    assert re.match("no study is mounted under .*: name the kernel that trained it, such as --kernel", verdict.reason)
+    assert re.match("no study no-such-study is mounted under .*: name the kernel that trained it, such as --kernel",
+                    verdict.reason)
     assert verdict.result["environment"]["gpus"] == []
 
 
@@ -169,7 +170,8 @@ def test_a_study_goes_on_from_session_to_session(desk):
     with Study.open_for_writing(desk.directory / "study", name="a", sweep={}, metric="eval/loss", goal="minimize",
                                 seed=0) as study:
         study.record_start(Trial(id="0000", number=0, params={}), {})
-    desk.server.add_dataset("old-study", {"trials.jsonl": (study.directory / "trials.jsonl").read_bytes()})
+    journal = (study.directory / "trials.jsonl").read_bytes()
+    desk.server.add_dataset("old-study", {"studies/any/trials.jsonl": journal})
     launch = Launch(arguments=("sweep", "any.yaml", "--study", "studies/any", "--cpu", "--help"))
     spec = replace(SPEC, machine_shape="", launch=launch, datasets=(f"{OWNER}/old-study",))
     verdict = push.push_sessions(
@@ -180,7 +182,7 @@ def test_a_study_goes_on_from_session_to_session(desk):
     assert desk.server.kernels[f"{SPEC.slug}-session-2"].request["kernelDataSources"] == [SPEC.ref]
     continued = [line for line in desk.lines if line.startswith("continue the study of")]
     assert [line.split("kaggle/input/")[1] for line in continued] == [
-        "datasets/tester/old-study", "notebooks/tester/kaggle-runner-abc123/studies/any"]
+        "datasets/tester/old-study/studies/any", "notebooks/tester/kaggle-runner-abc123/studies/any"]
     assert (desk.directory / "output" / "studies" / "any" / "trials.jsonl").exists()
     assert "session 1 of 2 left work: trials are unfinished" in desk.told
     third = next_session(next_session(spec, SPEC.ref), f"{SPEC.ref}-session-2")

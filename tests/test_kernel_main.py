@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.cli.shared import print_study, tell_launcher
-from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.errors import INTERRUPTED, StudyError
 from kaggle_runner.files import FACTS_VARIABLE
 from kaggle_runner.kernel.command import CommandEnd, reason_of, run_command
 from kaggle_runner.kernel.main import continue_study
@@ -115,20 +115,43 @@ def test_the_reason_is_our_error_or_the_last_line():
     assert reason_of([]) == "it said nothing"
 
 
-def test_the_longest_mounted_study_is_continued_and_can_be_written(tmp_path):
-    inputs = tmp_path / "kaggle" / "input"
+def test_the_longest_mounted_study_of_its_name_is_continued_and_can_be_written(tmp_path):
+    inputs, told = tmp_path / "kaggle" / "input", []
     write_study(inputs / "notebooks" / "me" / "session-1" / "study", trials=[0])
     longest = write_study(inputs / "notebooks" / "me" / "session-2" / "study", trials=[0, 1])
+    other = write_study(inputs / "notebooks" / "me" / "session-2" / "other", trials=[0, 1, 2, 3])
     for path in longest.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     study = tmp_path / "working" / "study"
-    assert continue_study(inputs, study) == longest
+    continue_study(inputs, study, told.append)
+    assert told == [f"continue the study of {longest}"]
     assert len(read_study(study).records) == 2
     assert os.access(study / "trials.jsonl", os.W_OK)
     assert (study / "trials.jsonl").stat().st_mode & 0o200
     write_study(study, trials=[2])
-    assert continue_study(inputs, study) is None
-    assert continue_study(tmp_path / "absent", tmp_path / "other") is None
+    continue_study(inputs, study, told.append)
+    continue_study(tmp_path / "absent", tmp_path / "other", told.append)
+    assert len(told) == 1
+    assert not (tmp_path / "other").exists()
+    continue_study(other.parent, tmp_path / "new", told.append)
+    assert told[1:] == ["new begins anew: what is mounted has other names, other, study"]
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(StudyError, match=r"no study new is mounted under .*, only other, study: write one of these "
+                                         "names, or name the kernel that trained it, such as --kernel"):
+        continue_study(other.parent, tmp_path / "new", told.append, needed=True)
+
+
+@pytest.mark.parametrize("arguments", [["export", "studies/mine-final"], ["sweep", "x.yaml", "--study",
+                                                                          "studies/mine-final"]])
+def test_a_result_counts_the_study_that_was_asked_for_alone(tmp_path, arguments):
+    environment = detect({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "PATH": ""}, tmp_path)
+    session = Session(arguments=arguments, working=tmp_path, environment=environment, started=time.time())
+    write_study(tmp_path / "studies" / "mine", trials=[0, 1])
+    none = describe_session(session, CommandEnd(exit_status=1), {})
+    assert (none["trials"], none["best"], none["studies"]) == ({}, None, {})
+    write_study(tmp_path / "studies" / "mine-final", trials=[2])
+    one = describe_session(session, CommandEnd(exit_status=0), {})
+    assert (one["trials"], list(one["studies"])) == ({"complete": 1}, ["studies/mine-final"])
 
 
 def test_a_result_says_what_came_out_and_whether_there_is_more_to_do(tmp_path):

@@ -265,7 +265,7 @@ def test_a_kernel_without_the_study_that_it_is_about_says_what_to_mount(tmp_path
     run_script(build_launcher(launch, {}), tmp_path, on_kaggle=True)
     result = result_of(tmp_path)
     assert (result["exit_status"], result["reason"]) == (
-        1, f"no study is mounted under {tmp_path}/kaggle/input: name the kernel that trained it, such as --kernel "
+        1, f"no study mine is mounted under {tmp_path}/kaggle/input: name the kernel that trained it, such as --kernel "
            f"me/my-training, and push again")
 
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from kaggle_runner.errors import HostError, KaggleRunnerError, NoInternet, Secre
 from kaggle_runner.files import FACTS_VARIABLE, RESULT, replacing
 from kaggle_runner.kernel.command import CommandEnd, run_command
 from kaggle_runner.kernel.packages import NEEDS, install_missing
-from kaggle_runner.kernel.result import Session, describe_session, find_journals
+from kaggle_runner.kernel.result import Session, describe_session, find_journals, option, study_of
 from kaggle_runner.machine.deadline import STARTED_VARIABLE, find_deadline
 from kaggle_runner.machine.environment import Environment, detect, root_of
 from kaggle_runner.machine.faults import fault_of_machine
@@ -78,13 +78,9 @@ def _work(session: Session, files: Mapping[str, str], root: Path) -> int:
             with session.phase("install"):
                 session.packages = install_missing(NEEDS, inputs, os.environ, _say)
         with session.phase("continue"):
-            study = study_of(session.arguments)
-            if study and (source := continue_study(inputs, session.working / study)):
-                _say(f"continue the study of {source}")
-            elif environment.host == "kaggle" and arguments[0] in ("export", "try") and \
-                    not (session.working / study / JOURNAL).exists():
-                raise StudyError(f"no study is mounted under {inputs}: name the kernel that trained it, such as "
-                                 f"--kernel me/my-training, and push again")
+            if study := study_of(arguments):
+                needed = environment.host == "kaggle" and arguments[0] in ("export", "try")
+                continue_study(inputs, session.working / study, _say, needed=needed)
         with session.phase("command"), tempfile.TemporaryDirectory(prefix="kaggle_runner-") as directory:
             outcome, facts = _run(session, files, Path(directory), root)
         result = describe_session(session, outcome, facts)
@@ -143,18 +139,29 @@ def require_machine(arguments: Sequence[str], environment: Environment, environ:
             _say(f"warning: {error}")
 
 
-def continue_study(inputs: Path, study: Path) -> Path | None:
-    """Copy the study of an earlier session, mounted as an input, to where this session's will be.
+def continue_study(inputs: Path, study: Path, tell: Callable[[str], None], *, needed: bool = False) -> None:
+    """Copy the study of an earlier session, mounted as an input, to where this session's will be, and tell it.
 
-    Of several the one with the longest journal is taken. Does nothing where there is a study already; returns what was
-    copied.
+    It is the one of the same name; of several the one with the longest journal. Does nothing where there is a study
+    already.
+
+    Raises:
+        StudyError: none of that name is mounted, and it is `needed`.
     """
-    if (study / JOURNAL).exists() or not inputs.is_dir():
-        return None
-    found = sorted(find_journals(inputs, depth=7), key=lambda path: (path.stat().st_size, str(path)))
+    if (study / JOURNAL).exists():
+        return
+    mounted = find_journals(inputs, depth=7)
+    found = [journal for journal in mounted if journal.parent.name == study.name]
+    names = ", ".join(sorted({journal.parent.name for journal in mounted}))
+    if needed and not found:
+        only, way_out = (f", only {names}", "write one of these names, or ") if names else ("", "")
+        raise StudyError(f"no study {study.name} is mounted under {inputs}{only}: {way_out}name the kernel that "
+                         f"trained it, such as --kernel me/my-training, and push again")
     if not found:
-        return None
-    source = found[-1].parent
+        if names:
+            tell(f"{study.name} begins anew: what is mounted has other names, {names}")
+        return
+    source = max(found, key=lambda path: (path.stat().st_size, str(path))).parent
     for path in sorted(source.rglob("*")):
         target = study / path.relative_to(source)
         if path.is_dir():
@@ -162,19 +169,7 @@ def continue_study(inputs: Path, study: Path) -> Path | None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)  # not its mode: inputs are read-only
-    return source
-
-
-def study_of(arguments: Sequence[str]) -> str:
-    """Return the study of a command, empty if it names none."""
-    return arguments[1] if arguments[:1] and arguments[0] in ("export", "try") and len(arguments) > 1 else \
-        option(arguments, "--study")
-
-
-def option(arguments: Sequence[str], name: str) -> str:
-    """Return the value of a command's option, empty if it is not given."""
-    values = list(arguments)
-    return values[values.index(name) + 1] if name in values[:-1] else ""
+    tell(f"continue the study of {source}")
 
 
 def _run(session: Session, files: Mapping[str, str], directory: Path, root: Path) -> tuple[CommandEnd, dict[str, Any]]:

@@ -49,8 +49,11 @@ def describe_session(session: Session, outcome: CommandEnd, facts: Mapping[str, 
     """Gather what result.json says; `facts` is what the command itself wrote about this session."""
     studies: dict[str, Any] = {}
     snapshots: list[Snapshot] = []
-    for journal in find_journals(session.working, depth=3):
-        name = str(journal.parent.relative_to(session.working))
+    asked = session.working / study_of(session.arguments) / JOURNAL
+    for journal in find_journals(session.working, depth=3) if asked.parent == session.working else [asked]:
+        if not journal.is_file():
+            continue
+        name = os.path.relpath(journal.parent, session.working)
         try:
             snapshots.append(read_study(journal.parent))
             studies[name] = snapshots[-1].as_dict()
@@ -83,6 +86,18 @@ def describe_session(session: Session, outcome: CommandEnd, facts: Mapping[str, 
         "gpu_quota_hours": round(seconds / 3600, 6) if gpus else 0.0,
         "studies": studies, "facts": dict(facts),
     }
+
+
+def study_of(arguments: Sequence[str]) -> str:
+    """Return the study of a command, empty if it names none."""
+    return arguments[1] if arguments[:1] and arguments[0] in ("export", "try") and len(arguments) > 1 else \
+        option(arguments, "--study")
+
+
+def option(arguments: Sequence[str], name: str) -> str:
+    """Return the value of a command's option, empty if it is not given."""
+    values = list(arguments)
+    return values[values.index(name) + 1] if name in values[:-1] else ""
 
 
 def find_journals(directory: Path, depth: int) -> list[Path]:
