@@ -15,6 +15,8 @@ def main() -> NoReturn:
 
     What has sessions of its own, as a sweep and an agent have, handles signals in the place of these.
     """
+    if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
+        del sys.path[0]  # the current folder: what a user keeps there, as random.py, is not what a library imports
     _open_what_is_closed()
     faulthandler.enable()  # a package that crashes as it is imported leaves at least its name
     words = "interrupted before anything was begun"

@@ -42,6 +42,15 @@ def test_it_tells_events_and_then_that_it_is_gone(start):
         child.send("too late")
 
 
+def test_it_imports_nothing_from_the_current_folder(start, tmp_path, monkeypatch):
+    (tmp_path / "here" / "rooms").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("random.py", "rooms/__init__.py"):
+        Path(name).write_text("raise SystemExit('of the user')\n")
+    _, told = start("import random\nfrom kaggle_runner.events import Note\nprint(Note(text='mine').to_json())\n")
+    assert told.get(timeout=30) == Note(text="mine")
+
+
 def test_a_line_that_is_no_event_is_a_failure_that_shows_it_and_half_a_line_is_nothing(start):
     child, told = start("print('Segmentation fault')\n"
                         "print('{\"event\": \"dance\"}')\n"

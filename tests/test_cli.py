@@ -250,6 +250,12 @@ def test_what_trains_by_hand_on_a_host_without_a_gpu_ends_with_its_own_status(ru
     assert not list(tmp_path.rglob("trials.jsonl"))
 
 
+def test_no_command_imports_what_lies_in_the_current_folder(run, tmp_path):
+    for name in ("random.py", "tokenizers.py", "click.py"):
+        (tmp_path / name).write_text(f"raise SystemExit('{name} of the user')\n")
+    assert run("detect").stdout.startswith("host")
+
+
 def test_the_console_script_does_the_same(environment):
     script = shutil.which("kaggle-runner", path=str(Path(sys.executable).parent))
     assert script, "install the package: pip install -e ."

@@ -259,6 +259,17 @@ def test_a_session_without_the_internet_ends_before_it_installs_anything(tmp_pat
     assert "mine.yaml: 3 problems" in result_of(tmp_path)["reason"], "the command ran, and has its own words"
 
 
+def test_what_lies_beside_the_script_or_in_the_working_folder_is_not_imported(tmp_path, detect_script):
+    for folder in (tmp_path, tmp_path / "kaggle" / "working"):
+        (folder / "kaggle_runner").mkdir(parents=True)
+        (folder / "kaggle_runner" / "__init__.py").write_text("")
+        for name in ("kaggle_runner/__main__.py", "random.py", "click.py"):
+            (folder / name).write_text(f"raise SystemExit('{name} of the user')\n")
+    ran = run_script(detect_script, tmp_path, on_kaggle=True)
+    assert (result_of(tmp_path)["reason"], result_of(tmp_path)["verdict"]) == ("", "done"), ran.stderr
+    assert json.loads(ran.stdout)["host"] == "kaggle"
+
+
 @pytest.mark.parametrize("command", ["export", "try"])
 def test_a_kernel_without_the_study_that_it_is_about_says_what_to_mount(tmp_path, command):
     launch = Launch(arguments=(command, "studies/mine", "--cpu"), settings={"HF_HUB_OFFLINE": "1"})

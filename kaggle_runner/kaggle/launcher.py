@@ -67,7 +67,11 @@ KAGGLE_RUNNER_PACKAGE = (
 
 def kaggle_runner_launch():
     """Unpack the package, put it on every path, and run the command; return the exit status."""
-    import atexit, bz2, hashlib, io, json, os, shutil, sys, tempfile, traceback
+    import os, sys
+
+    if "__file__" in globals() and sys.path[0] in [os.path.dirname(f(__file__)) for f in (str, os.path.realpath)]:
+        del sys.path[0]  # a random.py beside this script is no module of Python's
+    import atexit, bz2, hashlib, io, json, shutil, tempfile, traceback
 
     on_kaggle, stage = "KAGGLE_KERNEL_RUN_TYPE" in os.environ, "begin"
     try:

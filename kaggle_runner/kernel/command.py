@@ -41,7 +41,7 @@ def run_command(arguments: Sequence[str], working: Path, environ: Mapping[str, s
     close in time, was interrupted as any other. One that crashes at the import of what it can do without runs again.
     """
     environ = {**environ, "PYTHONFAULTHANDLER": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "kaggle_runner", *arguments], cwd=working, env=environ,
+    process = subprocess.Popen([sys.executable, "-P", "-m", "kaggle_runner", *arguments], cwd=working, env=environ,
                                text=True, errors="replace", stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     last_lines: deque[str] = deque(maxlen=1000)

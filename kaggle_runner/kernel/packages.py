@@ -153,8 +153,8 @@ def _install(need: Need, wheel_folders: Sequence[Path], frozen: Mapping[str, str
         constraints.writelines(f"{name}=={version}\n" for name, version in frozen.items())
         constraints.flush()
         for options in attempts:
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
-                       "--constraint", constraints.name, *options]
+            command = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                       "--no-input", "--constraint", constraints.name, *options]
             try:
                 ran = subprocess.run(command, env=dict(environ), capture_output=True, text=True, timeout=PIP_TIMEOUT_S)
             except (OSError, subprocess.TimeoutExpired) as error:

@@ -28,7 +28,7 @@ def hint(text: str, module: str = "") -> str:
 def _imports_without(variable: str, module: str) -> bool:
     environ = {name: value for name, value in os.environ.items() if name != variable}
     try:
-        return subprocess.run([sys.executable, "-c", f"import {module}"], env=environ, stdin=subprocess.DEVNULL,
+        return subprocess.run([sys.executable, "-P", "-c", f"import {module}"], env=environ, stdin=subprocess.DEVNULL,
                               capture_output=True, timeout=_TRY_S).returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False

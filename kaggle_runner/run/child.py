@@ -33,7 +33,7 @@ class ChildProcess:
                  own_session: bool = True) -> None:
         self._take = take
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            [sys.executable, "-P", "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
             env=dict(environ), text=True, encoding="utf-8", start_new_session=own_session)
         if cores:
             os.sched_setaffinity(self.pid, cores)

@@ -145,7 +145,7 @@ def end_sweep(address: str, environment: Environment, *, cancel: bool = False) -
     try:
         sweep = find_sweep(address, key)
         # The client's public functions cannot do it; its program can.
-        command = [sys.executable, "-m", "wandb", "sweep", "--cancel" if cancel else "--stop", sweep.path]
+        command = [sys.executable, "-P", "-m", "wandb", "sweep", "--cancel" if cancel else "--stop", sweep.path]
         ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         state = state_of(sweep)
     finally:

@@ -135,6 +135,6 @@ class SweepRuns:
 
     def set_state(self, action: str) -> str:
         """Stop or resume the sweep with W&B's own program (`--stop`, `--resume`); return what it said."""
-        command = [sys.executable, "-m", "wandb", "sweep", action, self.path]
+        command = [sys.executable, "-P", "-m", "wandb", "sweep", action, self.path]
         ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         return " ".join(redact(f"{ran.stdout} {ran.stderr}", [self._key]).split())[-300:]
