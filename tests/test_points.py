@@ -3,17 +3,19 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread, squares_of
-from kaggle_runner.run.points.next_point import Grid
+from kaggle_runner.run.points.next_point import Grid, Misfits
 from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.run.points.space import SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Choice, Parameter, Range
+from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.spec import SweepSpec
 
 RATE = Range(distribution="log_uniform_values", low=1e-5, high=1e-1)
@@ -131,6 +133,54 @@ def test_where_the_default_does_not_fit_what_fits_is_found(seed: int) -> None:
         assert proposal is not None
         past.append(Observation(params=proposal.params, told=Told.INFEASIBLE))
         assert len(past) <= 8, "of 16 pairs three fit"
+
+
+@pytest.mark.parametrize("sampler", ["own", "optuna-tpe"])
+@pytest.mark.parametrize("fits", [2, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_did_not_fit_is_not_tried_again_with_what_memory_does_not_depend_on(sampler: Any, fits: int, seed: int
+                                                                                 ) -> None:
+    """No rate, no decay and no share of dropped weights makes a batch smaller; a batch that follows from one does."""
+    spec = replace(sweep(learning_rate=RATE, lora_r=Choice(values=(2, 4, 8, 16)), weight_decay=DROPOUT,
+                         lora_dropout=Range(distribution="uniform", low=0.05, high=0.5),
+                         lora_alpha=Choice(values=(8, 16)), gradient_accumulation_steps=Choice(values=(1, 2, 4))),
+                   tied={"batch_size": Tied.read("4 / gradient_accumulation_steps", is_whole=True)})
+    past: list[Observation] = []
+    for number in range(12):
+        proposal = propose(spec, seed=seed, number=number, past=past, sampler=sampler,
+                           defaults={"learning_rate": 1e-3, "lora_r": 16, "gradient_accumulation_steps": 1})
+        assert proposal is not None
+        batch, rank = proposal.params["batch_size"], proposal.params["lora_r"]
+        past.append(Observation(params=proposal.params, told=Told.VALUE, value=decades(proposal.params, 1e-2))
+                    if batch * rank <= fits else Observation(params=proposal.params, told=Told.INFEASIBLE))
+    failed = [(o.params["batch_size"], o.params["lora_r"]) for o in past if o.told is Told.INFEASIBLE]
+    assert len(set(failed)) == len(failed) >= 1, "of twelve pairs each is tried at most once"
+
+
+def test_a_point_whose_memory_did_fit_another_time_may_be_tried_again() -> None:
+    spec = sweep(learning_rate=RATE, lora_r=Choice(values=(8, 16)))
+    past = [Observation(params={"learning_rate": 10 ** -(2 + number / 4), "lora_r": 8 if number % 4 else 16},
+                        told=Told.INFEASIBLE if number == 5 else Told.VALUE, value=None if number == 5 else 16 - rank)
+            for number, rank in enumerate((16, 8, 8, 8, 16, 8, 8))]
+    proposal = propose(spec, seed=0, number=7, past=past, defaults={})
+    assert proposal is not None
+    places = np.array([list(SearchSpace.of(spec).places(proposal.params).values())])
+    assert not Misfits(SearchSpace.of(spec), past).has(places)[0]
+    assert Misfits(SearchSpace.of(spec), [past[5]]).has([[0.5, 0.0], [0.5, 1.0]]).tolist() == [True, True]
+    assert not Misfits(SearchSpace.of(spec), past).has([[0.5, 0.0], [0.5, 1.0]]).any()
+
+
+def test_what_needs_more_than_what_did_not_fit_does_not_fit_either() -> None:
+    """Unless another setting follows from it, which may then need less."""
+    spec = sweep(batch_size=Choice(values=(1, 2, 4)), lora_r=Choice(values=(8, 16)),
+                 optim=Choice(values=("adamw_8bit", "adamw_torch", "sgd")))
+    failed = Observation(params={"batch_size": 2, "lora_r": 8, "optim": "adamw_torch"}, told=Told.INFEASIBLE)
+    points = [[0, 1, 1], [2, 0, 1], [2, 1, 1], [2, 1, 0]]
+    assert Misfits(SearchSpace.of(spec), [failed]).has(points).tolist() == [False, True, True, False]
+    larger = Observation(params={"batch_size": 4, "lora_r": 8, "optim": "adamw_torch"}, told=Told.VALUE, value=1.0)
+    assert not Misfits(SearchSpace.of(spec), [failed, larger]).has(points).any()
+    follows = replace(spec, tied={"max_length": Tied.read("1024 / batch_size", is_whole=True)})
+    assert Misfits(SearchSpace.of(follows), [failed]).has(points).tolist() == [False, False, False, False]
 
 
 @pytest.mark.parametrize("workers", [4, 8])

@@ -13,7 +13,7 @@ import numpy as np
 from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, squares_of
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within
 from kaggle_runner.run.points.one_thread import one_thread
-from kaggle_runner.run.points.space import SAME_SHARE, SearchAxis, SearchSpace
+from kaggle_runner.run.points.space import SAME_SHARE, SWITCHES, SearchAxis, SearchSpace
 from kaggle_runner.sweep.distributions import Range
 
 STARTS = 3
@@ -141,11 +141,47 @@ def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: i
     return best
 
 
+class Misfits:
+    """Points that did not fit into memory: one that needs as much does not fit either, at any learning rate."""
+
+    def __init__(self, space: SearchSpace, past: Sequence[Observation]) -> None:
+        """Take in trials; where another trial that needs as much did fit, it was chance."""
+        self._growing = space.growing
+        self._axes = [(number, axis) for number, axis in enumerate(space.axes.values()) if axis.name in space.deciding]
+        self._needs_MD = self._needs(_places(space, [o for o in past if o.told is Told.INFEASIBLE]))
+        if len(self._needs_MD):
+            fitted = _places(space, [o for o in past if o.told in (Told.VALUE, Told.BAD)])
+            self._needs_MD = self._needs_MD[~self._as_much(self._needs(fitted)).any(0)]
+
+    def has(self, points: np.ndarray | Sequence[Sequence[float]]) -> np.ndarray:
+        """Say of each point whether it needs as much memory as one that did not fit."""
+        if not len(self._needs_MD) or not self._axes:
+            return np.zeros(len(points), bool)
+        return np.asarray(self._as_much(self._needs(np.asarray(points, float))).any(1))
+
+    def _needs(self, places_PA: np.ndarray) -> np.ndarray:
+        return np.array([[axis.value(place) > 0 for place in places_PA[:, number]] if axis.name in SWITCHES
+                         else places_PA[:, number] for number, axis in self._axes], float).T
+
+    def _as_much(self, needs_PD: np.ndarray) -> np.ndarray:
+        """Say of each point whether it needs at least what each misfit does."""
+        more_PMD = needs_PD[:, None] - self._needs_MD[None]
+        near_D = [0.5 if axis.levels or axis.name in SWITCHES else SAME_SHARE for _, axis in self._axes]
+        most_D = [np.inf if axis.name in self._growing and axis.is_ordered else near
+                  for near, (_, axis) in zip(near_D, self._axes, strict=True)]
+        return np.asarray(((-np.array(near_D) < more_PMD) & (more_PMD < most_D)).all(2))
+
+
 def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Sequence[Observation],
              home: Sequence[float]) -> Mapping[str, Any]:
-    """Return the one of some points that lies furthest from the default and every trial, whatever became of that."""
+    """Return the one of some points that lies furthest from the default and every trial, whatever became of that.
+
+    Of those that may fit, if there are any.
+    """
     grid = Grid(axes=tuple(space.axes.values()))
     drawn_PA = np.array([list(space.places(params).values()) for params in drawn])
+    if not (hopeless := Misfits(space, past).has(drawn_PA)).all():
+        drawn, drawn_PA = [params for params, no in zip(drawn, hopeless, strict=True) if not no], drawn_PA[~hopeless]
     tried_TA = np.concatenate([np.asarray(home, float)[None], _places(space, past)])
     apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(tried_TA), grid.codes).sum(0)
     return drawn[int(np.argmax(apart_PT.min(1)))]
@@ -178,8 +214,12 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
                                   surfaces=_without_gaps([o.surface for o in taught]),
                                   within=[o.at is None for o in taught])
     running_MA = tried_TA[[o.told is Told.RUNNING for o in past]]
-    judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA,
-                   fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]))
+    columns = range(len(process.geometry.axis_of))
+    deciding = [column for column in columns
+                if grid.axes[process.geometry.axis_of[column]].name in space.deciding - SWITCHES]
+    judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA, misfits=Misfits(space, past),
+                   fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]),
+                   deciding=deciding or list(columns))
     own_NA = np.concatenate([tried_TA[teaches], _places(space, [o for o in prior if not o.surface])])
     leaders = own_NA[np.argsort(process.mean(grid.columns(own_NA) if prior else None), kind="stable")[:3]]
     is_listed = space.count is not None and space.count <= MOST_LISTED
@@ -210,7 +250,8 @@ class _Judge:
     """Which candidates may be tried, and how much each one promises."""
 
     def __init__(self, *, grid: Grid, process: GaussianProcess, running_MA: np.ndarray, places_NA: np.ndarray,
-                 fits_N: np.ndarray) -> None:
+                 fits_N: np.ndarray, misfits: Misfits, deciding: Sequence[int]) -> None:
+        self._misfits, self._deciding = misfits, deciding
         self._grid, self._running_MA, self._places_NA, self._fits_N = grid, running_MA, places_NA, fits_N
         self._best_K, self._process, self._believed_KM = process.best(), process, None
         if len(running_MA):
@@ -243,7 +284,8 @@ class _Judge:
                 needless |= (place / scale < END_SHARE) & (leading.min() > END_REACH)
                 needless |= (place / scale > 1 - END_SHARE) & (leading.max() < 1 - END_REACH)
         untried = ~same.any(1) if len(tried_TA) else np.ones(len(places_PA), bool)
-        for wanted in (untried & ~needless & ~beside, untried & ~needless):
+        fits = ~self._misfits.has(places_PA)
+        for wanted in (untried & fits & ~needless & ~beside, untried & fits, untried & ~needless):
             if wanted.any():
                 return places_PA[wanted]
         return places_PA[untried]
@@ -251,20 +293,20 @@ class _Judge:
     def _chance_to_fit(self, columns: np.ndarray) -> np.ndarray:
         """Return the chance of each point to fit into memory, from those that did and did not."""
         known = self._grid.columns(self._places_NA)
-        kernel = _smooth(known, known, self._grid.codes) + 1e-2 * np.eye(len(known))
-        cross = _smooth(columns, known, self._grid.codes)
+        kernel = self._smooth(known, known) + 1e-2 * np.eye(len(known))
+        cross = self._smooth(columns, known)
         # Expected to fit where nothing is known: two deviations.
         mean = 1.0 + cross @ np.linalg.solve(kernel, np.where(self._fits_N, 0.0, -2.0))
         return np.asarray(1 / (1 + np.exp(-6.0 * mean)))
+
+    def _smooth(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        squares = squares_of(left, right, self._grid.codes)[self._deciding].sum(0)
+        return np.asarray(np.exp(-0.5 * squares / FIT_LENGTH ** 2))
 
 
 def _without_gaps(surfaces: Sequence[int]) -> list[int]:
     others = sorted({surface for surface in surfaces if surface})
     return [others.index(surface) + 1 if surface else 0 for surface in surfaces]
-
-
-def _smooth(left: np.ndarray, right: np.ndarray, codes: Sequence[int]) -> np.ndarray:
-    return np.asarray(np.exp(-0.5 * squares_of(left, right, codes).sum(0) / FIT_LENGTH ** 2))
 
 
 def _settled(axis: SearchAxis, place: np.ndarray) -> np.ndarray:

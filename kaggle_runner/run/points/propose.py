@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kaggle_runner.run.points import optuna_samplers
-from kaggle_runner.run.points.next_point import STARTS, NextPoint, furthest, next_point, start_points
+from kaggle_runner.run.points.next_point import STARTS, Misfits, NextPoint, furthest, next_point, start_points
 from kaggle_runner.run.points.observations import TAUGHT, Observation, Told, is_within, stable_seed
 from kaggle_runner.run.points.space import SearchSpace, near
 from kaggle_runner.sweep.distributions import token
@@ -60,7 +60,15 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     if spec.count is not None and len(tried) >= spec.count:
         return None
     candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given)
-    chosen = next((candidate for candidate in candidates if space.key(candidate.params) not in tried), None)
+    misfits = Misfits(space, past)
+    chosen: Proposal | None = None
+    for candidate in candidates:
+        key = space.key(candidate.params)
+        if key not in tried:
+            if not misfits.has([key])[0]:
+                chosen = candidate
+                break
+            chosen = chosen or candidate
     return chosen and replace(chosen, params=spec.with_tied(chosen.params))
 
 
@@ -96,9 +104,9 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
             points = start_points(space, home, stable_seed(seed, "start", 0), STARTS - 1)
             places = dict(zip(space.axes, map(float, points[number - 1]), strict=True))
             yield Proposal(params=space.params(places), origin="start")
-        else:  # the first failed or are still running: away from all of them
-            drawn = [spec.sample(stable_seed(seed, number, "start", draw)) for draw in range(START_DRAWS)]
-            yield Proposal(params=furthest(space, drawn, past, home), origin="start")
+        # the first failed or are still running: away from all of them
+        drawn = [spec.sample(stable_seed(seed, number, "start", draw)) for draw in range(START_DRAWS)]
+        yield Proposal(params=furthest(space, drawn, past, home), origin="start")
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"

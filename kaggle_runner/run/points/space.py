@@ -26,7 +26,17 @@ MOST_STOPS = 2_000
 FURTHEST = 4.0
 """Ranges beyond an end where everything further out lies: it tells as little of what is inside."""
 _MARGIN = 1e-3
+WITHOUT_MEMORY = frozenset((
+    "learning_rate", "weight_decay", "lora_alpha", "warmup_ratio", "lr_scheduler_type", "min_lr_rate", "adam_beta2",
+    "max_grad_norm", "gradient_accumulation_steps", "early_stopping_patience", "seed"))
+"""Hyperparameters that memory does not depend on. Source: `shape_of_trial` of memory/predict.py has none of them."""
+SWITCHES = frozenset(("lora_dropout", "dropout", "label_smoothing_factor"))
+"""Hyperparameters of which memory knows only whether they are above 0."""
 _RATES = {"learning_rate", *WRITE["learning_rate"].split()}
+
+
+GROWING = frozenset(("batch_size", "max_length", "eval_max_length", "lora_r", "hidden_size", "num_hidden_layers"))
+"""Hyperparameters of which more never needs less memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +128,22 @@ class SearchSpace:
     names: tuple[str, ...]
     """Every parameter, in the order of the file."""
     axes: Mapping[str, SearchAxis]
+    deciding: frozenset[str] = frozenset()
+    """The parameters that decide whether a trial fits into memory."""
+    growing: frozenset[str] = frozenset()
+    """Those of them of which more needs more."""
 
     @classmethod
     def of(cls, spec: SweepSpec) -> "SearchSpace":
         """Lay out the space of a sweep."""
         axes = {name: SearchAxis.of(name, parameter) for name, parameter in spec.searched.items()}
         single = {name: axis.value(0) for name, axis in axes.items() if len(axis.levels) == 1}
-        return cls(fixed={**spec.fixed, **single}, names=tuple(spec.parameters),
+        deciding = {name for name in (*spec.parameters, *spec.tied) if name not in WITHOUT_MEMORY}
+        for name, tied in reversed(list(spec.tied.items())):  # each comes after those it is made of
+            deciding |= set(tied.names) if name in deciding else set()
+        used = {inner for name, tied in spec.tied.items() if name in deciding for inner in tied.names}
+        return cls(fixed={**spec.fixed, **single}, names=tuple(spec.parameters), deciding=frozenset(deciding),
+                   growing=GROWING - used,
                    axes={name: axis for name, axis in axes.items() if name not in single})
 
     @property
