@@ -20,6 +20,12 @@ from kaggle_runner.errors import StudyError
 
 OF_A_STUDY = "choose another directory with --study"
 """What to do where a study cannot be written."""
+IN_PLACE = "see that it can be written there"
+"""What to do where a command can write to no other place."""
+OTHER_CACHE = "set KAGGLE_RUNNER_CACHE to another folder"
+"""What to do where the cache cannot be written."""
+NOT_HERE = "run this in another directory"
+"""What to do where a command writes below the directory that it runs in."""
 DIGEST = ', "digest": "'
 """What comes before the digest at the end of a line."""
 _DIGITS = 16
@@ -100,8 +106,8 @@ def cannot_write(path: Path, error: OSError, *, way_out: str = OF_A_STUDY) -> St
     return StudyError(f"cannot write {path}: {error.strerror or error}; {way_out}{kept}")
 
 
-def make_directory(directory: Path, *, option: str = "--study") -> None:
-    """Make a directory of a study, and those above it, where it is missing; `option` names another one.
+def make_directory(directory: Path, *, way_out: str = OF_A_STUDY) -> None:
+    """Make a directory of a study, and those above it, where it is missing; `way_out` says how another one is named.
 
     Raises:
         StudyError: there is a file of this name, or it cannot be made.
@@ -109,10 +115,9 @@ def make_directory(directory: Path, *, option: str = "--study") -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise StudyError(f"cannot use {directory} as a study: it is a file; choose another with {option}") \
-            from error
+        raise StudyError(f"cannot use {directory} as a study: it is a file; {way_out}") from error
     except OSError as error:
-        raise cannot_write(directory, error, way_out=f"choose another directory with {option}") from error
+        raise cannot_write(directory, error, way_out=way_out) from error
 
 
 @contextlib.contextmanager

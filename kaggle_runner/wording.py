@@ -32,6 +32,13 @@ def plain_text(text: str) -> str:
     return f"'{shown}'" if shown != shown.strip() or _OTHER.fullmatch(shown) else shown
 
 
+def plain_value(value: Any) -> str:
+    """Write a value that is no number: null as `none`, a truth value as `true` or `false`, a text as `plain_text`."""
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else str(value).lower()
+    return plain_text(value) if isinstance(value, str) else str(value)
+
+
 def without_password(text: str) -> str:
     """Return a text with the password of every address in it hidden, before the host and behind the `?`."""
     text = re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
@@ -44,7 +51,7 @@ def unlike(names: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any])
         for part in name.split("."):
             there = there.get(part, {}) if isinstance(there, Mapping) else {}
         found = next(iter(there.values()), "not given") if isinstance(there, Mapping) else there
-        return plain_text(found) if isinstance(found, str) else str(found)
+        return plain_value(found)
 
     told = (f"{name.rpartition('.')[2]} {value(old, name)} then, {value(new, name)} now" for name in names)
     return f"other values: {'; '.join(told)}; choose another directory with --study, or give those of then"

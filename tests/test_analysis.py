@@ -332,6 +332,7 @@ def test_no_two_values_of_different_kinds_look_alike_and_none_leaves_its_line(tm
     for write in (value_text, format_value):
         assert [write(value) for value in ODD_VALUES] == list(ODD_VALUES.values())
         assert len({write(value) for value in values}) == len(values)
+        assert [write(value) for value in (None, True, False)] == ["none", "true", "false"], "in every place one word"
     lines = trial_table(snapshot, width=80).splitlines()
     assert sum(line.startswith("00") for line in lines) == len(values)
     assert sum(line.startswith("| 00") and line.endswith(" |") for line in summary_markdown(
@@ -343,6 +344,19 @@ def test_no_two_values_of_different_kinds_look_alike_and_none_leaves_its_line(tm
     (0.0461, 0.3049, "0.046 and 0.31"), (-0.128, -0.121, "-0.13 and -0.12"), (0.0, 9.96, "0 and 10")])
 def test_where_the_best_lie_holds_each_of_them(low, high, said):
     assert region_text(Region(name="x", count=3, low=low, high=high)) == f"lie between {said}"
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (0.91, 0.9987, "0.91 and 0.999"), (0.9, 0.96, "0.9 and 0.96"), (0.9047, 0.906, "0.9 and 0.91")])
+def test_where_the_best_lie_is_never_said_past_the_end_of_the_range(low, high, said):
+    assert region_text(Region(name="x", count=3, low=low, high=high, ends=(0.9, 0.999))) == f"lie between {said}"
+
+
+def test_without_a_complete_configuration_not_one_but_all_are_missing(tmp_path):
+    analysis = analysis_of(write_study(tmp_path / "s", [Made(params={"x": i}, status=Status.FAILED) for i in (1, 2)],
+                                       parameters={"x": {"values": [1, 2]}}))
+    assert say.importance(analysis) == ("No complete configurations are too few to say which hyperparameter mattered; "
+                                        "6 are the least.")
 
 
 @pytest.mark.parametrize(("counts", "said"), [

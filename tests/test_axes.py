@@ -97,3 +97,21 @@ def test_a_best_value_at_the_end_of_its_range_is_a_boundary(axis, value, expecte
          "not the sweep's end"])
 def test_no_boundary_is_seen_where_none_could_be_moved(axis, value):
     assert boundary(axis, value) is None
+
+
+@pytest.mark.parametrize(("entry", "best", "suggestion"), [
+    ({"distribution": "q_uniform", "min": 8, "max": 64, "q": 8}, 64, 96),
+    ({"distribution": "q_uniform", "min": 0.2, "max": 0.6, "q": 0.1}, 0.6, 0.8),
+    ({"distribution": "q_uniform", "min": 0.5, "max": 0.9, "q": 0.1}, 0.5, 0.3),
+    ({"distribution": "q_log_uniform_values", "min": 16, "max": 128, "q": 8}, 16, 8),
+    ({"distribution": "q_log_uniform_values", "min": 8, "max": 64, "q": 8}, 8, None)])
+def test_an_end_is_moved_to_a_value_that_can_be_tried(tmp_path, entry, best, suggestion):
+    axis, = axes_of(tmp_path, {"x": entry}, {"x": best})
+    found = boundary(axis, best)
+    assert (found and found.suggestion) == suggestion
+
+
+def test_a_place_on_a_range_is_said_in_two_digits_and_never_past_its_end():
+    axis = Axis(name="x", low=0.9, high=0.999)
+    assert [axis.rounded(value) for value in (0.9984, 0.8999, 0.93456)] == [0.999, 0.9, 0.93]
+    assert Axis(name="x", low=1, high=90, is_integer=True).rounded(47.6) == 48

@@ -173,7 +173,7 @@ def test_wrong_usage_is_one_message_with_its_exit_status(run, arguments, status,
 def test_a_study_directory_that_cannot_be_written_is_one_message(run, sweep_file, tmp_path):
     (tmp_path / "file").write_text("")
     done = run("dry-run", sweep_file(), "--study", "file", check=1)
-    assert "error: cannot use file as a study: it is a file; choose another with --study" in done.stderr
+    assert "error: cannot use file as a study: it is a file; choose another directory with --study" in done.stderr
     done = run("dry-run", sweep_file(), "--study", "/proc/study", check=1)
     assert "error: cannot write /proc/study" in done.stderr
 

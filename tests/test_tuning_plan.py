@@ -22,6 +22,7 @@ from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.lab.archive import archive_study, archived_studies, restore_study
 from kaggle_runner.lab.plan import check_edits, read_plan, stages
 from kaggle_runner.study.journal import StudyInfo, read_study
+from kaggle_runner.study.lock import StudyLock
 from tests.lab_plans import TRIAL_ROWS, start_plan, write_plan
 
 STUDIES = ("0_learning_rate", "1_dropout", "2_bayesian_optimization", "2_bayesian_optimization/confirmation")
@@ -292,7 +293,8 @@ def the_command_draws_what_was_not_drawn_and_says_where_everything_is(done, plan
 def test_a_folder_of_a_plan_that_cannot_be_made_leads_to_the_option_of_tune(plan_file, tmp_path):
     (tmp_path / "file").write_text("mine")
     ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", str(tmp_path / "file"), "--cpu"])
-    assert str(ended.exception) == f"cannot use {tmp_path}/file as a study: it is a file; choose another with --out"
+    assert str(ended.exception) == (f"cannot use {tmp_path}/file as a study: it is a file; choose another directory "
+                                    f"with --out")
     ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", "/sys/plan", "--cpu"])
     assert str(ended.exception).endswith("; choose another directory with --out")
 
@@ -361,3 +363,22 @@ def test_the_plans_that_ship_have_the_studies_of_the_lab(name):
         config = config_from_params({**plan.baseline, **study.settings})
         # a forward pass is a third of a training step at most, so evaluations take under 5 % of the time of training
         assert config.evaluations * config.max_eval_tokens / 3 < 0.05 * config.max_tokens
+
+
+def test_what_cannot_be_written_in_a_plan_that_began_names_no_option_that_is_not_there(plan_file, tmp_path):
+    directory = tmp_path / "plan"
+    (directory / "defaults.yaml").mkdir(parents=True)
+    ended = CliRunner().invoke(cli, ["tune", str(plan_file), "--out", str(directory), "--cpu"])
+    assert str(ended.exception) == (f"cannot write {directory}/defaults.yaml: it is no file; see that it can be "
+                                    f"written there")
+
+
+def test_archiving_has_no_option_for_another_study(tmp_path):
+    (tmp_path / "archive_runs").write_text("mine")
+    study = made_study(tmp_path / "s")
+    with pytest.raises(StudyError, match=r"cannot write .*archive_runs/.*_s: .*; see that it can be written there$"):
+        archive_study(study, "wrong text")
+    lock = StudyLock(study, shared=False)
+    with pytest.raises(StudyError, match=r"is in use by process \d+; wait for it, stop it$"):
+        archive_study(study, "wrong text")
+    lock.close()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kaggle_runner.errors import KernelError, Refusal
-from kaggle_runner.files import cannot_write
+from kaggle_runner.files import IN_PLACE, cannot_write
 from kaggle_runner.kaggle.program import TIMEOUT_S, Answer, Kaggle, find_owner, refuse
 from kaggle_runner.wording import size_text
 
@@ -102,7 +102,7 @@ def publish_dataset(folder: Path, target: DatasetTarget, marker: str, tell: Call
         upload(target.kaggle, staged, target.ref, public=target.public, replace=bool(target.there),
                timeout_s=TIMEOUT_S + sum(sizes.values()) / SLOWEST_BYTES_S)
     except OSError as error:
-        raise cannot_write(staged, error) from error
+        raise cannot_write(staged, error, way_out=IN_PLACE) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     wait_until_ready(target.kaggle, target.ref, tell, limit_s=MODEL_READY_LIMIT_S, poll_s=poll_s)

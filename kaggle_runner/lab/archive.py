@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.files import cannot_write, make_directory, write_atomically
+from kaggle_runner.files import IN_PLACE, cannot_write, write_atomically
 from kaggle_runner.lab.plan import ARCHIVE, read_plan, stages
 from kaggle_runner.lab.run_plan import write_overview
 from kaggle_runner.study.journal import JOURNAL
@@ -57,12 +57,12 @@ def archive_study(study: Path, reason: str, *, force: bool = False, now: datetim
     if depended and not force:
         raise StudyError(f"{study.name} is not archived, because others depend on it: {'; '.join(depended)}; archive "
                          f"it all the same with --force, and run the plan again: it says what no longer matches")
-    lock = StudyLock(study, shared=False)
+    lock = StudyLock(study, shared=False, way_out="")
     try:
         when = (now or datetime.now()).replace(microsecond=0)
         target = _free(study.parent / ARCHIVE / f"{when.date().isoformat()}_{study.name}")
         label = {"name": study.name, "reason": reason.strip(), "date": when.isoformat(), "depended": depended}
-        write_atomically(study / LABEL, json.dumps(label, indent=2) + "\n")
+        write_atomically(study / LABEL, json.dumps(label, indent=2) + "\n", way_out=IN_PLACE)
         _move(study, target)
     finally:
         lock.close()
@@ -133,11 +133,11 @@ def _read(directory: Path) -> Archived:
 
 
 def _move(source: Path, target: Path) -> None:
-    make_directory(target.parent)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)
     except OSError as error:
-        raise cannot_write(target, error) from error
+        raise cannot_write(target, error, way_out=IN_PLACE) from error
 
 
 def _free(path: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from kaggle_runner.config import trainer_of
 from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.files import make_directory, write_atomically
+from kaggle_runner.files import IN_PLACE, make_directory, write_atomically
 from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.contest import LabOrder, run_contest
 from kaggle_runner.lab.plan import Stage, TuningPlan, check_edits, stages
@@ -19,6 +19,7 @@ from kaggle_runner.study.table import format_value
 
 Present = Callable[[Stage], None]
 """Type of what draws the pictures into the folder of a stage that is done."""
+_WAY_OUT = "choose another directory with --out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,9 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
         StudyError: the plan was edited after it began, or a study cannot be used.
         WorkerError: what the baseline names cannot be loaded; says why.
     """
-    make_directory(order.directory, option="--out")
+    make_directory(order.directory, way_out=_WAY_OUT)
     check_edits(plan, order.directory)
-    write_atomically(order.directory / "plan.yaml", plan.text)
+    write_atomically(order.directory / "plan.yaml", plan.text, way_out=_WAY_OUT)
     while True:
         check_edits(plan, order.directory)
         so_far = tuple(stages(plan, order.directory))
@@ -66,8 +67,8 @@ def write_overview(plan: TuningPlan, directory: Path) -> None:
         StudyError: they cannot be written.
     """
     so_far = tuple(stages(plan, directory))
-    write_atomically(directory / "defaults.yaml", defaults_yaml(plan, so_far))
-    write_atomically(directory / "summary.md", plan_summary(plan, so_far))
+    write_atomically(directory / "defaults.yaml", defaults_yaml(plan, so_far), way_out=IN_PLACE)
+    write_atomically(directory / "summary.md", plan_summary(plan, so_far), way_out=IN_PLACE)
 
 
 def _run_stage(stage: Stage, plan: TuningPlan, order: LabOrder, environment: Environment, notify: Notify) -> str:
@@ -106,5 +107,6 @@ def _write_up(stage: Stage, present: Present) -> None:
     else:
         text = final_summary(stage, snapshot, read_study(confirm_directory(stage.folder)))
     present(stage)
-    write_atomically(stage.folder / "summary.md", text)
-    write_atomically(stage.folder / "decision.json", decision_json(stage.decision))  # last: it says that all is there
+    write_atomically(stage.folder / "summary.md", text, way_out=IN_PLACE)
+    # last: it says that all is there
+    write_atomically(stage.folder / "decision.json", decision_json(stage.decision), way_out=IN_PLACE)

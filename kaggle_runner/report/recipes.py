@@ -189,7 +189,7 @@ def _promised(analysis: Analysis) -> tuple[dict[str, Any], float]:
     sign = 1.0 if analysis.goal == "maximize" else -1.0
     one = max(analysis.contours, key=lambda contour: sign * say.peak(analysis, contour)[0])
     expected, row, column = say.peak(analysis, one)
-    point = {axis.name: _two_digits(axis, axis.value(at))
+    point = {axis.name: axis.rounded(axis.value(at))
              for axis, at in ((one.x, one.x_positions[column]), (one.y, one.y_positions[row]))}
     return point, sign * (expected - analysis.first.ranked[0].mean)
 
@@ -209,13 +209,6 @@ def _hope(analysis: Analysis) -> str:
     beside = f"worse than {who} by more than" if gain < -noise else "within"
     return (f"More trials inside these ranges promise little: along the most important hyperparameters the fitted "
             f"surface expects {expected} at best, {beside} one trial's noise{'' if gain < -noise else f' of {who}'}.")
-
-
-def _two_digits(axis: Axis, value: Any) -> Any:
-    """Return a place as it is said: it is where the nearest trial happened to be, and not exact."""
-    if not axis.is_range or not is_number(value):
-        return value
-    return round(value) if axis.is_integer else float(f"{value:.2g}")
 
 
 def _is_legal(best: Mapping[str, Any], name: str, value: Any) -> bool:
@@ -253,11 +246,12 @@ def _narrowed(axis: Axis, region: Region, entry: Mapping[str, Any]) -> tuple[dic
     ends = max(0.0, low - _MARGIN), min(1.0, (1.0 if high is None else high) + _MARGIN)
     if ends[1] - ends[0] > 1 - _MARGIN:
         return {}, ""
-    step = entry.get("q") if is_number(entry.get("q")) else 1 if axis.is_integer else None
     least, most = axis.value(ends[0]), axis.value(ends[1])
-    if step:
-        least, most = math.floor(least / step) * step, math.ceil(most / step) * step
-    if not axis.is_integer:
+    if axis.step:
+        least, most = axis.outward(least, up=False), axis.outward(most, up=True)
+    elif axis.is_integer:
+        least, most = math.floor(least), math.ceil(most)
+    else:
         least, most = float(f"{least:.2g}"), float(f"{most:.2g}")
     least, most = max(least, axis.low), min(most, axis.high)
     return _with_ends(entry, {"min": least, "max": most}), f"{value_text(least)} to {value_text(most)}"

@@ -245,8 +245,8 @@ def axis(analysis: Analysis, one: Axis) -> str:
 def contour(analysis: Analysis, one: Contour) -> str:
     """Say where the surrogate expects the best value, and where the best trial lies."""
     expected, row, column = peak(analysis, one)
-    at = (f"{one.x.name} {about(one.x.value(one.x_positions[column]))} and "
-          f"{one.y.name} {about(one.y.value(one.y_positions[row]))}")
+    at = (f"{one.x.name} {value_text(one.x.rounded(one.x.value(one.x_positions[column])))} and "
+          f"{one.y.name} {value_text(one.y.rounded(one.y.value(one.y_positions[row])))}")
     best = analysis.best
     own = " and ".join(setting_text(best.params, axis.name) for axis in (one.x, one.y)) if best else "none"
     return (f"With the other hyperparameters as in the best trial, a surface fitted to the trials is best near {at} "
@@ -350,7 +350,8 @@ def region_text(region: Region) -> str:
         if most == len(texts):
             return f"have {names_text(texts, 4)}{' only' if most == 1 else ''}"
         return f"have {names_text(texts[:most], 4)} most often, then {names_text(texts[most:], 4)}"
-    return f"lie between {about(_outward(region.low, up=False))} and {about(_outward(region.high, up=True))}"
+    low, high = max(_outward(region.low, up=False), region.ends[0]), min(_outward(region.high, up=True), region.ends[1])
+    return f"lie between {value_text(low)} and {value_text(high)}"
 
 
 def _outward(value: Any, *, up: bool) -> Any:
@@ -361,11 +362,6 @@ def _outward(value: Any, *, up: bool) -> Any:
     near = float(f"{value:.1e}")
     is_outside = near >= value if up else near <= value
     return near if is_outside else float(f"{near + (step if up else -step):.1e}")
-
-
-def about(value: Any) -> str:
-    """Write a place to two digits: it is where the nearest trial happened to be, and not exact."""
-    return number_text(value, 2) if isinstance(value, float) else value_text(value)
 
 
 def both_peaks(rows: Sequence[Row]) -> list[Row]:

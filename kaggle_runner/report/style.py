@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kaggle_runner.wording import plain_text
+from kaggle_runner.wording import plain_value
 
 BEST = "#C78000"
 BAND = "rgba(230,159,0,0.2)"
@@ -115,13 +115,11 @@ def seconds_text(seconds: float) -> str:
 
 def value_text(value: object) -> str:
     """Write a hyperparameter's value: numbers short, the rest as text."""
-    if value is None or isinstance(value, bool):
-        return "none" if value is None else str(value).lower()
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return number_text(value) if not isinstance(value, int) or abs(value) >= 1000 else str(value)
     if isinstance(value, list | tuple):
         return ", ".join(value_text(item) for item in value)
-    return plain_text(value) if isinstance(value, str) else str(value)
+    return plain_value(value)
 
 
 def setting_text(params: Mapping[str, object], name: str) -> str:

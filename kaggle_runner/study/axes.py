@@ -33,6 +33,8 @@ class Axis:
     high: float = 1.0
     is_log: bool = False
     is_integer: bool = False
+    step: float = 0
+    """What the values of a range are multiples of; 0 where they need not be."""
     is_bounded: bool = True
     """Whether the sweep itself sets the ends; false where they are only what the trials reached."""
 
@@ -65,6 +67,19 @@ class Axis:
             return self.values[min(len(self.values) - 1, max(0, int(position * len(self.values))))]
         scaled = self._scaled(self.low) + position * self._width
         return math.exp(scaled) if self.is_log else scaled
+
+    def rounded(self, value: Any) -> Any:
+        """Return a place on a range to two digits, and never past its end: it is where a trial happened to be."""
+        if self.values or not is_number(value):
+            return value
+        return round(value) if self.is_integer else min(self.high, max(self.low, float(f"{value:.1e}")))
+
+    def outward(self, value: float, *, up: bool) -> float:
+        """Return the nearest value that the steps of a range allow, no lower or no higher than a given one."""
+        if not self.step:
+            return value
+        count = (math.ceil if up else math.floor)(round(value / self.step, 9))
+        return count * self.step if isinstance(self.step, int) else float(f"{count * self.step:.12g}")
 
     @property
     def _width(self) -> float:
@@ -134,6 +149,9 @@ def boundary(axis: Axis, value: Any) -> Boundary | None:
         suggestion = limit + (high - low) / 2 if at_high else max(0.0, limit - (high - low) / 2)
     if whole:
         suggestion = max(1, round(suggestion))
+    suggestion = max(axis.outward(suggestion, up=at_high), axis.step if axis.is_log else -math.inf)
+    if same_value(suggestion, limit):
+        return None
     return Boundary(name=axis.name, value=value, side=side, limit=limit, suggestion=suggestion)
 
 
@@ -165,6 +183,7 @@ def _from_sweep(name: str, entry: Any, seen: Sequence[Any]) -> Axis | None:
         spread = _range(entry)
         if spread is not None and spread.is_bounded and spread.lowest < spread.highest:
             return Axis(name=name, low=spread.lowest, high=spread.highest, is_integer=spread.is_integer,
+                        step=spread.q if spread.is_quantised else 0,
                         is_log=spread.is_logarithmic and spread.lowest > 0)
     return None
 

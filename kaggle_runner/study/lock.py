@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import StudyError
-from kaggle_runner.files import FACTS_VARIABLE, cannot_write
+from kaggle_runner.files import FACTS_VARIABLE, IN_PLACE, OF_A_STUDY, cannot_write
 from kaggle_runner.wording import without_password
 
 _SETTLE_S = 5.0
@@ -108,27 +108,27 @@ class StudyLock:
     One process has it, or any number of processes that share it.
 
     Raises:
-        StudyError: somebody else has it, or the lock cannot be written.
+        StudyError: somebody else has it, or the lock cannot be written; `way_out` names another study, if one can be.
     """
 
-    def __init__(self, directory: Path, *, shared: bool) -> None:
+    def __init__(self, directory: Path, *, shared: bool, way_out: str = OF_A_STUDY) -> None:
         path = directory / "study.lock"
         self._shared, self.is_alone = shared, True
         try:
             # Not inherited by the worker, so a worker never keeps a dead supervisor's lock.
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise cannot_write(path, error, way_out=way_out or IN_PLACE) from error
         try:
             self.is_alone = _take(self._fd, fcntl.LOCK_EX, _LOOK_S)
             if not self.is_alone and not (shared and _take(self._fd, fcntl.LOCK_SH, _SETTLE_S)):
                 holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
                 os.close(self._fd)
-                raise StudyError(f"{directory} is in use by process {holder}; wait for it, stop it, or choose another "
-                                 f"directory with --study")
+                raise StudyError(f"{directory} is in use by process {holder}; wait for it, stop it"
+                                 f"{', or ' * bool(way_out)}{way_out}")
         except OSError as error:  # a file system without locks
             os.close(self._fd)
-            raise cannot_write(path, error) from error
+            raise cannot_write(path, error, way_out=way_out or IN_PLACE) from error
         with contextlib.suppress(OSError):  # the number is for the message only
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)

@@ -14,7 +14,7 @@ from kaggle_runner.study.noise import (
     measured_noise,
 )
 from kaggle_runner.study.trial import Status, TrialRecord
-from kaggle_runner.wording import how_many, plain_text
+from kaggle_runner.wording import how_many, plain_value
 
 MOST_CHANGE = 100
 """How many times the base's value a change may be and still be said in per cent."""
@@ -74,9 +74,7 @@ def _account(rows: Mapping[str, Any]) -> str:
 
 def format_value(value: Any) -> str:
     """Write a hyperparameter's value short."""
-    if isinstance(value, str):
-        return plain_text(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else plain_value(value)
 
 
 def _varied(snapshot: Snapshot) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from kaggle_runner.files import cannot_write, read_checked, write_checked
+from kaggle_runner.files import OTHER_CACHE, cannot_write, read_checked, write_checked
 
 REPEATS = 3
 WORTH_IT = 0.85
@@ -72,7 +72,7 @@ def choose(batch: Callable[[torch.dtype], object], *, most_threads: int, cache_d
     try:
         write_checked(path, asdict(choice))
     except OSError as error:
-        raise cannot_write(path, error, way_out="set KAGGLE_RUNNER_CACHE") from error
+        raise cannot_write(path, error, way_out=OTHER_CACHE) from error
     return choice
 
 

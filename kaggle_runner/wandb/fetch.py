@@ -15,7 +15,7 @@ from typing import Any
 import wandb
 
 from kaggle_runner.errors import StudyError, WandbError
-from kaggle_runner.files import line_of, make_directory, write_atomically
+from kaggle_runner.files import NOT_HERE, line_of, write_atomically
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.metrics import Metric
 from kaggle_runner.study.journal import JOURNAL, read_study
@@ -68,10 +68,8 @@ def fetch_study(address: str, environment: Environment, directory: Path | None =
              "goal": metric.goal, "seed": 0, "sweep": found.config, "time": 0.0}
     session = {"event": "session", "host": _HOST, "sweep": path, **device, "time": 0.0}
     for run, rows in zip(runs, histories, strict=True):
-        make_directory(directory / "trials" / run.id)
-        write_atomically(directory / "trials" / run.id / "history.jsonl", _lines(rows))
-    make_directory(directory)
-    write_atomically(directory / JOURNAL, _lines([study, session, *events]))
+        write_atomically(directory / "trials" / run.id / "history.jsonl", _lines(rows), way_out=NOT_HERE)
+    write_atomically(directory / JOURNAL, _lines([study, session, *events]), way_out=NOT_HERE)
     return directory
 
 

@@ -3,6 +3,7 @@
 Only complete trials are compared; what was pruned, failed or still runs is carried along to be marked, never ranked.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,8 @@ class Region:
     """Number of configurations that the region is made of."""
     low: float | None = None
     high: float | None = None
+    ends: tuple[float, float] = (-math.inf, math.inf)
+    """The ends of the range itself."""
     values: tuple[Any, ...] = ()
     """For an axis of listed values: those that occur, the most frequent first."""
     counts: tuple[int, ...] = ()
@@ -269,9 +272,8 @@ def _varied(axes: Sequence[Axis], found: Sequence[Configuration]) -> tuple[Axis,
 def _effects(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) -> tuple[Effects, str]:
     count = len(found)
     if count < MIN_TRIALS:
-        trials = "1 complete configuration is" if count == 1 else f"{count} complete configurations are"
-        few = f"{trials} too few" if count else "a complete configuration is missing"
-        return Effects(), f"{few} to say which hyperparameter mattered; {MIN_TRIALS} are the least"
+        trials = "1 complete configuration is" if count == 1 else f"{count or 'no'} complete configurations are"
+        return Effects(), f"{trials} too few to say which hyperparameter mattered; {MIN_TRIALS} are the least"
     if not varied:
         return Effects(), "no hyperparameter differs between the complete trials, so none can matter"
     factors = [Factor(name=axis.name, ordered=axis.is_ordered, positions=tuple(
@@ -375,7 +377,8 @@ def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
     for axis in varied:
         chosen = [one.params[axis.name] for one in good if axis.of(one.params) is not None]
         if axis.is_range and chosen:
-            regions.append(Region(name=axis.name, count=len(chosen), low=min(chosen), high=max(chosen)))
+            regions.append(Region(name=axis.name, count=len(chosen), low=min(chosen), high=max(chosen),
+                                  ends=(axis.low, axis.high)))
         elif chosen:
             counts = [(sum(axis.position(value) == axis.position(known) for value in chosen), known)
                       for known in axis.values]

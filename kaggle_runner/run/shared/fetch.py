@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note
-from kaggle_runner.files import folder_name, make_directory
+from kaggle_runner.files import NOT_HERE, folder_name, make_directory
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.shared.address import is_database as is_database
 from kaggle_runner.run.shared.address import read_address
@@ -41,10 +41,10 @@ def directory_of(text: str, environment: Environment, notify: Callable[[str], No
         raise database.refused(error) from None
     finally:
         database.rest()
-    make_directory(directory)
+    make_directory(directory, way_out=NOT_HERE)
     write_copy(record.snapshot(directory), directory, uid=record.uid, shown=database.address.shown)
     if confirmation is not None:
         beside = confirm_directory(directory)
-        make_directory(beside)
+        make_directory(beside, way_out=NOT_HERE)
         write_copy(confirmation.snapshot(beside), beside, uid=confirmation.uid, shown=database.address.shown)
     return directory

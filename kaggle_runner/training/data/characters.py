@@ -20,7 +20,7 @@ import numpy as np
 
 from kaggle_runner.config import DEMO_DATASET, CharLMConfig
 from kaggle_runner.errors import DataError
-from kaggle_runner.files import digest_of, write_atomically
+from kaggle_runner.files import OTHER_CACHE, digest_of, write_atomically
 from kaggle_runner.training.data import builtin_docs
 
 TEXT8 = "text8"
@@ -202,10 +202,9 @@ def _builtin_text(cache_directory: Path) -> Path:
         if digest.read_text() == digest_of(path.read_bytes()):
             return path
     training, held_out = builtin_docs.split_documents()
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(text for text in [*training, *held_out] if text.isascii())
-    write_atomically(path, text)
-    write_atomically(digest, digest_of(text.encode()))
+    write_atomically(path, text, way_out=OTHER_CACHE)
+    write_atomically(digest, digest_of(text.encode()), way_out=OTHER_CACHE)
     return path
 
 
@@ -224,6 +223,5 @@ def _text8(cache_directory: Path, url: str, md5: str) -> Path:
     if found != md5:
         raise DataError(f"text8 from {url} has md5 {found} instead of {md5}, so it is not text8; try again, or give "
                         f"the path of a copy")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.decode())
+    write_atomically(path, content.decode(), way_out=OTHER_CACHE)
     return path
