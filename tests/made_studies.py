@@ -28,19 +28,20 @@ class Made:
     peak: int | None = 500 * 2**20
     phases: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     origin: str = "random"
 
 
 def write_study(directory: Path, trials: Sequence[Made], *, parameters: Mapping[str, Any] | None = None,
                 name: str = "made", metric: str = "eval/loss", goal: str = "minimize", baseline: float | None = None,
-                gpus: Sequence[str] = ()) -> Path:
+                gpus: Sequence[str] = (), scores: Mapping[str, float] | None = None) -> Path:
     """Write a study whose trials are called 0000, 0001, ... and return its directory."""
     sweep = {"method": "random", "metric": {"name": metric, "goal": goal}, "parameters": dict(parameters or {})}
     with Study.open_for_writing(directory, name=name, sweep=sweep, metric=metric, goal=goal, seed=0) as study:
         study.start_session({"host": "local", "gpus": list(gpus)})
         if baseline is not None:
-            study.record_baseline(baseline)
+            study.record_baseline(baseline, scores)
         for number, made in enumerate(trials):
             trial = Trial(id=f"{number:04d}", number=number, params=made.params, origin=made.origin)
             study.record_start(trial, made.params)
@@ -54,7 +55,7 @@ def write_study(directory: Path, trials: Sequence[Made], *, parameters: Mapping[
                     id=trial.id, status=made.status, metric=made.value, reason=made.reason,
                     steps=made.steps or (made.curve[-1][0] if made.curve else 0), seconds=made.seconds,
                     peak_device_bytes=made.peak, evaluations=tuple(made.curve), seconds_by_phase=made.phases,
-                    notes=made.notes))
+                    notes=made.notes, metrics=made.metrics))
     return directory
 
 

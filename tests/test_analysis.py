@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from kaggle_runner.cli.table import trial_table
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Region, analyse
 from kaggle_runner.report.analysis.claims import claims
+from kaggle_runner.report.analysis.gap import Measure, before_gap
 from kaggle_runner.report.files import summary_markdown
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import next_search
@@ -310,7 +312,8 @@ def test_no_two_values_look_alike_in_parallel_coordinates(tmp_path):
      "no configuration is complete"),
     ([Made(), Made(params={"lr": 2})], "none: 2 trials ended without a number for eval/loss",
      "no configuration is complete"),
-    ([Made(params={"lr": lr}, value=2.5) for lr in range(12)], "trial 0000, eval/loss 2.5000",
+    ([Made(params={"lr": lr}, value=2.5) for lr in range(12)],
+     "none is better: all 12 configurations have eval/loss 2.5000",
      "no configuration was trained with a second seed, and the 12 complete configurations leave no scatter"),
 ])
 def test_what_is_not_known_is_said_with_its_true_reason(tmp_path, trials, line, source):
@@ -365,3 +368,67 @@ def test_without_a_complete_configuration_not_one_but_all_are_missing(tmp_path):
 def test_a_value_is_the_most_frequent_only_where_it_is(counts, said):
     region = Region(name="lora_r", count=sum(counts), values=(4, 8, 16)[:len(counts)], counts=counts)
     assert region_text(region) == f"have {said}"
+
+
+def test_nothing_is_marked_as_the_best_where_all_are_equal(tmp_path):
+    level, led = (read_study(write_study(tmp_path / name, [
+        Made(params={"x": i}, value=value) for i, value in enumerate([*[2.5] * 8, last])], parameters={
+            "x": {"min": 0, "max": 8}}, baseline=2.5)) for name, last in (("level", 2.5), ("led", 2.4)))
+    assert "*" not in trial_table(level, width=80)
+    assert best_lines(level) == [("best", "none is better: all 9 configurations have eval/loss 2.5000; the untouched "
+                                          "base has 2.5000")]
+    assert say.winner(analyse(level)).endswith("none of them is better.")
+    assert "2.4000 *" in trial_table(led, width=80)
+    assert best_lines(led)[0][1].startswith("trial 0008, eval/loss 2.4000")
+
+
+SCORED = {"metric": "eval/exact_match", "goal": "maximize"}
+
+
+def first_of(directory, values, losses=(), base=None, base_loss=None, **how):
+    """Return how many share first place of trials with these values; the sentences, `show` and the JSON agree on it."""
+    generator = random.Random(0)
+    write_study(directory, [
+        Made(params={"learning_rate": 10 ** generator.uniform(-5, -3), "seed": 42}, value=value,
+             metrics={"eval/loss": losses[i]} if losses else {}) for i, value in enumerate(values)],
+        parameters={"learning_rate": LEARNING_RATE}, baseline=base,
+        scores={} if base_loss is None else {"eval/loss": base_loss}, **how)
+    analysis = analysis_of(directory)
+    count, told = len(analysis.first.shared), say.winner(analysis)
+    everyone = {len(values): "shared by (all|both)", 1: "won with"}.get(count, f"shared by {count} of {len(values)} ")
+    assert re.search(everyone, told), told
+    assert len(claims(analysis)["first_place"]) == count
+    return count
+
+
+@pytest.mark.parametrize(("base", "base_loss"), [(0.0, 0.3), (0.0, None), (None, None)])
+def test_who_learned_nothing_and_is_far_off_by_the_loss_does_not_share(tmp_path, base, base_loss):
+    values, losses = (0.667, 0.667, 0.667, 0.0), (0.02, 0.021, 0.024, 0.31)
+    assert first_of(tmp_path / "s", values, losses, base, base_loss, **SCORED) == 3
+    assert first_of(tmp_path / "near", values, (0.02, 0.021, 0.024, 0.025), base, base_loss, **SCORED) == 4
+    assert first_of(tmp_path / "none", values, base=base, **SCORED) == 4, "one row of three is no evidence"
+
+
+@pytest.mark.parametrize("base", [0.0, None])
+def test_many_that_learned_nothing_share_no_place_with_some_that_did(tmp_path, base):
+    assert first_of(tmp_path / "s", [0.0] * 17 + [0.3, 0.35, 0.4], base=base, **SCORED) == 3
+    assert first_of(tmp_path / "rows", [0.0] * 18 + [0.005, 0.005], base=base, **SCORED) == 20, "one row of 200"
+
+
+@pytest.mark.parametrize(("values", "base", "count"), [
+    ((2.50, 2.51, 10.40, 10.45, 10.41), None, 2), ((2.50, 2.51, 2.52, 2.505, 2.515, 10.4), None, 5),
+    ((2.50, 2.51, 10.40, 10.45, 10.41, 10.5, 10.43, 10.37), None, 2), ((2.50, 10.4, 10.41), 4.0, 1),
+    ((2.50, 2.51, 2.52, 3.5), 3.4, 3), ((2.50, 2.51, 2.52, 3.5), None, 4), ((2.50, 2.51, 2.52, 2.53, 2.56), 2.53, 5),
+    ((4.5, 4.6, 5.0, 5.1, 6.0), 4.0, 5), ((2.50, 10.4), 4.0, 2)])
+def test_who_diverged_or_is_no_better_than_the_base_shares_no_place_where_a_wide_gap_says_so(
+        tmp_path, values, base, count):
+    assert first_of(tmp_path / "s", values, base=base) == count
+
+
+def test_where_training_changes_nothing_the_base_makes_nobody_worse(tmp_path):
+    generator, wrong = random.Random(1), 0
+    for _ in range(500):
+        values = sorted(generator.gauss(2.5, 0.01) for _ in range(generator.randint(3, 12)))
+        measure = Measure(values=tuple(values), base=generator.gauss(2.5, 0.01))
+        wrong += len(before_gap([measure], len(values))) < len(values)
+    assert wrong <= 15

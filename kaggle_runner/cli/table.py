@@ -9,7 +9,7 @@ from typing import Any
 
 from kaggle_runner.cli.words import columns_of, command, fitted, padded, wrapped
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import configurations_of
+from kaggle_runner.study.noise import configurations_of, is_level
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many
@@ -107,7 +107,6 @@ def searched(snapshot: Snapshot) -> list[str]:
 
 def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]:
     results = [record.result for record in records]
-    marks = [" *" if record is snapshot.best else "" for record in records]
     own = [("status", [record.status_word for record in records]),
            ("steps", [str(result.steps) if result else "" for result in results]),
            ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
@@ -116,6 +115,7 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
     metric = ["" if result is None else "-" if result.metric is None else snapshot.metric.text(result.metric)
               for result in results]
     found = configurations_of(snapshot)
+    marks = [" *" if record is snapshot.best and not is_level(found) else "" for record in records]
     means = {trial: snapshot.metric.text(one.mean) for one in found for trial in one.all_ids}
     judged = [("mean", [means.get(record.trial.id, "") for record in records])] \
         if any(one.runs > 1 for one in found) else []  # of what differs in the seed alone: this is compared

@@ -127,6 +127,11 @@ def find_configurations(trials: Sequence[Measured], further: Mapping[str, Mappin
     return tuple(found)
 
 
+def is_level(found: Sequence[Configuration]) -> bool:
+    """Say whether there are several configurations, and all have the same value."""
+    return len(found) > 1 and len({one.mean for one in found}) == 1
+
+
 def find_repeats(trials: Sequence[Measured]) -> tuple[Configuration, ...]:
     """Return the configurations with two or more seeds."""
     return tuple(one for one in find_configurations(trials) if one.seeds > 1)

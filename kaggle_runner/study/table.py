@@ -11,6 +11,7 @@ from kaggle_runner.study.noise import (
     Configuration,
     configurations_of,
     confirmed,
+    is_level,
     measured_noise,
 )
 from kaggle_runner.study.trial import Status, TrialRecord
@@ -30,16 +31,19 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     if best is None or best.result is None or best.result.metric is None:
         lines.append(("best", _no_best(snapshot)))
     else:
-        one = best_configuration(snapshot, best)
+        found = configurations_of(snapshot)
+        one, level = next(one for one in found if best.trial.id in one.all_ids), is_level(found)
         doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
-        lines.append(("best", f"{_who(one)}, {metric} {snapshot.metric.text(one.mean)}{doubt}"
-                              f"{_gain(snapshot, one.mean)}{_beside(snapshot, best)}"))
-        names = _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
-        lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
-                                    for name in names if name in best.trial.params)))
-        found = confirmed(snapshot)
-        lines += found.as_lines(metric) if found else []
+        who = f"none is better: all {len(found)} configurations have" if level else f"{_who(one)},"
+        lines.append(("best", f"{who} {metric} {snapshot.metric.text(one.mean)}{doubt}"
+                              f"{_gain(snapshot, one.mean)}{'' if level else _beside(snapshot, best)}"))
+        names = [] if level else _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
+        if names:
+            lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
+                                        for name in names if name in best.trial.params)))
+        told = confirmed(snapshot)
+        lines += told.as_lines(metric) if told else []
     if noise is not None:
         lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of one trial's {metric}, from "
                                f"{noise.source}"))
@@ -105,12 +109,6 @@ def _who(one: Configuration) -> str:
 def _named(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     return f"trial{'s' if len(ids) > 1 else ''} {', '.join(ids[:NAMED])}{more}"
-
-
-def best_configuration(snapshot: Snapshot, best: TrialRecord) -> Configuration:
-    """Return what all seeds of the best trial's configuration came to."""
-    return next(one for one in configurations_of(snapshot)
-                if best.trial.id in one.all_ids)
 
 
 def _gain(snapshot: Snapshot, value: float) -> str:

@@ -16,6 +16,7 @@ from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
 from kaggle_runner.report.analysis.answers import Asked, read_answers
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps
 from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
+from kaggle_runner.report.analysis.gap import measures_of
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
 from kaggle_runner.report.analysis.provenance import how_it_was_run
 from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
@@ -224,9 +225,9 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     measured, repeats = measured_noise(snapshot)
     in_order = sorted(found, key=lambda one: min(place[trial] for trial in one.all_ids))
     first = first_place(in_order, metric.goal, measured, effects,
-                        lambda near: _effects(_varied(axes, near), near, seed)[0], failed_with_a_seed(snapshot))
-    resolved = {share.name for share in effects.shares if share.resolved}
-    surrogate = _surrogate(varied, found, seed) if len(resolved) > 1 else None
+                        lambda near: _effects(_varied(axes, near), near, seed)[0], measures_of(snapshot, in_order),
+                        failed_with_a_seed(snapshot))
+    surrogate = _surrogate(varied, found, seed) if sum(share.resolved for share in effects.shares) > 1 else None
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=metric.name, goal=metric.goal,
@@ -235,8 +236,7 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, first),
         regions=_regions(varied, first), repeats=repeats, first=first,
         as_swept=tuple(one.records[0].trial.id for one in snapshot.as_swept.configurations),
-        boundaries=_boundaries(axes, first),
-        rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
+        boundaries=_boundaries(axes, first), rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
         others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
 
 

@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kaggle_runner.report.analysis.gap import Measure, before_gap
 from kaggle_runner.report.analysis.importance import Effects
-from kaggle_runner.study.noise import Configuration, Noise
+from kaggle_runner.study.noise import Configuration, Noise, is_level
 from kaggle_runner.wording import how_many
 
 MIN_FOR_NOISE = 8
 """Configurations from which on their own scatter says something of the noise."""
 _LEVEL, _DRAWS, _FEW = 0.03, 4000, 4
-_GAP, _GAP_CHANCE = 1.5, 1e-3
-"""How many times as wide as all before it a gap must be, and how seldom it may be so by chance. Source: measured with
-benchmarks/truth.py, 150 studies: with heavy tails as many are wrong as at 3; at 1 twice as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ class FirstPlace:
     @property
     def is_level(self) -> bool:
         """Whether several configurations are complete, and all have the same value."""
-        return len(self.ranked) > 1 and len({one.mean for one in self.ranked}) == 1
+        return is_level(self.ranked)
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -90,9 +88,11 @@ def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
 
 
 def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None, effects: Effects,
-                effects_of: Callable[[Sequence[Configuration]], Effects],
+                effects_of: Callable[[Sequence[Configuration]], Effects], measures: Sequence[Measure],
                 failed: Mapping[str, str] | None = None) -> FirstPlace:
     """Find those of some configurations, best first, that share first place; `measured` noise goes before its model.
+
+    The first of the `measures` is the study's own metric.
 
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
     whole width of it is the distance. Where they leave more than the configurations before a gap scatter, or
@@ -101,7 +101,9 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     """
     sign = -1.0 if goal == "maximize" else 1.0
     ranked, use_both = tuple(configurations), measured is not None and measured.freedom < _FEW
-    near, apart = _near(ranked, sign) if measured is None or use_both else ranked, 0
+    near, apart = ranked, 0
+    if ranked and (measured is None or use_both):
+        near = tuple(ranked[i] for i in before_gap(measures, len(ranked)))
     if len(near) < len(ranked):
         alone = effects_of(near)
         if not _is_explained(effects, near) or (len(near) >= MIN_FOR_NOISE
@@ -123,24 +125,6 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     return FirstPlace(ranked=ranked, noise=stated, distance=distance, apart=apart, failed=failed or {},
                       shared=tuple(one for one in shared if not set(one.trial_ids) & set(failed or ())) or shared,
                       told_by=None if told_by is stated else told_by)
-
-
-def _near(ranked: Sequence[Configuration], sign: float) -> tuple[Configuration, ...]:
-    """Return those before the first gap that is too wide for chance; all without one, and where one alone is beyond.
-
-    Of k values that lie evenly, the next is c times their width away with the probability (1 + c) ** (1 - k).
-    Source: Pyke, "Spacings", J. R. Stat. Soc. B 27, 1965, section 2.
-    """
-    values = sorted(sign * one.mean for one in ranked)
-    width = values[-1] - values[0] if values else 0.0
-    steps = sorted({round((value - values[0]) / width, 9) for value in values}) if width else []  # rounding is no gap
-    for count in range(2, len(steps)):
-        ratio = (steps[count] - steps[count - 1]) / steps[count - 1]
-        if ratio > _GAP and (1 + ratio) ** (1 - count) <= _GAP_CHANCE:
-            middle = values[0] + width * (steps[count] + steps[count - 1]) / 2
-            near = tuple(one for one in ranked if sign * one.mean < middle)
-            return near if ranked[0] in near and len(near) < len(ranked) - 1 else tuple(ranked)
-    return tuple(ranked)
 
 
 def _is_explained(effects: Effects, near: Sequence[Configuration]) -> bool:
