@@ -23,7 +23,8 @@ from kaggle_runner.config_fields import (
 from kaggle_runner.errors import ConfigError
 
 __all__ = ["CHARLM_OPTIMIZERS", "DEMO_DATASET", "DEMO_MODEL", "MOST_SAMPLES", "OPTIMIZERS", "SCHEDULES", "TRAINERS",
-           "CharLMConfig", "Config", "FinetuneConfig", "config_from_params", "field_types", "trainer_of"]
+           "CharLMConfig", "Config", "FinetuneConfig", "config_from_params", "field_types", "needs_bitsandbytes",
+           "trainer_of"]
 
 COLUMN_ROLES = ("prompt", "completion", "system", "context", "history", "tools", "messages", "text")
 """What a column can be, for `columns`."""
@@ -250,6 +251,13 @@ def trainer_of(params: Mapping[str, Any]) -> str:
     if trainer not in TRAINERS:
         raise ConfigError(f"trainer must be one of {', '.join(TRAINERS)}, got {trainer!r}")
     return str(trainer)
+
+
+def needs_bitsandbytes(params: Mapping[str, Any]) -> bool:
+    """Say whether fine-tunes of these parameters, values or what these are chosen from, are quantised anywhere."""
+    fours, optimizers = (getattr(given, "values", None) or [getattr(given, "value", given)] for given in (
+        params.get("load_in_4bit", True), params.get("optim", OPTIMIZERS[0])))
+    return any(fours) or any(name != OPTIMIZERS[0] for name in optimizers)
 
 
 def config_from_params(params: Mapping[str, Any]) -> Config:

@@ -92,8 +92,11 @@ class MissingPackages(HostError):
 
     def __init__(self, packages: Sequence[str], extra: str) -> None:
         self.packages = tuple(packages)
-        names = ", ".join(packages)
-        super().__init__(f"{names} not installed; run: pip install 'kaggle_runner[{extra}]'")
+        super().__init__(
+            "bitsandbytes not installed; load_in_4bit and optimizers of 8 bits need it: run: pip install bitsandbytes; "
+            "a kernel gets it with the internet on, or from a dataset with its wheel"
+            if self.packages == ("bitsandbytes",) else
+            f"{', '.join(packages)} not installed; run: pip install 'kaggle_runner[{extra}]'")
 
 
 class MachineFault(HostError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.machine.variables import hint
+from kaggle_runner.study.journal import read_study
 
 FILES = {
     "vary.yaml": "vary: dropout\nvalues: [0.1, 0.2]\nseeds: [0, 1, 2]\nbaseline:\n  trainer: charlm\n",
@@ -91,3 +92,20 @@ def test_offline_runs_are_not_promised_without_their_library(run, tmp_path):
     assert done.returncode == 1
     assert done.stderr == "error: wandb not installed; run: pip install 'kaggle_runner[wandb]'\n"
     assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+def test_a_sweep_in_16_bits_trains_without_bitsandbytes_and_one_in_4_says_where_a_kernel_gets_it(
+        run, tmp_path, tiny_llama, rows_file):
+    fixed = {"model": tiny_llama, "dataset": rows_file, "samples": 32, "max_eval_samples": 8, "max_length": 48,
+             "max_steps": 2, "eval_steps": 2, "batch_size": 2, "gradient_accumulation_steps": 2}
+    lines = "".join(f"  {key}: {{value: {value}}}\n" for key, value in fixed.items())
+    text = FILES["sweep.yaml"].replace("  model: {value: ./nowhere}\n", lines)
+    for name, choice in (("16.yaml", "[false]"), ("4.yaml", "[false, true]")):
+        (tmp_path / name).write_text(f"{text}  load_in_4bit: {{values: {choice}}}\n")
+    done = run("sweep", "16.yaml", "--cpu", "--study", "s", without=["bitsandbytes"])
+    assert (done.returncode, read_study(tmp_path / "s").as_dict()["best"] is None) == (0, False), done.stderr
+    done = run("sweep", "4.yaml", "--cpu", "--study", "t", without=["bitsandbytes"])
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1, "error: bitsandbytes not installed; load_in_4bit and optimizers of 8 bits need it: run: pip install "
+           "bitsandbytes; a kernel gets it with the internet on, or from a dataset with its wheel")
+    assert not (tmp_path / "t").exists()

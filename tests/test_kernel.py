@@ -25,7 +25,7 @@ from kaggle_runner.kaggle.folder import (
     read_ref,
 )
 from kaggle_runner.kaggle.launcher import Launch
-from kaggle_runner.kaggle.order import KernelOrder, gated_models
+from kaggle_runner.kaggle.order import KernelOrder, gated_models, make_spec
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import KernelPatience
 from kaggle_runner.study.journal import Study
@@ -164,6 +164,19 @@ def test_models_of_owners_who_ask_for_a_licence_are_named_and_those_of_others_ar
     file.write_text(f"method: grid\nmetric: {{name: eval/bits_per_byte, goal: minimize}}\n"
                     f"parameters: {{model: {{values: {json.dumps(models)}}}}}\n")
     assert gated_models(KernelOrder(sweep=str(file)), lambda address: None) == tuple(gated)
+
+
+@pytest.mark.parametrize(("more", "warned"), [("", True), ("  load_in_4bit: {value: false}\n", False),
+                                              ("  load_in_4bit: {value: false}\n  optim: {value: adamw_8bit}\n", True)])
+def test_a_push_without_the_internet_says_at_once_that_4_bits_need_a_wheel(tmp_path, more, warned):
+    file, told = tmp_path / "mine.yaml", []
+    file.write_text("method: random\nmetric: {name: eval/loss, goal: minimize}\nrun_cap: 1\nparameters:\n"
+                    "  learning_rate: {values: [1.0e-3]}\n  model: {value: /kaggle/input/base}\n"
+                    f"  dataset: {{value: /kaggle/input/rows}}\n{more}")
+    order = KernelOrder(sweep=str(file), owner=OWNER, internet=False, datasets=(f"{OWNER}/base",))
+    make_spec(order, {"PATH": ""}, told.append, asks_kaggle=False)
+    assert any(line.startswith("warning: Kaggle's image lacks bitsandbytes") and "--dataset" in line
+               for line in told) == warned
 
 
 def test_a_study_goes_on_from_session_to_session(desk):

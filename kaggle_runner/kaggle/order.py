@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from slugify import slugify
 
-from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig
+from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig, needs_bitsandbytes
 from kaggle_runner.errors import ConfigError, KernelError, MissingPackages, Refusal, SecretError
 from kaggle_runner.kaggle.folder import SLUG_LIMIT, KernelSpec
 from kaggle_runner.kaggle.hub_name import why_no_name
@@ -133,6 +133,10 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {', '.join(lacking)}; mount "
                                           f"Kaggle's copy with --model or --dataset and write its path under "
                                           f"/kaggle/input, or leave out --no-internet")
+    if not order.internet and order.task in ("sweep", "train") and _is_quantised(_read(order)[0]):
+        tell("warning: Kaggle's image lacks bitsandbytes, which load_in_4bit and optimizers of 8 bits need, and a "
+             "kernel without the internet gets it from a wheel alone; mount a dataset that holds it with --dataset, or "
+             "write load_in_4bit: false and optim: adamw_torch")
     return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
                       internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
@@ -222,6 +226,10 @@ def _values_of(spec: SweepSpec, name: str) -> tuple[str, ...]:
     if found is None and name == "model" and TRAINERS[spec.trainer] is FinetuneConfig:
         values = [DEMO_MODEL]
     return tuple(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _is_quantised(spec: SweepSpec) -> bool:
+    return TRAINERS[spec.trainer] is FinetuneConfig and needs_bitsandbytes(spec.parameters)
 
 
 def _not_on_a_kernel(order: KernelOrder) -> list[str]:

@@ -197,7 +197,7 @@ def find_host(environ: Mapping[str, str], root: Path) -> tuple[str, str]:
 def missing_packages() -> tuple[str, ...]:
     """Name the needed packages that this Python cannot find, without importing any."""
     return tuple(name for name in NEEDED_PACKAGES
-                 if name not in sys.modules and importlib.util.find_spec(name) is None)
+                 if sys.modules.get(name) is None and importlib.util.find_spec(name) is None)
 
 
 def _interactive(host: str, environ: Mapping[str, str]) -> bool | None:

@@ -7,10 +7,8 @@ which a GPU takes other memory than a CPU are written down here.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import bitsandbytes
 import torch
 import torch.nn.functional as F
-from bitsandbytes.functional import QuantState
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -101,6 +99,8 @@ def quantise(model: Any, quantization: Mapping[str, Any], *, stored_as: torch.dt
     `quantization` is a checkpoint's `quantization_config`; `stored_as` is the dtype that its weights become numbers in
     for the backward pass.
     """
+    import bitsandbytes
+
     head = model.get_output_embeddings()
     kept = quantization.get("llm_int8_skip_modules") or ()
     nested = bool(quantization.get("bnb_4bit_use_double_quant", False))
@@ -171,6 +171,8 @@ def _packed(inputs: int, outputs: int, stored_as: torch.dtype, nested: bool) -> 
 
     bitsandbytes keeps `nested` weights' scales as bytes, with scales of their own.
     """
+    from bitsandbytes.functional import QuantState
+
     elements = inputs * outputs
     scales = -(-elements // QUANT_BLOCK)
     weight: Any = nn.Parameter(torch.empty(-(-elements // 2), 1, dtype=torch.uint8), requires_grad=False)
@@ -186,7 +188,7 @@ def _packed(inputs: int, outputs: int, stored_as: torch.dtype, nested: bool) -> 
     return made
 
 
-def _states_of(tensor: torch.Tensor) -> Iterator[QuantState]:
+def _states_of(tensor: torch.Tensor) -> Iterator[Any]:
     state = getattr(tensor, "quant_state", None)
     if state is not None:
         yield from (state, *([state.state2] if state.nested else []))

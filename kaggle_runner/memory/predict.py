@@ -109,7 +109,8 @@ def _predicted(config: FinetuneConfig, model_config: Mapping[str, Any] | None, t
     path = None if cache_directory is None else cache_directory / "memory" / f"{key}.json"
     if path is not None and (kept := _read(path)) is not None:
         return kept
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    wanted = [name for name in PACKAGES if name != "bitsandbytes" or config.load_in_4bit]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackages(missing, "train")
     from kaggle_runner.memory.trace import trace, trace_within  # imports torch: seconds that a cached one does not take

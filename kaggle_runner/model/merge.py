@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes.functional as bnb
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -82,7 +81,7 @@ class MergePlan:
         def make() -> torch.Tensor:
             weight = self.weights.read(source)
             if state is not None:
-                weight = bnb.dequantize_4bit(weight.to(device), state)
+                weight = _bits().dequantize_4bit(weight.to(device), state)
             elif self.modules.get(source) in quantised:
                 weight = through_4_bits(weight, dtype, device, transposed=source in self.transposed)
             update = self.updates.get(name)
@@ -146,12 +145,19 @@ def merge(plan: MergePlan, folder: Path, *, quantised: Collection[str] = (), dty
     (folder / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", encoding="utf-8")
 
 
+def _bits() -> Any:
+    """Return what packs and unpacks 4 bits; a base in 16 needs no such package."""
+    import bitsandbytes.functional
+
+    return bitsandbytes.functional
+
+
 def through_4_bits(weight: torch.Tensor, dtype: torch.dtype, device: torch.device, *, transposed: bool) -> torch.Tensor:
     """Return what training saw of a weight: NF4 with double quantisation, and back."""
-    given = weight.to(device, dtype)
+    bnb, given = _bits(), weight.to(device, dtype)
     packed, state = bnb.quantize_4bit((given.T if transposed else given).contiguous(), compress_statistics=True,
                                       quant_type="nf4")
-    back = bnb.dequantize_4bit(packed, state)
+    back: torch.Tensor = bnb.dequantize_4bit(packed, state)
     return back.T if transposed else back
 
 
@@ -185,4 +191,4 @@ def _packed_state(weights: Weights, name: str, device: torch.device) -> Any:
     """Return how a weight that is stored in 4 bits is unpacked; none for one that is not."""
     parts = {f"{name}{part}": weights.read(f"{name}{part}") for part in QUANTISED_PARTS
              if f"{name}{part}" in weights.tensors}
-    return bnb.QuantState.from_dict(parts, device) if parts else None
+    return _bits().QuantState.from_dict(parts, device) if parts else None

@@ -44,7 +44,8 @@ def run_trials(study: Study, trials: Sequence[Trial], *, cpu_only: bool, deadlin
     if not todo:
         return None
     trainer = trainer_of(trials[0].params)
-    environment = prepare_session(environment, trainer, cpu_only=cpu_only, searches=False)
+    environment = prepare_session(environment, trainer, *(trial.params for trial in todo), cpu_only=cpu_only,
+                                  searches=False)
     if trainer == "charlm":
         workers = single_threaded_settings(study.directory, environment, trainer=trainer)[:len(todo)]
     else:

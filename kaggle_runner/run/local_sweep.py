@@ -94,7 +94,7 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         WorkerError: the base or the data cannot be loaded; says why.
     """
     spec.require_search()
-    environment = prepare_session(environment, spec.trainer, cpu_only=order.cpu_only, searches=True)
+    environment = prepare_session(environment, spec.trainer, spec.parameters, cpu_only=order.cpu_only, searches=True)
     if order.shared is None:
         refuse_alone(order.directory)
     else:

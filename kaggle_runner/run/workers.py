@@ -1,41 +1,49 @@
 """The workers of one session: one for each GPU, or on a CPU as the trainer is best served."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from kaggle_runner.config import needs_bitsandbytes
 from kaggle_runner.errors import MissingPackages
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.worker_process import WorkerSettings
 
-PACKAGES = {"finetune": ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets"),
+PACKAGES = {"finetune": ("torch", "transformers", "peft", "accelerate", "datasets"),
             "charlm": ("torch",)}
-"""The packages that each trainer needs."""
+"""The packages that each trainer needs for any trial."""
 SEARCH_PACKAGES = ("optuna", "scipy")
 MOST_WORKERS = 8
 """Most workers of one thread each; every one of them holds about 0.4 GiB."""
 
 
-def prepare_session(environment: Environment, trainer: str, *, cpu_only: bool, searches: bool) -> Environment:
-    """Check that everything is installed, hide the GPUs from this process, and return the environment to train in.
+def prepare_session(environment: Environment, trainer: str, *params: Mapping[str, Any], cpu_only: bool,
+                    searches: bool) -> Environment:
+    """Check what trials of these parameters import, hide the GPUs from this process, and return where to train.
 
     A sampler imports torch, and a CUDA context in the supervisor's process costs memory there.
 
     Raises:
         MissingPackages: what training needs is not installed.
     """
-    require_packages(environment, trainer, searches=searches)
+    require_packages(environment, trainer, *params, searches=searches)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return replace(environment, gpus=()) if cpu_only else environment
 
 
-def require_packages(environment: Environment, trainer: str, *, searches: bool, extra: str = "local") -> None:
+def require_packages(environment: Environment, trainer: str, *params: Mapping[str, Any], searches: bool,
+                     extra: str = "local") -> None:
     """See that what a trainer imports is installed, and what the embedded search does where it `searches`.
+
+    `params` are the parameters of trials: their values, or what these are chosen from.
 
     Raises:
         MissingPackages: some of it is not; `extra` has it.
     """
-    wanted = (*PACKAGES[trainer], *(SEARCH_PACKAGES if searches else ()))
+    packs = trainer == "finetune" and any(map(needs_bitsandbytes, params))
+    wanted = (*PACKAGES[trainer], *(("bitsandbytes",) if packs else ()), *(SEARCH_PACKAGES if searches else ()))
     missing = [name for name in wanted if name in environment.missing_packages]
     if missing:
         raise MissingPackages(missing, extra)

@@ -10,14 +10,14 @@ import hashlib
 import math
 import pathlib
 import platform
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import accelerate
-import bitsandbytes
 import numpy as np
 import peft
 import torch
@@ -278,7 +278,7 @@ def _train(base: BaseModel, adapted: Any, buffer: AdapterBuffer, data: EncodedDa
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a trial's numbers."""
-    packages = (torch, transformers, peft, bitsandbytes, accelerate, np)
+    packages = (torch, transformers, peft, accelerate, np, *filter(None, [sys.modules.get("bitsandbytes")]))
     return {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}}
 
 
@@ -288,9 +288,9 @@ def _optimizer(config: FinetuneConfig, buffer: AdapterBuffer,
     if config.optim == "adamw_torch":
         # fused, a step that the scaler skips is skipped on the GPU, and the host need not wait to know
         return torch.optim.AdamW([buffer.whole], fused=True, **options)
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit}
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
     # one by one: small parameters keep moments of 32 bits, and scales must not reach from one into the next
     return kinds[config.optim](parameters, **options)
 

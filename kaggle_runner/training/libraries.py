@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import peft.import_utils
 import torch
 import transformers
-from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from kaggle_runner.errors import ModelError
 
@@ -97,13 +95,15 @@ def quantises_subclasses() -> bool:
 
     transformers 5.0 does, 5.15 and later do not: it is tried on a layer without data.
     """
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
     class Own(torch.nn.Linear):
         pass
 
     with torch.device("meta"):
         tried = torch.nn.Sequential(Own(8, 8))
         replace_with_bnb_linear(tried, quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True))
-    return isinstance(tried[0], bitsandbytes.nn.Linear4bit)
+    return not isinstance(tried[0], Own)
 
 
 def spelled_out(targets: str | list[str], model: Any) -> str | list[str]:

@@ -87,6 +87,7 @@ def run_agent(order: AgentOrder, environment: Environment, notify: Notify) -> Ag
     with contextlib.ExitStack() as stack:
         stack.callback(leave_in_time)
         sweep = find_for_agent(order, environment, key, notify)
+        require_packages(environment, "finetune", sweep.spec.parameters, searches=False, extra="train,wandb")
         gpu = stack.enter_context(hold_gpu(environment.gpus))
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # this process never touches a GPU
         directory = order.study or study_directory(sweep, environment)

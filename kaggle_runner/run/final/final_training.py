@@ -74,7 +74,7 @@ def run_final(spec: SweepSpec, order: FinalOrder, environment: Environment, noti
     config = dealt(config, shares)
     trial = Trial(id=TRIAL, number=0, origin="final", params={**spec.fixed, **{
         name: getattr(config, name) for name in ("batch_size", "gradient_accumulation_steps")}})
-    environment = prepare_session(environment, "finetune", cpu_only=order.cpu_only, searches=False)
+    environment = prepare_session(environment, "finetune", spec.fixed, cpu_only=order.cpu_only, searches=False)
     with (Study.open_for_writing(order.directory, name=order.directory.name, sweep=spec.raw, metric=spec.metric,
                                  goal=spec.goal, seed=None) as study, end_on_signals(notify) as ending):
         done = next((record.result for record in study.snapshot().finished if not _goes_on(record.result)), None)

@@ -76,7 +76,8 @@ def confirm_shared(shared: SharedOrder, spec: SweepSpec, snapshot: Snapshot, con
     of_trials = spec_of(spec, name, trials)
     record = SharedRecord.join(Database(address, notify=notify), of_trials, snapshot.info.seed,
                                shared.lease_s or DEFAULT_LEASE_S)
-    environment = prepare_session(environment, spec.trainer, cpu_only=cpu_only, searches=False)
+    environment = prepare_session(environment, spec.trainer, *(trial.params for trial in trials), cpu_only=cpu_only,
+                                  searches=False)
     directory = confirm_directory(snapshot.directory.parent)
     with (Study.open_for_writing(directory, name=name, sweep=of_trials.raw, metric=spec.metric, goal=spec.goal,
                                  seed=snapshot.info.seed) as study, end_on_signals(notify) as ending,

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import bitsandbytes
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from kaggle_runner.training.layer.elementwise import Elementwise, Masks
-from kaggle_runner.training.layer.structure import base_of
+from kaggle_runner.training.layer.structure import base_of, is_packed
 
 Copies = Callable[[nn.Parameter, torch.dtype], torch.Tensor]
 """Returns the values of a parameter in a dtype."""
@@ -64,7 +63,7 @@ class Projection:
 
     @functools.cached_property
     def _is_packed(self) -> bool:
-        return isinstance(self.base, bitsandbytes.nn.Linear4bit)
+        return is_packed(self.base)
 
     def matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the base's matrix, O x I, as numbers."""

@@ -4,11 +4,11 @@ A layer is known by what it is made of, to the last module and parameter, and by
 transformers, none of them patched, and nothing hooked to a part. Whatever else there is stays on transformers' path.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import bitsandbytes
 import torch
 from torch import nn
 
@@ -189,6 +189,12 @@ def _trains(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
+def is_packed(module: object) -> bool:
+    """Whether it is a linear layer of 4 bits; as long as nothing imported bitsandbytes none is."""
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    return bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear4bit)
+
+
 def _runs_its_own_code(module: nn.Module) -> bool:
     """Whether the forward pass of a module is its class's own, and not one put into the class from elsewhere."""
     kind = type(module)
@@ -198,7 +204,7 @@ def _runs_its_own_code(module: nn.Module) -> bool:
 def _linear_problem(module: nn.Module, name: str) -> str:
     """Say what keeps a linear layer, with or without an adapter, from being computed here; empty if nothing does."""
     base: Any = base_of(module)
-    if type(base) not in (nn.Linear, bitsandbytes.nn.Linear4bit) or _trains(base):
+    if (type(base) is not nn.Linear and not is_packed(base)) or _trains(base):
         return name
     if not _runs_its_own_code(base) or not _runs_its_own_code(module):
         return name

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import torch
 import transformers
 
@@ -21,7 +20,7 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.training.hub import raise_refusal, useful_line
 from kaggle_runner.training.layer.install import agrees, structures_of
-from kaggle_runner.training.layer.structure import CastTo
+from kaggle_runner.training.layer.structure import CastTo, is_packed
 from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
@@ -138,7 +137,7 @@ def left_in_16_bits(model: torch.nn.Module) -> list[str]:
             if part is not None}
     left: Counter[str] = Counter()
     for module in model.modules():
-        if not isinstance(module, bitsandbytes.nn.Linear4bit):
+        if not is_packed(module):
             for parameter in module._parameters.values():
                 if parameter is not None and parameter.dim() > 1 and id(parameter) not in ends:
                     left[type(module).__name__] += parameter.numel()
@@ -193,7 +192,7 @@ def half_dtype(capability: tuple[int, int], model_type: str) -> torch.dtype:
 def linear_layers_4bit(model: torch.nn.Module) -> Iterator[Any]:
     """Yield the quantised linear layers of a model."""
     for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
+        if is_packed(module):
             yield module
 
 
@@ -226,7 +225,7 @@ def freeze(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
     model.requires_grad_(False)
     for parameter in model.parameters():
         # A checkpoint that was quantised elsewhere keeps its own dtypes, mostly bfloat16, whatever was asked for.
-        if parameter.is_floating_point() and not isinstance(parameter, bitsandbytes.nn.Params4bit):
+        if parameter.is_floating_point() and type(parameter).__name__ != "Params4bit":
             parameter.data = parameter.data.to(compute_dtype)
     for name, module in model.named_modules():
         # Norms in float32: their weights are tiny and float16 costs accuracy; embeddings and head stay as they are,
