@@ -71,7 +71,8 @@ def test_a_folder_of_named_splits_is_read(tmp_path):
     write(folder / "data" / "train-00001-of-00002.parquet", alpaca(30, start=30))
     write(folder / "data" / "validation-00000-of-00001.parquet", alpaca(9, start=60))
     write(folder / "data" / "test-00000-of-00001.parquet", alpaca(9, start=90))
-    (folder / "dataset_infos.json").write_text("{}")
+    for name in ("dataset_infos.json", "dataset-metadata.json"):
+        (folder / name).write_text("{}")
     (folder / "README.md").write_text("# rows")
     write(folder / ".ipynb_checkpoints" / "train.parquet", alpaca(5))
     data = load(folder, tmp_path)

@@ -45,6 +45,14 @@ def make_wheel(folder, name, version, requires=()):
         wheel.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
 
 
+def test_a_package_that_pip_left_half_installed_is_not_there(tmp_path, monkeypatch):
+    """Its module is there, and the folder of its facts is empty."""
+    (tmp_path / "halfway.py").touch()
+    (tmp_path / "halfway-2.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not Need(module="halfway", name="halfway", minimum="1.0", feature="tests").is_met()
+
+
 @pytest.fixture
 def kernel_python(tmp_path):
     """A Python of its own with this test's pip, and a numpy of the image that must not move."""

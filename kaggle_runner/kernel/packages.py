@@ -44,7 +44,7 @@ class Need:
         if importlib.util.find_spec(self.module) is None:
             return False
         try:
-            return _numbers(importlib.metadata.version(self.name)) >= _numbers(self.minimum)
+            return _numbers(importlib.metadata.version(self.name) or "") >= _numbers(self.minimum)
         except importlib.metadata.PackageNotFoundError:  # importable without being installed: a test's, a developer's
             return True
 

@@ -15,8 +15,9 @@ from kaggle_runner.errors import DataError
 from kaggle_runner.training.data.files import kind_of
 from kaggle_runner.training.data.splits import choose_configuration, families, split_of
 
-NO_ROWS_INSIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""What `datasets` and the hub write beside the rows of a folder."""
+NO_ROWS_INSIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",
+                  "dataset-metadata.json")
+"""What `datasets`, the hub and the `kaggle` program write beside the rows of a folder."""
 READABLE = "json, jsonl, csv, tsv, txt or parquet file, also packed as .gz, .zst, .bz2 or .xz"
 README = "README.md"
 """Its header, between two lines of three dashes, may have `configs`. Source: `datasets` 4.x, utils/metadata.py."""
