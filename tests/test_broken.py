@@ -1,6 +1,7 @@
 """Which package of an image is broken: stand-ins on the path that break as they are imported, in real processes."""
 
 import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -33,6 +34,11 @@ def lay(folder, files):
         (folder / name).write_text(text + "\n")
 
 
+def anew(package):
+    """What has pip install a package again, and nothing else: not what an image was built with beside it."""
+    return f"--force-reinstall --no-deps {package}=={importlib.metadata.version(package).split('+')[0]}"
+
+
 @pytest.mark.parametrize(("files", "name", "why", "way_out"), [
     ({"torchao.py": SYMBOL}, "torchao", "cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10)", ""),
     ({"torchao.py": "import hqq", "hqq.py": "raise OSError('libcudart.so.12: cannot open')"}, "hqq",
@@ -46,17 +52,17 @@ def lay(folder, files):
      "cannot be imported (SystemExit: needs CUDA)", ""),
     ({"torchao.py": "import hqq", "hqq.abi3.so": "no library"}, "hqq", "cannot be imported (ImportError: ", ""),
     ({"torchao.py": "", "peft/__init__.py": "import torchao, regex", "regex.py": SYMBOL}, "regex",
-     "cannot be imported (ImportError: lib.so: ", "--force-reinstall regex"),
+     "cannot be imported (ImportError: lib.so: ", anew("regex")),
     ({"peft/__init__.py": "import yaml", "yaml.py": SYMBOL}, "yaml", "cannot be imported (",
-     "--force-reinstall PyYAML"),
+     anew("PyYAML")),
     ({"peft/__init__.py": "from os import Foo"}, "peft", "cannot be imported (ImportError: cannot import name 'Foo'",
-     "--force-reinstall peft"),
+     anew("peft")),
     ({"peft/__init__.py": "import no_such_thing"}, "peft", "cannot be imported, because no_such_thing is not installed",
      "no_such_thing"),
     ({"peft/__init__.py": "raise ModuleNotFoundError(\"No module named 'peft'\", name='peft')"}, "peft",
      "is not installed", "'kaggle_runner[local]'"),
     ({"peft/__init__.py": "import peft.of_another_version"}, "peft",
-     "cannot be imported (ModuleNotFoundError: No module named 'peft.of_another_version')", "--force-reinstall peft"),
+     "cannot be imported (ModuleNotFoundError: No module named 'peft.of_another_version')", anew("peft")),
 ])
 def test_the_package_whose_own_import_failed_is_named_and_only_one_that_is_needed_has_a_way_out(
         tmp_path, monkeypatch, files, name, why, way_out):
@@ -121,7 +127,7 @@ def test_a_command_starts_again_without_what_nothing_needs(tmp_path):
     assert ran.stderr.splitlines() == [
         "warning: hqq cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10), and nothing uses it: the "
         "command starts again without it",
-        "error: wandb cannot be imported (OSError: no); run: pip install --force-reinstall wandb"]
+        f"error: wandb cannot be imported (OSError: no); run: pip install {anew('wandb')}"]
 
 
 CRASH = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
@@ -187,7 +193,7 @@ def test_folders_that_lie_in_each_other_give_the_name_of_the_package(tmp_path, m
       "hqq.py": CRASH},
      "torch cannot be imported, because no_such_thing is not installed; run: pip install no_such_thing"),
     ({"torch/__init__.py": CRASH},
-     "torch cannot be imported (it crashes: SIGSEGV); run: pip install --force-reinstall torch"),
+     f"torch cannot be imported (it crashes: SIGSEGV); run: pip install {anew('torch')}"),
 ])
 def test_a_worker_that_crashes_at_an_import_is_replaced_or_its_session_ends_with_the_name(tmp_path, monkeypatch, files,
                                                                                           why):
@@ -226,4 +232,4 @@ def test_a_kernels_command_that_crashes_at_an_import_runs_again_or_says_why(tmp_
                      r"command starts again without it$", said.err, re.MULTILINE), said.err
     assert run_command(["wandb"], tmp_path, environ) == CommandEnd(
         exit_status=139,
-        reason="wandb cannot be imported (it crashes: SIGSEGV); run: pip install --force-reinstall wandb")
+        reason=f"wandb cannot be imported (it crashes: SIGSEGV); run: pip install {anew('wandb')}")

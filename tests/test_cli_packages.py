@@ -1,5 +1,6 @@
 """What a command needs at its end is asked for at its start: real commands in an environment that lacks a package."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def test_a_package_that_breaks_as_it_is_imported_is_named_before_the_first_trial
     done = run(*arguments, without=[])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (f"error: {package} cannot be imported (RuntimeError: made for); run: pip "
-                                            f"install --force-reinstall {package}")
+                                            f"install --force-reinstall --no-deps {package}=="
+                                            f"{importlib.metadata.version(package)}")
     assert not list(tmp_path.rglob("trials.jsonl"))
 
 

@@ -215,7 +215,7 @@ def test_a_page_that_a_broken_package_costs_is_lost_with_the_reason(tmp_path, pa
     ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)
     assert ran.returncode == 0, ran.stderr
     assert re.fullmatch(rf"no page was written: {package}( [\d.]+)? cannot be imported \({re.escape(why)}\); run: pip "
-                        rf"install --force-reinstall (pillow|{package})\n", ran.stderr), ran.stderr
+                        rf"install --force-reinstall --no-deps (pillow|{package})==[\d.]+\n", ran.stderr), ran.stderr
     facts = json.loads((tmp_path / "facts.json").read_text())
     session = Session(arguments=[], environment=detect({}, tmp_path), started=time.time(), working=tmp_path)
     result = describe_session(session, CommandEnd(exit_status=0), facts)

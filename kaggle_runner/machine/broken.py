@@ -103,9 +103,9 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
         why = hidden.rpartition(_AND)[0]
         if importer and not _is_required(importer, {outermost, *OF_TRAINING}):  # nothing needs either
             return BrokenPackage(name=importer, why=f"{importer} cannot be imported, because {why}", is_needed=False,
-                                 way_out=f"--force-reinstall {_distribution_of(root)}")
+                                 way_out=_anew(root))
         return BrokenPackage(name=root, why=why, is_needed=True,
-                             way_out=f"--force-reinstall {_distribution_of(root)}")
+                             way_out=_anew(root))
     name = _blamed(each) or importer or root
     needed = name in _hidden() or _is_required(name, {outermost or name, *OF_TRAINING})
     if root and root == lacking:
@@ -115,7 +115,7 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
             why=f"{root} is not installed" if ours else f"{name} cannot be imported, because {root} is not installed")
     said = f"{type(each).__name__}: {str(each).strip()}".splitlines()[0]
     return BrokenPackage(name=name, why=f"{name} cannot be imported ({said})", is_needed=needed,
-                         way_out=f"--force-reinstall {_distribution_of(name)}")
+                         way_out=_anew(name))
 
 
 def find_crash(said: str, status: int, environ: Mapping[str, str],
@@ -143,7 +143,7 @@ def find_crash(said: str, status: int, environ: Mapping[str, str],
     users = {frames[-1][0] if frames else name, *OF_TRAINING} - set(extras)
     return BrokenPackage(name=name, why=f"{name} cannot be imported (it crashes: {signal.Signals(-status).name})",
                          is_needed=name in _hidden(environ) or _is_required(name, users),
-                         way_out=f"--force-reinstall {_distribution_of(name)}")
+                         way_out=_anew(name))
 
 
 def _package_at(file: str) -> str:
@@ -209,6 +209,18 @@ def _plain(distribution: str) -> str:
 def _distribution_of(name: str) -> str:
     """Return the name of a module's package for pip."""
     return next(iter(_distributions().get(name, ())), name)
+
+
+def _anew(name: str) -> str:
+    """Return what has pip install a module's package again and nothing else: an image is built of versions that fit."""
+    import importlib.metadata
+
+    distribution = _distribution_of(name)
+    try:
+        version = importlib.metadata.version(distribution).split("+")[0]  # no index has what is built for one image
+    except (importlib.metadata.PackageNotFoundError, AttributeError):  # or pip left it half installed
+        return f"--force-reinstall {distribution}"
+    return f"--force-reinstall --no-deps {distribution}=={version}"
 
 
 @functools.cache
