@@ -77,11 +77,10 @@ class Phase(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RowsCounted(Event):
-    """What became of every row of the dataset that the worker has read."""
+    """What became of every row of the dataset that the worker has read: facts for the study's record."""
 
     kind = "rows"
     facts: Mapping[str, Any]
-    """For the study's record: the dataset, how it was read, and the counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +243,17 @@ class TrialStarted(Event):
     settings: str
     """What distinguishes this trial from the others, in words."""
     max_steps: int
+    """0 where that is not known before its rows are counted."""
     metric: str = "eval/loss"
     """What the trials are compared by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthKnown(Event):
+    """The rows of a trial are counted, and with them the steps that its epochs take."""
+
+    kind = "length"
+    max_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from kaggle_runner.cli.shared import print_study
 from kaggle_runner.cli.table import SHOWN, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
 from kaggle_runner.cli.words import columns_of, fitted, flowing
-from kaggle_runner.events import Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.events import LengthKnown, Logged, SweepStarted, TrialEnded, TrialStarted
 from kaggle_runner.kaggle.push import push_again
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
@@ -216,6 +216,16 @@ def test_an_agent_without_an_end_tells_its_pace():
     left.take(TrialEnded(trial="x1", status="complete", metric=1.0, seconds=95.0))
     assert left.line() == "agent: 1 trial done, 2 min each"
     assert [in_words(seconds) for seconds in (5, 89, 90, 7200, 12000)] == ["5 s", "89 s", "2 min", "2 h", "3 h 20 min"]
+
+
+def test_the_steps_of_epochs_are_shown_once_the_rows_are_counted(capfd):
+    with Lines() as notify:
+        notify(TrialStarted(trial="0000", origin="default", settings="1 epoch", max_steps=0))
+        notify(Logged(trial="0000", step=0, values={"eval/loss": 4.0}))
+        notify(LengthKnown(trial="0000", max_steps=11))
+        notify(Logged(trial="0000", step=11, values={"eval/loss": 3.0}))
+        assert notify._left.line() == "agent: 0 trials done; trial 0000 at step 11/11"
+    assert [line.split("  ")[1] for line in capfd.readouterr().err.splitlines()[1:]] == ["step 0/?", "step 11/11"]
 
 
 def test_where_no_bar_is_drawn_a_line_tells_the_time_left(capfd):

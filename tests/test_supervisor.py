@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import WorkerError
+from kaggle_runner.events import LengthKnown
 from kaggle_runner.machine.gpu import GIB
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.memory.predict import CPU
@@ -239,13 +240,13 @@ def test_a_wish_is_obeyed_while_the_base_is_loaded(study, cache, params, end_ask
 def test_the_steps_of_epochs_are_counted_before_a_trial_is_judged_or_forecast(study, cache, params):
     given = {name: value for name, value in params.items() if name != "max_steps"}
     asked = trial(0, {**given, "num_train_epochs": 1, "samples": None, "eval_share": 0.2})
-    rungs = []
-    with Supervisor(study=study, settings=settings(study, cache),
+    rungs, events = [], []
+    with Supervisor(study=study, settings=settings(study, cache), notify=events.append,
                     rungs=lambda config: rungs.append(config.max_steps) or ()) as supervisor:
         assert supervisor.counted(asked.config).max_steps == asked.config.max_steps  # a guess of 12,000 rows
         result = supervisor.run(asked)
         assert result.status is Status.COMPLETE, result.reason
-        assert rungs == [result.steps]
+        assert rungs == [event.max_steps for event in events if isinstance(event, LengthKnown)] == [result.steps]
         assert supervisor.counted(asked.config).max_steps == result.steps < asked.config.max_steps
     written = json.loads((study.trial_directory("0000") / "config.json").read_text())
     assert (written["max_steps"], written["num_train_epochs"]) == (result.steps, None)

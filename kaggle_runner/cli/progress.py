@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from kaggle_runner.events import (
     Checkpointed,
     EndAsked,
     Event,
+    LengthKnown,
     Logged,
     Note,
     Phase,
@@ -115,6 +117,8 @@ class Lines:
     def __call__(self, event: Event) -> None:
         if isinstance(event, TrialStarted):
             self._trials[event.trial] = event
+        elif isinstance(event, LengthKnown) and event.trial in self._trials:
+            self._trials[event.trial] = replace(self._trials[event.trial], max_steps=event.max_steps)
         self._lost.take(event)
         self._left.take(event)
         text = self._lost.describe(event) if isinstance(event, EndAsked) else \
@@ -192,6 +196,8 @@ class Bars:
                 self._trials[event.trial], self._losses[event.trial] = event, {}
                 self._tasks[event.trial] = self._progress.add_task(
                     f"trial {event.trial}", total=event.max_steps or None, facts="starting", trial=event.trial)
+            case LengthKnown() if event.trial in self._tasks:
+                self._progress.update(self._tasks[event.trial], total=event.max_steps)
             case Logged() if event.trial in self._tasks:
                 losses = self._losses[event.trial]
                 names = dict.fromkeys((*SHOWN[:2], self._trials[event.trial].metric))
@@ -220,7 +226,7 @@ def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
             names = dict.fromkeys((*SHOWN[:2], *([trial.metric] if trial else []), *SHOWN[2:]))
             numbers = "  ".join(f"{name} {format_metric(name, value)}" for name in names
                                 if (value := event.values.get(name)) is not None)
-            return f"trial {event.trial}  step {event.step}/{trial.max_steps if trial else '?'}  {numbers}"
+            return f"trial {event.trial}  step {event.step}/{trial.max_steps or '?' if trial else '?'}  {numbers}"
         case Phase() | Note():
             return event.text
         case BaseMeasured():

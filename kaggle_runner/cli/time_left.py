@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kaggle_runner.events import Event, Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.events import Event, LengthKnown, Logged, SweepStarted, TrialEnded, TrialStarted
 from kaggle_runner.wording import how_many
 
 COUNTED = ("complete", "pruned")
@@ -46,6 +46,8 @@ class TimeLeft:
                 self._seconds, self._running = list(event.seconds), {}
             case TrialStarted():
                 self._running[event.trial] = _Running(started=self._clock(), max_steps=event.max_steps)
+            case LengthKnown() if event.trial in self._running:
+                self._running[event.trial].max_steps = event.max_steps
             case Logged() if event.trial in self._running:
                 running = self._running[event.trial]
                 running.first = running.first or (self._clock(), event.step)

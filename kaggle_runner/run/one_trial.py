@@ -78,13 +78,16 @@ class TrialRunner:
 
     def say_started(self, trial: Trial, origin: str | None = None) -> None:
         """Tell that a trial is about to be trained."""
-        max_steps = 0
+        max_steps, length = 0, ""
         with contextlib.suppress(ConfigError):
-            max_steps = self.supervisor.counted(trial.config).max_steps
+            config = self.supervisor.counted(trial.config)
+            epochs = getattr(config, "num_train_epochs", None)  # its steps are not known before its rows are counted
+            max_steps = 0 if epochs else config.max_steps
+            length = f"{epochs:g} epoch{'' if epochs == 1 else 's'}" if epochs else how_many(max_steps, "step")
         settings = "  ".join(f"{name} {format_value(trial.params[name])}" for name in self.shown
                              if name in trial.params)
         self.notify(TrialStarted(trial=trial.id, origin=trial.origin if origin is None else origin,
-                                 settings=settings or how_many(max_steps, "step"), max_steps=max_steps,
+                                 settings=settings or length, max_steps=max_steps,
                                  metric=self.study.snapshot().info.metric))
 
     def take_end(self, result: TrialResult) -> None:
