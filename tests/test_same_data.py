@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from kaggle_runner.cli.main import cli
 from kaggle_runner.errors import StudyError
+from kaggle_runner.lab.contest import check_one_variable
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.run.points.prior import lessons_of, observations
 from kaggle_runner.run.search import OptunaSearch
@@ -106,6 +107,21 @@ def test_what_may_rightly_differ_is_no_change(tmp_path: Path) -> None:
     assert "the model in mine changed" in told(found, found.records[0].trial.params, {"base": "d" * 64})
     with_data = made(tmp_path / "t", (2.0, {**BEFORE, "data": "0"}), (2.0, {**AFTER, "data": "0"}))
     assert len(read_study(with_data.directory).ranked) == 2, "the same rows are other tokens for another library"
+
+
+def test_a_study_of_0_2_which_knows_the_tokens_alone_goes_on_with_todays_hashes(tmp_path: Path) -> None:
+    now = {"data": "c" * 64, "rows": "d" * 64, "base": "commit:1"}
+    made(tmp_path / "s", (2.0, BEFORE), (2.1, BEFORE), (2.2, now), (1.9, now))
+    found = read_study(tmp_path / "s")
+    params = found.records[0].trial.params
+    assert len(found.ranked) == 4
+    assert told(found, params, {"data": now["data"]}) == told(found, params, now) == ""
+    assert "changed after trial 0003 of" in told(found, params, {**now, "data": "e" * 64}), "as they are hashed now"
+    assert "changed after trial 0001 of" in told(found, params, AFTER), "as 0.2 hashed them"
+    check_one_variable(found, ["learning_rate"])
+    made(tmp_path / "t", (2.0, now), (1.9, {**now, "data": "e" * 64}))
+    with pytest.raises(StudyError, match="trials 0000 and 0001 differ in the data they were trained on"):
+        check_one_variable(read_study(tmp_path / "t"), ["learning_rate"])
 
 
 def test_trials_of_another_study_with_other_rows_are_another_surface(tmp_path: Path) -> None:

@@ -260,7 +260,8 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     from kaggle_runner.model.card import scores_in_study
     from kaggle_runner.model.measured import OTHER_ROWS
 
-    rows = "other rows" if OTHER_ROWS in exported.remarks else "the same rows"
+    same = "the same rows" if "data" in outcome.result.hashes else "the held-out rows"  # a study of 0.2 does not tell
+    rows = "other rows" if OTHER_ROWS in exported.remarks else same
     metric, scores = outcome.snapshot.metric, scores_in_study(outcome)[1]
     measured = [f"{LOSS} {scores[LOSS]:.6f}"] if LOSS in scores else []  # what the lines below are measured in
     if metric.name != LOSS and metric.name in scores:

@@ -21,10 +21,8 @@ from kaggle_runner.machine.environment import Environment
 from kaggle_runner.metrics import Metric
 from kaggle_runner.run.fixed_trials import run_trials
 from kaggle_runner.study.journal import Snapshot, Study
+from kaggle_runner.study.scoring import differing_data, read_by
 from kaggle_runner.study.trial import Status, Trial, TrialRecord
-
-TEXT_HASHES = ("text", "rows", "base")
-"""Hashes of a result that say what was trained on; a file that changed under a study confounds it."""
 
 
 class Contest(Protocol):
@@ -178,11 +176,12 @@ def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:
     trained = [record for record in snapshot.records if record.result is not None and record.result.hashes
                and record.result.status is not Status.FAILED]
     for left, right in itertools.pairwise(trained):
-        for name in TEXT_HASHES:
-            if left.result and right.result and left.result.hashes.get(name) != right.result.hashes.get(name):
-                raise StudyError(f"{snapshot.directory}: trials {left.trial.id} and {right.trial.id} differ in the "
-                                 f"{name} they were trained on: a file changed under the study; archive it and run it "
-                                 f"again")
+        before, now = (read_by(record.trial.params, record.result.hashes if record.result else {})
+                       for record in (left, right))
+        for name, _ in differing_data(now, before):
+            raise StudyError(f"{snapshot.directory}: trials {left.trial.id} and {right.trial.id} differ in the "
+                             f"{name} they were trained on: a file changed under the study; archive it and run it "
+                             f"again")
 
 
 def _run(study: Study, trials: Sequence[Trial], order: LabOrder, environment: Environment, notify: Notify, *,

@@ -43,7 +43,12 @@ def differing(scorings: Iterable[Mapping[str, Any] | None]) -> list[str]:
 
 
 def read_by(params: Mapping[str, Any], hashes: Mapping[str, str]) -> Read:
-    """Return what a training read; trials with other hyperparameters may rightly have read something else."""
+    """Return what a training read; trials with other hyperparameters may rightly have read something else.
+
+    Of rows the hash as they were read counts: with other versions of the libraries the same rows may be other tokens,
+    and with another version of this package they have another hash. Studies of 0.2 hold the hash of tokens alone,
+    which is compared among themselves.
+    """
     try:
         config = config_from_params(params)
     except ConfigError:
@@ -53,16 +58,12 @@ def read_by(params: Mapping[str, Any], hashes: Mapping[str, str]) -> Read:
     named = {name: repr(params.get("model")) if name == "base" and is_finetune else own for name in READ}
     # a model of the hub has a new commit for each change of its page
     return {(name, by): hashes[name] for name, by in named.items()
-            if name in hashes and not hashes[name].startswith("commit:")}
+            if name in hashes and not hashes[name].startswith("commit:") and not (name == "rows" and "data" in hashes)}
 
 
 def differing_data(read: Read, known: Read) -> list[tuple[str, str]]:
-    """Return what is there otherwise than is known.
-
-    Rows that are the same as they were read may be other tokens with other versions of the libraries: no matter.
-    """
-    return [(name, by) for name, by in read if known.get((name, by), read[name, by]) != read[name, by]
-            and not (name == "rows" and known.get(("data", by), "") == read.get(("data", by)))]
+    """Return what is there otherwise than is known."""
+    return [key for key in read if known.get(key, read[key]) != read[key]]
 
 
 def read_by_most(records: Iterable[TrialRecord]) -> Read:
