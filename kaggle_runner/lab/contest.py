@@ -176,9 +176,9 @@ def check_one_variable(snapshot: Snapshot, varied: Sequence[str]) -> None:
     trained = [record for record in snapshot.records if record.result is not None and record.result.hashes
                and record.result.status is not Status.FAILED]
     for left, right in itertools.pairwise(trained):
-        before, now = (read_by(record.trial.params, record.result.hashes if record.result else {})
-                       for record in (left, right))
-        for name, _ in differing_data(now, before):
+        known, read = (read_by(record.trial.params, record.result.hashes)
+                       for record in (left, right) if record.result)
+        for name, _ in differing_data(read, known):
             raise StudyError(f"{snapshot.directory}: trials {left.trial.id} and {right.trial.id} differ in the "
                              f"{name} they were trained on: a file changed under the study; archive it and run it "
                              f"again")
