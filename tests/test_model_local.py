@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kaggle_runner.errors import HostError
 from kaggle_runner.machine.environment import detect
@@ -122,6 +123,14 @@ def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch
     exported = export_gguf(llama, tmp_path / "gguf", here, quiet, llama_cpp=llama_cpp)
     files = {path.name for path in (tmp_path / "gguf").iterdir()}
     assert files == {"model.gguf", "Modelfile", "README.md", "kaggle_runner.json"}
+    text = (tmp_path / "gguf" / "README.md").read_text()
+    assert "library_name" not in text, "transformers cannot load it"
+    assert "gguf" in yaml.safe_load(text.split("---")[1])["tags"]
+    assert f"```sh\n{exported.commands[0].replace(str(tmp_path / 'gguf') + '/', '')}\n{exported.commands[1]}\n" \
+           f"llama-cli -m model.gguf\n```" in text
+    assert "```python" not in text
+    assert f"| merged into {exported.taken}, which this was made from |" in text
+    assert "- model.gguf is the merged model in 16-bit floats as llama.cpp's converter wrote it, and was" in text
     names = json.loads((tmp_path / "gguf" / "model.gguf").read_bytes()[8:])
     assert "model.layers.1.mlp.down_proj.weight" in names
     assert exported.merged[exported.taken] == pytest.approx(llama.result.metric, abs=1e-5)
@@ -130,6 +139,10 @@ def test_exports_for_programs_are_whole_or_not_there(make, tmp_path, monkeypatch
     exported = export_ollama(llama, tmp_path / "ollama", here, quiet, llama_cpp=None)
     assert {"Modelfile", "model.safetensors", "config.json", "tokenizer.model"} <= {
         path.name for path in (tmp_path / "ollama").iterdir()}
+    text = (tmp_path / "ollama" / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: transformers\n"), "which loads it, too"
+    assert ", which this is |" in text
+    assert "```sh\nollama create " in text
     text = (tmp_path / "ollama" / "Modelfile").read_text()
     assert text.startswith('FROM .\nTEMPLATE """{{ if .System }}### Question:\nsystem: {{ .System }}\nuser: {{ else }}')
     assert exported.commands[0] == f"ollama create llama-study-0000 -f {tmp_path / 'ollama' / 'Modelfile'}"

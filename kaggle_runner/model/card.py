@@ -20,12 +20,15 @@ class Facts:
     base: str
     """The base's name, as others can use it."""
     library: str
-    """`peft` or `transformers`."""
+    """`peft` or `transformers`; empty where neither loads it."""
     losses: Sequence[tuple[str, float]]
     """What was measured at the export: of what, and how much."""
     remarks: Sequence[str]
-    load: str
+    load: str = ""
     """Python that loads it."""
+    commands: Sequence[str] = ()
+    """What is typed in its folder to use it."""
+    tags: Sequence[str] = ("lora", "kaggle_runner")
     base_sha256: str = ""
 
 
@@ -50,7 +53,8 @@ def card(outcome: Outcome, facts: Facts) -> str:
     """Write the README.md of a model."""
     config, result, snapshot = outcome.finetune, outcome.result, outcome.snapshot
     shown = config.model if config.model == DEMO_MODEL else facts.base
-    head = {"library_name": facts.library, "pipeline_tag": "text-generation", "tags": ["lora", "kaggle_runner"]}
+    head = {**({"library_name": facts.library} if facts.library else {}), "pipeline_tag": "text-generation",
+            "tags": list(facts.tags)}
     if is_of_hub(facts.base):
         head["base_model"] = facts.base
     if _data_of_hub(config.dataset):
@@ -77,7 +81,11 @@ def card(outcome: Outcome, facts: Facts) -> str:
         lines += ["Two runs of one configuration differ by a standard deviation of "
                   f"{format_number(noise.deviation)} in {metric}, from {noise.source}.", ""]
     lines += [*(f"- {remark}" for remark in facts.remarks), *([""] if facts.remarks else [])]
-    lines += ["## Use it", "", "```python", facts.load, "```", "", "## Data", ""]
+    uses = [("python", facts.load), ("sh", "\n".join(facts.commands))]
+    lines += ["## Use it", ""]
+    for language, text in uses:
+        lines += [f"```{language}", text, "```", ""] if text else []
+    lines += ["## Data", ""]
     rows_hash = result.hashes.get("rows", "unknown")
     lines += [f"`{config.dataset}`: {_counts(rows)}SHA-256 of rows and tokens `{rows_hash}`.", "",
               "## Training", "", "```yaml",

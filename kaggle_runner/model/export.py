@@ -39,6 +39,8 @@ from kaggle_runner.training.hub import raise_refusal
 
 ORIGINAL, TRAINED = "the base as it is stored", "the 4-bit weights that it was trained on"
 SENTENCEPIECE = "tokenizer.model"
+THIS = ", which this is"
+"""What a card says of the one of several ways to merge that was taken."""
 """A base's tokenizer as some converters want it, beside its `tokenizer.json`: Phi-3's, Gemma's, Mistral's."""
 
 
@@ -60,6 +62,8 @@ class Exported:
     """The system prompt that most of the study's rows begin with."""
     commands: tuple[str, ...] = ()
     """What is typed to use it."""
+    facts: Facts | None = None
+    """What a merged model's card says besides the record."""
 
     @property
     def size(self) -> int:
@@ -153,16 +157,15 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
             _write_merged(plan, folder, best, measured, device, notify)
         shown = [*([("the adapter on its base, at the export", measured.adapter_loss)]
                    if measured.adapter_loss is not None else []),
-                 *((f"merged into {what}{', which this is' if what == best else ''}", loss)
+                 *((f"merged into {what}{THIS if what == best else ''}", loss)
                    for what, loss in losses.items())]
-        (folder / "README.md").write_text(card(outcome, Facts(
-            title=outcome.name, base=base_name_of(source), library="transformers", losses=shown,
-            remarks=measured.remarks, load=_load_merged(Path(outcome.name)),
-            base_sha256=measured.base_sha256)), encoding="utf-8")
+        facts = Facts(title=outcome.name, base=base_name_of(source), library="transformers", losses=shown,
+                      remarks=measured.remarks, load=_load_merged(Path(outcome.name)), base_sha256=measured.base_sha256)
+        (folder / "README.md").write_text(card(outcome, facts), encoding="utf-8")
         write_marker(folder, outcome, "merged", dict(shown))
     return Exported(folder=out, adapter_loss=measured.adapter_loss, merged=losses, taken=best,
                     remarks=tuple(measured.remarks), load=_load_merged(out),
-                    system=system_prompt_of(measured.held.data))
+                    system=system_prompt_of(measured.held.data), facts=facts)
 
 
 def folder_of_base(source: str) -> Path:

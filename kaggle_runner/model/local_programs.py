@@ -11,7 +11,8 @@ import transformers
 
 from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.model.export import Exported, export_merged, folder_of_base
+from kaggle_runner.model.card import Facts, card
+from kaggle_runner.model.export import THIS, Exported, export_merged, folder_of_base
 from kaggle_runner.model.gguf import convert, find_converter
 from kaggle_runner.model.marker import MARKER, write_marker
 from kaggle_runner.model.measured import check_base
@@ -70,12 +71,29 @@ def _export(outcome: Outcome, out: Path, environment: Environment, notify: Notif
             weights = f"./{GGUF}"
             notify(Phase(phase="convert", text=f"converting with {converter}"))
             convert(converter, merged, folder / GGUF, outcome.name)
-            (merged / "README.md").rename(folder / "README.md")
         shutil.rmtree(merged)
         (folder / "Modelfile").write_text(modelfile(
             weights, tokenizer, exported.system, values.get("max_position_embeddings")), encoding="utf-8")
         (folder / MARKER).unlink(missing_ok=True)
         write_marker(folder, outcome, kind, exported.merged)
+        (folder / "README.md").write_text(card(outcome, _facts(exported, _commands(outcome, "Modelfile"),
+                                                               is_gguf=converter is not None)), encoding="utf-8")
+    return dataclasses.replace(exported, folder=out, load="", commands=_commands(outcome, str(out / "Modelfile")))
+
+
+def _commands(outcome: Outcome, file: str) -> tuple[str, ...]:
     name = re.sub(r"[^a-z0-9._-]+", "-", outcome.name.lower()).strip("-._") or "model"
-    return dataclasses.replace(exported, folder=out, load="", commands=(
-        f"ollama create {name} -f {shlex.quote(str(out / 'Modelfile'))}", f"ollama run {name}"))
+    return f"ollama create {name} -f {shlex.quote(file)}", f"ollama run {name}"
+
+
+def _facts(exported: Exported, commands: tuple[str, ...], *, is_gguf: bool) -> Facts:
+    """Return what a card says of a folder for such programs: nothing but they load a GGUF, which nobody measured."""
+    assert exported.facts is not None
+    facts = dataclasses.replace(exported.facts, commands=commands)
+    if not is_gguf:
+        return facts
+    return dataclasses.replace(
+        facts, library="", load="", commands=(*commands, f"llama-cli -m {GGUF}"), tags=(*facts.tags, "gguf"),
+        losses=[(what.replace(THIS, ", which this was made from"), loss) for what, loss in facts.losses],
+        remarks=[*facts.remarks, f"{GGUF} is the merged model in 16-bit floats as llama.cpp's converter wrote it, and "
+                                 f"was not measured itself"])
