@@ -231,7 +231,12 @@ def judged_study(directory, metric, *trials, base=None):
     (EXACT, [(0.41, 3.5), (0.41, 3.25)], "0001", "The other metrics (loss) agree: no trial is better than trial 0001 "
                                                  "by any of them."),
     (EXACT, [(0.41, 3.5), (0.0, 3.25)], "0000", "The metrics do not agree on the winner: by loss trial 0001 is best "
-                                                "(3.2500, trial 0000 has 3.5000).")])
+                                                "(3.2500, trial 0000 has 3.5000)."),
+    (Metric(), [(0.41, 3.5), (0.45, 3.7), (0.45, 3.6)], "0000",
+     "The metrics do not agree on the winner: by exact_match trials 0001 and 0002 are best (0.45, trial 0000 has "
+     "0.41)."),
+    (Metric(), [(0.41, 3.5), *[(0.45, 3.6)] * 4], "0000",
+     "The metrics do not agree on the winner: by exact_match 4 trials are best (0.45, trial 0000 has 0.41).")])
 def test_record_and_report_have_one_winner_and_say_whether_metrics_agree(tmp_path, metric, trials, best, said):
     snapshot = judged_study(tmp_path / "s", metric, *trials, base=(0.22, 5.0))
     analysis = analyse(snapshot)

@@ -7,6 +7,9 @@ from kaggle_runner.metrics import GOALS, Metric, format_metric
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status
 
+MOST_NAMED = 3
+"""Trials that are named where several share the best value of a metric; of more their number is told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OtherMetric:
@@ -50,8 +53,14 @@ def agreement(metric: str, winner: str, others: Sequence[OtherMetric]) -> str:
     if not against:
         names = ", ".join(other.short for other in others)
         return f"The other metrics ({names}) agree: no trial is better than trial {winner} by any of them."
-    parts = [f"by {other.short} trial {other.best_ids[0]} is best ({format_metric(other.name, other.best)}, trial "
+    parts = [f"by {other.short} {_who(other.best_ids)} best ({format_metric(other.name, other.best)}, trial "
              f"{winner} has {format_metric(other.name, other.winner)})" for other in against]
     agree = [other.short for other in others if other not in against]
     rest = f"; {', '.join(agree)} agree{'s' if len(agree) == 1 else ''} with {metric}" if agree else ""
     return f"The metrics do not agree on the winner: {', '.join(parts)}{rest}."
+
+
+def _who(ids: Sequence[str]) -> str:
+    if len(ids) == 1:
+        return f"trial {ids[0]} is"
+    return f"trials {', '.join(ids[:-1])} and {ids[-1]} are" if len(ids) <= MOST_NAMED else f"{len(ids)} trials are"
