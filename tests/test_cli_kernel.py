@@ -184,7 +184,8 @@ def test_a_title_without_room_for_the_number_of_a_later_session_is_refused_befor
                             "write a small model of the hub", {}),
     ({"model": "./my-model", "dataset": "rows.jsonl"}, 12,
      r"would not find the model \./my-model, a path of this machine; upload it to Kaggle, mount it with --model and "
-     r"write its path under /kaggle/input; nor the dataset rows\.jsonl, a path of this machine", {}),
+     r"write its path there, /kaggle/input/models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION; nor the "
+     r"dataset rows\.jsonl, a path of this machine", {}),
     ({"model": "/kaggle/input/llama", "dataset": "python-docs"}, 12,
      "the model /kaggle/input/llama, because nothing is mounted there; give --model", {}),
     ({"model": "my model", "dataset": "rows.json"}, 12,

@@ -6,7 +6,7 @@ import pytest
 
 from kaggle_runner.kaggle.hub_name import is_name, why_no_name
 
-HERE = "upload it to Kaggle, mount it with --{} and write its path under /kaggle/input"
+HERE = "upload it to Kaggle, mount it with --{} and write its path there, /kaggle/input/"
 
 
 @pytest.mark.parametrize("library", [True, False])

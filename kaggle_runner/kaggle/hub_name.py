@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from kaggle_runner.machine.mounts import MOUNTED
+
 HUB = re.compile(r"(?:(?:https?:)?//)?(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|hf-mirror\.com)(?:/(.*))?|hf:(?://)?(.*)",
                  re.I)
 """The addresses of the hub and of its mirrors, with what comes behind the host."""
@@ -18,7 +20,7 @@ PART = re.compile(r"(?![.-])[A-Za-z0-9._-]+(?<![.-])")
 def why_no_name(kind: str, text: str) -> str:
     """Say of a `model` or `dataset` that is no path of this machine why it is no name on the hub; empty for a name."""
     option = f"--{kind}"
-    mount = f"upload it to Kaggle, mount it with {option} and write its path under /kaggle/input"
+    mount = f"upload it to Kaggle, mount it with {option} and write its path there, {MOUNTED[kind]}"
     plain = text.strip().rstrip("/")
     if plain.startswith("kaggle/input/"):
         return f", a path without its first slash; write /{plain}"
@@ -40,7 +42,8 @@ def why_no_name(kind: str, text: str) -> str:
     if kind == "model" and "/" not in plain and is_name("dataset", plain):
         return ", a name without its owner; write OWNER/NAME, as the model's page on the hub has it"
     if kind == "model" and len(parts := plain.split("/")) in (4, 5) and "" not in parts:
-        return f", a model of Kaggle's; mount it with --model {plain} and write its path under /kaggle/input"
+        at = f"/kaggle/input/models/{plain}" if len(parts) == 5 else MOUNTED["model"]
+        return f", a model of Kaggle's; mount it with --model {plain} and write its path there, {at}"
     meant = _with_owner(kind, suggested(plain))
     return (f", which is no name on the hub; {f'did you mean {meant}? ' if is_name(kind, meant) else ''}"
             f"a name is OWNER/NAME, of letters, digits, `-`, `_` and `.`")

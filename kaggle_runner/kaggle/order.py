@@ -18,6 +18,7 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
+from kaggle_runner.machine.mounts import MOUNTED
 from kaggle_runner.study.near import JOURNAL
 from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed
@@ -124,15 +125,15 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
         for model in gated_models(order, read_remote):
             tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel{unknown}; "
                  f"accept its licence at https://huggingface.co/{model} and store a key with: python -m kaggle_runner "
-                 f"secret put huggingface; or mount Kaggle's copy with --model and write its path under /kaggle/input "
-                 f"as `model`")
+                 f"secret put huggingface; or mount Kaggle's copy with --model and write its path there, "
+                 f"{MOUNTED['model']}, as `model`")
     if not order.internet and not order.is_file:
         raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
                                          "sweep file, which is searched on the kernel")
     if not order.internet and (lacking := _hub_names(order)):
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {', '.join(lacking)}; mount "
-                                          f"Kaggle's copy with --model or --dataset and write its path under "
-                                          f"/kaggle/input, or leave out --no-internet")
+                                          f"Kaggle's copy with --model or --dataset and write its path there, under "
+                                          f"/kaggle/input/models or /kaggle/input/datasets, or leave out --no-internet")
     if not order.internet and order.task in ("sweep", "train") and _is_quantised(_read(order)[0]):
         tell("warning: Kaggle's image lacks bitsandbytes, which load_in_4bit and optimizers of 8 bits need, and a "
              "kernel without the internet gets it from a wheel alone; mount a dataset that holds it with --dataset, or "
@@ -249,7 +250,7 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
                            "model of the hub, such as HuggingFaceTB/SmolLM2-135M, as `model`")
         elif value.startswith(("./", "../", "~")) or (not path.is_absolute() and path.exists()):
             missing.append(f"the {name} {value}, a path of this machine; upload it to Kaggle, mount it with {option} "
-                           f"and write its path under /kaggle/input")
+                           f"and write its path there, {MOUNTED[option.removeprefix('--')]}")
         elif path.is_relative_to("/kaggle/input") and not mounts:
             missing.append(f"the {name} {value}, because nothing is mounted there; give {option}")
         elif not path.is_absolute() and value != DEMO_DATASET and is_finetune and (

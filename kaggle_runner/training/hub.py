@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from kaggle_runner.errors import DataError, ModelError
 from kaggle_runner.events import Note, Notify
+from kaggle_runner.machine.mounts import MOUNTED
 
 STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner secret put huggingface"
 GATED_DATASET = "is a gated dataset"
@@ -79,7 +80,7 @@ def raise_refusal(error: BaseException, name: str, wanted: type[ModelError] | ty
     has_token, missing = get_token() is not None, _has(chain, "RepositoryNotFoundError")
     kind, folder = ("model", "") if wanted is ModelError else ("dataset", "datasets/")
     page, said = f"https://huggingface.co/{folder}{name}", f" ({_useful_line(answer)})" if answer else ""
-    mount = f"or mount Kaggle's copy with push --{kind} and write its path under /kaggle/input"
+    mount = f"or mount Kaggle's copy with push --{kind} and write its path there, {MOUNTED[kind]}"
     gated = _has(chain, "GatedRepoError") or GATED_DATASET in str(error)
     if _has(chain, "UnsupportedProtocol"):
         raise wanted(f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address of a hub; it begins with https:// or "

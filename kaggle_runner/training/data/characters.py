@@ -21,6 +21,7 @@ import numpy as np
 from kaggle_runner.config import DEMO_DATASET, CharLMConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import OTHER_CACHE, digest_of, write_atomically
+from kaggle_runner.machine.mounts import mounted_at
 from kaggle_runner.training.data import builtin_docs
 
 TEXT8 = "text8"
@@ -73,7 +74,8 @@ def load_corpus(config: CharLMConfig, *, cache_directory: Path, text8_url: str =
     if path.is_dir():
         raise DataError(f"the corpus {path} is a folder; give one text file, {TEXT8}, or {DEMO_DATASET}")
     if not path.is_file():
-        raise DataError(f"the corpus {path} does not exist; give a text file, {TEXT8}, or {DEMO_DATASET}")
+        raise DataError(f"the corpus {path} does not exist{mounted_at(path)}; give a text file, {TEXT8}, or "
+                        f"{DEMO_DATASET}")
     return _corpus(path, str(path), config)
 
 

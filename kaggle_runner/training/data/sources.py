@@ -16,6 +16,7 @@ from typing import Any
 from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import read_checked, write_checked
+from kaggle_runner.machine.mounts import mounted_at
 from kaggle_runner.training.data import builtin_docs
 from kaggle_runner.training.data.files import TOO_DEEP, kind_of, read_file, remarks_of
 from kaggle_runner.training.data.folders import READABLE, find_files
@@ -287,4 +288,4 @@ def _did_you_mean(path: Path) -> str:
     with contextlib.suppress(OSError):  # there may be no such folder
         names = [str(path.with_name(entry.name)) for entry in path.parent.iterdir()]
     close = difflib.get_close_matches(str(path), [DEMO_DATASET, *names], n=1, cutoff=0.8)
-    return f", did you mean {close[0]}?" if close else ""
+    return f", did you mean {close[0]}?" if close else mounted_at(path)

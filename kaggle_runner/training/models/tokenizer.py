@@ -9,6 +9,7 @@ from typing import Any
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import ModelError
+from kaggle_runner.machine.mounts import mounted_at
 
 
 def load_tokenizer(config: FinetuneConfig) -> Any:
@@ -50,14 +51,16 @@ def model_source(model: str) -> str:
 
             if (path / ADAPTER).is_file():
                 raise adapter_problem(model, _base_of_adapter(path / ADAPTER))
-            raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that "
+            below = next((f"; {found.parent} in it has one" for deep in ("*", "*/*", "*/*/*")
+                          for found in sorted(path.glob(f"{deep}/config.json"))), "")
+            raise ModelError(f"{model} is not a model: the folder has no config.json{below}; give a folder that "
                              f"save_pretrained wrote, or a hub id")
         return str(path)
     if path.is_file():
         raise ModelError(f"{model} is a file, not a model; give the folder with config.json, or a hub id")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ModelError(f"the model folder {model} does not exist; give an existing folder, or a hub id like "
-                         f"'owner/name'")
+        raise ModelError(f"the model folder {model} does not exist{mounted_at(path, 'config.json')}; give an "
+                         f"existing folder, or a hub id like 'owner/name'")
     return model
 
 
