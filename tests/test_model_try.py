@@ -225,6 +225,17 @@ def test_weights_of_beaten_character_models_go_unless_they_were_asked_for(tmp_pa
     assert sorted(path.parent.name for path in study.glob("trials/*/model.pt")) == ["0001", "0002", "0003", "0004"]
 
 
+def test_a_winner_whose_adapter_was_taken_away_is_trained_again(tmp_path, capsys):
+    study = write_study(tmp_path / "s", [Made(params={"lora_r": 4}, value=1.0)])
+    snapshot = read_study(study)
+    (record,) = snapshot.records
+    kept = dataclasses.replace(record, result=dataclasses.replace(record.result, hashes={"adapter": "a"}))
+    print_next(dataclasses.replace(snapshot, records=(kept,)), after=str(study / "report" / "index.html"))
+    assert capsys.readouterr().out == (
+        f"next     python -m kaggle_runner train {study}  # its weights are not here: train it again\n"
+        f"page     {study}/report/index.html\n")
+
+
 @pytest.mark.parametrize(("own", "of_seed", "said"), [
     (True, True, "have it write"), (False, True, "have it write"),
     (False, False, "its weights are not here: train it again")])

@@ -312,12 +312,13 @@ def _what_comes_out(snapshot: "Snapshot") -> list[tuple[str, str]]:
 
     best = snapshot.best
     directory = snapshot.directory / "trials" / (best.trial.id if best else "")
-    if best is not None and best.trial.params.get("trainer") == "charlm":  # which nothing else is made of
-        if weights_here(snapshot, best):
-            return [(command("try", snapshot.directory), "have it write")]
-        return [(command("train", snapshot.directory), "its weights are not here: train it again")]
-    if best is None or not (directory / "adapter").is_dir():
+    if best is None:
         return []
+    again = [(command("train", snapshot.directory), "its weights are not here: train it again")]
+    if best.trial.params.get("trainer") == "charlm":  # which nothing else is made of
+        return [(command("try", snapshot.directory), "have it write")] if weights_here(snapshot, best) else again
+    if not (directory / "adapter").is_dir():
+        return again if best.result and best.result.hashes.get("adapter") else []
     steps = [(command("try", snapshot.directory), "ask it something")]
     if importlib.util.find_spec("kaggle_runner.study.what_next"):  # which a launcher leaves at home
         from kaggle_runner.study.what_next import full_lines

@@ -155,8 +155,10 @@ def _refuse_missing(dataset: str) -> None:
         DataError: that is so.
     """
     if not may_be_on_hub(dataset):
-        raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(Path(dataset).expanduser())}; give a "
-                        f"{READABLE}, a folder of them, a hub id, or {DEMO_DATASET}")
+        path = Path(dataset).expanduser()
+        seen_from = "" if path.is_absolute() else f"; a relative path counts from the current folder, {Path.cwd()}"
+        raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
+                        f"them, a hub id, or {DEMO_DATASET}{seen_from}")
 
 
 def may_be_on_hub(dataset: str) -> bool:
