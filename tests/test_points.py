@@ -74,7 +74,7 @@ def test_many_values_without_an_order_are_one_column_and_equally_far_apart() -> 
     grid = Grid(axes=tuple(SearchSpace.of(spec).axes.values()))
     places = np.array([[0.5, 3.0], [0.5, 4.0], [0.5, 499.0], [0.7, 3.0]])
     columns = grid.columns(places)
-    assert columns.shape == (4, 2)
+    assert columns.shape == (4, 0)
     assert squares_of(columns, columns, grid.codes).sum(0)[0].tolist() == pytest.approx([0, 1, 1, 0.04])
     few = Grid(axes=tuple(SearchSpace.of(sweep(kind=Choice(values=("a", "b", "c")))).axes.values()))
     coded = Geometry(axis_of=(0,), codes=(0,))
@@ -181,6 +181,24 @@ def test_what_needs_more_than_what_did_not_fit_does_not_fit_either() -> None:
     assert not Misfits(SearchSpace.of(spec), [failed, larger]).has(points).any()
     follows = replace(spec, tied={"max_length": Tied.read("1024 / batch_size", is_whole=True)})
     assert Misfits(SearchSpace.of(follows), [failed]).has(points).tolist() == [False, False, False, False]
+
+
+@pytest.mark.parametrize(("workers", "beside"), [(2, 0), (3, 0), (4, 0)])
+@pytest.mark.parametrize("others", [{"dropout": DROPOUT},
+                                    {"dropout": DROPOUT, "weight_decay": DROPOUT, "lora_r": Choice(values=(4, 8, 16))}])
+def test_trials_that_begin_at_the_same_time_have_learning_rates_that_tell_something_of_each_other(
+        others: dict[str, Parameter], workers: int, beside: int) -> None:
+    found = 0
+    for seed in range(40):
+        running: list[Observation] = []
+        for number in range(workers):
+            proposal = propose(sweep(learning_rate=RATE, **others), seed=seed, number=number, past=running,
+                               defaults={"learning_rate": 1e-3})
+            assert proposal is not None
+            running.append(Observation(params=proposal.params, told=Told.RUNNING))
+        rates = sorted(math.log10(trial.params["learning_rate"]) / 4 for trial in running)
+        found += sum(b - a < 0.08 for a, b in itertools.pairwise(rates))
+    assert found <= beside, "of forty sets"
 
 
 @pytest.mark.parametrize("workers", [4, 8])
