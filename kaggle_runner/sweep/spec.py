@@ -19,7 +19,7 @@ from kaggle_runner.errors import SweepError
 from kaggle_runner.metrics import LOSS, MEASURED, Goal, Metric
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, same_value
 from kaggle_runner.sweep.expressions import Tied
-from kaggle_runner.sweep.nesting import flat_entries, flat_values
+from kaggle_runner.sweep.nesting import check_paths, flat_entries, flat_values
 from kaggle_runner.sweep.parameters import read_parameters
 from kaggle_runner.sweep.problems import Findings, spelled
 from kaggle_runner.sweep.scoring import hold_scoring
@@ -316,6 +316,8 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
         raw = {**raw, "parameters": flat_entries(found, raw["parameters"], field_types(config_type))}
     parameters, tied = ({}, {}) if is_open and "parameters" not in raw else read_parameters(
         found, raw.get("parameters"), method, config_type)
+    if tied:
+        check_paths(found, tied, given["parameters"])
     early_terminate = read_early_terminate(found, raw["early_terminate"]) if "early_terminate" in raw else None
     if early_terminate and "metric" not in raw and method != "bayes":
         found.problem("early_terminate", f"needs a metric; write metric: with name: {metrics[0]} and "
