@@ -29,6 +29,15 @@ def flat_entries(found: Findings, raw: Mapping[Any, Any], fields: Mapping[str, A
     return flat
 
 
+def as_entries(values: Mapping[Any, Any], fields: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return plain values as a sweep file has them, those inside others too, and those of a W&B run's config.yaml."""
+    if "_wandb" in values:  # each has a description beside it, and W&B's own begin with a line
+        values = {name: entry["value"] for name, entry in values.items()
+                  if isinstance(entry, Mapping) and "value" in entry and not str(name).startswith("_")}
+    return {name: {"parameters": as_entries(value, fields)} if isinstance(value, Mapping) and value
+            and name not in fields else {"value": value} for name, value in values.items()}
+
+
 def check_paths(found: Findings, tied: Mapping[str, Tied], raw: Mapping[Any, Any]) -> None:
     """Add a problem for each name in an expression that lies elsewhere than it says."""
     places = [".".join(map(str, path)) for path, _ in _leaves(Findings(), raw, ())]
