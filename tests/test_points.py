@@ -74,7 +74,7 @@ def test_many_values_without_an_order_are_one_column_and_equally_far_apart() -> 
     grid = Grid(axes=tuple(SearchSpace.of(spec).axes.values()))
     places = np.array([[0.5, 3.0], [0.5, 4.0], [0.5, 499.0], [0.7, 3.0]])
     columns = grid.columns(places)
-    assert columns.shape == (4, 0)
+    assert columns.shape == (4, 2)
     assert squares_of(columns, columns, grid.codes).sum(0)[0].tolist() == pytest.approx([0, 1, 1, 0.04])
     few = Grid(axes=tuple(SearchSpace.of(sweep(kind=Choice(values=("a", "b", "c")))).axes.values()))
     coded = Geometry(axis_of=(0,), codes=(0,))

@@ -286,7 +286,8 @@ class _Judge:
                 needless |= (place / scale > 1 - END_SHARE) & (leading.max() < 1 - END_REACH)
         untried = ~same.any(1) if len(tried_TA) else np.ones(len(places_PA), bool)
         fits = ~self._misfits.has(places_PA)
-        for wanted in (untried & fits & ~needless & ~beside, untried & fits, untried & ~needless):
+        for wanted in (untried & fits & ~needless & ~beside, untried & fits & ~needless, untried & fits,
+                       untried & ~needless):
             if wanted.any():
                 return places_PA[wanted]
         return places_PA[untried]
