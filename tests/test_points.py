@@ -183,6 +183,24 @@ def test_what_needs_more_than_what_did_not_fit_does_not_fit_either() -> None:
     assert Misfits(SearchSpace.of(follows), [failed]).has(points).tolist() == [False, False, False, False]
 
 
+@pytest.mark.parametrize(("workers", "beside"), [(2, 0), (3, 0), (4, 0)])
+@pytest.mark.parametrize("others", [{"dropout": DROPOUT},
+                                    {"dropout": DROPOUT, "weight_decay": DROPOUT, "lora_r": Choice(values=(4, 8, 16))}])
+def test_trials_that_begin_at_the_same_time_have_learning_rates_that_tell_something_of_each_other(
+        others: dict[str, Parameter], workers: int, beside: int) -> None:
+    found = 0
+    for seed in range(40):
+        running: list[Observation] = []
+        for number in range(workers):
+            proposal = propose(sweep(learning_rate=RATE, **others), seed=seed, number=number, past=running,
+                               defaults={"learning_rate": 1e-3})
+            assert proposal is not None
+            running.append(Observation(params=proposal.params, told=Told.RUNNING))
+        rates = sorted(math.log10(trial.params["learning_rate"]) / 4 for trial in running)
+        found += sum(b - a < 0.08 for a, b in itertools.pairwise(rates))
+    assert found <= beside, "of forty sets"
+
+
 @pytest.mark.parametrize("workers", [4, 8])
 def test_many_that_begin_at_the_same_time_begin_at_other_learning_rates(workers: int) -> None:
     spec, running = sweep(learning_rate=RATE), []  # type: ignore[var-annotated]

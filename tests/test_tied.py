@@ -109,6 +109,9 @@ def test_parameters_that_are_tied_to_tied_ones_are_computed_after_them(tmp_path:
 
 @pytest.mark.parametrize(("alpha", "said"), [
     ("2 * lora_rr", r"names lora_rr, which is no parameter of this file; did you mean 'lora_r'\?"),
+    ("2 * optimizer.lora_r", r"names optimizer.lora_r, which is no parameter of this file; write lora_r$"),
+    ("lora_r * 1e3 * learning_rate.lora_r", r"names learning_rate.lora_r, which is no parameter of this file"),
+    ("lora_r + learning.optimizer.learning_rate", r"this file; write optimizer.learning_rate$"),
     ("2 * max_length", r"names max_length, which is no parameter of this file; write max_length: value: ... beside"),
     ("lora_alpha + 1", r"goes in a circle, lora_alpha -> lora_alpha; give one of them a value"),
     ("1 / (lora_r - 16)", r"divides by zero: what it divides by can be 0; lora_r runs from 8 to 32"),
@@ -157,6 +160,13 @@ def test_what_decides_the_scored_tokens_follows_from_nothing(tmp_path: Path) -> 
     path.write_text("method: grid\nparameters: {lora_r: {values: [8, 16]}, max_length: {value: 'lora_r * 32'}}\n")
     with pytest.raises(SweepError, match=r"max_length.value: cannot follow from others, it decides which held-out"):
         read_sweep(path)
+
+
+@pytest.mark.parametrize("path", ["lora_r", "deep.lora_r", "adapter.deep.lora_r"])
+def test_a_name_may_say_what_it_lies_in(path: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("method: grid\nparameters: {lora_alpha: {value: '1.5 * " + path + "'}, adapter: "
+                                     "{parameters: {deep: {parameters: {lora_r: {values: [8, 16]}}}}}}\n")
+    assert [point["lora_alpha"] for point in read_sweep(tmp_path / "s.yaml").grid()] == [12, 24]
 
 
 def test_a_circle_of_two_is_named(tmp_path: Path) -> None:

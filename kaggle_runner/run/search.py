@@ -182,10 +182,12 @@ class Search(ABC):
                 or expected.gain >= STOP_SHARE * expected.noise:
             return False
         if is_last:
-            ties = ", its ties broken by the loss," if self._spec.judged_by.has_ties else ""
-            self._end = (f"after {len(self._results)} trials another one is expected to improve "
-                         f"{self._spec.metric}{ties} by {expected.gain * expected.unit:.2g}, under a quarter of the "
-                         f"scatter that its model sees, {expected.noise * expected.unit:.2g}; --no-early-end goes on")
+            # what breaks a tie has no unit that means anything to a reader
+            gain = (", its ties broken by the loss, by" if self._spec.judged_by.has_ties else
+                    f" by {expected.gain * expected.unit:.2g},")
+            self._end = (f"after {len(self._results)} trials another one is expected to improve {self._spec.metric}"
+                         f"{gain} less than a quarter of what chance is to the search's model, which takes a part of "
+                         f"the noise for an effect; --no-early-end goes on")
         return True
 
     def _observation(self, number: int) -> Observation:

@@ -59,6 +59,11 @@ class Tied:
         """The parameters it is made of, each once."""
         return tuple(dict.fromkeys(_names(self.tree)))
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names that say inside of what they lie, as they were written."""
+        return tuple(part for part in _tokens(self.text) if "." in part and not part[0].isdigit() and part[0] != ".")
+
     def value(self, params: Mapping[str, Any]) -> int | float:
         """Return the value that follows from the others.
 

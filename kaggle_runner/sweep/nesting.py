@@ -7,7 +7,8 @@ file as it is, and its runs' configs are read the same way.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kaggle_runner.sweep.problems import Findings
+from kaggle_runner.sweep.expressions import Tied
+from kaggle_runner.sweep.problems import Findings, spelled
 
 
 def is_nested(entry: Any) -> bool:
@@ -26,6 +27,27 @@ def flat_entries(found: Findings, raw: Mapping[Any, Any], fields: Mapping[str, A
         else:
             flat[name] = entry
     return flat
+
+
+def as_entries(values: Mapping[Any, Any], fields: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return plain values as a sweep file has them, those inside others too, and those of a W&B run's config.yaml."""
+    if "_wandb" in values:  # each has a description beside it, and W&B's own begin with a line
+        values = {name: entry["value"] for name, entry in values.items()
+                  if isinstance(entry, Mapping) and "value" in entry and not str(name).startswith("_")}
+    return {name: {"parameters": as_entries(value, fields)} if isinstance(value, Mapping) and value
+            and name not in fields else {"value": value} for name, value in values.items()}
+
+
+def check_paths(found: Findings, tied: Mapping[str, Tied], raw: Mapping[Any, Any]) -> None:
+    """Add a problem for each name in an expression that lies elsewhere than it says."""
+    places = [".".join(map(str, path)) for path, _ in _leaves(Findings(), raw, ())]
+    for name, one in tied.items():
+        for path in one.paths:
+            if not any(f".{place}".endswith(f".{path}") for place in places):
+                last = path.rpartition(".")[2]
+                there = next(place for place in places if place.rpartition(".")[2] == last)
+                found.problem(f"parameters.{name}.value", f"{spelled(one.text)} names {path}, which is no parameter of "
+                                                          f"this file; write {there}")
 
 
 def flat_values(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:

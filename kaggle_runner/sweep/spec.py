@@ -3,7 +3,6 @@
 The file itself stays what it was in `SweepSpec.raw`; `SweepSpec.for_wandb` is what W&B gets of it.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
@@ -19,7 +18,7 @@ from kaggle_runner.errors import SweepError
 from kaggle_runner.metrics import LOSS, MEASURED, Goal, Metric
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, same_value
 from kaggle_runner.sweep.expressions import Tied
-from kaggle_runner.sweep.nesting import flat_entries, flat_values
+from kaggle_runner.sweep.nesting import as_entries, check_paths, flat_entries, flat_values
 from kaggle_runner.sweep.parameters import read_parameters
 from kaggle_runner.sweep.problems import Findings, spelled
 from kaggle_runner.sweep.scoring import hold_scoring
@@ -37,6 +36,7 @@ from kaggle_runner.sweep.sections import (
 from kaggle_runner.sweep.sent import sent_to_wandb, settled
 from kaggle_runner.sweep.study_settings import Confirm, Sampler, read_confirm, read_sampler
 from kaggle_runner.sweep.tied import with_tied
+from kaggle_runner.sweep.values import spelled_alike
 from kaggle_runner.sweep.yaml_file import (
     check_plain,
     find_file,
@@ -244,38 +244,38 @@ def read_start(path: Path, spec: SweepSpec, tell: Callable[[str], None] = lambda
     path, found = find_file(path, ""), Findings()
     raw = parse_mapping(path, found, mark="")
     refuse_other_file(path, raw, "sweep")
-    is_sweep = isinstance(raw.get("parameters"), dict)
-    entries = raw["parameters"] if is_sweep else {name: {"value": value} for name, value in raw.items()}
-    fixed = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "value" in entry}
-    trainer = fixed.get("trainer", {}).get("value", spec.trainer)
+    is_sweep, fields = isinstance(raw.get("parameters"), dict), field_types(TRAINERS[spec.trainer])
+    entries = flat_entries(found, raw["parameters"] if is_sweep else as_entries(raw, fields), fields)
+    given = {name: {"value": entry["values"][0]} if len(entry.get("values") or ()) == 1 else entry
+             for name, entry in entries.items() if isinstance(entry, dict) and {"value", "values"} & entry.keys()}
+    given = {name: entry for name, entry in given.items() if "value" in entry}
+    trainer = given.get("trainer", {}).get("value", spec.trainer)
     if trainer != spec.trainer:
         raise SweepError(str(path), [f"trainer: is {spelled(trainer)}, but {spec.source} trains with {spec.trainer}; "
                                      f"give a configuration of that trainer"])
-    fields = field_types(TRAINERS[spec.trainer])
-    given = flat_entries(found, fixed, fields)
     fixed = {name: entry for name, entry in given.items() if name in spec.searched or name not in fields}
+    nothing = SweepError(str(path), [f"parameters: names nothing that {spec.source} searches "
+                                     f"({', '.join(spec.searched)}); name one of these with a value"])
+    if not fixed and not found.problems:
+        raise nothing
     fixed |= {name: {"value": value} for name, value in spec.fixed.items()}
     check = _checked if is_sweep else _checked_plain
     read = check(path, {"method": "grid", "parameters": fixed}, found, TRAINERS[spec.trainer], (spec.metric,))
-    start = {name: value for name, value in read.fixed.items() if name in spec.searched}
+    start = {name: value for name, value in read.with_tied(read.fixed).items() if name in spec.searched}
     if not start:
-        raise SweepError(str(path), [f"parameters: names nothing that {spec.source} searches "
-                                     f"({', '.join(spec.searched)}); name one of these with a value"])
-    own = {**TRAINERS[spec.trainer]().as_dict(), **spec.fixed}
+        raise nothing
+    known = {**spec.fixed, **start}
+    for name, tied in spec.tied.items():
+        known |= {name: tied.value(known)} if known.keys() >= set(tied.names) else {}
+    own = {**TRAINERS[spec.trainer]().as_dict(), **known}
     others = [f"{name} {spelled(own[name])}, not {spelled(entry['value'])}" for name, entry in given.items()
-              if name in own and name not in (*spec.searched, *spec.tied) and not _is_same(own[name], entry["value"])]
+              if name in own and name not in spec.searched and (name in known or name not in spec.tied)
+              and not spelled_alike(own[name], entry["value"])]
+    others += [f"{name}, which has several values there" for name in entries
+               if name in spec.searched and name not in given]
     if others:
         tell(f"--start: trials have the sweep's own {'; '.join(others)}")
     return start
-
-
-def _is_same(own: Any, given: Any) -> bool:
-    """Compare a hyperparameter with what a file says, which may spell it otherwise."""
-    if isinstance(own, tuple | list):
-        return list(own) == ([f"{key}={name}" for key, name in given.items()] if isinstance(given, Mapping) else given)
-    with contextlib.suppress(TypeError, ValueError):
-        return float(own) == float(given)
-    return str(own) == str(given)
 
 
 def _checked_plain(path: Path, raw: dict[str, Any], found: Findings, config_type: type | None,
@@ -316,6 +316,8 @@ def _checked(path: Path, raw: dict[str, Any], found: Findings, wanted_type: type
         raw = {**raw, "parameters": flat_entries(found, raw["parameters"], field_types(config_type))}
     parameters, tied = ({}, {}) if is_open and "parameters" not in raw else read_parameters(
         found, raw.get("parameters"), method, config_type)
+    if tied:
+        check_paths(found, tied, given["parameters"])
     early_terminate = read_early_terminate(found, raw["early_terminate"]) if "early_terminate" in raw else None
     if early_terminate and "metric" not in raw and method != "bayes":
         found.problem("early_terminate", f"needs a metric; write metric: with name: {metrics[0]} and "

@@ -1,5 +1,6 @@
 """Whether the values of a sweep fit the trainer: the config's own checks decide, so they are written once."""
 
+import contextlib
 import itertools
 import math
 import re
@@ -154,3 +155,12 @@ def _samples(parameter: Parameter) -> tuple[Any, ...]:
         case _ if parameter.is_bounded:
             return parameter.lowest, parameter.highest
     return tuple(float(f"{parameter.from_unit(u):.3g}") for u in (RARE, 1 - RARE))
+
+
+def spelled_alike(own: Any, given: Any) -> bool:
+    """Compare a hyperparameter with what a file says, which may spell it otherwise."""
+    if isinstance(own, tuple | list):
+        return list(own) == ([f"{key}={name}" for key, name in given.items()] if isinstance(given, Mapping) else given)
+    with contextlib.suppress(TypeError, ValueError):
+        return float(own) == float(given)
+    return str(own) == str(given)

@@ -125,19 +125,21 @@ class NextPoint:
 def start_points(space: SearchSpace, first: Sequence[float], seed: int, count: int) -> np.ndarray:
     """Return points to start with besides the first one, each axis in another stratum than the first and each other.
 
-    Of many such draws the one whose points lie furthest apart.
+    Of many such draws the one whose points lie furthest apart, of those with different learning rates if there are any.
     """
     axes = tuple(space.axes.values())
     grid, generator = Grid(axes=axes), np.random.default_rng(seed)
     first_A = np.asarray(first, float)
-    best, furthest = np.empty((0, len(axes))), -1.0
+    best, furthest = np.empty((0, len(axes))), (False, -1.0)
     for _ in range(64):
         drawn = np.stack([_distinct_strata(axis, place, count, generator)
                           for axis, place in zip(axes, first_A, strict=True)], axis=1)
-        columns = grid.columns(np.concatenate([first_A[None], drawn]))
+        points = np.concatenate([first_A[None], drawn])
+        columns = grid.columns(points)
         apart = squares_of(columns, columns, grid.codes).sum(0) + 9 * columns.shape[1] * np.eye(len(columns))
-        if apart.min() > furthest:
-            best, furthest = drawn, float(apart.min())
+        alike = any(_is_beside(axes, points[[number]], points[:number])[0] for number in range(1, len(points)))
+        if (not alike, apart.min()) > furthest:
+            best, furthest = drawn, (not alike, float(apart.min()))
     return best
 
 
@@ -176,12 +178,14 @@ def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Seque
              home: Sequence[float]) -> Mapping[str, Any]:
     """Return the one of some points that lies furthest from the default and every trial, whatever became of that.
 
-    Of those that may fit, if there are any.
+    Of those that may fit, if there are any, and then of those with other learning rates than the running ones.
     """
     grid = Grid(axes=tuple(space.axes.values()))
     drawn_PA = np.array([list(space.places(params).values()) for params in drawn])
-    if not (hopeless := Misfits(space, past).has(drawn_PA)).all():
-        drawn, drawn_PA = [params for params, no in zip(drawn, hopeless, strict=True) if not no], drawn_PA[~hopeless]
+    running_MA = _places(space, [o for o in past if o.told is Told.RUNNING])
+    for useless in (Misfits(space, past).has, lambda places: _is_beside(grid.axes, places, running_MA)):
+        if not (left := useless(drawn_PA)).all():
+            drawn, drawn_PA = [params for params, no in zip(drawn, left, strict=True) if not no], drawn_PA[~left]
     tried_TA = np.concatenate([np.asarray(home, float)[None], _places(space, past)])
     apart_PT = squares_of(grid.columns(drawn_PA), grid.columns(tried_TA), grid.codes).sum(0)
     return drawn[int(np.argmax(apart_PT.min(1)))]
@@ -270,22 +274,20 @@ class _Judge:
                 apart: float = SAME_SHARE) -> np.ndarray:
         """Leave out what was tried or is nearly the same, needless ends, and what runs beside a running trial."""
         same = np.ones((len(places_PA), len(tried_TA)), bool)
-        needless, beside = np.zeros(len(places_PA), bool), np.zeros(len(places_PA), bool)
+        needless, beside = np.zeros(len(places_PA), bool), _is_beside(self._grid.axes, places_PA, self._running_MA)
         for number, axis in enumerate(self._grid.axes):
             place = places_PA[:, number]
             near = 0.5 if axis.levels else apart
             same &= np.abs(place[:, None] - tried_TA[None, :, number]) < near
             scale = max(1, len(axis.levels) - 1)
-            if axis.is_rate and len(self._running_MA):
-                gaps = np.abs(place[:, None] - self._running_MA[None, :, number]) / scale
-                beside |= gaps.min(1) < APART
             if not axis.levels or len(axis.levels) >= LONG_LIST:
                 leading = leaders_LA[:, number] / scale
                 needless |= (place / scale < END_SHARE) & (leading.min() > END_REACH)
                 needless |= (place / scale > 1 - END_SHARE) & (leading.max() < 1 - END_REACH)
         untried = ~same.any(1) if len(tried_TA) else np.ones(len(places_PA), bool)
         fits = ~self._misfits.has(places_PA)
-        for wanted in (untried & fits & ~needless & ~beside, untried & fits, untried & ~needless):
+        for wanted in (untried & fits & ~needless & ~beside, untried & fits & ~needless, untried & fits,
+                       untried & ~needless):
             if wanted.any():
                 return places_PA[wanted]
         return places_PA[untried]
@@ -302,6 +304,16 @@ class _Judge:
     def _smooth(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         squares = squares_of(left, right, self._grid.codes)[self._deciding].sum(0)
         return np.asarray(np.exp(-0.5 * squares / FIT_LENGTH ** 2))
+
+
+def _is_beside(axes: Sequence[SearchAxis], places_PA: np.ndarray, others_MA: np.ndarray) -> np.ndarray:
+    """Say of each point whether a learning rate of it lies beside one of the others."""
+    beside = np.zeros(len(places_PA), bool)
+    for number, axis in enumerate(axes):
+        if axis.is_rate and len(others_MA):
+            gaps = np.abs(places_PA[:, None, number] - others_MA[None, :, number]) / max(1, len(axis.levels) - 1)
+            beside |= gaps.min(1) < APART
+    return beside
 
 
 def _without_gaps(surfaces: Sequence[int]) -> list[int]:

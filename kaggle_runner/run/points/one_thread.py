@@ -41,7 +41,7 @@ def _libraries() -> tuple[tuple[Callable[[], Any], Callable[[int], Any]], ...]:
     except OSError:  # not Linux
         return ()
     found = []
-    for path in sorted(set(re.findall(r"/\S*openblas\S*\.so\S*", maps))):
+    for path in sorted(set(re.findall(r"/.*openblas.*\.so.*", maps))):
         with contextlib.suppress(OSError):
             library = ctypes.CDLL(path)
             for before, behind in itertools.product(("scipy_", ""), ("64_", "", "_64")):
