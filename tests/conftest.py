@@ -66,6 +66,24 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture
+def begin(tmp_path, cache):
+    """Start agents of W&B sweeps in processes of the real client: `begin(server, body, *arguments)`."""
+    from tests.standins.wandb_agent import starter
+    from tests.standins.wandb_client import clients
+
+    with clients(tmp_path) as start:
+        yield starter(start, cache)
+
+
+@pytest.fixture
+def fixed(tmp_path):
+    """The fixed parameters of a character model, whose worker starts fastest, and 40 steps."""
+    from tests.standins.wandb_agent import character_settings
+
+    return character_settings(tmp_path, steps=40, evaluations=4)
+
+
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory) -> Path:
     """A JSON-lines file of 200 conversations, a third of which have two answers."""

@@ -17,12 +17,11 @@ from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial
 from tests.conftest import wait_for
 from tests.standins.nvidia_smi import T4_X2, answering, path_with
-from tests.standins.wandb_client import MISSING, Client, clients
+from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
+from tests.standins.wandb_client import MISSING, Client
 from tests.standins.wandb_records import Run, Sweep
 from tests.standins.wandb_server import WandbServer
-from tests.test_agent_truth import sweep_of
-from tests.test_cli_agent import Person, processes_in, somebody
-from tests.test_wandb_sweep import Begin, character_settings, path_of, starter
+from tests.test_cli_agent import Person, somebody
 
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 GOES_BACK = ["pending", "running", "preempting", "preempted"]
@@ -31,18 +30,6 @@ TOLD = """
         if event.kind == "note":
             say(note=event.text)
 """
-
-
-@pytest.fixture
-def fixed(tmp_path: Path) -> dict[str, Any]:
-    """A character model, whose worker starts fastest, and 40 steps."""
-    return character_settings(tmp_path, steps=40, evaluations=4)
-
-
-@pytest.fixture
-def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
-    with clients(tmp_path) as start:
-        yield starter(start, cache)
 
 
 @pytest.fixture
