@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,16 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def begin(tmp_path, cache):
-    """Start agents of W&B sweeps in processes of the real client: `begin(server, body, *arguments)`."""
+    """Start agents of W&B sweeps in processes of the real client: `begin(server, body, *arguments)`.
+
+    Their locks of GPUs, which are the machine's, are this test's alone.
+    """
     from tests.standins.wandb_agent import starter
     from tests.standins.wandb_client import clients
 
-    with clients(tmp_path) as start:
-        yield starter(start, cache)
+    with (tempfile.TemporaryDirectory(prefix="agents-", ignore_cleanup_errors=True) as locks,
+          clients(tmp_path) as start):
+        yield starter(start, cache, TMPDIR=locks)
 
 
 @pytest.fixture

@@ -65,11 +65,11 @@ def character_settings(folder: Path, *, steps: int, evaluations: int) -> dict[st
     return {name: {"value": value} for name, value in values.items()}
 
 
-def starter(start: Start, cache: Path) -> Begin:
+def starter(start: Start, cache: Path, **always: str) -> Begin:
     def begin(server: WandbServer, body: str, *arguments: str, **changes: str) -> Client:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
         return start(server, AGENT + textwrap.dedent(body), *arguments, PYTHONPATH=path, OMP_NUM_THREADS="1",
-                     KAGGLE_RUNNER_CACHE=str(cache), **changes)
+                     KAGGLE_RUNNER_CACHE=str(cache), **always, **changes)
 
     return begin
 
