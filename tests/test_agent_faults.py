@@ -224,6 +224,26 @@ def test_a_page_in_place_of_an_answer_is_told_while_a_trial_is_waited_for_and_is
     assert processes_in(tmp_path) == []
 
 
+def test_a_page_in_place_of_an_answer_is_told_as_one_also_where_an_agent_registers_and_where_a_run_is_opened(
+    begin: Begin, fixed: dict[str, Any]
+) -> None:
+    page = b"<html><body>please log in</body></html>"
+    body = "agent(sys.argv[1], study=sys.argv[2])"
+    with WandbServer() as registering, WandbServer() as opening:
+        started = []
+        for server, asked in ((registering, "CreateAgent"), (opening, "UpsertBucket")):
+            server.fault(status=200, match=asked, page=page, count=1)
+            started.append(begin(server, body, path_of(server.create_sweep(sweep_of(fixed, run_cap=1))), asked))
+        (registered,), (opened,) = (client.finish(250).facts["reason"] for client in started)
+        (run,) = opening.state.runs.values()
+    is_no_answer = ": that is a page in W&B's place, as of a proxy or a login"
+    assert registered.startswith("W&B gave no agent for the sweep ")
+    assert registered.endswith(is_no_answer)
+    assert opened.startswith("W&B did not open the run of a trial that it handed out: ")
+    assert opened.endswith(f"{is_no_answer}; run the same command again")
+    assert (run.states, opening.sweep.queue, registering.state.runs) == (GOES_BACK, [run.name], {})
+
+
 def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trials_and_of_a_finished_sweep(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
