@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,28 @@ def mixed_turns(count):
 def cache(tmp_path_factory) -> Path:
     """A cache of data and models that the tests of a file share."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def begin(tmp_path, cache):
+    """Start agents of W&B sweeps in processes of the real client: `begin(server, body, *arguments)`.
+
+    Their locks of GPUs, which are the machine's, are this test's alone.
+    """
+    from tests.standins.wandb_agent import starter
+    from tests.standins.wandb_client import clients
+
+    with (tempfile.TemporaryDirectory(prefix="agents-", ignore_cleanup_errors=True) as locks,
+          clients(tmp_path) as start):
+        yield starter(start, cache, TMPDIR=locks)
+
+
+@pytest.fixture
+def fixed(tmp_path):
+    """The fixed parameters of a character model, whose worker starts fastest, and 40 steps."""
+    from tests.standins.wandb_agent import character_settings
+
+    return character_settings(tmp_path, steps=40, evaluations=4)
 
 
 @pytest.fixture(scope="session")

@@ -8,21 +8,21 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kaggle_runner.study.journal import Study, read_study
-from kaggle_runner.study.trial import Status, Trial
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.conftest import wait_for
 from tests.standins.nvidia_smi import T4_X2, answering, path_with
-from tests.standins.wandb_client import MISSING, Client, clients
+from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
+from tests.standins.wandb_client import MISSING, Client
 from tests.standins.wandb_records import Run, Sweep
 from tests.standins.wandb_server import WandbServer
-from tests.test_agent_truth import sweep_of
-from tests.test_cli_agent import Person, processes_in, somebody
-from tests.test_wandb_sweep import Begin, character_settings, path_of, starter
+from tests.test_cli_agent import Person, somebody
 
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 GOES_BACK = ["pending", "running", "preempting", "preempted"]
@@ -31,18 +31,6 @@ TOLD = """
         if event.kind == "note":
             say(note=event.text)
 """
-
-
-@pytest.fixture
-def fixed(tmp_path: Path) -> dict[str, Any]:
-    """A character model, whose worker starts fastest, and 40 steps."""
-    return character_settings(tmp_path, steps=40, evaluations=4)
-
-
-@pytest.fixture
-def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
-    with clients(tmp_path) as start:
-        yield starter(start, cache)
 
 
 @pytest.fixture
@@ -236,6 +224,26 @@ def test_a_page_in_place_of_an_answer_is_told_while_a_trial_is_waited_for_and_is
     assert processes_in(tmp_path) == []
 
 
+def test_a_page_in_place_of_an_answer_is_told_as_one_also_where_an_agent_registers_and_where_a_run_is_opened(
+    begin: Begin, fixed: dict[str, Any]
+) -> None:
+    page = b"<html><body>please log in</body></html>"
+    body = "agent(sys.argv[1], study=sys.argv[2])"
+    with WandbServer() as registering, WandbServer() as opening:
+        started = []
+        for server, asked in ((registering, "CreateAgent"), (opening, "UpsertBucket")):
+            server.fault(status=200, match=asked, page=page, count=1)
+            started.append(begin(server, body, path_of(server.create_sweep(sweep_of(fixed, run_cap=1))), asked))
+        (registered,), (opened,) = (client.finish(250).facts["reason"] for client in started)
+        (run,) = opening.state.runs.values()
+    is_no_answer = ": that is a page in W&B's place, as of a proxy or a login"
+    assert registered.startswith("W&B gave no agent for the sweep ")
+    assert registered.endswith(is_no_answer)
+    assert opened.startswith("W&B did not open the run of a trial that it handed out: ")
+    assert opened.endswith(f"{is_no_answer}; run the same command again")
+    assert (run.states, opening.sweep.queue, registering.state.runs) == (GOES_BACK, [run.name], {})
+
+
 def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trials_and_of_a_finished_sweep(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -355,4 +363,67 @@ def test_a_journal_that_is_damaged_while_an_agent_works_ends_it_with_one_line(
         client.finish(60)
     assert "is damaged; restore the file from a copy" in client.facts["reason"][0]
     assert client.facts["exit_status"] == [1]
+    assert processes_in(tmp_path) == []
+
+
+def test_every_agent_of_a_study_gives_back_what_crashed_after_its_end_was_written_here_and_before_w_and_b_had_it(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """One agent trains all the time; another one was killed when it had handed its trial back in the journal only.
+
+    The trial that the first one has, and of which W&B has not heard for a while, stays with it.
+    """
+    body = f"{TOLD}\n    agent(sys.argv[1], count=1, notify=HaltedOnce(sys.argv[2], tell))"
+    path = f"{path_with(tmp_path / 'bin', answering(T4_X2)).split(':', 1)[0]}:{os.environ['PATH']}"
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed))
+        other = begin(server, body, path_of(sweep), "other", PATH=path, CUDA_VISIBLE_DEVICES="1")
+        server.wait_for(lambda state: (tmp_path / "halted-other").is_file() and server.run(0).history, 250)
+        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+        _, (job,) = server.state.heartbeat({"id": agent.id})
+        run, _ = server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
+        study = Study(tmp_path / "study")
+        study.append({"event": "start", "trial": asdict(Trial(id=run.name, number=1, params=run.args)), "time": 0.0,
+                      "by": {"host": socket.gethostname(), "pid": 1, "began": 1}})
+        study.record_end(TrialResult(id=run.name, status=Status.PREEMPTED, metric=None, reason="SIGTERM"))
+        run.move("crashed")
+        server.run(0).move("crashed")
+        back = begin(server, body, path_of(sweep), "other", PATH=path, CUDA_VISIBLE_DEVICES="0").finish(250)
+        os.kill(int((tmp_path / "halted-other").read_text()), signal.SIGCONT)
+        done = other.finish(250)
+        kept, run = server.state.runs.values()
+    why = f"its agent is gone, and its trial has no end; run {run.name} goes back to the sweep's queue, and resumes"
+    assert back.facts["note"].count(why) == 1
+    assert run.states == ["pending", "running", "crashed", *GOES_BACK[1:], "pending", "running", "finished"]
+    assert (kept.states[:3], kept.states[-1], kept.starts) == (["pending", "running", "crashed"], "finished", 1)
+    assert back.facts["exit_status"] == done.facts["exit_status"] == [0]
+    assert {record.result.status for record in read_study(tmp_path / "study").records} == {Status.COMPLETE}
+
+
+def test_an_agent_without_file_handles_says_so_in_one_line_and_the_clients_threads_nothing(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """In mid-trial, where none can be had any more, and between two trials, where there may be more; W&B hears both."""
+    body = """
+    import resource
+    def notify(event):
+        if event.kind == sys.argv[3]:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, int(sys.argv[4]) or most))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    agent(sys.argv[1], study=sys.argv[2], notify=notify)
+    """
+    with WandbServer() as first, WandbServer() as second:
+        started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed, run_cap=2))), kind, kind, most)
+                   for server, kind, most in ((first, "log", "3"), (second, "trial_ended", "0"))]
+        within, between = (client.finish(250) for client in started)
+        (run,), (done,) = first.state.runs.values(), second.state.runs.values()
+    assert within.facts["reason"][0].startswith(
+        f"cannot write log/trials/{run.name}/history.jsonl: Too many open files; raise that limit, as with ulimit -n")
+    assert between.facts["reason"] == ["this machine failed, and not the trial: Too many open files; raise that limit, "
+                                       "as with ulimit -n; mend that and run the same command again"]
+    assert within.facts["exit_status"] == between.facts["exit_status"] == [1]
+    assert (run.state, run.exitcode, first.sweep.queue) == ("preempted", 75, [run.name])
+    assert (done.states, second.sweep.queue) == (["pending", "running", "finished"], [])
+    for client in (within, between):
+        assert [line for line in client.text.splitlines() if not line.startswith("SAID ")] == []
     assert processes_in(tmp_path) == []

@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,11 @@ import pytest
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wandb.ends.client_words import listening
-from tests.standins.wandb_client import MISSING, PYTHON, clients
+from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
+from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
-from tests.test_wandb_sweep import Begin, character_settings, path_of, processes_in, starter
 
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
-RATE = {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}
-
-
-@pytest.fixture
-def fixed(tmp_path: Path) -> dict[str, Any]:
-    """A character model, whose worker starts fastest, and 40 steps."""
-    return character_settings(tmp_path, steps=40, evaluations=4)
-
-
-def sweep_of(fixed: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
-            "parameters": {**fixed, **RATE}, **changes}
-
-
-@pytest.fixture
-def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
-    with clients(tmp_path) as start:
-        yield starter(start, cache)
 
 
 def test_one_404_to_a_request_for_a_trial_is_no_end(begin: Begin, fixed: dict[str, Any], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from kaggle_runner.study.journal import Snapshot, read_study
 from tests.conftest import is_running, wait_for
 from tests.standins.nvidia_smi import T4_X2, answering, path_with
+from tests.standins.wandb_agent import pids_in, processes_in
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_records import Sweep
 from tests.standins.wandb_server import KEY, WandbServer
@@ -406,22 +407,3 @@ class watching:
                         self._found.append(command.decode())
                 except OSError:
                     continue
-
-
-def processes_in(folder: Path) -> list[str]:
-    """Return the command lines of the processes that work in a folder: agents, their workers, wandb-core."""
-    found = []
-    for pid in pids_in(folder):
-        with contextlib.suppress(OSError):
-            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
-
-
-def pids_in(folder: Path) -> list[int]:
-    """Return the processes that work in a folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if Path(os.readlink(process / "cwd")) == folder:
-                found.append(int(process.name))
-    return found

@@ -11,8 +11,9 @@ import pytest
 
 from kaggle_runner.wandb.answers import ask_server
 from kaggle_runner.wandb.connection import leave
+from tests.standins.wandb_agent import processes_in
 from tests.standins.wandb_client import MISSING
-from tests.test_cli_agent import Person, processes_in, somebody
+from tests.test_cli_agent import Person, somebody
 
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(300)]
 RANGES = {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}

@@ -7,9 +7,7 @@ import fnmatch
 import json
 import os
 import signal
-import textwrap
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ import pytest
 from kaggle_runner.study.answers import COLUMNS, answers_of_trial
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
-from tests.standins.wandb_client import MISSING, Client, Start, clients
-from tests.standins.wandb_records import Run, Sweep
+from tests.standins.wandb_agent import Begin, character_settings, path_of, processes_in
+from tests.standins.wandb_client import MISSING, Client
+from tests.standins.wandb_records import Run
 from tests.standins.wandb_server import WandbServer
 
 ROOT = Path(__file__).parent.parent
@@ -29,42 +28,6 @@ LONG = 20_000
 """Steps of a trial that is ended before its last one, also on a machine that is busy."""
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
-
-AGENT = """
-from pathlib import Path
-from kaggle_runner.machine.environment import detect
-from kaggle_runner.errors import KaggleRunnerError
-from kaggle_runner.study.pace import Deadline
-from kaggle_runner.wandb.order import AgentOrder
-from kaggle_runner.wandb.one_per_gpu import run_agents
-from kaggle_runner.wandb.jobs import AgentPatience
-
-class HaltedOnce:
-    # Takes the events of an agent, and halts its worker at the first row that is logged of the study; then the file
-    # halted-STUDY holds the process id of the worker.
-    def __init__(self, study, tell=lambda event: None):
-        self.halted, self.tell = Path(f"halted-{study}"), tell
-
-    def __call__(self, event):
-        self.tell(event)
-        if event.kind == "started":
-            self.worker = event.pid
-        elif event.kind == "log" and not self.halted.exists():
-            os.kill(self.worker, 19)
-            self.halted.write_text(str(self.worker))
-
-def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reason="none"), pruning=True,
-          max_concurrency=1, notify=lambda event: None, **patience):
-    began, cpu_began = time.monotonic(), time.process_time()
-    try:
-        order = AgentOrder(address=address, count=count, deadline=deadline, study=Path(study), pruning=pruning,
-                           patience=AgentPatience(**{"queued_s": 1.0, **patience}))
-        outcome = run_agents(order, detect(), notify, max_concurrency=max_concurrency)
-        say(exit_status=outcome.exit_status, reason=outcome.reason)
-    except KaggleRunnerError as error:
-        say(exit_status=error.exit_status, reason=str(error))
-    say(seconds=time.monotonic() - began, cpu_seconds=time.process_time() - cpu_began, ended=time.time())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,35 +44,6 @@ def quick(tmp_path: Path) -> dict[str, Any]:
     return character_settings(tmp_path, steps=2000, evaluations=2)
 
 
-def character_settings(folder: Path, *, steps: int, evaluations: int) -> dict[str, Any]:
-    """Return the fixed parameters of a tiny character model, and write its text."""
-    text = folder / "text.txt"
-    text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
-    values = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "max_tokens": 64 * steps,
-              "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256,
-              "evaluations": evaluations}
-    return {name: {"value": value} for name, value in values.items()}
-
-
-Begin = Callable[..., Client]
-
-
-@pytest.fixture
-def begin(tmp_path: Path, cache: Path) -> Iterator[Begin]:
-    """Start agents: `begin(server, body, *arguments)`."""
-    with clients(tmp_path) as start:
-        yield starter(start, cache)
-
-
-def starter(start: Start, cache: Path) -> Begin:
-    def begin(server: WandbServer, body: str, *arguments: str, **changes: str) -> Client:
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":")
-        return start(server, AGENT + textwrap.dedent(body), *arguments, PYTHONPATH=path, OMP_NUM_THREADS="1",
-                     KAGGLE_RUNNER_CACHE=str(cache), **changes)
-
-    return begin
-
-
 def row_of(server: WandbServer, client: Client, *, run: int, row: int = 0) -> Run:
     """Wait until a run has a row on the server, and return the run."""
     def look(state: Any) -> Run | None:
@@ -117,10 +51,6 @@ def row_of(server: WandbServer, client: Client, *, run: int, row: int = 0) -> Ru
         return next((found for found in list(state.runs.values())[run:] if len(found.history) > row), None)
 
     return server.wait_for(look, timeout_s=200)
-
-
-def path_of(sweep: Sweep) -> str:
-    return f"{sweep.entity}/{sweep.project}/{sweep.name}"
 
 
 def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: dict[str, Any], tmp_path: Path) -> None:
@@ -547,15 +477,3 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_starts(
     assert max(client.facts["cpu_seconds"][9:]) < 1.0, "of the processor, because it may be busy with other tests"
     assert server.state.agents == {}
     assert not (tmp_path / "study").exists()
-
-
-def processes_in(directory: Path) -> list[str]:
-    """Return the command lines of the processes that work in a directory: agents, their workers, wandb-core."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if Path(os.readlink(process / "cwd")) == directory:
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found

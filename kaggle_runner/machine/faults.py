@@ -1,6 +1,12 @@
 """Faults of the machine, which are no trial's: a full disk, a folder that is gone, no more file handles."""
 
+import contextlib
 import errno
+import os
+import resource
+import sys
+import threading
+import warnings
 
 from kaggle_runner.errors import KaggleRunnerError, MachineFault, StudyError
 
@@ -9,6 +15,9 @@ ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, e
 WORDS = ("no space left on device", "disk quota exceeded", "too many open files", "read-only file system",
          "input/output error", "stale file handle", "file too large", "no usable temporary directory")
 """The same in the words of the C library, as libraries that have their own errors repeat them."""
+
+_NEEDED = 16
+"""File handles with which W&B's client, and a worker that starts anew, get by."""
 
 
 def fault_of_machine(error: BaseException) -> str:
@@ -41,3 +50,28 @@ def fault(error: BaseException) -> MachineFault:
 def machine_failed(text: str) -> str:
     """Word a fault of the machine, with what to do."""
     return f"this machine failed, and not the trial: {text}; mend that and run the same command again"
+
+
+def lacks_handles() -> str:
+    """Say what the system says when what a trial begins with cannot be opened; empty where it can be."""
+    opened = list[int]()
+    try:
+        opened += (os.dup(2) for _ in range(_NEEDED))
+    except OSError as error:
+        return machine_failed(f"{error.strerror}; raise that limit, as with ulimit -n")
+    finally:
+        for handle in opened:
+            os.close(handle)
+    return ""
+
+
+def end_in_peace() -> None:
+    """Let a process end that met a fault of its machine and says so: with all the file handles that it may have.
+
+    And without the tracebacks that threads and leftovers of libraries raise over the same.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    threading.excepthook, sys.unraisablehook = (lambda said: None), (lambda said: None)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

@@ -34,7 +34,7 @@ from kaggle_runner.study.near import confirm_directory as confirm_directory
 from kaggle_runner.study.near import has_begun, no_study, refuse_foreign_folder, refuse_trials_without_journal
 from kaggle_runner.study.ranking import Ranked, rank
 from kaggle_runner.study.scoring import on_other_data
-from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
+from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, goes_on, result_from_dict
 from kaggle_runner.wording import unlike
 
 
@@ -311,7 +311,7 @@ def read_study(directory: Path) -> Snapshot:
     if info is None:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started,
-                           is_held=trial.id in results or is_held(holders[trial.id], directory))
+                           is_held=not goes_on(results.get(trial.id)) or is_held(holders[trial.id], directory))
                for trial, attempts, started in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(listed["session"]),
                     known=tuple(listed["known"]), rows=tuple(listed["rows"]),

@@ -113,7 +113,7 @@ class TrialRecord:
     started: float
     """Unix time of the last start."""
     is_held: bool = True
-    """Whether somebody runs it, if it has no result: nobody does after a kill or a power cut."""
+    """Whether somebody runs it, if it goes on: nobody does after a kill or a power cut."""
 
     @property
     def status_word(self) -> str:
@@ -124,6 +124,11 @@ class TrialRecord:
     def reason(self) -> str:
         """Why it ended as it did, empty where there is nothing to say."""
         return self.result.reason if self.result else "" if self.is_held else _WITHOUT_AN_END
+
+
+def goes_on(result: TrialResult | None) -> bool:
+    """Say whether a trial goes on later, or at this moment: it has no end, or was preempted."""
+    return result is None or result.status is Status.PREEMPTED
 
 
 def result_from_dict(values: Mapping[str, Any]) -> TrialResult:

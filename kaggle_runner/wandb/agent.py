@@ -25,6 +25,7 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import in_minutes
 from kaggle_runner.machine.environment import Environment
+from kaggle_runner.machine.faults import end_in_peace, lacks_handles
 from kaggle_runner.machine.gpu import Gpu
 from kaggle_runner.machine.gpu_lock import hold_gpu
 from kaggle_runner.machine.keys import FoundKey
@@ -42,7 +43,7 @@ from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through, still_waiting
-from kaggle_runner.wandb.ends.unheld import crashed_with_checkpoint, pending_of
+from kaggle_runner.wandb.ends.unheld import crashed_that_go_on, pending_of
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.order import AgentOrder, find_for_agent, study_directory
@@ -246,7 +247,7 @@ class _Agent:
         lost = [run for run in pending_of(self._sweep, self.words.agents) if run not in self.words.taken]
         if time.monotonic() - self._looked > self._patience.look_s:
             self._looked = time.monotonic()
-            lost += crashed_with_checkpoint(self._sweep, self._study.directory)[0]
+            lost += crashed_that_go_on(self._sweep, self._study.directory)[0]
         return [run for run in lost if run not in self._runner.opened | self.given_back]
 
     def _attend(self) -> None:
@@ -282,6 +283,9 @@ class _Agent:
             try:
                 self._runner.run(lambda ticket=ticket: ticket.stop_asked)  # type: ignore[misc]
                 self._runner.check_deadline()
+                if lacks := lacks_handles():  # found by the client, in the next job, it would be its traceback
+                    self._ending.ask(lacks, 1)
+                    end_in_peace()
                 self._lost = [] if self._ending.reason else self._find_lost()
             except BaseException as error:  # for the main thread, which raises it
                 self._error = error

@@ -20,6 +20,8 @@ LEAVE_S = 5.0
 """Seconds that W&B's own process gets to end when nothing is left to upload."""
 _FLUSH_S = 3.0
 _POLL_S = 0.1
+_NO_JSON = ("invalid character '<'", "Expecting value: line 1")
+"""How the client says that an answer is no JSON. Source: Go's encoding/json, and Python's for 0.26."""
 _HALTED_S = 2.0
 
 GiveUp = Callable[[], bool]
@@ -99,7 +101,13 @@ def _require_online(mode: str, source: str, way_out: str) -> None:
 
 def refused(what: str, error: Exception, key: FoundKey) -> WandbError:
     """Put what the client raised into one line, without the key."""
-    return WandbError(f"{what}: {redact(' '.join(str(error).split()), [key])}")
+    return WandbError(f"{what}: {explained(redact(' '.join(str(error).split()), [key]))}")
+
+
+def explained(said: str) -> str:
+    """Return the client's words of an error, with what they mean where an answer was no answer of W&B's."""
+    return f"{said}: that is a page in W&B's place, as of a proxy or a login" if any(
+        mark in said for mark in _NO_JSON) else said
 
 
 def leave() -> None:

@@ -12,7 +12,7 @@ from kaggle_runner.config import Config
 from kaggle_runner.errors import INTERRUPTED, ConfigError
 from kaggle_runner.events import Attached, Checkpointed, Event, Logged, Note, Notify, Resumed
 from kaggle_runner.machine.deadline import Deadline
-from kaggle_runner.machine.faults import fault, machine_failed
+from kaggle_runner.machine.faults import end_in_peace, fault, fault_of_machine, machine_failed
 from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import LOSS
@@ -94,6 +94,8 @@ class JobRunner:
         try:
             self._serve(log, stop_asked)
         except Exception as error:
+            if fault_of_machine(error):
+                end_in_peace()
             log.mark_preempting()
             self._finish(log, PREEMPTED, ())
             if isinstance(error, OSError):

@@ -14,7 +14,7 @@ import wandb
 from kaggle_runner.study.answers import COLUMNS
 from kaggle_runner.study.scoring import READ
 from kaggle_runner.study.trial import Status, TrialResult
-from kaggle_runner.wandb.connection import GiveUp, attempt, end_core, end_halted_core
+from kaggle_runner.wandb.connection import GiveUp, attempt, end_core, end_halted_core, explained
 
 ROW_NAMES = ("train/loss", "train/learning_rate")
 """What a row of W&B has beside everything that was evaluated."""
@@ -230,6 +230,6 @@ def _bounded(action: Callable[[], object], give_up: GiveUp) -> None:
     failure = attempt(action, give_up)
     if failure is not None:
         end_core()
-        raise RunLost(" ".join(str(failure).split()) or type(failure).__name__) from failure
+        raise RunLost(explained(" ".join(str(failure).split()) or type(failure).__name__)) from failure
 
 

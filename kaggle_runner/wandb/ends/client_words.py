@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaggle_runner.wandb.connection import core_logs
+from kaggle_runner.wandb.connection import core_logs, explained
 
 LOGGERS = ("wandb.agents.pyagent", "wandb.apis.public.sweeps", "wandb.sdk.internal.internal_api")
 """Of the agent, and of its requests for a trial in 0.31 and in 0.26. Source: `logger.error` in these modules."""
@@ -20,8 +20,6 @@ _AGENT = LOGGERS[0]
 _WORDLESS = "the client ended it without a word"
 _REGISTERED = "agent_id = "
 _RETRY = '"api: retrying HTTP error"'
-_NO_JSON = ("invalid character '<'", "Expecting value: line 1")
-"""How the client says that an answer is no JSON. Source: Go's encoding/json, and Python's for 0.26."""
 _LONGEST, _SHOWN = 300, 80
 
 
@@ -57,9 +55,7 @@ class ClientWords(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if record.levelno >= logging.ERROR and error is not None and not text.startswith("Run "):
             self.failed_requests += 1
-            said = _last_line(str(error)) or type(error).__name__
-            self.last_answer = f"{said}: that is a page in W&B's place, as of a proxy or a login" if any(
-                mark in said for mark in _NO_JSON) else said
+            self.last_answer = explained(_last_line(str(error)) or type(error).__name__)
 
     def _hear_of_job(self, text: str) -> None:
         """Note the agent's name, and a job that came, was stopped before it began, began, or ended.

@@ -22,14 +22,13 @@ from kaggle_runner.wandb.answers import SeenRun, ask_run
 from kaggle_runner.wandb.connection import GiveUp
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.unheld import crashed_with_checkpoint, pending_of
+from kaggle_runner.wandb.ends.unheld import crashed_that_go_on, pending_of
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
 _OPEN = ("running", "preempting")
 _HELD = (*_OPEN, "pending")
 _KILLED = "its agent was killed"
-CRASHED = "its agent is gone, and its checkpoint is on W&B"
 _POLL_S = 0.1
 _OPENED_S = 10.0
 """Seconds in which an agent opens the run of a job that it was given: one may have the job that another had before."""
@@ -57,8 +56,9 @@ def seen_through(patience: AgentPatience) -> Iterator[GiveUp]:
 def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *, alone: bool) -> None:
     """Give back what killed agents left of a sweep, and record the ends of this study's trials.
 
-    Beside other agents of the study, not `alone`, those of its trials and jobs count whose process is gone, and the
-    sweep's others are left to the one that was there first. No run of this process may be open.
+    Beside other agents of the study, not `alone`, those of its trials and jobs count whose process is gone; a run that
+    ended without W&B's knowledge may be another's by now, so it is given back when W&B calls it crashed. No run of this
+    process may be open.
     """
     snapshot = study.snapshot()
     own = [record.trial.id for record in snapshot.records
@@ -73,24 +73,23 @@ def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *
                      *_never_opened(sweep, agents, give_up)):
         if not give_up():
             _give_back(sweep, run, notify, give_up, f"{why}; run {run}")
-    if alone:
-        reclaim_crashed(sweep, study.directory, notify, give_up, own)
+    reclaim_crashed(sweep, study.directory, notify, give_up, own)
 
 
 def reclaim_crashed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up: GiveUp,
                     done: Collection[str]) -> list[str]:
-    """Give back what crashed on any machine and holds a checkpoint, but what is `done`; return what W&B took.
+    """Give back what crashed and goes on, but what is `done`; return what W&B took.
 
     One agent of the study in `directory` does it at a time; another machine's may do it as well, so each run is looked
     at once more.
     """
     with turn(directory) as is_ours:
-        crashed, trouble = crashed_with_checkpoint(sweep, directory) if is_ours else ([], "")
+        crashed, trouble = crashed_that_go_on(sweep, directory) if is_ours else ({}, "")
         if trouble:
             notify(Note(text=f"W&B does not say which runs have crashed: {trouble[:200]}"))
-        return [run for run in crashed if run not in done and not give_up()
+        return [run for run, why in crashed.items() if run not in done and not give_up()
                 and _holder(sweep, run).state == "crashed"
-                and not _give_back(sweep, run, notify, give_up, f"{CRASHED}; run {run}")]
+                and not _give_back(sweep, run, notify, give_up, f"{why}; run {run}")]
 
 
 def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:

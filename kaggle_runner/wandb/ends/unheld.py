@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.study.journal import JOURNAL, read_study
+from kaggle_runner.study.trial import goes_on
 from kaggle_runner.wandb.answers import ask
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
 from kaggle_runner.wandb.sweep import RemoteSweep
@@ -30,20 +31,25 @@ _CRASHED = f"""query Crashed($entity: String, $project: String, $filters: JSONSt
 }}"""
 
 
-def crashed_with_checkpoint(sweep: RemoteSweep, directory: Path) -> tuple[list[str], str]:
-    """Return the crashed runs of a sweep that hold a checkpoint; and what W&B answered in place of that.
+def crashed_that_go_on(sweep: RemoteSweep, directory: Path) -> tuple[dict[str, str], str]:
+    """Return the crashed runs of a sweep whose trials go on, and why; and what W&B answered in place of that.
 
-    Without those that a process of the study in `directory` holds, of which W&B has not heard for a while.
+    Those that hold a checkpoint, whatever machine they are of, and those that the study in `directory` knows to have
+    no end, or to go on later, which W&B never got. Without those that a process of the study holds, of which W&B has
+    not heard for a while.
     """
     entity, project, name = sweep.path.split("/")
     filters = json.dumps({"sweep": name, "state": "crashed"})
     answer, data = ask(_CRASHED, entity=entity, project=project, filters=filters)
     runs = _nodes(((data or {}).get("project") or {}).get("runs"))
-    crashed = [node["name"] for node in runs if any(int(file["sizeBytes"]) > len(ENDED) for file in _nodes(
-        node.get("files")))]
-    records = read_study(directory).records if crashed and (directory / JOURNAL).is_file() else ()
-    held = {record.trial.id for record in records if record.result is None and record.is_held}
-    return [run for run in crashed if run not in held], answer.trouble or answer.errors
+    sent = {node["name"]: any(int(file["sizeBytes"]) > len(ENDED) for file in _nodes(node.get("files")))
+            for node in runs}
+    records = read_study(directory).records if sent and (directory / JOURNAL).is_file() else ()
+    own = {record.trial.id: record.is_held for record in records if goes_on(record.result)}
+    why = {True: "its agent is gone, and its checkpoint is on W&B",
+           False: "its agent is gone, and its trial has no end"}
+    return {run: why[there] for run, there in sent.items() if (there or run in own) and not own.get(run)}, (
+        answer.trouble or answer.errors)
 
 
 def pending_of(sweep: RemoteSweep, agents: Iterable[str]) -> list[str]:
