@@ -412,6 +412,7 @@ def test_who_learned_nothing_and_is_far_off_by_the_loss_does_not_share(tmp_path,
 @pytest.mark.parametrize("base", [0.0, None])
 def test_many_that_learned_nothing_share_no_place_with_some_that_did(tmp_path, base):
     assert first_of(tmp_path / "s", [0.0] * 17 + [0.3, 0.35, 0.4], base=base, **SCORED) == 3
+    assert first_of(tmp_path / "half", [0.0 if i % 2 else 0.3 + 0.01 * i for i in range(41)], base=base, **SCORED) == 21
     assert first_of(tmp_path / "rows", [0.0] * 18 + [0.005, 0.005], base=base, **SCORED) == 20, "one row of 200"
 
 
