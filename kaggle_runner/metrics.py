@@ -22,6 +22,8 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
 """What the trainer of each name measures at every evaluation; the first is what a sweep without a metric goes by."""
 GOALS: Mapping[str, Goal] = {LOSS: "minimize", EXACT_MATCH: "maximize", TOKEN_ACCURACY: "maximize",
                              BITS_PER_BYTE: "minimize", BITS_PER_CHARACTER: "minimize"}
+LEAST_DIGITS = 4
+"""Significant digits in which values are told apart that are not close."""
 SEARCHED_TIE = 1e-6
 """What a nat of loss weighs beside a metric that it breaks the ties of, where a search needs one number.
 
@@ -177,11 +179,12 @@ def format_number(value: float, digits: int = 4, *, significant: int = 0) -> str
     if value == 0 or not math.isfinite(value):
         return f"{value:.{digits}f}"
     if 1e-3 <= abs(value) < 10.0 ** max(6, significant - 1):
-        return f"{value:.{max(digits, significant - 1 - math.floor(math.log10(abs(value))))}f}"
+        behind = significant - 1 - math.floor(math.log10(abs(value))) if significant > LEAST_DIGITS else 0
+        return f"{value:.{max(digits, behind)}f}"
     return f"{value:.{max(digits, significant - 1)}e}"
 
 
-def digits_of(values: Iterable[float], least: int = 4) -> int:
+def digits_of(values: Iterable[float], least: int = LEAST_DIGITS) -> int:
     """Return how many significant digits tell values apart: `least`, and more where their middle half lies close."""
     ordered = sorted(value for value in values if math.isfinite(value))
     if not ordered:
