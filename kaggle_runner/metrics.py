@@ -22,6 +22,8 @@ MEASURED: Mapping[str, tuple[str, ...]] = {
 """What the trainer of each name measures at every evaluation; the first is what a sweep without a metric goes by."""
 GOALS: Mapping[str, Goal] = {LOSS: "minimize", EXACT_MATCH: "maximize", TOKEN_ACCURACY: "maximize",
                              BITS_PER_BYTE: "minimize", BITS_PER_CHARACTER: "minimize"}
+LEAST_DIGITS = 4
+"""Significant digits in which values are told apart that are not close."""
 SEARCHED_TIE = 1e-6
 """What a nat of loss weighs beside a metric that it breaks the ties of, where a search needs one number.
 
@@ -76,9 +78,9 @@ class Metric:
         """Return a value with its tie broken, as one number for a search."""
         return value + self.sign * SEARCHED_TIE * loss if self.has_ties and loss is not None else value
 
-    def text(self, value: float) -> str:
-        """Write a value for a person."""
-        return format_metric(self.name, value)
+    def text(self, value: float, significant: int = 0) -> str:
+        """Write a value for a person, in so many significant digits at least."""
+        return format_metric(self.name, value, significant)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,23 +164,27 @@ class Evaluations:
         return ranks.index(min(ranks))
 
 
-def format_metric(name: str, value: float) -> str:
+def format_metric(name: str, value: float, significant: int = 0) -> str:
     """Write a value of a metric for a person: as `format_number`, shares without needless zeros."""
-    text = format_number(value)
+    text = format_number(value, significant=significant)
     if GOALS.get(name) != "maximize" or "e" in text:
         return text
     whole, _, digits = text.partition(".")
     return f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
-def format_number(value: float, digits: int = 4) -> str:
+def format_number(value: float, digits: int = 4, *, significant: int = 0) -> str:
     """Write a number with four digits behind the point, or with a power of ten where that would show zeros alone, or
-    would fill a line: 2.7183, 1.6022e-19."""
-    plain = value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e6
-    return f"{value:.{digits}f}" if plain else f"{value:.{digits}e}"
+    would fill a line: 2.7183, 1.6022e-19; with more digits where `significant` asks for as many."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.{digits}f}"
+    if 1e-3 <= abs(value) < 10.0 ** max(6, significant - 1):
+        behind = significant - 1 - math.floor(math.log10(abs(value))) if significant > LEAST_DIGITS else 0
+        return f"{value:.{max(digits, behind)}f}"
+    return f"{value:.{max(digits, significant - 1)}e}"
 
 
-def digits_of(values: Iterable[float], least: int = 4) -> int:
+def digits_of(values: Iterable[float], least: int = LEAST_DIGITS) -> int:
     """Return how many significant digits tell values apart: `least`, and more where their middle half lies close."""
     ordered = sorted(value for value in values if math.isfinite(value))
     if not ordered:

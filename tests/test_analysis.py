@@ -412,6 +412,7 @@ def test_who_learned_nothing_and_is_far_off_by_the_loss_does_not_share(tmp_path,
 @pytest.mark.parametrize("base", [0.0, None])
 def test_many_that_learned_nothing_share_no_place_with_some_that_did(tmp_path, base):
     assert first_of(tmp_path / "s", [0.0] * 17 + [0.3, 0.35, 0.4], base=base, **SCORED) == 3
+    assert first_of(tmp_path / "half", [0.0 if i % 2 else 0.3 + 0.01 * i for i in range(41)], base=base, **SCORED) == 21
     assert first_of(tmp_path / "rows", [0.0] * 18 + [0.005, 0.005], base=base, **SCORED) == 20, "one row of 200"
 
 
@@ -432,3 +433,14 @@ def test_where_training_changes_nothing_the_base_makes_nobody_worse(tmp_path):
         measure = Measure(values=tuple(values), base=generator.gauss(2.5, 0.01))
         wrong += len(before_gap([measure], len(values))) < len(values)
     assert wrong <= 15
+
+
+@pytest.mark.parametrize("size", [2.5, 1e6, -3e7, 1e-5])
+def test_no_two_values_look_alike_in_the_terminal(tmp_path, size):
+    values = [size * (1 + i * 1e-8) for i in range(10)]
+    snapshot = read_study(write_study(tmp_path / "s", [
+        Made(params={"x": i}, value=value) for i, value in enumerate(values)],
+        parameters={"x": {"min": 0, "max": 9}}, baseline=2 * size))
+    cells = [line.split()[1] for line in trial_table(snapshot, width=80).splitlines() if line.startswith("00")]
+    assert len(set(cells)) == 10
+    assert cells[0] in best_lines(snapshot)[0][1]

@@ -101,6 +101,8 @@ def test_no_boundary_is_seen_where_none_could_be_moved(axis, value):
 
 @pytest.mark.parametrize(("entry", "best", "suggestion"), [
     ({"distribution": "q_uniform", "min": 8, "max": 64, "q": 8}, 64, 96),
+    ({"min": 0.9, "max": 0.99}, 0.989, 0.995), ({"min": 0.0, "max": 0.8}, 0.8, 0.9),
+    ({"min": 0.0, "max": 1.0}, 1.0, 1.5),
     ({"distribution": "q_uniform", "min": 0.2, "max": 0.6, "q": 0.1}, 0.6, 0.8),
     ({"distribution": "q_uniform", "min": 0.5, "max": 0.9, "q": 0.1}, 0.5, 0.3),
     ({"distribution": "q_log_uniform_values", "min": 16, "max": 128, "q": 8}, 16, 8),

@@ -99,7 +99,7 @@ def test_a_final_training_that_has_ended_is_not_trained_once_more_and_its_winner
         launch, name = make_launch(KernelOrder(sweep=str(given), task="train", options=("--full", "--epochs", "2")),
                                    {}, lambda warning: None)
         assert (name, launch.arguments[:4]) == ("mine-final", ("train", "best.yaml", "--study", "studies/mine-final"))
-    assert ("", "full_dataset True  num_train_epochs 1  lora_r 4") in best_lines(read_study(study))
+    assert ("", "full_dataset true  num_train_epochs 1  lora_r 4") in best_lines(read_study(study))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [

@@ -10,7 +10,7 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.lab.vary import read_vary
-from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY, Evaluations, Metric
+from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY, Evaluations, Metric, format_number
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.answers import read_answers
 from kaggle_runner.report.sentences import agreement
@@ -286,3 +286,10 @@ def test_a_study_of_the_lab_goes_by_its_metric(tmp_path):
     assert (spec.judged_by, spec.sweep()["metric"]) == (EXACT, {"name": "eval/exact_match", "goal": "maximize"})
     file.write_text(spec.as_yaml())
     assert read_vary(file).judged_by == EXACT
+
+
+@pytest.mark.parametrize(("value", "significant", "said"), [
+    (1_000_000.001, 11, "1000000.0010"), (1_000_000.001, 0, "1.0000e+06"), (2.50001, 7, "2.500010"), (2.5, 4, "2.5000"),
+    (1.23456789e-5, 8, "1.2345679e-05"), (3.2e12, 4, "3.2000e+12"), (0.0, 9, "0.0000")])
+def test_a_number_has_the_digits_that_tell_it_from_others(value, significant, said):
+    assert format_number(value, significant=significant) == said

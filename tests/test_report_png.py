@@ -3,10 +3,12 @@ import multiprocessing
 import matplotlib.image
 import pytest
 
+from kaggle_runner.report.analysis.analysis import analyse
+from kaggle_runner.report.page import page_figures
 from kaggle_runner.report.png import draw_overview
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import OPEN, STOPPED, Status
-from tests.made_studies import Made, loss_curve, write_mixed_study, write_study
+from tests.made_studies import Made, loss_curve, write_confirmed, write_mixed_study, write_study
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FAILED = Made(status=Status.FAILED, reason="loss is nan")
@@ -55,3 +57,11 @@ def test_no_word_of_the_headline_leaves_the_picture(tmp_path):
     pixels = matplotlib.image.imread(tmp_path / "overview.png")[:45, :, :3]
     assert pixels.min() < 0.5
     assert pixels[:, -6:].min() == 1.0
+
+
+def test_the_band_of_the_best_so_far_is_whole(tmp_path):
+    analysis = analyse(read_study(write_confirmed(tmp_path / "s")))
+    for figure in (one for one in page_figures(analysis, None) if one.key in ("hours", "values")):
+        low, high = figure.layout["yaxis"]["range"]
+        edges = [value for trace in figure.traces if trace.get("hoverinfo") == "skip" for value in trace["y"]]
+        assert low < min(edges) < max(edges) < high, figure.key

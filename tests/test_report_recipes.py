@@ -298,3 +298,13 @@ def test_where_every_trial_failed_the_advice_names_how_and_the_way_out(tmp_path,
     analysis = analyse(read_study(write_study(tmp_path / "s", [made] * 4, parameters=EQUAL)))
     assert next_search(analysis)[0].startswith(advice)
     assert "Run more" not in " ".join(next_search(analysis))
+
+
+def test_a_clear_winner_is_to_be_taken_and_not_to_be_searched_for(tmp_path):
+    clear, shared = (analyse(read_study(write_study(tmp_path / name, [
+        Made(params={"model": name, "seed": seed}, value=value + seed / 1000)
+        for name, value in (("a", 2.5), ("b", other)) for seed in range(5)],
+        parameters={"model": {"values": ["a", "b"]}}))) for name, other in (("clear", 3.5), ("shared", 2.5)))
+    assert next_search(clear) == ("Take trials 0000, 0001, 0002 and 2 more (mean of 5 seeds): that is ahead by more "
+                                  "than chance, and nothing here says where more would be found.",)
+    assert not any("ahead by more" in advice for advice in next_search(shared))

@@ -10,7 +10,7 @@ from typing import Any
 from kaggle_runner.cli.words import columns_of, command, fitted, padded, wrapped
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import configurations_of, is_level
-from kaggle_runner.study.table import format_value
+from kaggle_runner.study.table import format_value, metric_writer
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many
 
@@ -112,11 +112,12 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
            ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
                          "-" if result else "" for result in results])]
-    metric = ["" if result is None else "-" if result.metric is None else snapshot.metric.text(result.metric)
+    write = metric_writer(snapshot)
+    metric = ["" if result is None else "-" if result.metric is None else write(result.metric)
               for result in results]
     found = configurations_of(snapshot)
     marks = [" *" if record is snapshot.best and not is_level(found) else "" for record in records]
-    means = {trial: snapshot.metric.text(one.mean) for one in found for trial in one.all_ids}
+    means = {trial: write(one.mean) for one in found for trial in one.all_ids}
     judged = [("mean", [means.get(record.trial.id, "") for record in records])] \
         if any(one.runs > 1 for one in found) else []  # of what differs in the seed alone: this is compared
     *before, last = (snapshot.info.metric, metric), *judged

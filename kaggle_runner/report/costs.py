@@ -11,6 +11,7 @@ from kaggle_runner.report.figures import (
     Figure,
     axis_layout,
     best_band,
+    best_scale,
     dots,
     hour_unit,
     marker,
@@ -34,7 +35,7 @@ def _hours(analysis: Analysis) -> Figure | None:
         return None
     scale, unit = hour_unit(analysis.progress[-1].hours)
     place = {row.id: i for i, row in enumerate(analysis.rows)}
-    measured = scale_of(analysis, [step.best for step in analysis.progress])
+    measured = best_scale(analysis, [step.best for step in analysis.progress])
     trace: dict[str, Any] = {
              "type": "scatter", "mode": "lines+markers", "name": "best so far", "line": {"color": BEST, "shape": "hv"},
              "marker": {"size": 5}, "x": short(step.hours * scale for step in analysis.progress),

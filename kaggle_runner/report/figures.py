@@ -191,13 +191,19 @@ def _values(analysis: Analysis) -> Figure:
              "line": {"color": BEST, "width": 2, "shape": "hv"},
              "x": [step.number for step in analysis.progress], "y": short(step.best for step in analysis.progress),
              "hoverinfo": "skip"}
-    scale = scale_of(analysis)
+    scale = best_scale(analysis)
     traces = [*best_band(analysis, steps["x"]), steps, *dots(analysis, analysis.rows, number, value, scale=scale),
               *without_value(analysis, analysis.rows, number)]
     return Figure(key="values", title="Best so far, by trial", sentence=say.progress(analysis), traces=tuple(traces),
                   is_half=True, beyond=scale.beyond, layout={
                       "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))),
                       "shapes": scale.shapes if value else [], **with_edge(traces, scale.axis)})
+
+
+def best_scale(analysis: Analysis, values: Iterable[float] | None = None) -> MetricScale:
+    """Return the scale of a picture of the best so far, with room for its band."""
+    return scale_of(analysis, values).with_room((step.best for step in analysis.progress),
+                                                analysis.noise.deviation if analysis.noise else 0.0)
 
 
 def best_band(analysis: Analysis, x: list[Any]) -> list[dict[str, Any]]:

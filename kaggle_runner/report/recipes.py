@@ -62,6 +62,9 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
     advice += filter(None, [_hope(analysis), *_ways_out(analysis)])
     if analysis.first.is_level:
         advice.append(f"Train longer, or measure what tells them apart: all have one {analysis.metric}.")
+    if not advice and len(analysis.first.shared) == 1 < len(analysis.first.ranked):
+        advice.append(f"Take {say.configuration_text(analysis.first.shared[0])}: that is ahead by more than chance, "
+                      f"and nothing here says where more would be found.")
     if not advice:
         advice.append("Run more trials, by the same command with a higher --count: there is nothing yet that these "
                       "could say about where to search.")

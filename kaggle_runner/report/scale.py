@@ -5,7 +5,7 @@ is the untouched base where it is far from every trial. No words stand among the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kaggle_runner.report.analysis.analysis import Analysis
@@ -42,6 +42,12 @@ class MetricScale:
             return value
         inset = 0.02 * (self.high - self.low)
         return self.high - inset if value > self.high else self.low + inset
+
+    def with_room(self, around: Iterable[float], reach: float) -> "MetricScale":
+        """Return it with room for a band that reaches so far around those of some values that are on it."""
+        held, room = [value for value in around if self.holds(value)], 1.1 * reach
+        return replace(self, low=min([self.low, *(value - room for value in held)]),
+                       high=max([self.high, *(value + room for value in held)]))
 
     @property
     def axis(self) -> dict[str, Any]:

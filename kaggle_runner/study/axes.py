@@ -147,6 +147,8 @@ def boundary(axis: Axis, value: Any) -> Boundary | None:
         suggestion = limit * factor if at_high else limit / factor
     else:
         suggestion = limit + (high - low) / 2 if at_high else max(0.0, limit - (high - low) / 2)
+    if at_high and limit < 1 <= suggestion:  # of a share, as dropout and a moment's decay are, 1 is the end
+        suggestion = (1 + limit) / 2
     if whole:
         suggestion = max(1, round(suggestion))
     suggestion = max(axis.outward(suggestion, up=at_high), axis.step if axis.is_log else -math.inf)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kaggle_runner.metrics import digits_of
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.ranking import is_complete, seed_of, value_of
 from kaggle_runner.study.trial import (
@@ -247,14 +248,20 @@ class Confirmed:
 
     def as_lines(self, metric: str) -> list[tuple[str, str]]:
         """Say it as (label, text) lines for a person."""
+        digits = max(5, digits_of(value for one in self.candidates for value in (one.first, *one.further)))
+
+        def write(value: float) -> str:
+            return f"{value:.{digits}g}"
+
         doubt = "" if self.doubt is None else f" +- {self.doubt:.2g} standard error"
         later = f"; trial {self.leads} came later, and leads until it is confirmed too" if self.leads else ""
         lines = [("confirm" if later else "seeds",
                   f"trial {self.winner.trial.id} is chosen; what is chosen so comes to {metric} "
-                  f"{self.stated:.5g}{doubt} with another seed (the sweep measured {self.winner.first:.5g}){later}")]
-        lines += [("", f"trial {one.trial.id}: {one.first:.5g} in the sweep, then "
-                       f"{', '.join(f'{value:.5g}' for value in one.further)}; mean "
-                       f"{'' if one.own is None or one.own else 'of the latter '}{one.mean:.5g}")
+                  f"{write(self.stated)}{doubt} with another seed (the sweep measured "
+                  f"{write(self.winner.first)}){later}")]
+        lines += [("", f"trial {one.trial.id}: {write(one.first)} in the sweep, then "
+                       f"{', '.join(map(write, one.further))}; mean "
+                       f"{'' if one.own is None or one.own else 'of the latter '}{write(one.mean)}")
                   for one in self.candidates]
         if len({one.seeds for one in self.candidates}) > 1:
             lines.append(("", "each met other seeds, and some are hard; the same command with --confirm trains the "

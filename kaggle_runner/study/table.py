@@ -1,11 +1,11 @@
 """A study as text: the lines about the best trial, the base and the noise."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, FinetuneConfig
-from kaggle_runner.metrics import format_metric, format_number
+from kaggle_runner.metrics import digits_of, format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import (
     Configuration,
@@ -36,7 +36,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
         who = f"none is better: all {len(found)} configurations have" if level else f"{_who(one)},"
-        lines.append(("best", f"{who} {metric} {snapshot.metric.text(one.mean)}{doubt}"
+        lines.append(("best", f"{who} {metric} {metric_writer(snapshot)(one.mean)}{doubt}"
                               f"{_gain(snapshot, one.mean)}{'' if level else _beside(snapshot, best)}"))
         names = [] if level else _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
         if names:
@@ -52,6 +52,12 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
                               f"do not compare and these are not ranked"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
     return lines
+
+
+def metric_writer(snapshot: Snapshot) -> Callable[[float], str]:
+    """Return what writes a value of the study's metric, in as many digits as tell its configurations apart."""
+    digits = digits_of(one.mean for one in configurations_of(snapshot))
+    return lambda value: snapshot.metric.text(value, digits)
 
 
 def accounts_of_rows(snapshot: Snapshot) -> list[str]:
@@ -116,7 +122,7 @@ def _gain(snapshot: Snapshot, value: float) -> str:
         return ""
     change = (value - snapshot.baseline) / abs(snapshot.baseline) if snapshot.baseline else math.inf
     share = f" ({change:+.1%})" if 0.0005 <= abs(change) < MOST_CHANGE else ""
-    return f"; the untouched base has {snapshot.metric.text(snapshot.baseline)}{share}"
+    return f"; the untouched base has {metric_writer(snapshot)(snapshot.baseline)}{share}"
 
 
 def _beside(snapshot: Snapshot, best: TrialRecord) -> str:

@@ -19,6 +19,8 @@ _WIDTHS, _CHANCE = 1.5, 1e-3
 benchmarks/truth.py, 150 studies: with heavy tails as many are wrong as at 3; at 1 twice as many."""
 _WIDTHS_OF_ONE, _CHANCE_OF_ONE = 10, 1e-6
 """The same where one alone lies on a side of it, as one does at the end of a long tail."""
+_WIDTHS_OF_LEVEL = 0.5
+"""How wide where all beyond have the very score of the base, three rows at least behind the others."""
 _AT_BASE = 0.02
 """How seldom where those beyond are no better than the base, which is a reason of its own."""
 _TIGHT = 0.9
@@ -78,8 +80,10 @@ def _limit(measure: Measure, lost: Sequence[bool]) -> float | None:
             return middle
         if sides == {(False, False), (True, True)}:  # the gap before the base, wherever that lies in it
             gap = min(gap, (base - low) / width - steps[count - 1])
-            total = len(measure.values) if measure.is_share and not after else len(steps)
-            if gap > _WIDTHS * inner and _chance(gap, inner, after, count, total) <= _AT_BASE:
+            level = measure.is_share and not after and beyond > 2
+            widths = _WIDTHS_OF_LEVEL if level and gap >= 3 * floor else _WIDTHS
+            total = len(measure.values) if level else len(steps)
+            if gap > widths * inner and _chance(gap, inner, after, count, total) <= _AT_BASE:
                 return middle
     return None
 
