@@ -231,6 +231,25 @@ def test_a_full_disk_and_no_more_file_handles_hand_the_trial_back_and_take_no_ot
     assert processes_in(tmp_path) == []
 
 
+def test_a_trial_whose_rows_lie_on_another_machine_goes_back_and_no_other_is_taken(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    text = Path(fixed["dataset"]["value"])
+    elsewhere = text.rename(tmp_path / "elsewhere.txt")
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed, run_cap=2))
+        lacking = begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(200)
+        (run,) = server.state.runs.values()
+        assert (run.state, run.exitcode, server.sweep.queue) == ("preempted", 75, [run.name])
+        elsewhere.rename(text)
+        assert begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(200).facts["exit_status"] == [0]
+        assert [run.state for run in server.state.runs.values()] == ["finished", "finished"]
+    assert lacking.facts["exit_status"] == [1]
+    assert lacking.facts["reason"] == [
+        f"the corpus {text} does not exist; give a text file, text8, or python-docs (seen from {tmp_path})"]
+    assert len(read_study(tmp_path / "study").finished) == 2
+
+
 def test_what_w_and_b_refused_of_a_run_is_read_back(begin: Begin, tmp_path: Path) -> None:
     """The stream of each run gets another answer; the last run is deleted on its page at its end."""
     body = """

@@ -14,7 +14,7 @@ from kaggle_runner.kaggle.launcher import package_files
 
 PACKAGE = Path(__file__).parent.parent / "kaggle_runner"
 
-OPEN = {"errors", "events", "files", "wording", "metrics", "config", "config_charlm", "config_fields"}
+OPEN = {"errors", "events", "files", "wording", "metrics", "mounts", "config", "config_charlm", "config_fields"}
 """Modules that every room may import; they import nothing but each other."""
 
 OWNERS = {

@@ -2,10 +2,10 @@
 
 import pytest
 
+from kaggle_runner import mounts
 from kaggle_runner.config import CharLMConfig, FinetuneConfig
 from kaggle_runner.errors import DataError, ModelError
-from kaggle_runner.machine import mounts
-from kaggle_runner.machine.mounts import mounted_at
+from kaggle_runner.mounts import mounted_at
 from kaggle_runner.training.data.characters import load_corpus
 from kaggle_runner.training.data.sources import is_here
 from kaggle_runner.training.models.tokenizer import model_source

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kaggle_runner.machine.mounts import MOUNTED
+from kaggle_runner.mounts import MOUNTED
 
 HUB = re.compile(r"(?:(?:https?:)?//)?(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|hf-mirror\.com)(?:/(.*))?|hf:(?://)?(.*)",
                  re.I)

@@ -18,7 +18,7 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
-from kaggle_runner.machine.mounts import MOUNTED
+from kaggle_runner.mounts import MOUNTED
 from kaggle_runner.study.near import JOURNAL
 from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kaggle_runner.errors import ConfigError, WorkerError
+from kaggle_runner.config import Config, FinetuneConfig
+from kaggle_runner.errors import ConfigError, DataError, ModelError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
 from kaggle_runner.files import sound_lines
 from kaggle_runner.machine.deadline import Deadline
@@ -123,6 +124,23 @@ class TrialRunner:
         if value is not None:
             snapshot = self.study.snapshot()
             self.notify(BaseMeasured(metric=snapshot.info.metric, value=value, scores=snapshot.base_scores))
+
+
+def missing_here(config: Config) -> str:
+    """Say what a config reads from this machine and is not there, which another machine may have; else empty."""
+    from kaggle_runner.training.data.characters import text_file
+    from kaggle_runner.training.data.sources import is_here
+    from kaggle_runner.training.models.tokenizer import model_source
+
+    try:
+        if isinstance(config, FinetuneConfig):
+            is_here(config)
+            model_source(config.model)
+        else:
+            text_file(config)
+    except (DataError, ModelError) as error:
+        return str(error)
+    return ""
 
 
 def why_it_ends(spec: SweepSpec, study: Readable, trial: Trial, step: int, value: float,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from kaggle_runner.errors import DataError, ModelError
 from kaggle_runner.events import Note, Notify
-from kaggle_runner.machine.mounts import MOUNTED
+from kaggle_runner.mounts import MOUNTED
 
 STORE = "export HF_TOKEN=... here, and for kernels run: python -m kaggle_runner secret put huggingface"
 GATED_DATASET = "is a gated dataset"

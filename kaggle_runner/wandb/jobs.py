@@ -16,7 +16,7 @@ from kaggle_runner.machine.faults import end_in_peace, fault, fault_of_machine, 
 from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.memory.fit import MemoryLimit
 from kaggle_runner.metrics import LOSS
-from kaggle_runner.run.one_trial import TrialRunner, why_it_ends
+from kaggle_runner.run.one_trial import TrialRunner, missing_here, why_it_ends
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
@@ -126,8 +126,10 @@ class JobRunner:
         self.check_deadline()
         # the first trial of a session always starts
         why_not = self.ending.reason or (self._runner.why_not(trial) if self._trials_run else None)
-        if why_not:
-            self.ending.ask(why_not, INTERRUPTED)
+        missing = missing_here(config) if config and not why_not else ""  # which another machine may have
+        if why_not or missing:
+            why_not = why_not or f"{missing} (seen from {Path.cwd()})"
+            self.ending.ask(why_not, 1 if missing else INTERRUPTED)
             self._notify(Note(text=f"trial {log.id} goes back to the sweep's queue: {why_not}"))
             log.describe(TrialResult(id=log.id, status=Status.PREEMPTED, metric=None, reason=why_not),
                          self._spec.metric, stopped=False)

@@ -21,7 +21,7 @@ import numpy as np
 from kaggle_runner.config import DEMO_DATASET, CharLMConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import OTHER_CACHE, digest_of, write_atomically
-from kaggle_runner.machine.mounts import mounted_at
+from kaggle_runner.mounts import mounted_at
 from kaggle_runner.training.data import builtin_docs
 
 TEXT8 = "text8"
@@ -70,13 +70,26 @@ def load_corpus(config: CharLMConfig, *, cache_directory: Path, text8_url: str =
     if config.dataset == DEMO_DATASET:
         path = _builtin_text(cache_directory)
         return _corpus(path, f"{DEMO_DATASET} ({builtin_docs.fingerprint()})", config)
+    found = text_file(config)
+    assert found is not None
+    return _corpus(found, str(found), config)
+
+
+def text_file(config: CharLMConfig) -> Path | None:
+    """Return the file of a config's corpus; none where it comes with this package or from the network.
+
+    Raises:
+        DataError: it is not there, or a folder.
+    """
+    if config.dataset in (TEXT8, DEMO_DATASET):
+        return None
     path = Path(config.dataset).expanduser()
     if path.is_dir():
         raise DataError(f"the corpus {path} is a folder; give one text file, {TEXT8}, or {DEMO_DATASET}")
     if not path.is_file():
         raise DataError(f"the corpus {path} does not exist{mounted_at(path)}; give a text file, {TEXT8}, or "
                         f"{DEMO_DATASET}")
-    return _corpus(path, str(path), config)
+    return path
 
 
 def check_length(source: str, train: int, validation: int, config: CharLMConfig) -> None:

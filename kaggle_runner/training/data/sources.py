@@ -16,7 +16,7 @@ from typing import Any
 from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import read_checked, write_checked
-from kaggle_runner.machine.mounts import mounted_at
+from kaggle_runner.mounts import mounted_at
 from kaggle_runner.training.data import builtin_docs
 from kaggle_runner.training.data.files import TOO_DEEP, kind_of, read_file, remarks_of
 from kaggle_runner.training.data.folders import READABLE, find_files

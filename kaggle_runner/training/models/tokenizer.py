@@ -9,7 +9,7 @@ from typing import Any
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import ModelError
-from kaggle_runner.machine.mounts import mounted_at
+from kaggle_runner.mounts import mounted_at
 
 
 def load_tokenizer(config: FinetuneConfig) -> Any:
