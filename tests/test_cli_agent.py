@@ -353,6 +353,8 @@ def test_a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story
     (["agent", "a/b/abcd1234", "--count", "0"], 2, "0 is not in the range x>=1"),
     (["agent", "a/b/abcd1234", "--deadline", "soon"], 1, "--deadline 'soon' is neither a duration such as 8h"),
     (["sweep", "mine.yaml", "--backend", "wandb", "--count", "3"], 2, "--count is for trials that run here; give it "),
+    (["sweep", "mine.yaml", "--backend", "wandb", "--count", "3", "--storage", "x"], 2,
+     "--storage is for trials that run here, and no agent takes it; leave it out, or give --backend optuna"),
     (["sweep", "mine.yaml", "--entity", "us", "--prior-runs", "x"], 2, "--entity, --prior-runs is W&B's; give it with"),
     (["sweep", "mine.yaml", "--project", "p"], 2, "--project is W&B's; give it with --backend wandb or --log"),
 ])

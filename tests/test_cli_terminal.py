@@ -551,6 +551,7 @@ MISTAKES = {
     "kernel launcher ''": (1, "is no sweep file here and no sweep on W&B"),
     "kernel launcher kept": (1, "is a folder; give a sweep file in it"),
     "agent mine.yaml": (1, r"is a file, and not yet a sweep on W&B; make one with: .* mine\.yaml --backend wandb"),
+    "agent kept": (1, r"is a folder and no sweep on W&B; give ID, PROJECT/ID"),
     "stop nonsense!": (1, "is no sweep on W&B; give ID, PROJECT/ID"),
     "push abcd1234 --dataset x": (2, "'--dataset': must be OWNER/SLUG"),
     "push abcd1234 --kernel a/b/c": (2, "'--kernel': must be OWNER/KERNEL"),

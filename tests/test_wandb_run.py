@@ -59,6 +59,7 @@ def test_each_ending_has_its_exit_code(result: TrialResult, stopped: bool, code:
         ("theirs/ab12cd34", ["me/theirs/ab12cd34"]),
         (" ab12cd34\n", ["me/kaggle_runner/ab12cd34", "me/uncategorized/ab12cd34"]),
         ("them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
+        ("them/theirs/ab12cd34/", ["them/theirs/ab12cd34"]),
         ("wandb.ai/them/theirs/sweeps/ab12cd34", ["them/theirs/ab12cd34"]),
         ("https://wandb.ai/them/theirs/sweeps/ab12cd34?nw=nwuserme", ["them/theirs/ab12cd34"]),
         ("https://forge.coreweave.com/wandb/them/my%20project/sweeps/ab12cd34/table", ["them/my project/ab12cd34"]),

@@ -37,7 +37,7 @@ def plain_address(text: str) -> str:
     within = re.fullmatch(r"(?:.*/)?([^/]+/[^/]+)/sweeps/([^/]+)(?:/.*)?", path)
     if within:  # .../entity/project/sweeps/id, below whatever prefix the server has
         return "/".join(within.groups())
-    return text
+    return text.rstrip("/") or text
 
 
 def _without_quotes(text: str) -> str:
@@ -82,6 +82,8 @@ def require_address(text: str) -> None:
     Raises:
         SweepError: says what one looks like, or how a file becomes one.
     """
+    if is_there(text) and Path(text).is_dir():
+        raise SweepError(repr(text), [f"is a folder and no sweep on W&B; give {FORMS}"])
     if is_file_name(text):
         raise SweepError(repr(text), [f"is a file, and not yet a sweep on W&B; make one with: python -m kaggle_runner "
                                       f"sweep {text} --backend wandb"])

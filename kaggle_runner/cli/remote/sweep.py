@@ -34,6 +34,8 @@ OF_SEARCH = ("count", "study", "seed", "deadline", "confirm", "no_confirm", "pri
 """What is for a search that runs here, wherever its trials do."""
 OF_TRIALS = ("no_pruning", "log", "cpu", "storage", "lease", "checkpoints")
 """What is for trials that run here."""
+OF_AGENTS = ("count", "study", "deadline", "confirm", "no_pruning", "cpu")
+"""What of these an agent takes, too."""
 ONLY_WANDB = ("entity", "search", "agents", "prior_runs")
 
 
@@ -47,6 +49,9 @@ def refuse_misplaced(backend: str, project: str | None, given: Mapping[str, Any]
     elif backend == "wandb":
         unused = (*OF_SEARCH, *OF_TRIALS, "agents")
         other = "is for trials that run here; give it to `agent`, or to --backend optuna"
+        if only_here := [name for name in unused if given[name] and name not in OF_AGENTS]:
+            unused = tuple(only_here)
+            other = "is for trials that run here, and no agent takes it; leave it out, or give --backend optuna"
     misplaced = [name for name in unused if given[name]]
     if backend == "optuna" and project and not given["log"] and not misplaced:
         misplaced, other = ["project"], f"{other} or --log wandb-offline"
