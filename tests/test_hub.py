@@ -68,7 +68,8 @@ def test_a_gated_model_without_a_token_asks_for_licence_and_token(without_a_toke
     assert re.fullmatch(
         r"ModelError: the model 'gated/thing' is gated, and no Hugging Face token is here \(Access to model "
         r"gated/thing is restricted and you are not in the authorized list\..*\); accept its licence at "
-        rf"https://huggingface\.co/gated/thing and {STORE}; or mount Kaggle's copy with push --model .*/kaggle/input",
+        rf"https://huggingface\.co/gated/thing and {STORE}; or mount Kaggle's copy with push --model .*"
+        "/kaggle/input/models/OWNER/.*",
         without_a_token["gated model"])
     assert re.match(r"DataError: the dataset 'gated/thing' is gated, and no Hugging Face token is here; accept its "
                     r"licence at https://huggingface\.co/datasets/gated/thing and .*push --dataset",

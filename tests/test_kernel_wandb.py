@@ -172,11 +172,10 @@ def test_a_bare_push_after_prepare_runs_an_agent_whose_failure_has_its_own_statu
     followed = site.person.run("logs", "-f", f"{OWNER}/{slug}")
     assert f"agent of sweep {address}" in followed.stdout
     pulled = site.person.run("pull", f"{OWNER}/{slug}", check=1)
-    assert re.search("^verdict  failed: 3 trials in a row failed alike, the last one with: the model folder "
-                     "no-such-model does not exist; give an existing folder", pulled.stdout, re.M)
-    assert "trials   3 failed\n" in pulled.stdout
+    assert re.search("^verdict  failed: the model folder no-such-model does not exist; give an existing folder, or a "
+                     "hub id like 'owner/name' .seen from .*/kaggle/working", pulled.stdout, re.M)
     assert site.kaggle.session(slug).status == "COMPLETE", "so that its files are kept"
-    assert [run.state for run in site.wandb.state.runs.values()] == ["failed"] * 3
+    assert [run.state for run in site.wandb.state.runs.values()] == ["preempted"], "another machine may have it"
     assert site.person.run("logs", f"{OWNER}/{slug}").stdout.splitlines() == followed.stdout.splitlines()
     assert f"kernel   {OWNER}/{slug} is complete\n" in site.person.run("status", f"{OWNER}/{slug}").stdout
 

@@ -99,13 +99,14 @@ ADVISED = {
                   lambda v: (math.log(v) + 8) ** 2 / 9, None),
     "an end as an exponent": ({"distribution": "log_uniform", "min": -12, "max": -4}, lambda g: math.exp(
         g.uniform(-12, -4)), lambda v: -math.log(v), {"distribution": "log_uniform", "min": -12, "max": -2.9014}),
-    "no more of it is legal": ({"min": 0.0, "max": 0.95}, lambda g: g.uniform(0, 0.95), lambda v: -v, None)}
+    "an end short of one": ({"min": 0.0, "max": 0.95}, lambda g: g.uniform(0, 0.95), lambda v: -v,
+                            {"min": 0.0, "max": 0.975})}
 
 
 @pytest.mark.parametrize("kind", ADVISED)
 def test_every_advice_changes_the_next_sweep_which_is_read_and_none_changes_nothing(tmp_path, kind):
     entry, draw, cost, wanted = ADVISED[kind]
-    name = "lora_dropout" if kind == "no more of it is legal" else "x"
+    name = "lora_dropout" if kind == "an end short of one" else "x"
     generator, trials = random.Random(1), []
     for _ in range(24):
         params = {name: draw(generator), "y": generator.random()} | ({"model": "demo"} if name != "x" else {})

@@ -9,8 +9,8 @@ from typing import Any
 
 from kaggle_runner.cli.words import columns_of, command, fitted, padded, wrapped
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import configurations_of, is_level
-from kaggle_runner.study.table import format_value, metric_writer
+from kaggle_runner.study.noise import configurations_of
+from kaggle_runner.study.table import format_value, metric_writer, none_is_better
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many
 
@@ -116,7 +116,8 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
     metric = ["" if result is None else "-" if result.metric is None else write(result.metric)
               for result in results]
     found = configurations_of(snapshot)
-    marks = [" *" if record is snapshot.best and not is_level(found) else "" for record in records]
+    level = none_is_better(snapshot)
+    marks = [" *" if record is snapshot.best and not level else "" for record in records]
     means = {trial: write(one.mean) for one in found for trial in one.all_ids}
     judged = [("mean", [means.get(record.trial.id, "") for record in records])] \
         if any(one.runs > 1 for one in found) else []  # of what differs in the seed alone: this is compared

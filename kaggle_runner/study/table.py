@@ -32,7 +32,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", _no_best(snapshot)))
     else:
         found = configurations_of(snapshot)
-        one, level = next(one for one in found if best.trial.id in one.all_ids), is_level(found)
+        one, level = next(one for one in found if best.trial.id in one.all_ids), none_is_better(snapshot)
         doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
         who = f"none is better: all {len(found)} configurations have" if level else f"{_who(one)},"
@@ -52,6 +52,11 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
                               f"do not compare and these are not ranked"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
     return lines
+
+
+def none_is_better(snapshot: Snapshot) -> bool:
+    """Say whether all of several configurations have the same value, and nothing that breaks a tie."""
+    return is_level(configurations_of(snapshot)) and not snapshot.metric.has_ties
 
 
 def metric_writer(snapshot: Snapshot) -> Callable[[float], str]:

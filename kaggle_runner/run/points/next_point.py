@@ -56,6 +56,7 @@ class Grid:
         owners = [number for number, axis in enumerate(self.axes) for _ in range(_width(axis))]
         return Geometry(axis_of=tuple(owners), codes=self.codes, wells=tuple(
             owners.index(number) for number, axis in enumerate(self.axes) if axis.is_rate),
+            numbers=tuple(column for column, number in enumerate(owners) if self.axes[number].is_number),
             home=tuple(map(float, self.columns(np.asarray(home, float)[None])[0])))
 
     @property

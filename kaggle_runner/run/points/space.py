@@ -52,6 +52,11 @@ class SearchAxis:
     margin: float = 0.0
     """How far a search keeps from both ends of the unit interval."""
 
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers, and not words or yes and no."""
+        return isinstance(self.parameter, Range) or self.parameter.is_numeric
+
     @classmethod
     def of(cls, name: str, parameter: Choice | Range) -> "SearchAxis":
         """Choose how a parameter is best searched."""

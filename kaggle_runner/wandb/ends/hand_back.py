@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from kaggle_runner.machine.faults import lacks_handles
 from kaggle_runner.machine.writable import problem_with
 from kaggle_runner.wandb.connection import GiveUp, in_environment, leave_in_time
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost
@@ -31,7 +32,7 @@ def _hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
         here = {"WANDB_ENTITY": entity, "WANDB_PROJECT": project, "WANDB_SWEEP_ID": name, "WANDB_RUN_ID": run}
         if "WANDB_DIR" not in os.environ or problem_with(Path(os.environ["WANDB_DIR"])):
             here["WANDB_DIR"] = spare
-        if problem := problem_with(Path(spare)):
+        if problem := lacks_handles():
             raise RunLost(problem)
         with in_environment(here):
             leave_in_time()  # the client reads its environment once
