@@ -61,6 +61,10 @@ def anew(package):
      "no_such_thing"),
     ({"peft/__init__.py": "raise ModuleNotFoundError(\"No module named 'peft'\", name='peft')"}, "peft",
      "is not installed", "'kaggle_runner[local]'"),
+    ({"peft/__init__.py": "import regex._regex_core", "regex/__init__.py": ""}, "regex",
+     "cannot be imported (ModuleNotFoundError: No module named 'regex._regex_core')", anew("regex")),
+    ({"peft/__init__.py": "import regex.of_another_version", "regex/__init__.py": ""}, "peft",
+     "cannot be imported (ModuleNotFoundError: No module named 'regex.of_another_version')", anew("peft")),
     ({"peft/__init__.py": "import peft.of_another_version"}, "peft",
      "cannot be imported (ModuleNotFoundError: No module named 'peft.of_another_version')", anew("peft")),
 ])

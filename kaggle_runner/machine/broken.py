@@ -159,7 +159,19 @@ def _blamed(error: BaseException) -> str:
         return _package_at(error.filename)
     if isinstance(error, ImportError) and error.path and not str(error).startswith("cannot import name"):
         return (error.name or "").split(".")[0]
-    return ""
+    lacking = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    return lacking.split(".")[0] if "." in lacking and _has_lost(lacking) else ""
+
+
+def _has_lost(module: str) -> bool:
+    """Say whether a module that is not there came with its package, and is none of another version."""
+    import importlib.metadata
+
+    try:
+        files = importlib.metadata.distribution(_distribution_of(module.split(".")[0])).read_text("RECORD")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(f"\n{module.replace('.', '/')}{end}" in f"\n{files}" for end in "./")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
