@@ -81,6 +81,8 @@ def test_the_package_whose_own_import_failed_is_named_and_only_one_that_is_neede
     assert (found.name, found.why.startswith(f"{name} {why}"), found.is_needed) == (name, True, bool(way_out)), found
     if way_out:
         assert found.text == f"{found.why}; run: pip install {way_out}"
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+        assert found.text == f"{found.why}; run: pip install {way_out}, or push with --image of another image"
     else:
         assert (found.as_hidden.startswith(name), found.as_hidden.endswith(", and nothing uses it")) == (True, True)
         assert ";" not in found.as_hidden, "by which several are told apart"

@@ -393,7 +393,8 @@ def test_a_python_with_nothing_but_itself_gets_a_verdict(tmp_path, detect_script
     assert "Traceback" not in ran.stderr
     assert "warning: no command line: click is not installed (" in ran.stderr
     result = result_of(tmp_path)
-    assert result["reason"] == "click is not installed; run: pip install 'kaggle_runner[local]'"
+    assert result["reason"] == ("click is not installed; run: pip install 'kaggle_runner[local]', or push with --image "
+                                "of another image")
     assert any("No module named pip" in text for text in result["lost"]), result["lost"]
 
 

@@ -44,7 +44,8 @@ class BrokenPackage:
     @property
     def text(self) -> str:
         """What a person is told of one that is needed."""
-        return f"{self.why}; run: pip install {self.way_out}"
+        pushed = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch"  # where nobody can type that
+        return f"{self.why}; run: pip install {self.way_out}" + ", or push with --image of another image" * pushed
 
     @property
     def as_hidden(self) -> str:
