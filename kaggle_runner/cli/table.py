@@ -112,11 +112,10 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
            ("seconds", [f"{result.seconds:.1f}" if result else "" for result in results]),
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
                          "-" if result else "" for result in results])]
-    write = metric_writer(snapshot)
+    found = configurations_of(snapshot)
+    write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot.metric, found)
     metric = ["" if result is None else "-" if result.metric is None else write(result.metric)
               for result in results]
-    found = configurations_of(snapshot)
-    level = none_is_better(snapshot)
     marks = [" *" if record is snapshot.best and not level else "" for record in records]
     means = {trial: write(one.mean) for one in found for trial in one.all_ids}
     judged = [("mean", [means.get(record.trial.id, "") for record in records])] \

@@ -244,17 +244,17 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
     mounts, is_finetune = order.datasets or order.kernels or order.models, TRAINERS[spec.trainer] is FinetuneConfig
     named = [(name, value) for name in ("model", "dataset", "eval_dataset") for value in _values_of(spec, name)]
     for name, value in named:
-        path, option = Path(value), "--model" if name == "model" else "--dataset"
+        path, kind = Path(value), "model" if name == "model" else "dataset"
         if (name, value) == ("model", DEMO_MODEL):
             missing.append("the demo base, whose weights stay on this machine; for a try on a kernel write a small "
                            "model of the hub, such as HuggingFaceTB/SmolLM2-135M, as `model`")
         elif value.startswith(("./", "../", "~")) or (not path.is_absolute() and path.exists()):
-            missing.append(f"the {name} {value}, a path of this machine; upload it to Kaggle, mount it with {option} "
-                           f"and write its path there, {MOUNTED[option.removeprefix('--')]}")
+            missing.append(f"the {name} {value}, a path of this machine; upload it to Kaggle, mount it with --{kind} "
+                           f"and write its path there, {MOUNTED[kind]}")
         elif path.is_relative_to("/kaggle/input") and not mounts:
-            missing.append(f"the {name} {value}, because nothing is mounted there; give {option}")
+            missing.append(f"the {name} {value}, because nothing is mounted there; give --{kind}")
         elif not path.is_absolute() and value != DEMO_DATASET and is_finetune and (
-                problem := why_no_name(option.removeprefix("--"), value)):
+                problem := why_no_name(kind, value)):
             missing.append(f"the {name} {value!r}{problem}")
     return missing
 

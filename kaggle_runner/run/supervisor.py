@@ -277,7 +277,7 @@ class Supervisor:
             if counted is not config:
                 config = counted
                 self.study.record_config(trial.id, config.as_dict())
-                self.notify(LengthKnown(trial=trial.id, max_steps=getattr(config, "max_steps", 0)))
+                self.notify(LengthKnown(trial=trial.id, max_steps=config.max_steps))
             kind = "hung"
             answer = self._converse(Train(
                 id=trial.id, config=config.as_dict(), directory=str(directory.resolve()), checkpoint_steps=between,

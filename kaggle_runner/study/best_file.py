@@ -12,6 +12,7 @@ from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.files import write_atomically
 from kaggle_runner.study.journal import JOURNAL, Snapshot, changed_keys, read_study
+from kaggle_runner.study.noise import configurations_of
 from kaggle_runner.study.table import metric_writer
 from kaggle_runner.sweep.spec import SweepSpec, read_configuration
 
@@ -33,7 +34,8 @@ def write_best(snapshot: Snapshot) -> Path | None:
         values = config_from_params(best.trial.params).as_dict()
     except ConfigError:  # of another version, which knew other hyperparameters
         values = dict(best.trial.params)
-    metric, count, write = snapshot.info.metric, len(snapshot.finished), metric_writer(snapshot)
+    metric, count = snapshot.info.metric, len(snapshot.finished)
+    write = metric_writer(snapshot.metric, configurations_of(snapshot))
     base = "" if snapshot.baseline is None else f"; the untouched base has {write(snapshot.baseline)}"
     first = snapshot.configurations[0]
     seeds = f" (mean of {len(first.judged_by)} seeds)" if len(first.judged_by) > 1 else ""

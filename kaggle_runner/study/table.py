@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, FinetuneConfig
-from kaggle_runner.metrics import digits_of, format_metric, format_number
+from kaggle_runner.metrics import Metric, digits_of, format_metric, format_number
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import (
     Configuration,
@@ -32,12 +32,13 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", _no_best(snapshot)))
     else:
         found = configurations_of(snapshot)
-        one, level = next(one for one in found if best.trial.id in one.all_ids), none_is_better(snapshot)
+        write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot.metric, found)
+        one = next(one for one in found if best.trial.id in one.all_ids)
         doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
         who = f"none is better: all {len(found)} configurations have" if level else f"{_who(one)},"
-        lines.append(("best", f"{who} {metric} {metric_writer(snapshot)(one.mean)}{doubt}"
-                              f"{_gain(snapshot, one.mean)}{'' if level else _beside(snapshot, best)}"))
+        lines.append(("best", f"{who} {metric} {write(one.mean)}{doubt}"
+                              f"{_gain(snapshot, one.mean, write)}{'' if level else _beside(snapshot, best)}"))
         names = [] if level else _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
         if names:
             lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
@@ -54,15 +55,15 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     return lines
 
 
-def none_is_better(snapshot: Snapshot) -> bool:
+def none_is_better(metric: Metric, found: Sequence[Configuration]) -> bool:
     """Say whether all of several configurations have the same value, and nothing that breaks a tie."""
-    return is_level(configurations_of(snapshot)) and not snapshot.metric.has_ties
+    return is_level(found) and not metric.has_ties
 
 
-def metric_writer(snapshot: Snapshot) -> Callable[[float], str]:
-    """Return what writes a value of the study's metric, in as many digits as tell its configurations apart."""
-    digits = digits_of(one.mean for one in configurations_of(snapshot))
-    return lambda value: snapshot.metric.text(value, digits)
+def metric_writer(metric: Metric, found: Sequence[Configuration]) -> Callable[[float], str]:
+    """Return what writes a value of a study's metric, in as many digits as tell its configurations apart."""
+    digits = digits_of(one.mean for one in found)
+    return lambda value: metric.text(value, digits)
 
 
 def accounts_of_rows(snapshot: Snapshot) -> list[str]:
@@ -122,12 +123,12 @@ def _named(ids: Sequence[str]) -> str:
     return f"trial{'s' if len(ids) > 1 else ''} {', '.join(ids[:NAMED])}{more}"
 
 
-def _gain(snapshot: Snapshot, value: float) -> str:
+def _gain(snapshot: Snapshot, value: float, write: Callable[[float], str]) -> str:
     if snapshot.baseline is None:
         return ""
     change = (value - snapshot.baseline) / abs(snapshot.baseline) if snapshot.baseline else math.inf
     share = f" ({change:+.1%})" if 0.0005 <= abs(change) < MOST_CHANGE else ""
-    return f"; the untouched base has {metric_writer(snapshot)(snapshot.baseline)}{share}"
+    return f"; the untouched base has {write(snapshot.baseline)}{share}"
 
 
 def _beside(snapshot: Snapshot, best: TrialRecord) -> str:

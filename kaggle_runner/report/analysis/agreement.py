@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kaggle_runner.metrics import GOALS, Metric, format_metric
+from kaggle_runner.report.style import names_text
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status
 
@@ -63,4 +64,4 @@ def agreement(metric: str, winner: str, others: Sequence[OtherMetric]) -> str:
 def _who(ids: Sequence[str]) -> str:
     if len(ids) == 1:
         return f"trial {ids[0]} is"
-    return f"trials {', '.join(ids[:-1])} and {ids[-1]} are" if len(ids) <= MOST_NAMED else f"{len(ids)} trials are"
+    return f"trials {names_text(ids)} are" if len(ids) <= MOST_NAMED else f"{len(ids)} trials are"

@@ -32,11 +32,9 @@ WITHOUT_MEMORY = frozenset((
 """Hyperparameters that memory does not depend on. Source: `shape_of_trial` of memory/predict.py has none of them."""
 SWITCHES = frozenset(("lora_dropout", "dropout", "label_smoothing_factor"))
 """Hyperparameters of which memory knows only whether they are above 0."""
-_RATES = {"learning_rate", *WRITE["learning_rate"].split()}
-
-
 GROWING = frozenset(("batch_size", "max_length", "eval_max_length", "lora_r", "hidden_size", "num_hidden_layers"))
 """Hyperparameters of which more never needs less memory."""
+_RATES = {"learning_rate", *WRITE["learning_rate"].split()}
 
 
 @dataclass(frozen=True, kw_only=True)

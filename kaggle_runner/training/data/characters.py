@@ -70,20 +70,17 @@ def load_corpus(config: CharLMConfig, *, cache_directory: Path, text8_url: str =
     if config.dataset == DEMO_DATASET:
         path = _builtin_text(cache_directory)
         return _corpus(path, f"{DEMO_DATASET} ({builtin_docs.fingerprint()})", config)
-    found = text_file(config)
-    assert found is not None
-    return _corpus(found, str(found), config)
+    path = text_file(config.dataset)
+    return _corpus(path, str(path), config)
 
 
-def text_file(config: CharLMConfig) -> Path | None:
-    """Return the file of a config's corpus; none where it comes with this package or from the network.
+def text_file(dataset: str) -> Path:
+    """Return the file of a corpus that neither comes with this package nor from the network.
 
     Raises:
         DataError: it is not there, or a folder.
     """
-    if config.dataset in (TEXT8, DEMO_DATASET):
-        return None
-    path = Path(config.dataset).expanduser()
+    path = Path(dataset).expanduser()
     if path.is_dir():
         raise DataError(f"the corpus {path} is a folder; give one text file, {TEXT8}, or {DEMO_DATASET}")
     if not path.is_file():
