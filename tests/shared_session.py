@@ -27,7 +27,8 @@ Train = Callable[[Trial, SharedSearch], TrialResult]
 
 def run(sweep: Path, directory: Path, count: int, url: str, *, lease_s: float = 60.0, seed: int | None = None,
         train: Train = lambda trial, search: complete(trial), say: Callable[[str], None] = lambda text: None,
-        known: Mapping[str, Any] | None = None, patience_s: float = PATIENCE_S) -> SearchEnd:
+        known: Mapping[str, Any] | None = None, patience_s: float = PATIENCE_S,
+        ends: Callable[[], str | None] = lambda: None) -> SearchEnd:
     """Run a session and record its trials as the supervisor does."""
 
     def notify(event: object) -> None:
@@ -40,7 +41,7 @@ def run(sweep: Path, directory: Path, count: int, url: str, *, lease_s: float = 
         record.add_known(known)
     with (Study.open_for_writing(directory, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
                                  seed=record.info.seed) as study,
-          SharedSearch(record, study, spec, notify=notify) as search):
+          SharedSearch(record, study, spec, notify=notify, ends=ends) as search):
 
         def run_trial(trial: Trial) -> TrialResult:
             say(f"start {trial.id}")

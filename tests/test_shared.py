@@ -16,6 +16,7 @@ import optuna
 import pytest
 import sqlalchemy as sql
 
+from kaggle_runner.cli.look import open_trials
 from kaggle_runner.errors import StudyError
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.run.confirm import chosen, trials_of
@@ -23,6 +24,7 @@ from kaggle_runner.run.search import run_sweep
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import bring, require_shelf
 from kaggle_runner.run.shared.confirm import SharedTrials, name_of, spec_of
+from kaggle_runner.run.shared.copy import is_lost
 from kaggle_runner.run.shared.database import ANSWER_S, BUSY_S, CONNECT_S, Database
 from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
@@ -200,6 +202,94 @@ class TestWhoComesBackLate:
         assert "trial 0001 ended here earlier, and is told now" in said
         assert points(url) == table(tmp_path / "study")
         assert "start 0001" not in said
+
+    @pytest.mark.parametrize("ends", [True, False], ids=["finished elsewhere", "running elsewhere"])
+    def test_a_machine_that_was_killed_learns_at_its_next_start_who_has_its_trial(self, tmp_path, server, url, ends):
+        sweep, killed, said = write_sweep(tmp_path), tmp_path / "killed", []
+        machine = start(sweep, killed, 2, url, 9999, 60)
+        journal = killed / "trials.jsonl"
+        assert wait_for(lambda: journal.exists() and '"event": "start"' in journal.read_text(), 60)
+        machine.kill()
+        machine.communicate()
+        assert [record.status_word for record in read_study(killed).records] == ["stopped"]
+        assert open_trials(read_study(killed)).startswith("1 trial cut off")
+        server.do("UPDATE kaggle_runner_trials SET expires = 0", url.rpartition("/")[2])
+
+        def come_back() -> None:
+            shared_session.run(sweep, killed, 2, url, say=said.append, ends=lambda: "preempt")  # waits for nobody
+
+        def take_over(trial: Trial, search: object) -> TrialResult:
+            if not ends:
+                come_back()
+            return optuna_session.complete(trial)
+
+        shared_session.run(sweep, tmp_path / "other", 1, url, train=take_over)
+        if ends:
+            come_back()
+        lost = read_study(killed).records[0]
+        assert lost.reason == f"lost to {socket.gethostname()}, for this machine gave no sign of life for 60 s"
+        assert (lost.status_word, is_lost(lost)) == ("preempted", True)
+        assert sum("trial 0000 does not count here: lost to" in text for text in said) == 1
+        shared_session.run(sweep, killed, 3, url, say=said.append)
+        assert sum("trial 0000 does not count here" in text for text in said) == 1, "once"
+        assert [r.trial.number for r in read_study(killed).finished] == [1, 2]
+        assert open_trials(read_study(killed)) == ""
+
+    def test_what_is_handed_out_and_what_is_said_of_it_are_one_story(self, tmp_path, server, url):
+        sweep, seen = write_sweep(tmp_path), []
+        here = dataclasses.replace(detect({}, Path("/")), writable_directory=tmp_path / "read")
+
+        def look(trial: Trial, search: object) -> TrialResult:
+            if trial.number == 1:
+                seen.append(read_study(directory_of(url, here)))
+                server.do("UPDATE kaggle_runner_trials SET expires = 0 WHERE number = 1", url.rpartition("/")[2])
+                seen.append(read_study(directory_of(url, here)))
+            return optuna_session.complete(trial)
+
+        shared_session.run(sweep, tmp_path / "study", 2, url, train=look, lease_s=9999)
+        assert [snapshot.records[1].status_word for snapshot in seen] == ["running", "stopped"]
+        assert [open_trials(snapshot).partition(",")[0] for snapshot in seen] == [
+            "1 trial running elsewhere", "1 trial cut off"]
+
+    @pytest.mark.parametrize("status", [Status.PREEMPTED, Status.COMPLETE])
+    @pytest.mark.parametrize("taken", [False, True], ids=["kept", "taken over"])
+    def test_an_end_without_the_database_is_one_story_and_the_next_start_tells_it(
+            self, tmp_path, server, url, status, taken):
+        sweep, study, said, later = write_sweep(tmp_path), tmp_path / "study", [], []
+        asked: list[str] = []
+
+        def train(trial: Trial, search: object) -> TrialResult:
+            if trial.number == 1:
+                server.stop()
+                asked.append("preempt")
+            result = optuna_session.complete(trial)
+            return result if trial.number != 1 or status is Status.COMPLETE else dataclasses.replace(
+                result, status=status, metric=None, reason="checkpointed at step 20 of 40")
+
+        try:
+            end = shared_session.run(sweep, study, 3, url, train=train, say=said.append,
+                                     ends=lambda: asked[0] if asked else None)
+        finally:
+            server.start()
+        assert end.cut_short
+        assert sum("the database has not heard how this session left trial 0001" in text for text in said) == 1
+        own, whole = read_study(study).records[1], read_study(study / "shared").records[1]
+        assert (own.status_word, own.reason) == (whole.status_word, whole.reason)
+        assert own.status_word == status
+        assert open_trials(read_study(study)) == ("1 trial cut off" if status is Status.PREEMPTED else "")
+        assert points(url)[1][3] is None
+        if taken:
+            server.do("UPDATE kaggle_runner_trials SET expires = 0", url.rpartition("/")[2])
+            shared_session.run(sweep, tmp_path / "other", 2, url)
+        shared_session.run(sweep, study, 3, url, say=later.append)
+        assert [row[3] is not None for row in points(url)] == [True] * 3
+        own = read_study(study).records[1]
+        assert is_lost(own) == taken
+        assert ("start 0001" in later) == (status is Status.PREEMPTED and not taken)
+        assert ("trial 0001 ended here earlier, and is told now" in later) == (
+            status is Status.COMPLETE and not taken)
+        assert any("trial 0001 does not count here" in text for text in later) == taken
+        assert open_trials(read_study(study)) == ""
 
 
 class TestBadInput:

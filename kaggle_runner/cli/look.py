@@ -22,10 +22,12 @@ from kaggle_runner.cli.shared import (
 from kaggle_runner.cli.table import trial_table
 from kaggle_runner.cli.words import as_typed, command, complain, flowing, has_colours, say, width_of
 from kaggle_runner.errors import INTERRUPTED
+from kaggle_runner.run.shared.copy import COPY, is_copy, is_lost
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.lock import is_in_use
+from kaggle_runner.study.near import has_begun
 from kaggle_runner.study.page_mark import is_current
-from kaggle_runner.study.trial import Status, TrialResult
+from kaggle_runner.study.trial import RUNNING, Status, TrialResult
 from kaggle_runner.study.what_next import leading_to
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 from kaggle_runner.wording import how_many
@@ -102,6 +104,10 @@ def show(study: str, everything: bool, as_json: bool) -> None:
     click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)
     say_first_place(snapshot)
+    whole = snapshot.directory / COPY
+    if has_begun(whole):
+        say("shared", f"this is what ran here; the trials of all machines, as the last session here left them: "
+                      f"{command('show', whole)}")
     lines = next_lines(snapshot)
     if [label for label, _ in lines] == ["next"]:
         print_next(snapshot, after=lines[0][1])
@@ -213,11 +219,21 @@ def _failed_final(snapshot: Snapshot) -> TrialResult | None:
 
 
 def open_trials(snapshot: Snapshot) -> str:
-    """Say what of a study is not done yet; empty if everything is."""
-    cut_off = [record for record in snapshot.records if record not in snapshot.finished]
+    """Say what of a study is not done yet; empty if everything is.
+
+    Of a shared study, whose directory has what ran here, all of it as it stood when the last session here ended.
+    """
+    beside = snapshot.directory / COPY
+    whole = read_study(beside) if has_begun(beside) else snapshot
+    finished = {record.trial.id for record in (*whole.finished, *snapshot.finished)}
+    here = [record for record in snapshot.records if not is_lost(record)]
+    running = {record.trial.id for record in whole.records
+               if record.status_word == RUNNING and is_copy(whole)} - finished
+    cut_off = {record.trial.id for record in (*whole.records, *here)} - finished - running
     wanted = _wanted(snapshot) or 0
-    missing = max(0, wanted - len(snapshot.finished) - len(cut_off))
+    missing = max(0, wanted - len(finished) - len(running) - len(cut_off))
     parts = [f"{how_many(len(cut_off), 'trial')} cut off"] if cut_off else []
+    parts += [f"{how_many(len(running), 'trial')} running elsewhere"] if running else []
     parts += [f"{how_many(missing, 'trial')} of {wanted} not begun"] if missing else []
     return ", ".join(parts)
 

@@ -7,6 +7,24 @@ from pathlib import Path
 from kaggle_runner.files import write_atomically
 from kaggle_runner.study.journal import JOURNAL, Snapshot
 from kaggle_runner.study.lock import ELSEWHERE
+from kaggle_runner.study.trial import TrialRecord
+
+COPY = "shared"
+"""In a study's folder, the copy of the whole study that it shares with other machines."""
+HOST = "database"
+"""The host of a copy's only session."""
+LOST_TO = "lost_to"
+"""The note that names the machine which has taken a trial that was cut off here."""
+
+
+def is_lost(record: TrialRecord) -> bool:
+    """Say whether a trial was cut off here and is another machine's by now."""
+    return record.result is not None and LOST_TO in record.result.notes
+
+
+def is_copy(snapshot: Snapshot) -> bool:
+    """Say whether a study is such a copy, whose trials run on other machines."""
+    return any(session.get("host") == HOST for session in snapshot.sessions)
 
 
 def write_copy(snapshot: Snapshot, directory: Path, *, uid: str, shown: str) -> None:
@@ -15,7 +33,7 @@ def write_copy(snapshot: Snapshot, directory: Path, *, uid: str, shown: str) -> 
     created = info.pop("created")
     events = [{"event": "study", **info, "time": created}, *({"event": "known", **event} for event in snapshot.known),
               {"event": "shared", "study": uid, "database": shown, "holder": ""},
-              {"event": "session", "host": "database", "time": created,
+              {"event": "session", "host": HOST, "time": created,
                "command": f"python -m kaggle_runner sweep FILE --storage {shown}"}]
     if snapshot.baseline is not None:
         events.append({"event": "baseline", "value": snapshot.baseline, "time": created})

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import socket
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -57,7 +58,7 @@ class Row:
     machine: str
     started: float
     is_open: bool
-    """It has no result, and somebody holds it."""
+    """It has no result, and somebody held it when it was read."""
     trial: Trial | None = None
     result: TrialResult | None = None
     told: float | None = None
@@ -183,7 +184,8 @@ class SharedRecord:
         with self.database.begin() as connection:
             seen = list(connection.execute(
                 sql.select(columns.number, columns.attempt, columns.holder, columns.machine, columns.started,
-                           columns.result.is_not(None).label("ended"), columns.trial.is_not(None).label("chosen"))
+                           columns.result.is_not(None).label("ended"), columns.trial.is_not(None).label("chosen"),
+                           sql.and_(columns.holder != "", columns.expires >= self._now).label("held"))
                 .where(mine, columns.number >= low)))
             wanted = [row.number for row in seen if (row.ended and row.number not in done) or (
                 row.chosen and (row.number not in self.rows or self.rows[row.number].trial is None))]
@@ -203,7 +205,7 @@ class SharedRecord:
                 result = result_from_dict(json.loads(text.result)) if text.result else result
             rows[row.number] = Row(attempt=row.attempt, holder=row.holder, machine=row.machine, trial=trial,
                                    result=result, told=text.told if text else known.told if known else None,
-                                   is_open=not row.ended and bool(row.holder), started=row.started)
+                                   is_open=not row.ended and bool(row.held), started=row.started)
         self.rows = dict(sorted(rows.items()))
 
     def snapshot(self, directory: Path) -> Snapshot:
@@ -262,6 +264,11 @@ class SharedRecord:
                 storage.set_trial_param(number, name, distribution.to_internal_repr(value), distribution)
         storage.set_trial_user_attr(number, "trial", {"id": trial.id, "origin": trial.origin})
         return True
+
+    def note_held(self, claim: Claim, trial: Trial) -> None:
+        """Keep in mind what was claimed, as the next reading will bring it: the database may be away by then."""
+        self.rows[claim.number] = Row(attempt=claim.attempt, holder=self.holder, machine=self._machine, trial=trial,
+                                      started=time.time(), is_open=True)
 
     def renew(self, held: Mapping[int, int]) -> dict[int, str]:
         """Show a sign of life; return the trials that were lost, and who has them."""

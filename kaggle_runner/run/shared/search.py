@@ -20,10 +20,11 @@ from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.rungs import extrapolated
 from kaggle_runner.run.search import Search
 from kaggle_runner.run.shared.checkpoints import bring
-from kaggle_runner.run.shared.copy import write_copy
+from kaggle_runner.run.shared.copy import COPY, LOST_TO, is_lost, write_copy
 from kaggle_runner.run.shared.record import Claim, SharedRecord
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
-from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.study.lock import typed_command
+from kaggle_runner.study.trial import Status, Trial, TrialResult, goes_on
 from kaggle_runner.sweep.spec import SweepSpec
 
 POLL_S = 5.0
@@ -43,6 +44,8 @@ class SharedSearch(Search):
         """
         self._record, self._study, self._notify, self._ends = record, study, notify, ends
         self._checkpoints = checkpoints
+        self._owed: dict[int, tuple[Trial, int, TrialResult]] = {}
+        self._given_back: dict[int, TrialResult] = {}
         record.holder = own_holder(study, record)
         self._do(record.read)
         super().__init__(record.snapshot(study.directory), spec, **known,
@@ -67,17 +70,29 @@ class SharedSearch(Search):
         self._rest()
 
     def close(self) -> Snapshot:
-        """Share the untouched base's metric, and leave a copy of the whole study beside what ran here; return it."""
-        directory = self._study.directory / "shared"
+        """Share the untouched base's metric, and leave a copy of the whole study beside what ran here; return it.
+
+        What the database did not hear of is tried once more, and else said.
+        """
+        directory = self._study.directory / COPY
+        self._pay()
         baseline = self._study.snapshot().baseline
-        if baseline is not None and self._record.baseline is None:
+        if baseline is not None and self._record.baseline is None and not self._owed:
             with contextlib.suppress(*self._record.database.failures):  # another machine will
                 self._record.add_baseline(baseline)
         make_directory(directory)
         if not (directory / "trials").is_symlink():
             (directory / "trials").symlink_to(Path("..") / "trials", target_is_directory=True)
-        write_copy(self.snapshot(), directory, uid=self._record.uid, shown=self._record.database.address.shown)
+        write_copy(self._as_seen_here(), directory, uid=self._record.uid, shown=self._record.database.address.shown)
         return read_study(directory)
+
+    def _as_seen_here(self) -> Snapshot:
+        """Return the whole study, with the ends that this machine knows and that no database keeps, or has heard of."""
+        whole = self._last_seen() if self._owed else self.snapshot()
+        known = self._given_back | {number: result for number, (_, _, result) in self._owed.items()}
+        return dataclasses.replace(whole, records=tuple(
+            record if record.result or record.is_held else
+            dataclasses.replace(record, result=known.get(record.trial.number)) for record in whole.records))
 
     def snapshot(self) -> Snapshot:
         """Return the shared study as it stands, or as it was last seen where the database is away."""
@@ -89,11 +104,20 @@ class SharedSearch(Search):
             finally:
                 self._lock.release()
                 self._rest()
-        return self._record.snapshot(self._study.directory)
+        return self._last_seen()
+
+    def _last_seen(self) -> Snapshot:
+        whole = self._record.snapshot(self._study.directory)
+        idle = {number for number, row in self._record.rows.items() if row.holder == self._record.holder
+                and number not in self._claims}  # held by this directory's name, and run by nobody
+        return dataclasses.replace(whole, records=tuple(
+            dataclasses.replace(record, is_held=record.is_held and record.trial.number not in idle)
+            for record in whole.records))
 
     def is_complete(self, total: int) -> bool:
-        """Say whether every trial has ended, as far as is known here."""
-        return self._end is not None or len(self._results) >= total or len(self._results) == self._points
+        """Say whether every trial has ended, as far as is known here and told."""
+        return not self._owed and (
+            self._end is not None or len(self._results) >= total or len(self._results) == self._points)
 
     @property
     def is_unfinished(self) -> bool:
@@ -103,6 +127,8 @@ class SharedSearch(Search):
     @property
     def reason(self) -> str:
         """Why there is no further trial."""
+        if self._owed:
+            return "ended while the database was away"
         return "ended while trials run elsewhere" if self._is_unfinished else super().reason
 
     def was_lost(self, trial: Trial) -> bool:
@@ -117,6 +143,9 @@ class SharedSearch(Search):
         """Return the next trial; wait while the last ones run elsewhere, for one of them may come back."""
         said = False
         while True:
+            if self._owed:  # and the session must end
+                self._is_unfinished = True
+                return None
             with self._lock:
                 self._do(self._record.read)
                 self._take_in()
@@ -129,10 +158,12 @@ class SharedSearch(Search):
                 if claim is not None:
                     self._claims[claim.number] = claim.attempt
                     self._lost.pop(claim.number, None)
+                    self._given_back.pop(claim.number, None)
                     self._at_work.number = claim.number
                     trial = claim.trial or self._choose(claim, total)
                     if trial is not None:
                         self._trials[trial.number] = trial
+                        self._record.note_held(claim, trial)
                         self._bring_checkpoint(trial, claim.attempt)
                     if trial is not None or self._end is not None:
                         self._rest()
@@ -155,11 +186,19 @@ class SharedSearch(Search):
             attempt = self._claims[trial.number]
         lost = self._lost.get(trial.number)
         if lost is None and result.status is Status.PREEMPTED:
-            self._drop(trial.number, attempt)
+            self._given_back[trial.number] = result
+            if not self._drop(trial.number, attempt):
+                self._owed[trial.number] = trial, attempt, result
             return False
         if lost is None:
             told = self._told_value(result) if result.status is Status.PRUNED else None
-            lost = self._do(lambda: self._record.tell(trial, attempt, result, told))
+            try:
+                lost = self._do(lambda: self._record.tell(trial, attempt, result, told))
+            except StudyError:
+                self._owed[trial.number] = trial, attempt, result
+                if not self._ends():
+                    self._say_owed()
+                    raise
         self._rest()
         with self._lock:
             self._claims.pop(trial.number, None)
@@ -203,14 +242,18 @@ class SharedSearch(Search):
 
     def _tell_late(self) -> None:
         """Tell what ended here while the database was away; what was given to others meanwhile is lost."""
-        for record in self._study.snapshot().finished:
-            row, result = self._record.rows.get(record.trial.number), record.result
-            if row is None or result is None or (result.is_of_the_machine and row.holder != self._record.holder):
+        for record in self._study.snapshot().records:
+            row, trial, result = self._record.rows.get(record.trial.number), record.trial, record.result
+            if row is None or (result and result.is_of_the_machine and row.holder != self._record.holder):
                 continue  # what this machine ended, another one may train: nothing is lost
             if row.holder != self._record.holder:
-                self._record_lost(result, row.machine)
-            elif row.result is None:
-                trial = record.trial
+                if result is not None and not goes_on(result):
+                    self._record_lost(result, row.machine)
+                elif row.holder and result is None:
+                    self._record_lost(self._study.cut_off(trial.id, ""), row.machine)
+                elif row.holder and result is not None and not is_lost(record):  # it may have been given back
+                    self._record_lost(result, row.machine, f"{result.reason}; {row.machine} has taken it since")
+            elif row.result is None and result is not None and not goes_on(result):
                 told = self._told_value(result) if result.status is Status.PRUNED else None
                 lost = self._do(partial(self._record.tell, trial, row.attempt, result, told))
                 if lost is None:
@@ -219,17 +262,43 @@ class SharedSearch(Search):
         self._do(self._record.mend)
         self._rest()
 
-    def _record_lost(self, result: TrialResult, machine: str) -> None:
-        reason = f"lost to {machine}, for this machine gave no sign of life for {self._record.lease_s:g} s"
-        self._study.record_end(dataclasses.replace(result, status=Status.PREEMPTED, metric=None, reason=reason))
+    def _record_lost(self, result: TrialResult, machine: str, why: str = "") -> None:
+        reason = why or f"lost to {machine}, for this machine gave no sign of life for {self._record.lease_s:g} s"
+        self._study.record_end(dataclasses.replace(result, status=Status.PREEMPTED, metric=None, reason=reason,
+                                                   notes={**result.notes, LOST_TO: machine}))
         self._notify(Note(text=f"trial {result.id} does not count here: {reason}"))
 
-    def _drop(self, number: int, attempt: int) -> None:
+    def _drop(self, number: int, attempt: int) -> bool:
+        """Give a trial back; say whether the database heard of it: else its lease runs out."""
         self._claims.pop(number, None)
         try:
             self._record.release(number, attempt)
-        except self._record.database.failures as error:  # then its lease runs out
+        except self._record.database.failures as error:
             self._record.database.is_away(error)
+            return False
+        return True
+
+    def _pay(self) -> None:
+        """Tell the database what it has not heard of, if it is back; what it still lacks is said."""
+        try:
+            for number, (trial, attempt, result) in list(self._owed.items()):
+                if goes_on(result):
+                    self._record.release(number, attempt)
+                else:
+                    told = self._told_value(result) if result.status is Status.PRUNED else None
+                    machine = self._record.tell(trial, attempt, result, told)
+                    if machine is not None:
+                        self._record_lost(result, machine)
+                del self._owed[number]
+        except self._record.database.failures:
+            self._say_owed()
+        self._rest()
+
+    def _say_owed(self) -> None:
+        trials = ", ".join(trial.id for trial, _, _ in self._owed.values())
+        self._notify(Note(text=f"the database has not heard how this session left trial {trials}, and another machine "
+                               f"may take what it thinks is lost; tell it with: "
+                               f"{typed_command() or 'the same command again'}"))
 
     def _show_life(self) -> None:
         while not self._closed.wait(self._record.lease_s / 4):
