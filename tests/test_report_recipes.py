@@ -309,3 +309,26 @@ def test_a_clear_winner_is_to_be_taken_and_not_to_be_searched_for(tmp_path):
     assert next_search(clear) == ("Take trials 0000, 0001, 0002 and 2 more (mean of 5 seeds): that is ahead by more "
                                   "than chance, and nothing here says where more would be found.",)
     assert not any("ahead by more" in advice for advice in next_search(shared))
+
+
+@pytest.mark.parametrize("searched", [("target_modules", "learning_rate"), ("target_modules",),
+                                      ("target_modules", "lora_r")])
+def test_the_next_sweep_has_something_to_search_and_no_more_trials_than_points(tmp_path, searched):
+    generator, entries = random.Random(0), {
+        "target_modules": {"values": ["q_proj", "v_proj", "all-linear"]}, "lora_r": {"values": [8, 16]},
+        "learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3}}
+    entries = {name: entries[name] for name in searched}
+    trials = []
+    for number in range(20):
+        params = {"model": "demo", "seed": number, "target_modules": entries["target_modules"]["values"][number % 3],
+                  "learning_rate": 10 ** generator.uniform(-5, -3), "lora_r": generator.choice([8, 16])}
+        trials.append(Made(params={"model": "demo", "seed": 42} | {name: params[name] for name in searched},
+                           value=2.5 + 0.1 * (number % 3) + generator.gauss(0, 0.01)))
+    analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={"model": {"value": "demo"}} | entries)))
+    text, advice = next_sweep_yaml(analysis), " ".join(next_search(analysis))
+    spec = read(tmp_path / "next.yaml", text)
+    assert any(not isinstance(entry, Fixed) for entry in spec.parameters.values())
+    assert spec.count is None or spec.run_cap is None or spec.run_cap <= spec.count
+    for name in searched:
+        fixed = isinstance(spec.parameters[name], Fixed)
+        assert fixed == (f"Fix {name}" in advice or f"Narrow {name} to q_proj:" in advice)

@@ -110,13 +110,14 @@ def next_sweep_yaml(analysis: Analysis) -> str:
     if seeds:
         sweep["confirm"] = {"top": _top(analysis, changes, rivals), "seeds": seeds}
     stay = len(_staying(analysis, changes))
+    entries = {name: changes[name].entry if name in changes else entry for name, entry in entries_of(analysis.sweep)}
     if changes and sweep.get("method") != "grid":
-        sweep["run_cap"] = stay + max(len(analysis.rows) - stay, len(analysis.rows) // 2)
+        sweep["run_cap"] = int(min(stay + max(len(analysis.rows) - stay, len(analysis.rows) // 2),
+                                   max(stay, _points(entries))))
     label = str(analysis.sweep.get("name") or analysis.name)
     head = "".join(f"{key}: {yaml_text(value)}\n" for key, value in {"name": f"{label}-next", **sweep}.items())
     command = shlex.join(["python", "-m", "kaggle_runner", "sweep", "next.yaml", "--study", str(analysis.directory),
                           "--adopt"])
-    entries = {name: changes[name].entry if name in changes else entry for name, entry in entries_of(analysis.sweep)}
     kept = "the" if stay == len(analysis.rows) else f"{stay} of the {len(analysis.rows)}"
     return f"# keeps {kept} trials of this study: {command}\n" + head + _parameters(entries)
 
@@ -143,8 +144,18 @@ def _changes(analysis: Analysis) -> dict[str, _Change]:
         for share in analysis.shares:
             if not share.resolved and share.name in best and share.name not in changes:
                 changes[share.name] = _Change(entry={"value": best[share.name]})
-    return {name: change for name, change in changes.items()
-            if name in entries and change.entry and change.entry != entries[name]}
+    changes = {name: change for name, change in changes.items()
+               if name in entries and change.entry and change.entry != entries[name]}
+    for fixes in (lambda change: not change.advice, lambda change: "value" in change.entry):
+        if _points({**entries, **{name: change.entry for name, change in changes.items()}}) < 2:  # nothing to search
+            changes = {name: change for name, change in changes.items() if not fixes(change)}
+    return changes
+
+
+def _points(entries: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return how many configurations a sweep file's entries allow."""
+    return math.prod(1 if "value" in entry else len(entry["values"]) if "values" in entry else math.inf
+                     for entry in entries.values())
 
 
 def _rivals(analysis: Analysis) -> tuple[list[str], int]:
