@@ -330,6 +330,32 @@ def test_paper_is_white_and_shows_everything_whatever_the_screen_is(chromium, pa
     assert tab.problems() == []
 
 
+def test_what_prints_a_page_as_it_comes_gets_every_figure(chromium, page):
+    tab = chromium.open(page, width=1440)
+    tab.wait_for("document.readyState === 'complete'")  # what a program that prints a page waits for
+    assert tab.evaluate("[...document.querySelectorAll('.plot')].filter((p) => !p.data).length") == 0
+    assert not tab.evaluate("Boolean(document.querySelector('iframe'))")
+
+
+def test_a_page_that_is_printed_while_it_is_drawn_holds_every_figure(chromium, page):
+    tab = chromium.open(page, width=1440)
+    sizes = tab.evaluate("""new Promise((done) => {
+        const print = () => {
+          if (!window.Plotly) { setTimeout(print, 0); return; }
+          window.dispatchEvent(new Event('beforeprint'));
+          done([...document.querySelectorAll('.plot')].map((p) => p._fullLayout ? p._fullLayout.width : 0));
+        };
+        print();
+    })""")
+    assert len(sizes) > 8
+    assert min(sizes) >= 330
+    assert max(sizes) <= 700
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    tab.wait_for(DRAWN)
+    assert tab.evaluate("[...document.querySelectorAll('.plot')].every((p) => p.querySelectorAll('.main-svg').length)")
+    assert tab.problems() == []
+
+
 def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tmp_path):
     names = [f"a_very_long_prefix_that_many_share_{i:02d}_and_an_ending_as_long" for i in range(20)]
     trials = [Made(params={name: (i * (k + 3)) % 29 / 10 for k, name in enumerate(names)}, value=2.0 + i % 7)

@@ -108,16 +108,17 @@
       });
       const layout = layoutOf(figure);
       if (figure.turns && mouse) layout.dragmode = "select";
-      await Plotly.newPlot(place, traces, layout,
+      const drawing = Plotly.newPlot(place, traces, layout,
         { responsive: true, displaylogo: false, displayModeBar: mouse ? "hover" : false,
           modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] });
+      place.dataset.drawn = "yes";
+      await drawing;
       place.on("plotly_click", (event) => {
         const position = event.points[0] && event.points[0].customdata;
         if (typeof position === "number") this.toggle(position);
       });
       if (figure.turns) place.on("plotly_selected", (event) => this.brush(place, event, figure.isTurned));
       if (this.marks(place).length) this.walk(place);
-      place.dataset.drawn = "yes";
     }
 
     // One mark for each trial of a plot, from left to right; of a trial that is only a line, its last point.
@@ -431,6 +432,7 @@
       if (on) { details.dataset.open = String(details.open); details.open = true; }
       else details.open = details.dataset.open === "true";
     }
+    if (window.Plotly) missing().forEach(([view, figure]) => view.draw(figure));
     repaint();
     for (const view of views) view.forPaper(on);
     for (const place of document.querySelectorAll(".plot[data-drawn=yes]")) {
@@ -445,20 +447,30 @@
   addEventListener("beforeprint", () => paper(true));
   addEventListener("afterprint", () => paper(false));
 
-  // One figure a frame, so that the page can be scrolled while a large study is drawn.
+  const missing = () => views.flatMap((view) => view.study.figures.map((figure) => [view, figure]))
+    .filter(([, figure]) => !document.getElementById(figure.place).dataset.drawn);
+
+  // One figure a frame, so that the page can be scrolled while a large study is drawn. A document that is open in it
+  // keeps the page loading until then: a program that prints it waits for that.
   async function drawAll() {
     if (typeof DecompressionStream === "undefined") {
       document.querySelector(".old").hidden = false;
       return;
     }
-    await unpack();
-    for (const view of views) {
-      for (const figure of view.study.figures) {
-        await view.draw(figure);
+    const frame = document.body.appendChild(document.createElement("iframe"));
+    frame.hidden = true;
+    frame.contentDocument.open();
+    try {
+      await unpack();
+      for (let left = missing(); left.length; left = missing()) {
+        await left[0][0].draw(left[0][1]);
         await new Promise((done) => setTimeout(done, 0));
       }
+      document.body.dataset.drawn = "yes";
+    } finally {
+      frame.contentDocument.close();
+      frame.remove();
     }
-    document.body.dataset.drawn = "yes";
   }
   drawAll();
 
