@@ -324,7 +324,8 @@ def test_the_next_sweep_has_something_to_search_and_no_more_trials_than_points(t
                   "learning_rate": 10 ** generator.uniform(-5, -3), "lora_r": generator.choice([8, 16])}
         trials.append(Made(params={"model": "demo", "seed": 42} | {name: params[name] for name in searched},
                            value=2.5 + 0.1 * (number % 3) + generator.gauss(0, 0.01)))
-    analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={"model": {"value": "demo"}} | entries)))
+    analysis = analyse(read_study(write_study(tmp_path / "s", trials, parameters={
+        "model": {"value": "demo"}} | entries)))
     text, advice = next_sweep_yaml(analysis), " ".join(next_search(analysis))
     spec = read(tmp_path / "next.yaml", text)
     assert any(not isinstance(entry, Fixed) for entry in spec.parameters.values())
