@@ -146,9 +146,10 @@ def _changes(analysis: Analysis) -> dict[str, _Change]:
                 changes[share.name] = _Change(entry={"value": best[share.name]})
     changes = {name: change for name, change in changes.items()
                if name in entries and change.entry and change.entry != entries[name]}
-    for fixes in (lambda change: not change.advice, lambda change: "value" in change.entry):
-        if _points({**entries, **{name: change.entry for name, change in changes.items()}}) < 2:  # nothing to search
-            changes = {name: change for name, change in changes.items() if not fixes(change)}
+    for is_last in (False, True):  # without what is fixed first, then without what is narrowed to one value
+        if _points({**entries, **{name: change.entry for name, change in changes.items()}}) < 2:
+            changes = {name: change for name, change in changes.items()
+                       if ("value" not in change.entry if is_last else change.advice)}
     return changes
 
 
