@@ -17,7 +17,7 @@ import pytest
 
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
-from kaggle_runner.wandb.ends.client_words import listening
+from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
@@ -167,9 +167,11 @@ def test_a_trial_that_a_killed_agent_left_goes_back_also_when_its_sweep_is_finis
 
 def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> None:
     """Lines of wandb 0.28: the client's thread was slower than its job, so it tells no error."""
-    with listening() as words:
+    registered: list[str] = []
+    words = ClientWords(registered.append)
+    with listening(words):
         log = logging.getLogger("wandb.agents.pyagent")
-        for line in ("Job received: Job(first,{'lr': 1})", "Spawning new thread for run first.",
+        for line in ("agent_id = ours", "Job received: Job(first,{'lr': 1})", "Spawning new thread for run first.",
                      "Thread joined for run first.", "Job received: Job(stopped,{})", "Job received: stop(stopped)",
                      "Spawning new thread for run resumed.", "Job received: Job(queued,{})", "Job received: exit"):
             log.debug(line)
@@ -178,6 +180,7 @@ def test_a_job_that_ends_before_the_client_says_that_it_runs_has_ended_too() -> 
         ("first", "the client ended it without a word"), ("resumed", "OSError: full")]
     assert words.taken == ["first", "resumed", "queued"]
     assert words.failed_requests == 0
+    assert registered == ["ours"]
 
 
 def test_a_full_disk_and_no_more_file_handles_hand_the_trial_back_and_take_no_other(

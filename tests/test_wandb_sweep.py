@@ -317,10 +317,7 @@ def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict
 
     Agents side by side; each worker is halted in mid-trial until the sweep has ended.
     """
-    body = """
-    agent(sys.argv[1], study=sys.argv[2], notify=HaltedOnce(sys.argv[2]), pruning=False)
-    say(version=wandb.__version__)
-    """
+    body = "agent(sys.argv[1], study=sys.argv[2], notify=HaltedOnce(sys.argv[2]), pruning=False)"
     steps = {"cancelled": 200_000, "finished": 2000, "deleted": 2000}
     with WandbServer() as server:
         sweeps = {name: server.create_sweep({

@@ -158,9 +158,8 @@ class _Agent:
         self._study, self._sweep = study, sweep
         self.given_back: set[str] = set()
         """The runs that nobody here has opened, and that went back to the sweep's queue."""
-        self._known: list[str] = []
         self._lost: list[str] = []
-        self.words = ClientWords()
+        self.words = ClientWords(self._record_agent)
         """What the client told its log."""
         self._tickets: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
         self._over = self._interrupting = self._told_failing = False
@@ -176,7 +175,7 @@ class _Agent:
             StudyError: the record cannot be written.
         """
         server = threading.Thread(target=self._serve, name="trials")
-        with told_of_signals(self._notify, lambda: None) as told, self._signals(told), listening() as self.words:
+        with told_of_signals(self._notify, lambda: None) as told, self._signals(told), listening(self.words):
             server.start()
             try:
                 self._be_agent()
@@ -300,7 +299,6 @@ class _Agent:
         """End W&B's agent when no job comes, or when the end was asked for and no job can be under way."""
         self._runner.check_deadline()
         self._note_dead_jobs()
-        self._record_agents()
         now = time.monotonic()
         if now - self._idle_since > self._patience.no_job_s:
             self._ending.ask(NO_JOB, 1)
@@ -311,15 +309,13 @@ class _Agent:
             self._told_idle, self._told_failing = now, self.words.failed_requests > 0
             threading.Thread(target=self._tell_idle, name="idle", daemon=True).start()  # which may wait for an answer
 
-    def _record_agents(self) -> None:
-        """Write down by which names W&B knows us: for the next start, should this process be killed."""
-        for agent in self.words.agents[len(self._known):]:
-            self._known.append(agent)
-            try:
-                self._study.append({"event": "agent", "id": agent, "by": this_process()})
-            except StudyError as error:
-                self._error = error
-                self._ending.ask(str(error), 1)
+    def _record_agent(self, agent: str) -> None:
+        """Write down by which name W&B knows us: for the next start, should this process be killed."""
+        try:
+            self._study.append({"event": "agent", "id": agent, "by": this_process()})
+        except StudyError as error:
+            self._error = error
+            self._ending.ask(str(error), 1)
 
     def _tell_idle(self) -> None:
         """Say what W&B answers while no trial comes, if it is an error; a key that it has forgotten is an end."""

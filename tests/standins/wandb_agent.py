@@ -51,7 +51,8 @@ def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reas
         say(exit_status=outcome.exit_status, reason=outcome.reason)
     except KaggleRunnerError as error:
         say(exit_status=error.exit_status, reason=str(error))
-    say(seconds=time.monotonic() - began, cpu_seconds=time.process_time() - cpu_began, ended=time.time())
+    say(seconds=time.monotonic() - began, cpu_seconds=time.process_time() - cpu_began, ended=time.time(),
+        version=wandb.__version__)
 """
 
 

@@ -7,16 +7,18 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kaggle_runner.wandb.connection import core_logs, explained
 
-LOGGERS = ("wandb.agents.pyagent", "wandb.apis.public.sweeps", "wandb.sdk.internal.internal_api")
-"""Of the agent, and of its requests for a trial in 0.31 and in 0.26. Source: `logger.error` in these modules."""
-_AGENT = LOGGERS[0]
+LOGGERS = ("wandb.agents.pyagent", "wandb.sdk.lib.retry", "wandb.apis.public.sweeps",
+           "wandb.sdk.internal.internal_api")
+"""Of the agent; of requests that got no error of HTTP, which 0.26 makes again and again and tells at the third time;
+and of requests for a trial in 0.31 and in 0.26. Source: `logger.info` and `logger.error` in these modules."""
+_AGENT, _RETRIER = LOGGERS[:2]
 _WORDLESS = "the client ended it without a word"
 _REGISTERED = "agent_id = "
 _RETRY = '"api: retrying HTTP error"'
@@ -34,8 +36,10 @@ class DeadJob:
 class ClientWords(logging.Handler):
     """What was heard; other threads write it."""
 
-    def __init__(self) -> None:
+    def __init__(self, registered: Callable[[str], None]) -> None:
+        """Begin; `registered` is told each id of `agents`, before the client asks for a trial by that name."""
         super().__init__(logging.DEBUG)
+        self._registered = registered
         self.failed_requests = 0
         """Requests for a trial, since the last that was handed out, that W&B answered with an error."""
         self.last_answer = ""
@@ -53,7 +57,9 @@ class ClientWords(logging.Handler):
         if record.name == _AGENT:
             self._hear_of_job(text)
         error = record.exc_info[1] if record.exc_info else None
-        if record.levelno >= logging.ERROR and error is not None and not text.startswith("Run "):
+        failed = record.levelno >= logging.ERROR or (
+            record.name == _RETRIER and getattr(error, "response", None) is None)  # else it is told by its request
+        if failed and error is not None and not text.startswith("Run "):
             self.failed_requests += 1
             self.last_answer = explained(_last_line(str(error)) or type(error).__name__)
 
@@ -65,6 +71,7 @@ class ClientWords(logging.Handler):
         """
         if text.startswith(_REGISTERED):
             self.agents.append(text.removeprefix(_REGISTERED))
+            self._registered(self.agents[-1])
         heard = re.match(r"(Job received: Job\(|Job received: stop\(|Spawning new thread for run |"
                          r"Thread joined for run |Run )(\w+)( errored:)?", text)
         what, run, errored = heard.groups() if heard else ("", "", None)
@@ -102,21 +109,21 @@ class ClientWords(logging.Handler):
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[ClientWords]:
+def listening(words: ClientWords) -> Iterator[None]:
     """Listen to the client during the block, and keep a log that it cannot write from filling the screen."""
-    words, agent = ClientWords(), logging.getLogger(_AGENT)
-    level, raises = agent.level, logging.raiseExceptions
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels, raises = [each.level for each in loggers], logging.raiseExceptions
     logging.raiseExceptions = False
-    agent.setLevel(logging.DEBUG)
-    for name in LOGGERS:
-        logging.getLogger(name).addHandler(words)
+    for each in loggers:
+        each.setLevel(logging.DEBUG)
+        each.addHandler(words)
     try:
-        yield words
+        yield
     finally:
         logging.raiseExceptions = raises
-        agent.setLevel(level)
-        for name in LOGGERS:
-            logging.getLogger(name).removeHandler(words)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+            each.removeHandler(words)
 
 
 def _retries(log: Path) -> list[dict[str, Any]]:
