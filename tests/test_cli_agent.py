@@ -26,8 +26,8 @@ from tests.standins.wandb_state import State
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 STEP_TOKENS = 64
-SHORT, LONG = 5, 1000
-"""Steps of a trial; the long one takes a second or more."""
+SHORT, LONG = 5, 4000
+"""Steps of a trial; the long one takes seconds, also on a fast machine that is slow to halt a worker."""
 
 
 @dataclass(kw_only=True)
@@ -193,6 +193,9 @@ def halt_in_mid_trial(server: WandbServer, folder: Path) -> dict[str, int]:
                 os.kill(workers[trial], signal.SIGSTOP)
         time.sleep(0.005)
     assert len(workers) == 2, server.state.runs
+    for history in histories("*/trials/*/history.jsonl"):
+        if history.parent.name in workers:
+            assert json.loads(history.read_text().splitlines()[-1])["step"] < LONG, "halted when its trial was over"
     server.wait_for(lambda state: all(run.history for run in state.runs.values()), timeout_s=60)
     return workers
 
@@ -219,7 +222,8 @@ def kill(pids: Iterable[int]) -> None:
     for pid in killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    assert wait_for(lambda: not any(map(is_running, killed)))
+    assert wait_for(lambda: not any(map(is_running, killed)), 100), [
+        Path(f"/proc/{pid}/status").read_text() for pid in killed if is_running(pid)]
 
 
 def preempting(state: State) -> bool:
