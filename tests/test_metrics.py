@@ -123,6 +123,7 @@ def test_the_pass_that_scores_has_the_very_loss_and_plain_argmax(family, only_an
                                   completion_only_loss=only_answers)
     rows = data.validation
     monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 50 * len(tokenizer))
+    monkeypatch.setattr(loss_module, "CACHED_ELEMENTS", 7 * len(tokenizer))
     for dtype in (torch.float32, torch.bfloat16):
         base = computing_in(base, dtype)
         base.model.eval()
