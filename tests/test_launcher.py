@@ -192,6 +192,32 @@ class Box:
     assert with_short_names(reading) == reading, "somebody asks for its names"
 
 
+def test_private_functions_get_short_names_where_nothing_else_has_theirs():
+    source = """_a = 1
+def _doubled(number):
+    return _with_one(2 * number) - 1
+def _with_one(number): return number + _a
+def _told(number): return number
+def _named(number): return number
+def _hidden(number, _hidden=5): return _hidden
+class Box:
+    _doubled_so = 3
+    def _kept(self): return [_doubled(one) for one in (1, self._doubled_so)]
+def shown():
+    return Box()._kept(), f"{_told(4)}", globals()["_named"](6), _hidden(7), list(map(_with_one, (8,)))
+"""
+    short = with_short_names(source.encode()).decode()
+    for text in ("def _b(number):\n    return _c(2 * number) - 1", "def _c(number)", "def _told(", "def _named(",
+                 "def _hidden(", "_doubled_so = 3", "[_b(a) for a in", "map(_c, (8,))"):
+        assert text in short, short
+    results = []
+    for text in (source, short):
+        names: dict = {}
+        exec(text, names)
+        results.append(names["shown"]())
+    assert results[0] == results[1] == ([2, 6], "4", 6, 5, [9])
+
+
 def test_it_runs_locally_from_one_file(tmp_path, detect_script):
     ran = run_script(detect_script, tmp_path)
     assert ran.returncode == 0, ran.stderr

@@ -155,14 +155,15 @@ def narrow(source: bytes) -> bytes:
 
 @functools.cache
 def with_short_names(source: bytes) -> bytes:
-    """Give the variables of functions names of a letter or two; all else stays where it is.
+    """Give the variables of functions, and a module's private functions, names of a letter or two; all else stays.
 
-    What somebody may ask for by its name keeps it: parameters, functions, classes, imports, and what a module or a
-    class binds. So does what a formatted string holds, whose place in it Python knows from 3.12 on.
+    What somebody may ask for by its name keeps it: parameters, other functions, classes, imports, and what a module or
+    a class binds. So does what a formatted string holds, whose place in it Python knows from 3.12 on.
     """
-    lines, outside = source.split(b"\n"), list(_outside_functions(ast.parse(source)))
+    tree = ast.parse(source)
+    lines, outside = source.split(b"\n"), list(_outside_functions(tree))
     taken = {*dir(builtins), *(name for node in outside for name in _bound(node))}
-    renamed = []
+    renamed: list[tuple[ast.Name | ast.FunctionDef, str]] = list(_private_renamed(tree, source))
     for function in (node for node in outside if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
         inside = list(ast.walk(function))
         kept = {name for node in inside if not isinstance(node, ast.Name) for name in _bound(node)}
@@ -178,8 +179,30 @@ def with_short_names(source: bytes) -> bytes:
             renamed += [(place, names[place.id]) for place in places if place.id in names]
     for place, name in sorted(renamed, key=lambda one: _place(one[0]), reverse=True):
         line = lines[place.lineno - 1]
-        lines[place.lineno - 1] = line[:place.col_offset] + name.encode() + line[place.end_col_offset:]
+        column, old = (place.col_offset, place.id) if isinstance(place, ast.Name) else (
+            place.col_offset + len("def "), place.name)
+        lines[place.lineno - 1] = line[:column] + name.encode() + line[column + len(old.encode()):]
     return b"\n".join(lines)
+
+
+def _private_renamed(tree: ast.Module, source: bytes) -> Iterator[tuple[ast.Name | ast.FunctionDef, str]]:
+    """Yield the places where a module names its private functions, and their short names.
+
+    One keeps its name that a text holds, or that something else in the module has, too.
+    """
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.decorator_list
+                 and node.name.startswith("_") and not node.name.startswith("__")]
+    places: dict[str, list[ast.Name | ast.FunctionDef]] = {node.name: [node] for node in functions}
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
+        places.get(node.id, []).append(node)
+    in_text = [part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)]
+    in_text_names = {part.id for part in in_text if isinstance(part, ast.Name)}
+    words = Counter(word.decode() for word in re.findall(rb"\w+", source))
+    free = (name for name in map("_".__add__, _SHORT) if name not in words)
+    for name, found in places.items():
+        if words[name] == len(found) and name not in in_text_names:
+            short = next(free)
+            yield from ((place, short) for place in found)
 
 
 def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
@@ -192,7 +215,7 @@ def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
             todo.extend(ast.iter_child_nodes(node))
 
 
-def _place(node: ast.Name) -> tuple[int, int]:
+def _place(node: ast.Name | ast.FunctionDef) -> tuple[int, int]:
     return node.lineno, node.col_offset
 
 
