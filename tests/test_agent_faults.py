@@ -171,6 +171,64 @@ def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from
     assert processes_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("what", ["asleep", "cut off"])
+def test_an_agent_that_was_silent_until_another_had_its_trial_lets_it_go_and_goes_on(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path, what: str
+) -> None:
+    """A machine that sleeps is all of the agent's processes, halted; one that is cut off only W&B's own process."""
+    long = {**fixed, "max_tokens": {"value": 64 * 800}, "evaluations": {"value": 8}}
+    upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
+    first = f"""{TOLD}
+    def notify(event):
+        tell(event)
+        if event.kind == "started":
+            worker.append(event.pid)
+        elif event.kind == "trial_ended":
+            say(of_trial=[event.trial, event.status, event.reason])
+        elif event.kind == "checkpoint" and not Path("halted").exists():
+            os.kill(worker[0], 19)
+            Path("halted").write_text(str(worker[0]))
+    worker = []
+    agent(sys.argv[1], study="first", notify=notify, pruning=False, told_s=float(sys.argv[2]), slept_s=1.0)
+    """
+    second = f"{TOLD}\n    agent(sys.argv[1], study='other', count=1, notify=HaltedOnce('other', tell))"
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(long, run_cap=2))
+        late = begin(server, first, path_of(sweep), "600" if what == "asleep" else "1", **upload)
+        server.wait_for(lambda state: (tmp_path / "halted").is_file() and server.run(0).history
+                        and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000
+                        and server.run(0).config.get("_holder"), 250)
+        looks = server.state.ops.count("Run")
+        wait_for(lambda: server.state.ops.count("Run") > looks, 8.0)  # unless it has seen that it holds the run
+        halted = [late.process.pid, core_of(late)] if what == "asleep" else [core_of(late)]
+        for pid in halted:
+            os.kill(pid, signal.SIGSTOP)
+        server.state.crash_after_s = 3.0  # for the cloud's five minutes
+        run = server.wait_for(lambda state: server.run(0) if server.run(0).state == "crashed" else None, 60)
+        server.state.crash_after_s, rows = 300.0, len(run.history)
+        other = begin(server, second, path_of(sweep), **upload)
+        server.wait_for(lambda state: (tmp_path / "halted-other").is_file() and len(run.history) > rows, 250)
+        for pid in (*halted, int((tmp_path / "halted").read_text())):
+            os.kill(pid, signal.SIGCONT)
+        came_back = late.finish(250).facts
+        assert run.state == "running", "nobody ends what is another's"
+        os.kill(int((tmp_path / "halted-other").read_text()), signal.SIGCONT)
+        done = other.finish(250)
+        second_run = server.run(1)
+    lost = f"lost to {tmp_path}/other on {socket.gethostname()}: W&B had no word from here for so long"
+    (trial, status, reason), (own, how, _) = came_back["of_trial"]
+    assert (trial, status, own, how) == (run.name, "preempted", second_run.name, "complete")
+    assert reason.startswith(lost)
+    assert came_back["reason"] == ["the sweep is finished: it has all its trials"]
+    assert came_back["exit_status"] == done.facts["exit_status"] == [0]
+    assert run.states[-2:] == ["running", "finished"]
+    assert [record.trial.id for record in read_study(tmp_path / "first").finished] == [second_run.name]
+    assert [record.trial.id for record in read_study(tmp_path / "other").finished] == [run.name]
+    assert [row["train/global_step"] for row in run.history] == [
+        row["step"] for row in read_study(tmp_path / "other").history(run.name)]
+    assert wait_for(lambda: processes_in(tmp_path) == [])
+
+
 def test_w_and_bs_own_process_that_dies_or_is_halted_in_mid_trial_loses_no_row_and_ends_the_agent(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:

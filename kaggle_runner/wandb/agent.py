@@ -181,9 +181,6 @@ class _Agent:
                 self._be_agent()
                 while self._comes_back():
                     self._be_agent()
-            except (OSError, SystemExit):  # how the client takes it that its process was ended
-                if not self._runner.lost:
-                    raise
             finally:
                 self._over = True
                 server.join()
@@ -192,15 +189,21 @@ class _Agent:
             raise self._error
 
     def _be_agent(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):  # our own, a moment too early or too late for W&B's agent
+        try:
             wandb.agent(self._sweep.path, function=self._attend)
+        except KeyboardInterrupt:  # our own, a moment too early or too late for W&B's agent
+            pass
+        except (OSError, SystemExit):  # how the client takes it that its process was ended
+            if not (self._runner.lost or self._runner.let_go):
+                raise
 
     def _comes_back(self) -> bool:
         """Say whether W&B's agent ended for no reason but an answer, or one that was lost: its sweep gives trials."""
         self._note_dead_jobs()
         if self._ending.reason or self._runner.lost or state_of(self._sweep) not in ALIVE_STATES:
             return False
-        if self._lost:
+        if self._lost or self._runner.let_go:
+            self._runner.let_go = False
             self._give_back()
             return not self._ending.reason
         self._notify(Note(text=f"W&B answered once that it does not know this agent, and the sweep "
@@ -290,7 +293,7 @@ class _Agent:
                 self._error = error
                 self._ending.ask(str(error), 1)
             # after a stop W&B may have sent the next job already
-            if (self._ending.reason or self._lost) and not ticket.stop_asked:
+            if (self._ending.reason or self._lost or self._runner.let_go) and not ticket.stop_asked:
                 self._interrupt()
             self._idle_since = self._told_idle = time.monotonic()
             ticket.done = True

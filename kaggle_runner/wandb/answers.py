@@ -38,6 +38,8 @@ _SWEEP = """query Sweep($entity: String, $project: String, $sweep: String!) {
 }"""
 STUDY = "_study"
 """In a run's configuration: the study that has its trial; a name that begins so is no hyperparameter."""
+HOLDER = "_holder"
+"""In a run's configuration: the name of who opened it last."""
 
 Tell = Callable[[str], None]
 """Type of what is told in words while something is waited for."""
@@ -133,6 +135,8 @@ class SeenRun:
     host: str = ""
     study: str = ""
     """Directory of the study there that had it last."""
+    holder: str = ""
+    """The name of its last opening."""
 
 
 def ask_run(path: str) -> tuple[Answer, SeenRun]:
@@ -145,8 +149,9 @@ def ask_run(path: str) -> tuple[Answer, SeenRun]:
     if not found:
         return answer, SeenRun(state="gone")
     config = json.loads(found.get("config") or "{}")
-    study = config[STUDY].get("value") if isinstance(config.get(STUDY), dict) else ""
-    return answer, SeenRun(state=found["state"], host=found.get("host") or "", study=str(study or ""))
+    study, holder = (str(config[name].get("value") or "") if isinstance(config.get(name), dict) else ""
+                     for name in (STUDY, HOLDER))
+    return answer, SeenRun(state=found["state"], host=found.get("host") or "", study=study, holder=holder)
 
 
 def ask_sweep(path: str) -> str:

@@ -12,9 +12,12 @@ class AgentPatience:
     no_job_s: float = 600.0
     """For a trial from W&B: the sweep is paused, or nobody answers."""
     told_s: float = 60.0
-    """Until it looks, and says, why no trial comes, or that W&B refuses one's rows; and again after as long."""
+    """Until it looks, and says, why no trial comes, that W&B refuses one's rows, or who has it; and again after as
+    long."""
     look_s: float = 300.0
     """Until it looks, between two trials, for those of agents that are gone."""
+    slept_s: float = 30.0
+    """Between two looks at an open run, of which there are several a second: its machine slept."""
     upload_s: float = 600.0
     """For the end of a run to be uploaded."""
     hurry_s: float = 7.0

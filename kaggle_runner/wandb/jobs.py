@@ -23,11 +23,13 @@ from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
-from kaggle_runner.wandb.answers import STUDY, ask_run
+from kaggle_runner.wandb.answers import HOLDER, STUDY, ask_run
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
+from kaggle_runner.wandb.connection import end_core, leave
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.ends.received import Doubt, refusal_of, refused_file, upload_line, what_is_missing
+from kaggle_runner.wandb.ends.taken import Hold
 from kaggle_runner.wandb.run import CONFIRMED_TRIAL, PREEMPTED, RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
 from kaggle_runner.wording import how_many
@@ -49,9 +51,12 @@ class JobRunner:
         """W&B's own process was ended with something left to upload."""
         self.opened: set[str] = set()
         """The runs that were opened here, or tried to, by id."""
+        self.let_go = False
+        """The last run was another agent's, so W&B's own process was ended, and its agent must begin anew."""
         self._sweep, self._spec, self._study, self._deadline, self._count = sweep, sweep.spec, study, deadline, count
         self._patience, self._notify = patience, notify
         self._log: RunLog | None = None
+        self._hold: Hold | None = None
         self._stop_asked: Callable[[], bool] = lambda: False
         self._trials_run = 0
         self._looked = time.monotonic()
@@ -141,13 +146,17 @@ class JobRunner:
                             if name not in {*given, *self._spec.tied} and name != "gradient_checkpointing"}
                            # the forecast decides checkpointing; W&B keeps the text of a tied parameter under its name
                            | ({"tied": {name: params[name] for name in self._spec.tied}} if self._spec.tied else {}))
-        log.add_config({STUDY: str(self._study.directory.resolve())})  # who starts there may give it back
+        hold = Hold(log, self._patience)
+        # who starts in the study may give it back
+        log.add_config({STUDY: str(self._study.directory.resolve()), HOLDER: hold.name})
         self._runner.say_started(trial)
         earlier = self._earlier(trial, config) if config else None
         began = time.monotonic()
         fetch_checkpoint(log, self._study, lambda text: self._notify(Note(text=text)),
                          lambda: self.ending.is_over(began, self._patience.upload_s))
-        result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked)
+        result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked, hold)
+        if not earlier and hold.ask():
+            return self._let_go(result, hold.lost_to)
         stopped = stop_asked() and not earlier
         log.describe(result, self._spec.metric, stopped=stopped)
         if result.status is Status.COMPLETE:
@@ -192,15 +201,25 @@ class JobRunner:
         self._study.record_end(result)
         return result
 
-    def _train(self, trial: Trial, log: RunLog, stop_asked: Callable[[], bool]) -> TrialResult:
-        self._log, self._stop_asked = log, stop_asked
+    def _let_go(self, result: TrialResult, holder: str) -> None:
+        """Leave a run to who has it: nothing more is written to it, not even its end."""
+        end_core()
+        leave()
+        self.let_go = True
+        reason = f"lost to {holder}: W&B had no word from here for so long that it gave the trial out again"
+        result = replace(result, status=Status.PREEMPTED, reason=reason)
+        self._study.record_end(result)
+        self._runner.take_end(result)
+
+    def _train(self, trial: Trial, log: RunLog, stop_asked: Callable[[], bool], hold: Hold) -> TrialResult:
+        self._log, self._stop_asked, self._hold = log, stop_asked, hold
         try:
             return self._supervisor.run(trial)
         except _OutOfTime:
             self._supervisor.close()
             return self._cut_off(trial)
         finally:
-            self._log, self._stop_asked = None, lambda: False
+            self._log, self._stop_asked, self._hold = None, lambda: False, None
 
     def _cut_off(self, trial: Trial) -> TrialResult:
         """Record a trial whose worker was ended before it wrote a checkpoint."""
@@ -239,8 +258,12 @@ class JobRunner:
     def _end_asked(self) -> str | None:
         """Say what the supervisor should tell the worker; asked a few times a second."""
         self.check_deadline()
+        if self._hold:
+            self._hold.look()
+            if self._hold.lost_to:
+                self._log = None
         if not self.ending.reason:
-            return "stop" if self._stop_asked() else None
+            return "stop" if self._stop_asked() else "preempt" if self._hold and self._hold.lost_to else None
         if self.ending.is_over(-math.inf):
             raise _OutOfTime
         if self._stop_asked():  # and not handed back, which a mark would do with whatever the trial ends as
