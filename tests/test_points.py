@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry, spread, squares_of
+from kaggle_runner.run.points.covariance import Geometry, squares_of
+from kaggle_runner.run.points.gaussian_process import GaussianProcess, spread
 from kaggle_runner.run.points.next_point import Grid, Misfits
 from kaggle_runner.run.points.observations import Observation, Told
 from kaggle_runner.run.points.propose import propose
@@ -252,7 +253,7 @@ def test_lengths_learned_from_a_part_of_many_trials_hold_for_all_and_few_draws_j
     process = GaussianProcess.fit(points, list(truth + 0.01 * generator.standard_normal(150)), Geometry(axis_of=(0, 1)),
                                   generator=np.random.default_rng(0))
     assert process.inverses_KNN.shape == (4, 150, 150), "an ask has its limit of CPU time"
-    assert (process.lengths_KA[:, 1] > process.lengths_KA[:, 0]).all(), "the second axis does nothing"
+    assert (process.kernel.lengths_KA[:, 1] > process.kernel.lengths_KA[:, 0]).all(), "the second axis does nothing"
     places = np.stack([np.linspace(0, 1, 51), np.full(51, 0.5)], axis=1)
     assert abs(places[np.argmin(process.mean(places)), 0] - 0.7) < 0.05
     # noise that is equal everywhere is, after the spreading, that of the good end

@@ -19,7 +19,8 @@ from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
-from kaggle_runner.run.points.gaussian_process import GaussianProcess, Geometry
+from kaggle_runner.run.points.covariance import Geometry
+from kaggle_runner.run.points.gaussian_process import GaussianProcess
 from kaggle_runner.run.points.next_point import next_point
 from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations, remember
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
@@ -310,9 +311,40 @@ def test_how_far_another_surface_can_be_trusted_is_learned() -> None:
         values = [*((own - 0.3) ** 2), *(5 + other(points[5:, 0]))]
         process = GaussianProcess.fit(points, values, Geometry(axis_of=(0,)), surfaces=[0] * 5 + [1] * 12,
                                       generator=np.random.default_rng(0))
-        fitted[name] = float(process.weights_K @ process.kinships_K)
+        fitted[name] = float(process.weights_K @ process.kernel.kinships_K1[:, 0])
         assert process.best().shape == process.weights_K.shape
     assert fitted["like it"] > 0.7 > fitted["unlike it"]
+
+
+@pytest.mark.parametrize("shift", [-0.35, 0.35])
+def test_by_how_much_what_is_best_lies_elsewhere_than_in_another_study_is_learned(shift: float) -> None:
+    own, other = np.linspace(0.05, 0.95, 10), np.linspace(0, 1, 20)
+    values = [*-np.exp(-((own - 0.5) / 0.2) ** 2), *(3 - np.exp(-((other - 0.5 + shift) / 0.2) ** 2))]
+    process = GaussianProcess.fit(np.concatenate([own, other])[:, None], values, Geometry(axis_of=(0,), wells=(0,)),
+                                  surfaces=[0] * 10 + [1] * 20, generator=np.random.default_rng(0))
+    assert float(process.weights_K @ process.kernel.shifts_KW[:, 0]) == pytest.approx(shift, abs=0.15)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_study_whose_best_rate_lies_elsewhere_does_not_hold_a_search_there(seed: int, tmp_path: Path) -> None:
+    """The other study was best at the upper end; here that is better than the default, and the best lies between."""
+    spec, noise = read_sweep(write(tmp_path)), np.random.default_rng(seed)
+
+    def measured(rate: float, best: float) -> float:
+        return 0.1 * np.log10(rate / best) ** 2 + 0.001 * noise.standard_normal()
+
+    prior = [Observation(params={**spec.fixed, "learning_rate": rate, "lora_r": rank}, told=Told.VALUE, surface=1,
+                         value=1 + measured(rate, 2e-2))
+             for rate, rank in zip([1e-4, *np.geomspace(1e-5, 1e-2, 5), 8e-3, 9e-3, 1e-2, 9.5e-3],
+                                   [4, 8, 16, 32, 4, 8, 16, 32, 4, 8], strict=True)]
+    past: list[Observation] = []
+    for number in range(8):
+        params = propose(spec, seed=seed, number=number, past=past, defaults={"learning_rate": 2e-5, "lora_r": 8},
+                         prior=prior).params
+        past.append(Observation(params=params, told=Told.VALUE, value=measured(params["learning_rate"], 7e-4)))
+    rates = [one.params["learning_rate"] for one in past]
+    assert min(abs(np.log10(rate / 7e-4)) for rate in rates) < 0.3, rates
+    assert sum(rate > 7e-3 for rate in rates) <= 4, rates
 
 
 def test_what_is_known_is_in_the_journal_so_a_session_without_the_option_goes_on_alike(earlier: Path,

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kaggle_runner.run.points.covariance import KINSHIP_PRIOR, Geometry, Kernel, squares_of, variance_of
+
 LENGTH_PRIOR = (0.0, 1.0)
 """Mean and deviation of the log of a length on an axis from 0 to 1, in two dimensions; more axes, longer lengths."""
 NOISE_PRIOR = (math.log(0.02), 1.2)
@@ -25,8 +27,6 @@ AMPLITUDE_WEIGHT = 2.0
 """Trials that the prior of the amplitude, 1 in units of the values' variance, counts for."""
 WELL_DEPTH = 0.5
 """Of the prior on a learning rate: so many deviations worse at both ends of its range than in the middle."""
-WELL_DOUBT = 0.25
-"""Variance of the slope and of the curve of that well: the optimum may well lie at an end."""
 HOME_DEPTH = 0.25
 """Deviations that a whole range away from the default is expected to be worse. Source: against 0, over
 48 made problems and the 11 of benchmarks/search.py, regret at 5 trials -.015 +- .008 and -.081 +- .010, at 10 -.005
@@ -34,8 +34,6 @@ HOME_DEPTH = 0.25
 WORD_DEPTH = 0.1
 """The same for another word, or another of yes and no. Source: regret at 10 trials of 24 made problems whose defaults
 know nothing .221 with .25, .176 so, .129 with 0; of that in benchmarks/search.py with a good one .078, .125, .227."""
-KINSHIP_PRIOR = (0.0, 2.0)
-"""Mean and deviation of the logit of how alike another study's surface is: it may be anything from nothing to all."""
 DRAWS = 64
 """Hyperparameters drawn in each of the two rounds, fewer for many trials."""
 KEPT, LEAST_KEPT = 12, 4
@@ -53,30 +51,7 @@ LENGTH_LIMITS = (-3.0, 4.0)
 NOISE_LIMITS = (-9.0, 1.0)
 INVERTED_AT_ONCE = 32
 """Rows of a factor up to which halving it saves nothing."""
-PIECE = 16_384
-"""Numbers that a covariance is computed of at a time: they stay in the processor's cache from step to step."""
 _JITTER = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """How the columns of a point belong to axes."""
-
-    axis_of: tuple[int, ...]
-    """For each column its axis; the columns of an unordered axis share one length."""
-    wells: tuple[int, ...] = ()
-    """Columns of learning rates: too low learns nothing, too high diverges."""
-    codes: tuple[int, ...] = ()
-    """Columns that number values without an order: two of these are equally far apart."""
-    numbers: tuple[int, ...] = ()
-    """Columns of numbers: the nearer two values, the more alike they are."""
-    home: tuple[float, ...] | None = None
-    """The point that somebody would have taken without a search; the best are expected near it, other things equal."""
-
-    @property
-    def axes(self) -> int:
-        """Number of axes."""
-        return max(self.axis_of, default=-1) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +66,7 @@ class GaussianProcess:
     """What 1 of these values is in those that were given, near the smallest one."""
     trials: int
     """How many of the points are finished trials; the others are running, with values that are believed."""
-    lengths_KA: np.ndarray
+    kernel: Kernel
     noises_K: np.ndarray
     """Variance of the noise over that of the surface."""
     weights_K: np.ndarray
@@ -103,8 +78,6 @@ class GaussianProcess:
     """For each point the surface it was measured on, 0 for the one that is searched."""
     within_N: np.ndarray
     """For each finished trial whether it could be tried again: it lies in the space."""
-    kinships_K: np.ndarray
-    """How alike the surfaces of other studies are to it: 1 the same but for its level, 0 nothing in common."""
     inverses_KNN: np.ndarray
     """Inverse of the lower factor of the covariance."""
 
@@ -114,8 +87,8 @@ class GaussianProcess:
             within: Sequence[bool] | None = None) -> "GaussianProcess":
         """Fit to at least two trials at points from 0 to 1; the same generator gives the same process.
 
-        Surfaces of other studies have numbers without gaps from 1; how alike they are is drawn with the lengths. Points
-        that are not `within` the space, all of them by default, are learned from, and are no best to improve on.
+        Surfaces of other studies have numbers without gaps from 1; what they have in common is drawn with the lengths.
+        Points that are not `within` the space, all of them by default, are learned from, and are no best to improve on.
         """
         surfaces_N = np.zeros(len(points_NC), int) if surfaces is None else np.asarray(surfaces, int)
         values_N, unit = _standardised(np.asarray(values, float), surfaces_N)
@@ -123,7 +96,7 @@ class GaussianProcess:
         learned = _learned_from(values_N)
         draws = min(DRAWS, DRAWS * 40 // len(learned))
         axes = geometry.axes
-        kin = [KINSHIP_PRIOR] if surfaces_N.any() else []
+        kin = [KINSHIP_PRIOR] + [(0.0, 1.0)] * len(geometry.wells) if surfaces_N.any() else []
         center = np.array([LENGTH_PRIOR[0] + 0.5 * math.log(max(axes, 1) / 2)] * axes + [NOISE_PRIOR[0]]
                           + [mean for mean, _ in kin])
         reach = np.array([LENGTH_PRIOR[1]] * axes + [NOISE_PRIOR[1]] + [width for _, width in kin])
@@ -148,8 +121,8 @@ class GaussianProcess:
         solved = _solve(both[kept], points_NC, values_N, surfaces_N, geometry)
         return cls(geometry=geometry, points_NC=points_NC, values_N=values_N, trials=len(points_NC), unit=unit,
                    surfaces_N=surfaces_N, within_N=np.ones(len(points_NC), bool) if within is None else
-                   np.asarray(within, bool), kinships_K=_kinships(both[kept], axes),
-                   lengths_KA=np.exp(both[kept, :axes]), noises_K=np.exp(both[kept, axes]),
+                   np.asarray(within, bool), kernel=_kernel(both[kept], geometry),
+                   noises_K=np.exp(both[kept, axes]),
                    weights_K=chances[kept] / chances[kept].sum(), means_KS=solved.means_KS,
                    amplitudes_K=solved.amplitudes_K, inverses_KNN=_inverse(solved.lowers_KNN))
 
@@ -158,13 +131,12 @@ class GaussianProcess:
         expected_KM = self.expected(running_MC)
         points = np.concatenate([self.points_NC, running_MC])
         surfaces = np.concatenate([self.surfaces_N, np.zeros(len(running_MC), int)])
-        covariance = _covariance(points, points, self.lengths_KA, self.geometry)
-        covariance *= _related(surfaces, surfaces, self.kinships_K)
+        covariance = self.kernel.of(points, points, surfaces, surfaces)
         covariance += (self.noises_K[:, None, None] + _JITTER) * np.eye(len(points))
         return expected_KM, GaussianProcess(
             geometry=self.geometry, points_NC=points, values_N=self.values_N, trials=self.trials, unit=self.unit,
-            surfaces_N=surfaces, within_N=self.within_N, kinships_K=self.kinships_K,
-            lengths_KA=self.lengths_KA, noises_K=self.noises_K, weights_K=self.weights_K, means_KS=self.means_KS,
+            surfaces_N=surfaces, within_N=self.within_N, kernel=self.kernel,
+            noises_K=self.noises_K, weights_K=self.weights_K, means_KS=self.means_KS,
             amplitudes_K=self.amplitudes_K, inverses_KNN=_inverse(np.linalg.cholesky(covariance)))
 
     def expected(self, points_PC: np.ndarray) -> np.ndarray:
@@ -176,15 +148,12 @@ class GaussianProcess:
         cross_KPN = self._cross(points_PC)
         solved_KPN = cross_KPN @ self.inverses_KNN.transpose(0, 2, 1)
         solved_KPN *= solved_KPN
-        variance_KP = _variance(points_PC, self.geometry) - solved_KPN.sum(2)
+        variance_KP = variance_of(points_PC, self.geometry) - solved_KPN.sum(2)
         return (self._mean(points_PC, cross_KPN, believed_KM),
                 np.sqrt(self.amplitudes_K[:, None] * np.maximum(variance_KP, 1e-9)))
 
     def _cross(self, points_PC: np.ndarray) -> np.ndarray:
-        cross_KPN = _covariance(points_PC, self.points_NC, self.lengths_KA, self.geometry)
-        if self.surfaces_N.any():
-            cross_KPN *= _related(np.zeros(1, int), self.surfaces_N, self.kinships_K)
-        return cross_KPN
+        return self.kernel.of(points_PC, self.points_NC, np.zeros(len(points_PC), int), self.surfaces_N)
 
     def _mean(self, points_PC: np.ndarray, cross_KPN: np.ndarray, believed_KM: np.ndarray | None) -> np.ndarray:
         known_KN = np.repeat(self.values_N[None], len(self.weights_K), 0)
@@ -264,9 +233,7 @@ def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, surfac
     count, axes = len(values_N), geometry.axes
     levels = (surfaces_N[:, None] == np.arange(surfaces_N.max() + 1)).astype(float)
     below = np.concatenate([levels, values_N[:, None]], axis=1)
-    covariance = _covariance(points_NC, points_NC, np.exp(logs[:, :axes]), geometry)
-    if levels.shape[1] > 1:
-        covariance *= _related(surfaces_N, surfaces_N, _kinships(logs, axes))
+    covariance = _kernel(logs, geometry).of(points_NC, points_NC, surfaces_N, surfaces_N)
     covariance += (np.exp(logs[:, axes])[:, None, None] + _JITTER) * np.eye(count)
     # rows below the covariance come out of its factoring solved; what stands beside them is only to be large enough
     whole = np.zeros((len(logs), count + below.shape[1], count + below.shape[1]))
@@ -283,6 +250,11 @@ def _solve(logs: np.ndarray, points_NC: np.ndarray, values_N: np.ndarray, surfac
     return _Solved(likelihoods, lower, means[..., 0], amplitudes)
 
 
+def _kernel(logs: np.ndarray, geometry: Geometry) -> Kernel:
+    """Return the covariance of draws; what was drawn of the noise has no part in it."""
+    return Kernel.drawn(geometry, np.delete(logs, geometry.axes, axis=1))
+
+
 def _inverse(lower: np.ndarray) -> np.ndarray:
     """Return the inverse of lower factors by halves, an eighth of the work of one that knows nothing of the zeros."""
     count = lower.shape[1]
@@ -297,71 +269,25 @@ def _inverse(lower: np.ndarray) -> np.ndarray:
 def _standardised(values: np.ndarray, surfaces_N: np.ndarray) -> tuple[np.ndarray, float]:
     """Return values in deviations of their own surface, and what one is worth on the first one, near its best.
 
-    A few trials do not tell the first surface's deviation: the next one's stands in.
+    Beside other studies the first one's are no smaller than theirs: a few trials do not tell how far values lie apart,
+    and of those that lie close together only chance, by which no place further away would promise anything.
     """
-    standard, unit = np.zeros(len(values)), 1.0
+    standard, scale, deviation, others = np.zeros(len(values)), 0.0, 0.0, bool(surfaces_N.any())
     for surface in range(int(surfaces_N.max()), -1, -1):
         own = surfaces_N == surface
         if not own.any():
             continue
         given = values[own]
-        if surface == 0 and surfaces_N.any() and len(given) < TRIALS_FOR_WARP:
-            standard[own] = (given - given.mean()) / unit
+        if surface == 0 and others:
+            scale = max(scale, scale_of(given) if len(given) >= TRIALS_FOR_WARP else 0.0)
+            spread_out = np.log1p((given - given.min()) / scale)
+            deviation = max(deviation, float(spread_out.std()))
         else:
             # with other studies beside it cliffs stay deep: made flat, one that misleads is believed for longer
-            spread_out = spread(given, math.inf if surfaces_N.any() else LARGEST_STEP)
+            spread_out, scale = spread(given, math.inf if others else LARGEST_STEP), scale_of(given)
             deviation = float(spread_out.std()) + 1e-12
-            standard[own] = (spread_out - spread_out.mean()) / deviation
-            unit = deviation * scale_of(given)
-    return standard, unit
-
-
-def _kinships(logs: np.ndarray, axes: int) -> np.ndarray:
-    """Return the drawn likeness of other surfaces; 1 where none was drawn, because there are none."""
-    return 1 / (1 + np.exp(-logs[:, axes + 1])) if logs.shape[1] > axes + 1 else np.ones(len(logs))
-
-
-def _related(left: np.ndarray, right: np.ndarray, kinships_K: np.ndarray) -> np.ndarray:
-    """Return by how much points of two surfaces vary together: all of it on the same one."""
-    return np.asarray(np.where(left[None, :, None] == right[None, None, :], 1.0, kinships_K[:, None, None]))
-
-
-def _covariance(left_PC: np.ndarray, right_NC: np.ndarray, lengths_KA: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Return Matérn 5/2 with a length for each axis, and for wells a slope and a curve that may be anything."""
-    squares_CPN = squares_of(left_PC, right_NC, geometry.codes)
-    squares_CL = squares_CPN.reshape(len(squares_CPN), -1)
-    inverse_squares_KC = 5 * lengths_KA[:, list(geometry.axis_of)] ** -2
-    covariance_KL = np.empty((len(lengths_KA), squares_CL.shape[1]))
-    step = max(1, PIECE // len(lengths_KA))
-    for start in range(0, squares_CL.shape[1], step):
-        distance = inverse_squares_KC @ squares_CL[:, start:start + step]
-        distance += 1e-12
-        np.sqrt(distance, out=distance)
-        piece = distance * distance
-        piece /= 3
-        piece += distance
-        piece += 1
-        np.negative(distance, out=distance)
-        np.multiply(piece, np.exp(distance, out=distance), out=covariance_KL[:, start:start + step])
-    covariance = covariance_KL.reshape(len(lengths_KA), len(left_PC), len(right_NC))
-    for column in geometry.wells:
-        left, right = (2 * np.clip(points[:, column], 0, 1) - 1 for points in (left_PC, right_NC))
-        covariance += WELL_DOUBT * (np.outer(left, right) + np.outer(left * left, right * right))
-    return covariance
-
-
-def squares_of(left_PC: np.ndarray, right_NC: np.ndarray, codes: Sequence[int]) -> np.ndarray:
-    """Return for each column how far points lie apart in it, squared; in a column of codes that is 0 or 1."""
-    squares_CPN = left_PC.T[:, :, None] - right_NC.T[:, None, :]
-    squares_CPN *= squares_CPN
-    for column in codes:
-        squares_CPN[column] = left_PC[:, None, column] != right_NC[None, :, column]
-    return np.asarray(squares_CPN)
-
-
-def _variance(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
-    places = [2 * np.clip(points_PC[:, column], 0, 1) - 1 for column in geometry.wells]
-    return 1 + sum((WELL_DOUBT * (place ** 2 + place ** 4) for place in places), np.zeros(len(points_PC)))
+        standard[own] = (spread_out - spread_out.mean()) / deviation
+    return standard, deviation * scale
 
 
 def _well(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
