@@ -158,7 +158,7 @@ def test_it_is_said_how_many_are_no_noise(tmp_path):
     few = analysis_of(write_cliff(tmp_path / "few", 12, 5e-5))
     left = sum(row.value < 5 for row in few.complete)
     assert 3 <= left < 8
-    assert f"First place is shared by {left} of 12 complete configurations: how much of this" in say.winner(few)
+    assert f"Which of the best {left} of 12 complete configurations comes first is not known" in say.winner(few)
     assert f"{left} complete configurations before a wide gap cannot give an estimate" in say.noise(few)
 
 
@@ -385,6 +385,35 @@ def test_nothing_is_marked_as_the_best_where_all_are_equal(tmp_path):
 SCORED = {"metric": "eval/exact_match", "goal": "maximize"}
 
 
+@pytest.mark.parametrize(("losses", "leader"), [((2.6, 2.5, 2.7), "0001"), ((2.5, 2.5, 2.7), "0000"), ((2.5,) * 3, ""),
+                                                ((), "")])
+def test_of_equal_shares_the_loss_says_which_comes_first_and_all_say_the_same(tmp_path, losses, leader):
+    """A score of rows is often the same; without a loss that differs none of them is better."""
+    trials = [Made(params={"learning_rate": 1e-4 * (i + 1)}, value=0.25,
+                   metrics={"eval/loss": losses[i]} if losses else {}) for i in range(3)]
+    snapshot = read_study(write_study(tmp_path / "s", trials, parameters={"learning_rate": LEARNING_RATE}, **SCORED))
+    told, table, line = say.winner(analyse(snapshot)), trial_table(snapshot, width=80), best_lines(snapshot)[0][1]
+    assert "All 3 complete configurations have eval/exact_match 0.2500: none of them is better." in told
+    assert say.agreement(analyse(snapshot)) == ""
+    behind = sum(loss > min(losses) for loss in losses)
+    by_loss = f" By its loss, 2.5000, trial {leader} goes before {behind} other{'s' * (behind > 1)} with that value."
+    assert told.endswith(by_loss if leader else "is better.")
+    assert ("*" in table) == bool(leader)
+    assert line.startswith(f"trial {leader}, eval/exact_match 0.25" if leader else "none is better: all 3")
+
+
+def test_the_best_value_came_with_the_first_that_has_it_whatever_its_loss(tmp_path):
+    scores, losses = (0.25, 0.5, 0.25, 0.5), (2.9, 2.8, 2.7, 2.6)
+    analysis = analyse(read_study(write_study(tmp_path / "s", [
+        Made(params={"learning_rate": 1e-4 * (i + 1)}, value=score, metrics={"eval/loss": losses[i]})
+        for i, score in enumerate(scores)], parameters={"learning_rate": LEARNING_RATE}, **SCORED)))
+    assert analysis.best is not None
+    assert analysis.best.id == "0003"
+    assert say.progress(analysis).startswith("The best value came with trial number 2 of 4; of the 2 trials after it")
+    assert say.hours(analysis).startswith("The best value was there after 20 s of 40 s")
+    assert say.winner(analysis).endswith("By its loss, 2.6000, trial 0003 goes before 1 other with that value.")
+
+
 def first_of(directory, values, losses=(), base=None, base_loss=None, **how):
     """Return how many share first place of trials with these values; the sentences, `show` and the JSON agree on it."""
     generator = random.Random(0)
@@ -395,8 +424,11 @@ def first_of(directory, values, losses=(), base=None, base_loss=None, **how):
         scores={} if base_loss is None else {"eval/loss": base_loss}, **how)
     analysis = analysis_of(directory)
     count, told = len(analysis.first.shared), say.winner(analysis)
-    everyone = {len(values): "shared by (all|both)", 1: "won with"}.get(count, f"shared by {count} of {len(values)} ")
-    assert re.search(everyone, told), told
+    which, known = "both" if len(values) == 2 else f"{len(values)}", analysis.noise is not None
+    everyone = {len(values): "shared by (all|both)" if known else f"Which of {which} complete", 1: "won with"}
+    some = f"shared by {count} of {which} " if known else f"Which of the best {count} of {which} complete"
+    assert re.search(everyone.get(count, some), told), told
+    assert known or count == 1 or "first is not known yet, nor how much of their difference is chance. " in told
     assert len(claims(analysis)["first_place"]) == count
     return count
 

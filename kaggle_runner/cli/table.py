@@ -113,7 +113,7 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
                          "-" if result else "" for result in results])]
     found = configurations_of(snapshot)
-    write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot.metric, found)
+    write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot, found)
     metric = ["" if result is None else "-" if result.metric is None else write(result.metric)
               for result in results]
     marks = [" *" if record is snapshot.best and not level else "" for record in records]

@@ -318,8 +318,8 @@ def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
     facts.append(("noise of one trial", f"± {number_text(known.deviation, 2)}" if known else "not known",
                   f"at most {number_text(known.upper, 2)}" if known else ""))
     if len(analysis.first.ranked) > 1:
-        facts.append(("share first place", f"{len(analysis.first.shared):,}",
-                      f"of {count_text(len(analysis.first.ranked), 'configuration')}"))
+        facts.append(("share first place", f"{len(analysis.first.shared):,}" if known or analysis.first.is_level
+                      else "not known", f"of {count_text(len(analysis.first.ranked), 'configuration')}"))
     ended = Counter(row.status for row in analysis.rows if row.status != "complete")
     facts.append(("complete trials", f"{len(analysis.complete):,} of {len(analysis.rows):,}",
                   ", ".join(f"{count:,} {status}" for status, count in ended.most_common())))

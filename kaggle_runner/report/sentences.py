@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from kaggle_runner.metrics import LOSS
 from kaggle_runner.report.analysis.agreement import agreement as other_winners
+from kaggle_runner.report.analysis.agreement import by_loss
 from kaggle_runner.report.analysis.analysis import Analysis, Contour, Region, Row
 from kaggle_runner.report.analysis.first_place import why_unknown
 from kaggle_runner.report.analysis.importance import LEVEL, MIN_TRIALS
@@ -53,15 +55,23 @@ def winner(analysis: Analysis) -> str:
         return (f"{_capital(name)} won with {value}, {number_text(abs(second.mean - best.mean), 2)} ahead of "
                 f"{configuration_text(second)}, which is more than chance puts between the best and another of "
                 f"{len(first.ranked)}.{_failed(analysis)}")
-    count = len(first.ranked)
+    count, may_be = len(first.ranked), len(first.shared)
     everyone = f"all {count}" if count > 2 else "both"
     if first.is_level:
-        return f"{_capital(everyone)} complete configurations have {value}: none of them is better."
-    who = everyone if len(first.shared) == count else f"{len(first.shared)} of {count}"
+        return f"{_capital(everyone)} complete configurations have {value}: none of them is better.{_by_loss(analysis)}"
+    who = everyone if may_be == count else f"{may_be} of {count}"
     lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
-    why = "chance may have put any of them first" if analysis.noise else "how much of this is chance is not known"
-    return (f"First place is shared by {who} complete configurations: {why}. "
-            f"{lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.{_failed(analysis)}")
+    text = (f"First place is shared by {who} complete configurations: chance may have put any of them first"
+            if analysis.noise else
+            f"Which of {'the best ' if may_be < count else ''}{who.removeprefix('all ')} complete configurations comes "
+            f"first is not known yet, nor how much of their difference is chance")
+    return (f"{text}. {lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.{_by_loss(analysis)}"
+            f"{_failed(analysis)}")
+
+
+def _by_loss(analysis: Analysis) -> str:
+    tied = [row for row in analysis.places if analysis.best and row.compared_by == analysis.best.compared_by]
+    return by_loss(analysis.metric, analysis.goal, {row.id: row.metrics.get(LOSS) for row in tied})
 
 
 def _failed(analysis: Analysis) -> str:
@@ -71,7 +81,7 @@ def _failed(analysis: Analysis) -> str:
 
 def agreement(analysis: Analysis) -> str:
     """Say whether the metrics that were measured beside the study's own have the same winner."""
-    if analysis.best is None or len(analysis.complete) < 2:
+    if analysis.best is None or len(analysis.complete) < 2 or analysis.first.is_level:
         return ""
     return other_winners(analysis.metric, analysis.best.id, analysis.others)
 

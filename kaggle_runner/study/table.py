@@ -14,6 +14,7 @@ from kaggle_runner.study.noise import (
     is_level,
     measured_noise,
 )
+from kaggle_runner.study.ranking import own_rank
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many, plain_value
 
@@ -32,7 +33,7 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", _no_best(snapshot)))
     else:
         found = configurations_of(snapshot)
-        write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot.metric, found)
+        write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot, found)
         one = next(one for one in found if best.trial.id in one.all_ids)
         doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
         doubt += f" ({one.made_of})" if one.runs > 1 else ""
@@ -55,9 +56,10 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     return lines
 
 
-def none_is_better(metric: Metric, found: Sequence[Configuration]) -> bool:
+def none_is_better(snapshot: Snapshot, found: Sequence[Configuration]) -> bool:
     """Say whether all of several configurations have the same value, and nothing that breaks a tie."""
-    return is_level(found) and not metric.has_ties
+    return is_level(found) and len({own_rank(one.records[0], snapshot.metric)[0]
+                                    for one in snapshot.configurations}) == 1
 
 
 def metric_writer(metric: Metric, found: Sequence[Configuration]) -> Callable[[float], str]:

@@ -1,10 +1,10 @@
 """What the metrics beside the study's own say of its winner: the same trial, or another one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kaggle_runner.metrics import GOALS, Metric, format_metric
-from kaggle_runner.report.style import names_text
+from kaggle_runner.metrics import GOALS, LOSS, Goal, Metric, format_metric
+from kaggle_runner.report.style import count_text, names_text
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status
 
@@ -59,6 +59,19 @@ def agreement(metric: str, winner: str, others: Sequence[OtherMetric]) -> str:
     agree = [other.short for other in others if other not in against]
     rest = f"; {', '.join(agree)} agree{'s' if len(agree) == 1 else ''} with {metric}" if agree else ""
     return f"The metrics do not agree on the winner: {', '.join(parts)}{rest}."
+
+
+def by_loss(name: str, goal: Goal, losses: Mapping[str, float | None]) -> str:
+    """Say which of the trials with the best value of a metric, the first one first, the loss has put before the others.
+
+    Empty where it has not, and of metrics whose ties stay.
+    """
+    first = next(iter(losses), "")
+    loss, behind = losses.get(first), sum(other != losses[first] for other in losses.values())
+    if loss is None or not behind or not Metric(name=name, goal=goal).has_ties:
+        return ""
+    return (f" By its loss, {format_metric(LOSS, loss)}, trial {first} goes before {count_text(behind, 'other')} with "
+            f"that value.")
 
 
 def _who(ids: Sequence[str]) -> str:

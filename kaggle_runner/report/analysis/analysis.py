@@ -265,8 +265,7 @@ def _device(snapshot: Snapshot) -> str:
 
 def _varied(axes: Sequence[Axis], found: Sequence[Configuration]) -> tuple[Axis, ...]:
     """Return the axes on which the configurations differ."""
-    return tuple(axis for axis in axes
-                 if len({axis.of(one.params) for one in found}) > 1)
+    return tuple(axis for axis in axes if len({axis.of(one.params) for one in found}) > 1)
 
 
 def _effects(varied: Sequence[Axis], found: Sequence[Configuration], seed: int) -> tuple[Effects, str]:
@@ -340,7 +339,8 @@ def _grid(axis: Axis) -> tuple[float, ...]:
 
 
 def _progress(rows: Sequence[Row], first: FirstPlace) -> tuple[BestSoFar, ...]:
-    place = {trial: i for i, one in enumerate(first.ranked) for trial in one.all_ids}
+    means = [one.mean for one in first.ranked]
+    place = {trial: means.index(one.mean) for one in first.ranked for trial in one.all_ids}
     best: Row | None = None
     hours, progress = 0.0, []
     for row in rows:

@@ -140,7 +140,7 @@ def _modelled(effects: Effects, count: int, apart: int) -> Noise | None:
     source = f"how {count} configurations scatter around the effect of {', '.join(names)}" if names else (
         f"the scatter of {count if apart else f'all {count}'} configurations, as no hyperparameter stands out")
     if apart:
-        source += f"; {apart} beyond a wide gap are left out"
+        source += f"; {apart} beyond a wide gap {'is' if apart == 1 else 'are'} left out"
     return Noise(deviation=effects.deviation, freedom=effects.freedom, source=source)
 
 
