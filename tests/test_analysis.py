@@ -476,3 +476,16 @@ def test_no_two_values_look_alike_in_the_terminal(tmp_path, size):
     cells = [line.split()[1] for line in trial_table(snapshot, width=80).splitlines() if line.startswith("00")]
     assert len(set(cells)) == 10
     assert cells[0] in best_lines(snapshot)[0][1]
+
+
+@pytest.mark.parametrize("count", [8, 10, 12, 16, 20])
+def test_a_long_tail_is_no_gap_and_what_diverged_beside_it_is(count):
+    generator, cut, told = random.Random(count), 0, 0
+    for _ in range(300):
+        values = sorted(generator.lognormvariate(0, 1) for _ in range(count))
+        cut += len(before_gap([Measure(values=tuple(values))], count)) < count
+        good = sorted(generator.gauss(2.5, 0.1) for _ in range(count - 2))
+        diverged = sorted(generator.gauss(10.4, 0.5) for _ in range(2))
+        told += len(before_gap([Measure(values=(*good, *diverged))], count)) == count - 2
+    assert cut <= 30, "in at most one of ten the tail of a log-normal is called a gap"
+    assert told >= 290

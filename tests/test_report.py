@@ -418,10 +418,10 @@ def test_trials_that_ended_without_a_number_are_not_said_to_be_unfinished(tmp_pa
                 "better. How much of a difference is noise is not known: no configuration was trained with a second "
                 "seed, and the 9 complete configurations leave no scatter to estimate it from."),
     # an exact line leaves rounding, which is no noise: nothing has won by it
-    ([2.5 - i / 10 for i in range(12)], "First place is shared by all 12 complete configurations: how much of "
-                                        "this is chance is not known. Lowest is trial 0011 with eval/loss 1.400, "
-                                        "1.1 (44 %)"),
-    ([2.4, 2.5], "First place is shared by both complete configurations")])
+    ([2.5 - i / 10 for i in range(12)], "Which of 12 complete configurations comes first is not known yet, nor how "
+                                        "much of their difference is chance. Lowest is trial 0011 with eval/loss "
+                                        "1.400, 1.1 (44 %)"),
+    ([2.4, 2.5], "Which of both complete configurations comes first is not known yet")])
 def test_values_without_noise_are_no_victory(tmp_path, values, sentences):
     trials = [Made(params={"x": i}, value=value) for i, value in enumerate(values)]
     assert sentences in repr(show(write_study(tmp_path / "study", trials, baseline=2.5)))
