@@ -17,7 +17,7 @@ from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import next_search
 from kaggle_runner.report.sentences import region_text
 from kaggle_runner.report.style import value_text
-from kaggle_runner.study.journal import read_study
+from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.table import best_lines, format_value
 from kaggle_runner.study.trial import Status
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
@@ -489,3 +489,30 @@ def test_a_long_tail_is_no_gap_and_what_diverged_beside_it_is(count):
         told += len(before_gap([Measure(values=(*good, *diverged))], count)) == count - 2
     assert cut <= 30, "in at most one of ten the tail of a log-normal is called a gap"
     assert told >= 290
+
+
+def test_of_a_score_the_number_of_rows_says_how_close_equal_values_lie(tmp_path):
+    def first(name, values, rows):
+        directory = write_study(tmp_path / name, [
+            Made(params={"learning_rate": 1e-5 * (1 + 7 * i % 10)}, value=value) for i, value in enumerate(values)],
+            parameters={"learning_rate": LEARNING_RATE}, baseline=0.0, **SCORED)
+        if rows:
+            with Study.open_for_writing(directory, name="made", metric="eval/exact_match", goal="maximize", seed=0,
+                                        sweep=read_study(directory).info.sweep) as study:
+                study.record_rows({"dataset": "rows", "sha256": "a", "rows": {
+                    "read": 500, "train": 400, "validation": rows, "cut": 0, "duplicates": 0, "lost": {}}})
+        return len(analysis_of(directory).first.shared)
+
+    assert [first(f"three{rows}", (0.667, 0.667, 0.667, 0.0), rows) for rows in (0, 3, 48)] == [4, 4, 3]
+    assert [first(f"one{rows}", (0.3, *[0.0] * 9), rows) for rows in (0, 48)] == [10, 1]
+    assert first("two rows", (2 / 48, 1 / 48, *[0.0] * 8), 48) == 10
+
+
+@pytest.mark.parametrize("chance", [0.01, 0.05, 0.5])
+def test_scores_that_chance_alone_made_unequal_have_no_gap(chance):
+    generator, cut = random.Random(0), 0
+    for _ in range(300):
+        count, base, *values = (sum(generator.random() < chance for _ in range(48)) / 48 for _ in range(10))
+        values = sorted(-value for value in (count, *values))
+        cut += len(before_gap([Measure(values=tuple(values), base=-base, is_share=True, rows=48)], 9)) < 9
+    assert cut <= 15

@@ -37,6 +37,8 @@ class Measure:
     base: float | None = None
     is_share: bool = False
     """Whether it is a share of rows or tokens, so that values are equal by chance and no closer than one of them."""
+    rows: int = 0
+    """Of how many rows it is a share at least, where that is known: then equal values lie within one of them."""
 
 
 def measures_of(snapshot: Snapshot, ranked: Sequence[Configuration]) -> list[Measure]:
@@ -44,7 +46,8 @@ def measures_of(snapshot: Snapshot, ranked: Sequence[Configuration]) -> list[Mea
     metric = snapshot.metric
     base = 0.0 if metric.has_ties and snapshot.baseline is None else snapshot.baseline  # no share is below 0
     own = Measure(values=tuple(metric.sign * one.mean for one in ranked), is_share=metric.has_ties,
-                  base=None if base is None else metric.sign * base)
+                  base=None if base is None else metric.sign * base,
+                  rows=min((facts["rows"]["validation"] for facts in snapshot.rows), default=0))
     losses = {record.trial.id: record.result.metrics[LOSS] for record in snapshot.records
               if record.result and LOSS in record.result.metrics}
     known = [[losses[trial] for trial in one.all_ids if trial in losses] for one in ranked]
@@ -68,9 +71,12 @@ def _limit(measure: Measure, lost: Sequence[bool]) -> float | None:
     """Return a place in the first gap that is too wide for chance; none without one."""
     base = math.inf if measure.base is None else measure.base
     low, width = min(measure.values), max(measure.values) - min(measure.values)
-    steps = sorted({round((value - low) / width, 9) for value in measure.values}) if width else []  # rounding is no gap
+    parts = [round((value - low) / width, 9) for value in measure.values] if width else []  # rounding is no gap
+    is_counted = measure.is_share and measure.rows > 0
+    steps = sorted(parts if is_counted else set(parts))
     known = sorted({*measure.values, *([measure.base] if measure.base is not None else [])})
-    floor = min(b - a for a, b in itertools.pairwise(known)) / width if measure.is_share and width else 0.0
+    least = 1 / measure.rows if is_counted else min((b - a for a, b in itertools.pairwise(known)), default=0.0)
+    floor = least / width if measure.is_share and width else 0.0
     for count in range(1, len(steps)):
         gap, inner, after = steps[count] - steps[count - 1], max(steps[count - 1], floor), steps[-1] - steps[count]
         middle = low + width * (steps[count] + steps[count - 1]) / 2
