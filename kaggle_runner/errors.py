@@ -93,8 +93,8 @@ class MissingPackages(HostError):
     def __init__(self, packages: Sequence[str], extra: str) -> None:
         self.packages = tuple(packages)
         super().__init__(
-            "bitsandbytes not installed; load_in_4bit and optimizers of 8 bits need it: run: pip install bitsandbytes; "
-            "a kernel gets it with the internet on, or from a dataset with its wheel"
+            "bitsandbytes not installed; load_in_4bit, models stored in 4 bits and optimizers of 8 bits need it: run: "
+            "pip install bitsandbytes; a kernel gets it with the internet on, or from a dataset with its wheel"
             if self.packages == ("bitsandbytes",) else
             f"{', '.join(packages)} not installed; run: pip install 'kaggle_runner[{extra}]'")
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 from kaggle_runner.machine.variables import hint
 from kaggle_runner.study.journal import read_study
@@ -18,6 +19,9 @@ FILES = {
     "sweep.yaml": ("method: random\nmetric: {name: eval/loss, goal: minimize}\nrun_cap: 1\nparameters:\n"
                    "  model: {value: ./nowhere}\n  learning_rate: {values: [1.0e-3]}\n"),
 }
+NO_BITSANDBYTES = (
+    "error: bitsandbytes not installed; load_in_4bit, models stored in 4 bits and optimizers of 8 bits need it: run: "
+    "pip install bitsandbytes; a kernel gets it with the internet on, or from a dataset with its wheel")
 
 
 @pytest.fixture
@@ -96,18 +100,40 @@ def test_offline_runs_are_not_promised_without_their_library(run, tmp_path):
     assert not list(tmp_path.rglob("trials.jsonl"))
 
 
+def sweep_of(model, rows):
+    """Return the text of a sweep of one quick fine-tune."""
+    fixed = {"model": model, "dataset": rows, "samples": 32, "max_eval_samples": 8, "max_length": 48, "max_steps": 2,
+             "eval_steps": 2, "batch_size": 2, "gradient_accumulation_steps": 2}
+    lines = "".join(f"  {key}: {{value: {value}}}\n" for key, value in fixed.items())
+    return FILES["sweep.yaml"].replace("  model: {value: ./nowhere}\n", lines)
+
+
 def test_a_sweep_in_16_bits_trains_without_bitsandbytes_and_one_in_4_says_where_a_kernel_gets_it(
         run, tmp_path, tiny_llama, rows_file):
-    fixed = {"model": tiny_llama, "dataset": rows_file, "samples": 32, "max_eval_samples": 8, "max_length": 48,
-             "max_steps": 2, "eval_steps": 2, "batch_size": 2, "gradient_accumulation_steps": 2}
-    lines = "".join(f"  {key}: {{value: {value}}}\n" for key, value in fixed.items())
-    text = FILES["sweep.yaml"].replace("  model: {value: ./nowhere}\n", lines)
+    text = sweep_of(tiny_llama, rows_file)
     for name, choice in (("16.yaml", "[false]"), ("4.yaml", "[false, true]")):
         (tmp_path / name).write_text(f"{text}  load_in_4bit: {{values: {choice}}}\n")
     done = run("sweep", "16.yaml", "--cpu", "--study", "s", without=["bitsandbytes"])
     assert (done.returncode, read_study(tmp_path / "s").as_dict()["best"] is None) == (0, False), done.stderr
     done = run("sweep", "4.yaml", "--cpu", "--study", "t", without=["bitsandbytes"])
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
-        1, "error: bitsandbytes not installed; load_in_4bit and optimizers of 8 bits need it: run: pip install "
-           "bitsandbytes; a kernel gets it with the internet on, or from a dataset with its wheel")
+        1, NO_BITSANDBYTES)
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.slow
+def test_a_model_whose_files_are_in_4_bits_needs_bitsandbytes_whatever_load_in_4bit_says(
+        run, tmp_path, tiny_llama, rows_file):
+    """Asked for where memory is predicted, where the base is loaded, and where it is merged with what was trained."""
+    folder, settings = tmp_path / "stored", transformers.BitsAndBytesConfig(load_in_4bit=True)
+    transformers.AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=settings).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    (tmp_path / "stored.yaml").write_text(f"{sweep_of(folder, rows_file)}  load_in_4bit: {{value: false}}\n")
+    cache = {"KAGGLE_RUNNER_CACHE": str(tmp_path / "cache")}
+    refused = [run("sweep", "stored.yaml", "--cpu", "--study", "none", without=["bitsandbytes"], **cache)]
+    done = run("sweep", "stored.yaml", "--cpu", "--study", "s", without=[], **cache)
+    assert done.returncode == 0, done.stderr
+    refused += [run(*command, without=["bitsandbytes"], **cache) for command in (
+        ("sweep", "stored.yaml", "--cpu", "--study", "loaded"), ("try", "s", "--prompt", "x", "--cpu"),
+        ("export", "s", "--to", "merged", "--out", "out", "--cpu"))]
+    assert [(done.returncode, done.stderr.splitlines()[-1]) for done in refused] == [(1, NO_BITSANDBYTES)] * 4

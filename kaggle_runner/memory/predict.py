@@ -109,7 +109,8 @@ def _predicted(config: FinetuneConfig, model_config: Mapping[str, Any] | None, t
     path = None if cache_directory is None else cache_directory / "memory" / f"{key}.json"
     if path is not None and (kept := _read(path)) is not None:
         return kept
-    wanted = [name for name in PACKAGES if name != "bitsandbytes" or config.load_in_4bit]
+    packs = config.load_in_4bit or (model_config.get("quantization_config") or {}).get("load_in_4bit")
+    wanted = [name for name in PACKAGES if name != "bitsandbytes" or packs]
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackages(missing, "train")

@@ -17,6 +17,7 @@ from torch import nn
 
 from kaggle_runner.errors import ModelError
 from kaggle_runner.model.tensor_files import NewTensor, Weights, open_weights, write_weights
+from kaggle_runner.training.libraries import require_bitsandbytes
 from kaggle_runner.training.models.bare_model import bare_model
 
 PREFIX = "base_model.model."
@@ -146,7 +147,12 @@ def merge(plan: MergePlan, folder: Path, *, quantised: Collection[str] = (), dty
 
 
 def _bits() -> Any:
-    """Return what packs and unpacks 4 bits; a base in 16 needs no such package."""
+    """Return what packs and unpacks 4 bits; a base in 16 needs no such package.
+
+    Raises:
+        MissingPackages: it is not installed.
+    """
+    require_bitsandbytes()
     import bitsandbytes.functional
 
     return bitsandbytes.functional

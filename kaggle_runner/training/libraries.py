@@ -6,6 +6,7 @@ Tried with transformers 5.0, 5.15, 5.16 and 5.23, and peft 0.19, 0.20 and 0.21.
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import sys
@@ -17,7 +18,7 @@ import peft.import_utils
 import torch
 import transformers
 
-from kaggle_runner.errors import ModelError
+from kaggle_runner.errors import MissingPackages, ModelError
 
 FAST_ATTENTION = "sdpa"
 """transformers' name of torch's scaled_dot_product_attention."""
@@ -87,6 +88,16 @@ def is_kept_in_16_bits(name: str, patterns: Sequence[str]) -> bool:
     Source: transformers 5.23, quantizers/quantizers_utils.py, should_convert_module.
     """
     return any(re.match(rf"(?:{pattern})(?:(?<=\.)|(?=\.|$))", name) or name.endswith(pattern) for pattern in patterns)
+
+
+def require_bitsandbytes() -> None:
+    """See that 4 bits can be read and written; transformers says with an `ImportError` that they cannot.
+
+    Raises:
+        MissingPackages: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackages(["bitsandbytes"], "train")
 
 
 @functools.cache

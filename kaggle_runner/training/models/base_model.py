@@ -21,7 +21,7 @@ from kaggle_runner.errors import HostError, ModelError
 from kaggle_runner.training.hub import raise_refusal, useful_line
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo, is_packed
-from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits
+from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits, require_bitsandbytes
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
@@ -72,6 +72,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         ModelError: the folder is missing, is not a causal language model, or the hub cannot be reached; or the family
             overflows in float16, and the GPU has nothing else.
         HostError: the GPU is too old for torch, or Liger's kernels are wanted and cannot run here.
+        MissingPackages: it is in 4 bits, and bitsandbytes is not installed.
     """
     started = time.perf_counter()
     if config.use_liger_kernel:
@@ -82,6 +83,8 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     quantised_already = getattr(model_config, "quantization_config", None) is not None
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": str(device)},
                                "trust_remote_code": config.trust_remote_code}
+    if config.load_in_4bit or quantised_already:
+        require_bitsandbytes()
     if config.load_in_4bit and not quantised_already:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
