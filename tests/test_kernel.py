@@ -29,7 +29,7 @@ from kaggle_runner.kaggle.order import KernelOrder, gated_models, make_spec
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import KernelPatience
 from kaggle_runner.study.journal import Study
-from kaggle_runner.study.trial import Trial
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
 from tests.standins.nvidia_smi import P100, answering, path_with
 
@@ -177,6 +177,33 @@ def test_a_push_without_the_internet_says_at_once_that_4_bits_need_a_wheel(tmp_p
     make_spec(order, {"PATH": ""}, told.append, asks_kaggle=False)
     assert any(line.startswith("warning: Kaggle's image lacks bitsandbytes") and "--dataset" in line
                for line in told) == warned
+
+
+@pytest.mark.parametrize(("model", "in_4_bits", "warned"), [
+    ("/kaggle/input/models/me/base/transformers/default/1", False, []),
+    ("/kaggle/input/models/me/base/transformers/default/1", True, ["Kaggle's image lacks bitsandbytes"]),
+    ("", True, ["studies/elsewhere is not on this machine", "Kaggle's image lacks bitsandbytes"]),
+    ("HuggingFaceTB/SmolLM2-135M", True, None),
+])
+@pytest.mark.parametrize("task", ["export", "try"])
+def test_a_push_without_the_internet_knows_whether_a_study_can_have_its_base(tmp_path, task, model, in_4_bits, warned):
+    study, told = "studies/elsewhere" if not model else str(tmp_path / "study"), []
+    if model:
+        with Study.open_for_writing(Path(study), name="a", sweep={}, metric="eval/loss", goal="minimize",
+                                    seed=0) as record:
+            record.record_start(Trial(id="0000", number=0, params={"model": model, "load_in_4bit": in_4_bits}), {})
+            record.record_end(TrialResult(id="0000", status=Status.COMPLETE, metric=1.0, reason=""))
+    order = KernelOrder(sweep=study, task=task, owner=OWNER, internet=False, kernels=(f"{OWNER}/trained",))
+    if warned is None:
+        with pytest.raises(KernelError, match=f"cannot fetch {model}, the base of .*; leave out --no-internet"):
+            make_spec(order, {"PATH": ""}, told.append, asks_kaggle=False)
+        return
+    make_spec(order, {"PATH": ""}, told.append, asks_kaggle=False)
+    said = [line.removeprefix("warning: ") for line in told if "keys are stored" not in line]
+    assert [said[number][:len(start)] for number, start in enumerate(warned)] == warned
+    assert len(said) == len(warned)
+    make_spec(replace(order, internet=True), {"PATH": ""}, told.append, asks_kaggle=False)
+    assert len(told) == len(said) + 2
 
 
 def test_a_study_goes_on_from_session_to_session(desk):

@@ -34,6 +34,9 @@ PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 """Settings of this machine that say which sweep and which hub are meant; none of them is secret."""
 SERVERS = ("WANDB_BASE_URL", "HF_ENDPOINT")
 """Those of them that are the address of a server."""
+_LACKS_BITSANDBYTES = ("warning: Kaggle's image lacks bitsandbytes, which load_in_4bit and optimizers of 8 bits need, "
+                       "and a kernel without the internet gets it from a wheel alone; mount a dataset that holds it "
+                       "with --dataset")
 ReadRemote = Callable[[str], SweepSpec | None]
 """Type of what reads a sweep on W&B by its address."""
 
@@ -134,13 +137,35 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {', '.join(lacking)}; mount "
                                           f"Kaggle's copy with --model or --dataset and write its path there, under "
                                           f"/kaggle/input/models or /kaggle/input/datasets, or leave out --no-internet")
-    if not order.internet and order.task in ("sweep", "train") and _is_quantised(_read(order)[0]):
-        tell("warning: Kaggle's image lacks bitsandbytes, which load_in_4bit and optimizers of 8 bits need, and a "
-             "kernel without the internet gets it from a wheel alone; mount a dataset that holds it with --dataset, or "
-             "write load_in_4bit: false and optim: adamw_torch")
+    if not order.internet and order.task in ("export", "try"):
+        _check_base(Path(order.sweep), tell)
+    elif not order.internet and _is_quantised(_read(order)[0]):
+        tell(f"{_LACKS_BITSANDBYTES}, or write load_in_4bit: false and optim: adamw_torch")
     return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
                       internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
+
+
+def _check_base(study: Path, tell: Callable[[str], None]) -> None:
+    """See that a kernel without the internet may find the base of a study's winner, as far as is known here.
+
+    Raises:
+        KernelError: the base is the hub's.
+    """
+    best = None
+    if is_here := (study / JOURNAL).is_file():
+        from kaggle_runner.study.journal import read_study
+
+        best = read_study(study).best
+    config = best.trial.config if best else None
+    if isinstance(config, FinetuneConfig) and not Path(config.model).is_absolute():
+        raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {config.model}, the base of "
+                                          f"{study}; leave out --no-internet")
+    if not is_here:
+        tell(f"warning: {study} is not on this machine, so its base is not known; without the internet the kernel "
+             f"finds one under /kaggle/input alone, where the same is mounted as when it was trained")
+    if not is_here or (isinstance(config, FinetuneConfig) and config.load_in_4bit):
+        tell(_LACKS_BITSANDBYTES)
 
 
 def _refuse_characters(study: Path) -> None:
