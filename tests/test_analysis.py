@@ -516,3 +516,14 @@ def test_scores_that_chance_alone_made_unequal_have_no_gap(chance):
         values = sorted(-value for value in (count, *values))
         cut += len(before_gap([Measure(values=tuple(values), base=-base, is_share=True, rows=48)], 9)) < 9
     assert cut <= 15
+
+
+@pytest.mark.parametrize(("good", "said"), [((2.50, 2.53), "The best 2 of 8 complete configurations lie between 1e-5"),
+                                            ((2.50,), "The best of 8 complete configurations has 1e-5")])
+def test_what_diverged_is_never_among_the_best_that_a_region_is_made_of(tmp_path, good, said):
+    values = [*good, *(10.4 + 0.02 * (3 * i % 7) for i in range(8 - len(good)))]
+    analysis = analyse(read_study(write_study(tmp_path / "s", [
+        Made(params={"learning_rate": 1e-5 * 1.8 ** i}, value=value) for i, value in enumerate(values)],
+        parameters={"learning_rate": LEARNING_RATE}, baseline=3.0)))
+    assert say.axis(analysis, analysis.axes[0]).startswith(said)
+    assert all(region.high < 2e-5 for region in analysis.regions)

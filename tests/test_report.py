@@ -25,7 +25,7 @@ from kaggle_runner.report.lab.write import watch_any_report
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import next_search, try_yaml
 from kaggle_runner.report.style import short_names
-from kaggle_runner.report.write import report_directory, show, write_report
+from kaggle_runner.report.write import report_directory, show, write_page, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status, TrialResult
@@ -717,6 +717,24 @@ def test_a_notebook_shows_a_study_as_a_table_and_a_picture(mixed):
 def test_the_report_of_no_study_is_refused(tmp_path):
     with pytest.raises(StudyError, match=r"is not a study: it has no trials\.jsonl"):
         write_report([tmp_path])
+
+
+def test_a_study_that_went_on_has_no_older_story_beside_its_page(tmp_path):
+    trials = [Made(params={"learning_rate": 1e-4 * (i + 1)}, value=2.5 - 0.1 * i) for i in range(6)]
+    directory = write_study(tmp_path / "s", trials[:2], parameters={"learning_rate": LEARNING_RATE})
+    assert [path.name for path in write_page([directory]).parent.iterdir()] == ["index.html"]
+    report = write_report([directory], notebook=False).parent
+    before = {path.name: path.read_bytes() for path in report.iterdir()}
+    write_study(tmp_path / "more", trials, parameters={"learning_rate": LEARNING_RATE})
+    (directory / "trials.jsonl").write_bytes((tmp_path / "more" / "trials.jsonl").read_bytes())
+
+    write_page([directory])
+    whole = analyse(read_study(directory))
+    assert say.winner(whole) in words_of(report / "index.html")
+    assert say.winner(whole) in (report / "summary.md").read_text()
+    assert [row["trial"] for row in rows_of(report / "trials.csv")] == [f"{i:04d}" for i in range(6)]
+    assert (report / "ranking.png").read_bytes() != before["ranking.png"]
+    assert (report / "analysis.ipynb").read_bytes() == before["analysis.ipynb"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):

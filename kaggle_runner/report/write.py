@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from kaggle_runner.errors import StudyError
@@ -26,7 +27,7 @@ from kaggle_runner.study.trial import RUNNING
 
 LeadOf = Callable[[Path], Lead | None]
 """Type of what returns what is said first of the study in a directory."""
-PAGE = "index.html"
+PAGE, SUMMARY = "index.html", "summary.md"
 _WAY_OUT = "choose another folder with report --out"
 _MOST_SHOWN = 20
 
@@ -57,7 +58,9 @@ def write_report(studies: Sequence[Path], *, out: Path | None = None, notebook: 
 
 def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: int | None = None,
                lead_of: LeadOf = nothing_first, overview: Overview | None = None) -> Path:
-    """Write the page alone and return it; with `reload_s` it loads itself again after so many seconds.
+    """Write the page and return it, and anew what a report wrote beside it, but for the notebook.
+
+    With `reload_s` it is the page alone, which loads itself again after so many seconds.
 
     With an `overview` it is the page of a plan: that stands first, in the place of a comparison.
 
@@ -66,8 +69,14 @@ def write_page(studies: Sequence[Path], *, out: Path | None = None, reload_s: in
     """
     mark = mark_of(studies)
     analyses, leads = [analyse(read_study(study)) for study in studies], [lead_of(study) for study in studies]
-    text = page(analyses, reload_s=reload_s, leads=leads, overview=overview)
-    return _write(text, out or report_directory(studies), mark, analyses)
+    directory = out or report_directory(studies)
+    written = _write(page(analyses, reload_s=reload_s, leads=leads, overview=overview), directory, mark, analyses)
+    if reload_s is None and find_spec("kaggle_runner.report.files"):  # which a launcher leaves at home
+        for analysis, lead, folder in zip(analyses, leads, _folders(analyses, directory), strict=True):
+            if (folder / SUMMARY).exists():  # of an earlier report, which would tell another story
+                _write_tables(analysis, folder)
+                _write_words(analysis, lead, folder)
+    return written
 
 
 def report_directory(studies: Sequence[Path]) -> Path:
@@ -130,27 +139,36 @@ def _write(text: str, directory: Path, mark: str, analyses: Sequence[Analysis]) 
 
 def _write_files(analysis: Analysis, lead: Lead | None, directory: Path, *, notebook: bool,
                  notify: Callable[[str], None]) -> None:
-    # launchers, which write pages, lack these
-    from kaggle_runner.report.files import curves_csv, summary_markdown, surfaces_csv, trials_csv
-    from kaggle_runner.report.notebook import prepare_kernel, write_notebook
+    from kaggle_runner.report.notebook import prepare_kernel, write_notebook  # launchers, which write pages, lack it
 
-    _make(directory)
-    for name, text in (("trials", trials_csv(analysis)), ("curves", curves_csv(analysis)),
-                       ("surfaces", surfaces_csv(analysis))):
-        write_atomically(directory / f"{name}.csv", text, way_out=_WAY_OUT)
+    _write_tables(analysis, directory)
     if notebook:
         prepare_kernel()
     with ThreadPoolExecutor(max_workers=1) as executor:  # the kernel is a process of its own: draw meanwhile
         running = executor.submit(write_notebook, analysis, directory, lead, execute=notebook)
-        pictures = _write_pictures(page_figures(analysis, lead), directory)
-        write_atomically(directory / "summary.md", summary_markdown(analysis, [path.name for path in pictures], lead),
-                         way_out=_WAY_OUT)
+        _write_words(analysis, lead, directory)
         try:
             problem = running.result()
         except OSError as error:
             raise cannot_write(directory / "analysis.ipynb", error, way_out=_WAY_OUT) from error
     if problem and notebook:
         notify(f"analysis.ipynb was not executed: {problem}")
+
+
+def _write_tables(analysis: Analysis, directory: Path) -> None:
+    from kaggle_runner.report.files import curves_csv, surfaces_csv, trials_csv
+
+    _make(directory)
+    for name, text in (("trials", trials_csv(analysis)), ("curves", curves_csv(analysis)),
+                       ("surfaces", surfaces_csv(analysis))):
+        write_atomically(directory / f"{name}.csv", text, way_out=_WAY_OUT)
+
+
+def _write_words(analysis: Analysis, lead: Lead | None, directory: Path) -> None:
+    from kaggle_runner.report.files import summary_markdown
+
+    pictures = [path.name for path in _write_pictures(page_figures(analysis, lead), directory)]
+    write_atomically(directory / SUMMARY, summary_markdown(analysis, pictures, lead), way_out=_WAY_OUT)
 
 
 def _write_pictures(figures: Sequence[Figure], directory: Path) -> list[Path]:

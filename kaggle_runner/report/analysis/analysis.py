@@ -210,9 +210,7 @@ def labels(analyses: Sequence[Analysis]) -> list[str]:
 
 def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     """Compute everything; any study that can be read can be analysed."""
-    apart = len(snapshot.records)
-    snapshot = snapshot.comparable
-    apart -= len(snapshot.records)
+    everything, snapshot = snapshot, snapshot.comparable
     found = configurations_of(snapshot)
     of_trial = {trial: one for one in found for trial in one.all_ids}
     rows = tuple(_row(record, snapshot.info.metric, of_trial.get(record.trial.id)) for record in snapshot.records)
@@ -237,7 +235,8 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
         regions=_regions(varied, first), repeats=repeats, first=first,
         as_swept=tuple(one.records[0].trial.id for one in snapshot.as_swept.configurations),
         boundaries=_boundaries(axes, first), rungs=_rungs(snapshot, rows, curves), how=how_it_was_run(snapshot),
-        others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot), apart=apart)
+        others=other_metrics(snapshot, best.id if best else None), asked=read_answers(snapshot),
+        apart=len(everything.records) - len(snapshot.records))
 
 
 def _row(record: TrialRecord, metric: str, configuration: Configuration | None) -> Row:
@@ -370,8 +369,9 @@ def _regions(varied: Sequence[Axis], first: FirstPlace) -> tuple[Region, ...]:
     places, count = first.places, max(3, len(first.ranked) // 4)
     while count < len(places) and places[count].mean == places[count - 1].mean:
         count += 1
-    good = places[:count]
-    if len(good) == len(first.ranked):  # what has the same value is no better than the rest
+    near = {one.trial_ids for one in first.near}
+    good = [one for one in places[:count] if one.trial_ids in near]
+    if len(good) in (1, len(first.ranked)):  # what has the same value is no better than the rest
         return ()
     regions = []
     for axis in varied:

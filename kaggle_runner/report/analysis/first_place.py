@@ -31,6 +31,8 @@ class FirstPlace:
     """All configurations, the best one first."""
     shared: tuple[Configuration, ...] = ()
     """Those that may be the best, the best one first."""
+    near: tuple[Configuration, ...] = ()
+    """Those before a gap that is too wide for chance; all without one."""
     noise: Noise | None = None
     distance: float | None = None
     """How far two single trials must lie apart to be told apart; none if the noise is not known."""
@@ -122,7 +124,8 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
         shared = tuple(one for one in shared if sign * (one.mean - ranked[0].mean) <= between(
             distance, one.seeds, ranked[0].seeds))
     stated = measured or modelled
-    return FirstPlace(ranked=ranked, noise=stated, distance=distance, apart=apart, failed=failed or {},
+    return FirstPlace(ranked=ranked, noise=stated, distance=distance, apart=apart, near=near,
+                      failed=failed or {},
                       shared=tuple(one for one in shared if not set(one.trial_ids) & set(failed or ())) or shared,
                       told_by=None if told_by is stated else told_by)
 
