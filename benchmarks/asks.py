@@ -70,6 +70,7 @@ def main() -> None:
             spec = read_sweep(folder / "sweep.yaml")
             for size in map(int, options.sizes.split(",")):
                 record = SharedRecord.join(Database(read_address(url)), spec, 0, 120.0)
+                record.make()
                 fill(record, spec, held, size, options.failed)
                 began = time.process_time()
                 with (Study.open_for_writing(folder / f"study-{size}", name=spec.name, sweep=spec.raw,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import re
 import socket
 import subprocess
@@ -38,6 +39,7 @@ from kaggle_runner.wording import without_password
 from tests import optuna_session, shared_session
 from tests.conftest import wait_for
 from tests.standins.postgres import PASSWORD, QUOTED, Postgres, Way
+from tests.standins.wandb_agent import character_settings, sweep_of
 from tests.test_optuna_sweep import ENVIRONMENT, SWEEP, mixed, table, write_sweep
 
 GRID = """
@@ -461,6 +463,58 @@ class TestBadInput:
         assert "2 trials are finished" in shared_session.run(sweep, tmp_path / "late", 2, url).reason
         assert table(tmp_path / "late") == []
         assert table(tmp_path / "late" / "shared") == points(url)
+
+
+class TestARefusedStart:
+    """It leaves no study in the database, which `show` would count."""
+
+    def test_a_directory_of_another_study_leaves_none_there(self, tmp_path, url):
+        sweep = write_sweep(tmp_path)
+        shared_session.run(sweep, tmp_path / "one", 1, url)
+        optuna_session.run(sweep, tmp_path / "alone", 1)
+        for folder, said in (("one", "belongs to another shared study"), ("one/shared", "is a copy of the study"),
+                             ("alone", "holds trials of a sweep of its own")):
+            with pytest.raises(StudyError, match=f"{said}.*; choose another directory with --study"):
+                shared_session.run(sweep, tmp_path / folder, 1, f"{url}#new")
+        assert len(points(url)) == 1, "the only study there is"
+        assert shared_session.run(sweep, tmp_path / "two", 2, f"{url}#new").trials_run == 2
+
+    def test_rows_that_are_not_here_leave_none_there_and_the_directory_free(self, tmp_path, url):
+        fixed = character_settings(tmp_path, steps=2, evaluations=1)
+        sweep = tmp_path / "mine.yaml"
+        sweep.write_text(json.dumps(sweep_of(fixed, run_cap=1)))
+        text = tmp_path / "text.txt"
+        text.rename(tmp_path / "away.txt")
+
+        def start(*more: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([sys.executable, "-m", "kaggle_runner", "sweep", str(sweep), "--cpu", *more],
+                                  env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+
+        refused = start("--storage", url)
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith(f"error: the corpus {text} does not exist")
+        with pytest.raises(StudyError, match="holds no study; it has: none"):
+            shared(url)
+        (tmp_path / "away.txt").rename(text)
+        again = start("--storage", url)
+        assert again.returncode == 0, again.stderr
+        assert len(points(url)) == 1
+
+    def test_two_that_make_it_at_once_share_it_and_one_of_another_file_is_refused(self, tmp_path, url):
+        spec, other = read_sweep(write_sweep(tmp_path)), read_sweep(write_sweep(tmp_path, GRID, "grid"))
+        assert spec.name == other.name
+        first, second, third = (SharedRecord.join(Database(read_address(url)), one, None, 60.0)
+                                for one in (spec, spec, other))
+        first.add_known({"start": {"learning_rate": 1e-3}})
+        second.make()
+        first.make()
+        assert first.uid == second.uid
+        assert shared(url).known == ({"start": {"learning_rate": 1e-3}},)
+        with pytest.raises(StudyError, match=r"was made from another sweep file: .* differ; restore the file, or name "
+                                             r"a new study behind the address, #NAME, with --study"):
+            third.make()
+        for record in (first, second, third):
+            record.database.rest()
 
 
 class TestCheckpoints:

@@ -88,7 +88,8 @@ def _shared(storage: str | None, lease: float | None, checkpoints: Path | None,
         return None
     if options["adopt"]:
         raise click.UsageError(f"--adopt works on a study of one directory; to go on with another sweep file, give the "
-                               f"new study a name, --storage {without_password(storage)}#NAME, and learn from the old "
+                               f"new study a name, --storage {without_password(storage)}#NAME, and a directory, "
+                               f"--study studies/NAME, and learn from the old "
                                f"one: show {without_password(storage)} reads it into a folder for --prior-study")
     from kaggle_runner.run.shared.order import SharedOrder
 

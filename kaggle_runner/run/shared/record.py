@@ -10,16 +10,14 @@ import json
 import math
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import sqlalchemy as sql
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from kaggle_runner.errors import StudyError
@@ -28,6 +26,7 @@ from kaggle_runner.run.optuna_journal import shown_as, shown_value
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import require_shelf
 from kaggle_runner.run.shared.database import Database
+from kaggle_runner.run.shared.studies import make_study, study_of
 from kaggle_runner.run.shared.tables import STUDIES, TRIALS, now
 from kaggle_runner.study.journal import Snapshot, StudyInfo, changed_keys
 from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult, result_from_dict
@@ -67,8 +66,9 @@ class Row:
 class SharedRecord:
     """The trials of one study in a database, as one study directory sees and changes them."""
 
-    def __init__(self, database: Database, study: int, row: Any, *, holder: str = "",
+    def __init__(self, database: Database, study: int | None, row: Any, *, holder: str = "",
                  lease_s: float = DEFAULT_LEASE_S) -> None:
+        """Take over what the database has; a `study` of none is not there yet, and `row` is what it will be."""
         self.database, self._study, self.holder, self.lease_s = database, study, holder, lease_s
         self.uid: str = row.uid
         self.info = StudyInfo(**json.loads(row.info))
@@ -81,46 +81,58 @@ class SharedRecord:
 
     @classmethod
     def join(cls, database: Database, spec: SweepSpec, seed: int | None, lease_s: float) -> "SharedRecord":
-        """Make the study of a sweep file, or join it.
+        """Join the study of a sweep file; where there is none, `make` makes it, with the first trial.
 
         Raises:
             StudyError: the study there was made from another file or with another seed, or by another program.
         """
-        address = database.address
-        name = address.study or spec.name
+        name = database.address.study or spec.name
         try:
-            study = optuna.create_study(storage=database.storage, study_name=name, load_if_exists=True,
-                                        direction=StudyDirection[spec.goal.upper()])
-            number = database.storage.get_study_id_from_name(name)
-            info = {"name": name, "metric": spec.metric, "goal": spec.goal, "seed": seed or 0, "sweep": spec.raw}
-            with database.begin() as connection:
-                row = _row_of(connection, number)
-                if row is None:
-                    if connection.execute(sql.text("SELECT count(*) FROM trials WHERE study_id = :s"),
-                                          {"s": number}).scalar():
-                        raise StudyError(f"{address.shown} holds a study {name!r} of another program; give this one "
-                                         f"another name, behind the address: #NAME")
-                    created = connection.execute(sql.select(now(address.kind))).scalar()
-                    connection.execute(STUDIES.insert().values(
-                        study=number, uid=uuid.uuid4().hex, known="[]", baseline=None,
-                        info=json.dumps({**info, "created": round(float(created), 3)})))
-                    row = _row_of(connection, number)
-            study.set_user_attr("kaggle_runner", {"metric": spec.metric, "goal": spec.goal, "method": spec.method})
-        except sql.exc.IntegrityError:  # somebody else made it in this moment
-            return cls.join(database, spec, seed, lease_s)
+            found = study_of(database, name)
         except database.failures as error:
             raise database.refused(error) from None
         finally:
             database.rest()
+        info = {"name": name, "metric": spec.metric, "goal": spec.goal, "seed": seed or 0, "sweep": spec.raw,
+                "created": round(time.time(), 3)}
+        number, row = found or (None, SimpleNamespace(uid="", known="[]", baseline=None, info=json.dumps(info)))
         record = cls(database, number, row, lease_s=lease_s)
-        changed = changed_keys(record.info.sweep, spec.raw)
-        if changed:
-            raise StudyError(f"the study {name!r} in {address.shown} was made from another sweep file: "
-                             f"{', '.join(changed)} differ; restore the file, or give the new one another name")
-        if seed is not None and seed != record.info.seed:
-            raise StudyError(f"the study {name!r} in {address.shown} was made with seed {record.info.seed}, "
-                             f"not {seed}; leave --seed out, or give the sweep another name")
+        record.refuse_another(spec.raw, seed)
         return record
+
+    def refuse_another(self, sweep: Mapping[str, Any], seed: int | None) -> None:
+        """See that the study is that of a sweep and a seed.
+
+        Raises:
+            StudyError: it is not.
+        """
+        name, shown = self.info.name, self.database.address.shown
+        if changed := changed_keys(self.info.sweep, sweep):
+            raise StudyError(f"the study {name!r} in {shown} was made from another sweep file: {', '.join(changed)} "
+                             f"differ; restore the file, or name a new study behind the address, #NAME, with --study "
+                             f"where the directory here has the old one")
+        if seed is not None and seed != self.info.seed:
+            raise StudyError(f"the study {name!r} in {shown} was made with seed {self.info.seed}, not {seed}; leave "
+                             f"--seed out, or name a new study behind the address, #NAME, with --study where the "
+                             f"directory here has the old one")
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the study is in the database."""
+        return self._study is not None
+
+    def make(self) -> None:
+        """Make the study, unless it is there by now.
+
+        Raises:
+            StudyError: another machine made one of this name meanwhile, from another file or with another seed.
+        """
+        mine = self.info
+        self._study, row = make_study(self.database, mine)
+        self.uid, self.info = row.uid, StudyInfo(**json.loads(row.info))
+        self.refuse_another(mine.sweep, mine.seed)
+        for event in self.known:
+            self.add_known(event)
 
     @classmethod
     def find(cls, database: Database) -> "SharedRecord":
@@ -160,6 +172,9 @@ class SharedRecord:
     def add_known(self, event: Mapping[str, Any]) -> None:
         """Add what the search is to know besides its trials, unless it is known."""
         plain = json.loads(json.dumps(event))
+        if not self.is_made:
+            self.known = (*self.known, plain)
+            return
         with self.database.begin() as connection:
             known = json.loads(self._lock_study(connection).known)
             if plain not in known:
@@ -169,7 +184,9 @@ class SharedRecord:
         self.known = tuple(known)
 
     def add_baseline(self, value: float) -> None:
-        """Record the metric of the untouched base, unless another machine did."""
+        """Record the metric of the untouched base, unless another machine did, or no trial was begun."""
+        if not self.is_made:
+            return
         with self.database.begin() as connection:
             connection.execute(STUDIES.update().where(STUDIES.c.study == self._study, STUDIES.c.baseline.is_(None))
                                .values(baseline=json.dumps(value)))
@@ -177,6 +194,8 @@ class SharedRecord:
 
     def read(self) -> None:
         """Take in what has changed since the last time."""
+        if not self.is_made:
+            return
         done = {number for number, row in self.rows.items() if row.result is not None}
         low = next(number for number in range(len(self.rows) + 1) if number not in done)
         columns = TRIALS.c
@@ -350,13 +369,9 @@ class SharedRecord:
         return self._optuna[number]
 
 
-def _row_of(connection: Any, study: int) -> Any:
-    return connection.execute(STUDIES.select().where(STUDIES.c.study == study)).first()
-
-
 def join(address: str, spec: SweepSpec, seed: int | None, known: Mapping[str, Any] | None, notify: Notify, *,
          lease_s: float | None, checkpoints: Path | None) -> SharedRecord:
-    """Make or join the study at an address, and add what is `known` before its first trial.
+    """Join the study at an address, or prepare to make it, and add what is `known` before its first trial.
 
     Raises:
         StudyError: the database, its study or the folder of the checkpoints cannot be used; says why.

@@ -47,6 +47,8 @@ class SharedSearch(Search):
         self._owed: dict[int, tuple[Trial, int, TrialResult]] = {}
         self._given_back: dict[int, TrialResult] = {}
         record.holder = own_holder(study, record)
+        if record.is_made:
+            note_holder(study, record)
         self._do(record.read)
         super().__init__(record.snapshot(study.directory), spec, **known,
                          told_value=lambda result: extrapolated(result, self.snapshot()))
@@ -147,6 +149,9 @@ class SharedSearch(Search):
                 self._is_unfinished = True
                 return None
             with self._lock:
+                if not self._record.is_made:  # with the first trial, so a start that is refused leaves none
+                    self._do(self._record.make)
+                    note_holder(self._study, self._record)
                 self._do(self._record.read)
                 self._take_in()
                 if self.is_complete(total):
@@ -259,7 +264,8 @@ class SharedSearch(Search):
                 if lost is None:
                     self._learn(trial, result, told)
                     self._notify(Note(text=f"trial {trial.id} ended here earlier, and is told now"))
-        self._do(self._record.mend)
+        if self._record.is_made:
+            self._do(self._record.mend)
         self._rest()
 
     def _record_lost(self, result: TrialResult, machine: str, why: str = "") -> None:
@@ -328,7 +334,7 @@ class SharedSearch(Search):
 
 
 def own_holder(study: Study, record: SharedRecord) -> str:
-    """Return the name under which a study's directory holds trials; noted in its journal the first time.
+    """Return the name under which a study's directory holds trials, a new one where it has none yet.
 
     Raises:
         StudyError: the directory has trials of its own, or of another shared study.
@@ -339,8 +345,7 @@ def own_holder(study: Study, record: SharedRecord) -> str:
         if study.snapshot().records:
             raise StudyError(f"{study.directory} holds trials of a sweep of its own, which {shown} does not know; "
                              f"choose another directory with --study")
-        noted = {"event": "shared", "study": record.uid, "database": shown, "holder": uuid.uuid4().hex}
-        study.append(noted)
+        return uuid.uuid4().hex
     if not noted["holder"]:
         raise StudyError(f"{study.directory} is a copy of the study that is shared in {noted['database']}; choose "
                          f"another directory with --study")
@@ -348,6 +353,13 @@ def own_holder(study: Study, record: SharedRecord) -> str:
         raise StudyError(f"{study.directory} belongs to another shared study, in {noted['database']}; choose another "
                          f"directory with --study")
     return str(noted["holder"])
+
+
+def note_holder(study: Study, record: SharedRecord) -> None:
+    """Write the name under which a directory holds trials into its journal, the first time."""
+    if shared_with(study.directory) is None:
+        study.append({"event": "shared", "study": record.uid, "database": record.database.address.shown,
+                      "holder": record.holder})
 
 
 def shared_with(directory: Path) -> Mapping[str, Any] | None:
