@@ -18,6 +18,7 @@ from search import scale_of
 from search_problems import Problem, measured, problems
 
 from kaggle_runner.report.analysis.first_place import first_place
+from kaggle_runner.report.analysis.gap import Measure
 from kaggle_runner.report.analysis.importance import Effects
 from kaggle_runner.run.points.propose import Observation, Told, propose
 from kaggle_runner.study.noise import Candidate, find_configurations, find_repeats, noise_of_repeats, stated_mean
@@ -73,7 +74,8 @@ def _leaves_out_best(problem: Problem, past: Sequence[Observation], candidates: 
     further = {one.trial.id: {f"{one.trial.id} {seed}": value for seed, value in enumerate(one.further)}
                for one in candidates}
     found = sorted(find_configurations(trials, further), key=lambda one: (not one.confirmed, one.mean))
-    place = first_place(found, "minimize", noise_of_repeats(repeats), NOTHING, lambda near: NOTHING)
+    place = first_place(found, "minimize", noise_of_repeats(repeats), NOTHING, lambda near: NOTHING,
+                        [Measure(values=tuple(one.mean for one in found))])
     truest = min(trials, key=lambda trial: problem.loss(trial[1]))[0]
     return float(truest not in place.trial_ids)
 

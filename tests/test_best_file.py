@@ -39,7 +39,7 @@ def test_the_best_file_holds_every_hyperparameter_of_the_winner_and_train_reads_
     assert yaml.safe_load(path.read_text()) == wanted.as_dict()
     first = path.read_text().splitlines()[0]
     assert first == ("# the best of 2 finished trials of the study made: trial 0000, eval/loss 2.0000; the untouched "
-                     "base has 4.0000")
+                     "base has 4.0000 (-50.0%)")
     for given, name in ((path, "mine-best"), (study, "mine-best"),
                         (study / "trials" / "0000" / "config.json", "mine-0000")):
         spec, called = read_chosen(given)

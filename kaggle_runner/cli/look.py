@@ -26,6 +26,7 @@ from kaggle_runner.run.shared.copy import COPY, is_copy, is_lost
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.study.near import has_begun
+from kaggle_runner.study.noise import stated_of_best
 from kaggle_runner.study.page_mark import is_current
 from kaggle_runner.study.trial import RUNNING, Status, TrialResult
 from kaggle_runner.study.what_next import leading_to
@@ -99,7 +100,10 @@ def show(study: str, everything: bool, as_json: bool) -> None:
                           if is_database(study) else Path(study))
     keep_best(snapshot)
     if as_json:
-        click.echo(json.dumps(snapshot.as_dict(), indent=2))
+        told = snapshot.as_dict()
+        if told["best"]:
+            told["best"]["stated"] = stated_of_best(snapshot)
+        click.echo(json.dumps(told, indent=2))
         return
     click.echo(trial_table(snapshot, width=width_of(), everything=everything))
     print_best(snapshot)

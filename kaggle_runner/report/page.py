@@ -303,12 +303,14 @@ def _meta(analysis: Analysis) -> str:
 def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
     """Return the numbers that stand large: name, value and note of each."""
     base, ranked = analysis.baseline, analysis.first.ranked
-    facts = [(f"best {analysis.metric}", metric_text(ranked[0].mean if ranked else None, analysis.digits),
-              say.configuration_text(ranked[0]) if ranked else "")]
+    value = analysis.first.value
+    facts = [(f"best {analysis.metric}", metric_text(value, analysis.digits),
+              say.configuration_text(ranked[0], analysis.first.expected is None) + say.seed_text(analysis) if ranked
+              else "")]
     if base is not None:
-        change = (f"the best is {percent_text(abs(ranked[0].mean / base - 1))} "
-                  f"{'below' if ranked[0].mean < base else 'above'}" if ranked and base and ranked[0].mean != base else
-              "the best has the same" if ranked and ranked[0].mean == base else "")
+        change = ("" if value is None else "the best has the same" if value == base else
+                  f"the best is {percent_text(abs(value / base - 1))} {'below' if value < base else 'above'}" if base
+                  else "")
         facts.append(("untouched base", metric_text(base, analysis.digits), change))
     beside = Metric(name=analysis.metric, goal=analysis.goal).beside
     facts += [(other.short.replace("_", " "), format_metric(other.name, other.winner),

@@ -43,8 +43,8 @@ def winner(analysis: Analysis) -> str:
         became = names_text(f"{count} {status}" for status, count in counts.most_common())
         return f"No trial is complete, so nothing can be compared: {became}." if counts else "No trial has started yet."
     best = first.ranked[0]
-    name = configuration_text(best)
-    value = f"{metric} {metric_text(best.mean, analysis.digits)}{_beside_base(analysis)}"
+    name = configuration_text(best, with_seeds=first.expected is None)
+    value = f"{metric} {metric_text(first.value, analysis.digits)}{seed_text(analysis)}{_beside_base(analysis)}"
     if len(first.ranked) == 1:
         has = "has" if len(best.runs_ids) == 1 else "have"
         return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
@@ -86,18 +86,25 @@ def agreement(analysis: Analysis) -> str:
     return other_winners(analysis.metric, analysis.best.id, analysis.others)
 
 
-def configuration_text(one: Configuration) -> str:
-    """Name a configuration by its trial, or by its trials where it has several seeds."""
+def configuration_text(one: Configuration, with_seeds: bool = True) -> str:
+    """Name a configuration by its trial, or by its trials where it has several seeds, and say what its mean is of."""
     ids = one.runs_ids
     name = f"trial {ids[0]}" if len(ids) == 1 else f"trials {names_text(ids, 3)}"
-    return name if one.runs == 1 else f"{name} ({one.made_of})"
+    return name if one.runs == 1 or not with_seeds else f"{name} ({one.made_of})"
+
+
+def seed_text(analysis: Analysis) -> str:
+    """Say that what stands of a confirmed best is not the mean of the seeds that chose it; else empty."""
+    first = analysis.first
+    return "" if first.expected is None else (f" with another seed ({first.ranked[0].made_of} that chose it: "
+                                              f"{metric_text(first.ranked[0].mean, analysis.digits)})")
 
 
 def _beside_base(analysis: Analysis) -> str:
     base = analysis.baseline
     if base is None:
         return ""
-    gain = analysis.first.ranked[0].mean - base
+    gain = (analysis.first.value or 0.0) - base
     if not gain:
         return ", as the untouched base has"
     relative = f" ({percent_text(abs(gain / base))})" if base else ""
@@ -155,7 +162,8 @@ def repeats(analysis: Analysis) -> str:
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
     text = (f"Best mean over seeds: {names_text(first.names)}, mean {metric_text(first.mean, analysis.digits)} ± "
-            f"{number_text(first.half_width, 2)} (95 % interval)")
+            f"{number_text(first.half_width, 2)} (95 % interval)"
+            f"{'' if analysis.first.expected is None else ', with the seeds that chose it'}")
     if others:
         text += f"; the next is {number_text(abs(others[0].mean - first.mean), 2)} behind"
     return text + "."

@@ -12,8 +12,7 @@ from kaggle_runner.config import config_from_params
 from kaggle_runner.errors import ConfigError, StudyError
 from kaggle_runner.files import write_atomically
 from kaggle_runner.study.journal import JOURNAL, Snapshot, changed_keys, read_study
-from kaggle_runner.study.noise import configurations_of
-from kaggle_runner.study.table import metric_writer
+from kaggle_runner.study.table import best_value
 from kaggle_runner.sweep.spec import SweepSpec, read_configuration
 
 BEST = "best.yaml"
@@ -34,13 +33,9 @@ def write_best(snapshot: Snapshot) -> Path | None:
         values = config_from_params(best.trial.params).as_dict()
     except ConfigError:  # of another version, which knew other hyperparameters
         values = dict(best.trial.params)
-    metric, count = snapshot.info.metric, len(snapshot.finished)
-    write = metric_writer(snapshot.metric, configurations_of(snapshot))
-    base = "" if snapshot.baseline is None else f"; the untouched base has {write(snapshot.baseline)}"
-    first = snapshot.configurations[0]
-    seeds = f" (mean of {len(first.judged_by)} seeds)" if len(first.judged_by) > 1 else ""
+    count = len(snapshot.finished)
     head = [f"the best of {count} finished trial{'s' if count > 1 else ''} of the study {snapshot.info.name}: trial "
-            f"{best.trial.id}, {metric} {write(first.mean)}{seeds}{base}",
+            f"{best.trial.id}, {snapshot.info.metric} {best_value(snapshot)}",
             "every hyperparameter of it, for: python -m kaggle_runner train best.yaml",
             "relative paths begin in the folder that the study was run from"]
     path = snapshot.directory / BEST

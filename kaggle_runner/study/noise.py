@@ -291,6 +291,12 @@ def confirmed(snapshot: Snapshot) -> Confirmed | None:
                 for one in found for record in one.cut_off if record.result is not None))
 
 
+def stated_of_best(snapshot: Snapshot) -> float | None:
+    """Return what the best can be expected to give with another seed; none unless a confirmation chose it."""
+    found = confirmed(snapshot)
+    return None if found is None or found.leads else found.stated
+
+
 def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:
     """Let each seed judge the one that the others would choose."""
     said = []

@@ -33,13 +33,10 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
         lines.append(("best", _no_best(snapshot)))
     else:
         found = configurations_of(snapshot)
-        write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot, found)
+        level = none_is_better(snapshot, found)
         one = next(one for one in found if best.trial.id in one.all_ids)
-        doubt = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
-        doubt += f" ({one.made_of})" if one.runs > 1 else ""
         who = f"none is better: all {len(found)} configurations have" if level else f"{_who(one)},"
-        lines.append(("best", f"{who} {metric} {write(one.mean)}{doubt}"
-                              f"{_gain(snapshot, one.mean, write)}{'' if level else _beside(snapshot, best)}"))
+        lines.append(("best", f"{who} {metric} {best_value(snapshot)}{'' if level else _beside(snapshot, best)}"))
         names = [] if level else _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
         if names:
             lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
@@ -54,6 +51,23 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
                               f"do not compare and these are not ranked"))
     lines += [("rows" if i == 0 else "", text) for i, text in enumerate(accounts_of_rows(snapshot))]
     return lines
+
+
+def best_value(snapshot: Snapshot) -> str:
+    """Write what the best of a study with one came to, beside the base.
+
+    Of a confirmed winner it is what seeds that had no part in choosing it say, because the mean of those that did is
+    too good on average.
+    """
+    found, told, (noise, _) = configurations_of(snapshot), confirmed(snapshot), measured_noise(snapshot)
+    one = next(one for one in found if snapshot.configurations[0].records[0].trial.id in one.all_ids)
+    write, value = metric_writer(snapshot.metric, found), one.mean
+    doubt = None if noise is None else noise.deviation / math.sqrt(one.seeds)
+    of = f" ({one.made_of})" if one.runs > 1 else ""
+    if told is not None and not told.leads:
+        value, doubt, of = told.stated, told.doubt, f" with another seed ({one.made_of} that chose it: {write(value)})"
+    error = "" if doubt is None else f" +- {doubt:.2g} standard error"
+    return f"{write(value)}{error}{of}{_gain(snapshot, value, write)}"
 
 
 def none_is_better(snapshot: Snapshot, found: Sequence[Configuration]) -> bool:

@@ -18,11 +18,18 @@ from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps
 from kaggle_runner.report.analysis.first_place import FirstPlace, first_place
 from kaggle_runner.report.analysis.gap import measures_of
 from kaggle_runner.report.analysis.importance import MIN_TRIALS, Effects, Factor, Share, find_effects, winsorised
-from kaggle_runner.report.analysis.provenance import how_it_was_run
+from kaggle_runner.report.analysis.provenance import device_of, how_it_was_run
 from kaggle_runner.report.analysis.surrogate import MOST_TRIALS, Surrogate, fit
 from kaggle_runner.study.axes import Axis, Boundary, boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
-from kaggle_runner.study.noise import Configuration, Noise, configurations_of, failed_with_a_seed, measured_noise
+from kaggle_runner.study.noise import (
+    Configuration,
+    Noise,
+    configurations_of,
+    failed_with_a_seed,
+    measured_noise,
+    stated_of_best,
+)
 from kaggle_runner.study.trial import OPEN, Status, TrialRecord
 
 MIN_TRIALS_FOR_REGION = 8
@@ -224,12 +231,12 @@ def analyse(snapshot: Snapshot, *, seed: int = 0) -> Analysis:
     in_order = sorted(found, key=lambda one: min(place[trial] for trial in one.all_ids))
     first = first_place(in_order, metric.goal, measured, effects,
                         lambda near: _effects(_varied(axes, near), near, seed)[0], measures_of(snapshot, in_order),
-                        failed_with_a_seed(snapshot))
+                        failed_with_a_seed(snapshot), stated_of_best(snapshot))
     surrogate = _surrogate(varied, found, seed) if sum(share.resolved for share in effects.shares) > 1 else None
     curves = read_curves(snapshot)
     return Analysis(
         directory=snapshot.directory, name=snapshot.info.name, metric=metric.name, goal=metric.goal,
-        sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=_device(snapshot),
+        sweep=snapshot.info.sweep, baseline=snapshot.baseline, device=device_of(snapshot),
         rows=rows, ranked=ranked, curves=curves, axes=axes, shares=effects.shares, shares_problem=problem,
         contours=_contours(varied, effects.shares, surrogate, best), progress=_progress(rows, first),
         regions=_regions(varied, first), repeats=repeats, first=first,
@@ -254,12 +261,6 @@ def _row(record: TrialRecord, metric: str, configuration: Configuration | None) 
                started=record.started, tokens=result.tokens, attempts=record.attempts,
                peak_bytes=result.peak_device_bytes or None, predicted_bytes=int(predicted) if predicted else None,
                predicted_parts=dict(result.notes.get("predicted_parts", {})), phases=dict(result.seconds_by_phase))
-
-
-def _device(snapshot: Snapshot) -> str:
-    if any(session.get("gpus") for session in snapshot.sessions):
-        return "GPU"
-    return "CPU" if any("gpus" in session for session in snapshot.sessions) else "machine"
 
 
 def _varied(axes: Sequence[Axis], found: Sequence[Configuration]) -> tuple[Axis, ...]:
@@ -331,10 +332,9 @@ def _contour(varied: Sequence[Axis], x: Axis, y: Axis, surrogate: Surrogate, bes
 
 
 def _grid(axis: Axis) -> tuple[float, ...]:
-    count = _GRID if axis.is_range else len(axis.values)
     if axis.is_range:
-        return tuple(i / (count - 1) for i in range(count))
-    return tuple((i + 0.5) / count for i in range(count))
+        return tuple(i / (_GRID - 1) for i in range(_GRID))
+    return tuple((i + 0.5) / len(axis.values) for i in range(len(axis.values)))
 
 
 def _progress(rows: Sequence[Row], first: FirstPlace) -> tuple[BestSoFar, ...]:

@@ -42,6 +42,13 @@ class FirstPlace:
     """What the distance is made of, where that is another noise than the one that is stated."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Trials that failed with a further seed, so that they share nothing, and why."""
+    expected: float | None = None
+    """What the best can be expected to give with another seed, where a confirmation chose it."""
+
+    @property
+    def value(self) -> float | None:
+        """What is said of the best: the mean of seeds that chose it is too good on average."""
+        return self.expected if self.expected is not None else self.ranked[0].mean if self.ranked else None
 
     @property
     def places(self) -> tuple[Configuration, ...]:
@@ -91,7 +98,7 @@ def why_unknown(first: FirstPlace, repeats: Sequence[Configuration]) -> str:
 
 def first_place(configurations: Sequence[Configuration], goal: str, measured: Noise | None, effects: Effects,
                 effects_of: Callable[[Sequence[Configuration]], Effects], measures: Sequence[Measure],
-                failed: Mapping[str, str] | None = None) -> FirstPlace:
+                failed: Mapping[str, str] | None = None, expected: float | None = None) -> FirstPlace:
     """Find those of some configurations, best first, that share first place; `measured` noise goes before its model.
 
     The first of the `measures` is the study's own metric.
@@ -99,7 +106,7 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
     whole width of it is the distance. Where they leave more than the configurations before a gap scatter, or
     twice what `effects_of` these alone leave, those are the model. Trials that `failed` with a further seed share
-    nothing, unless all have.
+    nothing, unless all have. What is `expected` of the best with another seed is said of it.
     """
     sign = -1.0 if goal == "maximize" else 1.0
     ranked, use_both = tuple(configurations), measured is not None and measured.freedom < _FEW
@@ -127,7 +134,7 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     return FirstPlace(ranked=ranked, noise=stated, distance=distance, apart=apart, near=near,
                       failed=failed or {},
                       shared=tuple(one for one in shared if not set(one.trial_ids) & set(failed or ())) or shared,
-                      told_by=None if told_by is stated else told_by)
+                      told_by=None if told_by is stated else told_by, expected=expected)
 
 
 def _is_explained(effects: Effects, near: Sequence[Configuration]) -> bool:

@@ -80,3 +80,10 @@ def _date(seconds: float) -> str:
     if not seconds:
         return ""
     return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def device_of(snapshot: Snapshot) -> str:
+    """Name what the trials were trained on, to stand before `time`."""
+    if any(session.get("gpus") for session in snapshot.sessions):
+        return "GPU"
+    return "CPU" if any("gpus" in session for session in snapshot.sessions) else "machine"
