@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from optuna_session import loss, run  # the sessions of tests/test_optuna_sweep.py
 
+from kaggle_runner.cli.shared import confirm_of
 from kaggle_runner.errors import StudyError, SweepError
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.run.adopt import adopt, finish_adoption
@@ -29,6 +30,7 @@ from kaggle_runner.run.search import LONG, OptunaSearch, run_sweep
 from kaggle_runner.study.journal import Study, confirm_directory, read_study, refuse_another
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import SweepSpec, read_start, read_sweep
+from kaggle_runner.sweep.study_settings import OFF, Confirm
 
 SWEEP = """
 method: {method}
@@ -545,6 +547,15 @@ def test_a_wider_range_keeps_every_trial(earlier: Path, tmp_path: Path) -> None:
     run(wider, directory, 9)
     assert [record.trial.id for record in read_study(directory).records] == [f"{i:04d}" for i in range(9)]
     assert adopt(directory, read_sweep(wider)) is None
+
+
+def test_a_full_study_that_is_taken_over_by_part_has_room_for_its_confirmation(tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    run(write(tmp_path), directory, 18)
+    spec = read_sweep(write(tmp_path, "new.yaml", high=NARROW))
+    fresh, taken = (confirm_of(spec, where, 20, None, adopts=True) for where in (tmp_path / "none", directory))
+    assert fresh == taken == (Confirm(top=2, seeds=2), 16)
+    assert confirm_of(read_sweep(write(tmp_path)), directory, 20, None, adopts=True) == (OFF, 20)
 
 
 def test_trials_that_the_new_file_cannot_have_made_are_learned_from(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     refuse_both(confirm, no_confirm)
     confirm, trials = confirm_of(spec, directory, count, OFF if no_confirm else
-                                (confirm or spec.confirm or OFF) if shared else confirm)
+                                (confirm or spec.confirm or OFF) if shared else confirm, adopts=adopt)
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
                        start=read_start(start, spec, complain) if start else None, adopts=adopt, shared=shared,
@@ -149,18 +149,26 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
         sys.exit(exit_status)
 
 
-def confirm_of(spec: "SweepSpec", directory: Path, count: int | None,
-               asked: "Confirm | None") -> "tuple[Confirm, int | None]":
-    """Return how a sweep is confirmed and how many trials its search has; a study that used them all has no room."""
+def confirm_of(spec: "SweepSpec", directory: Path, count: int | None, asked: "Confirm | None",
+               adopts: bool = False) -> "tuple[Confirm, int | None]":
+    """Return how a sweep is confirmed and how many trials its search has; a study that used them all has no room.
+
+    Of a study that is to be taken over those trials count that will count in it.
+    """
     from kaggle_runner.study.journal import JOURNAL, read_study
     from kaggle_runner.sweep.study_settings import OFF, arrange
 
     wanted = spec.run_cap if count is None else count
     confirm, trials = arrange(method=spec.method, trials=wanted, in_file=spec.confirm, asked=asked, points=spec.count)
-    if trials != wanted and trials is not None and (directory / JOURNAL).is_file() \
-            and len(read_study(directory).finished) > trials:
-        return OFF, wanted
-    return confirm, trials
+    if trials == wanted or trials is None or not (directory / JOURNAL).is_file():
+        return confirm, trials
+    used = len(read_study(directory).finished)
+    if adopts:
+        from kaggle_runner.run.adopt import Adoption  # which stays at home
+
+        adoption = Adoption.of(directory, spec)
+        used = len(adoption.kept) if adoption else used
+    return (OFF, wanted) if used > trials else (confirm, trials)
 
 
 def print_study(snapshot: "Snapshot", reason: str) -> Path | None:

@@ -98,7 +98,7 @@ def run_here(spec: SweepSpec, *, entity: str | None, project: str | None, agents
     environment = detect_here()
     require_key("wandb", environment.host)
     directory = study or directory_of(spec.name, environment)
-    asked, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm)
+    asked, trials = confirm_of(spec, directory, count, OFF if no_confirm else confirm, adopt)
     order = HereOrder(agents=agents, confirm=asked, entity=entity, project=project, local=SweepOrder(
         directory=directory, count=trials, seed=seed, deadline=find_deadline(deadline, environment, os.environ),
         prior_studies=prior_studies, start=read_start(start, spec, complain) if start else None, adopts=adopt,
