@@ -221,6 +221,8 @@ class SweepStarted(Event):
     """Trials that run at a time."""
     seconds: tuple[float, ...] = ()
     """What the trials of earlier sessions took, from which the time that is left follows."""
+    confirming: int = 0
+    """Trainings that confirm the winner when the trials are done."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,8 +189,10 @@ def digits_of(values: Iterable[float], least: int = LEAST_DIGITS) -> int:
     ordered = sorted(value for value in values if math.isfinite(value))
     if not ordered:
         return least
-    size, count = max(abs(ordered[0]), abs(ordered[-1])), len(ordered)
-    spread = ordered[3 * count // 4] - ordered[count // 4] or ordered[-1] - ordered[0]
+    low, high = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
+    if low == high:
+        low, high = ordered[0], ordered[-1]
+    size, spread = max(abs(low), abs(high)), high - low  # what diverged takes no digits from the others, and gives none
     if not spread:
         return least
     return min(12, max(least, math.floor(math.log10(size)) - math.floor(math.log10(spread * (1 + 1e-9))) + least - 2))

@@ -19,7 +19,7 @@ from kaggle_runner.cli.help import EXAMPLES, SECTIONS
 from kaggle_runner.cli.lab import as_text
 from kaggle_runner.cli.look import next_lines
 from kaggle_runner.cli.main import cli, main
-from kaggle_runner.cli.progress import Lines
+from kaggle_runner.cli.progress import Lines, describe_event
 from kaggle_runner.cli.shared import print_study
 from kaggle_runner.cli.table import SHOWN, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
@@ -194,6 +194,12 @@ def test_the_time_left_follows_from_finished_trials_and_the_running_ones_steps()
     assert left.of_sweep() == 450
     left.take(TrialEnded(trial="0002", status="failed", metric=None, seconds=1.0))
     assert left.of_sweep() == 300, "a failure's second says nothing of the next trial"
+
+
+def test_the_first_line_of_a_sweep_says_what_is_kept_for_confirming_its_winner():
+    said = describe_event(SweepStarted(total=16, finished=2, directory="s", confirming=4), None)
+    assert said == "sweep of 16 trials in s, 2 of them done already, then 4 trainings that confirm its winner"
+    assert describe_event(SweepStarted(total=16, finished=0, directory="s"), None) == "sweep of 16 trials in s"
 
 
 def test_two_workers_take_half_the_time_and_a_first_trial_is_judged_by_its_steps():

@@ -119,7 +119,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     order = SweepOrder(directory=directory, count=trials, seed=seed, cpu_only=cpu_only, pruning=not no_pruning,
                        deadline=find_deadline(deadline, environment, os.environ), prior_studies=prior_studies,
                        start=read_start(start, spec, complain) if start else None, adopts=adopt, shared=shared,
-                       stops_early=not no_early_end, confirms=confirm.top)
+                       stops_early=not no_early_end, confirm=confirm)
     unconfirmed = why = ""
     with display(typed_command()) as notify:
         run = run_embedded(spec, order, environment, notify)

@@ -37,6 +37,7 @@ from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Trial, TrialResult
 from kaggle_runner.sweep.distributions import same_value
 from kaggle_runner.sweep.spec import SweepSpec
+from kaggle_runner.sweep.study_settings import OFF, Confirm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,8 @@ class SweepOrder:
     """Take over what still counts of a study of another sweep file."""
     stops_early: bool = True
     """End a search of more than 15 trials when little is expected of another one."""
-    confirms: int = 0
-    """Best configurations that are to be confirmed when the sweep is done, so that their weights are kept."""
+    confirm: Confirm = OFF
+    """How its winner is confirmed when the sweep is done: the weights of so many best ones are kept until then."""
     one_thread: bool = False
     """Train on one CPU thread: the same losses on a machine with other cores."""
     deadline: Deadline
@@ -123,12 +124,12 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         total = search.total(order.count)
         study.start_session(environment.as_dict() | {
             "pid": os.getpid(), "threads": workers[0].threads, "workers": len(workers), "trials": total,
-            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict(), "confirms": order.confirms})
+            "deadline": order.deadline.at, "budget": budget_for(environment).as_dict(), "confirms": order.confirm.top})
         everything = study if isinstance(search, OptunaSearch) else search
         before = everything.snapshot()
         finished = len(before.finished)
         notify(SweepStarted(total=max(total, finished), finished=finished, directory=str(order.directory),
-                            workers=len(workers), seconds=seconds_of(before)))
+                            workers=len(workers), seconds=seconds_of(before), confirming=order.confirm.runs))
         with contextlib.ExitStack() as supervisors:
             runners = [TrialRunner(
                 supervisor=supervisors.enter_context(Supervisor(

@@ -133,7 +133,7 @@ class _Here:
         study, confirm = self._study, self._order.confirm
         finished = len(study.snapshot().finished)
         self._notify(SweepStarted(total=total, finished=finished, directory=str(study.directory),
-                                  workers=self._order.agents))
+                                  workers=self._order.agents, confirming=confirm.runs))
         given = GivenOut(study, self._spec, sweep, runs, self._order.patience, self._notify)
         is_over = sweep.state in OVER_STATES
         goes_on = not self.search.is_complete(total) or bool(given.open)
