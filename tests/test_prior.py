@@ -22,7 +22,7 @@ from kaggle_runner.run.adopt import adopt, finish_adoption
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.points.covariance import Geometry
 from kaggle_runner.run.points.gaussian_process import GaussianProcess
-from kaggle_runner.run.points.next_point import next_point
+from kaggle_runner.run.points.next_point import Misfits, next_point
 from kaggle_runner.run.points.prior import Known, in_words, known_of, lessons_of, observations, remember
 from kaggle_runner.run.points.propose import Observation, Told, misleads, propose
 from kaggle_runner.run.points.space import SearchSpace
@@ -300,7 +300,8 @@ def test_the_same_computation_that_is_known_and_was_made_again_counts_once(earli
     prior = observations(lessons_of([earlier], spec), spec)
     past = [Observation(params=spec.with_tied(one.params), told=Told.VALUE, value=one.value) for one in prior[:4]]
     space = SearchSpace.of(spec)
-    twice, once = (next_point(space, past, spec.goal, 1, home=space.key(prior[0].params), prior=known)
+    twice, once = (next_point(space, past, spec.goal, 1, home=space.key(prior[0].params), prior=known,
+                              misfits=Misfits(space, past))
                    for known in (prior, prior[4:]))
     assert twice == once
 

@@ -181,7 +181,7 @@ class Misfits:
 
 
 def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Sequence[Observation],
-             home: Sequence[float]) -> Mapping[str, Any]:
+             home: Sequence[float], misfits: Misfits) -> Mapping[str, Any]:
     """Return the one of some points that lies furthest from the default and every trial, whatever became of that.
 
     Of those that may fit, if there are any, and then of those with other learning rates than the running ones.
@@ -189,7 +189,7 @@ def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Seque
     grid = Grid(axes=tuple(space.axes.values()))
     drawn_PA = np.array([list(space.places(params).values()) for params in drawn])
     running_MA = _places(space, [o for o in past if o.told is Told.RUNNING])
-    for useless in (Misfits(space, past).has, lambda places: _is_beside(grid.axes, places, running_MA)):
+    for useless in (misfits.has, lambda places: _is_beside(grid.axes, places, running_MA)):
         if not (left := useless(drawn_PA)).all():
             drawn, drawn_PA = [params for params, no in zip(drawn, left, strict=True) if not no], drawn_PA[~left]
     tried_TA = np.concatenate([np.asarray(home, float)[None], _places(space, past)])
@@ -199,7 +199,7 @@ def furthest(space: SearchSpace, drawn: Sequence[Mapping[str, Any]], past: Seque
 
 @one_thread()
 def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed: int, *,
-               home: Sequence[float], prior: Sequence[Observation] = ()) -> NextPoint | None:
+               home: Sequence[float], misfits: Misfits, prior: Sequence[Observation] = ()) -> NextPoint | None:
     """Return the untried point with the largest expected improvement; none if every candidate was tried.
 
     `home` is where the default lies, which the best are expected to be near; `prior` are trials of other studies. Needs
@@ -229,7 +229,7 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     columns = range(len(process.geometry.axis_of))
     deciding = [column for column in columns
                 if grid.axes[process.geometry.axis_of[column]].name in space.deciding - SWITCHES]
-    judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA, misfits=Misfits(space, past),
+    judge = _Judge(grid=grid, process=process, running_MA=running_MA, places_NA=places_NA, misfits=misfits,
                    left_MA=np.concatenate([running_MA, latest_MA]) if is_stuck else running_MA,
                    fits_N=np.array([o.told is not Told.INFEASIBLE for o in taught]),
                    deciding=deciding or list(columns))

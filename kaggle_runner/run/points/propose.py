@@ -59,8 +59,8 @@ def propose(spec: SweepSpec, *, seed: int, number: int, past: Sequence[Observati
     tried = {space.key(observation.params) for observation in past}
     if spec.count is not None and len(tried) >= spec.count:
         return None
-    candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given)
     misfits = Misfits(space, past)
+    candidates = _candidates(spec, space, seed, number, past, defaults, sampler, prior, is_given, misfits)
     chosen: Proposal | None = None
     for candidate in candidates:
         key = space.key(candidate.params)
@@ -81,7 +81,7 @@ def warm_up() -> None:
 
 def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, past: Sequence[Observation],
                 defaults: Mapping[str, Any], sampler: Sampler,
-                prior: Sequence[Observation], is_given: bool) -> Iterator[Proposal]:
+                prior: Sequence[Observation], is_given: bool, misfits: Misfits) -> Iterator[Proposal]:
     """Yield points to try, the best first."""
     wanted = {name: near(parameter, defaults.get(name)) for name, parameter in spec.searched.items()}
     usual = space.in_order({**space.fixed, **wanted})
@@ -106,7 +106,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
             yield Proposal(params=space.params(places), origin="start")
         # the first failed or are still running: away from all of them
         drawn = [spec.sample(stable_seed(seed, number, "start", draw)) for draw in range(START_DRAWS)]
-        yield Proposal(params=furthest(space, drawn, past, home), origin="start")
+        yield Proposal(params=furthest(space, drawn, past, home, misfits), origin="start")
     elif sampler != "own" or number >= OWN_TRIALS:
         is_gp = sampler == "optuna-gp" and optuna_samplers.has_gaussian_process()
         name: optuna_samplers.Name = "optuna-gp" if is_gp else "optuna-tpe"
@@ -115,7 +115,7 @@ def _candidates(spec: SweepSpec, space: SearchSpace, seed: int, number: int, pas
         for _, found in zip(range(REASKS), answers, strict=False):
             yield Proposal(params=space.params(found), origin=name.removeprefix("optuna-"))
     else:
-        point = next_point(space, past, spec.goal, stable_seed(seed, number), home=home, prior=prior)
+        point = next_point(space, past, spec.goal, stable_seed(seed, number), home=home, prior=prior, misfits=misfits)
         if point is not None:
             yield Proposal(params=space.params(dict(zip(space.axes, point.places, strict=True))), origin="model",
                            expected=point)
