@@ -253,6 +253,42 @@ def test_a_trial_whose_rows_lie_on_another_machine_goes_back_and_no_other_is_tak
     assert len(read_study(tmp_path / "study").finished) == 2
 
 
+def test_a_trial_that_the_journal_can_answer_needs_no_rows(begin: Begin, fixed: dict[str, Any]) -> None:
+    body = """
+    def notify(event):
+        if event.kind == "trial_ended":
+            Path("text.txt").unlink(missing_ok=True)
+    agent(sys.argv[1], notify=notify)
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep({**sweep_of(fixed, run_cap=2), "parameters": {
+            **fixed, "learning_rate": {"value": 1e-3}}})
+        facts = begin(server, body, path_of(sweep)).finish(200).facts
+        first, second = server.state.runs.values()
+    assert facts["reason"] == ["the sweep is finished: it has all its trials"]
+    assert (first.state, second.state) == ("finished", "finished")
+    assert second.column("eval/loss") == first.column("eval/loss")
+    assert second.about["tags"] == ["duplicate"]
+
+
+def test_a_run_that_w_and_b_does_not_let_us_open_is_told_in_its_words_with_what_to_do(
+    begin: Begin, fixed: dict[str, Any]
+) -> None:
+    said = {"told": "permission denied: no right to write here", "mute": "it gives no reason"}
+    words = json.dumps({"errors": [{"message": said["told"], "path": ["upsertBucket"]}]}).encode()
+    with WandbServer() as told, WandbServer(seed=1) as mute:
+        told.fault(status=403, match="UpsertBucket", page=words)
+        mute.fault(status=403, match="UpsertBucket")
+        started = {name: begin(server, "agent(sys.argv[1], study=sys.argv[2])", path_of(
+            server.create_sweep(sweep_of(fixed))), name) for name, server in (("told", told), ("mute", mute))}
+        facts = {name: client.finish(200).facts for name, client in started.items()}
+    for name, answer in said.items():
+        assert facts[name]["reason"] == [
+            f"W&B did not open the run of a trial that it handed out: HTTP 403: {answer}; have its owner let this key "
+            f"write to tester/demo, or take another one, and run the same command again"]
+        assert facts[name]["exit_status"] == [1]
+
+
 def test_what_w_and_b_refused_of_a_run_is_read_back(begin: Begin, tmp_path: Path) -> None:
     """The stream of each run gets another answer; the last run is deleted on its page at its end."""
     body = """

@@ -189,6 +189,9 @@ class _Agent:
             raise self._error
 
     def _be_agent(self) -> None:
+        until = time.monotonic() + LEAVE_S  # 0.26 does not wait for its last job to clear the environment, at its end
+        while wandb.env.SWEEP_PARAM_PATH in os.environ and time.monotonic() < until:
+            time.sleep(_POLL_S)
         try:
             wandb.agent(self._sweep.path, function=self._attend)
         except KeyboardInterrupt:  # our own, a moment too early or too late for W&B's agent

@@ -93,7 +93,10 @@ class JobRunner:
             log = RunLog.open(lambda: self.ending.is_over(began, self._patience.no_job_s) or doubt.is_certain())
         except RunLost as error:
             why = f"W&B did not open the run of a trial that it handed out: {doubt.reason or error}"
-            self._lose(f"{why}; run the same command again")
+            project = self._sweep.path.rpartition("/")[0]
+            mend = f"have its owner let this key write to {project}, or take another one, and " \
+                if "HTTP 403" in why else ""
+            self._lose(f"{why}; {mend}run the same command again")
             return None if doubt.reason else self._give_back_unopened(why, self._patience.told_s)
         self.opened.add(log.id)
         try:
@@ -131,7 +134,8 @@ class JobRunner:
         self.check_deadline()
         # the first trial of a session always starts
         why_not = self.ending.reason or (self._runner.why_not(trial) if self._trials_run else None)
-        missing = missing_here(config) if config and not why_not else ""  # which another machine may have
+        earlier = self._earlier(trial, config) if config and not why_not else None
+        missing = missing_here(config) if config and not why_not and not earlier else ""  # another machine may have it
         if why_not or missing:
             why_not = why_not or f"{missing} (seen from {Path.cwd()})"
             self.ending.ask(why_not, 1 if missing else INTERRUPTED)
@@ -150,7 +154,6 @@ class JobRunner:
         # who starts in the study may give it back
         log.add_config({STUDY: str(self._study.directory.resolve()), HOLDER: hold.name})
         self._runner.say_started(trial)
-        earlier = self._earlier(trial, config) if config else None
         began = time.monotonic()
         fetch_checkpoint(log, self._study, lambda text: self._notify(Note(text=text)),
                          lambda: self.ending.is_over(began, self._patience.upload_s))
@@ -206,8 +209,8 @@ class JobRunner:
         end_core()
         leave()
         self.let_go = True
-        reason = f"lost to {holder}: W&B had no word from here for so long that it gave the trial out again"
-        result = replace(result, status=Status.PREEMPTED, reason=reason)
+        result = replace(result, status=Status.PREEMPTED, reason=(
+            f"lost to {holder}: W&B had no word from here for so long that it gave the trial out again"))
         self._study.record_end(result)
         self._runner.take_end(result)
 

@@ -5,6 +5,7 @@ on, whoever wrote them. The exit codes are ours and always explicit: W&B turns 0
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kaggle_runner.study.answers import COLUMNS
 from kaggle_runner.study.scoring import READ
 from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.connection import GiveUp, attempt, end_core, end_halted_core, explained
+from kaggle_runner.wandb.ends.received import refused_opening
 
 ROW_NAMES = ("train/loss", "train/learning_rate")
 """What a row of W&B has beside everything that was evaluated."""
@@ -81,7 +83,10 @@ class RunLog:
             RunLost: W&B cannot be reached or refuses.
         """
         opened: list[Any] = []
-        _bounded(lambda: opened.append(_open()), give_up)
+        try:
+            _bounded(lambda: opened.append(_open()), give_up)
+        except RunLost as error:
+            raise RunLost(refused_opening(os.environ.get("WANDB_RUN_ID", "")) or error) from error.__cause__
         return cls(opened[0])
 
     @property

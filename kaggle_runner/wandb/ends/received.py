@@ -5,6 +5,8 @@ A storage quota, a key that was revoked, a run that was deleted: the server answ
 """
 
 import json
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +82,7 @@ def refused_file(files: Path, name: str = "") -> str:
                  if f"Name: {name}" in about), "")
 
 
-def _failures(files: Path, mark: str) -> Iterator[tuple[str, str]]:
+def _failures(files: Path, mark: str, key: str = "msg") -> Iterator[tuple[str, str]]:
     """Find failures in the log of the client's own process: what was answered, and about what."""
     try:
         lines = (files / "logs" / "debug-internal.log").read_text(errors="replace").splitlines()
@@ -90,10 +92,25 @@ def _failures(files: Path, mark: str) -> Iterator[tuple[str, str]]:
         if mark in line:
             try:
                 facts = json.loads(line)
-                said, about = str(facts["msg"]), str(facts.get("task", ""))
+                said, about = str(facts[key]), str(facts.get("task", ""))
             except (ValueError, LookupError, TypeError, AttributeError):
                 said = about = line
             yield " ".join(said.split("failed to upload: ")[-1].split())[:_LONGEST], about
+
+
+def refused_opening(run: str) -> str:
+    """Return what the server answered when it last refused to open a run, in its words; empty where nothing says it.
+
+    The client itself raises `<no message>` where the answer is not in W&B's own form.
+    """
+    folders = sorted((Path(os.environ.get("WANDB_DIR", "")) / "wandb").glob(f"run-*-{run}*"))
+    said = [said for files in folders[-1:] for said, _ in _failures(files, "failed to init run", "error")]
+    found = re.match(r"returned error (\d+): (.*)", said[-1] if said else "")
+    if not found:
+        return ""
+    status, body = found.groups()
+    words = re.findall(r'"message": ?"([^"]+)"', body)
+    return f"HTTP {status}: {'; '.join(words) or (body if 'null' not in body else 'it gives no reason')}"
 
 
 def upload_line(path: str, files: Path, *, is_gone: bool) -> str:
