@@ -24,7 +24,7 @@ from kaggle_runner.report.figures import trial_figures
 from kaggle_runner.report.lab.write import watch_any_report
 from kaggle_runner.report.maps import map_figures
 from kaggle_runner.report.recipes import next_search, try_yaml
-from kaggle_runner.report.style import short_names
+from kaggle_runner.report.style import seconds_text, short_names
 from kaggle_runner.report.write import report_directory, show, write_page, write_report
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.table import best_lines
@@ -717,6 +717,12 @@ def test_a_notebook_shows_a_study_as_a_table_and_a_picture(mixed):
 def test_the_report_of_no_study_is_refused(tmp_path):
     with pytest.raises(StudyError, match=r"is not a study: it has no trials\.jsonl"):
         write_report([tmp_path])
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(9.94, "9.94 s"), (99, "99 s"), (100, "1.7 min"), (200, "3.3 min"),
+                                               (596, "9.9 min"), (598, "10 min"), (5900, "98 min"), (7200, "2.0 h")])
+def test_a_duration_is_not_off_by_a_fifth(seconds, text):
+    assert seconds_text(seconds) == text
 
 
 def test_a_study_that_went_on_has_no_older_story_beside_its_page(tmp_path):

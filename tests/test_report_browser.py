@@ -356,6 +356,29 @@ def test_a_page_that_is_printed_while_it_is_drawn_holds_every_figure(chromium, p
     assert tab.problems() == []
 
 
+def test_no_number_of_a_sentence_is_broken_behind_its_hyphen(chromium, page):
+    tab = chromium.open(page, width=390)
+    tab.wait_for(DRAWN)
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    found = tab.evaluate("""[...document.querySelectorAll("p, li")].flatMap((place) => {
+        const texts = [], walk = document.createTreeWalker(place, NodeFilter.SHOW_TEXT);
+        for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+          for (const part of node.textContent.matchAll(/\\d(\\.\\d+)?e-\\d+/g)) {
+            for (let width = 120; width < 390; width += 5) {
+              const range = document.createRange();
+              range.setStart(node, part.index);
+              range.setEnd(node, part.index + part[0].length);
+              place.style.width = `${width}px`;
+              texts.push(new Set([...range.getClientRects()].map((one) => one.top)).size);
+            }
+          }
+        }
+        return texts;
+    })""")
+    assert len(found) > 100
+    assert max(found) == 1
+
+
 def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tmp_path):
     names = [f"a_very_long_prefix_that_many_share_{i:02d}_and_an_ending_as_long" for i in range(20)]
     trials = [Made(params={name: (i * (k + 3)) % 29 / 10 for k, name in enumerate(names)}, value=2.0 + i % 7)

@@ -132,8 +132,8 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
         if mark["name"] != "best":
             mark["marker"] = mark["marker"] | {"color": "#FFFFFF", "line": {
                 "width": mark["marker"]["line"]["width"] or 1, "color": "#222222"}}
-    return Figure(key=f"contour-{position}", title=f"{one.x.name} and {one.y.name}", height=400, is_half=True,
-                  sentence=say.contour(analysis, one), traces=(surface, *marks), layout={
+    return Figure(key=f"contour-{position}", title=f"{one.x.name} and {one.y.name}", is_half=True,
+                  height=400 + _upright(one.x), sentence=say.contour(analysis, one), traces=(surface, *marks), layout={
                       "xaxis": value_axis(one.x), "yaxis": value_axis(one.y, beside=True), "showlegend": False})
 
 

@@ -370,6 +370,10 @@
     }
   }
 
+  // A browser would break 2.7e-4 behind its hyphen.
+  for (const place of document.querySelectorAll("p, li")) {
+    place.innerHTML = place.innerHTML.replace(/\d(\.\d+)?e-\d+/g, '<span class="option">$&</span>');
+  }
   for (const button of document.querySelectorAll(".copy")) {
     button.onclick = () => {
       const text = button.parentElement.querySelector("pre");

@@ -107,10 +107,12 @@ def percent_text(share: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a duration with its unit: 42 s, 12 min, 3.4 h."""
+    """Write a duration with its unit: 42 s, 1.7 min, 12 min, 3.4 h."""
     if seconds < 100:
         return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds >= 6000:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.2g} min" if seconds < 597 else f"{seconds / 60:.0f} min"
 
 
 def value_text(value: object) -> str:
