@@ -725,6 +725,20 @@ def test_a_duration_is_not_off_by_a_fifth(seconds, text):
     assert seconds_text(seconds) == text
 
 
+@pytest.mark.parametrize(("losses", "star"), [((), None), ((2.6, 2.5, 2.7), 1)])
+def test_no_picture_marks_a_best_trial_where_none_is_better(tmp_path, losses, star):
+    """Of equal scores it is the one that its loss puts first."""
+    page = write_page([write_study(tmp_path / "s", [
+        Made(params={"learning_rate": 1e-4 * (i + 1), "x": i}, value=0.25, curve=[(10, 0.1), (20, 0.25)],
+             metrics={"eval/loss": losses[i]} if losses else {}) for i in range(3)],
+        parameters={"learning_rate": LEARNING_RATE, "x": {"min": 0, "max": 3}}, metric="eval/exact_match",
+        goal="maximize")])
+    study = data_of(page)["studies"][0]
+    assert study["best"] == star
+    assert any(trace.get("name") == "best" for figure in study["figures"] for trace in figure["traces"]) == bool(losses)
+    assert ("the better the bluer" in words_of(page)) == bool(losses)
+
+
 def test_a_study_that_went_on_has_no_older_story_beside_its_page(tmp_path):
     trials = [Made(params={"learning_rate": 1e-4 * (i + 1)}, value=2.5 - 0.1 * i) for i in range(6)]
     directory = write_study(tmp_path / "s", trials[:2], parameters={"learning_rate": LEARNING_RATE})

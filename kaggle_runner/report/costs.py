@@ -14,6 +14,7 @@ from kaggle_runner.report.figures import (
     best_scale,
     dots,
     hour_unit,
+    marked,
     marker,
     scale_of,
     short,
@@ -62,7 +63,7 @@ def _rungs(analysis: Analysis) -> Figure | None:
             "type": "scatter", "mode": "markers", "name": name, "x": [x for x, _, _ in points],
             "y": short(y for _, y, _ in points), "customdata": [at for _, _, at in points], "meta": {"trials": True},
             "marker": marker(status, 9 if len(points) < MANY else 5)})
-    best_id = analysis.best.id if analysis.best else None
+    best_id = best.id if (best := marked(analysis)) else None
     own = [(i - 0.12, value) for i, rung in enumerate(analysis.rungs) for trial_id, value in rung.survivors
            if trial_id == best_id]
     if own and best_id is not None:

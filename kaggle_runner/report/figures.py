@@ -116,13 +116,18 @@ def dots(analysis: Analysis, rows: Sequence[Row], x: Mapping[str, Any], y: Mappi
                 "type": "scatter", "mode": "markers", "name": status, "x": [x[row.id] for row in chosen],
                 "y": [y[row.id] for row in chosen], "customdata": [place[row.id] for row in chosen],
                 "marker": marker(status, size if len(rows) < MANY else size - 4), "meta": {"trials": True}})
-    best = analysis.best
+    best = marked(analysis)
     if best is not None and best.id in x and best.id in y and any(row.id == best.id for row in rows):
         traces.append({
             "type": "scatter", "mode": "markers", "name": "best", "x": [x[best.id]], "y": [y[best.id]],
             "customdata": [place[best.id]], "meta": {"trials": True},
             "marker": {"symbol": "star", "color": BEST, "size": 17, "line": OUTLINE}})
     return traces
+
+
+def marked(analysis: Analysis) -> Row | None:
+    """Return the trial that is marked as the best; none where all are equal and no loss puts one first."""
+    return None if analysis.first.is_level and not say.tie_text(analysis) else analysis.best
 
 
 def without_value(analysis: Analysis, rows: Sequence[Row], x: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -220,7 +225,7 @@ def _curves(analysis: Analysis) -> Figure | None:
     if not drawn:
         return None
     place = {row.id: i for i, row in enumerate(analysis.rows)}
-    best_id = analysis.best.id if analysis.best else None
+    best_id = best.id if (best := marked(analysis)) else None
     traces: list[dict[str, Any]] = []
     for status, look in LOOKS.items():
         chosen = [curve for curve in drawn if curve.status == status and curve.trial_id != best_id]

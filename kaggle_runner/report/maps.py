@@ -15,6 +15,7 @@ from kaggle_runner.report.figures import (
     highlight,
     layered,
     lines,
+    marked,
     scale_of,
     short,
     spread,
@@ -140,7 +141,7 @@ def _contour(analysis: Analysis, position: int, one: Contour) -> Figure:
 def _parallel(analysis: Analysis) -> list[Figure]:
     """Return all hyperparameters as parallel coordinates, the most important first, in as many pictures as it takes."""
     axes = by_importance(analysis)
-    if len(axes) < 2 or len(analysis.ranked) < 2:
+    if len(axes) < 2 or len(analysis.ranked) < 2 or marked(analysis) is None:
         return []
     pictures = -(-len(axes) // _ACROSS)
     each = -(-len(axes) // pictures)

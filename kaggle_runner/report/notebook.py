@@ -21,7 +21,7 @@ from traitlets.config import Config
 from kaggle_runner.report import cells
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
-from kaggle_runner.report.figures import curve_scale, scale_of
+from kaggle_runner.report.figures import curve_scale, marked, scale_of
 from kaggle_runner.report.files import csv_cell, markdown_text
 from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import by_importance
@@ -150,7 +150,7 @@ def _constants(analysis: Analysis) -> str:
          "floor": round(share.floor, 4), "resolved": share.resolved} for share in analysis.shares]
     lines = [f"METRIC = {analysis.metric!r}", f"GOAL = {analysis.goal!r}", f"BASELINE = {analysis.baseline!r}",
              "# The best trial of the configuration with the best mean, and that mean.",
-             f"BEST_TRIAL = {analysis.best.id if analysis.best else None!r}",
+             f"BEST_TRIAL = {best.id if (best := marked(analysis)) else None!r}",
              f"BEST_MEAN = {first.ranked[0].mean if first.ranked else None!r}",
              "# Standard deviation of one trial; and how far behind the best one is known to be worse.",
              f"DEVIATION = {analysis.noise.deviation if analysis.noise else None!r}", f"NOISE = {first.distance!r}",

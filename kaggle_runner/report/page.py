@@ -22,7 +22,7 @@ from kaggle_runner.metrics import Metric, format_metric
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis, Row, labels
 from kaggle_runner.report.costs import cost_figures
-from kaggle_runner.report.figures import Figure, short, trial_figures
+from kaggle_runner.report.figures import Figure, marked, short, trial_figures
 from kaggle_runner.report.lead import Lead, Overview
 from kaggle_runner.report.maps import by_importance, map_figures
 from kaggle_runner.report.recipes import next_search, recipes
@@ -139,7 +139,7 @@ def _study(analysis: Analysis, place: str, name: str, lead: Lead | None, *, head
         '<div class="table broad"><table class="trials"><caption><span>A column name sorts, a row chooses, '
         "Escape lets go</span></caption><thead><tr></tr></thead><tbody></tbody></table></div>",
         "<h3>How this was run</h3>", _terms(analysis.how), "</section>"]
-    best = next((i for i, row in enumerate(analysis.rows) if analysis.best and row.id == analysis.best.id), None)
+    best = next((i for i, row in enumerate(analysis.rows) if row is marked(analysis)), None)
     data = {"place": place, "figures": [_figure_data(place, figure) for figure in figures],
             "columns": trial_columns(analysis), "best": best}
     return _Part(place=place, markup="\n".join(block for block in blocks if block), data=data)
@@ -305,8 +305,8 @@ def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
     base, ranked = analysis.baseline, analysis.first.ranked
     value = analysis.first.value
     facts = [(f"best {analysis.metric}", metric_text(value, analysis.digits),
-              say.configuration_text(ranked[0], analysis.first.expected is None) + say.seed_text(analysis) if ranked
-              else "")]
+              say.configuration_text(ranked[0], analysis.first.expected is None) + say.seed_text(analysis)
+              if marked(analysis) else "")]
     if base is not None:
         change = ("" if value is None else "the best has the same" if value == base else
                   f"the best is {percent_text(abs(value / base - 1))} {'below' if value < base else 'above'}" if base

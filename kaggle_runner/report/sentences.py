@@ -58,18 +58,19 @@ def winner(analysis: Analysis) -> str:
     count, may_be = len(first.ranked), len(first.shared)
     everyone = f"all {count}" if count > 2 else "both"
     if first.is_level:
-        return f"{_capital(everyone)} complete configurations have {value}: none of them is better.{_by_loss(analysis)}"
+        return f"{_capital(everyone)} complete configurations have {value}: none of them is better.{tie_text(analysis)}"
     who = everyone if may_be == count else f"{may_be} of {count}"
     lead = "Confirmed" if best.confirmed else "Highest" if analysis.goal == "maximize" else "Lowest"
     text = (f"First place is shared by {who} complete configurations: chance may have put any of them first"
             if analysis.noise else
             f"Which of {'the best ' if may_be < count else ''}{who.removeprefix('all ')} complete configurations comes "
             f"first is not known yet, nor how much of their difference is chance")
-    return (f"{text}. {lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.{_by_loss(analysis)}"
+    return (f"{text}. {lead} {'is' if len(best.runs_ids) == 1 else 'are'} {name} with {value}.{tie_text(analysis)}"
             f"{_failed(analysis)}")
 
 
-def _by_loss(analysis: Analysis) -> str:
+def tie_text(analysis: Analysis) -> str:
+    """Say which trial of those with the best value its loss puts first; empty where none is first by it."""
     tied = [row for row in analysis.places if analysis.best and row.compared_by == analysis.best.compared_by]
     return by_loss(analysis.metric, analysis.goal, {row.id: row.metrics.get(LOSS) for row in tied})
 
@@ -147,8 +148,7 @@ def noise(analysis: Analysis) -> str:
     limits = [number_text(first.limit(count), 2) for count in seeds]
     if len(seeds) > 1 or first.ranked[0].seeds > 1:
         limits = [f"{limit} (with {count_text(count, 'seed')})" for limit, count in zip(limits, seeds, strict=True)]
-    if first.told_by is not None:
-        told = first.told_by
+    if (told := first.told_by) is not None:
         text += (f". Few seeds tell little of it: by {told.source} it is about {number_text(told.deviation, 2)} and at "
                  f"most {number_text(told.upper, 2)}")
     return (f"{text}, so of {len(first.ranked)} configurations one is known to be worse if it lies "
@@ -203,7 +203,7 @@ def curves(analysis: Analysis) -> str:
     others = names_text(f"{n} {word}" for word, n in counts.most_common() if word != "complete")
     text += "." if others == "none" else f"; {others}."
     best = next((curve for curve in drawn if analysis.best and curve.trial_id == analysis.best.id), None)
-    if best is None or len(best.steps) < 2 or len(drawn) < 3:
+    if best is None or len(best.steps) < 2 or len(drawn) < 3 or analysis.first.is_level:
         return text
     early = best.steps[len(best.steps) // 3]
     sign = -1.0 if analysis.goal == "maximize" else 1.0
