@@ -333,3 +333,15 @@ def test_the_next_sweep_has_something_to_search_and_no_more_trials_than_points(t
     for name in searched:
         fixed = isinstance(spec.parameters[name], Fixed)
         assert fixed == (f"Fix {name}" in advice or f"Narrow {name} to q_proj:" in advice)
+
+
+@pytest.mark.parametrize(("goal", "base", "is_worse"), [("minimize", 2.0, True), ("minimize", 3.0, False),
+                                                        ("maximize", 3.0, True), ("maximize", 2.0, False)])
+def test_where_all_are_worse_than_the_untouched_base_the_first_advice_says_so(tmp_path, goal, base, is_worse):
+    analysis = analyse(read_study(write_study(tmp_path / "s", [
+        Made(params={"learning_rate": 1e-5 * (1 + 7 * i % 10)}, value=2.5 + 0.01 * i) for i in range(8)],
+        parameters={"learning_rate": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3}},
+        metric="score", goal=goal, baseline=base)))
+    advice = next_search(analysis)
+    assert ("no configuration is as good as the untouched base" in advice[0]) == is_worse
+    assert sum("untouched base" in one for one in advice) == is_worse

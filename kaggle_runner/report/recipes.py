@@ -47,6 +47,9 @@ def next_search(analysis: Analysis) -> tuple[str, ...]:
         return (f"Nothing was searched here: it is one configuration{asked}.",)
     changes = _changes(analysis)
     advice = [change.advice for change in changes.values() if change.advice]
+    first, sign = analysis.first.ranked[:1], -1.0 if analysis.goal == "maximize" else 1.0
+    if first and analysis.baseline is not None and sign * first[0].mean > sign * analysis.baseline:
+        advice.insert(0, "Try a lower learning_rate, or other rows: no configuration is as good as the untouched base.")
     fixed = [name for name, change in changes.items() if not change.advice]
     if fixed:
         advice.append(f"Fix {names_text(fixed, _MOST_NAMED)}: no effect stands out, and every one of them makes the "
