@@ -1,6 +1,5 @@
 """What there is to see in a study, in sentences made from its numbers."""
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from kaggle_runner.report.style import (
     metric_text,
     names_text,
     number_text,
+    outward,
     percent_text,
     seconds_text,
     setting_text,
@@ -368,18 +368,8 @@ def region_text(region: Region) -> str:
         if most == len(texts):
             return f"have {names_text(texts, 4)}{' only' if most == 1 else ''}"
         return f"have {names_text(texts[:most], 4)} most often, then {names_text(texts[most:], 4)}"
-    low, high = max(_outward(region.low, up=False), region.ends[0]), min(_outward(region.high, up=True), region.ends[1])
+    low, high = max(outward(region.low, up=False), region.ends[0]), min(outward(region.high, up=True), region.ends[1])
     return f"lie between {value_text(low)} and {value_text(high)}"
-
-
-def _outward(value: Any, *, up: bool) -> Any:
-    """Round a fraction to two digits away from what lies between two ends, so that they hold it."""
-    if not isinstance(value, float) or not value or not math.isfinite(value):
-        return value
-    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    near = float(f"{value:.1e}")
-    is_outside = near >= value if up else near <= value
-    return near if is_outside else float(f"{near + (step if up else -step):.1e}")
 
 
 def both_peaks(rows: Sequence[Row]) -> list[Row]:

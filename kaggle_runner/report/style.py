@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kaggle_runner.wording import plain_value
 
@@ -113,6 +114,16 @@ def seconds_text(seconds: float) -> str:
     if seconds >= 6000:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.2g} min" if seconds < 597 else f"{seconds / 60:.0f} min"
+
+
+def outward(value: Any, *, up: bool) -> Any:
+    """Round a fraction to two digits away from what lies between two ends, so that they hold it."""
+    if not isinstance(value, float) or not value or not math.isfinite(value):
+        return value
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    near = float(f"{value:.1e}")
+    is_outside = near >= value if up else near <= value
+    return near if is_outside else float(f"{near + (step if up else -step):.1e}")
 
 
 def value_text(value: object) -> str:
