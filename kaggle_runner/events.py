@@ -393,9 +393,8 @@ def read_request(line: str) -> Request:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        values = json.loads(line)
+        if isinstance(values := json.loads(line), dict):
+            return values
     except ValueError as error:
         raise ProtocolError(f"not a line of JSON: {line[:80]!r}") from error
-    if not isinstance(values, dict):
-        raise ProtocolError(f"not a JSON object: {line[:80]!r}")
-    return values
+    raise ProtocolError(f"not a JSON object: {line[:80]!r}")
