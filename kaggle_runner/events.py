@@ -1,7 +1,6 @@
 """What worker, supervisor, W&B runs and displays tell each other: frozen events, and requests to a worker.
 
-Each travels as one JSON line. A field of a newer version is left out when a line is read; a kind that nobody knows is
-an error that names it.
+Each travels as one JSON line. A field of a newer version is left out when one is read; an unknown kind is an error.
 """
 
 import dataclasses
