@@ -193,8 +193,9 @@ def _private_renamed(tree: ast.Module, source: bytes) -> Iterator[tuple[ast.Name
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.decorator_list
                  and node.name.startswith("_") and not node.name.startswith("__")]
     places: dict[str, list[ast.Name | ast.FunctionDef]] = {node.name: [node] for node in functions}
-    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
-        places.get(node.id, []).append(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in places:
+            places[node.id].append(node)
     in_text = [part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)]
     in_text_names = {part.id for part in in_text if isinstance(part, ast.Name)}
     words = Counter(word.decode() for word in re.findall(rb"\w+", source))
