@@ -30,6 +30,7 @@ from kaggle_runner.run.shared.database import ANSWER_S, BUSY_S, CONNECT_S, Datab
 from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
 from kaggle_runner.run.shared.record import SharedRecord
+from kaggle_runner.run.shared.search import SharedSearch
 from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import confirmed
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -515,6 +516,50 @@ class TestARefusedStart:
             third.make()
         for record in (first, second, third):
             record.database.rest()
+
+
+class TestTwoThatBeginTogether:
+    """Both have joined before either has a trial: the one loads its base while the other one starts."""
+
+    @contextlib.contextmanager
+    def both(self, tmp_path, url, said, seeds=(None, None)):
+        sweep, begun = write_sweep(tmp_path), []
+        spec = read_sweep(sweep)
+        with contextlib.ExitStack() as stack:
+            for name, seed in zip("ab", seeds, strict=True):
+                record = SharedRecord.join(Database(read_address(url)), spec, seed, 60.0)
+                if name == "a":
+                    record.add_known({"lessons": [], "start": {"learning_rate": 1.23e-3}})
+                study = stack.enter_context(Study.open_for_writing(
+                    tmp_path / name, name=spec.name, sweep=spec.raw, metric=spec.metric, goal=spec.goal,
+                    seed=record.info.seed))
+                begun.append(stack.enter_context(SharedSearch(
+                    record, study, spec, notify=lambda event, name=name: said.append((name, event.text)))))
+            yield begun
+
+    def test_what_one_was_given_the_other_one_knows(self, tmp_path, url):
+        with self.both(tmp_path, url, []) as (first, second):
+            given, next_one = first.ask(4), second.ask(4)
+        assert (given.number, given.origin, given.params["learning_rate"]) == (0, "given", 1.23e-3)
+        assert next_one.number == 1
+        assert second.first_params()["learning_rate"] == 1.23e-3
+
+    def test_where_the_other_one_is_quicker_it_is_said_that_the_start_is_not_tried(self, tmp_path, url):
+        said = []
+        with self.both(tmp_path, url, said) as (first, second):
+            assert second.ask(4).origin == "defaults"
+            assert first.ask(4).number == 1
+        machine = socket.gethostname()
+        assert [(name, text) for name, text in said if "--start" in text] == [
+            ("a", f"--start is not tried: {machine} has begun the study meanwhile, with another first trial")]
+
+    def test_one_that_was_given_no_seed_starts_again_with_the_others(self, tmp_path, url):
+        with self.both(tmp_path, url, [], seeds=(7, None)) as (first, second):
+            first.ask(4)
+            with pytest.raises(StudyError, match=r"another machine has made the study '\w+' meanwhile, with seed 7; run "
+                                                 r"the same command again"):
+                second.ask(4)
+        assert shared_session.run(write_sweep(tmp_path), tmp_path / "b", 1, url).trials_run == 1
 
 
 class TestCheckpoints:

@@ -86,13 +86,15 @@ class Search(ABC):
         self._changes, self._handed_back = 0, False
         self._asked = threading.local()
         self.gave_up = False
-        self._seed = snapshot.info.seed
-        known = known_of(snapshot)
-        self._lessons, self._apart = known.lessons, frozenset[int]()
-        self._prior = observations(known.lessons, spec)
+        self._apart = frozenset[int]()
+        self._know(snapshot)
+
+    def _know(self, snapshot: Snapshot) -> None:
+        """Take over a study's seed, and what is known besides its trials."""
+        self._seed, known = snapshot.info.seed, known_of(snapshot)
+        self._lessons, self._prior = known.lessons, observations(known.lessons, self._spec)
         self._is_given = bool(known.start)
-        if known.start:
-            self._defaults = {**self._defaults, **known.start}
+        self._defaults = {**self._defaults, **known.start}
 
     def total(self, count: int | None) -> int:
         """Return how many trials the study shall have in the end: `count`, else the file's `run_cap`, else the grid.

@@ -78,6 +78,7 @@ class SharedRecord:
         self._machine = socket.gethostname()[:200]
         self._now = now(database.address.kind)
         self._optuna: dict[int, int] = {}
+        self._asked_seed: int | None = None
 
     @classmethod
     def join(cls, database: Database, spec: SweepSpec, seed: int | None, lease_s: float) -> "SharedRecord":
@@ -98,6 +99,7 @@ class SharedRecord:
         number, row = found or (None, SimpleNamespace(uid="", known="[]", baseline=None, info=json.dumps(info)))
         record = cls(database, number, row, lease_s=lease_s)
         record.refuse_another(spec.raw, seed)
+        record._asked_seed = seed
         return record
 
     def refuse_another(self, sweep: Mapping[str, Any], seed: int | None) -> None:
@@ -130,8 +132,12 @@ class SharedRecord:
         mine = self.info
         self._study, row = make_study(self.database, mine)
         self.uid, self.info = row.uid, StudyInfo(**json.loads(row.info))
-        self.refuse_another(mine.sweep, mine.seed)
-        for event in self.known:
+        self.refuse_another(mine.sweep, self._asked_seed)
+        if self.info.seed != mine.seed:
+            raise StudyError(f"another machine has made the study {mine.name!r} meanwhile, with seed {self.info.seed}; "
+                             f"run the same command again")
+        own, self.known = self.known, tuple(json.loads(row.known))
+        for event in own:
             self.add_known(event)
 
     @classmethod

@@ -137,6 +137,18 @@ class SharedSearch(Search):
         """Say whether a trial was given to another machine while it ran here."""
         return trial.number in self._lost
 
+    def _make(self) -> None:
+        """Make the study, or join the one that another machine has made since this one began, and knows more of."""
+        is_given = self._is_given
+        self._do(self._record.make)
+        note_holder(self._study, self._record)
+        self._know(self._record.snapshot(self._study.directory))
+        self._do(self._record.read)
+        first = self._record.rows.get(0)
+        if is_given and first is not None and first.trial is not None and first.trial.origin != "given":
+            self._notify(Note(text=f"--start is not tried: {first.machine} has begun the study meanwhile, with another "
+                                   f"first trial"))
+
     def end_asked(self) -> str | None:
         """Say that the trial of the calling thread ends, because it was lost."""
         return "preempt" if getattr(self._at_work, "number", None) in self._lost else None
@@ -150,8 +162,7 @@ class SharedSearch(Search):
                 return None
             with self._lock:
                 if not self._record.is_made:  # with the first trial, so a start that is refused leaves none
-                    self._do(self._record.make)
-                    note_holder(self._study, self._record)
+                    self._make()
                 self._do(self._record.read)
                 self._take_in()
                 if self.is_complete(total):
