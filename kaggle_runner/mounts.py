@@ -13,6 +13,11 @@ MOST_SEEN = 20_000
 MOST_NAMED = 3
 
 
+def is_of_this_machine(value: str) -> bool:
+    """Say whether a model or rows are named by a path of this machine; an absolute one may be in a docker image."""
+    return value.startswith(("./", "../", "~")) or (not Path(value).is_absolute() and Path(value).exists())
+
+
 def mounted_at(path: Path, marker: str = "") -> str:
     """Say where it is mounted what a path under `/kaggle/input` means; empty where nothing is like it.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kaggle_runner.cli.look import open_trials
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.conftest import wait_for
@@ -211,6 +212,7 @@ def test_an_agent_that_was_silent_until_another_had_its_trial_lets_it_go_and_goe
         for pid in (*halted, int((tmp_path / "halted").read_text())):
             os.kill(pid, signal.SIGCONT)
         came_back = late.finish(250).facts
+        assert "Traceback" not in late.text
         assert run.state == "running", "nobody ends what is another's"
         os.kill(int((tmp_path / "halted-other").read_text()), signal.SIGCONT)
         done = other.finish(250)
@@ -222,7 +224,10 @@ def test_an_agent_that_was_silent_until_another_had_its_trial_lets_it_go_and_goe
     assert came_back["reason"] == ["the sweep is finished: it has all its trials"]
     assert came_back["exit_status"] == done.facts["exit_status"] == [0]
     assert run.states[-2:] == ["running", "finished"]
-    assert [record.trial.id for record in read_study(tmp_path / "first").finished] == [second_run.name]
+    first_study = read_study(tmp_path / "first")
+    assert [record.trial.id for record in first_study.finished] == [second_run.name]
+    assert [record.trial.id for record in first_study.records if record.is_lost] == [run.name]
+    assert open_trials(first_study) == "", "what is another's is not open here"
     assert [record.trial.id for record in read_study(tmp_path / "other").finished] == [run.name]
     assert [row["train/global_step"] for row in run.history] == [
         row["step"] for row in read_study(tmp_path / "other").history(run.name)]

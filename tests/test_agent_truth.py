@@ -129,7 +129,7 @@ def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_i
         refused, deleted = (client.finish(250).facts for client in started)
         left = processes_in(tmp_path)
     words = "W&B did not open the run of a trial that it handed out: "
-    assert refused["reason"][0].startswith(f"{words}Failed to get resume status")
+    assert refused["reason"] == [f"{words}HTTP 400: it gives no reason; run the same command again"]
     assert deleted["reason"] == [f"{words}it was deleted; the run is gone there; run the same command again"]
     assert refused["exit_status"] == deleted["exit_status"] == [1]
     assert (refusing.run(0).state, refusing.sweep.queue) == ("preempted", [refusing.run(0).name])

@@ -198,7 +198,7 @@ def test_the_time_left_follows_from_finished_trials_and_the_running_ones_steps()
 
 def test_the_first_line_of_a_sweep_says_what_is_kept_for_confirming_its_winner():
     said = describe_event(SweepStarted(total=16, finished=2, directory="s", confirming=4), None)
-    assert said == "sweep of 16 trials in s, 2 of them done already, then 4 trainings that confirm its winner"
+    assert said == "sweep of 16 trials in s, 2 of them done already, then 4 trainings to confirm its winner"
     assert describe_event(SweepStarted(total=16, finished=0, directory="s"), None) == "sweep of 16 trials in s"
 
 

@@ -23,7 +23,7 @@ from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.claims import claims
 from kaggle_runner.report.page import page
 from kaggle_runner.run.adopt import adopt
-from kaggle_runner.run.confirm import chosen, open_confirmation, trials_of, why_unconfirmed
+from kaggle_runner.run.confirm import chosen, open_confirmation, runs_left, trials_of, why_unconfirmed
 from kaggle_runner.run.fixed_trials import left_of, run_twice
 from kaggle_runner.run.points.prior import known_of, lessons_of, observations
 from kaggle_runner.run.points.propose import propose
@@ -151,8 +151,8 @@ def test_the_confirmed_winner_is_the_winner_wherever_a_study_is_told(tmp_path: P
     assert snapshot.best.trial.id == find_outcome(study).trial.id == "0001"
     lines = CliRunner().invoke(cli, ["show", str(study)]).output.splitlines()
     best = next(line for line in lines if line.startswith("best"))
-    assert best.startswith("best     trial 0001, eval/loss 1.1250 +- ")
-    assert best.endswith(f" with another seed (mean of 3 seeds that chose it: {mean:.4f})")
+    assert best.startswith(f"best     trial 0001, eval/loss {mean:.4f} +- ")
+    assert best.endswith(" standard error (mean of 3 seeds that chose it; what is chosen so comes to 1.1250)")
     stated = "seeds    trial 0001 is chosen; what is chosen so comes to eval/loss 1.125 +- "
     assert any(line.startswith(stated) for line in lines)
     assert best.partition(" ")[2].strip() in (study / "best.yaml").read_text()
@@ -162,9 +162,9 @@ def test_the_confirmed_winner_is_the_winner_wherever_a_study_is_told(tmp_path: P
     analysis = analyse(snapshot)
     assert analysis.best.id == "0001"
     assert claims(analysis)["best"] | {"params": {}} == {
-        "trials": ["0001"], "value": pytest.approx(1.125), "mean": pytest.approx(mean), "seeds": 3, "params": {}}
-    assert f"trial 0001 with eval/loss 1.125 with another seed (mean of 3 seeds that chose it: {mean:.3f})" in (
-        say.winner(analysis))
+        "trials": ["0001"], "value": pytest.approx(mean), "stated": pytest.approx(1.125), "seeds": 3, "params": {}}
+    assert (f"trial 0001 with eval/loss {mean:.3f} (mean of 3 seeds that chose it; what is chosen so comes to 1.125)"
+            in say.winner(analysis))
     assert say.repeats(analysis).startswith("Best mean over seeds: 0001, trial 0001 with seed 43 and trial 0001 with")
     prior = observations(lessons_of([study], spec), spec)
     first = propose(spec, seed=1, number=0, past=[], defaults={}, prior=prior)
@@ -262,40 +262,54 @@ def test_a_confirmation_whose_journal_is_cut_blocks_nothing_and_begins_anew(left
 def test_what_stands_beside_a_mean_is_how_far_that_mean_can_be_trusted(tmp_path: Path) -> None:
     snapshot = study_with(tmp_path / "s", [1.00, 1.02, 1.03], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
     noise, lines = measured_noise(snapshot)[0], best_lines(snapshot)
-    assert f" +- {noise.deviation / 2 ** 0.5:.2g} standard error with another seed (mean of 3" in dict(lines)["best"]
+    assert f" +- {noise.deviation / 3 ** 0.5:.2g} standard error (mean of 3 seeds that" in dict(lines[:1])["best"]
     assert dict(lines)["noise"].startswith(f"{noise.deviation:.4f} standard deviation of one trial's eval/loss, from")
 
 
-def test_what_is_said_of_a_confirmed_winner_is_what_seeds_say_that_did_not_choose_it(tmp_path: Path) -> None:
+def test_beside_a_confirmed_winners_mean_stands_what_seeds_say_that_did_not_choose_it(tmp_path: Path) -> None:
     """The mean of the winner's seeds is 1.0267; seeds without a part in the choice came to 1.125, the base has 1.1."""
-    snapshot = study_with(tmp_path / "s", [1.00, 1.02, 1.03], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
+    study_with(tmp_path / "s", [1.00, 1.02, 1.03], [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
     Study(tmp_path / "s").record_baseline(1.1)
     snapshot = read_study(tmp_path / "s")
-    assert snapshot.baseline == 1.1
-    of_base = "the untouched base has 1.1000 (+2.3%)"
+    of_base = "the untouched base has 1.1000 (-6.7%)"
     line = dict(best_lines(snapshot)[:1])["best"]
-    assert line.startswith("trial 0001, eval/loss 1.1250 +- ")
-    assert line.endswith(f" with another seed (mean of 3 seeds that chose it: 1.0267); {of_base}")
-    head = write_best(snapshot).read_text().splitlines()[0]
-    assert "trial 0001, eval/loss 1.1250 +- " in head
-    assert head.endswith(of_base)
+    assert line.startswith("trial 0001, eval/loss 1.0267 +- ")
+    assert line.endswith(f" (mean of 3 seeds that chose it; what is chosen so comes to 1.1250); {of_base}")
+    assert line in write_best(snapshot).read_text().splitlines()[0]
     analysis = analyse(snapshot)
-    of_page = "with another seed (mean of 3 seeds that chose it: 1.027)"
-    assert f"1.125 {of_page}, 0.025 (2.3 %) above the untouched base's 1.100" in say.winner(analysis)
+    of_page = "(mean of 3 seeds that chose it; what is chosen so comes to 1.125)"
+    assert f"1.027 {of_page}, 0.0733 (6.7 %) below the untouched base's 1.100" in say.winner(analysis)
     assert "with the seeds that chose it" in say.repeats(analysis)
-    assert claims(analysis)["best"]["value"] == pytest.approx(1.125)
-    assert claims(analysis)["best"]["mean"] == pytest.approx(1.02667, abs=1e-4)
+    assert claims(analysis)["best"]["value"] == pytest.approx(1.02667, abs=1e-4)
+    assert claims(analysis)["best"]["stated"] == pytest.approx(1.125)
     drawn = page([analysis])
-    assert "1.125" in drawn
     assert f"trial 0001 {of_page}" in drawn
-    assert "the best is 2.3 % above" in drawn
+    assert "the best is 6.7 % below" in drawn
     shown = json.loads(CliRunner().invoke(cli, ["show", str(tmp_path / "s"), "--json"]).stdout)["best"]
     assert (shown["stated"], shown["mean"]) == pytest.approx((1.125, 1.02667), abs=1e-4)
     later = Study(tmp_path / "s")
     later.record_start(Trial(id="9999", number=9999, params={**USUAL, "learning_rate": 1.0}), {})
     later.record_end(TrialResult(id="9999", status=Status.COMPLETE, metric=0.9))
     assert dict(best_lines(read_study(tmp_path / "s"))[:1])["best"].startswith("trial 9999, eval/loss 0.9000 +- ")
-    assert claims(analyse(read_study(tmp_path / "s")))["best"]["value"] == 0.9
+    assert claims(analyse(read_study(tmp_path / "s")))["best"]["stated"] is None
+
+
+def test_what_is_left_to_confirm_is_what_is_not_done_of_those_that_there_are(tmp_path: Path) -> None:
+    swept = [1.00, 1.02, 1.03]
+    done = study_with(tmp_path / "s", swept, [[1.10, 1.12], [1.01, 1.05], [1.20, 1.00]])
+    assert runs_left(done, Confirm(top=3, seeds=2), 3) == 0
+    assert runs_left(replace(done, confirming=()), Confirm(top=3, seeds=2), 2) == 4
+    assert runs_left(done, OFF, 3) == 0
+
+
+def test_what_another_configuration_came_to_with_a_hard_seed_is_no_number_of_the_winners(tmp_path: Path) -> None:
+    """A seed that is hard for the sweep's first one makes what is chosen so worse, and not the one that it spared."""
+    snapshot = study_with(tmp_path / "s", [1.00, 1.01, 1.03], [[1.02, 8.0], [1.02, 1.01], [1.04, 1.05]])
+    line = dict(best_lines(snapshot)[:1])["best"]
+    assert line.startswith("trial 0001, eval/loss 1.0133 +- ")
+    assert line.endswith("what is chosen so comes to 4.5100)")
+    assert "trial 0001 with eval/loss 1.013 (mean of 3 seeds that chose it; what is chosen so comes to 4.510)" in (
+        say.winner(analyse(snapshot)))
 
 
 def test_the_terminal_says_of_first_place_what_the_page_says(tmp_path: Path) -> None:

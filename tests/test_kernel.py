@@ -206,6 +206,24 @@ def test_a_push_without_the_internet_knows_whether_a_study_can_have_its_base(tmp
     assert len(told) == len(said) + 2
 
 
+@pytest.mark.parametrize("internet", [True, False])
+@pytest.mark.parametrize(("model", "where"), [
+    ("demo", "the demo base, whose weights stay on this machine"), ("./mine", "./mine, which is on this machine"),
+    ("here", "here, which is on this machine")])
+def test_a_push_of_a_study_whose_base_is_on_this_machine_alone_is_refused(tmp_path, monkeypatch, model, where,
+                                                                         internet):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with Study.open_for_writing(tmp_path / "study", name="a", sweep={}, metric="eval/loss", goal="minimize",
+                                seed=0) as record:
+        record.record_start(Trial(id="0000", number=0, params={"model": model}), {})
+        record.record_end(TrialResult(id="0000", status=Status.COMPLETE, metric=1.0, reason=""))
+    order = KernelOrder(sweep="study", task="export", owner=OWNER, internet=internet, kernels=(f"{OWNER}/trained",))
+    with pytest.raises(KernelError, match=f"would not find the base of study: {where}; run it here: python -m "
+                                          f"kaggle_runner export study$"):
+        make_spec(order, {"PATH": ""}, [].append, asks_kaggle=False)
+
+
 def test_a_study_goes_on_from_session_to_session(desk):
     with Study.open_for_writing(desk.directory / "study", name="a", sweep={}, metric="eval/loss", goal="minimize",
                                 seed=0) as study:

@@ -149,8 +149,8 @@ def test_the_best_line_has_the_seeds_of_a_confirmation_and_the_noise_of_other_tr
             (1, 1, 2.1, "trial 0000"), (1, 2, 2.12, "trial 0000"), (2, 1, 2.6, "trial 0001"),
             (2, 2, 2.6, "trial 0001"))])
     assert best_lines(read_study(directory))[0] == (
-        "best", "trial 0000, eval/loss 2.1100 +- 0.0071 standard error with another seed "
-                "(mean of 3 seeds that chose it: 2.0733)")
+        "best", "trial 0000, eval/loss 2.0733 +- 0.0058 standard error (mean of 3 seeds that chose it; what is chosen "
+                "so comes to 2.1100)")
     other = write_study(tmp_path / "t", [Made(params={"lr": 1, "seed": 0}, value=1.0), *swept[1:],
                                          Made(params={"lr": 2, "seed": 1}, value=2.7)])
     assert best_lines(read_study(other))[0] == ("best", "trial 0000, eval/loss 1.0000 +- 0.14 standard error")

@@ -256,3 +256,10 @@ def test_a_finished_study_names_the_training_on_all_rows_with_its_time_on_both_t
     assert full_lines(replace(snapshot, rows=()), here="train s --full", push="push s/best.yaml") == [
         ("train s --full", "all rows"),
         ("push s/best.yaml --full --sessions 3 --wait", "all rows, both T4s")]
+
+
+@pytest.mark.parametrize("name", ["model", "dataset", "eval_dataset"])
+def test_what_lies_on_this_machine_is_not_advised_to_be_pushed(tmp_path, name):
+    params = {"model": "me/model", "dataset": "me/rows", "max_steps": 10, name: "./mine"}
+    snapshot = read_study(write_study(tmp_path / "s", [Made(params=params, value=1.0, steps=10, seconds=800.0)]))
+    assert full_lines(snapshot, here="train s --full", push="push s/best.yaml") == [("train s --full", "all rows")]

@@ -25,7 +25,6 @@ from kaggle_runner.run.search import run_sweep
 from kaggle_runner.run.shared.address import read_address
 from kaggle_runner.run.shared.checkpoints import bring, require_shelf
 from kaggle_runner.run.shared.confirm import SharedTrials, name_of, spec_of
-from kaggle_runner.run.shared.copy import is_lost
 from kaggle_runner.run.shared.database import ANSWER_S, BUSY_S, CONNECT_S, Database
 from kaggle_runner.run.shared.fetch import directory_of
 from kaggle_runner.run.shared.order import refuse_alone
@@ -187,6 +186,19 @@ class TestWhoComesBackLate:
         assert any("trial 0001 does not count here" in text for text in said)
         assert [r.trial.number for r in read_study(tmp_path / "other").finished] == [1]
 
+    def test_a_copy_of_a_directory_on_another_machine_takes_no_trial_that_runs(self, tmp_path, url):
+        spec = read_sweep(write_sweep(tmp_path))
+        here, copied, again = (SharedRecord.join(Database(read_address(url)), spec, None, 60.0) for _ in range(3))
+        for record in (here, copied, again):
+            record.holder = "one"
+            record.make()
+        copied.machine = "another"
+        assert (here.claim(4, {}).number, copied.claim(4, {}).number) == (0, 1)
+        left = again.claim(4, {})
+        assert (left.number, left.attempt) == (0, 2), "what this machine left behind it takes at once"
+        for record in (here, copied, again):
+            record.database.rest()
+
     def test_tells_what_ended_while_the_database_was_away(self, tmp_path, server, url):
         sweep, said = write_sweep(tmp_path), []
 
@@ -230,8 +242,8 @@ class TestWhoComesBackLate:
         if ends:
             come_back()
         lost = read_study(killed).records[0]
-        assert lost.reason == f"lost to {socket.gethostname()}, for this machine gave no sign of life for 60 s"
-        assert (lost.status_word, is_lost(lost)) == ("preempted", True)
+        assert lost.reason == f"lost to {socket.gethostname()}, for this machine gave no sign of life"
+        assert (lost.status_word, lost.is_lost) == ("preempted", True)
         assert sum("trial 0000 does not count here: lost to" in text for text in said) == 1
         shared_session.run(sweep, killed, 3, url, say=said.append)
         assert sum("trial 0000 does not count here" in text for text in said) == 1, "once"
@@ -287,7 +299,7 @@ class TestWhoComesBackLate:
         shared_session.run(sweep, study, 3, url, say=later.append)
         assert [row[3] is not None for row in points(url)] == [True] * 3
         own = read_study(study).records[1]
-        assert is_lost(own) == taken
+        assert own.is_lost == taken
         assert ("start 0001" in later) == (status is Status.PREEMPTED and not taken)
         assert ("trial 0001 ended here earlier, and is told now" in later) == (
             status is Status.COMPLETE and not taken)
@@ -556,8 +568,8 @@ class TestTwoThatBeginTogether:
     def test_one_that_was_given_no_seed_starts_again_with_the_others(self, tmp_path, url):
         with self.both(tmp_path, url, [], seeds=(7, None)) as (first, second):
             first.ask(4)
-            with pytest.raises(StudyError, match=r"another machine has made the study '\w+' meanwhile, with seed 7; run "
-                                                 r"the same command again"):
+            with pytest.raises(StudyError, match=r"another machine has made the study '\w+' meanwhile, with seed 7; "
+                                                 r"run the same command again"):
                 second.ask(4)
         assert shared_session.run(write_sweep(tmp_path), tmp_path / "b", 1, url).trials_run == 1
 

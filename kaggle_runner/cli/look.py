@@ -22,7 +22,7 @@ from kaggle_runner.cli.shared import (
 from kaggle_runner.cli.table import trial_table
 from kaggle_runner.cli.words import as_typed, command, complain, flowing, has_colours, say, width_of
 from kaggle_runner.errors import INTERRUPTED
-from kaggle_runner.run.shared.copy import COPY, is_copy, is_lost
+from kaggle_runner.run.shared.copy import COPY, is_copy
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.study.near import has_begun
@@ -230,10 +230,11 @@ def open_trials(snapshot: Snapshot) -> str:
     beside = snapshot.directory / COPY
     whole = read_study(beside) if has_begun(beside) else snapshot
     finished = {record.trial.id for record in (*whole.finished, *snapshot.finished)}
-    here = [record for record in snapshot.records if not is_lost(record)]
+    here = [record for record in snapshot.records if not record.is_lost]
     running = {record.trial.id for record in whole.records
                if record.status_word == RUNNING and is_copy(whole)} - finished
-    cut_off = {record.trial.id for record in (*whole.records, *here)} - finished - running
+    everywhere = here if whole is snapshot else [*whole.records, *here]
+    cut_off = {record.trial.id for record in everywhere} - finished - running
     wanted = _wanted(snapshot) or 0
     missing = max(0, wanted - len(finished) - len(running) - len(cut_off))
     parts = [f"{how_many(len(cut_off), 'trial')} cut off"] if cut_off else []

@@ -235,7 +235,7 @@ def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
             return f"untouched base: {event.metric} {format_metric(event.metric, event.value)}{more}"
         case SweepStarted():
             done = f", {event.finished} of them done already" if event.finished else ""
-            then = f", then {event.confirming} trainings that confirm its winner" if event.confirming else ""
+            then = f", then {how_many(event.confirming, 'training')} to confirm its winner" if event.confirming else ""
             return f"sweep of {how_many(event.total, 'trial')} in {event.directory}{done}{then}"
         case TrialStarted():
             return f"trial {event.trial} ({event.origin}): {event.settings}"

@@ -29,7 +29,7 @@ LEFT_OUT = ("demo_base", "__pycache__", "kaggle", "lab", "cli/help", "cli/kernel
             "report/analysis/claims", "report/cells", "report/compare", "report/files", "report/lab", "report/notebook",
             "run/adopt",
             *(f"run/shared/{name}" for name in ("database", "tables", "record", "search", "checkpoints", "copy",
-                                                "confirm")),
+                                                "confirm", "studies")),
             "study/what_next", "sweep/shipped",
             "training/data/preview", "wandb/confirm", "wandb/fetch", "wandb/here", "wandb/offline",
             "wandb/read_back")

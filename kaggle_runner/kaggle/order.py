@@ -18,7 +18,7 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
-from kaggle_runner.mounts import MOUNTED
+from kaggle_runner.mounts import MOUNTED, is_of_this_machine
 from kaggle_runner.study.near import JOURNAL
 from kaggle_runner.sweep.address import is_file_name, require_sweep
 from kaggle_runner.sweep.distributions import Choice, Fixed
@@ -137,8 +137,8 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {', '.join(lacking)}; mount "
                                           f"Kaggle's copy with --model or --dataset and write its path there, under "
                                           f"/kaggle/input/models or /kaggle/input/datasets, or leave out --no-internet")
-    if not order.internet and order.task in ("export", "try"):
-        _check_base(Path(order.sweep), tell)
+    if order.task in ("export", "try"):
+        _check_base(order, tell)
     elif not order.internet and _is_quantised(_read(order)[0]):
         tell(f"{_LACKS_BITSANDBYTES}, or write load_in_4bit: false and optim: adamw_torch")
     return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
@@ -146,18 +146,24 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
 
 
-def _check_base(study: Path, tell: Callable[[str], None]) -> None:
-    """See that a kernel without the internet may find the base of a study's winner, as far as is known here.
+def _check_base(order: KernelOrder, tell: Callable[[str], None]) -> None:
+    """See that a kernel may find the base of a study's winner, as far as is known here.
 
     Raises:
-        KernelError: the base is the hub's.
+        KernelError: the base is on this machine alone, or the hub's where the kernel has no internet.
     """
-    best = None
+    best, study = None, Path(order.sweep)
     if is_here := (study / JOURNAL).is_file():
         from kaggle_runner.study.journal import read_study
 
         best = read_study(study).best
     config = best.trial.config if best else None
+    if isinstance(config, FinetuneConfig) and (config.model == DEMO_MODEL or is_of_this_machine(config.model)):
+        what = "the demo base, whose weights stay" if config.model == DEMO_MODEL else f"{config.model}, which is"
+        raise KernelError(Refusal.SOURCE, f"the kernel would not find the base of {study}: {what} on this machine; "
+                                          f"run it here: python -m kaggle_runner {order.task} {study}")
+    if order.internet:
+        return
     if isinstance(config, FinetuneConfig) and not Path(config.model).is_absolute():
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {config.model}, the base of "
                                           f"{study}; leave out --no-internet")
@@ -273,7 +279,7 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
         if (name, value) == ("model", DEMO_MODEL):
             missing.append("the demo base, whose weights stay on this machine; for a try on a kernel write a small "
                            "model of the hub, such as HuggingFaceTB/SmolLM2-135M, as `model`")
-        elif value.startswith(("./", "../", "~")) or (not path.is_absolute() and path.exists()):
+        elif is_of_this_machine(value):
             missing.append(f"the {name} {value}, a path of this machine; upload it to Kaggle, mount it with --{kind} "
                            f"and write its path there, {MOUNTED[kind]}")
         elif path.is_relative_to("/kaggle/input") and not mounts:

@@ -303,7 +303,7 @@ def _meta(analysis: Analysis) -> str:
 def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
     """Return the numbers that stand large: name, value and note of each."""
     base, ranked = analysis.baseline, analysis.first.ranked
-    value = analysis.first.value
+    value = ranked[0].mean if ranked else None
     facts = [(f"best {analysis.metric}", metric_text(value, analysis.digits),
               say.configuration_text(ranked[0], analysis.first.expected is None) + say.seed_text(analysis)
               if marked(analysis) else "")]

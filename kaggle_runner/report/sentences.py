@@ -44,7 +44,7 @@ def winner(analysis: Analysis) -> str:
         return f"No trial is complete, so nothing can be compared: {became}." if counts else "No trial has started yet."
     best = first.ranked[0]
     name = configuration_text(best, with_seeds=first.expected is None)
-    value = f"{metric} {metric_text(first.value, analysis.digits)}{seed_text(analysis)}{_beside_base(analysis)}"
+    value = f"{metric} {metric_text(best.mean, analysis.digits)}{seed_text(analysis)}{_beside_base(analysis)}"
     if len(first.ranked) == 1:
         has = "has" if len(best.runs_ids) == 1 else "have"
         return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
@@ -95,17 +95,17 @@ def configuration_text(one: Configuration, with_seeds: bool = True) -> str:
 
 
 def seed_text(analysis: Analysis) -> str:
-    """Say that what stands of a confirmed best is not the mean of the seeds that chose it; else empty."""
+    """Say that the seeds of a confirmed best chose it, and what seeds say that did not choose; else empty."""
     first = analysis.first
-    return "" if first.expected is None else (f" with another seed ({first.ranked[0].made_of} that chose it: "
-                                              f"{metric_text(first.ranked[0].mean, analysis.digits)})")
+    return "" if first.expected is None else (f" ({first.ranked[0].made_of} that chose it; what is chosen so comes to "
+                                              f"{metric_text(first.expected, analysis.digits)})")
 
 
 def _beside_base(analysis: Analysis) -> str:
     base = analysis.baseline
     if base is None:
         return ""
-    gain = (analysis.first.value or 0.0) - base
+    gain = analysis.first.ranked[0].mean - base
     if not gain:
         return ", as the untouched base has"
     relative = f" ({percent_text(abs(gain / base))})" if base else ""

@@ -53,6 +53,12 @@ def trials_of(configurations: Sequence[Ranked], confirm: Confirm) -> list[Trial]
                   origin=f"{OF_TRIAL}{one.records[0].trial.id}") for number, (seed, one, config) in enumerate(every)]
 
 
+def runs_left(snapshot: Snapshot, confirm: Confirm, total: int) -> int:
+    """Return how many trainings confirm a sweep of so many trials, less those that are done."""
+    done = sum(record.result is not None for record in snapshot.confirming)
+    return max(0, min(confirm.top, total) * confirm.seeds - done)
+
+
 def what_begins(configurations: Sequence[Ranked], confirm: Confirm) -> str:
     """Say what is going to be trained."""
     return f"confirming: the best {len(configurations)} configurations with {how_many(confirm.seeds, 'more seed')} each"

@@ -20,6 +20,7 @@ from kaggle_runner.machine.budget import budget_for
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.memory.fit import memory_limit_of
+from kaggle_runner.run.confirm import runs_left
 from kaggle_runner.run.failures import FailureBudget
 from kaggle_runner.run.one_trial import TrialRunner, preempts, why_it_ends
 from kaggle_runner.run.points.observations import is_within
@@ -129,7 +130,8 @@ def run_embedded(spec: SweepSpec, order: SweepOrder, environment: Environment, n
         before = everything.snapshot()
         finished = len(before.finished)
         notify(SweepStarted(total=max(total, finished), finished=finished, directory=str(order.directory),
-                            workers=len(workers), seconds=seconds_of(before), confirming=order.confirm.runs))
+                            workers=len(workers), seconds=seconds_of(before),
+                            confirming=runs_left(before, order.confirm, total)))
         with contextlib.ExitStack() as supervisors:
             runners = [TrialRunner(
                 supervisor=supervisors.enter_context(Supervisor(

@@ -232,7 +232,7 @@ class Confirmed:
     leads: str = ""
     """The trial that came later and leads until it is confirmed too; empty where the winner is the best."""
     stated: float
-    """What the winner can be expected to give with another seed."""
+    """What is chosen so comes to with another seed: seeds judged whom the others chose, mostly the winner."""
     seeds: int
     noise: Noise | None
 
@@ -292,7 +292,7 @@ def confirmed(snapshot: Snapshot) -> Confirmed | None:
 
 
 def stated_of_best(snapshot: Snapshot) -> float | None:
-    """Return what the best can be expected to give with another seed; none unless a confirmation chose it."""
+    """Return what is chosen as the best was comes to with another seed; none unless a confirmation chose it."""
     found = confirmed(snapshot)
     return None if found is None or found.leads else found.stated
 

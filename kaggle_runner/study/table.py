@@ -13,6 +13,7 @@ from kaggle_runner.study.noise import (
     confirmed,
     is_level,
     measured_noise,
+    stated_of_best,
 )
 from kaggle_runner.study.ranking import own_rank
 from kaggle_runner.study.trial import Status, TrialRecord
@@ -56,18 +57,16 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
 def best_value(snapshot: Snapshot) -> str:
     """Write what the best of a study with one came to, beside the base.
 
-    Of a confirmed winner it is what seeds that had no part in choosing it say, because the mean of those that did is
-    too good on average.
+    The mean of the seeds that chose a confirmed winner is too good on average, so what seeds say that did not choose
+    stands with it: that is no number of this winner alone, because without one of its seeds another may have won.
     """
-    found, told, (noise, _) = configurations_of(snapshot), confirmed(snapshot), measured_noise(snapshot)
+    found, (noise, _), expected = configurations_of(snapshot), measured_noise(snapshot), stated_of_best(snapshot)
     one = next(one for one in found if snapshot.configurations[0].records[0].trial.id in one.all_ids)
-    write, value = metric_writer(snapshot.metric, found), one.mean
-    doubt = None if noise is None else noise.deviation / math.sqrt(one.seeds)
-    of = f" ({one.made_of})" if one.runs > 1 else ""
-    if told is not None and not told.leads:
-        value, doubt, of = told.stated, told.doubt, f" with another seed ({one.made_of} that chose it: {write(value)})"
-    error = "" if doubt is None else f" +- {doubt:.2g} standard error"
-    return f"{write(value)}{error}{of}{_gain(snapshot, value, write)}"
+    write = metric_writer(snapshot.metric, found)
+    error = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
+    chosen = "" if expected is None else f" that chose it; what is chosen so comes to {write(expected)}"
+    of = f" ({one.made_of}{chosen})" if one.runs > 1 else ""
+    return f"{write(one.mean)}{error}{of}{_gain(snapshot, one.mean, write)}"
 
 
 def none_is_better(snapshot: Snapshot, found: Sequence[Configuration]) -> bool:

@@ -14,6 +14,8 @@ RUNNING, STOPPED = "running", "stopped"
 """Status words of a trial without a result."""
 OPEN = (RUNNING, STOPPED)
 _WITHOUT_AN_END = "stopped without an end; the next start goes on with it"
+LOST_TO = "lost_to"
+"""The note that names who has taken a trial that was cut off here."""
 SEED = "seed"
 """The hyperparameter in which the trials of one configuration differ."""
 OF_THE_MACHINE = ("crash", "hung", "error", "out_of_memory", "lost")
@@ -119,6 +121,11 @@ class TrialRecord:
     def status_word(self) -> str:
         """How it ended, `running`, or `stopped` where nothing runs it and no end was written."""
         return self.result.status.value if self.result else RUNNING if self.is_held else STOPPED
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was cut off here and is another machine's by now."""
+        return self.result is not None and LOST_TO in self.result.notes
 
     @property
     def reason(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.files import folder_name
+from kaggle_runner.mounts import is_of_this_machine
 from kaggle_runner.study.journal import Snapshot, confirm_directory
 from kaggle_runner.study.near import JOURNAL, LAB, STUDIES
 from kaggle_runner.study.pace import forecast_s
@@ -39,7 +40,8 @@ def full_lines(snapshot: Snapshot, *, here: str, push: str) -> list[tuple[str, s
         if snapshot.sessions else []
     on_t4 = bool(gpus) and "T4" in gpus[0]
     lines = [(here, of if seconds is None else f"{of}: {hours(seconds)}{' on one GPU' if gpus else ''}")]
-    if config.model != DEMO_MODEL:
+    if config.model != DEMO_MODEL and not any(
+            map(is_of_this_machine, filter(None, (config.model, config.dataset, config.eval_dataset)))):
         sessions = 3 if seconds is None or not on_t4 else math.ceil(seconds / 2 / KAGGLE_SESSION_S)
         told = f": {_on_kaggle(seconds / 2, sessions)}" if seconds is not None and on_t4 else ""
         lines.append((f"{push} --full --sessions {sessions} --wait", f"all rows, both T4s{told}"))

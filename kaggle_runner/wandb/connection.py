@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import wandb
+from wandb.sdk.lib.module import unset_globals
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from kaggle_runner.errors import WandbError
@@ -114,6 +115,11 @@ def leave() -> None:
     """End W&B's own process, if it runs; call it when nothing is left to upload."""
     with contextlib.suppress(OSError, SystemExit):  # a process that died already; the client exits with its status
         wandb.teardown()
+
+
+def forget_run() -> None:
+    """Have the client know of no open run: of one whose process is gone it would write the end, with a traceback."""
+    unset_globals()
 
 
 def leave_in_time() -> None:

@@ -22,10 +22,10 @@ from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
 from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Study
-from kaggle_runner.study.trial import Status, Trial, TrialRecord, TrialResult
+from kaggle_runner.study.trial import LOST_TO, Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.answers import HOLDER, STUDY, ask_run
 from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
-from kaggle_runner.wandb.connection import end_core, leave
+from kaggle_runner.wandb.connection import end_core, forget_run, leave
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.ends.received import Doubt, refusal_of, refused_file, upload_line, what_is_missing
@@ -208,8 +208,9 @@ class JobRunner:
         """Leave a run to who has it: nothing more is written to it, not even its end."""
         end_core()
         leave()
+        forget_run()
         self.let_go = True
-        result = replace(result, status=Status.PREEMPTED, reason=(
+        result = replace(result, status=Status.PREEMPTED, metric=None, notes={**result.notes, LOST_TO: holder}, reason=(
             f"lost to {holder}: W&B had no word from here for so long that it gave the trial out again"))
         self._study.record_end(result)
         self._runner.take_end(result)

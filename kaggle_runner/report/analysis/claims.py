@@ -30,7 +30,7 @@ def claims(analysis: Analysis) -> dict[str, Any]:
         "noise": {"value": noise.deviation if noise else None, "upper": noise.upper if noise else None,
                   "source": noise.source if noise else f"not known: {why_unknown(first, analysis.repeats)}"},
         "importance": {share.name: {"share": share.share, "resolved": share.resolved} for share in analysis.shares},
-        "best": best and {"trials": list(best.all_ids), "value": first.value, "mean": best.mean,
+        "best": best and {"trials": list(best.all_ids), "value": best.mean, "stated": first.expected,
                           "seeds": best.seeds,
                           "params": {name: value for name, value in best.params.items()
                                      if name != SEED or best.seeds < 2}},

@@ -43,12 +43,7 @@ class FirstPlace:
     failed: Mapping[str, str] = field(default_factory=dict)
     """Trials that failed with a further seed, so that they share nothing, and why."""
     expected: float | None = None
-    """What the best can be expected to give with another seed, where a confirmation chose it."""
-
-    @property
-    def value(self) -> float | None:
-        """What is said of the best: the mean of seeds that chose it is too good on average."""
-        return self.expected if self.expected is not None else self.ranked[0].mean if self.ranked else None
+    """What is chosen as the best was comes to with another seed, where a confirmation chose it."""
 
     @property
     def places(self) -> tuple[Configuration, ...]:
@@ -106,7 +101,7 @@ def first_place(configurations: Sequence[Configuration], goal: str, measured: No
     A model's noise is what the effects that stand out leave; where chance made a longer tail than the normal's, the
     whole width of it is the distance. Where they leave more than the configurations before a gap scatter, or
     twice what `effects_of` these alone leave, those are the model. Trials that `failed` with a further seed share
-    nothing, unless all have. What is `expected` of the best with another seed is said of it.
+    nothing, unless all have. What is `expected` of such a choice is said beside the best.
     """
     sign = -1.0 if goal == "maximize" else 1.0
     ranked, use_both = tuple(configurations), measured is not None and measured.freedom < _FEW

@@ -241,7 +241,8 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
     else:
         drawn = grid.from_unit(generator.random((SPREAD_DRAWS, len(grid.axes))))
         everywhere = np.concatenate([drawn, grid.around(leaders, NEAR_DRAWS, NEAR_WIDTH, generator)])
-    candidates = everywhere = judge.allowed(everywhere, tried_TA, leaders)
+    drawn_PA, everywhere = everywhere, judge.allowed(everywhere, tried_TA, leaders)
+    candidates = everywhere
     scores, hopes = judge(everywhere)
     if len(candidates) and not is_listed:
         top = candidates[np.argsort(-scores, kind="stable")[:4]]
@@ -256,6 +257,8 @@ def next_point(space: SearchSpace, past: Sequence[Observation], goal: str, seed:
         apart = (judge.allowed(hopeful, tried_TA, leaders, least) for least in LITTLE_APART)
         away = next(filter(len, apart), best[None])
         best = away[np.argmax(judge(away)[0])]
+    if is_stuck and len(beside := judge.allowed(drawn_PA, tried_TA, leaders, left_MA=running_MA)):
+        gain = max(gain, float(np.exp(judge(beside)[0].max())))  # what is left here may be worth a trial all the same
     return NextPoint(places=tuple(map(float, best)), gain=gain, noise=process.noise, unit=process.unit)
 
 
@@ -280,10 +283,10 @@ class _Judge:
         return score if self._fits_N.all() else score + np.log(self._chance_to_fit(columns)), np.asarray(hopes)
 
     def allowed(self, places_PA: np.ndarray, tried_TA: np.ndarray, leaders_LA: np.ndarray,
-                apart: float = SAME_SHARE) -> np.ndarray:
+                apart: float = SAME_SHARE, left_MA: np.ndarray | None = None) -> np.ndarray:
         """Leave out what was tried or is nearly the same, needless ends, and learning rates beside those to be left."""
-        same = np.ones((len(places_PA), len(tried_TA)), bool)
-        needless, beside = np.zeros(len(places_PA), bool), _is_beside(self._grid.axes, places_PA, self._left_MA)
+        same, needless = np.ones((len(places_PA), len(tried_TA)), bool), np.zeros(len(places_PA), bool)
+        beside = _is_beside(self._grid.axes, places_PA, self._left_MA if left_MA is None else left_MA)
         for number, axis in enumerate(self._grid.axes):
             place = places_PA[:, number]
             near = 0.5 if axis.levels else apart

@@ -7,19 +7,11 @@ from pathlib import Path
 from kaggle_runner.files import write_atomically
 from kaggle_runner.study.journal import JOURNAL, Snapshot
 from kaggle_runner.study.lock import ELSEWHERE
-from kaggle_runner.study.trial import TrialRecord
 
 COPY = "shared"
 """In a study's folder, the copy of the whole study that it shares with other machines."""
 HOST = "database"
 """The host of a copy's only session."""
-LOST_TO = "lost_to"
-"""The note that names the machine which has taken a trial that was cut off here."""
-
-
-def is_lost(record: TrialRecord) -> bool:
-    """Say whether a trial was cut off here and is another machine's by now."""
-    return record.result is not None and LOST_TO in record.result.notes
 
 
 def is_copy(snapshot: Snapshot) -> bool:

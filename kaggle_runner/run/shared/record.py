@@ -75,7 +75,7 @@ class SharedRecord:
         self.rows: dict[int, Row] = {}
         self.known: tuple[Mapping[str, Any], ...] = tuple(json.loads(row.known))
         self.baseline: float | None = json.loads(row.baseline) if row.baseline else None
-        self._machine = socket.gethostname()[:200]
+        self.machine = socket.gethostname()[:200]
         self._now = now(database.address.kind)
         self._optuna: dict[int, int] = {}
         self._asked_seed: int | None = None
@@ -245,14 +245,16 @@ class SharedRecord:
         """Take the first trial that nobody runs, a new one if there is none; none when all are handed out."""
         columns = TRIALS.c
         free = sql.or_(columns.holder == "", columns.expires < self._now,
-                       sql.and_(columns.holder == self.holder, columns.number.not_in(list(held) or [-1])))
+                       # left behind here; a copy of this directory on another machine has the same name
+                       sql.and_(columns.holder == self.holder, columns.machine == self.machine,
+                                columns.number.not_in(list(held) or [-1])))
         with self.database.begin() as connection:
             row = connection.execute(
                 sql.select(columns.number, columns.attempt, columns.trial)
                 .where(columns.study == self._study, columns.result.is_(None), columns.number < total, free,
                        columns.number.not_in(list(held) or [-1]))
                 .order_by(columns.number).limit(1).with_for_update(skip_locked=True)).first()
-            lease = {"holder": self.holder, "machine": self._machine, "expires": self._now + self.lease_s,
+            lease = {"holder": self.holder, "machine": self.machine, "expires": self._now + self.lease_s,
                      "started": self._now}
             if row is not None:
                 connection.execute(TRIALS.update().where(columns.study == self._study, columns.number == row.number)
@@ -292,7 +294,7 @@ class SharedRecord:
 
     def note_held(self, claim: Claim, trial: Trial) -> None:
         """Keep in mind what was claimed, as the next reading will bring it: the database may be away by then."""
-        self.rows[claim.number] = Row(attempt=claim.attempt, holder=self.holder, machine=self._machine, trial=trial,
+        self.rows[claim.number] = Row(attempt=claim.attempt, holder=self.holder, machine=self.machine, trial=trial,
                                       started=time.time(), is_open=True)
 
     def renew(self, held: Mapping[int, int]) -> dict[int, str]:

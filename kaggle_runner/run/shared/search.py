@@ -20,13 +20,15 @@ from kaggle_runner.run.points.space import SearchSpace
 from kaggle_runner.run.rungs import extrapolated
 from kaggle_runner.run.search import Search
 from kaggle_runner.run.shared.checkpoints import bring
-from kaggle_runner.run.shared.copy import COPY, LOST_TO, is_lost, write_copy
+from kaggle_runner.run.shared.copy import COPY, write_copy
 from kaggle_runner.run.shared.record import Claim, SharedRecord
 from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, read_study
 from kaggle_runner.study.lock import typed_command
-from kaggle_runner.study.trial import Status, Trial, TrialResult, goes_on
+from kaggle_runner.study.trial import LOST_TO, Status, Trial, TrialResult, goes_on
 from kaggle_runner.sweep.spec import SweepSpec
 
+_SILENT = "for this machine gave no sign of life"
+"""After which a trial is another machine's."""
 POLL_S = 5.0
 """Between two looks at trials that run elsewhere, at most."""
 
@@ -110,8 +112,9 @@ class SharedSearch(Search):
 
     def _last_seen(self) -> Snapshot:
         whole = self._record.snapshot(self._study.directory)
-        idle = {number for number, row in self._record.rows.items() if row.holder == self._record.holder
-                and number not in self._claims}  # held by this directory's name, and run by nobody
+        # held by this directory's name, and run by nobody
+        idle = {number for number, row in self._record.rows.items() if number not in self._claims
+                and (row.holder, row.machine) == (self._record.holder, self._record.machine)}
         return dataclasses.replace(whole, records=tuple(
             dataclasses.replace(record, is_held=record.is_held and record.trial.number not in idle)
             for record in whole.records))
@@ -264,10 +267,11 @@ class SharedSearch(Search):
                 continue  # what this machine ended, another one may train: nothing is lost
             if row.holder != self._record.holder:
                 if result is not None and not goes_on(result):
-                    self._record_lost(result, row.machine)
+                    self._record_lost(result, row.machine, f"lost to {row.machine}, {_SILENT}")
                 elif row.holder and result is None:
-                    self._record_lost(self._study.cut_off(trial.id, ""), row.machine)
-                elif row.holder and result is not None and not is_lost(record):  # it may have been given back
+                    self._record_lost(self._study.cut_off(trial.id, ""), row.machine,
+                                      f"lost to {row.machine}, {_SILENT}")
+                elif row.holder and result is not None and not record.is_lost:  # it may have been given back
                     self._record_lost(result, row.machine, f"{result.reason}; {row.machine} has taken it since")
             elif row.result is None and result is not None and not goes_on(result):
                 told = self._told_value(result) if result.status is Status.PRUNED else None
@@ -280,7 +284,7 @@ class SharedSearch(Search):
         self._rest()
 
     def _record_lost(self, result: TrialResult, machine: str, why: str = "") -> None:
-        reason = why or f"lost to {machine}, for this machine gave no sign of life for {self._record.lease_s:g} s"
+        reason = why or f"lost to {machine}, {_SILENT} for {self._record.lease_s:g} s"
         self._study.record_end(dataclasses.replace(result, status=Status.PREEMPTED, metric=None, reason=reason,
                                                    notes={**result.notes, LOST_TO: machine}))
         self._notify(Note(text=f"trial {result.id} does not count here: {reason}"))

@@ -18,7 +18,7 @@ from kaggle_runner.events import Note, Notify, SweepStarted
 from kaggle_runner.files import json_lines
 from kaggle_runner.machine.deadline import in_minutes
 from kaggle_runner.machine.environment import Environment
-from kaggle_runner.run.confirm import open_confirmation, why_again
+from kaggle_runner.run.confirm import open_confirmation, runs_left, why_again
 from kaggle_runner.run.fixed_trials import left_of
 from kaggle_runner.run.local_sweep import SweepOrder, begin_with
 from kaggle_runner.run.one_trial import preempts
@@ -131,9 +131,10 @@ class _Here:
 
     def run(self, sweep: RemoteSweep, runs: SweepRuns, total: int) -> HereSession:
         study, confirm = self._study, self._order.confirm
-        finished = len(study.snapshot().finished)
+        before = study.snapshot()
+        finished = len(before.finished)
         self._notify(SweepStarted(total=total, finished=finished, directory=str(study.directory),
-                                  workers=self._order.agents, confirming=confirm.runs))
+                                  workers=self._order.agents, confirming=runs_left(before, confirm, total)))
         given = GivenOut(study, self._spec, sweep, runs, self._order.patience, self._notify)
         is_over = sweep.state in OVER_STATES
         goes_on = not self.search.is_complete(total) or bool(given.open)
