@@ -126,30 +126,30 @@ class Story:
         return read_study(self.person.folder / "studies" / self.sweep.name)
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
     """The GPUs are a fake nvidia-smi's, so each worker trains on the one core that it is pinned to.
 
     Character models, whose worker starts fastest. A signal comes when both agents are in the middle of a trial: a
     worker is halted there. An agent between two trials would be given the run that the other one hands back, and would
     hand it back in its turn, or train it.
     """
-    folder = tmp_path_factory.mktemp("person")
-    text = folder / "text.txt"
+    tmp_path = tmp_path
+    text = tmp_path / "text.txt"
     text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
     fixed = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "hidden_size": 16,
              "num_hidden_layers": 1, "num_attention_heads": 1, "max_eval_tokens": 256, "evaluations": 2}
-    (folder / "mine.yaml").write_text(json.dumps({
+    (tmp_path / "mine.yaml").write_text(json.dumps({
         "method": "random", "metric": {"name": "eval/loss", "goal": "minimize"}, "run_cap": 4,
         "parameters": {**{name: {"value": value} for name, value in fixed.items()},
                        "max_tokens": {"values": [STEP_TOKENS * SHORT, STEP_TOKENS * LONG]},
                        "learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}}))
     points = [{"max_tokens": STEP_TOKENS * steps, "learning_rate": rate} for steps, rate in
               ((LONG, 1.0e-3), (LONG, 2.0e-3), (SHORT, 3.0e-3), (SHORT, 4.0e-3))]
-    gpus = path_with(folder / "bin", answering(T4_X2)).split(":", 1)[0]
+    gpus = path_with(tmp_path / "bin", answering(T4_X2)).split(":", 1)[0]
     settings = {"PATH": f"{gpus}:{os.environ['PATH']}", "WANDB_PROJECT": "demo",
-                "KAGGLE_RUNNER_FACTS": str(folder / "facts.json")}
-    with somebody(folder, seed=5) as person:
+                "KAGGLE_RUNNER_FACTS": str(tmp_path / "facts.json")}
+    with somebody(tmp_path, seed=5) as person:
         server = person.server
         server.state.script(points)
         made, _ = person.run("sweep", "mine.yaml", "--backend", "wandb", "--project", "demo")
@@ -157,24 +157,24 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         command = (story.sweep.name, "--no-pruning")
         with watching(KEY, story.in_commands):
             agents = person.start("agent", *command, **settings)
-            workers = halt_in_mid_trial(server, folder)
+            workers = halt_in_mid_trial(server, tmp_path)
             (first, worker), _ = workers.items()
             kill([parent_of(worker), worker])
             server.wait_for(lambda state: first in server.sweep.queue, timeout_s=100)
             story.take_killed()
-            kill(pids_in(folder))
+            kill(pids_in(tmp_path))
             agents.communicate()
             story.take_killed()
             agents = person.start("agent", *command, **settings)
-            workers = halt_in_mid_trial(server, folder)
+            workers = halt_in_mid_trial(server, tmp_path)
             agents.send_signal(signal.SIGTERM)
             server.wait_for(preempting, timeout_s=60)
             for worker in workers.values():
                 os.kill(worker, signal.SIGCONT)
             person.end(agents, 130)
-            story.take(processes_in(folder))
+            story.take(processes_in(tmp_path))
             story.ending, _ = person.run("agent", *command, **settings)
-            story.take(processes_in(folder))
+            story.take(processes_in(tmp_path))
         yield story
 
 
@@ -230,8 +230,7 @@ def preempting(state: State) -> bool:
     return all(run.preempting for run in state.runs.values())
 
 
-@pytest.mark.slow
-def test_two_gpus_have_an_agent_each_and_share_one_study(story: Story) -> None:
+def two_gpus_have_an_agent_each_and_share_one_study(story: Story) -> None:
     snapshot, runs = story.snapshot, list(story.person.server.state.runs.values())
     assert [(each.state, each.exitcode) for each in runs] == [("finished", 0)] * 4
     assert [record.trial.number for record in snapshot.records] == [0, 1, 2, 3]
@@ -253,8 +252,7 @@ def test_two_gpus_have_an_agent_each_and_share_one_study(story: Story) -> None:
     assert [session["threads"] for session in snapshot.sessions] == [share] * 6
 
 
-@pytest.mark.slow
-def test_a_signal_to_the_command_reaches_every_agent_and_their_trials_resume(story: Story) -> None:
+def a_signal_to_the_command_reaches_every_agent_and_their_trials_resume(story: Story) -> None:
     terminated, done = story.states
     assert terminated == ["preempted", "preempted"]
     assert done == ["finished"] * 4
@@ -268,8 +266,7 @@ def test_a_signal_to_the_command_reaches_every_agent_and_their_trials_resume(sto
         assert len(run.history) == len(story.snapshot.history(run.name)), "no row twice"
 
 
-@pytest.mark.slow
-def test_kill_9_of_one_gpus_agent_and_of_all_leaves_no_trial_that_nobody_hands_back(story: Story) -> None:
+def kill_9_of_one_gpus_agent_and_of_all_leaves_no_trial_that_nobody_hands_back(story: Story) -> None:
     """The command itself gives back what the one leaves; what all of them leave, the next start does."""
     one, everything = story.killed
     assert sorted(zip(*one, strict=True)) == [("preempted", "preempted"), ("running", "running")]
@@ -302,8 +299,7 @@ def test_gpus_are_held_until_the_command_that_started_their_agents_is_gone(perso
     assert person.server.state.runs == {}
 
 
-@pytest.mark.slow
-def test_the_commands_print_what_a_person_needs_next(story: Story) -> None:
+def the_commands_print_what_a_person_needs_next(story: Story) -> None:
     address = f"tester/demo/{story.sweep.name}"
     page = f"{story.person.server.url}/tester/demo/sweeps/{story.sweep.name}"
     assert story.made.splitlines() == [
@@ -319,8 +315,7 @@ def test_the_commands_print_what_a_person_needs_next(story: Story) -> None:
     assert (study / "report" / "index.html").exists()
 
 
-@pytest.mark.slow
-def test_the_key_is_nowhere(story: Story) -> None:
+def the_key_is_nowhere(story: Story) -> None:
     """Not in what was printed, in no file, in no command line, and not in a worker's environment."""
     assert KEY not in "".join(story.person.said)
     assert len(list(story.person.folder.rglob("wandb/run-*/*.wandb"))) >= 4
@@ -329,8 +324,7 @@ def test_the_key_is_nowhere(story: Story) -> None:
     assert story.in_commands == []
 
 
-@pytest.mark.slow
-def test_finished_runs_are_taken_into_the_search_of_a_new_sweep(story: Story) -> None:
+def finished_runs_are_taken_into_the_search_of_a_new_sweep(story: Story) -> None:
     person, (first, second, *_) = story.person, story.person.server.state.runs
     create = ("sweep", "mine.yaml", "--backend", "wandb", "--project", "demo", "--prior-runs")
     _, stderr = person.run(*create, f"{first},nowhere0", status=1)
@@ -340,8 +334,7 @@ def test_finished_runs_are_taken_into_the_search_of_a_new_sweep(story: Story) ->
     assert [run.name for run in person.server.state.runs.values() if run.prior and run.sweep == name] == [first, second]
 
 
-@pytest.mark.slow
-def test_a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story: Story) -> None:
+def a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story: Story) -> None:
     """Without a key and without a server; nothing is left to train."""
     person, study = story.person, story.person.folder / "studies" / story.sweep.name
     asked = len(person.server.state.ops)
@@ -350,6 +343,20 @@ def test_a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline(story
     assert f"W&B      4 offline runs; upload them with: wandb sync studies/{study.name}/wandb/offline-run-*" in stdout
     assert len(list((study / "wandb").glob("offline-run-*/run-*.wandb"))) == 4
     assert len(person.server.state.ops) == asked
+
+
+@pytest.mark.slow
+def test_the_story_of_a_sweep_on_two_gpus(story: Story) -> None:
+    """One test, since each process of the test run that had one of several would live through the story anew."""
+    for is_true in (
+            two_gpus_have_an_agent_each_and_share_one_study,
+            a_signal_to_the_command_reaches_every_agent_and_their_trials_resume,
+            kill_9_of_one_gpus_agent_and_of_all_leaves_no_trial_that_nobody_hands_back,
+            the_commands_print_what_a_person_needs_next,
+            the_key_is_nowhere,
+            finished_runs_are_taken_into_the_search_of_a_new_sweep,
+            a_study_of_w_and_bs_goes_on_without_w_and_b_and_is_logged_offline):
+        is_true(story)
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), [
