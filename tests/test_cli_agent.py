@@ -134,7 +134,6 @@ def story(tmp_path: Path) -> Iterator[Story]:
     worker is halted there. An agent between two trials would be given the run that the other one hands back, and would
     hand it back in its turn, or train it.
     """
-    tmp_path = tmp_path
     text = tmp_path / "text.txt"
     text.write_text("".join(f"{i} is said {i} times, and {i * 7 % 10} after it\n" for i in range(500)))
     fixed = {"trainer": "charlm", "dataset": str(text), "max_length": 16, "batch_size": 4, "hidden_size": 16,
