@@ -131,30 +131,21 @@ def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from
     body = f"{TOLD}\n    agent(sys.argv[1], study=sys.argv[2], count=1, notify=HaltedOnce(sys.argv[2], tell))"
     long = {**fixed, "max_tokens": {"value": 64 * 800}, "evaluations": {"value": 8}}
     upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
-    first = f"""{TOLD}
-    def notify(event):
-        tell(event)
-        if event.kind == "started":
-            worker.append(event.pid)
-        elif event.kind == "checkpoint" and sys.argv[3] == "killed":
-            os.kill(worker[0], 19)
-            Path("halted").write_text(str(worker[0]))
-    worker = []
-    agent(sys.argv[1], study=sys.argv[2], count=1, notify=notify, pruning=False)
-    """
+    first = (f"{TOLD}\n    notify = HaltedOnce('first', tell, at='checkpoint')\n"
+             f"    agent(sys.argv[1], study='first', count=1, notify=notify, pruning=False)")
     with WandbServer(ahead_s=3600.0) as server:
         sweep = server.create_sweep(sweep_of(long))
-        doomed = begin(server, first, path_of(sweep), "first", "killed", **upload)
-        server.wait_for(lambda state: (tmp_path / "halted").is_file() and state.runs and server.run(0).history
+        doomed = begin(server, first, path_of(sweep), **upload)
+        server.wait_for(lambda state: (tmp_path / "halted-first").is_file() and state.runs and server.run(0).history
                         and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000, 250)
         doomed.kill()
-        os.kill(int((tmp_path / "halted").read_text()), signal.SIGKILL)  # it cannot end by itself while it is halted
+        os.kill(int((tmp_path / "halted-first").read_text()), signal.SIGKILL)  # a halted one cannot end by itself
         server.state.crash_after_s = 3.0  # for the cloud's five minutes
         run = server.wait_for(lambda state: server.run(0) if server.run(0).state == "crashed" else None, 60)
         server.state.crash_after_s, rows = 300.0, len(run.history)
         other = begin(server, body, path_of(sweep), "other", **upload)
         server.wait_for(lambda state: (tmp_path / "halted-other").is_file() and len(run.history) > rows, 250)
-        back = begin(server, first, path_of(sweep), "first", "again", **upload).finish(250)
+        back = begin(server, first, path_of(sweep), **upload).finish(250)
         assert run.state == "running"
         os.kill(int((tmp_path / "halted-other").read_text()), signal.SIGCONT)
         done = other.finish(250)
@@ -180,23 +171,18 @@ def test_an_agent_that_was_silent_until_another_had_its_trial_lets_it_go_and_goe
     long = {**fixed, "max_tokens": {"value": 64 * 800}, "evaluations": {"value": 8}}
     upload = {"KAGGLE_RUNNER_UPLOAD_EVERY_S": "0"}
     first = f"""{TOLD}
-    def notify(event):
+    def tell_ends(event):
         tell(event)
-        if event.kind == "started":
-            worker.append(event.pid)
-        elif event.kind == "trial_ended":
+        if event.kind == "trial_ended":
             say(of_trial=[event.trial, event.status, event.reason])
-        elif event.kind == "checkpoint" and not Path("halted").exists():
-            os.kill(worker[0], 19)
-            Path("halted").write_text(str(worker[0]))
-    worker = []
+    notify = HaltedOnce("first", tell_ends, at="checkpoint")
     agent(sys.argv[1], study="first", notify=notify, pruning=False, told_s=float(sys.argv[2]), slept_s=1.0)
     """
     second = f"{TOLD}\n    agent(sys.argv[1], study='other', count=1, notify=HaltedOnce('other', tell))"
     with WandbServer() as server:
         sweep = server.create_sweep(sweep_of(long, run_cap=2))
         late = begin(server, first, path_of(sweep), "600" if what == "asleep" else "1", **upload)
-        server.wait_for(lambda state: (tmp_path / "halted").is_file() and server.run(0).history
+        server.wait_for(lambda state: (tmp_path / "halted-first").is_file() and server.run(0).history
                         and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000
                         and server.run(0).config.get("_holder"), 250)
         looks = server.state.ops.count("Run")
@@ -209,7 +195,7 @@ def test_an_agent_that_was_silent_until_another_had_its_trial_lets_it_go_and_goe
         server.state.crash_after_s, rows = 300.0, len(run.history)
         other = begin(server, second, path_of(sweep), **upload)
         server.wait_for(lambda state: (tmp_path / "halted-other").is_file() and len(run.history) > rows, 250)
-        for pid in (*halted, int((tmp_path / "halted").read_text())):
+        for pid in (*halted, int((tmp_path / "halted-first").read_text())):
             os.kill(pid, signal.SIGCONT)
         came_back = late.finish(250).facts
         assert "Traceback" not in late.text

@@ -370,9 +370,9 @@
     }
   }
 
-  // A browser would break 2.7e-4 behind its hyphen.
+  // A browser would break 2.7e-4 behind its hyphen; what stands inside of a tag is left alone.
   for (const place of document.querySelectorAll("p, li")) {
-    place.innerHTML = place.innerHTML.replace(/\d(\.\d+)?e-\d+/g, '<span class="option">$&</span>');
+    place.innerHTML = place.innerHTML.replace(/\d(\.\d+)?e-\d+(?![^<>]*>)/g, '<span class="option">$&</span>');
   }
   for (const button of document.querySelectorAll(".copy")) {
     button.onclick = () => {

@@ -242,6 +242,11 @@ class Confirmed:
         return self.candidates[0]
 
     @property
+    def stated_of_best(self) -> float | None:
+        """What is stated, where the winner is the best; none where a later trial leads."""
+        return None if self.leads else self.stated
+
+    @property
     def doubt(self) -> float | None:
         """Standard error of what is stated; none where one seed each tells nothing of the noise."""
         return None if self.noise is None else self.noise.deviation / math.sqrt(self.seeds)
@@ -294,7 +299,7 @@ def confirmed(snapshot: Snapshot) -> Confirmed | None:
 def stated_of_best(snapshot: Snapshot) -> float | None:
     """Return what is chosen as the best was comes to with another seed; none unless a confirmation chose it."""
     found = confirmed(snapshot)
-    return None if found is None or found.leads else found.stated
+    return None if found is None else found.stated_of_best
 
 
 def stated_mean(candidates: Sequence[Candidate], sign: float) -> float:

@@ -9,6 +9,7 @@ from kaggle_runner.metrics import Metric, digits_of, format_metric, format_numbe
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import (
     Configuration,
+    Noise,
     configurations_of,
     confirmed,
     is_level,
@@ -33,16 +34,16 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
     if best is None or best.result is None or best.result.metric is None:
         lines.append(("best", _no_best(snapshot)))
     else:
-        found = configurations_of(snapshot)
+        found, told = configurations_of(snapshot), confirmed(snapshot)
         level = none_is_better(snapshot, found)
         one = next(one for one in found if best.trial.id in one.all_ids)
+        value = _value(snapshot, found, one, noise, told.stated_of_best if told else None)
         who = f"none is better: all {len(found)} configurations have" if level else f"{_who(one)},"
-        lines.append(("best", f"{who} {metric} {best_value(snapshot)}{'' if level else _beside(snapshot, best)}"))
+        lines.append(("best", f"{who} {metric} {value}{'' if level else _beside(snapshot, best)}"))
         names = [] if level else _varied(snapshot) or _chosen(best.trial.params) or list(best.trial.params)
         if names:
             lines.append(("", "  ".join(f"{name} {format_value(best.trial.params[name])}"
                                         for name in names if name in best.trial.params)))
-        told = confirmed(snapshot)
         lines += told.as_lines(metric) if told else []
     if noise is not None:
         lines.append(("noise", f"{format_number(noise.deviation)} standard deviation of one trial's {metric}, from "
@@ -55,13 +56,19 @@ def best_lines(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 def best_value(snapshot: Snapshot) -> str:
-    """Write what the best of a study with one came to, beside the base.
+    """Write what the best of a study with one came to, beside the base."""
+    found, best = configurations_of(snapshot), snapshot.configurations[0].records[0].trial.id
+    return _value(snapshot, found, next(one for one in found if best in one.all_ids), measured_noise(snapshot)[0],
+                  stated_of_best(snapshot))
+
+
+def _value(snapshot: Snapshot, found: Sequence[Configuration], one: Configuration, noise: Noise | None,
+           expected: float | None) -> str:
+    """Write the mean of the best of all that were found.
 
     The mean of the seeds that chose a confirmed winner is too good on average, so what seeds say that did not choose
     stands with it: that is no number of this winner alone, because without one of its seeds another may have won.
     """
-    found, (noise, _), expected = configurations_of(snapshot), measured_noise(snapshot), stated_of_best(snapshot)
-    one = next(one for one in found if snapshot.configurations[0].records[0].trial.id in one.all_ids)
     write = metric_writer(snapshot.metric, found)
     error = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
     chosen = "" if expected is None else f" that chose it; what is chosen so comes to {write(expected)}"

@@ -28,16 +28,16 @@ from kaggle_runner.wandb.one_per_gpu import run_agents
 from kaggle_runner.wandb.jobs import AgentPatience
 
 class HaltedOnce:
-    # Takes the events of an agent, and halts its worker at the first row that is logged of the study; then the file
-    # halted-STUDY holds the process id of the worker.
-    def __init__(self, study, tell=lambda event: None):
-        self.halted, self.tell = Path(f"halted-{study}"), tell
+    # Takes the events of an agent, and halts its worker at the first row that is logged of the study, or at its first
+    # event of another kind; then the file halted-STUDY holds the process id of the worker.
+    def __init__(self, study, tell=lambda event: None, at="log"):
+        self.halted, self.tell, self.at = Path(f"halted-{study}"), tell, at
 
     def __call__(self, event):
         self.tell(event)
         if event.kind == "started":
             self.worker = event.pid
-        elif event.kind == "log" and not self.halted.exists():
+        elif event.kind == self.at and not self.halted.exists():
             os.kill(self.worker, 19)
             self.halted.write_text(str(self.worker))
 

@@ -115,5 +115,6 @@ def squares_of(left_PC: np.ndarray, right_NC: np.ndarray, codes: Sequence[int]) 
 
 
 def variance_of(points_PC: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return the covariance of points with themselves, which is the same for every draw."""
     places = [2 * np.clip(points_PC[:, column], 0, 1) - 1 for column in geometry.wells]
     return 1 + sum((WELL_DOUBT * (place ** 2 + place ** 4) for place in places), np.zeros(len(points_PC)))

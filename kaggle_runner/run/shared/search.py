@@ -266,11 +266,11 @@ class SharedSearch(Search):
             if row is None or (result and result.is_of_the_machine and row.holder != self._record.holder):
                 continue  # what this machine ended, another one may train: nothing is lost
             if row.holder != self._record.holder:
+                silent = f"lost to {row.machine}, {_SILENT}"
                 if result is not None and not goes_on(result):
-                    self._record_lost(result, row.machine, f"lost to {row.machine}, {_SILENT}")
+                    self._record_lost(result, row.machine, silent)
                 elif row.holder and result is None:
-                    self._record_lost(self._study.cut_off(trial.id, ""), row.machine,
-                                      f"lost to {row.machine}, {_SILENT}")
+                    self._record_lost(self._study.cut_off(trial.id, ""), row.machine, silent)
                 elif row.holder and result is not None and not record.is_lost:  # it may have been given back
                     self._record_lost(result, row.machine, f"{result.reason}; {row.machine} has taken it since")
             elif row.result is None and result is not None and not goes_on(result):
