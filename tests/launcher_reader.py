@@ -20,6 +20,9 @@ def read_launcher(script: str) -> tuple[Launch, dict[str, bytes]]:
         for digit in line:
             number = number * len(DIGITS) + DIGITS.index(digit)
         packed += number.to_bytes(len(line) * CHUNK_BYTES // CHUNK, "big")
-    archive = io.BytesIO(bz2.decompress(packed))
+    words, _, text = bz2.decompress(packed).partition(b"\n")
+    for word in words.split():
+        text = text.replace(word[:1], word[1:])
+    archive = io.BytesIO(text)
     package = {name: archive.read(size) for name, size in json.loads(archive.readline()).items()}
     return Launch(arguments=tuple(read["ARGUMENTS"]), settings=read["SETTINGS"], files=read["FILES"]), package

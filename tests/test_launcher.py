@@ -14,7 +14,7 @@ import pytest
 from kaggle_runner.errors import KernelError, SecretError
 from kaggle_runner.kaggle import launcher
 from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files
-from kaggle_runner.kaggle.shrink import narrow, with_short_names, without_types, without_uncalled, without_words
+from kaggle_runner.kaggle.shrink import with_short_names, without_spaces, without_types, without_uncalled, without_words
 from kaggle_runner.kernel.packages import NEEDS
 from tests.launcher_reader import read_launcher
 from tests.standins.nvidia_smi import NO_DRIVER, P100, T4_X2, answering, path_with
@@ -55,7 +55,8 @@ def test_two_builds_are_the_same_and_hold_the_package():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_is_small_for_each_command_of_a_kernel(command):
-    assert len(build_launcher(Launch(arguments=(command, "mine")), {})) <= 250_000
+    sweep_file = "parameter: {value: 1}\n" * 100
+    assert len(build_launcher(Launch(arguments=(command, "mine"), files={"mine": sweep_file}), {})) <= 250_000
 
 
 def test_it_leaves_out_weights_and_what_a_kernel_does_not_use():
@@ -138,12 +139,18 @@ def test_methods_that_nothing_names_are_left_out_where_no_class_of_others_may_ca
     assert without_uncalled(files) == {**files, "a.py": own.replace(b" @property\n def alone(self): pass", b"\n")}
 
 
-def test_a_level_is_one_space_and_strings_stay_as_they_are():
-    source = ('def f(x):\n    if x:\n        return """a\n        b\n    """\n'
-              '    return (f"""\n        {x\n        }\n    c""",\n            x)\n')
-    narrowed = ('def f(x):\n if x:\n  return """a\n        b\n    """\n'
-                ' return (f"""\n        {x\n        }\n    c""",\n   x)\n')
-    assert narrow(source.encode()).decode() == narrowed
+def test_spaces_that_divide_nothing_are_left_out_and_strings_stay_as_they_are():
+    source = ('def f(x, *, y: int = 1):\n    if x:\n        return """a\n        b\n    """\n'
+              '    return (f"""\n        {x\n        }\n    c""",\n'
+              '            x if -y else "ä = ä"  , 1 if y else f"{x = }" "" )\n'
+              '@g\nclass A (int) :\n\n    z = 1 .real, 0x1f or y, not x,  \\\n        x is not y, [1 , 2][ 0: -1 ]\n')
+    spaceless = ('def f(x,*,y:int=1):\n if x:\n  return """a\n        b\n    """\n'
+                 ' return(f"""\n        {x\n        }\n    c""",\nx if-y else "ä = ä",1 if y else f"{x = }" "")\n'
+                 '@g\nclass A(int):\n\n z=1 .real,0x1f or y,not x,  \\\nx is not y,[1,2][0:-1]\n')
+    assert without_spaces(source.encode()).decode() == spaceless
+    for path in sorted((REPOSITORY / "kaggle_runner").rglob("*.py")):
+        content = path.read_bytes()
+        assert ast.dump(ast.parse(without_spaces(content))) == ast.dump(ast.parse(content)), path
 
 
 def test_variables_get_short_names_and_everything_else_keeps_its_own():

