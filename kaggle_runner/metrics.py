@@ -4,7 +4,7 @@ Search, pruning, early stop, the best trial, reports and W&B take their order fr
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -77,10 +77,6 @@ class Metric:
     def for_search(self, value: float, loss: float | None) -> float:
         """Return a value with its tie broken, as one number for a search."""
         return value + self.sign * SEARCHED_TIE * loss if self.has_ties and loss is not None else value
-
-    def text(self, value: float, significant: int = 0) -> str:
-        """Write a value for a person, in so many significant digits at least."""
-        return format_metric(self.name, value, significant)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +160,17 @@ class Evaluations:
         return ranks.index(min(ranks))
 
 
-def format_metric(name: str, value: float, significant: int = 0) -> str:
-    """Write a value of a metric for a person: as `format_number`, shares without needless zeros."""
+def metric_writer(name: str, values: Iterable[float]) -> Callable[[float | None], str]:
+    """Return what writes values of a metric in as many digits as tell these apart; none is a dash."""
+    digits = digits_of(values)
+    return lambda value: "–" if value is None else format_metric(name, value, digits)
+
+
+def format_metric(name: str, value: float, significant: int = LEAST_DIGITS) -> str:
+    """Write a value of a metric for a person: as `format_number`, shares without needless zeros.
+
+    Terminal, page and files write all of them by this, so that one number looks the same everywhere.
+    """
     text = format_number(value, significant=significant)
     if GOALS.get(name) != "maximize" or "e" in text:
         return text
@@ -179,7 +184,7 @@ def format_number(value: float, digits: int = 4, *, significant: int = 0) -> str
     if value == 0 or not math.isfinite(value):
         return f"{value:.{digits}f}"
     if 1e-3 <= abs(value) < 10.0 ** max(6, significant - 1):
-        behind = significant - 1 - math.floor(math.log10(abs(value))) if significant > LEAST_DIGITS else 0
+        behind = significant - 1 - math.floor(math.log10(abs(value))) if significant else 0
         return f"{value:.{max(digits, behind)}f}"
     return f"{value:.{max(digits, significant - 1)}e}"
 

@@ -393,7 +393,7 @@ def test_of_equal_shares_the_loss_says_which_comes_first_and_all_say_the_same(tm
                    metrics={"eval/loss": losses[i]} if losses else {}) for i in range(3)]
     snapshot = read_study(write_study(tmp_path / "s", trials, parameters={"learning_rate": LEARNING_RATE}, **SCORED))
     told, table, line = say.winner(analyse(snapshot)), trial_table(snapshot, width=80), best_lines(snapshot)[0][1]
-    assert "All 3 complete configurations have eval/exact_match 0.2500: none of them is better." in told
+    assert "All 3 complete configurations have eval/exact_match 0.25: none of them is better." in told
     assert say.agreement(analyse(snapshot)) == ""
     behind = sum(loss > min(losses) for loss in losses)
     by_loss = f" By its loss, 2.5000, trial {leader} goes before {behind} other{'s' * (behind > 1)} with that value."

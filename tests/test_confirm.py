@@ -90,8 +90,8 @@ def test_the_mean_over_seeds_chooses_and_seeds_that_did_not_choose_say_how_good_
     assert found.stated == pytest.approx((1.20 + 1.05) / 2)
     assert found.noise.freedom == 3
     lines = found.as_lines("eval/loss")
-    assert lines[0][1].startswith("trial 0001 is chosen; what is chosen so comes to eval/loss 1.125 +- ")
-    assert lines[0][1].endswith("(the sweep measured 1.02)")
+    assert lines[0][1].startswith("trial 0001 is chosen; what is chosen so comes to eval/loss 1.1250 +- ")
+    assert lines[0][1].endswith("(the sweep measured 1.0200)")
 
 
 def test_a_confirmation_with_failures_counts_what_is_whole_and_none_says_nothing(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_confirmed_winner_is_the_winner_wherever_a_study_is_told(tmp_path: P
     best = next(line for line in lines if line.startswith("best"))
     assert best.startswith(f"best     trial 0001, eval/loss {mean:.4f} +- ")
     assert best.endswith(" standard error (mean of 3 seeds that chose it; what is chosen so comes to 1.1250)")
-    stated = "seeds    trial 0001 is chosen; what is chosen so comes to eval/loss 1.125 +- "
+    stated = "seeds    trial 0001 is chosen; what is chosen so comes to eval/loss 1.1250 +- "
     assert any(line.startswith(stated) for line in lines)
     assert best.partition(" ")[2].strip() in (study / "best.yaml").read_text()
     assert read_chosen(study)[0].fixed["learning_rate"] == rate
@@ -163,7 +163,7 @@ def test_the_confirmed_winner_is_the_winner_wherever_a_study_is_told(tmp_path: P
     assert analysis.best.id == "0001"
     assert claims(analysis)["best"] | {"params": {}} == {
         "trials": ["0001"], "value": pytest.approx(mean), "stated": pytest.approx(1.125), "seeds": 3, "params": {}}
-    assert (f"trial 0001 with eval/loss {mean:.3f} (mean of 3 seeds that chose it; what is chosen so comes to 1.125)"
+    assert (f"trial 0001 with eval/loss {mean:.4f} (mean of 3 seeds that chose it; what is chosen so comes to 1.1250)"
             in say.winner(analysis))
     assert say.repeats(analysis).startswith("Best mean over seeds: 0001, trial 0001 with seed 43 and trial 0001 with")
     prior = observations(lessons_of([study], spec), spec)
@@ -220,7 +220,7 @@ def test_where_the_seed_is_searched_all_meet_the_same_further_ones_and_only_thes
     assert [(one.trial_ids[0], one.mean, one.seeds) for one in analyse(snapshot).first.ranked] == [
         ("0000", pytest.approx(2.1), 2), ("0001", pytest.approx(2.15), 2)]
     assert (found.noise.freedom, analyse(snapshot).noise) == (2, found.noise)
-    assert found.as_lines("eval/loss")[1][1].endswith("in the sweep, then 3, 1.2; mean of the latter 2.1")
+    assert found.as_lines("eval/loss")[1][1].endswith("in the sweep, then 3.0000, 1.2000; mean of the latter 2.1000")
 
 
 def test_a_confirmation_of_an_earlier_version_with_other_seeds_for_each_is_told_as_that(tmp_path: Path) -> None:
@@ -277,8 +277,8 @@ def test_beside_a_confirmed_winners_mean_stands_what_seeds_say_that_did_not_choo
     assert line.endswith(f" (mean of 3 seeds that chose it; what is chosen so comes to 1.1250); {of_base}")
     assert line in write_best(snapshot).read_text().splitlines()[0]
     analysis = analyse(snapshot)
-    of_page = "(mean of 3 seeds that chose it; what is chosen so comes to 1.125)"
-    assert f"1.027 {of_page}, 0.0733 (6.7 %) below the untouched base's 1.100" in say.winner(analysis)
+    of_page = "(mean of 3 seeds that chose it; what is chosen so comes to 1.1250)"
+    assert f"1.0267 {of_page}, 0.0733 (6.7 %) below the untouched base's 1.1000" in say.winner(analysis)
     assert "with the seeds that chose it" in say.repeats(analysis)
     assert claims(analysis)["best"]["value"] == pytest.approx(1.02667, abs=1e-4)
     assert claims(analysis)["best"]["stated"] == pytest.approx(1.125)
@@ -308,7 +308,7 @@ def test_what_another_configuration_came_to_with_a_hard_seed_is_no_number_of_the
     line = dict(best_lines(snapshot)[:1])["best"]
     assert line.startswith("trial 0001, eval/loss 1.0133 +- ")
     assert line.endswith("what is chosen so comes to 4.5100)")
-    assert "trial 0001 with eval/loss 1.013 (mean of 3 seeds that chose it; what is chosen so comes to 4.510)" in (
+    assert "trial 0001 with eval/loss 1.0133 (mean of 3 seeds that chose it; what is chosen so comes to 4.5100)" in (
         say.winner(analyse(snapshot)))
 
 

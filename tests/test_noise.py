@@ -126,7 +126,7 @@ def test_a_best_trial_that_lacks_a_hyperparameter_of_later_ones_is_shown(tmp_pat
     ((1.2e-12, 3.4e-12), 4.8e-12, "eval/loss 1.2000e-12; the untouched base has 4.8000e-12 (-75.0%)",
      ["1.2000e-12", "3.4000e-12"]),
     ((1e140, 2.5), 2.0, "eval/loss 2.5000; the untouched base has 2.0000 (+25.0%)", ["2.5000", "1.0000e+140"]),
-    ((3e140, 2e140), 1e-3, "eval/loss 2.0000e+140; the untouched base has 0.0010", ["2.0000e+140", "3.0000e+140"]),
+    ((3e140, 2e140), 1e-3, "eval/loss 2.0000e+140; the untouched base has 0.001000", ["2.0000e+140", "3.0000e+140"]),
     ((-2.0, -1.0), -1.0, "eval/loss -2.0000; the untouched base has -1.0000 (-100.0%)", ["-2.0000", "-1.0000"]),
     ((4.4151892662, 4.4302, 4.44, 4.4606, 1.1176e7), 8.0, "eval/loss 4.4152; the untouched base has 8.0000 (-44.8%)",
      ["4.4152", "4.4302", "4.4400", "4.4606", "1.1176e+07"]),

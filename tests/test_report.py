@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from kaggle_runner.cli.table import trial_table
 from kaggle_runner.errors import StudyError
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import analyse
@@ -148,7 +149,7 @@ def test_the_summary_says_the_same_numbers_as_the_study(mixed):
     best = read_study(directory).best
     summary = (page.parent / "summary.md").read_text()
 
-    assert f"Lowest is trial {best.trial.id} with eval/loss {best.result.metric:.4g}" in summary
+    assert f"Lowest is trial {best.trial.id} with eval/loss {best.result.metric:.4f}" in summary
     assert "learning_rate explains" in summary
     assert "[curves.png](curves.png)" in summary
 
@@ -344,9 +345,9 @@ def test_values_of_the_metric_keep_the_zeros_that_make_them_comparable(tmp_path)
     trials = [Made(params={"x": i}, value=value) for i, value in enumerate([2.7, 2.698, 1234.5])]
     page = write_report([write_study(tmp_path / "study", trials)], notebook=False)
     summary = (page.parent / "summary.md").read_text()
-    assert "| 0000 | 2.700 |" in summary
-    assert "| 0001 | 2.698 |" in summary
-    assert "| 0002 | 1234 |" in summary
+    assert "| 0000 | 2.7000 |" in summary
+    assert "| 0001 | 2.6980 |" in summary
+    assert "| 0002 | 1234.5000 |" in summary
 
 
 def test_a_far_base_does_not_press_the_progress_over_time_flat(tmp_path):
@@ -358,7 +359,7 @@ def test_a_far_base_does_not_press_the_progress_over_time_flat(tmp_path):
     assert hours(2.4).layout["shapes"][0]["y0"] == 2.4
     assert 2.3 < hours(9.0).layout["yaxis"]["range"][1] < 2.5
     assert hours(9.0).layout["shapes"] == []
-    assert hours(9.0).beyond == ("↑ untouched base 9.000",)
+    assert hours(9.0).beyond == ("↑ untouched base 9.0000",)
 
 
 def test_a_trial_off_the_scale_is_a_mark_at_the_edge_with_its_value_and_a_count(tmp_path):
@@ -370,7 +371,7 @@ def test_a_trial_off_the_scale_is_a_mark_at_the_edge_with_its_value_and_a_count(
     low, high = figure.layout["yaxis"]["range"]
     assert off["customdata"] == [3]
     assert low < off["y"][0] < high < 60
-    assert figure.beyond == ("↑ 1 off the scale, to 60.00",)
+    assert figure.beyond == ("↑ 1 off the scale, to 60.0000",)
 
 
 def test_learning_curves_that_leave_their_plot_are_counted(tmp_path):
@@ -378,7 +379,7 @@ def test_learning_curves_that_leave_their_plot_are_counted(tmp_path):
         (step, 2.0 + i / 10) for step in range(2, 12))]) for i in range(8)]
     figure = next(figure for figure in trial_figures(analyse(read_study(write_study(tmp_path / "study", trials))))
                   if figure.key == "curves")
-    assert figure.beyond == ("↑ 2 of 8 lines off the scale, to 9.000",)
+    assert figure.beyond == ("↑ 2 of 8 lines off the scale, to 9.0000",)
 
 
 def test_every_hyperparameter_of_many_is_in_a_picture_and_few_are_open(tmp_path):
@@ -403,7 +404,7 @@ def test_what_is_no_number_in_a_journal_is_no_measurement(tmp_path):
         assert read_claims(directory)["baseline"] is None
         assert len(read_claims(directory)["first_place"]) == 7
     page = write_report([directory], notebook=False)
-    assert "Lowest is trial 0000 with eval/loss 2.000." in words_of(page)
+    assert "Lowest is trial 0000 with eval/loss 2.0000." in words_of(page)
     assert "7 of 9" in words_of(page)
 
 
@@ -414,13 +415,13 @@ def test_trials_that_ended_without_a_number_are_not_said_to_be_unfinished(tmp_pa
 
 
 @pytest.mark.parametrize(("values", "sentences"), [
-    ([2.5] * 9, "All 9 complete configurations have eval/loss 2.500, as the untouched base has: none of them is "
+    ([2.5] * 9, "All 9 complete configurations have eval/loss 2.5000, as the untouched base has: none of them is "
                 "better. How much of a difference is noise is not known: no configuration was trained with a second "
                 "seed, and the 9 complete configurations leave no scatter to estimate it from."),
     # an exact line leaves rounding, which is no noise: nothing has won by it
     ([2.5 - i / 10 for i in range(12)], "Which of 12 complete configurations comes first is not known yet, nor how "
                                         "much of their difference is chance. Lowest is trial 0011 with eval/loss "
-                                        "1.400, 1.1 (44 %)"),
+                                        "1.4000, 1.1 (44 %)"),
     ([2.4, 2.5], "Which of both complete configurations comes first is not known yet")])
 def test_values_without_noise_are_no_victory(tmp_path, values, sentences):
     trials = [Made(params={"x": i}, value=value) for i, value in enumerate(values)]
@@ -543,9 +544,9 @@ def test_a_confirmed_study_has_one_best_everywhere(tmp_path):
         assert (region.count, region.low, region.high) == (3, min(rates), max(rates))
         summary = (directory / "report" / "summary.md").read_text()
         first = next(line for line in summary.splitlines() if line.startswith("| 0002"))
-        assert first.startswith(f"| 0002 (mean of 4 seeds) | {sign * 2.525:.3f} | ")
+        assert first.startswith(f"| 0002 (mean of 4 seeds) | {sign * 2.525:.4f} | ")
         table = show(directory)._repr_html_().split("<table>")[1]
-        assert f"<td>0002</td><td>complete</td><td>{sign * 2.525:.3f}</td>" in table
+        assert f"<td>0002</td><td>complete</td><td>{sign * 2.525:.4f}</td>" in table
         rows = rows_of(directory / "report" / "trials.csv")
         assert [row["place"] for row in rows] == ["5", "2", "1", "3", "4", "6", "7", "8"]
         assert [float(row["best_so_far"]) for row in rows] == pytest.approx(line["y"])
@@ -571,16 +572,16 @@ def test_a_setting_that_a_trial_has_not_is_a_dash_and_null_is_a_value(tmp_path):
     columns = {column["name"]: column["cells"] for column in data_of(page)["studies"][0]["columns"]}
     assert columns["momentum"] == [None, "none", 0.5, 0.9, "none", 0.5, 0.9, None]
     summary = (page.parent / "summary.md").read_text()
-    assert "| 0000 | 2.500 | adamw | – | 1e-4 |" in summary
-    assert "| 0001 | 2.600 | sgd | none | 1e-4 |" in summary
+    assert "| 0000 | 2.5000 | adamw | – | 1e-4 |" in summary
+    assert "| 0001 | 2.6000 | sgd | none | 1e-4 |" in summary
     assert "<td>adamw</td><td>–</td>" in show(directory)._repr_html_()
     (slice_of,) = [one for one in map_figures(analyse(read_study(directory))) if one.key == "slice-momentum"]
     assert sorted(at for trace in slice_of.traces for at in trace["customdata"]) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(("start", "step", "first", "second"), [
-    (1e6, 1e-4, "1000000.0000", "1000000.0001"), (2.5, 1e-5, "2.50000", "2.50001"), (2.5, 0.01, "2.500", "2.510"),
-    (1e-9, 1e-13, "1e-9", "1.0001e-9")])
+    (1e6, 1e-4, "1000000.0000", "1000000.0001"), (2.5, 1e-5, "2.50000", "2.50001"), (2.5, 0.01, "2.5000", "2.5100"),
+    (1e-9, 1e-13, "1.0000e-09", "1.0001e-09")])
 def test_values_that_lie_close_are_told_apart_in_words_and_pictures(tmp_path, start, step, first, second):
     trials = [Made(params={"learning_rate": 10 ** (-5 + i / 10)}, value=value, curve=[(60, value)])
               for i, value in enumerate(start + step * place for place in range(20))]
@@ -637,6 +638,30 @@ def test_a_notebook_and_its_text_tell_values_apart_that_are_long_and_alike(tmp_p
     assert "LABELS = {'model': ['…8B-Instruct-bnb-…', '…70B-Instruct-bnb…']}" in code
 
 
+@pytest.mark.parametrize(("judged", "beside"), [("eval/exact_match", "eval/loss"), ("eval/loss", "eval/exact_match")])
+def test_a_value_of_a_metric_looks_the_same_in_terminal_page_and_files(tmp_path, judged, beside):
+    """2 of 48 rows were right before, 12 to 22 after; a loss keeps its zeros."""
+    shares, losses = [i / 48 for i in range(12, 23)], [2.9 - i / 10 for i in range(11)]
+    own = {"eval/exact_match": shares, "eval/loss": losses}
+    trials = [Made(params={"learning_rate": 1e-4 * (i + 1)}, value=own[judged][i], metrics={
+        judged: own[judged][i], beside: own[beside][i]}) for i in range(11)]
+    base = {"eval/exact_match": 2 / 48, "eval/loss": 3.0}
+    goal = "minimize" if judged == "eval/loss" else "maximize"
+    directory = write_study(tmp_path / "s", trials, parameters={"learning_rate": LEARNING_RATE}, metric=judged,
+                            goal=goal, baseline=base[judged], scores=base)
+    page = write_report([directory], notebook=False)
+    columns = {one["name"]: one for one in data_of(page)["studies"][0]["columns"]}
+    told = [trial_table(read_study(directory), width=200), *(text for _, text in best_lines(read_study(directory))),
+            repr(show(directory)), show(directory)._repr_html_().split("<img")[0],
+            words_of(page).split("<h3>How this")[0],
+            (page.parent / "summary.md").read_text().split("## How")[0],
+            *(" ".join(columns[name]["texts"]) for name in (judged, beside.removeprefix("eval/")))]
+    ways = {"0.25": 12 / 48, "0.4583": 22 / 48, "0.04167": 2 / 48, "2.9000": 2.9, "1.9000": 1.9, "3.0000": 3.0}
+    found = {way: {text for said in told for text in re.findall(r"(?<![\d.e-])\d\.\d+(?![\d.e%]| ?%)", said)
+                   if abs(float(text) - value) < 1e-4} for way, value in ways.items()}
+    assert found == {way: {way} for way in ways}
+
+
 def test_studies_of_different_metrics_are_not_compared(tmp_path):
     first = write_study(tmp_path / "a", numbers(2))
     second = write_study(tmp_path / "b", numbers(2), metric="accuracy", goal="maximize")
@@ -654,7 +679,7 @@ def test_studies_that_were_scored_on_other_tokens_are_not_compared(tmp_path):
     assert "scored on different held-out tokens (they differ in max_length), so their values cannot be" in words
     words = words_of(write_report([study("c", max_length=64, eval_max_length=128), study("d", max_length=128)],
                                   notebook=False))
-    assert "The best eval/loss, 2.100, is the same in made (c) and made (d)" in words
+    assert "The best eval/loss, 2.1000, is the same in made (c) and made (d)" in words
     words = words_of(write_report([study("e", model="demo"), study("f", model="a/b")], notebook=False))
     assert "they differ in model" in words
 

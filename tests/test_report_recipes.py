@@ -249,7 +249,7 @@ def test_what_failed_with_another_seed_is_not_among_the_best_and_no_advice(tmp_p
     analysis = confirmed_study(tmp_path / "s", [(2.522, None), (2.531, 2.529), (2.543, 2.537)])
     assert analysis.first.trial_ids == ("0001",)
     said = winner(analysis)
-    assert "won with eval/loss 2.527 (mean of 3 seeds that chose it; what is chosen so comes to 2.530)" in said
+    assert "won with eval/loss 2.5267 (mean of 3 seeds that chose it; what is chosen so comes to 2.5300)" in said
     assert "ahead of trial 0002 (mean of 3 seeds)" in said
     assert said.endswith(" With another seed trial 0000 failed: loss is nan, so it is not among the best.")
     assert not any(advice.startswith("Confirm") for advice in next_search(analysis))

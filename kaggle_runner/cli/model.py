@@ -30,7 +30,7 @@ from kaggle_runner.cli.shared import (
 from kaggle_runner.cli.words import as_typed, command, complain, say
 from kaggle_runner.errors import INTERRUPTED
 from kaggle_runner.files import FACTS_VARIABLE
-from kaggle_runner.metrics import GOALS, LOSS, MEASURED, Metric
+from kaggle_runner.metrics import GOALS, LOSS, MEASURED, Metric, format_metric
 from kaggle_runner.wording import size_text
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _print_exported(outcome: "Outcome", exported: "Exported") -> None:
     metric, scores = outcome.snapshot.metric, scores_in_study(outcome)[1]
     measured = [f"{LOSS} {scores[LOSS]:.6f}"] if LOSS in scores else []  # what the lines below are measured in
     if metric.name != LOSS and metric.name in scores:
-        measured.insert(0, f"{metric.name} {metric.text(scores[metric.name])}")
+        measured.insert(0, f"{metric.name} {format_metric(metric.name, scores[metric.name])}")
     said = f", {', '.join(measured)} in the study" if measured else ""
     click.echo(f"trial    {outcome.trial.id} of {outcome.snapshot.directory}{said}")
     if exported.adapter_loss is not None:

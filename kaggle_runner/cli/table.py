@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaggle_runner.cli.words import columns_of, command, fitted, padded, wrapped
+from kaggle_runner.metrics import metric_writer
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import configurations_of
-from kaggle_runner.study.table import format_value, metric_writer, none_is_better
+from kaggle_runner.study.table import format_value, none_is_better
 from kaggle_runner.study.trial import Status, TrialRecord
 from kaggle_runner.wording import how_many
 
@@ -113,7 +114,8 @@ def _columns(snapshot: Snapshot, records: Sequence[TrialRecord]) -> list[Column]
            ("peak GiB", [f"{result.peak_device_bytes / GIB:.2f}" if result and result.peak_device_bytes else
                          "-" if result else "" for result in results])]
     found = configurations_of(snapshot)
-    write, level = metric_writer(snapshot.metric, found), none_is_better(snapshot, found)
+    write = metric_writer(snapshot.info.metric, (one.mean for one in found))
+    level = none_is_better(snapshot, found)
     metric = ["" if result is None else "-" if result.metric is None else write(result.metric)
               for result in results]
     marks = [" *" if record is snapshot.best and not level else "" for record in records]

@@ -16,13 +16,16 @@ from kaggle_runner.lab.contest import Contest
 from kaggle_runner.lab.decision import Comparison, Decision, Verdict, same
 from kaggle_runner.lab.plan import Stage, TuningPlan
 from kaggle_runner.lab.vary import VarySpec, yaml_value
-from kaggle_runner.metrics import LOSS
+from kaggle_runner.metrics import LOSS, format_metric
 from kaggle_runner.study.axes import boundary, read_axes
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import t_975
 from kaggle_runner.study.table import format_value
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wording import how_many
+
+_DIGITS = 6
+"""Significant digits of a mean: its gain has five behind the point."""
 
 
 def study_summary(spec: VarySpec, snapshot: Snapshot, decision: Decision) -> str:
@@ -144,8 +147,9 @@ def errors_table(contest: Contest, snapshot: Snapshot, decision: Decision) -> li
         tokens = {record.result.tokens for record in snapshot.records if record.result is not None
                   and record.result.status is Status.COMPLETE and same(contest.value_of(record.trial), row.value)}
         mark = " (default)" if same(row.value, contest.default) else ""
+        mean = "" if row.mean is None else format_metric(metric, row.mean, _DIGITS)
         bits = [_number(None if row.mean is None else row.mean / math.log(2))] if in_bits else []
-        rows.append([f"{format_value(row.value)}{mark}", str(row.seeds), _number(row.mean), *bits, _number(row.gain),
+        rows.append([f"{format_value(row.value)}{mark}", str(row.seeds), mean, *bits, _number(row.gain),
                      _number(row.standard_error), _interval(row), "" if row.effect is None else f"{row.effect:+.1f}",
                      " or ".join(f"{count:,}" for count in sorted(tokens))])
     return rows

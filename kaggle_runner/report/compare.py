@@ -10,7 +10,6 @@ from kaggle_runner.report.sentences import settings
 from kaggle_runner.report.style import (
     SERIES,
     count_text,
-    metric_text,
     names_text,
     number_text,
     percent_text,
@@ -37,13 +36,13 @@ def comparison_sentence(analyses: Sequence[Analysis]) -> str:
         return f"None of {count_text(len(analyses), 'study').replace('studys', 'studies')} has a complete trial."
     sign = -1.0 if won[0].goal == "maximize" else 1.0
     ranked = sorted(won, key=lambda analysis: sign * _best(analysis))
-    sentence = f"{name[id(ranked[0])]} found the best {metrics[0]}, {metric_text(_best(ranked[0]))}"
+    sentence = f"{name[id(ranked[0])]} found the best {metrics[0]}, {ranked[0].text(_best(ranked[0]))}"
     if len(ranked) == 1:
         return f"{sentence}; no other study has a complete trial."
     alike = [name[id(analysis)] for analysis in ranked if _best(analysis) == _best(ranked[0])]
     if len(alike) > 1:
-        return (f"The best {metrics[0]}, {metric_text(_best(ranked[0]))}, is the same in {names_text(alike)}: none of "
-                f"them is better.")
+        return (f"The best {metrics[0]}, {ranked[0].text(_best(ranked[0]))}, is the same in {names_text(alike)}: none "
+                f"of them is better.")
     gap = abs(_best(ranked[1]) - _best(ranked[0]))
     sentence += f", {number_text(gap, 2)} from that of {name[id(ranked[1])]}"
     distances = [analysis.first.distance for analysis in ranked[:2]]
@@ -63,8 +62,8 @@ def comparison_rows(analyses: Sequence[Analysis]) -> list[list[str]]:
         best, base = analysis.best, analysis.baseline
         change = percent_text((_best(analysis) - base) / abs(base)) if best and base else "–"
         rows.append([
-            name, analysis.metric, metric_text(_best(analysis) if best else None), best.id if best else "–",
-            metric_text(base), change, number_text(analysis.noise.deviation, 2) if analysis.noise else "not known",
+            name, analysis.metric, analysis.text(_best(analysis) if best else None), best.id if best else "–",
+            analysis.text(base), change, number_text(analysis.noise.deviation, 2) if analysis.noise else "not known",
             str(len(analysis.complete)), str(len(analysis.rows)),
             seconds_text(sum(row.seconds for row in analysis.rows)),
             ", ".join(f"{name} {value_text(value)}" for name, value in settings(analysis, best)) if best else "–"])

@@ -12,7 +12,7 @@ from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.lead import Lead
 from kaggle_runner.report.maps import grid_value
 from kaggle_runner.report.recipes import next_search, recipes
-from kaggle_runner.report.style import metric_text, seconds_text, setting_text, value_text
+from kaggle_runner.report.style import seconds_text, setting_text, value_text
 from kaggle_runner.study.noise import Configuration
 
 _FIRST = ("trial", "number", "status")
@@ -114,8 +114,7 @@ def csv_cell(value: Any) -> Any:
 def _ranking(analysis: Analysis) -> str:
     names = [axis.name for axis in analysis.axes]
     rows = [["trial", analysis.metric, *names, "time"]]
-    digits = analysis.digits
-    rows += [[_named(row.id, one), metric_text(one.mean, digits), *(setting_text(row.params, name) for name in names),
+    rows += [[_named(row.id, one), analysis.text(one.mean), *(setting_text(row.params, name) for name in names),
               seconds_text(row.seconds)]
              for row, one in zip(analysis.places[:_MOST_ROWS], analysis.first.places, strict=False)]
     if len(rows) == 1:

@@ -31,7 +31,6 @@ from kaggle_runner.report.style import (
     SCALE,
     SERIES,
     log_ticks,
-    metric_text,
     number_text,
     short_names,
     shortened,
@@ -208,8 +207,8 @@ def _parallel_labels(axes: Sequence[Axis], analysis: Analysis, ranked: Sequence[
             names = value_names(axis.values, 14)
             labels += [(i, axis.position(value) or 0.0, name)
                        for value, name in zip(axis.values, names, strict=True)]
-    labels += [(len(axes), 1.045, metric_text(ranked[0].compared_by, analysis.digits)),
-               (len(axes), -0.045, metric_text(ranked[-1].compared_by, analysis.digits))]
+    labels += [(len(axes), 1.045, analysis.text(ranked[0].compared_by)),
+               (len(axes), -0.045, analysis.text(ranked[-1].compared_by))]
     return [{"x": x, "y": y, "text": text(shown), "showarrow": False,
              "font": {"size": 11}, "xanchor": "center", "borderpad": 1} for x, y, shown in labels]
 

@@ -15,11 +15,10 @@
     if (size >= 1e4 || (size >= 1000 && Number.isInteger(value))) return Math.round(value).toLocaleString("en-US");
     return String(Number(value.toPrecision(4)));
   }
-  // A column whose numbers are to be compared keeps its zeros: 2.700 beside 2.698.
-  const padded = (value, digits) => Math.abs(value) >= 1e-3 && Math.abs(value) < 10 ** (digits - 1)
-    ? value.toPrecision(digits) : numberText(value);
-  const shown = (value, column) => value === null ? "–"
-    : typeof value === "number" ? (column.padded ? padded(value, column.padded) : numberText(value)) : String(value);
+  const shown = (column, position) => {
+    const value = column.cells[position];
+    return value === null ? "–" : column.texts ? column.texts[position] : typeof value === "number" ? numberText(value) : String(value);
+  };
 
   const titleOf = (column) => column.unit ? `${column.name}, ${column.unit}` : column.name;
   // A long name may be broken after its signs, and nowhere else.
@@ -71,7 +70,7 @@
 
   function describe(study, position) {
     const lines = study.columns.filter((column) => column.cells[position] !== null && column.cells[position] !== "")
-      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column.cells[position], column).slice(0, 80))}</b>`
+      .map((column) => `${escaped(column.name)} <b>${escaped(shown(column, position).slice(0, 80))}</b>`
         + (column.unit ? ` ${column.unit}` : ""));
     return lines.join("<br>");
   }
@@ -185,7 +184,7 @@
       if (chosen.length < 2 || chosen.length > 8) return;
       const table = document.createElement("table");
       for (const column of this.study.columns) {
-        const cells = chosen.map((position) => shown(column.cells[position], column));
+        const cells = chosen.map((position) => shown(column, position));
         if (new Set(cells).size < 2) continue;
         const row = table.insertRow();
         [titleOf(column), ...cells].forEach((text, i) => {
@@ -324,7 +323,7 @@
         for (const column of columns) cell(head, "th", broken(titleOf(column)));
         for (const position of order) {
           const row = body.insertRow();
-          for (const column of columns) cell(row, "td", shown(column.cells[position], column));
+          for (const column of columns) cell(row, "td", shown(column, position));
         }
         last.after(table);
         last = table;
@@ -349,7 +348,7 @@
         };
         for (const column of this.study.columns) {
           const cell = row.insertCell(), value = column.cells[position];
-          cell.textContent = shown(value, column);
+          cell.textContent = shown(column, position);
           if (column.numeric) cell.className = "number";
           else if (typeof value === "string" && value.length > A_WORD) cell.className = value.length > 40 ? "long" : "word";
         }

@@ -11,8 +11,9 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -28,7 +29,6 @@ from kaggle_runner.report.maps import by_importance, map_figures
 from kaggle_runner.report.recipes import next_search, recipes
 from kaggle_runner.report.style import (
     count_text,
-    metric_text,
     number_text,
     percent_text,
     seconds_text,
@@ -196,10 +196,11 @@ def trial_columns(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the table of trials by column: name, unit, whether it is numbers, and one cell for each row."""
     rows = analysis.rows
     columns = [_column("trial", [row.id for row in rows]), _column("status", [row.status for row in rows]),
-               _metric_column(analysis, analysis.metric, [row.value for row in rows])]
+               _metric_column(analysis.metric, [row.value for row in rows], analysis.text)]
     if analysis.first.has_means:
-        columns.append(_metric_column(analysis, "mean over seeds", [row.compared_by for row in rows]))
-    columns += [_column(other.short, [row.metrics.get(other.name) for row in rows]) for other in analysis.others]
+        columns.append(_metric_column("mean over seeds", [row.compared_by for row in rows], analysis.text))
+    columns += [_metric_column(other.short, [row.metrics.get(other.name) for row in rows],
+                               partial(format_metric, other.name)) for other in analysis.others]
     columns += [_column(axis.name, [_setting(row, axis.name) for row in rows]) for axis in analysis.axes]
     if len({row.params.get("seed") for row in rows}) > 1:
         columns.append(_column("seed", [_setting(row, "seed") for row in rows]))
@@ -217,9 +218,10 @@ def _column(name: str, cells: list[Any], unit: str = "") -> dict[str, Any]:
             "cells": [float(f"{cell:.6g}") if isinstance(cell, float) else cell for cell in cells]}
 
 
-def _metric_column(analysis: Analysis, name: str, cells: list[float | None]) -> dict[str, Any]:
-    """Return a column whose numbers are to be compared: with zeros, and in as many digits as tell them apart."""
-    return _column(name, cells) | {"padded": analysis.digits, "cells": short(cells)}
+def _metric_column(name: str, cells: list[float | None], write: Callable[[float], str]) -> dict[str, Any]:
+    """Return a column of values of a metric, which are sorted as numbers and shown as everywhere."""
+    return _column(name, cells) | {"cells": short(cells), "texts": [cell if cell is None else write(cell)
+                                                                    for cell in cells]}
 
 
 def _setting(row: Row, name: str) -> Any:
@@ -304,14 +306,14 @@ def _numbers(analysis: Analysis) -> list[tuple[str, str, str]]:
     """Return the numbers that stand large: name, value and note of each."""
     base, ranked = analysis.baseline, analysis.first.ranked
     value = ranked[0].mean if ranked else None
-    facts = [(f"best {analysis.metric}", metric_text(value, analysis.digits),
+    facts = [(f"best {analysis.metric}", analysis.text(value),
               say.configuration_text(ranked[0], analysis.first.expected is None) + say.seed_text(analysis)
               if marked(analysis) else "")]
     if base is not None:
         change = ("" if value is None else "the best has the same" if value == base else
                   f"the best is {percent_text(abs(value / base - 1))} {'below' if value < base else 'above'}" if base
                   else "")
-        facts.append(("untouched base", metric_text(base, analysis.digits), change))
+        facts.append(("untouched base", analysis.text(base), change))
     beside = Metric(name=analysis.metric, goal=analysis.goal).beside
     facts += [(other.short.replace("_", " "), format_metric(other.name, other.winner),
                "" if other.base is None else f"the untouched base has {format_metric(other.name, other.base)}")
@@ -377,7 +379,7 @@ def _words() -> str:
 def _repeats(analysis: Analysis) -> str:
     if not analysis.repeats:
         return ""
-    rows = [[", ".join(repeat.names), str(repeat.seeds), metric_text(repeat.mean, analysis.digits),
+    rows = [[", ".join(repeat.names), str(repeat.seeds), analysis.text(repeat.mean),
              f"± {number_text(repeat.half_width, 2)}", number_text(repeat.deviation, 2)] for repeat in analysis.repeats]
     header = ["trials", "seeds", f"mean {analysis.metric}", "95 % interval", "standard deviation"]
     return ("<h4>Configurations trained with several seeds</h4>" + _paragraph(say.repeats(analysis), "sentence")

@@ -15,7 +15,7 @@ from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import TRIALS_TO_FIX, Analysis, Region
 from kaggle_runner.report.analysis.importance import MIN_TRIALS
 from kaggle_runner.report.analysis.provenance import entries_of, is_searched
-from kaggle_runner.report.style import metric_text, names_text, value_text
+from kaggle_runner.report.style import names_text, value_text
 from kaggle_runner.study.axes import Axis, Boundary, has_exponents, is_number
 from kaggle_runner.study.best_file import yaml_text
 from kaggle_runner.study.noise import Configuration
@@ -218,7 +218,7 @@ def _hope(analysis: Analysis) -> str:
     if not point or analysis.noise is None:
         return ""
     best = analysis.first.ranked[0]
-    expected = metric_text(best.mean + (gain if analysis.goal == "maximize" else -gain))
+    expected = analysis.text(best.mean + (gain if analysis.goal == "maximize" else -gain))
     noise, who = analysis.noise.deviation, say.configuration_text(best)
     if gain > noise:
         first, second = ((name, value_text(value)) for name, value in point.items())

@@ -4,12 +4,12 @@ A trial off the scale is a mark at the edge; how many there are and how far they
 is the untouched base where it is far from every trial. No words stand among the marks, where they would hide some.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kaggle_runner.report.analysis.analysis import Analysis
-from kaggle_runner.report.style import BAND, BASELINE, BEST, metric_text, visible_range
+from kaggle_runner.report.style import BAND, BASELINE, BEST, visible_range
 
 _NOISES = 6.0
 """Standard deviations of one trial's noise that an axis shows at least."""
@@ -26,6 +26,8 @@ class MetricScale:
     high: float
     base: float | None
     values: tuple[float, ...]
+    text: Callable[[float], str]
+    """What writes a value of the metric."""
 
     @property
     def base_is_near(self) -> bool:
@@ -69,10 +71,10 @@ class MetricScale:
         for above in (True, False):
             beyond = [value for value in self.values if (value > self.high if above else value < self.low)]
             if beyond:
-                far = metric_text(max(beyond) if above else min(beyond))
+                far = self.text(max(beyond) if above else min(beyond))
                 found.append(f"{_arrow(above)} {len(beyond)} off the scale, to {far}")
         if self.base is not None and not self.base_is_near:
-            found.append(f"{_arrow(self.base > self.high)} untouched base {metric_text(self.base)}")
+            found.append(f"{_arrow(self.base > self.high)} untouched base {self.text(self.base)}")
         return tuple(found)
 
     def beyond_of(self, lines: Sequence[Sequence[float]]) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class MetricScale:
             ends = [max(line) if above else min(line) for line in lines if line]
             beyond = [end for end in ends if (end > self.high if above else end < self.low)]
             if beyond:
-                far, noun = metric_text(max(beyond) if above else min(beyond)), "line" if len(lines) == 1 else "lines"
+                far, noun = self.text(max(beyond) if above else min(beyond)), "line" if len(lines) == 1 else "lines"
                 found.append(f"{_arrow(above)} {len(beyond)} of {len(lines)} {noun} off the scale, to {far}")
         return tuple(found)
 
@@ -98,7 +100,7 @@ def metric_scale(analysis: Analysis, values: Iterable[float], title: str) -> Met
     if base is not None and (not shown or low - room <= base <= high + room):
         margin = 0.05 * (high - low)
         low, high = min(low, base - margin), max(high, base + margin)
-    return MetricScale(title=title, low=low, high=high, base=base, values=shown)
+    return MetricScale(title=title, low=low, high=high, base=base, values=shown, text=analysis.text)
 
 
 def level(value: float, name: str, color: str = BASELINE, dash: str = "dash") -> dict[str, Any]:

@@ -14,7 +14,6 @@ from kaggle_runner.report.analysis.importance import LEVEL, MIN_TRIALS
 from kaggle_runner.report.analysis.provenance import is_searched
 from kaggle_runner.report.style import (
     count_text,
-    metric_text,
     names_text,
     number_text,
     outward,
@@ -44,7 +43,7 @@ def winner(analysis: Analysis) -> str:
         return f"No trial is complete, so nothing can be compared: {became}." if counts else "No trial has started yet."
     best = first.ranked[0]
     name = configuration_text(best, with_seeds=first.expected is None)
-    value = f"{metric} {metric_text(best.mean, analysis.digits)}{seed_text(analysis)}{_beside_base(analysis)}"
+    value = f"{metric} {analysis.text(best.mean)}{seed_text(analysis)}{_beside_base(analysis)}"
     if len(first.ranked) == 1:
         has = "has" if len(best.runs_ids) == 1 else "have"
         return f"{_capital(name)} {has} {value}. No other configuration is complete, so there is nothing to compare."
@@ -98,7 +97,7 @@ def seed_text(analysis: Analysis) -> str:
     """Say that the seeds of a confirmed best chose it, and what seeds say that did not choose; else empty."""
     first = analysis.first
     return "" if first.expected is None else (f" ({first.ranked[0].made_of} that chose it; what is chosen so comes to "
-                                              f"{metric_text(first.expected, analysis.digits)})")
+                                              f"{analysis.text(first.expected)})")
 
 
 def _beside_base(analysis: Analysis) -> str:
@@ -110,7 +109,7 @@ def _beside_base(analysis: Analysis) -> str:
         return ", as the untouched base has"
     relative = f" ({percent_text(abs(gain / base))})" if base else ""
     return f", {number_text(abs(gain), 3)}{relative} {'below' if gain < 0 else 'above'} the untouched base's " \
-           f"{metric_text(base, analysis.digits)}"
+           f"{analysis.text(base)}"
 
 
 def _capital(text: str) -> str:
@@ -161,7 +160,7 @@ def repeats(analysis: Analysis) -> str:
         return ""
     sign = -1.0 if analysis.goal == "maximize" else 1.0
     first, *others = sorted(analysis.repeats, key=lambda repeat: sign * repeat.mean)
-    text = (f"Best mean over seeds: {names_text(first.names)}, mean {metric_text(first.mean, analysis.digits)} ± "
+    text = (f"Best mean over seeds: {names_text(first.names)}, mean {analysis.text(first.mean)} ± "
             f"{number_text(first.half_width, 2)} (95 % interval)"
             f"{'' if analysis.first.expected is None else ', with the seeds that chose it'}")
     if others:
@@ -268,7 +267,7 @@ def contour(analysis: Analysis, one: Contour) -> str:
     best = analysis.best
     own = " and ".join(setting_text(best.params, axis.name) for axis in (one.x, one.y)) if best else "none"
     return (f"With the other hyperparameters as in the best trial, a surface fitted to the trials is best near {at} "
-            f"({metric_text(expected)}); the best trial has {own}.")
+            f"({analysis.text(expected)}); the best trial has {own}.")
 
 
 def peak(analysis: Analysis, one: Contour) -> tuple[float, int, int]:

@@ -93,13 +93,6 @@ def number_text(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def metric_text(value: float | None, digits: int = 4) -> str:
-    """Write a value of the metric in so many digits, zeros too, so that values compare at a glance: 2.700."""
-    if value is None or not math.isfinite(value) or not 1e-3 <= abs(value) < 10 ** (digits - 1):
-        return number_text(value, digits)
-    return f"{value:#.{digits}g}"
-
-
 def percent_text(share: float) -> str:
     """Write a share as per cent: 7.1 %, 43 %; what rounds to nothing in a digit that is not nothing: 2e-6 %."""
     if share and abs(share) < 0.0005:

@@ -20,7 +20,7 @@ from kaggle_runner.report.lead import Lead, Overview, nothing_first
 from kaggle_runner.report.page import page, page_figures
 from kaggle_runner.report.png import draw_figures, overview_png
 from kaggle_runner.report.sentences import chosen, noise, repeats, winner
-from kaggle_runner.report.style import metric_text, names_text, setting_text
+from kaggle_runner.report.style import names_text, setting_text
 from kaggle_runner.study.journal import Snapshot, read_study
 from kaggle_runner.study.page_mark import mark_of
 from kaggle_runner.study.trial import RUNNING
@@ -98,7 +98,7 @@ class StudyView:
         names = [axis.name for axis in analysis.axes]
         rows = [*analysis.ranked, *(row for row in analysis.rows if row not in analysis.ranked)]
         header = _cells("th", ["trial", "status", analysis.metric, *names])
-        body = "".join(_cells("td", [row.id, row.status, metric_text(row.compared_by, analysis.digits),
+        body = "".join(_cells("td", [row.id, row.status, analysis.text(row.compared_by),
                                      *(setting_text(row.params, name) for name in names)])
                        for row in rows[:_MOST_SHOWN])
         more = f"<p>and {len(rows) - _MOST_SHOWN} more</p>" if len(rows) > _MOST_SHOWN else ""

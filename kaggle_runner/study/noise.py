@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaggle_runner.metrics import digits_of
+from kaggle_runner.metrics import format_metric, metric_writer
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.ranking import is_complete, seed_of, value_of
 from kaggle_runner.study.trial import (
@@ -253,11 +253,7 @@ class Confirmed:
 
     def as_lines(self, metric: str) -> list[tuple[str, str]]:
         """Say it as (label, text) lines for a person."""
-        digits = max(5, digits_of(value for one in self.candidates for value in (one.first, *one.further)))
-
-        def write(value: float) -> str:
-            return f"{value:.{digits}g}"
-
+        write = metric_writer(metric, (value for one in self.candidates for value in (one.first, *one.further)))
         doubt = "" if self.doubt is None else f" +- {self.doubt:.2g} standard error"
         later = f"; trial {self.leads} came later, and leads until it is confirmed too" if self.leads else ""
         lines = [("confirm" if later else "seeds",
@@ -288,7 +284,8 @@ def confirmed(snapshot: Snapshot) -> Confirmed | None:
         candidates=tuple(candidates), stated=stated_mean(candidates, snapshot.metric.sign),
         seeds=min(len(one.further) for one in candidates), noise=measured_noise(snapshot)[0],
         leads="" if found[0].further else found[0].records[0].trial.id,
-        lost=tuple(f"trial {one.records[0].trial.id}: {statistics.fmean(one.own):.5g} in the sweep, but with seed "
+        lost=tuple(f"trial {one.records[0].trial.id}: "
+                   f"{format_metric(snapshot.info.metric, statistics.fmean(one.own))} in the sweep, but with seed "
                    f"{one.failed[0].trial.params.get('seed')} it {_came_to(one.failed[0])}"
                    for one in found if one.failed)
         + tuple(f"{confirming_name(record)} {came_to(record.result)}: {record.result.reason}; that seed does not "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kaggle_runner.config import TRAINERS, FinetuneConfig
-from kaggle_runner.metrics import Metric, digits_of, format_metric, format_number
+from kaggle_runner.metrics import format_metric, format_number, metric_writer
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.noise import (
     Configuration,
@@ -69,7 +69,7 @@ def _value(snapshot: Snapshot, found: Sequence[Configuration], one: Configuratio
     The mean of the seeds that chose a confirmed winner is too good on average, so what seeds say that did not choose
     stands with it: that is no number of this winner alone, because without one of its seeds another may have won.
     """
-    write = metric_writer(snapshot.metric, found)
+    write = metric_writer(snapshot.info.metric, (one.mean for one in found))
     error = "" if noise is None else f" +- {noise.deviation / math.sqrt(one.seeds):.2g} standard error"
     chosen = "" if expected is None else f" that chose it; what is chosen so comes to {write(expected)}"
     of = f" ({one.made_of}{chosen})" if one.runs > 1 else ""
@@ -80,12 +80,6 @@ def none_is_better(snapshot: Snapshot, found: Sequence[Configuration]) -> bool:
     """Say whether all of several configurations have the same value, and nothing that breaks a tie."""
     return is_level(found) and len({own_rank(one.records[0], snapshot.metric)[0]
                                     for one in snapshot.configurations}) == 1
-
-
-def metric_writer(metric: Metric, found: Sequence[Configuration]) -> Callable[[float], str]:
-    """Return what writes a value of a study's metric, in as many digits as tell its configurations apart."""
-    digits = digits_of(one.mean for one in found)
-    return lambda value: metric.text(value, digits)
 
 
 def accounts_of_rows(snapshot: Snapshot) -> list[str]:

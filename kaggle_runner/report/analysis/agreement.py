@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kaggle_runner.metrics import GOALS, LOSS, Goal, Metric, format_metric
+from kaggle_runner.metrics import GOALS, LOSS, Goal, Metric, format_metric, metric_writer
 from kaggle_runner.report.style import count_text, names_text
 from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.trial import Status
@@ -54,8 +54,9 @@ def agreement(metric: str, winner: str, others: Sequence[OtherMetric]) -> str:
     if not against:
         names = ", ".join(other.short for other in others)
         return f"The other metrics ({names}) agree: no trial is better than trial {winner} by any of them."
-    parts = [f"by {other.short} {_who(other.best_ids)} best ({format_metric(other.name, other.best)}, trial "
-             f"{winner} has {format_metric(other.name, other.winner)})" for other in against]
+    parts = [f"by {other.short} {_who(other.best_ids)} best ({write(other.best)}, trial {winner} has "
+             f"{write(other.winner)})" for other in against
+             for write in [metric_writer(other.name, (other.best, other.winner))]]
     agree = [other.short for other in others if other not in against]
     rest = f"; {', '.join(agree)} agree{'s' if len(agree) == 1 else ''} with {metric}" if agree else ""
     return f"The metrics do not agree on the winner: {', '.join(parts)}{rest}."

@@ -4,14 +4,15 @@ Only complete trials are compared; what was pruned, failed or still runs is carr
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kaggle_runner.metrics import Goal, digits_of
+from kaggle_runner.metrics import Goal, metric_writer
 from kaggle_runner.report.analysis.agreement import OtherMetric, other_metrics
 from kaggle_runner.report.analysis.answers import Asked, read_answers
 from kaggle_runner.report.analysis.curves import Curve, read_curves, rung_steps
@@ -176,10 +177,10 @@ class Analysis:
         best = {row.id: i for i, row in enumerate(self.ranked)}
         return tuple(self.ranked[min(best[trial] for trial in one.runs_ids)] for one in self.first.places)
 
-    @property
-    def digits(self) -> int:
-        """In how many significant digits the metric is written, so that its values are told apart."""
-        return digits_of(one.mean for one in self.first.ranked)
+    @cached_property
+    def text(self) -> Callable[[float | None], str]:
+        """What writes a value of the metric, in as many digits as tell the configurations apart."""
+        return metric_writer(self.metric, (one.mean for one in self.first.ranked))
 
     @property
     def noise(self) -> Noise | None:

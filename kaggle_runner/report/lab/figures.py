@@ -9,6 +9,7 @@ from typing import Any
 from kaggle_runner.lab.contest import Contest
 from kaggle_runner.lab.decision import Comparison, Decision, same
 from kaggle_runner.lab.summary import sentence
+from kaggle_runner.metrics import metric_writer
 from kaggle_runner.report.analysis.analysis import Analysis
 from kaggle_runner.report.analysis.curves import Curve
 from kaggle_runner.report.figures import Figure, axis_layout, curve_scale, highlight, lines, short, text
@@ -19,7 +20,6 @@ from kaggle_runner.report.style import (
     LOOKS,
     SERIES,
     count_text,
-    metric_text,
     names_text,
     short_names,
     shortened,
@@ -51,9 +51,9 @@ def losses_figure(contest: Contest, snapshot: Snapshot, decision: Decision | Non
     traces.append({"type": "scatter", "mode": "markers", "name": "mean", "x": list(means), "y": list(means.values()),
                    "marker": {"color": BEST, "size": 13, "symbol": "star"}})
     return Figure(key="by_value", title=f"{snapshot.info.metric} by {_studied(contest)}",
-                  sentence=_means_text(means) if means else "No trial is complete.", is_half=decision is not None,
-                  traces=tuple(traces), layout={"xaxis": _values_axis(contest),
-                                                "yaxis": axis_layout(snapshot.info.metric)})
+                  is_half=decision is not None, traces=tuple(traces),
+                  sentence=_means_text(means, snapshot.info.metric) if means else "No trial is complete.",
+                  layout={"xaxis": _values_axis(contest), "yaxis": axis_layout(snapshot.info.metric)})
 
 
 def gains_figure(contest: Contest, decision: Decision) -> Figure:
@@ -114,9 +114,10 @@ def _mean_curve(curves: Sequence[Curve]) -> tuple[list[int], list[float]]:
     return steps, [statistics.fmean(own[step] for own in at) for step in steps]
 
 
-def _means_text(means: Mapping[str, float]) -> str:
+def _means_text(means: Mapping[str, float], metric: str) -> str:
+    write = metric_writer(metric, means.values())
     ordered = sorted(means, key=lambda name: means[name])
-    listed = names_text((f"{html.unescape(name)}: {metric_text(means[name])}" for name in ordered), 8)
+    listed = names_text((f"{html.unescape(name)}: {write(means[name])}" for name in ordered), 8)
     return f"Means over the seeds, lowest first: {listed}."
 
 
