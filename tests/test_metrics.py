@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,11 +23,12 @@ from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.training import finetune
 from kaggle_runner.training import loss as loss_module
 from kaggle_runner.training.control import Control
-from kaggle_runner.training.data.batches import collate
+from kaggle_runner.training.data.batches import EncodedRows, collate
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.data.render import Piece
 from kaggle_runner.training.data.tokens import encode, scored_bytes
 from kaggle_runner.training.models.base_model import computing_in, load_base
+from kaggle_runner.training.models.written_answers import written
 from tests.conftest import save_tiny
 
 CPU = torch.device("cpu")
@@ -64,44 +67,75 @@ def prepared(folder, rows, cache, **settings):
     return config, base, encode(load_rows(config, cache_directory=cache), base.tokenizer, config, cache_directory=cache)
 
 
-@pytest.fixture(scope="module")
-def half_learned(tiny_llama, chat_rows, tmp_path_factory):
-    """A model that has learned some of its 200 held-out rows by heart, and others not."""
-    config, base, data = prepared(tiny_llama, chat_rows, tmp_path_factory.mktemp("cache"))
+GEMMA = """{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}
+{{ m.content | trim }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+PHI_3 = """{% for m in messages %}<start_of_turn>{{ m.role }}
+{{ m.content }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant
+{% else %}{{ eos_token }}{% endif %}"""
+"""Both end a turn with a token that generation_config knows; the end token of their tokenizers is another."""
+
+
+@pytest.fixture(scope="module", params=[None, GEMMA, PHI_3], ids=["plain", "gemma", "phi3"])
+def half_learned(request, tiny_llama, chat_rows, tmp_path_factory):
+    """A model that has learned some of its 200 held-out rows by heart, and others not.
+
+    With a chat template it was never taught what comes behind the end of its turn.
+    """
+    folder = tiny_llama
+    if request.param:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+        tokenizer.chat_template = request.param
+        tokenizer.add_tokens(["<start_of_turn>", "<end_of_turn>"], special_tokens=True)
+        shape = transformers.AutoConfig.from_pretrained(tiny_llama, vocab_size=len(tokenizer))
+        folder = save_tiny(shape, tmp_path_factory.mktemp("turns"), tokenizer)
+        ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+        transformers.GenerationConfig(eos_token_id=ends).save_pretrained(folder)
+    config, base, data = prepared(folder, chat_rows, tmp_path_factory.mktemp("cache"))
     rows, model = data.validation, base.model
     optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in model.parameters()], lr=2e-3)
     for step in range(400):
         batch = collate(rows, np.arange(step * 40, step * 40 + 40) % 200, pad_id=0, completion_only=True)
+        if request.param:
+            taught = batch.targets_N != base.tokenizer.eos_token_id
+            batch = replace(batch, positions_N=batch.positions_N[taught], targets_N=batch.targets_N[taught])
         (finetune.loss_of(base, batch) / len(batch.targets_N)).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step % 5 == 4 and finetune.measure(base, rows, config)[EXACT_MATCH] > 0.2:
+        if step % 5 == 4 and sum(decoded(base, rows, i)[0] for i in range(0, 200, 10)) > 4:
             break
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return config, base.__class__(**vars(base)), rows
+    return config, base, rows
 
 
 @torch.no_grad()
-def answered(model, rows, i):
-    """Return whether greedy decoding writes each answer of a row, and whether another token is as likely somewhere."""
+def decoded(base, rows, i):
+    """Return whether greedy decoding writes each answer of a row, and whether another token is as likely somewhere.
+
+    It is asked as `try` and the answers beside a trial ask it, so it ends where these end.
+    """
     tokens, trained = torch.from_numpy(rows.row(i)).long(), rows.trained_of(i)
     starts = np.flatnonzero(trained[1:] & ~trained[:-1]) + 1
     ends = [int(end) + 1 for end in np.flatnonzero(trained[:-1] & ~trained[1:])] + [len(tokens)]
-    is_right = True
-    for start, end in zip(map(int, starts), [end for end in ends if end > starts[0]], strict=False):
-        out = model.generate(tokens[None, :start], attention_mask=torch.ones(1, start), do_sample=False,
-                             max_new_tokens=end - start, min_new_tokens=end - start, pad_token_id=0, eos_token_id=None)
-        is_right &= bool((out[0, start:] == tokens[start:end]).all())
-    top = model(input_ids=tokens[None]).logits[0, :-1].topk(2).values[trained[1:]]
+    is_right, judged = True, []
+    for start, end in zip(map(int, starts), [end for end in ends if end > starts[0]], strict=True):
+        wanted = tokens[start:end].tolist()
+        stop = next((n for n, token in enumerate(wanted, start=1) if token in base.ends), len(wanted))
+        is_right &= written(base, rows.row(i)[:start], most_tokens=stop + 1) == wanted[:stop]
+        judged += range(start - 1, start - 1 + stop)
+    top = base.model(input_ids=tokens[None]).logits[0, judged].topk(2).values
     return is_right, bool((top[:, 0] - top[:, 1] < 1e-4).any())
 
 
 def test_exact_match_is_what_greedy_decoding_answers_exactly_but_for_ties(half_learned):
     config, base, rows = half_learned
     scored = finetune.scored_batches(base, rows, config)
-    measured = {int(i): bool(exact) for part in scored for i, exact in zip(part.rows, part.exact, strict=True)}
-    generated = {i: answered(base.model, rows, i) for i in range(len(rows))}
+    measured = {int(i): bool(exact) for part in scored
+                for i, exact in zip(part.rows, part.exact(base.ends), strict=True)}
+    generated = {i: decoded(base, rows, i) for i in range(len(rows))}
     assert len(measured) == 200
     assert 20 < sum(measured.values()) < 180, "some rows are exact and some are not"
     tied = [i for i, (_, is_tied) in generated.items() if is_tied]
@@ -109,6 +143,28 @@ def test_exact_match_is_what_greedy_decoding_answers_exactly_but_for_ties(half_l
     print(f"{sum(measured.values())} of 200 rows are exact; ties in {tied}; decoded otherwise {other}")
     assert set(other) <= set(tied)
     assert finetune.measure(base, rows, config)[EXACT_MATCH] == sum(measured.values()) / 200
+
+
+@pytest.mark.parametrize("only_answers", [True, False])
+@pytest.mark.parametrize(("wrong", "exact"), [
+    ([], [True, True, True]), ([4, 8, 9], [True, True, True]), ([3], [False, True, True]), ([2], [False, True, True]),
+    ([6], [False, True, True]), ([7], [False, True, True]), ([11], [True, False, True]), ([12], [True, False, True]),
+    ([16, 17], [True, True, True]), ([14], [True, True, False]), ([15], [True, True, False])])
+def test_each_answer_counts_up_to_its_first_end_token(wrong, exact, only_answers):
+    end, last, text = 1, 2, 50
+    # two answers, the first with more behind its end; one that is cut before an end; one whose text has an end in it
+    rows = EncodedRows(
+        tokens=np.array([text, text, text, end, text, text, text, end, text, last, text, text, text, text, text, last,
+                         text, end], dtype=np.int32), starts=np.array([0, 10, 13, 18]),
+        trained=~np.isin(np.arange(18), [0, 1, 5, 10, 13]))
+    batch = collate(rows, [0, 1, 2], pad_id=0, completion_only=only_answers)
+    places = np.concatenate([np.arange(start + 1, stop) for start, stop in pairwise(rows.starts)])
+    hits = ~np.isin(places[rows.trained[places]] if only_answers else places, wrong)
+    scored = loss_module.ScoredBatch(rows=np.arange(3), batch=batch, loss=torch.zeros(()),
+                                     hits_N=torch.from_numpy(hits))
+    assert scored.exact([end, last]).tolist() == exact
+    whole = [not any(start <= place < stop for place in wrong) for start, stop in pairwise(rows.starts)]
+    assert scored.exact([]).tolist() == whole, "without ends all of it counts"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

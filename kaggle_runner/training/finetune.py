@@ -135,7 +135,7 @@ def evaluate(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> floa
 
 def measure(base: BaseModel, rows: EncodedRows, config: FinetuneConfig) -> dict[str, float]:
     """Measure everything that held-out rows tell in one pass, by the names of the metrics."""
-    return scores_of(rows, scored_batches(base, rows, config))
+    return scores_of(rows, scored_batches(base, rows, config), base.ends)
 
 
 @torch.no_grad()

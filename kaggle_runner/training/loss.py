@@ -115,26 +115,33 @@ class ScoredBatch:
         """The same on the host."""
         return self.hits_N.cpu().numpy()
 
-    @property
-    def exact(self) -> np.ndarray:
-        """For each row whether it has an answer, and all tokens of its answers are the likeliest."""
+    def exact(self, ends: Sequence[int]) -> np.ndarray:
+        """Say of each row whether it has an answer, and the tokens of its answers up to an end are all the likeliest.
+
+        What a row has behind the first of `ends` in an answer no decoding ever reaches.
+        """
         counts_B, answers_N = self.batch.counts_B, self.batch.answers_N
+        ends_N = answers_N & np.isin(self.batch.targets_N, ends)
+        ended_N: np.ndarray = np.cumsum(ends_N) - ends_N
+        begins_N = (np.diff(self.batch.positions_N, prepend=-2) > 1) | np.diff(answers_N, prepend=False)
+        asked_N = answers_N & (ended_N == np.maximum.accumulate(np.where(begins_N, ended_N, 0)))
         starts_B = np.cumsum(counts_B) - counts_B
-        return np.logical_and.reduceat(self.hits | ~answers_N, starts_B) & np.logical_or.reduceat(answers_N, starts_B)
+        return np.logical_and.reduceat(self.hits | ~asked_N, starts_B) & np.logical_or.reduceat(answers_N, starts_B)
 
 
-def scores_of(rows: EncodedRows, scored: Sequence[ScoredBatch]) -> dict[str, float]:
+def scores_of(rows: EncodedRows, scored: Sequence[ScoredBatch], ends: Sequence[int]) -> dict[str, float]:
     """Return the metrics of held-out rows from what the model said to them.
 
     A row whose answer tokens are all the likeliest ones, each after the true ones before it, is a row that greedy
     decoding answers exactly: where every next token is right, what was decoded before it is the true text. So nothing
-    is generated. Its answers alone make a row exact, the end token included where it is learned; accuracy is over all
-    that counts in the loss. Bits of a byte leave special tokens out of the bytes, so that tokenizers compare.
+    is generated. Its answers alone make a row exact, each up to its first token of `ends`, where decoding ends;
+    accuracy is over all that counts in the loss. Bits of a byte leave special tokens out of the bytes, so that
+    tokenizers compare.
     """
     nats = math.fsum(torch.stack([part.loss for part in scored]).tolist())
     hits_N = np.concatenate([part.hits for part in scored])
-    scores = {LOSS: nats / len(hits_N), EXACT_MATCH: float(np.concatenate([part.exact for part in scored]).mean()),
-              TOKEN_ACCURACY: float(hits_N.mean())}
+    exact = np.concatenate([part.exact(ends) for part in scored])
+    scores = {LOSS: nats / len(hits_N), EXACT_MATCH: float(exact.mean()), TOKEN_ACCURACY: float(hits_N.mean())}
     if rows.scored_bytes is not None:
         of_rows = np.concatenate([part.rows for part in scored])
         scores[BITS_PER_BYTE] = nats / math.log(2) / max(1, int(rows.scored_bytes[of_rows].sum()))

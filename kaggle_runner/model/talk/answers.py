@@ -76,11 +76,9 @@ class Conversation:
         return Answer(text=base.tokenizer.decode(new, skip_special_tokens=True), tokens=len(new), seconds=seconds)
 
     def _settings(self, sampling: Sampling, most: int) -> Any:
-        own = self._base.model.generation_config.eos_token_id
-        ends = {*(own if isinstance(own, list) else [own]), self._base.tokenizer.eos_token_id} - {None}
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         return transformers.GenerationConfig(
-            max_new_tokens=min(sampling.max_new_tokens, most), eos_token_id=sorted(ends) or None,
+            max_new_tokens=min(sampling.max_new_tokens, most), eos_token_id=self._base.ends or None,
             pad_token_id=self._base.tokenizer.pad_token_id,
             **(drawn if sampling.draws else {"do_sample": False}))
 

@@ -59,6 +59,12 @@ class BaseModel:
     warnings: tuple[str, ...] = ()
     """What will work, but perhaps not as meant, a sentence each."""
 
+    @property
+    def ends(self) -> list[int]:
+        """Tokens at which its answers end: the tokenizer's, and those that `generate` knows, of a turn among them."""
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        return sorted({*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id} - {None})
+
 
 def base_key(config: FinetuneConfig) -> tuple[str, bool, bool]:
     """Name the base that a config needs."""

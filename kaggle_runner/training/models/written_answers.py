@@ -36,23 +36,22 @@ def question_of(rows: EncodedRows, i: int) -> int:
     return start if start > 1 else max(1, min(FIRST_TOKENS, len(tokens) // 2))
 
 
-@torch.no_grad()
 def answers_of(base: BaseModel, rows: EncodedRows) -> list[str]:
     """Have a model, with whatever adapter is attached, answer the first held-out rows."""
+    return [base.tokenizer.decode(written(base, rows.row(i)[:question_of(rows, i)], MOST_TOKENS[base.device.type]),
+                                  skip_special_tokens=True) for i in range(min(ROWS, len(rows)))]
+
+
+@torch.no_grad()
+def written(base: BaseModel, asked_T: np.ndarray, most_tokens: int) -> list[int]:
+    """Return what greedy decoding writes to a question, the end token included."""
     base.model.eval()
-    ends = base.model.generation_config.eos_token_id
-    ends = {*(ends if isinstance(ends, list) else [ends]), base.tokenizer.eos_token_id} - {None}
-    settings = transformers.GenerationConfig(
-        max_new_tokens=MOST_TOKENS[base.device.type], do_sample=False, eos_token_id=sorted(ends) or None,
-        pad_token_id=base.tokenizer.pad_token_id)
-    found = []
-    for i in range(min(ROWS, len(rows))):
-        asked = torch.from_numpy(rows.row(i)[:question_of(rows, i)].astype(np.int64)).unsqueeze(0).to(base.device)
-        with torch.autocast(base.device.type, dtype=base.compute_dtype,
-                            enabled=base.compute_dtype is not torch.float32):
-            out = base.model.generate(asked, attention_mask=torch.ones_like(asked), generation_config=settings)
-        found.append(base.tokenizer.decode(out[0, asked.shape[1]:], skip_special_tokens=True))
-    return found
+    settings = transformers.GenerationConfig(max_new_tokens=most_tokens, do_sample=False,
+                                             eos_token_id=base.ends or None, pad_token_id=base.tokenizer.pad_token_id)
+    asked = torch.from_numpy(asked_T.astype(np.int64)).unsqueeze(0).to(base.device)
+    with torch.autocast(base.device.type, dtype=base.compute_dtype, enabled=base.compute_dtype is not torch.float32):
+        out = base.model.generate(asked, attention_mask=torch.ones_like(asked), generation_config=settings)
+    return out[0, asked.shape[1]:].tolist()  # type: ignore[no-any-return]  # torch's own
 
 
 def try_answers(base: BaseModel, rows: EncodedRows, emit: Notify) -> list[str]:
