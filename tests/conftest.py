@@ -1,5 +1,6 @@
 """Small real models and rows that several test files train on."""
 
+import compileall
 import gc
 import json
 import os
@@ -17,6 +18,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not Path("/dev/nvidiactl").exists():  # Triton runs kernels on a CPU if it is told so before it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # else each process that a test starts compiles the package for itself
+    for folder in (Path(__file__).parent.parent / "kaggle_runner", Path(__file__).parent / "standins"):
+        compileall.compile_dir(folder, quiet=2)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # of nohup, likewise

@@ -1,9 +1,11 @@
 """The launcher: one text that holds the package and runs anywhere; and what it does on the kernel."""
 
 import ast
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -53,6 +55,38 @@ def test_two_builds_are_the_same_and_hold_the_package():
     assert package == package_files("detect")
 
 
+def test_the_package_is_made_once_and_again_where_a_kept_one_is_damaged_or_of_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "kept"))
+    script = build_launcher(DETECT, {})
+    (path,) = tmp_path.rglob("launcher-*")
+    files, digest, package = path.read_text().split("\n")
+    other = package[:-2]
+    path.write_text(f"{files}\n{hashlib.sha256(other.encode()).hexdigest()}\n{other}")
+    assert other in build_launcher(DETECT, {}).replace('"\n    "', ""), "what is whole and of these files is taken"
+    for damaged in (f"{files}\n{digest}\n{other}", f"{files[:-1]}\n{digest}\n{package}", f"{files}\n\x80", ""):
+        path.write_text(damaged)
+        assert build_launcher(DETECT, {}) == script
+        assert path.read_text() == f"{files}\n{digest}\n{package}"
+    assert build_launcher(Launch(arguments=("try", "mine")), {}) != script, "each command has its own"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "file"))
+    assert build_launcher(DETECT, {}) == script, "where nothing can be kept"
+
+
+def test_a_kept_package_is_made_anew_once_a_file_has_changed(tmp_path):
+    shutil.copytree(launcher.__file__.partition("/kaggle/launcher.py")[0], tmp_path / "kaggle_runner",
+                    ignore=shutil.ignore_patterns("demo_base", "__pycache__"))
+
+    def kept(made):
+        script = "from kaggle_runner.kaggle.kept import kept\nprint(kept('any', input))"
+        return subprocess.run([sys.executable, "-c", script], input=made, capture_output=True, text=True, check=True,
+                              cwd=tmp_path, env={"PATH": os.environ["PATH"]}).stdout.strip()
+
+    assert (kept("first"), kept("second")) == ("first", "first")
+    (tmp_path / "kaggle_runner" / "report" / "page.css").write_text("p {}\n")
+    assert (kept("third"), kept("fourth")) == ("third", "third")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_is_small_for_each_command_of_a_kernel(command):
     sweep_file = "parameter: {value: 1}\n" * 100
@@ -63,7 +97,8 @@ def test_it_leaves_out_weights_and_what_a_kernel_does_not_use():
     names = package_files()
     assert "kaggle_runner/kernel/main.py" in names
     assert not [name for name in names if "demo_base" in name or "__pycache__" in name or "kaggle/watch" in name]
-    files = [path for path in (REPOSITORY / "kaggle_runner").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = [path for path in (REPOSITORY / "kaggle_runner").rglob("*")
+             if path.is_file() and "__pycache__" not in path.parts]
     missing = {path.relative_to(REPOSITORY).as_posix() for path in files} - names.keys()
     unseen = [name for name in missing if not re.search(r"\.py$|demo_base|sweep/shipped", name)]
     assert not unseen, "reports need theirs"

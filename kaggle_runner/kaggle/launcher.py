@@ -15,6 +15,7 @@ from pathlib import Path
 
 import kaggle_runner
 from kaggle_runner.errors import KernelError, Refusal, SecretError
+from kaggle_runner.kaggle.kept import kept
 from kaggle_runner.kaggle.shrink import shrunk, with_short_names, without_uncalled
 from kaggle_runner.machine.credentials import credentials_of, is_secret_name, key_shape
 
@@ -204,8 +205,9 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
     for name, value in credentials_of(environ).items():
         if any(value in text for _, text in launch.texts()):
             raise SecretError(f"the launcher would hold the value of {name}; leave it out of arguments and settings")
-    files = package_files(*launch.arguments[:1])
-    package = _written(bz2.compress(_in_short(_archive(files))))  # of text 3 % smaller than LZMA's best
+    command = next((command for command in launch.arguments[:1] if command in NOT_FOR), "detect")
+    # LZMA's best is 3 % more
+    package = kept(command, lambda: _written(bz2.compress(_in_short(_archive(package_files(command))))))
     # One quoted chunk a line: in a triple-quoted block IPython 9 strips a `>>>` that begins a line.
     chunks = "\n".join(f'    "{package[start:start + CHUNK]}"' for start in range(0, len(package), CHUNK))
     script = SCRIPT.format(version=kaggle_runner.__version__, arguments=json.dumps(list(launch.arguments)),
