@@ -35,7 +35,7 @@ OWNERS = {
                      "training.models.bare_model", "training.models.attention", "training.finetune",
                      "training.libraries", "model.measured", "model.talk.answers", "model.local_programs"},
     "safetensors": {"model.merge"},
-    "huggingface_hub": {"kaggle.hub_name", "training.hub", "model.export", "model.publish"},
+    "huggingface_hub": {"kaggle.hub_name", "training.hub", "model.base_files", "model.publish"},
     "peft": {"training.finetune", "training.libraries"},
     "bitsandbytes": {"model.merge", "training.models.base_model", "training.finetune", "training.libraries",
                      "memory.fake_kernels", "training.layer.projection", "training.layer.structure"},

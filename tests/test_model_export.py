@@ -129,12 +129,20 @@ def test_a_base_that_is_stored_in_4_bits_is_unpacked(make, here, tmp_path, cache
     assert not any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in plain.modules())
 
 
-def test_a_base_that_was_saved_without_its_decoders_prefix_or_in_torchs_own_format_is_merged_too(make, here, tmp_path):
+@pytest.mark.parametrize("own_name", [False, True])
+def test_a_base_without_its_decoders_prefix_in_torchs_own_format_or_of_another_name_is_merged_too(own_name, make, here,
+                                                                                                  tmp_path):
     outcome, held_out = make("gpt2", load_in_4bit=False)
     whole = tmp_path / "base" / "model.safetensors"
     bare = {name.removeprefix("transformer."): tensor for name, tensor in load_file(whole).items()}
     whole.unlink()
-    torch.save(bare, tmp_path / "base" / "pytorch_model.bin")
+    if own_name:
+        save_file(bare, whole.with_name("mine.safetensors"), metadata={"format": "pt"})
+        config = json.loads((tmp_path / "base" / "config.json").read_text())
+        config["transformers_weights"] = "mine.safetensors"
+        (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    else:
+        torch.save(bare, tmp_path / "base" / "pytorch_model.bin")
     merged = export_merged(outcome, tmp_path / "merged", here, quiet)
     assert merged.remarks == ("the base has changed since the trial was trained on it, so its losses are others",)
     plain = loaded(transformers.AutoModelForCausalLM, tmp_path / "merged")

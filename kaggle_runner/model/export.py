@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from kaggle_runner.errors import ModelError
 from kaggle_runner.events import Note, Notify, Phase
 from kaggle_runner.machine.environment import Environment
+from kaggle_runner.model.base_files import folder_of_base
 from kaggle_runner.model.card import Facts, base_name_of, card, is_of_hub
 from kaggle_runner.model.marker import write_marker
 from kaggle_runner.model.measured import (
@@ -33,15 +33,13 @@ from kaggle_runner.model.measured import (
 from kaggle_runner.model.merge import MergePlan, merge, plan_merge
 from kaggle_runner.model.new_folder import new_folder, require_new, require_space
 from kaggle_runner.model.outcome import Outcome
+from kaggle_runner.model.tensor_files import SENTENCEPIECE
 from kaggle_runner.model.tokenizer_files import save_tokenizer
 from kaggle_runner.training.finetune import evaluate
-from kaggle_runner.training.hub import raise_refusal
 
 ORIGINAL, TRAINED = "the base as it is stored", "the 4-bit weights that it was trained on"
-SENTENCEPIECE = "tokenizer.model"
 THIS = ", which this is"
 """What a card says of the one of several ways to merge that was taken."""
-"""A base's tokenizer as some converters want it, beside its `tokenizer.json`: Phi-3's, Gemma's, Mistral's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
     adapter = outcome.adapter
     require_new(out)
     source = check_base(outcome)
-    plan = plan_merge(folder_of_base(source), adapter)
+    plan = plan_merge(folder_of_base(source, out, copies), adapter)
     require_space(out, plan.size * copies)
     device = device_here(cpu_only)
     measured = _measure(outcome, device, environment, notify)
@@ -166,22 +164,6 @@ def export_merged(outcome: Outcome, out: Path, environment: Environment, notify:
     return Exported(folder=out, adapter_loss=measured.adapter_loss, merged=losses, taken=best,
                     remarks=tuple(measured.remarks), load=_load_merged(out),
                     system=system_prompt_of(measured.held.data), facts=facts)
-
-
-def folder_of_base(source: str) -> Path:
-    """Return the folder of a base's files: the one given, or the hub's copy of this machine."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download  # with a whole HTTP client
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.py", "*.model",
-                                                              "*.txt"]))
-    except (OSError, ValueError) as error:
-        raise_refusal(error, source, ModelError)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"the files of the base {source} cannot be fetched from the hub: {first}; check the network "
-                         f"and run the same command again") from error
 
 
 def _measure(outcome: Outcome, device: torch.device, environment: Environment, notify: Notify) -> _Measured:

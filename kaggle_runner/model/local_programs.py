@@ -12,7 +12,7 @@ import transformers
 from kaggle_runner.events import Notify, Phase
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.card import Facts, card
-from kaggle_runner.model.export import THIS, Exported, export_merged, folder_of_base
+from kaggle_runner.model.export import THIS, Exported, export_merged
 from kaggle_runner.model.gguf import convert, find_converter
 from kaggle_runner.model.marker import MARKER, write_marker
 from kaggle_runner.model.measured import check_base
@@ -46,8 +46,8 @@ def export_ollama(outcome: Outcome, out: Path, environment: Environment, notify:
         StudyError, ModelError: as `export_merged`.
     """
     require_new(out)
-    base = folder_of_base(check_base(outcome))
-    families = json.loads((base / "config.json").read_text(encoding="utf-8")).get("architectures") or ["this family"]
+    settings, _ = transformers.PreTrainedConfig.get_config_dict(check_base(outcome))
+    families = settings.get("architectures") or ["this family"]
     converter = None
     if llama_cpp is not None or families[0] not in READ_BY_OLLAMA:
         converter = find_converter(llama_cpp, f"--to ollama of {families[0]}, which Ollama does not read by itself,")

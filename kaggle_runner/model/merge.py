@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from kaggle_runner.errors import ModelError
-from kaggle_runner.model.tensor_files import NewTensor, Weights, open_weights, write_weights
+from kaggle_runner.model.tensor_files import OWN_NAME, NewTensor, Weights, open_weights, write_weights
 from kaggle_runner.training.libraries import require_bitsandbytes
 from kaggle_runner.training.models.bare_model import bare_model
 
@@ -126,7 +126,8 @@ def plan_merge(base: Path, adapter: Path) -> MergePlan:
         source = _stored_name(model, f"{embedding}.weight", weights)
         if source and f"{head}.weight" not in weights.tensors:
             extra[f"{head}.weight"] = source
-    config.pop("quantization_config", None)
+    for name in ("quantization_config", OWN_NAME):  # what is written is in 16 bits, and has the usual names
+        config.pop(name, None)
     return MergePlan(weights=weights, config=config, updates=updates, modules=of_tensor, extra=extra,
                      transposed={stored for stored, module in of_tensor.items()
                                  if type(modules[module]).__name__ == TRANSPOSED})

@@ -47,10 +47,28 @@ def require_space(out: Path, size: int) -> None:
     Raises:
         StudyError: the disk has too little free space.
     """
-    needed, free = size + SLACK_BYTES, shutil.disk_usage(_there(out)).free
+    _require(_there(out), str(out), size + SLACK_BYTES, WAY_OUT)
+
+
+def require_space_for_both(out: Path, size: int, cache: Path, fetched: int) -> None:
+    """See that there is room for a folder and, before it is written, for files of its base that are to be fetched.
+
+    Raises:
+        StudyError: a disk has too little free space.
+    """
+    there, kept = _there(out), _there(cache)
+    together = there.stat().st_dev == kept.stat().st_dev
+    if fetched:
+        _require(kept, f"the base, which is to be fetched into {cache},{f' and {out}' if together else ''}",
+                 fetched + SLACK_BYTES + (size if together else 0), "set HF_HOME to a folder on a larger disk")
+    require_space(out, size)
+
+
+def _require(place: Path, what: str, needed: int, way_out: str) -> None:
+    free = shutil.disk_usage(place).free
     if free < needed:
-        raise StudyError(f"{out} needs {size_text(needed)} and the disk has {size_text(free)} free; free some space, "
-                         f"or {WAY_OUT}")
+        raise StudyError(f"{what} needs {size_text(needed)} and the disk has {size_text(free)} free; free some space, "
+                         f"or {way_out}")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ A shard of several gigabytes is never in memory as a whole, neither when it is r
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from kaggle_runner.errors import ModelError
 SHARD_BYTES = 2 * 2**30
 """Largest file of weights that is written, unless a single tensor is larger: an upload that breaks off loses that."""
 INDEX = "model.safetensors.index.json"
+SENTENCEPIECE = "tokenizer.model"
+"""A base's tokenizer as some converters want it, beside its `tokenizer.json`: Phi-3's, Gemma's, Mistral's."""
+OWN_NAME = "transformers_weights"
+"""What a `config.json` calls the file of its weights, where that has a name of its own."""
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
           torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
 """Names of dtypes in a safetensors header. Source: the format's description, huggingface/safetensors README."""
@@ -59,26 +63,37 @@ class Weights:
         return torch.frombuffer(content, dtype=stored.dtype).reshape(stored.shape)
 
 
+def weight_files(settings: Mapping[str, Any]) -> list[str]:
+    """Name the files in which transformers looks for the weights of a `config.json`, the first one that is there.
+
+    Source: transformers 5.17, modeling_utils.py, _get_resolved_checkpoint_files.
+    """
+    own = settings.get(OWN_NAME)
+    return [own] if own else ["model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json"]
+
+
+def shards_of(index: Path) -> list[str]:
+    """Name the files that an index lists."""
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+
+
 def open_weights(folder: Path) -> Weights:
     """Read what tensors a model's folder holds, without reading them.
 
     Raises:
         ModelError: it holds no weights, or some of its files are missing or damaged.
     """
-    for suffix in ("safetensors", "bin"):
-        stem = "model" if suffix == "safetensors" else "pytorch_model"
-        whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
-        if index.is_file() or whole.is_file():
-            break
-    else:
-        raise ModelError(f"{folder} holds no weights: it has neither model.safetensors nor pytorch_model.bin; give a "
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = weight_files(settings)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise ModelError(f"{folder} holds no weights: it has neither {names[0]} nor {names[-1]}; give a "
                          f"folder that save_pretrained wrote")
     tensors: dict[str, StoredTensor] = {}
     opened: dict[Path, Any] = {}
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [whole.name]
-        for file in (folder / name for name in names):
-            if suffix == "bin":
+        for file in (folder / name for name in (shards_of(found) if found.suffix == ".json" else [found.name])):
+            if file.suffix != ".safetensors":
                 opened[file] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
                 tensors |= {name: StoredTensor(file=file, shape=tuple(tensor.shape), dtype=tensor.dtype)
                             for name, tensor in opened[file].items()}
