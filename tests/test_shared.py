@@ -186,6 +186,32 @@ class TestWhoComesBackLate:
         assert any("trial 0001 does not count here" in text for text in said)
         assert [r.trial.number for r in read_study(tmp_path / "other").finished] == [1]
 
+    def test_one_that_was_taken_and_given_back_meanwhile_counts(self, tmp_path, server, url):
+        sweep, said = write_sweep(tmp_path), []
+        other = SharedRecord.join(Database(read_address(url)), read_sweep(sweep), None, 60.0)
+        other.holder = "other"
+
+        def late(trial: Trial, search: SharedSearch) -> TrialResult:
+            if trial.number == 1 and said.count("start 0001") == 1:
+                other.make()
+                claims = []
+
+                def is_taken() -> bool:
+                    server.do("UPDATE kaggle_runner_trials SET expires = 0 WHERE number = 1", url.rpartition("/")[2])
+                    claims.append(other.claim(2, {}))
+                    return claims[-1] is not None
+
+                assert wait_for(is_taken, 60)
+                assert wait_for(lambda: search.was_lost(trial), 60)
+                other.release(1, claims[-1].attempt)
+                other.database.rest()
+            return optuna_session.complete(trial)
+
+        shared_session.run(sweep, tmp_path / "late", 3, url, train=late, say=said.append, lease_s=2)
+        assert points(url) == table(tmp_path / "late")
+        assert said.count("start 0001") == 1
+        assert not any("does not count here" in text for text in said)
+
     def test_a_copy_of_a_directory_on_another_machine_takes_no_trial_that_runs(self, tmp_path, url):
         spec = read_sweep(write_sweep(tmp_path))
         here, copied, again = (SharedRecord.join(Database(read_address(url)), spec, None, 60.0) for _ in range(3))
@@ -267,11 +293,12 @@ class TestWhoComesBackLate:
             "1 trial running elsewhere", "1 trial cut off"]
 
     @pytest.mark.parametrize("status", [Status.PREEMPTED, Status.COMPLETE])
-    @pytest.mark.parametrize("taken", [False, True], ids=["kept", "taken over"])
+    @pytest.mark.parametrize("fate", ["kept", "taken over", "given back", "dead there"])
     def test_an_end_without_the_database_is_one_story_and_the_next_start_tells_it(
-            self, tmp_path, server, url, status, taken):
+            self, tmp_path, server, url, status, fate):
         sweep, study, said, later = write_sweep(tmp_path), tmp_path / "study", [], []
         asked: list[str] = []
+        taken = fate == "taken over"
 
         def train(trial: Trial, search: object) -> TrialResult:
             if trial.number == 1:
@@ -287,15 +314,21 @@ class TestWhoComesBackLate:
         finally:
             server.start()
         assert end.cut_short
+        assert sum("; it is asked again, and a trial that runs does not wait for it" in text for text in said) == 1
         assert sum("the database has not heard how this session left trial 0001" in text for text in said) == 1
         own, whole = read_study(study).records[1], read_study(study / "shared").records[1]
         assert (own.status_word, own.reason) == (whole.status_word, whole.reason)
         assert own.status_word == status
         assert open_trials(read_study(study)) == ("1 trial cut off" if status is Status.PREEMPTED else "")
         assert points(url)[1][3] is None
-        if taken:
-            server.do("UPDATE kaggle_runner_trials SET expires = 0", url.rpartition("/")[2])
-            shared_session.run(sweep, tmp_path / "other", 2, url)
+        expire = "UPDATE kaggle_runner_trials SET expires = 0", url.rpartition("/")[2]
+        if fate != "kept":
+            server.do(*expire)
+            shared_session.run(sweep, tmp_path / "other", 2, url, train=lambda trial, search: dataclasses.replace(
+                optuna_session.complete(trial), **({} if taken else {"status": Status.PREEMPTED, "metric": None})))
+        if fate == "dead there":
+            server.do("UPDATE kaggle_runner_trials SET holder = 'dead' WHERE number = 1", expire[1])
+            server.do(*expire)
         shared_session.run(sweep, study, 3, url, say=later.append)
         assert [row[3] is not None for row in points(url)] == [True] * 3
         own = read_study(study).records[1]

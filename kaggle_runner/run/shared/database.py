@@ -307,8 +307,8 @@ class Database:
         """Say once that the database does not answer."""
         if not self._is_away:
             self._is_away = True
-            self._notify(Note(text=f"the database does not answer ({self.why(error)}); training goes on, and it is "
-                                   f"told later"))
+            self._notify(Note(text=f"the database does not answer ({self.why(error)}); it is asked again, and a trial "
+                                   f"that runs does not wait for it"))
 
     def is_back(self) -> None:
         """Say that the database answers again."""

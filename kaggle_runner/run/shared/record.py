@@ -244,10 +244,8 @@ class SharedRecord:
     def claim(self, total: int, held: Mapping[int, int]) -> Claim | None:
         """Take the first trial that nobody runs, a new one if there is none; none when all are handed out."""
         columns = TRIALS.c
-        free = sql.or_(columns.holder == "", columns.expires < self._now,
-                       # left behind here; a copy of this directory on another machine has the same name
-                       sql.and_(columns.holder == self.holder, columns.machine == self.machine,
-                                columns.number.not_in(list(held) or [-1])))
+        # left behind here, too; a copy of this directory on another machine has the same name
+        free = self._left() | sql.and_(columns.holder == self.holder, columns.machine == self.machine)
         with self.database.begin() as connection:
             row = connection.execute(
                 sql.select(columns.number, columns.attempt, columns.trial)
@@ -315,16 +313,20 @@ class SharedRecord:
             connection.execute(TRIALS.update().where(*self._held(number, attempt)).values(holder=""))
 
     def tell(self, trial: Trial, attempt: int, result: TrialResult, told: float | None) -> str | None:
-        """Record how a trial ended; return who has it if it was lost. May be repeated."""
+        """Record how a trial ended; return who has it if it was lost, and not given back since. May be repeated."""
         columns = TRIALS.c
+        held = sql.and_(columns.holder == self.holder, columns.attempt == attempt)
+        left = sql.false() if result.is_of_the_machine else self._left()
+        end = {"result": json.dumps(asdict(result)), "told": told, "holder": self.holder, "machine": self.machine}
         with self.database.begin() as connection:
-            written = connection.execute(TRIALS.update().where(*self._held(trial.number, attempt)).values(
-                result=json.dumps(asdict(result)), told=told)).rowcount
+            written = connection.execute(TRIALS.update().where(
+                columns.study == self._study, columns.number == trial.number, columns.result.is_(None), held | left)
+                .values(**end)).rowcount
             if not written:
                 row = connection.execute(sql.select(columns.holder, columns.attempt, columns.machine).where(
-                    columns.study == self._study, columns.number == trial.number)).first()
-                if row is None or row.holder != self.holder or row.attempt != attempt:
-                    return row.machine if row and row.holder else "another machine"
+                    columns.study == self._study, columns.number == trial.number)).one()
+                if row.holder != self.holder or row.attempt != attempt:
+                    return str(row.machine)
         self._copy(trial, result, told)
         return None
 
@@ -362,6 +364,9 @@ class SharedRecord:
         with self.database.begin() as connection:
             connection.execute(TRIALS.update().where(TRIALS.c.study == self._study, TRIALS.c.number == trial.number)
                                .values(copied=True))
+
+    def _left(self) -> Any:
+        return sql.or_(TRIALS.c.holder == "", TRIALS.c.expires < self._now)
 
     def _held(self, number: int, attempt: int) -> tuple[Any, ...]:
         columns = TRIALS.c

@@ -209,7 +209,7 @@ class SharedSearch(Search):
             if not self._drop(trial.number, attempt):
                 self._owed[trial.number] = trial, attempt, result
             return False
-        if lost is None:
+        if lost is None or not goes_on(result):  # who has taken it may have given it back
             told = self._told_value(result) if result.status is Status.PRUNED else None
             try:
                 lost = self._do(lambda: self._record.tell(trial, attempt, result, told))
@@ -225,6 +225,7 @@ class SharedSearch(Search):
                 self._lost[trial.number] = lost
                 self._record_lost(result, lost)
                 return False
+            self._lost.pop(trial.number, None)
             self._learn(trial, result, told)
             if self.failures.verdict is not None:
                 self._end, self.gave_up = self.failures.verdict, True
@@ -265,20 +266,21 @@ class SharedSearch(Search):
             row, trial, result = self._record.rows.get(record.trial.number), record.trial, record.result
             if row is None or (result and result.is_of_the_machine and row.holder != self._record.holder):
                 continue  # what this machine ended, another one may train: nothing is lost
-            if row.holder != self._record.holder:
-                silent = f"lost to {row.machine}, {_SILENT}"
-                if result is not None and not goes_on(result):
-                    self._record_lost(result, row.machine, silent)
-                elif row.holder and result is None:
-                    self._record_lost(self._study.cut_off(trial.id, ""), row.machine, silent)
-                elif row.holder and result is not None and not record.is_lost:  # it may have been given back
-                    self._record_lost(result, row.machine, f"{result.reason}; {row.machine} has taken it since")
-            elif row.result is None and result is not None and not goes_on(result):
+            is_mine, has_end = row.holder == self._record.holder, result is not None and not goes_on(result)
+            if result is not None and has_end and not (is_mine and row.result):
                 told = self._told_value(result) if result.status is Status.PRUNED else None
                 lost = self._do(partial(self._record.tell, trial, row.attempt, result, told))
                 if lost is None:
                     self._learn(trial, result, told)
                     self._notify(Note(text=f"trial {trial.id} ended here earlier, and is told now"))
+                else:
+                    self._record_lost(result, lost, f"lost to {lost}, {_SILENT}")
+            elif is_mine or not (row.is_open or row.result):
+                continue  # nobody else has it
+            elif result is None:
+                self._record_lost(self._study.cut_off(trial.id, ""), row.machine, f"lost to {row.machine}, {_SILENT}")
+            elif not record.is_lost:  # it may have been given back
+                self._record_lost(result, row.machine, f"{result.reason}; {row.machine} has taken it since")
         if self._record.is_made:
             self._do(self._record.mend)
         self._rest()
