@@ -209,6 +209,11 @@ READ: dict[str, Made] = {
                          reads={R: Range(distribution="q_log_normal", mu=4, sigma=0.5, q=1)}),
     "beta": Made(text=of("weight_decay: {distribution: beta, a: 2, b: 5}"),
                  reads={WD: Range(distribution="beta", a=2, b=5)}),
+    "beta for a share that 1 is not of": Made(
+        text=of("lora_dropout: {distribution: beta, a: 0.5, b: 0.5}\n"
+                "  learning_rate: {distribution: beta, a: 2, b: 5}"),
+        reads={"lora_dropout": Range(distribution="beta", a=0.5, b=0.5),
+               "learning_rate": Range(distribution="beta", a=2, b=5)}),
     "q_beta": Made(text=of("weight_decay: {distribution: q_beta, a: 2, b: 5, q: 0.1}"),
                    reads={WD: Range(distribution="q_beta", a=2, b=5, q=0.1)}),
     # parameters inside parameters
@@ -403,9 +408,13 @@ REFUSED: dict[str, Refused] = {
             "parameters.learning_rate.value: '1e400' is text to YAML; write 1.0e+400",
             "run_cap: 1e+300 is too large for a hyperparameter")),
     "an end that the file does not name": Refused(
-        text=of("lora_dropout: {distribution: beta, a: 2, b: 5}"), takes=True, problems=(
-            "parameters.lora_dropout: the largest value of this beta is 1, but lora_dropout must be 0 to below 1, "
+        text=of("lora_dropout: {distribution: q_beta, a: 2, b: 5, q: 0.1}"), takes=True, problems=(
+            "parameters.lora_dropout: the largest value of this q_beta is 1, but lora_dropout must be 0 to below 1, "
             "got 1.0",)),
+    "a tail of a distribution without ends": Refused(
+        text=of("lora_dropout: {distribution: log_normal, mu: 0, sigma: 1}"), takes=True, problems=(
+            "parameters.lora_dropout: one draw in 1000 lies beyond 22, but lora_dropout must be 0 to below 1, "
+            "got 22.0; use a distribution with min and max",)),
     "a wrong value, and another one that is fine beside the right one": Refused(
         text=characters("batch_size: {values: [x, 16]}"), takes=True, problems=(
             "parameters.batch_size.values[0]: must be a whole number, got 'x'",)),

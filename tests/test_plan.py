@@ -14,7 +14,7 @@ from kaggle_runner.machine.gpu import GIB
 from kaggle_runner.machine.gpu_catalogue import known_gpus
 from kaggle_runner.memory.final_plan import plan_final
 from kaggle_runner.memory.fit import MemoryLimit, memory_limit_of, memory_limit_of_gpu
-from kaggle_runner.memory.plan import plan
+from kaggle_runner.memory.plan import DRAWN_TRIALS, plan
 from kaggle_runner.memory.predict import CPU, GPU
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -99,6 +99,17 @@ def test_what_does_not_fit_is_said_to_be_left_out(small_sweep, cache):
     assert found.fitting == 0
     assert re.search(r"too large the trial needs .* GiB but the budget is 0\.00 GiB on a GPU; .*recorded as infeasible",
                      text_of(found))
+
+
+def test_a_draw_that_no_trial_can_be_has_no_time(tmp_path, cache, tiny_llama):
+    path = tmp_path / "tail.yaml"
+    path.write_text(f"{HEAD}  batch_size: {{value: 4}}\n  learning_rate: {{value: 0.001}}\n  lora_r: {{value: 8}}\n"
+                    f"  model: {{value: {tiny_llama}}}\n"
+                    f"  weight_decay: {{distribution: normal, mu: 0.1, sigma: 0.0322}}\nrun_cap: 10\n")
+    spec = read_sweep(path)
+    assert min(spec.sample(seed)["weight_decay"] for seed in range(DRAWN_TRIALS)) < 0
+    limit = MemoryLimit(budget_bytes=GIB, target=GPU, device="a GPU", reason="", cache_directory=cache)
+    assert plan(spec, limit, seconds_per_step=8.0).times is not None
 
 
 def test_stated_seconds_are_those_of_the_smallest_effective_batch(small_sweep, cache):

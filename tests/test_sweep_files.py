@@ -51,7 +51,8 @@ def test_the_table_has_every_distribution_and_what_wandb_takes_is_read() -> None
     assert [name for name, refused in REFUSED.items() if refused.takes] == [
         "words for a whole number", "bayes with nothing to search",
         "a half of a decision", "a metric of another among several", "more than any",
-        "an end that the file does not name", "a wrong value, and another one that is fine beside the right one",
+        "an end that the file does not name", "a tail of a distribution without ends",
+        "a wrong value, and another one that is fine beside the right one",
         "a wrong value alone", "a clash, said with the file's own values", "a file of another program"]
 
 

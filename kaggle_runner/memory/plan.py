@@ -3,6 +3,7 @@
 Only what decides memory is varied, a range by its two ends, so that a sweep of any size takes a few predictions.
 """
 
+import contextlib
 import itertools
 import json
 import statistics
@@ -165,7 +166,10 @@ def _ends(parameter: Choice | Range) -> tuple[Any, ...]:
 
 def _times(spec: SweepSpec, seconds_per_step: float | None, snapshot: Snapshot | None, session_s: float,
            workers: int) -> Times | None:
-    configs = [FinetuneConfig.from_params(spec.sample(seed)) for seed in range(DRAWN_TRIALS)]
+    configs = []
+    for seed in range(DRAWN_TRIALS):
+        with contextlib.suppress(ConfigError):  # a rare draw of a distribution without ends, whose trial fails at once
+            configs.append(FinetuneConfig.from_params(spec.sample(seed)))
     if seconds_per_step is not None:
         rows = min(config.effective_batch_size for config in configs)
         seconds = [_seconds(config, seconds_per_step / rows) for config in configs]

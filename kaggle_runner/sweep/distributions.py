@@ -4,7 +4,7 @@ A parameter maps the unit interval to its values and back. `from_unit` is the in
 evenly spread numbers (random or Sobol) become values drawn as W&B draws them.
 
 Source: PyPI `sweeps` 0.3.0, `params.HyperParameter.ppf` and `.cdf`, without its slips at exactly 0 and 1, where it
-leaves the range (int_uniform at 0 gives min - 1, categorical at 0 the last value, normal at 1 infinity).
+leaves the range (int_uniform at 0 gives min - 1, categorical at 0 the last value, normal at 1 infinity, beta at 1 1).
 """
 
 import functools
@@ -174,20 +174,18 @@ class Range:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there is a smallest and a largest value."""
-        return "normal" not in self.distribution
+        """Whether a smallest and a largest value are drawn; a beta draws everything between 0 and 1, and neither."""
+        return "normal" not in self.distribution and self.distribution != "beta"
 
     @property
     def lowest(self) -> float:
-        """Smallest value `from_unit` returns; minus infinity for a normal, 0 for a log-normal."""
-        if self.is_bounded:
-            return self.from_unit(0.0)
-        return 0.0 if self._shape == "log_normal" else -math.inf
+        """Smallest value `from_unit` returns; minus infinity for a normal, 0 for a log-normal and a beta."""
+        return self.from_unit(0.0) if self.is_bounded else -math.inf if self._shape == "normal" else 0.0
 
     @property
     def highest(self) -> float:
-        """Largest value `from_unit` returns; infinity for the normal and log-normal ones."""
-        return self.from_unit(1.0) if self.is_bounded else math.inf
+        """Largest value `from_unit` returns; infinity for the normal and log-normal ones, 1 for a beta."""
+        return self.from_unit(1.0) if self.is_bounded else 1.0 if self._shape == "beta" else math.inf
 
     @property
     def count(self) -> int | None:
@@ -275,7 +273,7 @@ class Range:
             case "log_normal":
                 return math.exp(self.sigma * _normal_inverse(u)) * math.exp(self.mu)
             case "beta":
-                return float(_scipy_special().betaincinv(self.a, self.b, u))
+                return _clamp(float(_scipy_special().betaincinv(self.a, self.b, u)), _BOTTOM, _TOP)
         start, end = self._ends
         place = _clamp(u * (end - start) + start, start, end)
         if self._shape == "uniform":

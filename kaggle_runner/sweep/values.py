@@ -114,7 +114,7 @@ def _check_range(found: Findings, path: str, parameter: Range, trial: _Trial) ->
     for key, end, bound, value in ends:
         problem = trial.complaint(value)
         if problem and not parameter.is_bounded:
-            found.problem(path, f"one draw in {round(1 / RARE)} lies beyond {value}, but {name} {problem}; "
+            found.problem(path, f"one draw in {round(1 / RARE)} lies beyond {value:.6g}, but {name} {problem}; "
                                 f"use a distribution with min and max")
         elif problem and value == bound and key in KEYS[distribution]:
             found.problem(f"{path}.{key}", problem)
@@ -154,7 +154,8 @@ def _samples(parameter: Parameter) -> tuple[Any, ...]:
             return values
         case _ if parameter.is_bounded:
             return parameter.lowest, parameter.highest
-    return tuple(float(f"{parameter.from_unit(u):.3g}") for u in (RARE, 1 - RARE))
+    rare = parameter.from_unit(RARE), parameter.from_unit(1 - RARE)  # a beta's may be 0.9999, which is not 1
+    return rare if parameter.distribution == "beta" else tuple(float(f"{value:.3g}") for value in rare)
 
 
 def spelled_alike(own: Any, given: Any) -> bool:
