@@ -598,13 +598,24 @@ class TestTwoThatBeginTogether:
         assert [(name, text) for name, text in said if "--start" in text] == [
             ("a", f"--start is not tried: {machine} has begun the study meanwhile, with another first trial")]
 
-    def test_one_that_was_given_no_seed_starts_again_with_the_others(self, tmp_path, url):
-        with self.both(tmp_path, url, [], seeds=(7, None)) as (first, second):
+    def test_one_that_was_given_no_seed_takes_the_others(self, tmp_path, url):
+        said, asked = [], []
+        for folder, address, seeds in (("known", f"{url}#known", (7, 7)), ("meanwhile", url, (7, None))):
+            (tmp_path / folder).mkdir()
+            with self.both(tmp_path / folder, address, said, seeds=seeds) as machines:
+                asked.append([machine.ask(4) for machine in machines])
+        assert asked[0] == asked[1]
+        assert said == [("b", "another machine has made the study meanwhile, with seed 7, which is taken over")]
+        again = tmp_path / "meanwhile" / "b"
+        assert read_study(again).info.seed == 7
+        assert shared_session.run(write_sweep(tmp_path), again, 1, url).trials_run == 1
+        assert read_study(again / "shared").info.seed == 7
+
+    def test_two_that_were_given_different_seeds_do_not_share_a_study(self, tmp_path, url):
+        with self.both(tmp_path, url, [], seeds=(7, 8)) as (first, second):
             first.ask(4)
-            with pytest.raises(StudyError, match=r"another machine has made the study '\w+' meanwhile, with seed 7; "
-                                                 r"run the same command again"):
+            with pytest.raises(StudyError, match=r"was made with seed 7, not 8; leave --seed out"):
                 second.ask(4)
-        assert shared_session.run(write_sweep(tmp_path), tmp_path / "b", 1, url).trials_run == 1
 
 
 class TestCheckpoints:
