@@ -308,7 +308,8 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     assert len(read_study(tmp_path / "alone").history(lost.name)) == 52 > len(lost.history)
     assert lost.state == "running"
     assert lonely.facts["exit_status"] == [1]
-    assert f"W&B did not take the end of run {lost.name}: no answer in time" in lonely.facts["reason"][0]
+    assert (f"W&B has not confirmed the end of run {lost.name}: no answer in time; if it lacks it"
+            in lonely.facts["reason"][0])
     assert processes_in(tmp_path) == []
 
 

@@ -288,6 +288,9 @@ class JobRunner:
                     return self._lose(f"W&B's client failed when run {log.id} had ended, which W&B shows as {state}: "
                                       f"{error}; the study has all of it")
                 self._note_missing(log.id, str(error))
+                if state == "unknown":
+                    return self._lose(f"W&B has not confirmed the end of run {log.id}: {error}; if it lacks it, it "
+                                      f"calls the run crashed; the study has all of it")
                 return self._lose(f"W&B did not take the end of run {log.id}: {error}; it will call the run crashed, "
                                   f"the study has all of it")
             self.lost = True
