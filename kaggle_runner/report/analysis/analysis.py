@@ -294,10 +294,7 @@ def _surrogate(varied: Sequence[Axis], found: Sequence[Configuration], seed: int
 
 def _point(axes: Sequence[Axis], params: Mapping[str, Any]) -> list[float]:
     """Place a trial in the surrogate's space: one coordinate for each ordered axis, one for each unordered value."""
-    point: list[float] = []
-    for axis in axes:
-        point.extend(_coordinates(axis, axis.of(params)))
-    return point
+    return [part for axis in axes for part in _coordinates(axis, axis.of(params))]
 
 
 def _coordinates(axis: Axis, position: float | None) -> list[float]:
