@@ -70,6 +70,7 @@ def test_liger_is_asked_for_everything_but_a_loss(tmp_path):
 
 ASLEEP = """
 import sys
+from importlib.util import find_spec
 import torch
 from kaggle_runner.run.worker import importing
 compile_now = torch.compile
@@ -81,12 +82,15 @@ with importing():
         return 2 * x
 
     fourfold = torch.compile(lambda x: doubled(doubled(x)), backend="eager")
+    found = [bool(find_spec(name)) for name in ("scipy", "sklearn", "peft")]
 assert torch.compile is compile_now
+import scipy.special
+print(*found)
 print("torch._inductor.compile_fx" in sys.modules)
 print(fourfold(torch.tensor([1.0, 2.0])).tolist())
 """
 
 
-def test_the_compiler_sleeps_until_a_function_that_it_made_is_called():
+def test_the_compiler_sleeps_until_a_function_that_it_made_is_called_and_libraries_find_no_scipy():
     ended = subprocess.run([sys.executable, "-c", ASLEEP], capture_output=True, text=True, timeout=100)
-    assert ended.stdout.splitlines() == ["False", "[4.0, 8.0]"], ended.stderr
+    assert ended.stdout.splitlines() == ["False False True", "False", "[4.0, 8.0]"], ended.stderr

@@ -31,7 +31,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.errors import ForeignCheckpoint, KaggleRunnerError
@@ -236,10 +236,15 @@ class Worker:
                 self._emit(event)
 
 
+UNUSED = ("scipy", "sklearn")
+"""What transformers imports wherever it finds it, for losses of pictures and for drafts: nothing here has either."""
+
+
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Save two of the four seconds that the libraries' imports inside the block take.
+    """Save two of the four seconds that the libraries' imports inside the block take, and more on Kaggle's image.
 
+    What nothing uses is not found by them; what is imported later finds it.
     Functions that are decorated with `torch.compile` are compiled at their first call: bitsandbytes 0.50 decorates four
     fallbacks as it is imported, and that loads Dynamo and Inductor, a fifth of a worker's start, for functions that its
     own kernels for CPUs and GPUs replace. Nor is garbage collected: among a million new objects there is none.
@@ -257,11 +262,15 @@ def importing() -> Iterator[None]:
 
         return call
 
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden, cast(Any, None)))  # to importers and find_spec there is none
     torch.compile = compile_later
     gc.disable()
     try:
         yield
     finally:
+        for name in hidden:
+            del sys.modules[name]
         gc.enable()
         torch.compile = compile_now
 
