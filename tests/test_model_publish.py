@@ -86,6 +86,42 @@ def test_a_push_is_private_goes_on_where_one_broke_off_and_is_verified(push, hub
     assert hub.private["me/open"] is False
 
 
+def test_what_is_there_becomes_public_when_that_is_asked_for_and_gets_nothing_private(push, hub):
+    assert push().returncode == 0
+    assert hub.private == {"me/my-model": True}
+    done = push("me/my-model", "--public")
+    assert (done.returncode, hub.private) == (0, {"me/my-model": False})
+    assert "me/my-model was private and is public now" in done.stderr
+    assert "(0 files sent, all are there)" in done.stdout
+    assert "was private" not in push("me/my-model", "--public").stderr
+
+    del hub.repositories["me/my-model"]["config.json"]
+    done = push("me/my-model")
+    assert (done.returncode, hub.private) == (1, {"me/my-model": False})
+    assert done.stderr.splitlines()[-1] == (
+        f"error: me/my-model is public, and --public is not given: everybody would see what is pushed; give --public, "
+        f"or make it private on {hub.url}/me/my-model/settings")
+    assert "config.json" not in hub.repositories["me/my-model"]
+    hub.repositories["me/empty"], hub.private["me/empty"] = {".gitattributes": b""}, False
+    refused = push("empty", "--to", "adapter").stderr.splitlines()[-1]
+    assert refused.startswith("error: me/empty is public, and --public is not given"), "before a model is made"
+    assert set(hub.repositories["me/empty"]) == {".gitattributes"}
+
+
+def test_of_a_dataset_that_is_there_and_is_not_as_asked_for_it_is_said(push, kaggle):
+    server, environment = kaggle
+    done = push("my-model", "--kaggle", token=None, **environment)
+    assert done.returncode == 0, done.stderr
+    done = push("my-model", "--kaggle", "--public", token=None, **environment)
+    assert done.returncode == 0, done.stderr
+    said = ("warning: tester/my-model is {}, and a dataset that is there stays as it is; change it on "
+            "https://www.kaggle.com/datasets/tester/my-model/settings")
+    assert said.format("private") in done.stderr
+    server.datasets["my-model"].private = False
+    assert "warning" not in push("my-model", "--kaggle", "--public", token=None, **environment).stderr
+    assert said.format("public") in push("my-model", "--kaggle", token=None, **environment).stderr
+
+
 def test_a_hub_that_keeps_less_than_it_took_is_found_out(push, hub):
     hub.forget_large = True
     done = push()

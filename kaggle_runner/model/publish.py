@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from kaggle_runner.errors import ModelError
@@ -44,8 +44,8 @@ def find_target(name: str, *, private: bool = True) -> Target:
     """Check a repository's name and the token's right to it, before a model is made for it.
 
     Raises:
-        ModelError: the name is malformed, there is no token, the hub does not know it, it may not write, or the hub
-            cannot be reached.
+        ModelError: the name is malformed, there is no token, the hub does not know it, it may not write, the
+            repository is there and `private` is not what it is, or the hub cannot be reached.
     """
     try:
         validate_repo_id(name)
@@ -68,24 +68,33 @@ def find_target(name: str, *, private: bool = True) -> Target:
     if token.get("role") == "read":
         raise ModelError(f"the Hugging Face token {token.get('displayName', '')!r} of {account.get('name')} may only "
                          f"read, so it cannot push {name}; {STORE}")
-    whole = name if "/" in name else f"{account['name']}/{name}"
-    return Target(name=whole, api=api, private=private)
+    target = Target(name=name if "/" in name else f"{account['name']}/{name}", api=api, private=private)
+    if target.name.startswith(f"{account['name']}/"):
+        try:
+            _require_as_private(target, api.model_info(target.name))
+        except RepositoryNotFoundError:  # it is made when there is something to put into it
+            pass
+        except HfHubHTTPError as error:
+            raise _said(error, target.name, "looking for the repository") from error
+    return target
 
 
 def publish(folder: Path, target: Target, notify: Notify) -> int:
     """Put a folder's files into a repository, weights first and one file at a time; return how many were sent.
 
-    Files that the hub has already are left out, so the same call goes on where one broke off.
+    Files that the hub has already are left out, so the same call goes on where one broke off. A private repository
+    that should be public becomes so when all is there.
 
     Raises:
-        ModelError: the repository is of something else, the hub refuses it, the network is lost, or the hub does not
-            hold in the end what was sent.
+        ModelError: the repository is of something else, or public where it should be private, the hub refuses it, the
+            network is lost, or the hub does not hold in the end what was sent.
     """
     try:
         target.api.create_repo(target.name, private=target.private, exist_ok=True)
-        there = _files_there(target)
+        info = target.api.model_info(target.name, files_metadata=True)
     except Exception as error:
         raise _said(error, target.name, "making the repository") from error
+    there = _files_of(info)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     ours = MARKER in there and _is_there(there[MARKER], names[MARKER])
@@ -93,6 +102,7 @@ def publish(folder: Path, target: Target, notify: Notify) -> int:
     if strange and not ours:
         raise ModelError(f"--push {target.name} is taken: it holds something else, such as {strange[0]}; "
                          f"choose another name, or empty it on {target.url}")
+    _require_as_private(target, info)
     missing = {name: path for name, path in names.items() if name not in there or not _is_there(there[name], path)}
     weights = [name for name in missing if name.endswith(WEIGHTS)]
     rest = [name for name in missing if name not in weights and name != MARKER]
@@ -110,12 +120,18 @@ def publish(folder: Path, target: Target, notify: Notify) -> int:
                         of=len(names)) from error
         sent += len(step)
     try:
-        there = _files_there(target)
+        there = _files_of(target.api.model_info(target.name, files_metadata=True))
     except Exception as error:
         raise _said(error, target.name, "reading what the hub holds") from error
     lacking = [name for name, path in names.items() if name not in there or not _is_there(there[name], path)]
     if lacking:
         raise ModelError(f"{target.url} does not hold {', '.join(lacking[:3])} as pushed; run the same command again")
+    if info.private and not target.private:
+        try:
+            target.api.update_repo_settings(target.name, private=False)
+        except Exception as error:
+            raise _said(error, target.name, "making it public, all files are there") from error
+        notify(Note(text=f"{target.name} was private and is public now"))
     return sent
 
 
@@ -125,10 +141,16 @@ def _commit(target: Target, files: Sequence[tuple[str, Path]]) -> None:
         operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files])
 
 
-def _files_there(target: Target) -> dict[str, Any]:
-    """Return what the repository holds, by name."""
-    return {sibling.rfilename: sibling
-            for sibling in target.api.model_info(target.name, files_metadata=True).siblings or ()}
+def _require_as_private(target: Target, info: Any) -> None:
+    """See that nothing is shown to everybody that nobody said should be."""
+    if target.private and info.private is False:
+        raise ModelError(f"{target.name} is public, and --public is not given: everybody would see what is pushed; "
+                         f"give --public, or make it private on {target.url}/settings")
+
+
+def _files_of(info: Any) -> dict[str, Any]:
+    """Return what a repository holds, by name."""
+    return {sibling.rfilename: sibling for sibling in info.siblings or ()}
 
 
 def _is_there(sibling: Any, path: Path) -> bool:

@@ -1,10 +1,10 @@
 """A loopback hub that takes models, for the real client of huggingface_hub: HF_ENDPOINT sends it here.
 
-Its unpleasant habits are the real one's. A name that somebody has is 409 whoever asks, and a foreign namespace is
-403; a token is refused with 401 in one place and with a role in another. Large files go another way than small ones, a
-commit names them by their hash only, and a file that was never sent is accepted there. Whatever is of `gated` is
-refused with 403 and a code, also to a token that may write. It loses the connection in the middle of the first large
-file if asked to, and the client sends it again.
+Its unpleasant habits are the real one's. A name that somebody has is 409 whoever asks, with whatever visibility,
+and a foreign namespace is 403; a token is refused with 401 in one place and with a role in another. Large files go
+another way than small ones, a commit names them by their hash only, and a file that was never sent is accepted
+there. Whatever is of `gated` is refused with 403 and a code, also to a token that may write. It loses the
+connection in the middle of the first large file if asked to, and the client sends it again.
 It is kinder in one thing: it has no Xet storage, which the client is told by HF_HUB_DISABLE_XET.
 
 Source: huggingface_hub 2.4, _commit_api.py, lfs.py and hf_api.py.
@@ -69,7 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.state.repositories.get(name)
         if files is None:
             return self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-        return self._answer(200, {"id": name, "siblings": [_sibling(file, files[file]) for file in sorted(files)]})
+        return self._answer(200, {"id": name, "private": self.state.private.get(name, True),
+                                  "siblings": [_sibling(file, files[file]) for file in sorted(files)]})
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -104,6 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         size = int(self.headers["Content-Length"])
+        if self.path.endswith("/settings"):
+            name = self.path.removeprefix("/api/models/").removesuffix("/settings")
+            wanted = json.loads(self.rfile.read(size))
+            self.state.private[name] = wanted.get("private") is True or wanted.get("visibility") == "private"
+            return self._answer(200, {})
         self.state.puts += 1
         if self.state.lose_first_large and self.state.puts == 1:
             self.rfile.read(size // 2)
