@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_runner.cli.look import open_trials
+from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import confirm_directory, read_study
 from kaggle_runner.study.trial import Status
+from kaggle_runner.wording import how_many
 from tests import optuna_session
 from tests.standins.wandb_client import MISSING, Client, Start, clients
 from tests.standins.wandb_server import WandbServer
@@ -113,6 +116,11 @@ def test_one_agent_gets_the_points_of_the_embedded_study_though_the_search_is_ki
     server.wait_for(lambda state: len(state.runs) == 4, 60, why="the fourth trial is out")
     first.kill()
     server.wait_for(lambda state: all(run.exitcode is not None for run in state.runs.values()), 60, why="it is trained")
+    away = read_study(study)
+    out = [record for record in away.records if record.result is None]
+    assert {(record.status_word, record.reason.partition(" as ")[0]) for record in out} == {("out", "given out")}
+    assert open_trials(away).startswith(f"{how_many(len(out), 'trial')} out with agents, ")
+    assert f", {len(out)} out when this page was made" in write_page([study]).read_text()
     second = search(start, server, file, study, 7).finish(120)
     trains.finish(60)
     assert second.facts["unfinished"] == [False], second.text

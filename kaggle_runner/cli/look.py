@@ -28,7 +28,7 @@ from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.study.near import has_begun
 from kaggle_runner.study.noise import stated_of_best
 from kaggle_runner.study.page_mark import is_current
-from kaggle_runner.study.trial import RUNNING, Status, TrialResult
+from kaggle_runner.study.trial import OUT, RUNNING, Status, TrialResult
 from kaggle_runner.study.what_next import leading_to
 from kaggle_runner.sweep.address import is_address, is_there, plain_address
 from kaggle_runner.wording import how_many
@@ -234,11 +234,13 @@ def open_trials(snapshot: Snapshot) -> str:
     running = {record.trial.id for record in whole.records
                if record.status_word == RUNNING and is_copy(whole)} - finished
     everywhere = here if whole is snapshot else [*whole.records, *here]
-    cut_off = {record.trial.id for record in everywhere} - finished - running
+    out = {record.trial.id for record in here if record.status_word == OUT}
+    cut_off = {record.trial.id for record in everywhere} - finished - running - out
     wanted = _wanted(snapshot) or 0
-    missing = max(0, wanted - len(finished) - len(running) - len(cut_off))
+    missing = max(0, wanted - len(finished) - len(running) - len(cut_off) - len(out))
     parts = [f"{how_many(len(cut_off), 'trial')} cut off"] if cut_off else []
     parts += [f"{how_many(len(running), 'trial')} running elsewhere"] if running else []
+    parts += [f"{how_many(len(out), 'trial')} out with agents"] if out else []
     parts += [f"{how_many(missing, 'trial')} of {wanted} not begun"] if missing else []
     return ", ".join(parts)
 

@@ -108,7 +108,7 @@ if len(ranked) > 1:
     show(ALT)"""
 
 BEST_SO_FAR = """\
-ended = trials[~trials["status"].isin(["running", "stopped"])]
+ended = trials[~trials["status"].isin(["running", "out", "stopped"])]
 minutes = ended["seconds"].cumsum() / 60
 best = ended["best_so_far"]
 plt.figure(figsize=(11, 3.6))

@@ -44,6 +44,7 @@ LOOKS = {
     "infeasible": Look(color="#D55E00", plotly="square-open", matplotlib="s"),
     "preempted": Look(color="#8A8A8A", plotly="triangle-right-open", matplotlib=">"),
     "running": Look(color="#8A8A8A", plotly="circle-open", matplotlib="o"),
+    "out": Look(color="#8A8A8A", plotly="star-open", matplotlib="*"),
     "stopped": Look(color="#8A8A8A", plotly="cross-open", matplotlib="P"),
 }
 """By status word, in the order of a legend."""

@@ -287,7 +287,7 @@ def read_study(directory: Path) -> Snapshot:
     info: StudyInfo | None = None
     baseline: float | None = None
     base_scores: Mapping[str, float] = {}
-    listed: dict[str, list[dict[str, Any]]] = {"session": [], "known": [], "rows": [], "agent": []}
+    listed: dict[str, list[dict[str, Any]]] = {name: [] for name in ("session", "known", "rows", "agent", "run")}
     starts: dict[str, tuple[Trial, int, float]] = {}
     holders: dict[str, Mapping[str, Any]] = {}
     results: dict[str, TrialResult] = {}
@@ -310,15 +310,15 @@ def read_study(directory: Path) -> Snapshot:
             results[event["result"]["id"]] = result_from_dict(event["result"])
     if info is None:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
+    runs = {event["trial"]: event["run"] for event in listed["run"]}
     records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started,
+                           run=runs.get(trial.id, ""),
                            is_held=not goes_on(results.get(trial.id)) or is_held(holders[trial.id], directory))
                for trial, attempts, started in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(listed["session"]),
-                    known=tuple(listed["known"]), rows=tuple(listed["rows"]),
-                    agents=tuple(listed["agent"]),
-                    base_scores=_with_own(base_scores, info, baseline),
-                    records=tuple(sorted(records, key=lambda r: r.trial.number)),
-                    confirming=confirming(directory, info))
+                    known=tuple(listed["known"]), rows=tuple(listed["rows"]), agents=tuple(listed["agent"]),
+                    base_scores=_with_own(base_scores, info, baseline), confirming=confirming(directory, info),
+                    records=tuple(sorted(records, key=lambda r: r.trial.number)))
 
 
 def confirming(directory: Path, info: StudyInfo) -> tuple[TrialRecord, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 from kaggle_runner.config import Config, config_from_params
 from kaggle_runner.metrics import LOSS
 
-RUNNING, STOPPED = "running", "stopped"
-"""Status words of a trial without a result."""
-OPEN = (RUNNING, STOPPED)
+RUNNING, OUT, STOPPED = "running", "out", "stopped"
+"""Status words of a trial without a result; one that is out was given to agents of W&B."""
+OPEN = (RUNNING, OUT, STOPPED)
 _WITHOUT_AN_END = "stopped without an end; the next start goes on with it"
 LOST_TO = "lost_to"
 """The note that names who has taken a trial that was cut off here."""
@@ -116,11 +116,13 @@ class TrialRecord:
     """Unix time of the last start."""
     is_held: bool = True
     """Whether somebody runs it, if it goes on: nobody does after a kill or a power cut."""
+    run: str = ""
+    """Its run on W&B, where a search that chooses points here gives it to agents."""
 
     @property
     def status_word(self) -> str:
-        """How it ended, `running`, or `stopped` where nothing runs it and no end was written."""
-        return self.result.status.value if self.result else RUNNING if self.is_held else STOPPED
+        """How it ended, or one of `OPEN`: `stopped` where nothing runs it and no end was written."""
+        return self.result.status.value if self.result else RUNNING if self.is_held else OUT if self.run else STOPPED
 
     @property
     def is_lost(self) -> bool:
@@ -130,7 +132,8 @@ class TrialRecord:
     @property
     def reason(self) -> str:
         """Why it ended as it did, empty where there is nothing to say."""
-        return self.result.reason if self.result else "" if self.is_held else _WITHOUT_AN_END
+        out = self.run and f"given out as run {self.run}; agents go on with it, and the next start takes its end in"
+        return self.result.reason if self.result else "" if self.is_held else out or _WITHOUT_AN_END
 
 
 def goes_on(result: TrialResult | None) -> bool:

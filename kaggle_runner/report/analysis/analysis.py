@@ -199,7 +199,7 @@ class Analysis:
 
     @property
     def unfinished(self) -> str:
-        """What has no result: how many trials run, and how many were stopped without an end; empty if all have one."""
+        """What has no result: how many trials run, are out, and were stopped without an end; empty if all have one."""
         counts = [(sum(row.status == word for row in self.rows), word) for word in OPEN]
         return ", ".join(f"{count:,} {word}" for count, word in counts if count)
 
