@@ -455,6 +455,10 @@ def test_a_key_is_replaced_in_place(desk):
     assert WANDB_KEY in (stored.directory / "kaggle_runner_secret.json").read_text()
     assert not any(WANDB_KEY in line for line in desk.told)
     assert list((desk.directory / "home").rglob("kaggle_runner_secret.json")) == []
+    stored.private = False
+    with refused(Refusal.NAME, rf"{OWNER}/kaggle-runner-wandb is public, so everybody could read the key; delete it"):
+        keys.put_secret(desk.kaggle, "wandb", "b" * 40, desk.told.append, owner=OWNER, poll_s=0.2)
+    assert desk.server.datasets["kaggle-runner-wandb"] is stored
 
 
 def test_a_folder_is_checked_as_the_server_will(tmp_path):

@@ -108,18 +108,23 @@ def test_what_is_there_becomes_public_when_that_is_asked_for_and_gets_nothing_pr
     assert set(hub.repositories["me/empty"]) == {".gitattributes"}
 
 
-def test_of_a_dataset_that_is_there_and_is_not_as_asked_for_it_is_said(push, kaggle):
+def test_of_a_dataset_that_is_there_and_is_not_as_asked_for_it_is_said(kaggle, exported):
     server, environment = kaggle
-    done = push("my-model", "--kaggle", token=None, **environment)
-    assert done.returncode == 0, done.stderr
-    done = push("my-model", "--kaggle", "--public", token=None, **environment)
-    assert done.returncode == 0, done.stderr
-    said = ("warning: tester/my-model is {}, and a dataset that is there stays as it is; change it on "
-            "https://www.kaggle.com/datasets/tester/my-model/settings")
-    assert said.format("private") in done.stderr
+    folder, said = exported / "export" / "0000-merged", (
+        "warning: tester/my-model is {}, and a dataset that is there stays as it is; change it on "
+        "https://www.kaggle.com/datasets/tester/my-model/settings")
+
+    def published(*, public):
+        told = []
+        target = find_dataset_target("my-model", find_kaggle(environment), MARKER, public=public)
+        publish_dataset(folder, target, MARKER, told.append, poll_s=0.2)
+        return [line for line in told if "warning" in line]
+
+    assert published(public=False) == []
+    assert published(public=True) == [said.format("private")]
     server.datasets["my-model"].private = False
-    assert "warning" not in push("my-model", "--kaggle", "--public", token=None, **environment).stderr
-    assert said.format("public") in push("my-model", "--kaggle", token=None, **environment).stderr
+    assert published(public=True) == []
+    assert published(public=False) == [said.format("public")]
 
 
 def test_a_hub_that_keeps_less_than_it_took_is_found_out(push, hub):

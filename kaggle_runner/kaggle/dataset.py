@@ -47,17 +47,6 @@ class DatasetTarget:
         """Its page."""
         return f"https://www.kaggle.com/datasets/{self.ref}"
 
-    @property
-    def is_public(self) -> bool | None:
-        """Whether everybody sees it; none where Kaggle does not say."""
-        with tempfile.TemporaryDirectory(prefix="kaggle_runner-metadata-") as directory:
-            self.kaggle.run("datasets", "metadata", self.ref, "--path", directory)
-            try:
-                said = json.loads((Path(directory) / METADATA).read_text(encoding="utf-8"))
-                return not (said.get("info") or said).get("isPrivate", False)  # what is false is left out
-            except (OSError, ValueError, AttributeError):
-                return None
-
 
 def find_dataset_target(name: str, kaggle: Kaggle, marker: str, *, public: bool = False) -> DatasetTarget:
     """Check a dataset's name and the account's right to it, before a model is made for it.
@@ -98,8 +87,8 @@ def publish_dataset(folder: Path, target: DatasetTarget, marker: str, tell: Call
              for path in sorted(folder.rglob("*")) if path.is_file()}
     if target.there and not _is_ours(target, folder, marker):
         raise _taken(target)
-    if target.there and (is_public := target.is_public) is not None and is_public != target.public:
-        tell(f"warning: {target.ref} is {'public' if is_public else 'private'}, and a dataset that is there stays as "
+    if target.there and (shown := is_public(target.kaggle, target.ref)) is not None and shown != target.public:
+        tell(f"warning: {target.ref} is {'public' if shown else 'private'}, and a dataset that is there stays as "
              f"it is; change it on {target.url}/settings")
     if target.there == sizes:
         return 0
@@ -176,6 +165,17 @@ def is_ready(kaggle: Kaggle, ref: str) -> bool:
     if answer.exit_status and not answer.is_denied:
         refuse(answer, "datasets status")
     return answer.stdout.strip() == "ready"
+
+
+def is_public(kaggle: Kaggle, ref: str) -> bool | None:
+    """Say whether everybody sees a dataset; none where it is not there, or Kaggle does not say."""
+    with tempfile.TemporaryDirectory(prefix="kaggle_runner-metadata-") as directory:
+        kaggle.run("datasets", "metadata", ref, "--path", directory)
+        try:
+            said = json.loads((Path(directory) / METADATA).read_text(encoding="utf-8"))
+            return not (said.get("info") or said).get("isPrivate", False)  # what is false is left out
+        except (OSError, ValueError, AttributeError):
+            return None
 
 
 def _files_there(kaggle: Kaggle, ref: str) -> dict[str, int]:

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kaggle_runner.errors import KernelError, MissingPackages
-from kaggle_runner.kaggle.dataset import is_ready, upload, wait_until_ready
+from kaggle_runner.errors import KernelError, MissingPackages, Refusal
+from kaggle_runner.kaggle.dataset import is_public, is_ready, upload, wait_until_ready
 from kaggle_runner.kaggle.program import Kaggle, find_kaggle, find_owner
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import SECRET_FILE, advice, secret_file_text
@@ -30,10 +30,13 @@ def put_secret(kaggle: Kaggle, service: str, key: str, tell: Callable[[str], Non
 
     Raises:
         SecretError: the key is malformed.
-        KernelError: no credentials, no network, refused, or not ready in time.
+        KernelError: the dataset is there and public; no credentials, no network, refused, or not ready in time.
     """
     text = secret_file_text(service, key)
     ref = secret_dataset(owner or find_owner(kaggle), service)
+    if is_public(kaggle, ref):
+        raise KernelError(Refusal.NAME, f"{ref} is public, so everybody could read the key; delete it on "
+                                        f"https://www.kaggle.com/datasets/{ref} and run the same command again")
     with tempfile.TemporaryDirectory(prefix="kaggle_runner-secret-") as directory:  # readable by its owner only
         (Path(directory) / SECRET_FILE).write_text(text, encoding="utf-8")
         if upload(kaggle, Path(directory), ref, note="new key"):
