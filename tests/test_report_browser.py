@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+import random
 
 import pytest
 
+from kaggle_runner.lab.vary import read_vary
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.answers import Asked
+from kaggle_runner.report.lab.write import write_study_page
 from kaggle_runner.report.page import page as page_of
 from kaggle_runner.report.style import value_names
 from kaggle_runner.report.write import write_page
@@ -14,6 +17,7 @@ from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from tests.made_studies import LEARNING_RATE, Made, loss_curve, write_mixed_study, write_study
 from tests.standins.chromium import Chromium, find_chromium
+from tests.test_one_at_a_time import FILE, journal
 
 MARKUP = '<img src=x onerror="window.hacked=1"><b>name</b>'
 DRAWN = "document.body && document.body.dataset.drawn === 'yes'"
@@ -405,6 +409,64 @@ def test_twenty_hyperparameters_are_all_there_and_no_two_look_alike(chromium, tm
     tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert tab.evaluate("document.querySelectorAll('table.sheet').length") == 0
     assert tab.problems() == []
+
+
+CROSSED_TITLES = """[...document.querySelectorAll('.plot')].flatMap((place) => ['x', 'y'].filter((side) => {
+    const title = place.querySelector(`.g-${side}title`);
+    const box = title && title.textContent && title.getBoundingClientRect();
+    return box && [...place.querySelectorAll(`.${side}axislayer-above .${side}tick text`)]
+        .map((name) => name.getBoundingClientRect()).some((name) => name.width
+            && (side === 'x' ? name.bottom > box.top + 1 : name.left < box.right - 1));
+}).map((side) => [place.id, side]))"""
+"""Axes whose title does not lie beyond all of the names along them."""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_title_of_an_axis_lies_across_the_names_along_it(chromium, tmp_path, width):
+    """Names stand upright where they are long, and what does not matter is drawn while it is folded."""
+    schedules, noise = ["cosine_with_restarts", "linear", "constant_with_warmup"], random.Random(0)
+    trials = [Made(params={"lr_scheduler_type": schedules[i % 3], "learning_rate": 10 ** (-5 + i / 10)},
+                   value=2.5 + i / 10 + noise.gauss(0, 0.1)) for i in range(20)]
+    directory = write_study(tmp_path / "study", trials, parameters={
+        "lr_scheduler_type": {"values": schedules}, "learning_rate": LEARNING_RATE})
+    tab = chromium.open(write_page([directory]), width=width)
+    tab.wait_for(DRAWN)
+    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    tab.wait_for("document.querySelector('.folded .g-xtitle').getBoundingClientRect().height > 0")
+    assert tab.evaluate("document.querySelectorAll('.folded .g-xtitle').length") == 1
+    assert tab.evaluate(CROSSED_TITLES) == []
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(CROSSED_TITLES) == []
+    assert tab.problems() == []
+
+
+CUT_LEGENDS = """[...document.querySelectorAll('.plot .legend')].filter((legend) => {
+    const names = [...legend.querySelectorAll('.legendtext')].filter((one) => one.textContent);
+    const box = (one) => one.getBoundingClientRect(), marks = [...legend.querySelectorAll('.layers')].map(box);
+    const edge = Math.min(box(legend.querySelector('.bg')).right, box(legend.closest('.plot')).right);
+    return names.map(box).some((name) => name.right > edge + 1 || marks.some((mark) =>
+        mark.left < name.right && mark.right > name.right && mark.top < name.bottom && mark.bottom > name.top));
+}).map((legend) => legend.closest('.plot').id)"""
+"""Plots whose legend hides the end of a name, at its edge or behind the next mark."""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_name_in_a_legend_is_cut_off(chromium, page, tmp_path, width):
+    """A default of 0.1234 whose end is cut off is another number, and studies are told apart by their names."""
+    (tmp_path / "v.yaml").write_text(FILE.replace("dropout: 0.0", "dropout: 0.1234"))
+    spec = read_vary(tmp_path / "v.yaml")
+    decided = journal(spec, tmp_path / "lab", {(value, seed): 1 + value + seed / 100
+                                               for value in spec.values for seed in (1, 2, 3)}).directory
+    (decided / "study.yaml").write_text(spec.as_yaml())
+    studies = [write_study(tmp_path / name, [Made(params={"lora_r": rank}, value=2 + rank / 100) for rank in (8, 4)],
+                           name=f"a study of 数据 with a {name} name") for name in ("rather_long", "somewhat_longer")]
+    for file in (page, write_study_page(decided), write_page(studies, out=tmp_path / "both")):
+        tab = chromium.open(file, width=width)
+        tab.wait_for(DRAWN)
+        tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert tab.evaluate("document.querySelectorAll('.plot .legendtext').length") > 4
+        assert tab.evaluate(CUT_LEGENDS) == []
+        assert tab.problems() == []
 
 
 BROKEN_OPTIONS = """[...document.querySelectorAll('.how dd')].flatMap((place) => {

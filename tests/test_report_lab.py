@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from kaggle_runner.lab.contest import finished
+from kaggle_runner.lab.summary import errors_table, reading
 from kaggle_runner.lab.vary import read_vary
 from kaggle_runner.report.lab.figures import gains_figure, losses_figure
 from kaggle_runner.report.lab.write import write_any_report, write_contest_plots, write_study_page
@@ -78,6 +79,18 @@ def test_the_page_of_a_study_is_its_decision_with_the_table_of_errors_and_nothin
     assert "Adopted: dropout 0." in notebook.cells[0].source
     assert f"{row.standard_error:.5f}" in notebook.cells[0].source
     assert "First place" not in str(notebook)
+
+
+def test_the_noise_of_a_lab_study_is_that_of_its_metric(tmp_path):
+    path = tmp_path / "v.yaml"
+    path.write_text(f"{FILE}metric: {{name: eval/token_accuracy, goal: maximize}}\n")
+    spec = read_vary(path)
+    shares = grid(v0_0=[0.25, 0.27, 0.26], v0_1=[0.30, 0.33, 0.31], v0_2=[0.5, 0.5, 0.5])
+    snapshot = journal(spec, tmp_path / "s", shares)
+    decision = finished(spec, snapshot)
+    assert re.search(r"Noise: 0\.\d{5}, the deviation of the token accuracy when", reading(spec, decision))
+    assert [row[2] for row in errors_table(spec, snapshot, decision)] == [
+        "mean eval/token_accuracy", "0.26", "0.313333", "0.50"]
 
 
 @pytest.mark.parametrize(("losses", "answer"), [

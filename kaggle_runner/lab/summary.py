@@ -163,10 +163,10 @@ def reading(contest: Contest, decision: Decision) -> str:
     lines = [f"{what} is the mean over the seeds that both have of how much {better} the "
              f"{metric.short.replace('_', ' ')} is, and an effect is the gain in deviations of the noise."]
     if decision.noise is not None:
-        lines.append(f"Noise: {_number(decision.noise)}, the deviation of a loss when the levels of value and seed are "
-                     f"taken away, with {decision.freedom} degrees of freedom; a gain below "
-                     f"{_number(t_975(decision.freedom) * decision.noise * math.sqrt(2 / len(contest.seeds)))} cannot "
-                     f"be told from none with {len(contest.seeds)} seeds.")
+        lines.append(f"Noise: {_number(decision.noise)}, the deviation of the {metric.short.replace('_', ' ')} when "
+                     f"the levels of value and seed are taken away, with {decision.freedom} degrees of freedom; a gain "
+                     f"below {_number(t_975(decision.freedom) * decision.noise * math.sqrt(2 / len(contest.seeds)))} "
+                     f"cannot be told from none with {len(contest.seeds)} seeds.")
     return " ".join(lines)
 
 

@@ -14,12 +14,15 @@ from kaggle_runner.report.style import (
     number_text,
     percent_text,
     seconds_text,
+    short_names,
     value_text,
     visible_range,
 )
 from kaggle_runner.study.scoring import differing, scoring_of
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
+_LEGEND = 30
+"""Letters of a study's name in a legend: a phone has room for them."""
 
 
 def comparison_sentence(analyses: Sequence[Analysis]) -> str:
@@ -105,8 +108,9 @@ def _unlike(analyses: Sequence[Analysis]) -> list[str]:
 
 def _steps(analyses: Sequence[Analysis], names: Sequence[str],
            x: Sequence[Sequence[Any]]) -> tuple[dict[str, Any], ...]:
+    shown = short_names(names, _LEGEND)
     return tuple({
-        "type": "scatter", "mode": "lines+markers", "name": text(names[i]), "x": x[i],
+        "type": "scatter", "mode": "lines+markers", "name": text(shown[i]), "x": x[i],
         "y": short(step.best for step in analysis.progress), "marker": {"size": 5},
         "text": [f"{text(names[i])}, trial {text(step.trial_id)}" for step in analysis.progress],
         "hovertemplate": "%{text}<br>best so far %{y}<extra></extra>",

@@ -69,7 +69,7 @@ def short(values: Iterable[float | None]) -> list[float | None]:
 
 def axis_layout(title: str, **settings: Any) -> dict[str, Any]:
     """Return an axis with its title escaped, and shortened to what fits beside a small picture."""
-    return {"title": {"text": text(shortened(title, _TITLE))}, "automargin": True, **settings}
+    return {"title": {"text": text(shortened(title, _TITLE)), "standoff": 10}, "automargin": True, **settings}
 
 
 def scale_of(analysis: Analysis, values: Iterable[float] | None = None) -> MetricScale:
@@ -186,7 +186,7 @@ def _ranking(analysis: Analysis) -> Figure | None:
                   traces=tuple(traces), is_half=True, beyond=scale.beyond, layout={
                       "xaxis": axis_layout("rank of the configuration", **whole_ticks(len(ranked)),
                                            range=[1 - pad, len(ranked) + pad]),
-                      "yaxis": scale.axis, "shapes": shapes, "legend": {"entrywidth": 160}})
+                      "yaxis": scale.axis, "shapes": shapes})
 
 
 def _values(analysis: Analysis) -> Figure:

@@ -82,7 +82,6 @@ def _importance(analysis: Analysis) -> Figure | None:
     return Figure(key="importance", title="Importance", sentence=say.importance(analysis), traces=(bars, floor),
                   height=150 + 34 * len(shares), layout={
                       "xaxis": axis_layout("variance explained, %", rangemode="tozero"),
-                      "legend": {"entrywidth": 190},
                       "yaxis": {"automargin": True, "type": "category", "tickvals": names,
                                 "ticktext": list(map(text, short_names([share.name for share in shares], 22)))}})
 

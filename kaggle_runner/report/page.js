@@ -35,12 +35,18 @@
     };
   }
 
+  const pen = document.createElement("canvas").getContext("2d");
+
   function layoutOf(figure) {
     const look = theme(), given = figure.layout;
+    pen.font = `11px ${look.font.family}`;
+    // A legend cuts off names that are wider than its entries.
+    const wide = [...figure.traces, ...(given.shapes || [])].filter((one) => one.showlegend !== false)
+      .map((one) => pen.measureText(one.name || "").width + 9);
     const layout = {
       margin: { l: 50, r: 14, t: 12, b: 44 }, hovermode: "closest", height: figure.height,
       dragmode: mouse ? "zoom" : false, ...look, ...given,
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", entrywidth: 86, font: { size: 11 }, ...given.legend },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", entrywidth: Math.max(86, ...wide), font: { size: 11 }, ...given.legend },
     };
     layout.annotations = (given.annotations || []).map((label) => ({ ...label, bgcolor: color("--card") }));
     if (given.yaxis2) layout.yaxis2 = { ...look.yaxis2, ...given.yaxis2 };
