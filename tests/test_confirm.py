@@ -284,6 +284,7 @@ def test_beside_a_confirmed_winners_mean_stands_what_seeds_say_that_did_not_choo
     assert claims(analysis)["best"]["stated"] == pytest.approx(1.125)
     drawn = page([analysis])
     assert f"trial 0001 {of_page}" in drawn
+    assert "<dt>what is chosen so</dt>" in drawn
     assert "the best is 6.7 % below" in drawn
     shown = json.loads(CliRunner().invoke(cli, ["show", str(tmp_path / "s"), "--json"]).stdout)["best"]
     assert (shown["stated"], shown["mean"]) == pytest.approx((1.125, 1.02667), abs=1e-4)

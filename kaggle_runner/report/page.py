@@ -48,6 +48,8 @@ _ANSWER_LETTERS = 400
 _GLOSS = (
     ("configuration", "The trials that differ in nothing but the seed; its value is their mean."),
     ("noise", "How far one trial scatters if it is trained again with another seed, as a standard deviation."),
+    ("what is chosen so", "Each further seed judged the one that the others would choose, mostly the winner: so the "
+                          "next seed may be expected to say, where the winner's own mean is too good on average."),
     ("share first place", "Chance alone may have put them behind the best: the best of many is the luckiest of many."),
     ("stands out", "Shuffled values explain as much in fewer than 6 of 100 shuffles, over all hyperparameters."),
     ("variance explained", "The part of the differences between trials that goes with one hyperparameter."),
