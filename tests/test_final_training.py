@@ -16,10 +16,10 @@ from kaggle_runner.errors import ConfigError, ForeignRows, MachineFault, StudyEr
 from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.run.final.cadence import dealt, processes_for, shares_of, spread, steps_between_checkpoints
-from kaggle_runner.run.final.final_training import FinalOrder, run_final
+from kaggle_runner.run.final.final_training import FinalOrder, FinalSession, run_final
 from kaggle_runner.run.final.full_spec import full_spec
 from kaggle_runner.study.journal import Study, read_study
-from kaggle_runner.study.trial import Status
+from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import check_config
 from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.batches import step_batches
@@ -189,6 +189,18 @@ def test_it_goes_on_from_any_step_to_the_last_bit_and_refuses_other_rows(tmp_pat
         with pytest.raises(ForeignRows, match="the rows have changed since this training began"):
             train("other")
     assert list((tmp_path / "other" / "checkpoint").iterdir()), "it goes on when they are back"
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(0.25, "0.25 of a pass over all rows is trained"),
+                                              (1, "all rows are trained"), (2.5, "all rows are trained")])
+def test_less_than_a_pass_is_not_called_all_rows(tmp_path, epochs, said):
+    spec = spec_of(model="demo", num_train_epochs=epochs)
+    with Study.open_for_writing(tmp_path / "s", name="s", sweep=spec.raw, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        study.record_start(Trial(id="0000", number=0, params=spec.fixed), {})
+        study.record_end(TrialResult(id="0000", status=Status.COMPLETE, metric=2.0))
+    snapshot = read_study(tmp_path / "s")
+    assert FinalSession(snapshot=snapshot, result=snapshot.records[0].result).reason == said
 
 
 def test_shares_have_the_rows_of_the_step_and_lengths_of_all_kinds():

@@ -52,7 +52,9 @@ class FinalSession:
     @property
     def reason(self) -> str:
         """Why the session ended, in a sentence."""
-        return self.result.reason or "all rows are trained"
+        epochs = self.snapshot.records[0].trial.params.get("num_train_epochs") or 1
+        return self.result.reason or (
+            "all rows are trained" if epochs >= 1 else f"{epochs:g} of a pass over all rows is trained")
 
     @property
     def is_unfinished(self) -> bool:
