@@ -144,9 +144,10 @@ class SharedSearch(Search):
         """Make the study, or join the one that another machine has made since this one began, and knows more of."""
         is_given = self._is_given
         self._do(self._record.make)
-        own, seed = dataclasses.asdict(self._study.snapshot().info), self._record.info.seed
-        if own.pop("created") and own["seed"] != seed:
-            self._study.append({"event": "study", **own, "seed": seed})
+        own, seed = self._study.snapshot().info, self._record.info.seed
+        if own.seed != seed:
+            begun = {name: fact for name, fact in dataclasses.asdict(own).items() if name != "created"}
+            self._study.append({"event": "study", **begun, "seed": seed})
             self._notify(Note(text=f"another machine has made the study meanwhile, with seed {seed}, which is taken "
                                    f"over"))
         note_holder(self._study, self._record)
