@@ -146,23 +146,23 @@ def test_exact_match_is_what_greedy_decoding_answers_exactly_but_for_ties(half_l
 
 
 @pytest.mark.parametrize("only_answers", [True, False])
-@pytest.mark.parametrize(("wrong", "exact"), [
-    ([], [True, True, True]), ([4, 8, 9], [True, True, True]), ([3], [False, True, True]), ([2], [False, True, True]),
-    ([6], [False, True, True]), ([7], [False, True, True]), ([11], [True, False, True]), ([12], [True, False, True]),
-    ([16, 17], [True, True, True]), ([14], [True, True, False]), ([15], [True, True, False])])
-def test_each_answer_counts_up_to_its_first_end_token(wrong, exact, only_answers):
+@pytest.mark.parametrize(("wrong", "inexact"), [
+    ([], []), ([4, 8, 9], []), ([3], [0]), ([2], [0]), ([6], [0]), ([7], [0]), ([11], [1]), ([12], [1]),
+    ([17, 18], []), ([15], [2]), ([16], [2]), ([20], [3]), ([23], [3]), ([24], [3])])
+def test_each_answer_counts_up_to_its_first_end_token_and_all_of_a_text(wrong, inexact, only_answers):
     end, last, text = 1, 2, 50
-    # two answers, the first with more behind its end; one that is cut before an end; one whose text has an end in it
+    # two answers, the first with more behind its end; one that is cut before an end; one whose answer has an end in it;
+    # the text of a conversation, whose first turn nobody asks for
     rows = EncodedRows(
-        tokens=np.array([text, text, text, end, text, text, text, end, text, last, text, text, text, text, text, last,
-                         text, end], dtype=np.int32), starts=np.array([0, 10, 13, 18]),
-        trained=~np.isin(np.arange(18), [0, 1, 5, 10, 13]))
-    batch = collate(rows, [0, 1, 2], pad_id=0, completion_only=only_answers)
+        tokens=np.array([text, text, text, end, text, text, text, end, text, last, text, text, text, text, text, text,
+                         last, text, end, text, text, end, text, text, end], dtype=np.int32),
+        starts=np.array([0, 10, 13, 19, 25]), trained=~np.isin(np.arange(25), [0, 1, 5, 10, 13, 14, 19]))
+    batch = collate(rows, [0, 1, 2, 3], pad_id=0, completion_only=only_answers)
     places = np.concatenate([np.arange(start + 1, stop) for start, stop in pairwise(rows.starts)])
     hits = ~np.isin(places[rows.trained[places]] if only_answers else places, wrong)
-    scored = loss_module.ScoredBatch(rows=np.arange(3), batch=batch, loss=torch.zeros(()),
+    scored = loss_module.ScoredBatch(rows=np.arange(4), batch=batch, loss=torch.zeros(()),
                                      hits_N=torch.from_numpy(hits))
-    assert scored.exact([end, last]).tolist() == exact
+    assert np.flatnonzero(~scored.exact([end, last])).tolist() == inexact
     whole = [not any(start <= place < stop for place in wrong) for start, stop in pairwise(rows.starts)]
     assert scored.exact([]).tolist() == whole, "without ends all of it counts"
 

@@ -118,14 +118,16 @@ class ScoredBatch:
     def exact(self, ends: Sequence[int]) -> np.ndarray:
         """Say of each row whether it has an answer, and the tokens of its answers up to an end are all the likeliest.
 
-        What a row has behind the first of `ends` in an answer no decoding ever reaches.
+        What a row has behind the first of `ends` in an answer no decoding ever reaches. Of a row without a question,
+        which may be the text of a whole conversation, everything counts.
         """
         counts_B, answers_N = self.batch.counts_B, self.batch.answers_N
-        ends_N = answers_N & np.isin(self.batch.targets_N, ends)
+        starts_B = np.cumsum(counts_B) - counts_B
+        asks_B = (self.batch.positions_N[starts_B] % self.batch.tokens_BT.shape[1] > 0) | ~answers_N[starts_B]
+        ends_N = answers_N & np.isin(self.batch.targets_N, ends) & np.repeat(asks_B, counts_B)
         ended_N: np.ndarray = np.cumsum(ends_N) - ends_N
         begins_N = (np.diff(self.batch.positions_N, prepend=-2) > 1) | np.diff(answers_N, prepend=False)
         asked_N = answers_N & (ended_N == np.maximum.accumulate(np.where(begins_N, ended_N, 0)))
-        starts_B = np.cumsum(counts_B) - counts_B
         return np.logical_and.reduceat(self.hits | ~asked_N, starts_B) & np.logical_or.reduceat(answers_N, starts_B)
 
 
