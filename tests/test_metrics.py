@@ -4,11 +4,14 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.lab.vary import read_vary
@@ -349,3 +352,24 @@ def test_a_study_of_the_lab_goes_by_its_metric(tmp_path):
     (1.23456789e-5, 8, "1.2345679e-05"), (3.2e12, 4, "3.2000e+12"), (0.0, 9, "0.0000")])
 def test_a_number_has_the_digits_that_tell_it_from_others(value, significant, said):
     assert format_number(value, significant=significant) == said
+
+
+class Counted(TorchDispatchMode):
+    """Counts what is computed."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_forecast_scores_a_few_rows_for_all_of_a_chunk():
+    """A batch of 262,144 rows was scored by a few rows at a time: minutes for what has no data."""
+    with FakeTensorMode(), Counted() as counted:
+        logits_BTV = torch.empty(100, 500, 1000)
+        scored = loss_module.scored_loss(lambda input_ids, use_cache: SimpleNamespace(logits=logits_BTV),
+                                         torch.zeros(100, 500, dtype=torch.long), torch.arange(50_000),
+                                         torch.zeros(50_000, dtype=torch.long), own_head=False)
+    assert [tuple(part.shape) for part in scored] == [(), (50_000,)]
+    assert counted.calls < 100  # 191 pieces, each of several operations

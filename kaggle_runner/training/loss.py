@@ -236,9 +236,15 @@ def _chunk_scores(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[tor
         return F.cross_entropy(logits_NV, targets_N, reduction="sum"), likeliest(logits_NV, targets_N)
     together = max(1, CACHED_ELEMENTS * torch.get_num_threads() // logits_NV.shape[1])
     logs_N1, hits_N = [], []
-    for rows_NV, part_N in zip(logits_NV.split(together), targets_N.split(together), strict=True):
+    for start in range(0, len(targets_N), together):
+        rows_NV, part_N = logits_NV[start:start + together], targets_N[start:start + together]
         logs_N1.append(F.log_softmax(rows_NV, 1).gather(1, part_N.unsqueeze(1)))
         hits_N.append(likeliest(rows_NV, part_N))
+        if type(logits_NV) is not torch.Tensor:  # of a forecast, without data: one piece stands for all
+            left = len(targets_N) - len(part_N)
+            logs_N1.append(logits_NV.new_empty(left, 1))
+            hits_N.append(targets_N.new_empty(left, dtype=torch.bool))
+            break
     return F.nll_loss(torch.cat(logs_N1), torch.zeros_like(targets_N), reduction="sum"), torch.cat(hits_N)
 
 
