@@ -2,6 +2,7 @@
 
 import compileall
 import gc
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # of nohup, likewise
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the slow tests, the widest bounds of time first: one that begins last is waited for by all processes.
+
+    Each process is first given an equal piece of the list, so every piece begins with its share of them.
+    """
+    slow = sorted((item for item in items if item.get_closest_marker("slow")), key=_bound_s, reverse=True)
+    others = iter([item for item in items if not item.get_closest_marker("slow")])
+    processes, left = getattr(config, "workerinput", {}).get("workercount", 1), len(items)
+    dealt: list[pytest.Item] = []
+    for number in range(processes):
+        size, first = left // (processes - number), slow[number::processes]
+        dealt += [*first, *itertools.islice(others, max(0, size - len(first)))]
+        left -= size
+    items[:] = [*dealt, *others]
+
+
+def _bound_s(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return marker.args[0] if marker else 0.0
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -16,6 +16,7 @@ from kaggle_runner.sweep.yaml_file import shipped_sweep
 from tests.conftest import is_running, wait_for
 from tests.standins.nvidia_smi import NO_DRIVER, T4_X2, answering, path_with
 
+pytestmark = pytest.mark.timeout(900)  # several workers in one test, each of which computes for seconds to start
 SMALL = {"samples": 64, "max_eval_samples": 8, "max_length": 48, "max_steps": 6, "eval_steps": 3}
 
 
@@ -30,7 +31,7 @@ def environment(tmp_path_factory):
 def run(environment, tmp_path):
     def run(*arguments, check=None, **more):
         done = subprocess.run([sys.executable, "-m", "kaggle_runner", *map(str, arguments)], capture_output=True,
-                              text=True, cwd=tmp_path, env=environment | more, timeout=280)
+                              text=True, cwd=tmp_path, env=environment | more, timeout=850)
         assert "Traceback" not in done.stderr, done.stderr
         if check is not None:
             assert done.returncode == check, done.stdout + done.stderr

@@ -39,7 +39,7 @@ def test_every_page_is_walked_by_these_tests():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2400)  # they compute for 240 s
 def test_every_command_and_every_python_block_runs(tmp_path):
     """In their order, page after page, in one empty folder with the package installed.
 
