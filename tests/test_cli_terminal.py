@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -202,6 +203,13 @@ def test_the_first_line_of_a_sweep_says_what_is_kept_for_confirming_its_winner()
     assert describe_event(SweepStarted(total=16, finished=0, directory="s"), None) == "sweep of 16 trials in s"
 
 
+def test_the_end_of_a_trial_has_its_metric_as_the_table_has_it():
+    started = TrialStarted(trial="0003", origin="model", settings="", max_steps=5, metric="eval/exact_match")
+    ended = TrialEnded(trial="0003", status="complete", reason="", metric=2 / 48, seconds=3.9)
+    assert describe_event(ended, started) == "trial 0003 complete, 0.04167, 3.9 s"
+    assert describe_event(replace(ended, metric=0.25), started) == "trial 0003 complete, 0.25, 3.9 s"
+
+
 def test_two_workers_take_half_the_time_and_a_first_trial_is_judged_by_its_steps():
     clock = Clock()
     left = TimeLeft(clock)
@@ -284,6 +292,7 @@ class Terminal:
 
 SESSION = """
 import time
+from dataclasses import replace
 from kaggle_runner.cli.progress import display
 from kaggle_runner.events import Checkpointed, Logged, TrialStarted
 from kaggle_runner.run.signals import end_on_signals

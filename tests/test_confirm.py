@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -92,6 +93,17 @@ def test_the_mean_over_seeds_chooses_and_seeds_that_did_not_choose_say_how_good_
     lines = found.as_lines("eval/loss")
     assert lines[0][1].startswith("trial 0001 is chosen; what is chosen so comes to eval/loss 1.1250 +- ")
     assert lines[0][1].endswith("(the sweep measured 1.0200)")
+
+
+def test_what_is_said_of_seeds_is_written_in_the_digits_of_the_line_of_the_best(tmp_path: Path) -> None:
+    close = [3.681710, 3.681720, 3.681733, 3.681750]
+    snapshot = study_with(tmp_path / "s", close, [[value - 0.01, value + 0.01] for value in close[:3]] + [[]])
+    seeds = " ".join(text for _, text in confirmed(snapshot).as_lines("eval/loss"))
+    assert all(f"mean {value:.6f}" in seeds for value in close[:3])
+    best = dict(best_lines(snapshot))["best"]
+    assert "eval/loss 3.681710 " in best
+    comes_to = [re.search(r"comes to (?:eval/loss )?(\S+?)\)? ", f"{text} ")[1] for text in (best, seeds)]
+    assert comes_to[0].rstrip(");") == comes_to[1]
 
 
 def test_a_confirmation_with_failures_counts_what_is_whole_and_none_says_nothing(tmp_path: Path) -> None:

@@ -490,7 +490,7 @@ class TestHowItEnds:
     def test_a_target_ends_the_sweep(self, tmp_path: Path) -> None:
         text = SWEEP.replace("goal: {goal}", "goal: {goal}, target: 3.0")
         outcome = run(write_sweep(tmp_path, text), tmp_path / "study", 9)
-        assert outcome.reason.startswith("trial 0000 reached the target: eval/loss 2.")
+        assert re.fullmatch(r"trial 0000 reached the target: eval/loss 2\.\d{4}", outcome.reason)
         assert run(write_sweep(tmp_path, text), tmp_path / "study", 9).trials_run == 0
 
     def test_nothing_is_started_against_the_clock(self, tmp_path: Path) -> None:

@@ -348,6 +348,7 @@ def _last_pushed() -> str:
 
 def _end(verdict: "KernelVerdict", pushed_by: str = "") -> None:
     """Print what a kernel came to, and exit with its own verdict."""
+    from kaggle_runner.metrics import format_metric
     from kaggle_runner.study.journal import read_study
 
     result = verdict.result
@@ -356,7 +357,7 @@ def _end(verdict: "KernelVerdict", pushed_by: str = "") -> None:
     if trials:
         click.echo(f"trials   {trials}")
     if best := result.get("best"):
-        click.echo(f"best     trial {best['id']}, {best['metric']:.5g}")
+        click.echo(f"best     trial {best['id']}, {format_metric(best.get('metric_name', ''), best['metric'])}")
     gpus = Counter(result.get("gpus", ()))
     for gpu, count in gpus.items():
         click.echo(f"gpus     {f'{count} x ' if count > 1 else ''}{gpu}")

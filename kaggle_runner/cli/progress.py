@@ -242,7 +242,7 @@ def describe_event(event: Event, trial: TrialStarted | None) -> str | None:
         case Resumed():
             return f"trial {event.trial} goes on at step {event.step}"
         case TrialEnded():
-            measured = format_number(event.metric) if event.metric is not None else "no loss"
+            measured = "no loss" if event.metric is None else format_metric(trial.metric if trial else "", event.metric)
             reason = f": {event.reason}" if event.reason else ""
             return f"trial {event.trial} {event.status}, {measured}, {event.seconds:.1f} s{reason}"
     return None

@@ -128,7 +128,7 @@ def _best(snapshots: Sequence[Snapshot]) -> dict[str, Any] | None:
             continue
         rank = snapshot.metric.rank(row["metric"], row["metrics"].get(LOSS))
         if best is None or rank < best[0]:
-            best = (rank, row)
+            best = (rank, {**row, "metric_name": snapshot.info.metric})
     return best[1] if best else None
 
 

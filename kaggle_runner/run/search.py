@@ -15,6 +15,7 @@ from typing import Any
 from kaggle_runner.config import TRAINERS
 from kaggle_runner.errors import DamagedJournal, StudyError, SweepError
 from kaggle_runner.events import Note, Notify
+from kaggle_runner.metrics import format_metric
 from kaggle_runner.run.failures import FailureBudget, alike
 from kaggle_runner.run.optuna_journal import OptunaJournal, put_aside
 from kaggle_runner.run.points.next_point import NextPoint
@@ -225,7 +226,8 @@ class Search(ABC):
         target, metric = self._spec.target, result.metric
         if target is not None and metric is not None and result.status is Status.COMPLETE and (
                 not self._spec.judged_by.is_better(target, metric)):
-            self._end = f"trial {trial.id} reached the target: {self._spec.metric} {metric:.6g}"
+            self._end = (f"trial {trial.id} reached the target: {self._spec.metric} "
+                         f"{format_metric(self._spec.metric, metric)}")
 
 
 class OptunaSearch(Search):

@@ -235,6 +235,8 @@ class Confirmed:
     """What is chosen so comes to with another seed: seeds judged whom the others chose, mostly the winner."""
     seeds: int
     noise: Noise | None
+    means: tuple[float, ...]
+    """Of all configurations: what tells these apart is written."""
 
     @property
     def winner(self) -> Candidate:
@@ -253,7 +255,7 @@ class Confirmed:
 
     def as_lines(self, metric: str) -> list[tuple[str, str]]:
         """Say it as (label, text) lines for a person."""
-        write = metric_writer(metric, (value for one in self.candidates for value in (one.first, *one.further)))
+        write = metric_writer(metric, self.means)
         doubt = "" if self.doubt is None else f" +- {self.doubt:.2g} standard error"
         later = f"; trial {self.leads} came later, and leads until it is confirmed too" if self.leads else ""
         lines = [("confirm" if later else "seeds",
@@ -283,7 +285,7 @@ def confirmed(snapshot: Snapshot) -> Confirmed | None:
     return Confirmed(
         candidates=tuple(candidates), stated=stated_mean(candidates, snapshot.metric.sign),
         seeds=min(len(one.further) for one in candidates), noise=measured_noise(snapshot)[0],
-        leads="" if found[0].further else found[0].records[0].trial.id,
+        means=tuple(one.mean for one in found), leads="" if found[0].further else found[0].records[0].trial.id,
         lost=tuple(f"trial {one.records[0].trial.id}: "
                    f"{format_metric(snapshot.info.metric, statistics.fmean(one.own))} in the sweep, but with seed "
                    f"{one.failed[0].trial.params.get('seed')} it {_came_to(one.failed[0])}"
