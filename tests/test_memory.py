@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ConfigError, ModelError
-from kaggle_runner.memory.fake_kernels import tensors_of
+from kaggle_runner.memory.fake_kernels import CpuKernels, GpuKernels, tensors_of
 from kaggle_runner.memory.fit import MemoryLimit, fit_trial
 from kaggle_runner.memory.live_bytes import LiveBytes
 from kaggle_runner.memory.predict import CPU, GPU, Prediction, predict
@@ -23,6 +24,7 @@ from kaggle_runner.training.control import Control
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.tokens import EncodedData
 from kaggle_runner.training.finetune import train_adapter
+from kaggle_runner.training.loss import chunk_scores
 from kaggle_runner.training.models.base_model import load_base
 from kaggle_runner.training.models.shapes import known_models, read_model_config
 
@@ -192,6 +194,15 @@ class TestLayers:
         shape = TINY | {"model_type": "gemma3_text", "num_hidden_layers": 7, "head_dim": 16, "sliding_window": 16,
                         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         assert trace(config_of(), shape, cuda=True, half=True).layers_traced == 7
+
+    @pytest.mark.parametrize(("kernels", "pieces"), [(GpuKernels, (2.0, 2.1)), (CpuKernels, (1.0, 1.1))])
+    def test_an_evaluation_scores_all_logits_at_once_on_a_gpu_and_a_few_rows_at_a_time_on_a_cpu(self, kernels, pieces):
+        rows, symbols = 2000, 50_000
+        with FakeTensorMode(), kernels(), LiveBytes(block_bytes=1) as live:
+            chunk_scores(torch.empty(rows, symbols), torch.zeros(rows, dtype=torch.long))
+            events = live.take_events()
+        low, high = (piece * rows * symbols * 4 for piece in pieces)
+        assert low <= peak_of(events, {}).total_bytes <= high
 
     def test_a_layer_in_the_middle_is_repeated(self):
         forward = [Event(("forward", n), "activations", 10, ("forward", n)) for n in (1, 2, 3, 4)]

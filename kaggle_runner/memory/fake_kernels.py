@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from kaggle_runner.training.layer.attention import EFFICIENT, FLASH
 from kaggle_runner.training.libraries import is_kept_in_16_bits, quantises_subclasses
+from kaggle_runner.training.loss import chunk_scores, scores_at_once
 
 QUANT_BLOCK, SCALE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
@@ -29,13 +30,15 @@ _GROUPED = tuple(function for function in (getattr(F, "grouped_mm", None), getat
 
 
 class GpuKernels(TorchFunctionMode):
-    """Gives fake tensors on the CPU the memory of CUDA's dropout, attention and automatic casts."""
+    """Gives fake tensors on the CPU the memory of CUDA's dropout, attention, scores and automatic casts."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if func is F.dropout:
             return _dropout(*args, **kwargs)
+        if func is chunk_scores:
+            return scores_at_once(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
         if func is torch._fused_sdp_choice:

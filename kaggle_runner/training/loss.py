@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.checkpoint import checkpoint
 
 from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY
@@ -72,9 +73,9 @@ def scored_loss(model: Any, tokens_BT: torch.Tensor, positions_N: torch.Tensor, 
     """
     if not own_head:
         logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
-        return _chunk_scores(logits_BTV.flatten(0, 1).index_select(0, positions_N).float(), targets_N)
+        return chunk_scores(logits_BTV.flatten(0, 1).index_select(0, positions_N).float(), targets_N)
     hidden_ND, head, cap = _before_the_head(model, tokens_BT, positions_N)
-    parts = [_chunk_scores(logits_of(head, cap, part_ND), part_N)
+    parts = [chunk_scores(logits_of(head, cap, part_ND), part_N)
              for part_ND, part_N in zip(hidden_ND.split(_chunk_rows(head)), targets_N.split(_chunk_rows(head)),
                                         strict=True)]
     if len(parts) == 1:
@@ -226,14 +227,16 @@ def _chunk_rows(head: Any) -> int:
     return max(1, CHUNK_ELEMENTS // int(head.weight.shape[0]))
 
 
-def _chunk_scores(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def chunk_scores(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss and what `likeliest` says.
 
     On CPUs a few rows at a time, which stay in a core's cache while they are looked at twice. Each row's probabilities
     and the order of the sum are those of one `cross_entropy`, and so are its bits.
     """
+    if has_torch_function_unary(logits_NV):  # of a forecast, whose tensors say CPU for a GPU's too
+        return handle_torch_function(chunk_scores, (logits_NV,), logits_NV, targets_N)
     if logits_NV.device.type != "cpu":
-        return F.cross_entropy(logits_NV, targets_N, reduction="sum"), likeliest(logits_NV, targets_N)
+        return scores_at_once(logits_NV, targets_N)
     together = max(1, CACHED_ELEMENTS * torch.get_num_threads() // logits_NV.shape[1])
     logs_N1, hits_N = [], []
     for start in range(0, len(targets_N), together):
@@ -246,6 +249,11 @@ def _chunk_scores(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[tor
             hits_N.append(targets_N.new_empty(left, dtype=torch.bool))
             break
     return F.nll_loss(torch.cat(logs_N1), torch.zeros_like(targets_N), reduction="sum"), torch.cat(hits_N)
+
+
+def scores_at_once(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `chunk_scores` does, as a GPU computes it: with probabilities as large as the logits."""
+    return F.cross_entropy(logits_NV, targets_N, reduction="sum"), likeliest(logits_NV, targets_N)
 
 
 def _chunk_loss(head: Any, cap: float | None, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
