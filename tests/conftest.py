@@ -49,6 +49,16 @@ def _bound_s(item: pytest.Item) -> float:
     return marker.args[0] if marker else 0.0
 
 
+@pytest.fixture(autouse=True)
+def visible_gpus():
+    """A session that a test runs in this process hides the GPUs from it, and from what later tests start."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    yield
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if before is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave the libraries' million objects out of every later collection: a tenth of what the tests compute."""
     gc.collect()

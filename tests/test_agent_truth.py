@@ -18,6 +18,7 @@ import pytest
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
+from kaggle_runner.wandb.ends.received import refusal_of
 from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
@@ -287,6 +288,15 @@ def test_a_run_that_w_and_b_does_not_let_us_open_is_told_in_its_words_with_what_
             f"W&B did not open the run of a trial that it handed out: HTTP 403: {answer}; have its owner let this key "
             f"write to tester/demo, or take another one, and run the same command again"]
         assert facts[name]["exit_status"] == [1]
+
+
+def test_what_the_client_gave_up_by_itself_is_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    said = "filestream: fatal error: filestream: "
+    log = [{"msg": f"{said}error making HTTP request: context canceled while retrying: connection refused"}]
+    for lines, refusal in ((log, ""), ([*log, {"msg": f"{said}failed to upload: 403 Forbidden"}], "403 Forbidden")):
+        (tmp_path / "logs" / "debug-internal.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert refusal_of(tmp_path) == refusal
 
 
 def test_what_w_and_b_refused_of_a_run_is_read_back(begin: Begin, tmp_path: Path) -> None:

@@ -206,11 +206,14 @@ def test_a_full_disk_ends_the_sweep_with_one_message_and_keeps_what_is_finished(
     assert table(study)[:1] == before
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("redirected", "status", "said"), [
     ("<&- >&- 2>&-", 0, ""), (">/dev/full", 1, "error: a write failed: No space left on device; what was recorded is")])
-def test_what_the_caller_closed_and_a_full_disk_are_no_traceback(environment, tmp_path, redirected, status, said):
+def test_what_the_caller_closed_and_a_full_disk_are_no_traceback(
+        environment, tmp_path, redirected, status, said, unbuffered):
     command = ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-m", "kaggle_runner", "detect"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100,
+                          env=environment | {"PYTHONUNBUFFERED": unbuffered})
     assert done.returncode == status, done.stderr
     assert done.stderr.startswith(said)
     assert len(done.stderr.splitlines()) == bool(said)

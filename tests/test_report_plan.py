@@ -68,8 +68,8 @@ def test_the_sweep_at_the_end_has_a_report_whose_noise_is_that_of_its_confirmati
     sweep = plan[-1]
     page = sweep.folder / "report" / "index.html"
     assert "confirmed with several seeds" in page.read_text()
-    assert ("Best mean over seeds: baseline with seed 1, baseline with seed 2 and baseline with seed 3, mean "
-            "2.020 ± 0.025 (95 % interval), with the seeds that chose it; the next is 0.05 behind.") in page.read_text()
+    assert ("Best mean over seeds: baseline with seed 1, baseline with seed 2 and baseline with seed 3, mean 2.0200 "
+            "± 0.025 (95 % interval), with the seeds that chose it; the next is 0.05 behind.") in page.read_text()
     assert (sweep.folder / "report" / "analysis.ipynb").exists()
     analysis = analyse(read_study(sweep.folder))
     assert [repeat.seeds for repeat in analysis.repeats] == [3] * len(plan[-1].contest.values)

@@ -6,8 +6,8 @@ import pytest
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.page import page_figures
 from kaggle_runner.report.png import draw_overview
-from kaggle_runner.study.journal import read_study
-from kaggle_runner.study.trial import OPEN, STOPPED, Status
+from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.trial import OPEN, OUT, STOPPED, Status
 from tests.made_studies import Made, loss_curve, write_confirmed, write_mixed_study, write_study
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -28,13 +28,21 @@ def test_the_overview_is_a_picture_whatever_became_of_the_trials(tmp_path, trial
     assert (tmp_path / "overview.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
+def write_given_out(directory, trials):
+    write_study(directory, trials)
+    with Study.open_for_writing(directory, name="made", sweep=read_study(directory).info.sweep, metric="eval/loss",
+                                goal="minimize", seed=0) as study:
+        study.append({"event": "run", "trial": "0001", "run": "a1b2c3d4"})
+
+
 @pytest.mark.parametrize("word", [*map(str, Status), *OPEN])
 def test_every_status_has_a_mark_in_the_picture(tmp_path, word):
     status = None if word in OPEN else Status(word)
     trials = [Made(value=2.5, curve=loss_curve(2.5)), Made(status=status, curve=loss_curve(2.6)[:3])]
     directory = tmp_path / "study"
-    if word == STOPPED:  # nobody runs a trial whose process is gone
-        made = multiprocessing.get_context("spawn").Process(target=write_study, args=(directory, trials))
+    if word in (STOPPED, OUT):  # nobody runs a trial whose process is gone; an agent of W&B may have it
+        made = multiprocessing.get_context("spawn").Process(
+            target=write_study if word == STOPPED else write_given_out, args=(directory, trials))
         made.start()
         made.join()
     else:

@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         elif isinstance(error, OSError) and error.errno in ERRNOS:  # of what is printed, mostly: files have words
             complain(f"error: a write failed: {error.strerror}; what was recorded is kept, so mend that, and run the "
                      f"same command again")
+            _give_up_output()
         elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kaggle_runner"):
             complain(f"error: {error.name} is not installed; run: pip install {error.name}")
         elif hint := _hint(str(error)):
@@ -129,6 +130,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         else:
             raise
         sys.exit(1)
+
+
+def _give_up_output() -> None:
+    """Leave unsaid what stdout does not take: Python would try once more at its end, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @functools.cache  # it may try an import in another process

@@ -72,8 +72,11 @@ def what_is_missing(path: str, files: Path, give_up: GiveUp, *, goes_back: bool)
 
 
 def refusal_of(files: Path) -> str:
-    """Return what the server answered to a run's stream; empty if it took it."""
-    return next((said for said, _ in _failures(files, "filestream: fatal error")), "")
+    """Return what the server answered to a run's stream; empty if it took it.
+
+    What the client gave up by itself is no answer: the run's state tells what came of it.
+    """
+    return next((said for said, _ in _failures(files, "filestream: fatal error") if "context canceled" not in said), "")
 
 
 def refused_file(files: Path, name: str = "") -> str:
