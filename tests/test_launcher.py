@@ -1,7 +1,6 @@
 """The launcher: one text that holds the package and runs anywhere; and what it does on the kernel."""
 
 import ast
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import KernelError, SecretError
+from kaggle_runner.files import line_of, read_checked, write_checked
 from kaggle_runner.kaggle import launcher
 from kaggle_runner.kaggle.launcher import Launch, build_launcher, package_files
 from kaggle_runner.kaggle.shrink import with_short_names, without_spaces, without_types, without_uncalled, without_words
@@ -59,14 +59,16 @@ def test_the_package_is_made_once_and_again_where_a_kept_one_is_damaged_or_of_ot
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "kept"))
     script = build_launcher(DETECT, {})
     (path,) = tmp_path.rglob("launcher-*")
-    files, digest, package = path.read_text().split("\n")
-    other = package[:-2]
-    path.write_text(f"{files}\n{hashlib.sha256(other.encode()).hexdigest()}\n{other}")
+    whole = path.read_text()
+    kept = read_checked(path)
+    files, other = kept["files"], kept["text"][:-2]
+    write_checked(path, {**kept, "text": other})
     assert other in build_launcher(DETECT, {}).replace('"\n    "', ""), "what is whole and of these files is taken"
-    for damaged in (f"{files}\n{digest}\n{other}", f"{files[:-1]}\n{digest}\n{package}", f"{files}\n\x80", ""):
+    of_others = line_of({**kept, "files": files[:-1]})
+    for damaged in (whole.replace(kept["text"], other), of_others, whole[:-100] + "\x80", ""):
         path.write_text(damaged)
         assert build_launcher(DETECT, {}) == script
-        assert path.read_text() == f"{files}\n{digest}\n{package}"
+        assert path.read_text() == whole
     assert build_launcher(Launch(arguments=("try", "mine")), {}) != script, "each command has its own"
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "file"))

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.lab.vary import read_vary
+from kaggle_runner.memory.fake_kernels import CpuKernels
 from kaggle_runner.metrics import BITS_PER_BYTE, EXACT_MATCH, LOSS, TOKEN_ACCURACY, Evaluations, Metric, format_number
 from kaggle_runner.report.analysis.analysis import analyse
 from kaggle_runner.report.analysis.answers import read_answers
@@ -366,7 +367,7 @@ class Counted(TorchDispatchMode):
 
 def test_a_forecast_scores_a_few_rows_for_all_of_a_chunk():
     """A batch of 262,144 rows was scored by a few rows at a time: minutes for what has no data."""
-    with FakeTensorMode(), Counted() as counted:
+    with FakeTensorMode(), CpuKernels(), Counted() as counted:
         logits_BTV = torch.empty(100, 500, 1000)
         scored = loss_module.scored_loss(lambda input_ids, use_cache: SimpleNamespace(logits=logits_BTV),
                                          torch.zeros(100, 500, dtype=torch.long), torch.arange(50_000),

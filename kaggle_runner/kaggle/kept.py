@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kaggle_runner
-from kaggle_runner.files import write_cache_file
+from kaggle_runner.files import read_checked, write_checked
 
 
 def kept(name: str, make: Callable[[], str]) -> str:
@@ -16,15 +16,15 @@ def kept(name: str, make: Callable[[], str]) -> str:
 
     It lies where Python keeps the bytecode of this module. Where nothing can be written, nothing is kept.
     """
-    path = Path(importlib.util.cache_from_source(__file__)).with_name(f"launcher-{name}.txt")
+    path = Path(importlib.util.cache_from_source(__file__)).with_name(f"launcher-{name}.json")
     files = _digest_of_files()
     with contextlib.suppress(OSError, ValueError):
-        made_of, digest, text = path.read_text(encoding="ascii").split("\n")
-        if made_of == files and digest == _digest(text):
-            return text
+        there = read_checked(path)
+        if there and there.get("files") == files:
+            return str(there["text"])
     text = make()
     with contextlib.suppress(OSError):
-        write_cache_file(path, f"{files}\n{_digest(text)}\n{text}".encode())
+        write_checked(path, {"files": files, "text": text})
     return text
 
 
@@ -37,7 +37,3 @@ def _digest_of_files() -> str:
             content = path.read_bytes()
             state.update(f"{inside} {len(content)}\n".encode() + content)
     return state.hexdigest()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from kaggle_runner.training.layer.attention import EFFICIENT, FLASH
 from kaggle_runner.training.libraries import is_kept_in_16_bits, quantises_subclasses
-from kaggle_runner.training.loss import chunk_scores, scores_at_once
+from kaggle_runner.training.loss import chunk_scores, joined, rows_together, scores_at_once, scores_of_rows
 
 QUANT_BLOCK, SCALE_BLOCK = 64, 256
 """Weights with one scale, and scales with one scale. Source: bitsandbytes, quantize_4bit with compress_statistics."""
@@ -49,13 +49,23 @@ class GpuKernels(TorchFunctionMode):
 
 
 class CpuKernels(TorchFunctionMode):
-    """Has fake tensors attend as a CPU does; torch knows no kernel for what has no data."""
+    """Has fake tensors attend and be scored as on a CPU; torch knows no kernel for what has no data."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (),
                            kwargs: Mapping[str, Any] | None = None) -> Any:
+        if func is chunk_scores:
+            return _scores_by_rows(*args)
         if func is torch._fused_sdp_choice:
             return _kernel(FLASH, grouped_too=True, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _scores_by_rows(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take what scores of a few rows at a time take: without data one piece stands for all, which may be thousands."""
+    together = rows_together(logits_NV)
+    logs_N1, hits_N = scores_of_rows(logits_NV[:together], targets_N[:together])
+    left = len(targets_N) - len(hits_N)
+    return joined([(logs_N1, hits_N), (logs_N1.new_empty(left, 1), hits_N.new_empty(left))])
 
 
 class ExpertKernels(TorchFunctionMode):

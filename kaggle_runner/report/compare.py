@@ -8,6 +8,7 @@ from kaggle_runner.report.analysis.first_place import between
 from kaggle_runner.report.figures import Figure, axis_layout, hour_unit, short, text
 from kaggle_runner.report.sentences import settings
 from kaggle_runner.report.style import (
+    LEGEND,
     SERIES,
     count_text,
     names_text,
@@ -21,8 +22,6 @@ from kaggle_runner.report.style import (
 from kaggle_runner.study.scoring import differing, scoring_of
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
-_LEGEND = 30
-"""Letters of a study's name in a legend: a phone has room for them."""
 
 
 def comparison_sentence(analyses: Sequence[Analysis]) -> str:
@@ -108,7 +107,7 @@ def _unlike(analyses: Sequence[Analysis]) -> list[str]:
 
 def _steps(analyses: Sequence[Analysis], names: Sequence[str],
            x: Sequence[Sequence[Any]]) -> tuple[dict[str, Any], ...]:
-    shown = short_names(names, _LEGEND)
+    shown = short_names(names, LEGEND)
     return tuple({
         "type": "scatter", "mode": "lines+markers", "name": text(shown[i]), "x": x[i],
         "y": short(step.best for step in analysis.progress), "marker": {"size": 5},

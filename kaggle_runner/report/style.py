@@ -94,6 +94,10 @@ def number_text(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+LEGEND = 30
+"""Letters of a name in a legend: a phone has room for them."""
+
+
 def percent_text(share: float) -> str:
     """Write a share as per cent: 7.1 %, 43 %; what rounds to nothing in a digit that is not nothing: 2e-6 %."""
     if share and abs(share) < 0.0005:

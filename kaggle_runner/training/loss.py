@@ -237,18 +237,25 @@ def chunk_scores(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torc
         return handle_torch_function(chunk_scores, (logits_NV,), logits_NV, targets_N)
     if logits_NV.device.type != "cpu":
         return scores_at_once(logits_NV, targets_N)
-    together = max(1, CACHED_ELEMENTS * torch.get_num_threads() // logits_NV.shape[1])
-    logs_N1, hits_N = [], []
-    for start in range(0, len(targets_N), together):
-        rows_NV, part_N = logits_NV[start:start + together], targets_N[start:start + together]
-        logs_N1.append(F.log_softmax(rows_NV, 1).gather(1, part_N.unsqueeze(1)))
-        hits_N.append(likeliest(rows_NV, part_N))
-        if type(logits_NV) is not torch.Tensor:  # of a forecast, without data: one piece stands for all
-            left = len(targets_N) - len(part_N)
-            logs_N1.append(logits_NV.new_empty(left, 1))
-            hits_N.append(targets_N.new_empty(left, dtype=torch.bool))
-            break
-    return F.nll_loss(torch.cat(logs_N1), torch.zeros_like(targets_N), reduction="sum"), torch.cat(hits_N)
+    together = rows_together(logits_NV)
+    return joined([scores_of_rows(rows_NV, part_N) for rows_NV, part_N in
+                   zip(logits_NV.split(together), targets_N.split(together), strict=True)])
+
+
+def rows_together(logits_NV: torch.Tensor) -> int:
+    """Return how many rows of logits stay in the cores' caches."""
+    return max(1, CACHED_ELEMENTS * torch.get_num_threads() // logits_NV.shape[1])
+
+
+def scores_of_rows(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log probability of each target, (N, 1), and what `likeliest` says."""
+    return F.log_softmax(logits_NV, 1).gather(1, targets_N.unsqueeze(1)), likeliest(logits_NV, targets_N)
+
+
+def joined(pieces: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum the loss of pieces that `scores_of_rows` made, in the order of one `cross_entropy`, and join the rest."""
+    logs_N1, hits_N = torch.cat([logs for logs, _ in pieces]), torch.cat([hits for _, hits in pieces])
+    return F.nll_loss(logs_N1, torch.zeros_like(hits_N, dtype=torch.long), reduction="sum"), hits_N
 
 
 def scores_at_once(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from kaggle_runner.report.scale import level
 from kaggle_runner.report.style import (
     BASELINE,
     BEST,
+    LEGEND,
     LOOKS,
     SERIES,
     count_text,
@@ -28,8 +29,6 @@ from kaggle_runner.study.journal import Snapshot
 from kaggle_runner.study.table import format_value
 
 _COLORS = [color for color in SERIES if color != BEST]
-_LEGEND = 30
-"""Letters of a name in a legend: a phone has room for them."""
 
 
 def losses_figure(contest: Contest, snapshot: Snapshot, decision: Decision | None, *, is_pages: bool = True) -> Figure:
@@ -72,7 +71,7 @@ def gains_figure(contest: Contest, decision: Decision) -> Figure:
                            "x": [_name(row.value) for row in chosen], "marker": {"color": color, "size": 10}})
     for trace in [trace for trace in traces if trace["name"] == "95 % interval"][1:]:
         trace["showlegend"] = False
-    line = level(0.0, f"the default, {text(shortened(format_value(contest.default), _LEGEND - 13))}")
+    line = level(0.0, f"the default, {text(shortened(format_value(contest.default), LEGEND - 13))}")
     return Figure(key="gains", title="Gain over the default, with 95 % intervals", sentence=sentence(decision.reason),
                   is_half=True, traces=tuple(traces), layout={
                       "xaxis": _values_axis(contest), "yaxis": axis_layout(f"gain in {contest.judged_by.name}"),
@@ -90,7 +89,7 @@ def curves_figure(contest: Contest, analysis: Analysis, snapshot: Snapshot) -> F
         return None
     place = {row.id: i for i, row in enumerate(analysis.rows)}
     traces: list[dict[str, Any]] = []
-    shown = dict(zip(of_value, map(text, short_names(list(map(format_value, contest.values)), _LEGEND)), strict=True))
+    shown = dict(zip(of_value, map(text, short_names(list(map(format_value, contest.values)), LEGEND)), strict=True))
     for name, color, dash in zip(of_value, itertools.cycle(SERIES), _dashes(), strict=False):
         curves = of_value[name]
         if curves:

@@ -122,7 +122,7 @@ class _Here:
     def __init__(self, spec: SweepSpec, order: HereOrder, study: Study, notify: Notify,
                  ends: Callable[[], str | None]) -> None:
         self._spec, self._order, self._study, self._notify, self._ends = spec, order, study, notify, ends
-        out = {event["trial"] for event in json_lines(study.directory / JOURNAL) if event.get("event") == "run"}
+        out = {record.trial.id for record in study.snapshot().records if record.run}
         self.search = OptunaSearch(
             study, spec, notify=notify, told_value=lambda result: extrapolated(result, study.snapshot()),
             stops_early=order.local.stops_early, elsewhere=out)
