@@ -18,7 +18,7 @@ import pytest
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
-from kaggle_runner.wandb.ends.received import refusal_of
+from kaggle_runner.wandb.ends.received import refusal_of, refused_opening
 from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
@@ -136,6 +136,23 @@ def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_i
     assert (refusing.run(0).state, refusing.sweep.queue) == ("preempted", [refusing.run(0).name])
     assert read_study(tmp_path / "refused").records == read_study(tmp_path / "deleted").records == ()
     assert left == []
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_a_refused_opening_is_told_in_the_servers_words_whether_or_not_the_client_has_logged_them(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool) -> None:
+    """What the client raises is its log's line with more before it, or nothing that says anything."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    refusal = 'returned error 403: {"errors":[{"message":"permission denied"}],"data":null}'
+    if logged:
+        log = tmp_path / "wandb" / "run-20260101_000000-abc" / "logs" / "debug-internal.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({"msg": "runupserter: failed to init run", "error": refusal}) + "\n")
+    raised = "<no message>" if logged else f"Failed to get resume status for run abc: {refusal}"
+    assert refused_opening("abc", raised) == "HTTP 403: permission denied"
+    assert refused_opening("other", "Failed to get resume status for run other: returned error 400: "
+                           '{"data":null}') == "HTTP 400: it gives no reason"
+    assert refused_opening("other", "it cannot be reached") == "it cannot be reached"
 
 
 def test_a_trial_that_a_killed_agent_left_goes_back_also_when_its_sweep_is_finished_by_then(

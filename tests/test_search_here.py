@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.cli.look import open_trials
+from kaggle_runner.files import json_lines
 from kaggle_runner.report.write import write_page
-from kaggle_runner.study.journal import confirm_directory, read_study
+from kaggle_runner.study.journal import JOURNAL, confirm_directory, read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wording import how_many
 from tests import optuna_session
@@ -52,10 +53,11 @@ def loss(params):
 
 crashed = []
 
-def train(hang=None, mixed=False, crash=0):
+def train(hang=None, mixed=False, crash=0, waits=""):
     """Train as an agent of ours does, as far as W&B sees it; `mixed` ends some trials in other ways.
 
-    The first runs that confirm the trial that is confirmed first `crash`.
+    The fourth of them ends when the file `waits` is there. The first runs that confirm the trial that is confirmed
+    first `crash`.
     """
     global started
     run = wandb.init(resume="allow")
@@ -67,6 +69,8 @@ def train(hang=None, mixed=False, crash=0):
         crashed.append(params["confirms"])
         run.summary.update({"outcome": "crash", "reason": "the worker was killed"})
         return run.finish(exit_code=1)
+    while number == 3 and not os.path.exists(waits):
+        time.sleep(0.05)
     if number in (2, 3):
         kind, reason = [("infeasible", "needs 20 GiB"), ("not_finite", "loss is not finite at step 3")][number - 2]
         run.summary.update({"outcome": kind, "reason": reason})
@@ -109,12 +113,14 @@ def agent(start: Start, server: WandbServer, arguments: str = "") -> Client:
 
 def test_one_agent_gets_the_points_of_the_embedded_study_though_the_search_is_killed(tmp_path, server, start):
     """Trials that fail, do not fit or are pruned teach the search what they teach it at home."""
-    file, study = write_sweep(tmp_path), tmp_path / "study"
+    file, study, goes_on = write_sweep(tmp_path), tmp_path / "study", tmp_path / "goes on"
     optuna_session.run(file, tmp_path / "embedded", 7, train=mixed)
     first = search(start, server, file, study, 7)
-    trains = agent(start, server, "mixed=True")
-    server.wait_for(lambda state: len(state.runs) == 4, 60, why="the fourth trial is out")
+    trains = agent(start, server, f"mixed=True, waits={str(goes_on)!r}")
+    server.wait_for(lambda _: sum(event["event"] == "run" for event in json_lines(study / JOURNAL)) == 4, 60,
+                    why="the fourth trial is out, and the study knows it")
     first.kill()
+    goes_on.touch()
     server.wait_for(lambda state: all(run.exitcode is not None for run in state.runs.values()), 60, why="it is trained")
     away = read_study(study)
     out = [record for record in away.records if record.result is None]

@@ -86,7 +86,7 @@ class RunLog:
         try:
             _bounded(lambda: opened.append(_open()), give_up)
         except RunLost as error:
-            raise RunLost(refused_opening(os.environ.get("WANDB_RUN_ID", "")) or error) from error.__cause__
+            raise RunLost(refused_opening(os.environ.get("WANDB_RUN_ID", ""), str(error))) from error.__cause__
         return cls(opened[0])
 
     @property

@@ -101,17 +101,19 @@ def _failures(files: Path, mark: str, key: str = "msg") -> Iterator[tuple[str, s
             yield " ".join(said.split("failed to upload: ")[-1].split())[:_LONGEST], about
 
 
-def refused_opening(run: str) -> str:
-    """Return what the server answered when it last refused to open a run, in its words; empty where nothing says it.
+def refused_opening(run: str, said: str) -> str:
+    """Return what the server answered when it last refused to open a run, in its words; what was said if nothing does.
 
-    The client itself raises `<no message>` where the answer is not in W&B's own form.
+    The client itself raises `<no message>` where the answer is not in W&B's own form, and only its log says more. Where
+    the log is not written yet, the answer as it came stands in what the client raised.
     """
     folders = sorted((Path(os.environ.get("WANDB_DIR", "")) / "wandb").glob(f"run-*-{run}*"))
-    said = [said for files in folders[-1:] for said, _ in _failures(files, "failed to init run", "error")]
-    found = re.match(r"returned error (\d+): (.*)", said[-1] if said else "")
-    if not found:
-        return ""
-    status, body = found.groups()
+    logged = [words for files in folders[-1:] for words, _ in _failures(files, "failed to init run", "error")]
+    answers = (re.search(r"returned error (\d+): (.*)", words[:_LONGEST]) for words in (*logged[-1:], said))
+    answer = next(filter(None, answers), None)
+    if not answer:
+        return said
+    status, body = answer.groups()
     words = re.findall(r'"message": ?"([^"]+)"', body)
     return f"HTTP {status}: {'; '.join(words) or (body if 'null' not in body else 'it gives no reason')}"
 
