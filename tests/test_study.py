@@ -73,6 +73,21 @@ def test_a_restarted_trial_counts_its_attempts_and_loses_its_old_result(tmp_path
     assert (record.attempts, record.result) == (2, None)
 
 
+def test_the_run_of_a_trial_is_that_of_its_last_start_and_none_that_is_over(tmp_path):
+    """A trial that was started anew, and not given out before its process was killed, is not out."""
+    with open_study(tmp_path) as study:
+        for number, run in enumerate(["aaaa", "bbbb", "cccc"]):
+            study.record_start(a_trial(number), {})
+            study.append({"event": "run", "trial": f"{number:04d}", "run": run})
+        study.record_start(a_trial(0), {})
+        study.append({"event": "run", "trial": "", "run": "bbbb"})
+        study.record_start(a_trial(2), {})
+        study.append({"event": "run", "trial": "0002", "run": "dddd"})
+        snapshot = study.snapshot()
+    assert [record.run for record in snapshot.records] == ["", "", "dddd"]
+    assert snapshot.runs == {"aaaa": "", "bbbb": "", "cccc": "", "dddd": "0002"}
+
+
 def test_a_torn_last_line_is_dropped_and_the_rest_stays(tmp_path):
     with open_study(tmp_path) as study:
         study.record_start(a_trial(0), {})

@@ -73,6 +73,8 @@ class Snapshot:
     """The agents that worked on the study: W&B's `id` of each, and its process as `by`."""
     confirming: tuple[TrialRecord, ...] = ()
     """The trainings of its best configurations with further seeds, of the study beside it."""
+    runs: Mapping[str, str] = field(default_factory=dict)
+    """The runs on W&B that trials were given out as: the trial of each, empty where that is over."""
 
     @property
     def metric(self) -> Metric:
@@ -287,13 +289,12 @@ def read_study(directory: Path) -> Snapshot:
     info: StudyInfo | None = None
     baseline: float | None = None
     base_scores: Mapping[str, float] = {}
-    listed: dict[str, list[dict[str, Any]]] = {name: [] for name in ("session", "known", "rows", "agent", "run")}
-    starts: dict[str, tuple[Trial, int, float]] = {}
-    holders: dict[str, Mapping[str, Any]] = {}
+    listed: dict[str, list[dict[str, Any]]] = {name: [] for name in ("session", "known", "rows", "agent")}
+    starts: dict[str, tuple[Trial, int, float, Mapping[str, Any]]] = {}
+    runs: dict[str, str] = {}
     results: dict[str, TrialResult] = {}
     for event in json_lines(journal):
-        kind = event.pop("event", None)
-        when = event.pop("time", 0.0)
+        kind, when = event.pop("event", None), event.pop("time", 0.0)
         if kind == "study":
             info = StudyInfo(**event, created=when)
         elif kind == "baseline":
@@ -303,21 +304,24 @@ def read_study(directory: Path) -> Snapshot:
         elif kind == "start":
             trial = Trial(**event["trial"])
             attempts = starts[trial.id][1] if trial.id in starts else 0
-            starts[trial.id] = (trial, attempts + 1, when)
-            holders[trial.id] = event.get("by") or {}
+            starts[trial.id] = (trial, attempts + 1, when, event.get("by") or {})
             results.pop(trial.id, None)
+            runs |= {run: "" for run, given in runs.items() if given == trial.id} if attempts else {}
+        elif kind == "run":
+            runs[event["run"]] = event["trial"]
         elif kind == "end":
             results[event["result"]["id"]] = result_from_dict(event["result"])
     if info is None:
         raise StudyError(f"{journal} does not begin with a study; it was not written by kaggle_runner")
-    runs = {event["trial"]: event["run"] for event in listed["run"]}
-    records = [TrialRecord(trial=trial, result=results.get(trial.id), attempts=attempts, started=started,
-                           run=runs.get(trial.id, ""),
-                           is_held=not goes_on(results.get(trial.id)) or is_held(holders[trial.id], directory))
-               for trial, attempts, started in starts.values()]
+    run_of = {trial: run for run, trial in runs.items()}
+    records = [TrialRecord(
+        trial=trial, result=results.get(trial.id), attempts=attempts, started=started, run=run_of.get(trial.id, ""),
+        is_held=not goes_on(results.get(trial.id)) or is_held(holder, directory))
+        for trial, attempts, started, holder in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(listed["session"]),
-                    known=tuple(listed["known"]), rows=tuple(listed["rows"]), agents=tuple(listed["agent"]),
-                    base_scores=_with_own(base_scores, info, baseline), confirming=confirming(directory, info),
+                    known=tuple(listed["known"]), rows=tuple(listed["rows"]), agents=tuple(listed["agent"]), runs=runs,
+                    base_scores=base_scores or ({} if baseline is None else {info.metric: baseline}),
+                    confirming=confirming(directory, info),
                     records=tuple(sorted(records, key=lambda r: r.trial.number)))
 
 
@@ -330,10 +334,6 @@ def confirming(directory: Path, info: StudyInfo) -> tuple[TrialRecord, ...]:
     beside = confirm_directory(directory)
     found = read_study(beside) if has_begun(beside) else None
     return found.records if found and (found.info.metric, found.info.goal) == (info.metric, info.goal) else ()
-
-
-def _with_own(scores: Mapping[str, float], info: StudyInfo, baseline: float | None) -> Mapping[str, float]:
-    return scores if scores or baseline is None else {info.metric: baseline}
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

@@ -193,24 +193,16 @@ class GivenOut:
         self.open[run] = trial
 
     def _adopt(self) -> None:
-        """Take up the runs of trials without an end: those that the journal names, and those found by configuration.
-
-        The runs that a trial had before its last start are over.
-        """
-        waiting = {record.trial.id: record.trial for record in self._study.snapshot().records if record.result is None}
-        known: dict[str, str] = {}
-        for event in json_lines(self._study.directory / JOURNAL):
-            if event.get("event") == "run":
-                known[event["run"]] = event["trial"]
-            elif event.get("event") == "start":
-                known |= {run: "" for run, trial in known.items() if trial == event["trial"]["id"]}
-        self.open |= {run: waiting[trial] for run, trial in known.items() if trial in waiting}
+        """Take up the runs of trials without an end: those that the journal names, and those found by configuration."""
+        snapshot = self._study.snapshot()
+        waiting = {record.trial.id: record.trial for record in snapshot.records if record.result is None}
+        self.open |= {run: waiting[trial] for run, trial in snapshot.runs.items() if trial in waiting}
         self._must_look = False
         free = [trial for name, trial in waiting.items() if name not in self.trials]
         if not free:
             return
         for run, config in self._runs.everything().items():
-            trial = next((one for one in free if run not in known and self._is(one, config)), None)
+            trial = next((one for one in free if run not in snapshot.runs and self._is(one, config)), None)
             if trial is not None:
                 free.remove(trial)
                 self._note(trial, run)
