@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import ConfigError
+from kaggle_runner.files import json_lines
 from kaggle_runner.wandb.checkpoints import EVERY_VARIABLE, CheckpointUploads
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
@@ -105,7 +106,7 @@ def test_a_run_that_comes_back_on_another_machine_finds_the_checkpoint_that_was_
     output = site.finish(site.start("two", "ended", 30))
     assert "fetched the checkpoint of trial abcd1234 from W&B\n" in output
     trial = site.directory / "two" / "trials" / "abcd1234"
-    assert (trial / "checkpoint" / "step-00000000.pt").read_text() == "checkpoint of step 20"
+    assert (trial / "checkpoint" / "step-00000020.pt").read_text() == "checkpoint of step 20"
     assert [line.count('"step": ') for line in (trial / "history.jsonl").read_text().splitlines()] == [1, 1, 1]
     assert b"the trial has ended" in site.server.run(0).files["kept/checkpoint.pt"], "frees the space"
 
@@ -137,15 +138,62 @@ def test_what_was_damaged_on_the_server_is_not_gone_on_with(site):
     assert [len(list((site.directory / f"again-{number}").rglob("*.pt"))) for number in range(7)] == [0] * 6 + [1]
 
 
+def test_the_newer_of_two_checkpoints_is_gone_on_with(site):
+    """A trial that went on at another machine comes back here, where an older checkpoint of it lies."""
+    for step in (10, 20, 30):
+        site.go(step)
+    site.finish(site.start("one", "preempted", 10))
+    assert "fetched the checkpoint" in site.finish(site.start("two", "preempted", 20))
+    files = site.server.run(0).files
+    kept = dict(files)
+    said = "trial abcd1234 comes back, and no newer checkpoint of it could be fetched from W&B ("
+    here = "): it goes on from the one of step 10 that is here\n"
+    checkpoint, history = "kept/checkpoint.pt", "kept/history.jsonl"
+    for damage in ({checkpoint: b"checkpoint of step 21"}, {history: kept[history][:-1]}, {history: b""}):
+        files.update(kept | damage)
+        output = site.finish(site.start("one", "preempted", every_s=""))
+        assert f"{said}it is damaged there, or its history is another one's{here}" in output
+    files.update(kept)
+    site.server.fault(match="download", status=404)
+    output = site.finish(site.start("one", "preempted", every_s=""))
+    assert said in output
+    assert here in output
+    site.server.heal()
+    assert names_of(site.directory / "one") == ["step-00000010.pt"]
+
+    assert "fetched the checkpoint of trial abcd1234 from W&B\n" in site.finish(site.start("one", "preempted", 30))
+    trial = site.directory / "one" / "trials" / "abcd1234"
+    assert names_of(site.directory / "one") == ["step-00000010.pt", "step-00000020.pt", "step-00000030.pt"]
+    assert (trial / "checkpoint" / "step-00000020.pt").read_text() == "checkpoint of step 20"
+    assert [row["step"] for row in json_lines(trial / "history.jsonl")] == [10, 20, 30]
+
+
+def test_a_checkpoint_as_new_as_that_on_the_server_is_gone_on_with_and_nothing_said(site):
+    """And so is one of a run that had sent none."""
+    for step in (10, 20):
+        site.go(step)
+    site.finish(site.start("one", "preempted", 10, every_s=""))
+    assert not site.finish(site.start("one", "preempted", every_s=""))
+    site.finish(site.start("one", "preempted", 20))
+    site.server.run(0).files["kept/checkpoint.pt"] = b"nobody looks at it"
+    before = site.server.state.ops.count("download")
+    assert not site.finish(site.start("one", "preempted", every_s=""))
+    assert site.server.state.ops.count("download") == before + 1, "the history alone, which says of which step it is"
+    assert names_of(site.directory / "one") == ["step-00000010.pt", "step-00000020.pt"]
+
+
+def names_of(study: Path) -> list[str]:
+    return sorted(path.name for path in study.glob("trials/abcd1234/checkpoint/*"))
+
+
 def test_nothing_is_sent_where_nobody_asked_for_it_and_a_run_without_starts_over(site):
     for step in (10, 20):
         site.go(step)
     site.finish(site.start("one", "preempted", 10, every_s=""))
     assert not [name for name in site.server.run(0).files if name.startswith("kept/")]
     output = site.finish(site.start("two", "ended", 20, every_s="3600"))
-    assert "no checkpoint of it could be fetched from W&B" in output
-    assert "it starts over" in output
-    assert not list((site.directory / "two" / "trials" / "abcd1234" / "checkpoint").glob("step-00000000.pt"))
+    assert "no checkpoint of it could be fetched from W&B (it has none): it starts over\n" in output
+    assert names_of(site.directory / "two") == ["step-00000020.pt"]
 
 
 @pytest.mark.parametrize("every_s", ["soon", "nan", "-1", "inf"])

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import wandb
 
@@ -28,8 +27,9 @@ EVERY_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
 FOLDER = "kept"
 """Folder of the files, in the trial's directory and in its run."""
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
+_NAMES = f"checkpoint/step-{'[0-9]' * 8}.pt"
 _OF = "checkpoint"
-"""The last line of a history that is sent: the digest of the checkpoint that goes with it."""
+"""In the last line of a history that is sent: the digest of the checkpoint that goes with it, beside its step."""
 ENDED = "the trial has ended, and with it the need for its checkpoint\n"
 
 
@@ -60,9 +60,10 @@ class CheckpointUploads:
         self._sent_at[log.id] = now
         trial = self._study.trial_directory(log.id)
         try:
-            _stage(max(trial.glob("checkpoint/step-*.pt")), trial / FOLDER / CHECKPOINT)
+            newest = max(trial.glob(_NAMES))
+            _stage(newest, trial / FOLDER / CHECKPOINT)
             _stage(trial / HISTORY, trial / FOLDER / HISTORY, copies=True,
-                   last=line_of({_OF: _digest(trial / FOLDER / CHECKPOINT)}))
+                   last=line_of({"step": _step_of(newest), _OF: _digest(trial / FOLDER / CHECKPOINT)}))
             _stage(self._study.directory / JOURNAL, trial / FOLDER / JOURNAL, copies=True)
         except (OSError, ValueError) as error:
             return self._tell(f"a checkpoint of trial {log.id} was not sent to W&B: {error}")
@@ -79,26 +80,37 @@ class CheckpointUploads:
 
 
 def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], give_up: GiveUp) -> None:
-    """Fetch what a run that comes back had sent, where this machine has no checkpoint of it.
+    """Fetch what a run that comes back had sent, where this machine has no checkpoint of it that is as new.
 
-    Without any, or when `give_up` says that it took too long, the trial starts over, which is no error.
+    Where that fails, or `give_up` says that it took too long, the trial goes on from the one here, or starts over,
+    which is no error.
     """
-    trial = study.trial_directory(log.id)
-    if not log.was_resumed or (trial / "checkpoint").exists():
+    if not log.was_resumed:
         return
+    trial = study.trial_directory(log.id)
+    here = max(map(_step_of, trial.glob(_NAMES)), default=-1)
     try:
         with contextlib.ExitStack() as stack:
             folder = trial / ".fetched"
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            _download(log.path, folder, give_up)
-            fetched = folder / FOLDER
-            rows = _rows_of(fetched)
-            (trial / "checkpoint").mkdir()
+            _download(log.path, HISTORY, folder, give_up)
+            *rows, last = sound_lines(folder / FOLDER / HISTORY) or [{}]
+            digest, step = last.get(_OF), last.get("step", 0)
+            if digest and step <= here:
+                return
+            if digest:
+                _download(log.path, CHECKPOINT, folder, give_up)
+            if not digest or digest != _digest(folder / FOLDER / CHECKPOINT):
+                raise ValueError("it is damaged there, or its history is another one's")
+            (trial / "checkpoint").mkdir(exist_ok=True)
             write_atomically(trial / HISTORY, "".join(map(line_of, rows)))
-            os.replace(fetched / CHECKPOINT, trial / "checkpoint" / "step-00000000.pt")
+            os.replace(folder / FOLDER / CHECKPOINT, trial / "checkpoint" / f"step-{step:08d}.pt")
     except (*API_ERRORS, OSError, LookupError, StudyError) as error:
-        tell(f"trial {log.id} comes back, and no checkpoint of it could be fetched from W&B "
-             f"({' '.join(str(error).split())[:200]}): it starts over")
+        if here < 0 or not isinstance(error, LookupError):
+            newer, so = ("", "starts over") if here < 0 else (
+                "newer ", f"goes on from the one of step {here} that is here")
+            tell(f"trial {log.id} comes back, and no {newer}checkpoint of it could be fetched from W&B "
+                 f"({' '.join(str(error).split())[:200]}): it {so}")
         return
     tell(f"fetched the checkpoint of trial {log.id} from W&B")
 
@@ -111,32 +123,26 @@ def _seconds(text: str) -> float:
                       f"it to send no checkpoints")
 
 
-def _download(run_path: str, folder: Path, give_up: GiveUp) -> None:
-    """Download what a run keeps; the client itself waits for ever for a server that has stopped sending.
+def _download(run_path: str, name: str, folder: Path, give_up: GiveUp) -> None:
+    """Download a file that a run keeps; the client itself waits for ever for a server that has stopped sending.
 
     Raises:
+        LookupError: it keeps none.
         TimeoutError: given up.
     """
     def download() -> None:
-        run = wandb.Api().run(run_path)
-        for name in (CHECKPOINT, HISTORY):
-            run.file(f"{FOLDER}/{name}").download(root=str(folder), replace=True).close()
+        found = next(iter(wandb.Api().run(run_path).files([f"{FOLDER}/{name}"])), None)
+        if found is None:
+            raise LookupError("it has none")
+        found.download(root=str(folder), replace=True).close()
 
     failure = attempt(download, give_up)
     if isinstance(failure, Exception):
         raise failure
 
 
-def _rows_of(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of a history that was fetched with its checkpoint.
-
-    Raises:
-        ValueError: one of the two is damaged, or they are of two moments: of both the later one had not come through.
-    """
-    *rows, last = sound_lines(folder / HISTORY) or [{}]
-    if last != {_OF: _digest(folder / CHECKPOINT)}:
-        raise ValueError("it is damaged there, or its history is another one's")
-    return rows
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def _digest(path: Path) -> str:
