@@ -121,6 +121,37 @@ def test_a_trial_whose_answer_was_lost_on_its_way_goes_back_and_is_trained(
     assert processes_in(tmp_path) == []
 
 
+def test_the_rows_of_a_trial_that_the_journal_answers_are_not_replaced_by_those_sent_in_mid_trial(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The agent is killed when the journal has the trial's end, and W&B a checkpoint and not the end."""
+    body = f"""{TOLD}
+    agent(sys.argv[1], count=1, notify=HaltedOnce("study", tell, at="checkpoint"), pruning=False)
+    """
+    long = {**fixed, "max_tokens": {"value": 64 * 800}, "evaluations": {"value": 8}}
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(long, run_cap=1))
+        doomed = begin(server, body, path_of(sweep), KAGGLE_RUNNER_UPLOAD_EVERY_S="3600")
+        server.wait_for(lambda state: (tmp_path / "halted-study").is_file() and state.runs
+                        and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000, 250)
+        server.fault(status=500, match="file_stream")
+        os.kill(int((tmp_path / "halted-study").read_text()), signal.SIGCONT)
+        assert wait_for(lambda: read_study(tmp_path / "study").finished, 200)
+        doomed.kill()
+        server.heal()
+        (run,), history = server.state.runs.values(), tmp_path / "study/trials" / server.run(0).name / "history.jsonl"
+        written = history.read_bytes()
+        server.state.crash_after_s = 3.0  # for the cloud's five minutes
+        server.wait_for(lambda _: run.state == "crashed", 60)
+        server.state.crash_after_s = 300.0
+        back = begin(server, body, path_of(sweep)).finish(200)
+    assert (run.state, back.facts["exit_status"]) == ("finished", [0])
+    assert not any("fetched" in note for note in back.facts["note"])
+    assert history.read_bytes() == written
+    rows = read_study(tmp_path / "study").history(run.name)
+    assert run.column("eval/loss") == [row["eval/loss"] for row in rows if "eval/loss" in row]
+
+
 def test_a_trial_that_went_on_in_another_study_of_this_machine_is_not_taken_from_it(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:

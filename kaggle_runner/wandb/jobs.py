@@ -155,8 +155,9 @@ class JobRunner:
         log.add_config({STUDY: str(self._study.directory.resolve()), HOLDER: hold.name})
         self._runner.say_started(trial)
         began = time.monotonic()
-        fetch_checkpoint(log, self._study, lambda text: self._notify(Note(text=text)),
-                         lambda: self.ending.is_over(began, self._patience.upload_s))
+        if not earlier:
+            fetch_checkpoint(log, self._study, lambda text: self._notify(Note(text=text)),
+                             lambda: self.ending.is_over(began, self._patience.upload_s))
         result = self._repeat(trial, log, earlier) if earlier else self._train(trial, log, stop_asked, hold)
         if not earlier and hold.ask():
             return self._let_go(result, hold.lost_to)
