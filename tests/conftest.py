@@ -65,7 +65,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 100.0) -> bool:
     """Wait until something holds, and say whether it did; a loaded machine takes its time."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:

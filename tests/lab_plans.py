@@ -43,7 +43,7 @@ final:
     lr_scheduler_type: {{values: [cosine, linear, constant]}}
 """
 RUN = """\
-import sys
+import os, signal, sys
 from pathlib import Path
 from kaggle_runner.lab.contest import LabOrder
 from kaggle_runner.machine.environment import detect
@@ -53,7 +53,13 @@ from kaggle_runner.lab.run_plan import run_plan
 from dataclasses import replace
 environment = replace(detect({}), gpus=(), cache_directory=Path(sys.argv[3]), cpu_count=int(sys.argv[4]))
 order = LabOrder(directory=Path(sys.argv[2]), cpu_only=True, deadline=Deadline(at=None, reason="none"))
-run = run_plan(read_plan(Path(sys.argv[1])), order, environment, lambda event: None, lambda stage: None)
+def notify(event):
+    if event.kind == "log" and len(sys.argv) > 5:
+        place, rows, most = sys.argv[5], int(sys.argv[6]), int(sys.argv[7])
+        written = [path.read_bytes().count(b"\\n") for path in order.directory.glob(place + "/trials/*/history.jsonl")]
+        if sum(written) >= rows and any(0 < count < most for count in written):
+            os.kill(os.getpid(), signal.SIGKILL)
+run = run_plan(read_plan(Path(sys.argv[1])), order, environment, notify, lambda stage: None)
 print("ENDED", run.reason or "done")
 """
 
@@ -76,9 +82,15 @@ def write_plan(folder: Path) -> Path:
     return path
 
 
-def start_plan(plan: Path, directory: Path, *, workers: int) -> subprocess.Popen[str]:
-    """Run a plan on the CPU without drawing anything."""
+def start_plan(plan: Path, directory: Path, *, workers: int, killed: tuple[str, int] | None = None,
+               ) -> subprocess.Popen[str]:
+    """Run a plan on the CPU without drawing anything.
+
+    It may be `killed` when the trials of a place have so many rows and one of them is in its midst: by itself, so that
+    this trial cannot end before.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    moment = [killed[0], str(killed[1]), str(TRIAL_ROWS - 5)] if killed else []
     return subprocess.Popen([sys.executable, "-c", RUN, str(plan), str(directory),
-                             str(directory.parent / "cache"), str(workers)],
+                             str(directory.parent / "cache"), str(workers), *moment],
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

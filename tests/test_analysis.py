@@ -288,7 +288,7 @@ def test_the_command_prints_the_claims_and_writes_nothing(tmp_path):
     before = sorted(path.name for path in directory.iterdir())
 
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", "report", str(directory), "--json"],
-                          capture_output=True, text=True, timeout=120, check=True)
+                          capture_output=True, text=True, timeout=250, check=True)
 
     assert json.loads(done.stdout) == claims(analysis_of(directory))
     assert sorted(path.name for path in directory.iterdir()) == before

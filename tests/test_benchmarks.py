@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # several processes in one test
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

@@ -67,12 +67,12 @@ def test_a_study_without_a_complete_trial_has_no_best_file_and_no_winner_to_trai
 def test_show_writes_the_best_file_and_shows_a_study_that_cannot_be_written_all_the_same(tmp_path):
     study = write_study(tmp_path / "mine", [Made(params={"lora_r": 4}, value=2.0)])
     show = [sys.executable, "-m", "kaggle_runner", "show", str(study), "--json"]
-    done = subprocess.run(show, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(show, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert "lora_r: 4\n" in (study / "best.yaml").read_text()
     (study / "best.yaml").unlink()
     (study / "best.yaml").mkdir()
-    done = subprocess.run(show, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(show, capture_output=True, text=True, timeout=250)
     assert json.loads(done.stdout)["best"]["id"] == "0000"
     assert (done.returncode, done.stderr.count("warning: cannot write ")) == (0, 1)
 

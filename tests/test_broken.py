@@ -101,7 +101,7 @@ def test_a_worker_starts_again_without_what_it_does_not_need_and_tells_what_it_d
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}", "KAGGLE_RUNNER_CACHE": str(tmp_path)}
     environ[HIDDEN_VARIABLE] = "torchvision, of somebody's own making"
     worker = subprocess.run([sys.executable, "-m", "kaggle_runner.run.worker"], env=environ, capture_output=True,
-                            text=True, timeout=100, input=Prepare(config={}).to_json() + "\n")
+                            text=True, timeout=250, input=Prepare(config={}).to_json() + "\n")
     hidden = "hqq cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10), and nothing uses it"
     assert [json.loads(line) for line in worker.stdout.splitlines()] == [
         {"event": "note", "text": f"{hidden}: the worker starts again without it"},
@@ -117,7 +117,7 @@ def test_what_nothing_needs_falls_with_what_is_hidden(tmp_path):
                    "eetq/__init__.py": "import hqq", "hqq/__init__.py": SYMBOL})
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}", "KAGGLE_RUNNER_CACHE": str(tmp_path)}
     worker = subprocess.run([sys.executable, "-m", "kaggle_runner.run.worker"], env=environ, capture_output=True,
-                            text=True, timeout=100, input=Prepare(config={}).to_json() + "\n")
+                            text=True, timeout=250, input=Prepare(config={}).to_json() + "\n")
     broken = "hqq cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10)"
     again = ", and nothing uses it: the worker starts again without it"
     assert [json.loads(line).get("text") for line in worker.stdout.splitlines()] == [
@@ -129,7 +129,7 @@ def test_a_command_starts_again_without_what_nothing_needs(tmp_path):
                    "hqq/__init__.py": SYMBOL})
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}", "WANDB_API_KEY": "a" * 40}
     ran = subprocess.run([sys.executable, "-m", "kaggle_runner", "report", "me/project/abcd1234"], cwd=tmp_path,
-                         env=environ, capture_output=True, text=True, timeout=100)
+                         env=environ, capture_output=True, text=True, timeout=250)
     assert ran.stderr.splitlines() == [
         "warning: hqq cannot be imported (ImportError: lib.so: undefined symbol: _ZN3c10), and nothing uses it: the "
         "command starts again without it",
@@ -141,7 +141,7 @@ CRASH = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
 
 def crash_of(folder, code="import peft", status=-signal.SIGSEGV, environ=None):
     """Run code in a process of its own that finds the stand-ins of a folder, and take what the fault handler said."""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100,
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250,
                          env={**os.environ, "PYTHONPATH": str(folder), "PYTHONFAULTHANDLER": "1"})
     assert ran.returncode == status, ran.stderr
     return find_crash(ran.stderr, ran.returncode, environ or {})

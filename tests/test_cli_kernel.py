@@ -16,10 +16,11 @@ from kaggle_runner.study.trial import Status
 from kaggle_runner.sweep.yaml_file import shipped_sweep
 from tests.launcher_reader import read_launcher
 from tests.made_studies import Made, write_study
-from tests.standins.kaggle_machine import CLOCK_VARIABLE
+from tests.standins.kaggle_machine import CLOCK_VARIABLE, HELD_VARIABLE
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, KaggleServer
 
-pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed")
+pytestmark = [pytest.mark.skipif(not Path(PROGRAM).exists(), reason="the kaggle program is not installed"),
+              pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).parent.parent
 WANDB_KEY = "fedcba9876543210fedcba9876543210fedcba98"
@@ -55,7 +56,7 @@ class Person:
 
     def run(self, *arguments: str, check: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **changes)
-        output, errors = process.communicate(timeout=280)
+        output, errors = process.communicate(timeout=600)
         self.said += output + errors
         assert process.returncode == check, output + errors
         assert "Traceback" not in errors
@@ -101,7 +102,7 @@ def test_the_committed_kernel_is_what_prepare_writes_and_says_what_to_do(person,
     for name in ("kernel-metadata.json", "kernel_launcher.py"):
         assert (person.directory / "repository" / name).read_text() == commit_of(name)
     bare = subprocess.run([PROGRAM, "kernels", "push", "-p", str(REPOSITORY)], env=person.environ, capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=200)
     assert "successfully pushed" in bare.stdout, bare.stdout + bare.stderr
     session = person.server.wait("kaggle-runner")
     assert (session.status, session.order.gpus) == ("COMPLETE", 0)
@@ -127,7 +128,7 @@ def test_a_dry_run_shows_folder_and_command_and_pushes_nothing(person, sweep_fil
 
 @pytest.mark.slow
 def test_a_pushed_sweep_file_runs_its_trials_and_a_bare_push_pushes_the_same(person, sweep_file):
-    person.server.session_limit_s = 800.0
+    person.server.environ[HELD_VARIABLE] = str(person.directory.parent / "go")
     process = person.start("push", sweep_file(), "--wait", "--count", "2", "--cpu")
     lines = []
     for line in process.stdout:
@@ -135,7 +136,8 @@ def test_a_pushed_sweep_file_runs_its_trials_and_a_bare_push_pushes_the_same(per
         if "  step " in line:
             break
     assert person.server.session(SLUG).status == "RUNNING", "lines arrive while it runs"
-    output, errors = process.communicate(timeout=280)
+    (person.directory.parent / "go").touch()
+    output, errors = process.communicate(timeout=600)
     output = "".join(lines) + output
     person.said += output + errors
     assert process.returncode == 0, output + errors
@@ -157,7 +159,6 @@ def test_a_pushed_sweep_file_runs_its_trials_and_a_bare_push_pushes_the_same(per
 
 @pytest.mark.slow
 def test_a_pushed_sweep_file_whose_trials_fail_exits_with_the_verdict_of_the_kernel(person, sweep_file):
-    person.server.session_limit_s = 800.0
     done = person.run("push", sweep_file(model="/no-such-model"), "--wait", "--count", "4", "--cpu", check=1)
     assert person.server.session(SLUG).status == "COMPLETE", "so that its files are kept"
     assert re.search(r"^verdict  failed: the model folder /no-such-model does not exist; give an existing folder",
@@ -295,14 +296,14 @@ def test_a_refusal_is_one_line_with_its_own_status(person, sweep_file, change, a
 
 
 def test_an_interrupt_ends_the_watching_and_not_the_kernel_and_a_second_push_warns_of_the_first(person, sweep_file):
-    person.server.queue_s = 120.0
+    person.server.queue_s = 3600.0
     sweep_file(model="HuggingFaceTB/SmolLM2-135M", dataset="python-docs")
     process = person.start("push", "mine.yaml", "--wait")
     for line in process.stderr:
         if "is queued" in line:
             break
     process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=200)[1]
     assert (process.returncode, "the kernel goes on; watch it again with" in errors) == (130, True)
     assert person.server.session(SLUG).status == "QUEUED"
     again = person.run("push", "mine.yaml")

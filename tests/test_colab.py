@@ -42,7 +42,7 @@ def colab(tmp_path, monkeypatch, tiny_llama, rows_file):
 
 def run(directory, *arguments):
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], cwd=directory, capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=60)
+                          text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=250)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -69,7 +69,7 @@ def test_without_drive_the_launcher_warns_and_keeps_its_exit_status(colab):
     script = (colab / "content" / "kernel_launcher.py").read_text().replace('["sweep", ', '["show", ', 1)
     (colab / "content" / "script.py").write_text(f"import sys; sys.argv = ['script.py']\n{script}")
     done = subprocess.run([sys.executable, "script.py"], cwd=colab / "content", capture_output=True, text=True,
-                          timeout=60)
+                          timeout=250)
     assert "warning: google drive is not mounted, so the study is lost with the session; run this in a cell" in \
         done.stderr
     assert done.returncode == 2, "what `colab run` exits with"

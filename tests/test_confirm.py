@@ -29,12 +29,13 @@ from kaggle_runner.run.fixed_trials import left_of, run_twice
 from kaggle_runner.run.points.prior import known_of, lessons_of, observations
 from kaggle_runner.run.points.propose import propose
 from kaggle_runner.study.best_file import read_chosen, write_best
-from kaggle_runner.study.journal import Snapshot, Study, confirm_directory, read_study
+from kaggle_runner.study.journal import JOURNAL, Snapshot, Study, confirm_directory, read_study
 from kaggle_runner.study.noise import Candidate, confirmed, measured_noise, stated_mean
 from kaggle_runner.study.table import best_lines
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
 from kaggle_runner.sweep.study_settings import OFF, Confirm, arrange
+from tests.held_trials import held
 
 ROOT = Path(__file__).parent.parent
 THREE = Confirm(top=3, seeds=2)
@@ -458,8 +459,10 @@ def test_a_confirmation_that_was_killed_and_gets_more_seeds_is_as_one_that_was_n
     for name, value in {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "KAGGLE_RUNNER_CACHE": "cache"}.items():
         monkeypatch.setenv(name, value)
     study = Path("studies/tiny")
+    slow = held(tmp_path / "held", confirm_directory(tmp_path / study) / JOURNAL, begun=1, free=60)  # of 100
     command = [sys.executable, "-m", "kaggle_runner", "sweep", "tiny.yaml", "--cpu", "--confirm", "2x1"]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, text=True, env={**os.environ, **slow}, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         confirming = False
         for line in process.stdout:

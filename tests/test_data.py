@@ -209,7 +209,7 @@ def in_fresh_process(code, home, **variables):
     """Run code with its own home; the hub's settings are read when its packages are imported."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), **variables}
     return subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True,
-                          check=True, timeout=120)
+                          check=True, timeout=250)
 
 
 LOAD = """

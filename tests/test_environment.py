@@ -171,7 +171,7 @@ def test_hidden_gpus_are_not_found_and_the_reason_is(root, tmp_path):
 def test_missing_packages_are_named(root, tmp_path):
     """In a Python without packages, those of the standard library are enough to say so."""
     script = "from kaggle_runner.machine.environment import detect; print(*detect().missing_packages)"
-    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, timeout=60,
+    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, timeout=250,
                           env={"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": str(tmp_path)})
     assert done.stdout.split() == list(NEEDED_PACKAGES), done.stderr
 
@@ -179,7 +179,7 @@ def test_missing_packages_are_named(root, tmp_path):
 def test_detect_imports_no_needed_package_and_starts_no_program(root):
     script = ("import sys; from kaggle_runner.machine.environment import detect; detect({}); "
               "print(*{name.split('.')[0] for name in sys.modules})")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60,
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250,
                           cwd=Path(__file__).parent.parent)
     assert not set(done.stdout.split()) & {*NEEDED_PACKAGES, "numpy", "subprocess", "netrc"}, done.stderr
 

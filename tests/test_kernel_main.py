@@ -76,7 +76,7 @@ def test_a_stop_is_handed_on_and_the_command_may_close(tmp_path):
                                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)})
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=250)
     assert output.startswith("closing\nCommandEnd(exit_status=130")
 
 
@@ -212,7 +212,7 @@ def test_a_page_that_a_broken_package_costs_is_lost_with_the_reason(tmp_path, pa
             f"assert print_study(read_study(Path({str(study)!r})), 'done') is None\ntell_launcher('done', 0)\n")
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path / "packages", REPOSITORY))),
                FACTS_VARIABLE: str(tmp_path / "facts.json")}
-    ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)
+    ran = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=250)
     assert ran.returncode == 0, ran.stderr
     assert re.fullmatch(rf"no page was written: {package}( [\d.]+)? cannot be imported \({re.escape(why)}\); run: pip "
                         rf"install --force-reinstall --no-deps (pillow|{package})==[\d.]+\n", ran.stderr), ran.stderr

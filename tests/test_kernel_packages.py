@@ -72,7 +72,7 @@ def kernel_python(tmp_path):
 
     def install(inputs, **environ):
         ran = subprocess.run(
-            [directory / "bin" / "python", "-c", INSTALL, inputs], capture_output=True, text=True, timeout=60,
+            [directory / "bin" / "python", "-c", INSTALL, inputs], capture_output=True, text=True, timeout=250,
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY),
                  "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0",
                  **environ})

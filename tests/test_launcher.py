@@ -33,7 +33,7 @@ def run_script(script, directory, *, on_kaggle=False, **environ):
     (directory / "script.py").write_text(script)
     marks = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_RUNNER_ROOT": str(directory)} if on_kaggle else {}
     return subprocess.run(
-        [sys.executable, "script.py"], cwd=directory, capture_output=True, text=True, timeout=60,
+        [sys.executable, "script.py"], cwd=directory, capture_output=True, text=True, timeout=250,
         env={"PATH": os.environ["PATH"], "HOME": str(directory), "TMPDIR": str(directory), "PIP_NO_INDEX": "1",
              **marks, **environ})
 
@@ -399,12 +399,12 @@ def test_a_disk_without_room_for_the_package_is_a_verdict_in_one_line(tmp_path, 
 def test_a_session_whose_output_nobody_takes_any_more_is_not_said_to_have_never_begun(tmp_path, detect_script):
     (tmp_path / "kaggle" / "working").mkdir(parents=True)
     (tmp_path / "script.py").write_text(detect_script)
-    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stderr=subprocess.PIPE,
-                          stdout=subprocess.DEVNULL, env={
-                              "PATH": "/usr/bin:/bin", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-                              "KAGGLE_RUNNER_ROOT": str(tmp_path)}) as process:
-        process.stderr.close()
-        process.wait(60)
+    read, write = os.pipe()
+    os.close(read)
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, stderr=write, stdout=subprocess.DEVNULL, timeout=250,
+                   env={"PATH": "/usr/bin:/bin", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+                        "KAGGLE_RUNNER_ROOT": str(tmp_path)})
+    os.close(write)
     assert result_of(tmp_path)["reason"] == \
         "this session cannot go on: [Errno 32] Broken pipe; mend that, and start it again"
 
@@ -458,7 +458,7 @@ def test_a_python_with_nothing_but_itself_gets_a_verdict(tmp_path, detect_script
     (tmp_path / "kaggle" / "working").mkdir(parents=True)
     (tmp_path / "script.py").write_text(detect_script)
     ran = subprocess.run([tmp_path / "python" / "bin" / "python", "script.py"], cwd=tmp_path, capture_output=True,
-                         text=True, timeout=60, env={"PATH": "/usr/bin:/bin", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+                         text=True, timeout=250, env={"PATH": "/usr/bin:/bin", "KAGGLE_KERNEL_RUN_TYPE": "Batch",
                                                      "KAGGLE_RUNNER_ROOT": str(tmp_path)})
     assert "Traceback" not in ran.stderr
     assert "warning: no command line: click is not installed (" in ran.stderr
@@ -515,7 +515,7 @@ def test_it_runs_pasted_into_a_notebook_cell_even_where_lines_begin_like_magics(
         "done.raise_error()\n"
         "import kaggle_runner\n"
         "print(kaggle_runner.__file__)\n")
-    ran = subprocess.run([sys.executable, "paste.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    ran = subprocess.run([sys.executable, "paste.py"], cwd=tmp_path, capture_output=True, text=True, timeout=250,
                          env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)})
     assert ran.returncode == 0, ran.stderr
     assert '"host": "local"' in ran.stdout

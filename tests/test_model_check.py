@@ -142,7 +142,7 @@ def test_code_of_a_model_is_run_only_where_it_is_allowed_and_nothing_is_asked(tm
     reading, writing = os.pipe()  # like a worker's stdin: open, and nothing comes
     try:
         done = subprocess.run([sys.executable, "-c", script, str(folder)], stdin=reading, capture_output=True,
-                              text=True, timeout=120, env={**os.environ, "HF_HOME": str(tmp_path / "hub")})
+                              text=True, timeout=250, env={**os.environ, "HF_HOME": str(tmp_path / "hub")})
     finally:
         os.close(reading)
         os.close(writing)

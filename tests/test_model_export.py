@@ -352,7 +352,7 @@ def test_a_killed_export_leaves_nothing_that_looks_whole_and_the_next_one_clears
     code = ("import os, signal, sys\nfrom pathlib import Path\nfrom kaggle_runner.model.new_folder import new_folder\n"
             "with new_folder(Path(sys.argv[1])) as folder:\n    (folder / 'model.safetensors').write_text('half')\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n")
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], timeout=250)
     left, = (path for path in tmp_path.iterdir() if "out" in path.name)
     assert left.name.startswith(".out.partial-")
     export_adapter(outcome, tmp_path / "out", here, quiet)
@@ -373,8 +373,8 @@ def test_an_interrupt_after_the_folder_is_whole_comes_too_late(make, tmp_path):
     done = subprocess.Popen([sys.executable, "-m", "kaggle_runner", "export", "study", "--to", "adapter", "--out",
                              "out", "--cpu"], cwd=tmp_path, stdout=write, env={**os.environ, "PYTHONPATH": str(ROOT)})
     os.close(write)
-    assert wait_for((tmp_path / "out").is_dir, seconds=120)
+    assert wait_for((tmp_path / "out").is_dir, seconds=200)
     done.send_signal(signal.SIGINT)
     with open(read) as stdout:
         assert "export   out  (" in stdout.read()
-    assert done.wait(timeout=60) == 0
+    assert done.wait(timeout=250) == 0

@@ -57,7 +57,7 @@ def push(exported, hub, tmp_path):
         tokens = {"HF_TOKEN": token} if token else {}
         done = subprocess.run(
             [sys.executable, "-m", "kaggle_runner", "export", str(exported), "--push", name, *more],
-            capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            capture_output=True, text=True, timeout=250, cwd=tmp_path,
             env={**cleared, **tokens, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path),
                  "PYTHONPATH": str(ROOT), **environment})
         assert "Traceback" not in done.stderr, done.stderr

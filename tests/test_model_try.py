@@ -162,7 +162,7 @@ def test_rows_prompts_and_chats_on_the_command_line(tmp_path, cache, run, tiny_l
     terminal, other_end = pty.openpty()
     os.write(terminal, b"say 8\n/new\nsay 9\n\x04")
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", "try", str(study), "--base", *short], stdin=other_end,
-                          capture_output=True, text=True, timeout=120,
+                          capture_output=True, text=True, timeout=250,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "KAGGLE_RUNNER_CACHE": str(cache)})
     os.close(terminal)
     os.close(other_end)
@@ -203,7 +203,7 @@ def test_the_best_character_model_is_kept_and_writes_on(tmp_path, run):
         assert run("chars", "--prompt", "the ", option, value).exit_code == 2
     for arguments, said in ((("try", "chars", "--prompt", "the "), "tuned     "),
                             (("export", "chars"), "export is for fine-tunes; the weights are chars/trials/")):
-        light = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, timeout=100,
+        light = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, timeout=250,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert said in light.stdout
         assert "LOADED False" in light.stdout

@@ -33,7 +33,7 @@ def run(tmp_path):
         environment = {**os.environ, "KAGGLE_RUNNER_CACHE": str(tmp_path / "cache"),
                        "PYTHONPATH": str(Path(__file__).parent.parent)}
         return subprocess.run([sys.executable, "-m", "kaggle_runner", *arguments], capture_output=True, text=True,
-                              cwd=tmp_path, env=environment, timeout=120)
+                              cwd=tmp_path, env=environment, timeout=250)
     return run
 
 
@@ -81,7 +81,7 @@ def test_a_preview_in_a_pipe_marks_what_counts_with_brackets_and_imports_no_torc
     assert done.stderr == "warning: not used: column source of rows.jsonl\n"
     code = ("import sys; from kaggle_runner.cli.main import cli; cli(['preview', 'mine.yaml'], standalone_mode=False); "
             "print('torch' in sys.modules and sys.modules['torch'] is not None, file=sys.stderr)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=250,
                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent),
                                "KAGGLE_RUNNER_CACHE": str(tmp_path / "cache")})
     assert done.stderr.splitlines()[-1] == "False"

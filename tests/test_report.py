@@ -194,7 +194,7 @@ def test_the_notebook_runs_again_in_a_fresh_kernel_with_only_the_csv_files(mixed
               "asyncio.run(NotebookClient(notebook, kernel_name='python3').async_execute())\n")
     assert NotebookClient  # the same package, in a process of its own
 
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=250)
 
     assert done.returncode == 0, done.stderr
 
@@ -209,7 +209,7 @@ def test_ipython_is_imported_before_the_notebooks_thread_and_matplotlib_could_me
               f"write_report([Path({str(directory)!r})])\nprint(seen)\n")
 
     # a debugger that an older ipykernel loads complains about frozen modules
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False,
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, check=False,
                           env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
 
     assert (done.stdout, done.stderr) == ("['MainThread']\n", "")

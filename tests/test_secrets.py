@@ -304,7 +304,7 @@ module("IPython", get_ipython=lambda: shell)
 def in_python(script, environ=None, path=None):
     """Run a script in a Python of its own and return what it prints."""
     package = str(Path(__file__).parent.parent)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250, env={
         "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, [package, path])), **(environ or {})})
     return done.stdout.strip() or done.stderr
 

@@ -22,6 +22,9 @@ from kaggle_runner.run.worker_process import WorkerPatience, WorkerProcess, Work
 from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial
 from tests.conftest import is_running, wait_for
+from tests.held_trials import CutAtARung
+
+pytestmark = pytest.mark.timeout(900)  # workers, each of which computes for seconds to start
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +42,6 @@ def study(tmp_path):
 
 def settings(study, cache, **more):
     return WorkerSettings(log=study.directory / "worker.log", cache_directory=cache, threads=1, offline=True, **more)
-
-
-def at_step(event, step):
-    return event.kind == "log" and event.step == step
 
 
 def trial(number, params, **more):
@@ -92,7 +91,7 @@ def test_one_worker_outlives_everything_that_goes_wrong(study, cache, params):
         assert children() == worker, "none of this is a reason for a fresh process"
 
         after_first_log.append(lambda: os.kill(worker[0], signal.SIGKILL))
-        killed = supervisor.run(trial(4, params))
+        killed = supervisor.run(trial(4, params, max_steps=10_000))  # it would last until the kill, however late
         assert killed.status is Status.FAILED
         assert "killed by SIGKILL" in killed.reason
         assert killed.notes == {"kind": "crash", "exit_status": -signal.SIGKILL}
@@ -140,13 +139,13 @@ def test_a_trial_is_run_as_the_forecast_of_its_memory_advises(study, cache, para
 
 
 def test_a_preempted_trial_is_resumed_by_the_next_session(study, cache, params):
-    ends = []
-    with Supervisor(study=study, settings=settings(study, cache), end_asked=lambda: ends[0] if ends else None,
-                    notify=lambda event: ends.append("preempt") if at_step(event, 2) else None) as supervisor:
-        cut = supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
+    wish = CutAtARung(2)
+    with Supervisor(study=study, settings=settings(study, cache), rungs=wish.rungs, judge=wish.judge,
+                    end_asked=wish.end_asked) as wish.supervisor:
+        cut = wish.supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
     assert cut.status is Status.PREEMPTED
     assert 2 <= cut.steps < 40
-    with Supervisor(study=study, settings=settings(study, cache)) as supervisor:
+    with Supervisor(study=study, settings=settings(study, cache), rungs=wish.rungs) as supervisor:
         resumed = supervisor.run(trial(0, params, max_steps=40, eval_steps=20))
         whole = supervisor.run(trial(1, params, max_steps=40, eval_steps=20))
     assert resumed.attempts == 2
@@ -160,13 +159,12 @@ def test_a_trial_that_was_cut_after_its_batch_was_halved_goes_on_in_half(study, 
     """The next session starts from the trial's own params, but its checkpoint is of the half micro-batch."""
     whole = {**params, "max_steps": 30, "eval_steps": 15, "batch_size": 4, "gradient_accumulation_steps": 1}
     half = {**whole, "batch_size": 2, "gradient_accumulation_steps": 2}
-    ends = []
-    with Supervisor(study=study, settings=settings(study, cache), end_asked=lambda: ends[0] if ends else None,
-                    notify=lambda event: ends.append("preempt") if at_step(event, 2) else None) as supervisor:
+    wish = CutAtARung(2)
+    with Supervisor(study=study, settings=settings(study, cache), rungs=wish.rungs, judge=wish.judge,
+                    end_asked=wish.end_asked) as supervisor:
+        wish.supervisor = supervisor
         cut = supervisor.run(trial(0, half))
         assert cut.status is Status.PREEMPTED
-        ends.clear()
-        supervisor.notify = lambda event: None
         resumed = supervisor.run(trial(0, whole))
         planned = supervisor.run(trial(1, half))
     assert resumed.status is Status.COMPLETE, resumed.reason
@@ -215,6 +213,7 @@ def test_a_worker_that_hangs_is_ended_and_its_last_words_are_kept(study, cache, 
     with Supervisor(study=study, settings=settings(study, cache),
                     patience=WorkerPatience(loading_s=0.3)) as supervisor:
         supervisor.start()
+        os.kill(supervisor.worker_pid, signal.SIGSTOP)
         result = supervisor.run(trial(0, params))
     assert result.status is Status.FAILED
     assert "gave no sign of life for 0 s and was ended" in result.reason
@@ -226,10 +225,14 @@ def test_a_wish_is_obeyed_while_the_base_is_loaded(study, cache, params, end_ask
     ends = [end_asked]
     with Supervisor(study=study, settings=settings(study, cache), end_asked=lambda: ends[-1] if ends else None,
                     patience=WorkerPatience(loading_stop_s=0.1)) as supervisor:
+        supervisor.start()
+        os.kill(supervisor.worker_pid, signal.SIGSTOP)  # else it might be through with loading before it is asked
         ended = supervisor.run(trial(0, params))
         assert (ended.status, ended.metric, ended.steps) == (status, None, 0)
         assert ended.reason == "ended before its first step, while the model was loaded, measured or forecast"
         assert not children()
+        supervisor.start()
+        os.kill(supervisor.worker_pid, signal.SIGSTOP)
         with pytest.raises(Unfinished, match="ended before its first step"):
             supervisor.measure_baseline(trial(0, params).config)
         assert not children()

@@ -60,7 +60,7 @@ def test_the_table_has_every_distribution_and_what_wandb_takes_is_read() -> None
 def test_a_search_here_says_what_it_cannot_do(tmp_path: Path, name: str) -> None:
     command = [sys.executable, "-m", "kaggle_runner", "sweep", str(written(tmp_path, READ[name].text)), "--count", "1",
                "--study", str(tmp_path / "study"), "--cpu"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=250)
     said = " ".join(ran.stderr.split())
     assert ran.returncode == 1
     assert "method: custom has a scheduler of W&B's choose the points, and the search here does not know them" in said

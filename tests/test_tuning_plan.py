@@ -5,8 +5,8 @@ import math
 import random
 import re
 import shutil
+import signal
 import statistics
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from kaggle_runner.lab.archive import archive_study, archived_studies, restore_s
 from kaggle_runner.lab.plan import check_edits, read_plan, stages
 from kaggle_runner.study.journal import StudyInfo, read_study
 from kaggle_runner.study.lock import StudyLock
-from tests.lab_plans import TRIAL_ROWS, start_plan, write_plan
+from tests.lab_plans import start_plan, write_plan
 
 STUDIES = ("0_learning_rate", "1_dropout", "2_bayesian_optimization", "2_bayesian_optimization/confirmation")
 T_975 = {2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 6: 2.4469, 7: 2.3646, 8: 2.3060}
@@ -59,28 +59,11 @@ def kill_at_three_random_moments(plan_file, directory):
     """Kill the plan in its studies, in its sweep and in its confirmation, each at a random row of a running trial."""
     draw = random.Random(5)
     for place, most in (("[01]_*", 200), (STUDIES[2], 40), (STUDIES[3], 150)):
-        rows = draw.randrange(5, most)
-        for _ in range(8):  # a kill that comes just after a trial has ended is no kill of a trial: do it again
-            kill_at_row(plan_file, directory, place, rows)
-            if any(record.result is None for study in directory.glob(f"{place}/trials.jsonl")
-                   for record in read_study(study.parent).records):
-                break
-        else:
-            pytest.fail(f"no kill has met a running trial of {place}")
-
-
-def kill_at_row(plan_file, directory, place, rows):
-    """Kill the plan when the trials of a place have so many rows and one of them is in its midst."""
-    process = start_plan(plan_file, directory, workers=1)
-    deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline:
-        written = [path.read_bytes().count(b"\n") for path in directory.glob(f"{place}/trials/*/history.jsonl")]
-        if sum(written) >= rows and any(0 < count < TRIAL_ROWS - 5 for count in written):
-            break
-        time.sleep(0.003)
-    process.kill()
-    output, errors = process.communicate()
-    assert not output, f"the plan ended before row {rows} of {place}: {output}{errors}"
+        process = start_plan(plan_file, directory, workers=1, killed=(place, draw.randrange(5, most)))
+        output, errors = process.communicate(timeout=280)
+        assert process.returncode == -signal.SIGKILL, f"the plan ended in {place}: {output}{errors}"
+        assert any(record.result is None for study in directory.glob(f"{place}/trials.jsonl")
+                   for record in read_study(study.parent).records), "the kill has met a running trial"
 
 
 def finish(plan_file, directory, *, workers):

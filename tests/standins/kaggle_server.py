@@ -89,7 +89,7 @@ class KaggleServer:
         """Without it Kaggle saves a kernel with GPU and internet off, and says nothing."""
         self.queue_s = 0.0
         self.processing_s = 0.0
-        self.session_limit_s = 120.0
+        self.session_limit_s = 1200.0
         self.other_gpu_sessions = 0
         self.quota_hours, self.used_hours = 30.0, 1.5
         self.has_quota_statistics = True

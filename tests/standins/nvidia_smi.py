@@ -23,7 +23,7 @@ NO_DRIVER = """\
 echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA"
 echo "driver is installed and running."; echo; exit 9
 """
-HANGING = "sleep 60 & sleep 60\n"
+HANGING = "sleep 600 & sleep 600\n"
 
 
 def answering(lines: str) -> str:
