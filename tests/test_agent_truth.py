@@ -19,7 +19,7 @@ from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.received import refusal_of, refused_opening
-from tests.standins.wandb_agent import Begin, path_of, processes_in, sweep_of
+from tests.standins.wandb_agent import Begin, halted_in, is_kept, left_in, path_of, sweep_of
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
 
@@ -113,7 +113,7 @@ def test_a_job_that_dies_inside_the_client_is_given_back_with_the_clients_words(
     assert f"W&B's client gave up the job of run {runs[0].name} before its trial began: " in client.facts["reason"][0]
     assert client.facts["exit_status"] == [1]
     assert read_study(tmp_path / "study").records == ()
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []
 
 
 def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_is_not_waited_for(
@@ -122,13 +122,14 @@ def test_a_run_that_cannot_be_opened_goes_back_and_one_that_was_deleted_before_i
     body = "agent(sys.argv[1], study=sys.argv[2], told_s=float(sys.argv[3]))"
     with WandbServer() as refusing, WandbServer() as early:
         refusing.fault(status=400, match="RunResumeStatus", count=1)
-        early.fault(match="UpsertBucket", delay_s=3.0, count=1)
+        early.fault(match="UpsertBucket", delay_s=250.0, count=1)
         started = [begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), study, told_s)
                    for server, study, told_s in ((refusing, "refused", "60"), (early, "deleted", "0"))]
         early.wait_for(lambda state: state.runs, 250)
         early.state.delete_run(early.run(0).name)
+        early.heal()
         refused, deleted = (client.finish(250).facts for client in started)
-        left = processes_in(tmp_path)
+        left = left_in(tmp_path)
     words = "W&B did not open the run of a trial that it handed out: "
     assert refused["reason"] == [f"{words}HTTP 400: it gives no reason; run the same command again"]
     assert deleted["reason"] == [f"{words}it was deleted; the run is gone there; run the same command again"]
@@ -173,8 +174,8 @@ def test_a_trial_that_a_killed_agent_left_goes_back_also_when_its_sweep_is_finis
         _, (job,) = server.state.heartbeat({"id": agent.id})
         server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
         server.state.set_sweep_state(sweep.name, "FINISHED")
-        begin(server, left, json.dumps([sweep.config, job["run_id"], server.run(0).args])).finish(100)
-        ends = begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(100).facts
+        begin(server, left, json.dumps([sweep.config, job["run_id"], server.run(0).args])).finish(200)
+        ends = begin(server, "agent(sys.argv[1])", path_of(sweep)).finish(200).facts
     assert ends["reason"] == [f"the sweep {path_of(sweep)} is finished, so it gives no trials; to go on with it: wandb "
                               f"sweep --resume {path_of(sweep)}, and then this again: 1 trial of it had no end"]
     assert (server.run(0).state, sweep.queue) == ("preempted", [job["run_id"]])
@@ -249,7 +250,7 @@ def test_a_full_disk_and_no_more_file_handles_hand_the_trial_back_and_take_no_ot
     assert (done.state, done.starts, back.state, back.exitcode) == ("finished", 4, "preempted", 75)
     assert server.sweep.queue == [back.name]
     assert [record.result.status for record in read_study(tmp_path / "study").records] == [Status.COMPLETE]
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []
 
 
 def test_a_trial_whose_rows_lie_on_another_machine_goes_back_and_no_other_is_taken(
@@ -339,10 +340,10 @@ def test_what_w_and_b_refused_of_a_run_is_read_back(begin: Begin, tmp_path: Path
             server.fault(status=status, match="file_stream", count=1)
         client = begin(server, body, *(f"refused{status}" for status in statuses), "taken000", "deleted0",
                        WANDB_PROJECT="demo")
-        server.wait_for(lambda state: "deleted0" in state.runs and server.run("deleted0").state == "finished", 100)
+        server.wait_for(lambda state: "deleted0" in state.runs and server.run("deleted0").state == "finished")
         server.state.delete_run("deleted0")
         (tmp_path / "go").write_text("")
-        client.finish(100)
+        client.finish()
         last = client.facts["line"][0]
     missing = client.facts["missing"]
     for status, said in zip(statuses, missing, strict=False):
@@ -392,14 +393,15 @@ def test_a_run_that_is_deleted_and_a_key_that_is_revoked_in_mid_trial_end_the_ag
         servers = {"deleted": page, "revoked": keys}
         started = {name: begin(server, body, path_of(server.create_sweep(sweep_of(fixed))), name)
                    for name, server in servers.items()}
-        for server in servers.values():
-            server.wait_for(lambda state: any(run.history for run in state.runs.values()), 250)
+        for name, server in servers.items():
+            server.wait_for(lambda state, name=name: halted_in(tmp_path, name) and any(
+                run.history for run in state.runs.values()), 250)
         page.state.delete_run(page.run(0).name)
         keys.revoke()
         for name in servers:
-            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+            os.kill(halted_in(tmp_path, name), signal.SIGCONT)
         facts = {name: client.finish(250).facts for name, client in started.items()}
-        left = processes_in(tmp_path)
+        left = left_in(tmp_path)
     for name, server in servers.items():
         said, run = facts[name], server.run(0)
         assert said["exit_status"] == [1]
@@ -430,7 +432,8 @@ def test_after_kill_9_an_agent_on_another_machine_goes_on_at_the_checkpoint_that
             worker.append(event.pid)
         elif event.kind == "checkpoint" and sys.argv[3] == "killed":
             os.kill(worker[0], 19)
-            Path("halted").write_text(str(worker[0]))
+            Path("halted.new").write_text(str(worker[0]))
+            Path("halted.new").rename("halted-here")
     worker = []
     agent(sys.argv[1], study=sys.argv[2], notify=notify, pruning=False)
     """
@@ -441,10 +444,10 @@ def test_after_kill_9_an_agent_on_another_machine_goes_on_at_the_checkpoint_that
         server.state.script([{"save_model": False}, {"save_model": True}])
         sweep = server.create_sweep(sweep_of(long, run_cap=2) | {"parameters": long})
         doomed = begin(server, body, path_of(sweep), "here", "killed", **upload)
-        server.wait_for(lambda state: (tmp_path / "halted").is_file() and state.runs and server.run(0).history
-                        and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000, 250)
+        server.wait_for(lambda state: halted_in(tmp_path, "here") and server.run(0).history and is_kept(server.run(0)),
+                        250)
         doomed.kill()
-        os.kill(int((tmp_path / "halted").read_text()), signal.SIGKILL)  # it cannot end by itself while it is halted
+        os.kill(halted_in(tmp_path, "here"), signal.SIGKILL)  # it cannot end by itself while it is halted
         assert [record.result for record in read_study(tmp_path / "here").records] == [None]
         server.state.crash_after_s = 3.0  # for the cloud's five minutes
         run = server.wait_for(lambda state: server.run(0) if server.run(0).state == "crashed" else None, 60)
@@ -465,4 +468,4 @@ def test_after_kill_9_an_agent_on_another_machine_goes_on_at_the_checkpoint_that
     rows = study.history(run.name)
     assert rows == study.history(alone.name), "to the last bit"
     assert [row["train/global_step"] for row in run.history] == [row["step"] for row in rows], "no row twice"
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import wait_for
 from tests.standins.wandb_client import Client, Start
-from tests.standins.wandb_records import Sweep
+from tests.standins.wandb_records import Run, Sweep
 from tests.standins.wandb_server import WandbServer
 
 ROOT = Path(__file__).parent.parent.parent
 RATE = {"learning_rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-2}}
 Begin = Callable[..., Client]
 AGENT = """
+import contextlib, fcntl
 from pathlib import Path
 from kaggle_runner.machine.environment import detect
 from kaggle_runner.errors import KaggleRunnerError
@@ -29,7 +31,8 @@ from kaggle_runner.wandb.jobs import AgentPatience
 
 class HaltedOnce:
     # Takes the events of an agent, and halts its worker at the first row that is logged of the study, or at its first
-    # event of another kind; then the file halted-STUDY holds the process id of the worker.
+    # event of another kind; then the file halted-STUDY holds the process id of the worker. The pipe to the agent takes
+    # half of a trial's events, so that no worker ends its trial while the agent sleeps.
     def __init__(self, study, tell=lambda event: None, at="log"):
         self.halted, self.tell, self.at = Path(f"halted-{study}"), tell, at
 
@@ -37,9 +40,16 @@ class HaltedOnce:
         self.tell(event)
         if event.kind == "started":
             self.worker = event.pid
+            for end in Path(f"/proc/{event.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(end).startswith("pipe:"):
+                        pipe = os.open(end, os.O_WRONLY | os.O_NONBLOCK)
+                        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+                        os.close(pipe)
         elif event.kind == self.at and not self.halted.exists():
             os.kill(self.worker, 19)
-            self.halted.write_text(str(self.worker))
+            self.halted.with_suffix(".new").write_text(str(self.worker))
+            self.halted.with_suffix(".new").rename(self.halted)
 
 def agent(address, *, study="study", count=None, deadline=Deadline(at=None, reason="none"), pruning=True,
           max_concurrency=1, notify=lambda event: None, **patience):
@@ -82,6 +92,24 @@ def sweep_of(fixed: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def path_of(sweep: Sweep) -> str:
     return f"{sweep.entity}/{sweep.project}/{sweep.name}"
+
+
+def halted_in(folder: Path, study: str) -> int:
+    """Return the worker that `HaltedOnce` has halted for a study; 0 before that."""
+    file = folder / f"halted-{study}"
+    return int(file.read_text()) if file.is_file() else 0
+
+
+def is_kept(run: Run) -> bool:
+    """Say whether a run's checkpoint is off its machine, with the history and the journal that go with it."""
+    return len(run.files.get("kept/checkpoint.pt", b"")) > 1000 and {
+        "kept/history.jsonl", "kept/trials.jsonl"} <= run.files.keys()
+
+
+def left_in(folder: Path) -> list[str]:
+    """Return the processes that work in a folder and do not end; one that was killed a moment ago may take its time."""
+    wait_for(lambda: not processes_in(folder), 60)
+    return processes_in(folder)
 
 
 def processes_in(folder: Path) -> list[str]:

@@ -82,7 +82,7 @@ class Client:
         self.text = ""
         self.facts: dict[str, list[Any]] = defaultdict(list)
 
-    def finish(self, timeout_s: float = 60.0) -> "Client":
+    def finish(self, timeout_s: float = 250.0) -> "Client":
         """Wait for it to end well."""
         self.text = self.process.communicate(timeout=timeout_s)[0]
         for line in self.text.splitlines():

@@ -14,10 +14,11 @@ import json
 import socket
 import struct
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.standins import wandb_graphql
@@ -37,9 +38,12 @@ class Fault:
     after: bool
     delay_s: float
     page: bytes = b""
+    when: Callable[[], object] = lambda: True
+    healed: threading.Event = field(default_factory=threading.Event)
+    """Ends the delay of those that wait."""
 
     def applies(self, operation: str) -> bool:
-        if self.match not in operation or self.left <= 0 or time.monotonic() > self.until:
+        if self.match not in operation or self.left <= 0 or time.monotonic() > self.until or not self.when():
             return False
         self.left -= 1
         return True
@@ -125,7 +129,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         state = self.server.state
         fault = next((fault for fault in self.server.faults if fault.applies(operation)), None)
         if fault:
-            time.sleep(fault.delay_s)
+            fault.healed.wait(fault.delay_s)
             if fault.status and not fault.after:
                 return self._send(fault.status, fault.page or {"error": "injected fault"})
         try:

@@ -57,6 +57,7 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -121,6 +122,7 @@ class WandbServer:
         )
         self.faults: list[Fault] = []
         self._listener: Listener | None = None
+        self._kept: socket.socket | None = None
 
     def __enter__(self) -> "WandbServer":
         self.up()
@@ -128,6 +130,8 @@ class WandbServer:
 
     def __exit__(self, *_: object) -> None:
         self.down()
+        if self._kept is not None:
+            self._kept.close()
 
     @property
     def url(self) -> str:
@@ -168,7 +172,7 @@ class WandbServer:
             "no_proxy": "127.0.0.1",
         }
 
-    def wait_for(self, look: Callable[[State], Found | None], timeout_s: float = 20.0, *, why: str = "") -> Found:
+    def wait_for(self, look: Callable[[State], Found | None], timeout_s: float = 200.0, *, why: str = "") -> Found:
         """Poll until `look(state)` is true and return what it returned.
 
         Raises:
@@ -196,6 +200,7 @@ class WandbServer:
         after: bool = False,
         delay_s: float = 0.0,
         page: bytes = b"",
+        when: Callable[[], object] = lambda: True,
     ) -> None:
         """Trouble the next `count` matching requests within `seconds`.
 
@@ -203,12 +208,13 @@ class WandbServer:
             status: the HTTP status to answer with; None leaves the answer alone (a mere delay).
             match: part of an operation's name (`Heartbeat`), `file_stream`, `upload` or `download`; empty for all.
             after: do the work first, so that only the answer is lost.
-            delay_s: seconds to wait before anything else.
+            delay_s: seconds to wait before anything else, or until `heal`.
             page: what to answer with in W&B's place, as a proxy or the page of a login does, with the status.
+            when: asked for each matching request whether it is one of them.
         """
         until = time.monotonic() + seconds
         self.faults.append(Fault(match=match, status=status, until=until, left=count, after=after, delay_s=delay_s,
-                                 page=page))
+                                 page=page, when=when))
 
     def revoke(self) -> None:
         """Take the key back: from now on it gets status 401."""
@@ -217,20 +223,27 @@ class WandbServer:
             self._listener.key = self.key
 
     def heal(self) -> None:
-        """Forget all faults."""
+        """Forget all faults; a request that waits is answered now."""
+        for fault in self.faults:
+            fault.healed.set()
         self.faults.clear()
 
     def up(self) -> None:
         """Listen; after `down`, on the same port."""
         self._listener = Listener(self.port, self.state, self.key, self.faults)
+        if self._kept is not None:
+            self._kept.close()
         self.port = self._listener.server_address[1]
         threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
 
     def down(self) -> None:
-        """Stop listening and reset the open connections; the state stays."""
+        """Stop listening and reset the open connections; the state stays, and nobody else gets the port."""
         if self._listener is not None:
             self._listener.end()
             self._listener = None
+            self._kept = socket.socket()
+            self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._kept.bind(("127.0.0.1", self.port))
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
