@@ -1,8 +1,9 @@
 """One machine of a shared sweep in a process of its own, to be killed and cut off by tests.
 
-usage: shared_session.py SWEEP STUDY COUNT URL LEASE_S SECONDS
+usage: shared_session.py SWEEP STUDY COUNT URL LEASE_S SECONDS [FILE]
 
-A trial takes SECONDS, and its loss is a known function of the parameters. Each start is a line on stdout.
+A trial takes SECONDS, and does not end before FILE is there; its loss is a known function of the parameters. Each start
+is a line on stdout.
 """
 
 import sys
@@ -56,12 +57,12 @@ def run(sweep: Path, directory: Path, count: int, url: str, *, lease_s: float = 
         return end
 
 
-def main(sweep: str, directory: str, count: str, url: str, lease_s: str, seconds: str) -> None:
+def main(sweep: str, directory: str, count: str, url: str, lease_s: str, seconds: str, waits: str = "/") -> None:
     """Run a session as the command line asks."""
 
     def train(trial: Trial, search: SharedSearch) -> TrialResult:
         until = time.monotonic() + float(seconds)
-        while time.monotonic() < until:
+        while time.monotonic() < until or not Path(waits).exists():
             if search.end_asked():
                 return TrialResult(id=trial.id, status=Status.PREEMPTED, metric=None)
             time.sleep(0.05)

@@ -13,7 +13,7 @@ from kaggle_runner.wandb.checkpoints import EVERY_VARIABLE, CheckpointUploads
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
 
-pytestmark = pytest.mark.skipif(MISSING, reason="wandb is not installed")
+pytestmark = [pytest.mark.skipif(MISSING, reason="wandb is not installed"), pytest.mark.timeout(600)]
 
 AGENT = """
 import os, sys, time
@@ -74,13 +74,13 @@ class Site:
         return self._processes[-1]
 
     def finish(self, process: subprocess.Popen[str]) -> str:
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=250)[0]
         assert process.returncode == 0, output
         return output
 
     def wait_for_file(self, name: str, content: str) -> None:
         self.server.wait_for(lambda state: state.runs and content.encode() in self.server.run(0).files.get(name, b""),
-                             60, why=name)
+                             why=name)
 
     def go(self, step: int) -> None:
         (self.directory / f"go-{step}").touch()
@@ -116,7 +116,7 @@ def test_what_was_damaged_on_the_server_is_not_gone_on_with(site):
     first = site.start("one", "preempted", 10, 20)
     site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 10")
     files = site.server.run(0).files
-    site.server.wait_for(lambda state: "kept/history.jsonl" in files, 60)
+    site.server.wait_for(lambda state: "kept/history.jsonl" in files)
     before = files["kept/history.jsonl"]
     site.go(10)
     site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 20")

@@ -16,7 +16,7 @@ import pytest
 from kaggle_runner.study.answers import COLUMNS, answers_of_trial
 from kaggle_runner.study.journal import read_study
 from kaggle_runner.study.trial import Status
-from tests.standins.wandb_agent import Begin, character_settings, path_of, processes_in
+from tests.standins.wandb_agent import Begin, character_settings, halted_in, left_in, path_of
 from tests.standins.wandb_client import MISSING, Client
 from tests.standins.wandb_records import Run
 from tests.standins.wandb_server import WandbServer
@@ -203,7 +203,7 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     assert [run.state for run in runs[6:]] == ["preempted"] * len(runs[6:])
     assert client.facts["reason"] == ["6 trials are done, as asked"]
     assert client.facts["exit_status"] == [0]
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []
     assert server.state.unknown == []
 
 
@@ -262,7 +262,7 @@ def test_a_deadline_hands_the_trial_on_and_the_next_agent_resumes_it_at_its_step
     assert runs[3].about["tags"] == ["duplicate"]
     assert runs[3].column("eval/loss") == runs[0].column("eval/loss")
     assert runs[3].summary["repeat_of"] == runs[0].name
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []
     assert server.state.unknown == []
 
 
@@ -285,7 +285,8 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
         client = begin(server, body, path_of(server.create_sweep(sweep_file)), "study", "200", **settings)
         lonely = begin(doomed, body, path_of(doomed.create_sweep(sweep_file)), "alone", "8", **settings)
         run, lost = row_of(server, client, run=0), row_of(doomed, lonely, run=0)
-        workers = {study: int((tmp_path / f"halted-{study}").read_text()) for study in ("study", "alone")}
+        workers = {study: server.wait_for(lambda _, study=study: halted_in(tmp_path, study))
+                   for study in ("study", "alone")}
         doomed.down()
         os.kill(workers["alone"], signal.SIGCONT)
         with server.outage():
@@ -310,7 +311,7 @@ def test_an_outage_loses_no_row_and_a_server_that_is_gone_for_good_loses_no_tria
     assert lonely.facts["exit_status"] == [1]
     assert (f"W&B has not confirmed the end of run {lost.name}: no answer in time; if it lacks it"
             in lonely.facts["reason"][0])
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []
 
 
 def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict[str, Any], tmp_path: Path) -> None:
@@ -326,15 +327,16 @@ def test_a_sweep_that_ends_in_mid_trial_ends_its_agent(begin: Begin, quick: dict
             "parameters": {**quick, "max_tokens": {"value": 64 * steps[name]},
                            "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}) for name in steps}
         started = {name: begin(server, body, path_of(sweep), name) for name, sweep in sweeps.items()}
-        server.wait_for(lambda state: len(state.runs) == 3 and all(run.history for run in state.runs.values()), 250)
+        server.wait_for(lambda state: all(halted_in(tmp_path, name) for name in steps)
+                        and all(run.history for run in state.runs.values()), 250)
         server.state.set_sweep_state(sweeps["cancelled"].name, "CANCELED")
         server.state.set_sweep_state(sweeps["finished"].name, "FINISHED")
         server.state.delete_sweep(sweeps["deleted"].name)
         for name in steps:
-            os.kill(int((tmp_path / f"halted-{name}").read_text()), signal.SIGCONT)
+            os.kill(halted_in(tmp_path, name), signal.SIGCONT)
         facts = {name: client.finish(200).facts for name, client in started.items()}
         runs = {name: server.state.runs_of(sweep) for name, sweep in sweeps.items()}
-        left = processes_in(tmp_path)
+        left = left_in(tmp_path)
     assert {name: (said["exit_status"], said["reason"]) for name, said in facts.items()} == {
         "cancelled": ([0], ["the sweep was cancelled on W&B"]),
         "finished": ([0], ["the sweep is finished: it has all its trials"]),
@@ -364,20 +366,20 @@ def test_a_worker_that_does_not_obey_a_signal_is_ended_and_its_run_is_handed_bac
     def notify(event):
         if event.kind == "started":
             Path("worker").write_text(str(event.pid))
-    agent(sys.argv[1], notify=notify, hurry_s=2.0)
+    agent(sys.argv[1], notify=notify, hurry_s=10.0)
     """
     with WandbServer() as server:
         client = begin(server, body, path_of(server.create_sweep(sweep_file)))
         run = row_of(server, client, run=0)
         os.kill(int((tmp_path / "worker").read_text()), signal.SIGSTOP)
         client.process.send_signal(signal.SIGHUP)
-        client.finish(60)
+        client.finish()
     record = read_study(tmp_path / "study").records[0]
     assert (run.state, run.exitcode) == ("preempted", 75)
     assert record.result.status is Status.PREEMPTED
     assert record.result.reason.startswith("there was no time for a checkpoint")
     assert record.result.steps == read_study(tmp_path / "study").history(run.name)[-1]["step"] > 0
-    assert processes_in(tmp_path) == []
+    assert left_in(tmp_path) == []
 
 
 def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
@@ -391,7 +393,7 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
         for sweep in sweeps.values():
             server.state.set_sweep_state(sweep.name, "PAUSED")
         started = {
-            name: begin(server, f"agent(sys.argv[1], study={name!r}, no_job_s={4.0 if name == 'paused' else 600.0})",
+            name: begin(server, f"agent(sys.argv[1], study={name!r}, no_job_s={15.0 if name == 'paused' else 600.0})",
                         path_of(sweep)) for name, sweep in sweeps.items()}
         server.wait_for(lambda state: len(state.agents) == 4 and all(agent.beats for agent in state.agents.values()),
                         timeout_s=200)
@@ -399,16 +401,16 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
         server.state.set_sweep_state(sweeps["cancelled"].name, "CANCELED")
         started["interrupted"].process.send_signal(signal.SIGINT)
         facts = {name: client.finish().facts for name, client in started.items()}
-        left = processes_in(tmp_path)
+        left = left_in(tmp_path)
     paused = path_of(sweeps["paused"])
     assert {name: (said["exit_status"], said["reason"]) for name, said in facts.items()} == {
-        "paused": ([1], [f"the sweep has been paused for 4 s; run: wandb sweep --resume {paused}, then this again"]),
+        "paused": ([1], [f"the sweep has been paused for 15 s; run: wandb sweep --resume {paused}, then this again"]),
         "deleted": ([1], ["the sweep was deleted on W&B; the study keeps its trials"]),
         "cancelled": ([0], ["the sweep was cancelled on W&B"]),
         "interrupted": ([130], ["interrupted by SIGINT"]),
     }
     (waited,) = (agent for agent in server.state.agents.values() if agent.sweep == sweeps["paused"].name)
-    assert facts["paused"]["ended"][0] - waited.created > 4.0
+    assert facts["paused"]["ended"][0] - waited.created > 15.0
     assert left == []
     assert server.state.runs == {}
     assert server.state.unknown == []

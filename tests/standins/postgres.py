@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import random
 import select
 import shutil
 import socket
@@ -44,9 +45,7 @@ class Postgres:
                 self._folders.append(copy)
                 self._bin = copy / installed.parent.name / installed.name / "bin"
             self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         password = self._folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
@@ -98,6 +97,14 @@ class Postgres:
         """Make a database and return its address."""
         self.do(f'CREATE DATABASE "{name}"', "postgres")
         return self.url(name)
+
+
+def _free_port() -> int:
+    """Return a port that the system gives to nobody who asks for any: while the server is down, nobody takes it."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := random.randrange(10_000, 32_000)))
+            return port
 
 
 class Way:

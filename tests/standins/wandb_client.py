@@ -51,7 +51,7 @@ started = 0
 def say(**facts):
     print("SAID " + json.dumps(facts), flush=True)
 
-def trial(resume=None, rows=3, pause=0.0, preempt_at=None, until=None):
+def trial(resume=None, rows=3, pause=0.0, preempt_at=None, until=None, counted=None):
     global started
     started += 1
     run = wandb.init(resume=resume)
@@ -60,6 +60,8 @@ def trial(resume=None, rows=3, pause=0.0, preempt_at=None, until=None):
         for i in range(run.starting_step, rows):
             run.log({"eval/loss": 10.0 - i, "train/global_step": i})
             done = i + 1
+            if counted:
+                open(counted, "w").write(str(done))
             time.sleep(pause)
             if preempt_at == i:
                 run.mark_preempting()
