@@ -52,7 +52,7 @@ def test_an_agent_without_a_trial_says_what_it_saw_and_no_more(begin: Begin, fix
     def notify(event):
         if event.kind == "note":
             say(note=event.text)
-    agent(sys.argv[1], study=sys.argv[2], notify=notify, no_job_s=6.0, told_s=60.0)
+    agent(sys.argv[1], study=sys.argv[2], notify=notify, no_job_s=15.0, told_s=60.0)
     """
     with WandbServer() as failing, WandbServer() as mute:
         failing.fault(status=400, match="Heartbeat")
@@ -61,7 +61,7 @@ def test_an_agent_without_a_trial_says_what_it_saw_and_no_more(begin: Begin, fix
                    for server, name in ((failing, "failing"), (mute, "mute"))]
         failed, waited = (client.finish(200).facts for client in started)
     reason = failed["reason"][0]
-    assert reason.startswith("W&B handed out no trial for 6 s though the sweep is running: it answered our last ")
+    assert reason.startswith("W&B handed out no trial for 15 s though the sweep is running: it answered our last ")
     refusal = r"(returned error 400|400 Client Error)"  # of 0.31, and of 0.26
     assert re.search(f"for one with: {refusal}", reason)
     assert "its search" not in reason

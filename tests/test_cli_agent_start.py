@@ -11,7 +11,7 @@ import pytest
 
 from kaggle_runner.wandb.answers import ask_server
 from kaggle_runner.wandb.connection import leave
-from tests.standins.wandb_agent import processes_in
+from tests.standins.wandb_agent import left_in
 from tests.standins.wandb_client import MISSING
 from tests.test_cli_agent import Person, somebody
 
@@ -29,7 +29,7 @@ def person(tmp_path: Path) -> Iterator[Person]:
 def test_a_signal_while_the_client_waits_for_w_and_b_ends_with_130_and_a_word(person: Person) -> None:
     """The server answers us at once, and the client never."""
     sweep, server = person.server.create_sweep(SWEEP), person.server
-    server.fault(match="GetDefaultEntity", delay_s=60.0)
+    server.fault(match="GetDefaultEntity", delay_s=300.0)
     started = [person.start("agent", sweep.name) for _ in range(2)]
     server.wait_for(lambda state: server.faults[0].left <= 2**63 - 3, timeout_s=100)
     for process, number in zip(started, (signal.SIGINT, signal.SIGTERM), strict=True):
@@ -38,7 +38,7 @@ def test_a_signal_while_the_client_waits_for_w_and_b_ends_with_130_and_a_word(pe
         _, stderr = person.end(process, 130)
         assert "interrupted" in stderr.splitlines()[-1]
         assert "go" in stderr.splitlines()[-1]
-    assert processes_in(person.folder) == []
+    assert left_in(person.folder) == []
     assert server.state.agents == {}
 
 

@@ -388,13 +388,19 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
     """Agents side by side, because they only wait; none of them ever needs a worker."""
     sweep_file = {"method": "random", "metric": {"name": "eval/loss", "goal": "minimize"},
                   "parameters": {**parameters, "learning_rate": {"min": 1.0e-4, "max": 1.0e-2}}}
+    body = """
+    def notify(event):
+        if event.kind == "note" and event.text.startswith("agent of sweep"):
+            say(began=time.time())
+    agent(sys.argv[1], study=sys.argv[2], no_job_s=float(sys.argv[3]), notify=notify)
+    """
     with WandbServer() as server:
         sweeps = {name: server.create_sweep(sweep_file) for name in ("paused", "deleted", "cancelled", "interrupted")}
         for sweep in sweeps.values():
             server.state.set_sweep_state(sweep.name, "PAUSED")
         started = {
-            name: begin(server, f"agent(sys.argv[1], study={name!r}, no_job_s={15.0 if name == 'paused' else 600.0})",
-                        path_of(sweep)) for name, sweep in sweeps.items()}
+            name: begin(server, body, path_of(sweep), name, "15" if name == "paused" else "600")
+            for name, sweep in sweeps.items()}
         server.wait_for(lambda state: len(state.agents) == 4 and all(agent.beats for agent in state.agents.values()),
                         timeout_s=200)
         server.state.delete_sweep(sweeps["deleted"].name)
@@ -409,8 +415,7 @@ def test_a_sweep_without_trials_ends_an_agent_with_the_reason(
         "cancelled": ([0], ["the sweep was cancelled on W&B"]),
         "interrupted": ([130], ["interrupted by SIGINT"]),
     }
-    (waited,) = (agent for agent in server.state.agents.values() if agent.sweep == sweeps["paused"].name)
-    assert facts["paused"]["ended"][0] - waited.created > 15.0
+    assert facts["paused"]["ended"][0] - facts["paused"]["began"][0] > 15.0
     assert left == []
     assert server.state.runs == {}
     assert server.state.unknown == []

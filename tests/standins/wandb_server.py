@@ -243,7 +243,8 @@ class WandbServer:
             self._listener = None
             self._kept = socket.socket()
             self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._kept.bind(("127.0.0.1", self.port))
+            with contextlib.suppress(OSError):  # somebody was quicker
+                self._kept.bind(("127.0.0.1", self.port))
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
