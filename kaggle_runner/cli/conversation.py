@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kaggle_runner.errors import DataError
+from kaggle_runner.study.answers import CUT
 
 if TYPE_CHECKING:
     from kaggle_runner.model.talk.answers import Conversation
@@ -30,7 +31,7 @@ def ask_rows(talker: "Conversation | Writer", count: int, sampling: "Sampling") 
         click.echo(f"\n--- held-out row {number}")
         _say("asked", question.text)
         if question.expected is not None:
-            _say("the row", question.expected)
+            _say("the row", question.expected + CUT * question.is_cut)
         _both(talker, question, sampling)
 
 

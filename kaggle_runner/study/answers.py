@@ -8,12 +8,15 @@ ANSWERS = "answers.json"
 """In a trial's folder."""
 COLUMNS = ("prompt", "expected", "base", "answer")
 """What a row of it has: the question, the row's own answer, the untouched base's, which may be missing, the model's."""
+CUT = " (cut at max_length)"
+"""What a person reads behind a row's own answer that was cut."""
 
 
 def answers_of_trial(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a trial's answers; none where there are none, or something else than was written."""
+    """Return the rows of a trial's answers for a person; none where there are none, or something else was written."""
     try:
         rows = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))["rows"]
-        return [row for row in rows if all(isinstance(row.get(name), str) for name in ("prompt", "expected", "answer"))]
+        return [{**row, "expected": row["expected"] + CUT * (row.get("cut") is True)} for row in rows
+                if all(isinstance(row.get(name), str) for name in ("prompt", "expected", "answer"))]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []

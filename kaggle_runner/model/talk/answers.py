@@ -21,7 +21,7 @@ from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.render import Renderer
 from kaggle_runner.training.data.turns import Turn
 from kaggle_runner.training.models.base_model import BaseModel
-from kaggle_runner.training.models.written_answers import question_of
+from kaggle_runner.training.models.written_answers import expected_of, question_of
 
 
 class Conversation:
@@ -83,10 +83,9 @@ class Conversation:
             **(drawn if sampling.draws else {"do_sample": False}))
 
     def _of_row(self, rows: EncodedRows, i: int) -> Question:
-        tokens, start = rows.row(i), question_of(rows, i)
-        decode = self._base.tokenizer.decode
-        return Question(tokens_T=tokens[:start].tolist(), text=decode(tokens[:start], skip_special_tokens=False),
-                        expected=decode(tokens[start:], skip_special_tokens=True))
+        tokens_T, tokenizer = rows.row(i)[:question_of(rows, i)].tolist(), self._base.tokenizer
+        expected, is_cut = expected_of(rows, i, tokenizer, self._renderer)
+        return Question(tokens_T=tokens_T, text=tokenizer.decode(tokens_T), expected=expected, is_cut=is_cut)
 
 
 class _Streamer(transformers.TextStreamer):

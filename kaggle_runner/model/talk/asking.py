@@ -48,3 +48,5 @@ class Question:
     tokens_T: list[int]
     text: str
     expected: str | None = None
+    is_cut: bool = False
+    """Whether `expected` ends where the row was cut."""

@@ -90,6 +90,13 @@ class Renderer:
         fits = text.startswith(before) and text.endswith(after)
         return text.removeprefix(before).removesuffix(after) if fits else text
 
+    def answer_in(self, text: str) -> str:
+        """Return an answer, special tokens left out, without what the template writes around one."""
+        written = self._rendered(Row.pair(_SAID, _SAID)) if self.template else ""
+        closed = self._unmarked(written[-1].text) if isinstance(written, list) else _SAID
+        before, _, after = closed.partition(_SAID)
+        return text.removeprefix(before).removesuffix(after)
+
     def _bos_before(self, text: str) -> str:
         return "" if self.bos and text.startswith(self.bos) else self.bos
 

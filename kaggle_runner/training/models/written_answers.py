@@ -17,6 +17,7 @@ from kaggle_runner.files import write_atomically
 from kaggle_runner.study.answers import ANSWERS
 from kaggle_runner.training.data.batches import EncodedRows
 from kaggle_runner.training.data.render import Renderer
+from kaggle_runner.training.data.tokens import special_ids
 from kaggle_runner.training.models.base_model import BaseModel
 
 ROWS = 5
@@ -34,6 +35,24 @@ def question_of(rows: EncodedRows, i: int) -> int:
     starts = np.flatnonzero(trained[1:] & ~trained[:-1]) + 1
     start = int(starts[-1]) if len(starts) else 0
     return start if start > 1 else max(1, min(FIRST_TOKENS, len(tokens) // 2))
+
+
+def expected_of(rows: EncodedRows, i: int, tokenizer: Any, renderer: Renderer) -> tuple[str, bool]:
+    """Return what a row answers last, without what its template writes around it, and whether it was cut.
+
+    An end token closes every last answer that is whole; without one in the tokenizer nobody can tell.
+    """
+    start, special = question_of(rows, i), special_ids(tokenizer)
+    tokens, trained = rows.row(i)[start:].tolist(), rows.trained_of(i)[start:]
+    # behind the last answer of a row that was cut there may be the next question
+    end = stop = next((int(n) for n in np.flatnonzero(~trained) if trained[0]), len(tokens))
+    for n in reversed(range(stop)):
+        if tokens[n] in special:
+            end = n
+        elif tokenizer.decode(tokens[n]).strip():
+            break
+    text = renderer.answer_in(tokenizer.decode(tokens[:end], skip_special_tokens=True))
+    return text, end == len(tokens) and tokenizer.eos_token_id is not None
 
 
 def answers_of(base: BaseModel, rows: EncodedRows) -> list[str]:
@@ -67,12 +86,11 @@ def keep_answers(directory: Path, base: BaseModel, rows: EncodedRows, *, tuned: 
                  untouched: list[str]) -> None:
     """Write both models' answers beside the questions and what the rows answer."""
     renderer = Renderer(base.tokenizer, train_on="all")
-
-    def text(tokens: Any, *, is_prompt: bool = False) -> str:
-        return str(base.tokenizer.decode(tokens, skip_special_tokens=not is_prompt))
-
-    asked = [{"prompt": renderer.question_in(text(rows.row(i)[:question_of(rows, i)], is_prompt=True)),
-              "expected": text(rows.row(i)[question_of(rows, i):]),
-              "base": untouched[i] if i < len(untouched) else None, "answer": answer} for i, answer in enumerate(tuned)]
+    asked = []
+    for i, answer in enumerate(tuned):
+        expected, is_cut = expected_of(rows, i, base.tokenizer, renderer)
+        asked.append({"prompt": renderer.question_in(base.tokenizer.decode(rows.row(i)[:question_of(rows, i)])),
+                      "expected": expected, "cut": is_cut, "base": untouched[i] if i < len(untouched) else None,
+                      "answer": answer})
     write_atomically(directory / ANSWERS, json.dumps({"most_tokens": MOST_TOKENS[base.device.type], "rows": asked},
                                                      ensure_ascii=False, indent=1) + "\n")
