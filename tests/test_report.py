@@ -662,6 +662,30 @@ def test_a_value_of_a_metric_looks_the_same_in_terminal_page_and_files(tmp_path,
     assert found == {way: {way} for way in ways}
 
 
+def test_a_notebook_writes_values_of_the_metric_as_the_page_does(tmp_path):
+    values = [2.500012, 2.500013, 2.500015, 2.500018, 9.123456]
+    trials = [Made(params={"learning_rate": 1e-4 * (i + 1), "lora_r": 4 * (i + 1), "seed": 1}, value=value)
+              for i, value in enumerate(values)]
+    trials.append(Made(params={**trials[0].params, "seed": 2}, value=values[0] + 1e-6))
+    directory = write_study(tmp_path / "s", trials, baseline=7.654321, parameters={
+        "learning_rate": LEARNING_RATE, "lora_r": {"min": 4, "max": 20}})
+    page = write_report([directory], notebook=False)
+    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
+    setup = next(cell for cell in notebook.cells if cell.source.startswith("%matplotlib"))
+    setup.source += "\n%config InlineBackend.figure_formats = ['svg']\nplt.rcParams['svg.fonttype'] = 'none'"
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(page.parent)}}).execute()
+    outputs = [output.data for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    tables = "".join(data["text/plain"] for data in outputs if "text/html" in data)
+    drawn = "".join(data.get("image/svg+xml", "") for data in outputs)
+    analysis = analyse(read_study(directory))
+    ranked = [analysis.text(one.mean) for one in analysis.first.ranked]
+    assert len(set(ranked)) == len(values), "what the page tells apart"
+    assert re.findall(r"complete +(\S+)", tables) == ranked
+    assert re.findall(r"  (\d\.\d+) ", tables.split("may be best")[1]) == ranked
+    told = (f"1 off the scale, to {ranked[-1]}", f"untouched base {analysis.text(7.654321)}", ranked[0], ranked[-1])
+    assert [words for words in told if f">{words}</text>" not in drawn] == []
+
+
 def test_studies_of_different_metrics_are_not_compared(tmp_path):
     first = write_study(tmp_path / "a", numbers(2))
     second = write_study(tmp_path / "b", numbers(2), metric="accuracy", goal="maximize")

@@ -12,9 +12,15 @@ from IPython.display import display
 plt.rcParams.update({"figure.dpi": 90, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e7eb",
                      "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False})
 LOOKS
+WRITER
 trials = pd.read_csv("trials.csv", dtype={"trial": str})
 curves = pd.read_csv("curves.csv", dtype={"trial": str})
 surfaces = pd.read_csv("surfaces.csv")
+
+
+def written(value):
+    \"\"\"Write a value of the metric as terminal, page and files do.\"\"\"
+    return "–" if pd.isna(value) else format_metric(METRIC, value, DIGITS)
 
 
 def place(name):
@@ -50,11 +56,11 @@ def metric_axis(values, name=METRIC, scale=SCALE):
     plt.ylim(low, high)
     plt.ylabel(name)
     off = [value for value in values if not math.isnan(value) and not low <= value <= high]
-    words = [f"{len(off)} off the scale, to {max(off, key=lambda value: abs(value - low)):.4g}"] if off else []
+    words = [f"{len(off)} off the scale, to {written(max(off, key=lambda value: abs(value - low)))}"] if off else []
     if BASELINE is not None and low <= BASELINE <= high:
         plt.axhline(BASELINE, color="#8A8A8A", linestyle="--", label="untouched base")
     elif BASELINE is not None:
-        words.append(f"untouched base {BASELINE:.4g}")
+        words.append(f"untouched base {written(BASELINE)}")
     plt.text(0.99, 0.98, "\\n".join(words), transform=plt.gca().transAxes, ha="right", va="top", size=8)
 
 
@@ -87,9 +93,10 @@ def legend():  # above the axes, where it covers no mark
         plt.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0.2)"""
 
 TABLE = """\
-(ranked if len(ranked) else trials)[["trial", "status", METRIC, *names, "steps", "seconds"]].head(15)"""
+shown = (ranked if len(ranked) else trials)[["trial", "status", METRIC, *names, "steps", "seconds"]].head(15)
+shown.assign(**{METRIC: shown[METRIC].map(written)})"""
 
-SEEDS = "pd.DataFrame(CONFIGURATIONS)"
+SEEDS = "pd.DataFrame([{**one, 'mean': written(one['mean'])} for one in CONFIGURATIONS])"
 
 RANKING = """\
 if len(ranked) > 1:
@@ -221,8 +228,8 @@ if len(varied) > 1 and len(ranked) > 1:
         for end, at in ((column.idxmin(), -0.05), (column.idxmax(), 1.05)):
             value = ranked.loc[end, name]
             listed = LABELS.get(name) and LABELS[name][int(column[end])]
-            plt.text(i, at, listed or (f"{value:.3g}" if isinstance(value, float) else str(value)), ha="center",
-                     va="center", size=8)
+            text = written(value) if name == METRIC else f"{value:.3g}" if isinstance(value, float) else str(value)
+            plt.text(i, at, listed or text, ha="center", va="center", size=8)
     plt.ylim(-0.1, 1.1)
     labels = [*heights.columns[:-1], f"{METRIC}, by rank"]
     if len(labels) > 8:

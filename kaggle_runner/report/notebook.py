@@ -6,6 +6,7 @@ It opens anywhere, without this package; importances, which take a model, are in
 import asyncio
 import contextlib
 import importlib
+import inspect
 import json
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from traitlets.config import Config
 
+from kaggle_runner.metrics import GOALS, LEAST_DIGITS, digits_of, format_metric, format_number
 from kaggle_runner.report import cells
 from kaggle_runner.report import sentences as say
 from kaggle_runner.report.analysis.analysis import Analysis
@@ -90,6 +92,12 @@ def _looks() -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
+def _writer() -> str:
+    """Return the code that writes a value of a metric: our own, which the notebook has to do without."""
+    functions = "\n\n".join(inspect.getsource(one) for one in (format_metric, format_number))
+    return f"LEAST_DIGITS = {LEAST_DIGITS}\nGOALS = {dict(GOALS)!r}\n\n\n{functions}\n\n"
+
+
 def _notebook(analysis: Analysis, lead: Lead | None = None) -> nbformat.NotebookNode:
     added: list[nbformat.NotebookNode] = []
 
@@ -104,7 +112,8 @@ def _notebook(analysis: Analysis, lead: Lead | None = None) -> nbformat.Notebook
         claims = [lead.answer, *lead.sentences, *lead.warnings, *([] if lead.is_all else claims)]
     added.append(new_markdown_cell("\n\n".join([f"# {markdown_text(analysis.name)}", *(
         markdown_text(claim) for claim in claims if claim), *map(_markdown_table, lead.tables if lead else ())])))
-    added += [new_code_cell(_constants(analysis)), new_code_cell(cells.SETUP.replace("LOOKS\n", _looks()))]
+    setup = cells.SETUP.replace("LOOKS\n", _looks()).replace("WRITER\n", _writer())
+    added += [new_code_cell(_constants(analysis)), new_code_cell(setup)]
     searched = lead is None or not lead.is_all
     if searched:
         add("The best trials", [say.ranking(analysis)], cells.TABLE)
@@ -149,6 +158,8 @@ def _constants(analysis: Analysis) -> str:
         {"name": share.name, "share": round(share.share, 4), "low": round(share.low, 4), "high": round(share.high, 4),
          "floor": round(share.floor, 4), "resolved": share.resolved} for share in analysis.shares]
     lines = [f"METRIC = {analysis.metric!r}", f"GOAL = {analysis.goal!r}", f"BASELINE = {analysis.baseline!r}",
+             "# Significant digits of the metric's values, as many as tell the configurations apart.",
+             f"DIGITS = {digits_of(one.mean for one in analysis.first.ranked)}",
              "# The best trial of the configuration with the best mean, and that mean.",
              f"BEST_TRIAL = {best.id if (best := marked(analysis)) else None!r}",
              f"BEST_MEAN = {first.ranked[0].mean if first.ranked else None!r}",
