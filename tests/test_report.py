@@ -662,6 +662,17 @@ def test_a_value_of_a_metric_looks_the_same_in_terminal_page_and_files(tmp_path,
     assert found == {way: {way} for way in ways}
 
 
+def shown_by_notebook(page):
+    """Run the notebook beside a page, and return its tables as text and its pictures as SVG, with their words."""
+    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
+    setup = next(cell for cell in notebook.cells if cell.source.startswith("%matplotlib"))
+    setup.source += "\n%config InlineBackend.figure_formats = ['svg']\nplt.rcParams['svg.fonttype'] = 'none'"
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(page.parent)}}).execute()
+    outputs = [output.data for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return ("".join(data["text/plain"] for data in outputs if "text/html" in data),
+            "".join(data.get("image/svg+xml", "") for data in outputs))
+
+
 def test_a_notebook_writes_values_of_the_metric_as_the_page_does(tmp_path):
     values = [2.500012, 2.500013, 2.500015, 2.500018, 9.123456]
     trials = [Made(params={"learning_rate": 1e-4 * (i + 1), "lora_r": 4 * (i + 1), "seed": 1}, value=value)
@@ -669,14 +680,7 @@ def test_a_notebook_writes_values_of_the_metric_as_the_page_does(tmp_path):
     trials.append(Made(params={**trials[0].params, "seed": 2}, value=values[0] + 1e-6))
     directory = write_study(tmp_path / "s", trials, baseline=7.654321, parameters={
         "learning_rate": LEARNING_RATE, "lora_r": {"min": 4, "max": 20}})
-    page = write_report([directory], notebook=False)
-    notebook = nbformat.read(page.parent / "analysis.ipynb", as_version=4)
-    setup = next(cell for cell in notebook.cells if cell.source.startswith("%matplotlib"))
-    setup.source += "\n%config InlineBackend.figure_formats = ['svg']\nplt.rcParams['svg.fonttype'] = 'none'"
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(page.parent)}}).execute()
-    outputs = [output.data for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    tables = "".join(data["text/plain"] for data in outputs if "text/html" in data)
-    drawn = "".join(data.get("image/svg+xml", "") for data in outputs)
+    tables, drawn = shown_by_notebook(write_report([directory], notebook=False))
     analysis = analyse(read_study(directory))
     ranked = [analysis.text(one.mean) for one in analysis.first.ranked]
     assert len(set(ranked)) == len(values), "what the page tells apart"
@@ -684,6 +688,23 @@ def test_a_notebook_writes_values_of_the_metric_as_the_page_does(tmp_path):
     assert re.findall(r"  (\d\.\d+) ", tables.split("may be best")[1]) == ranked
     told = (f"1 off the scale, to {ranked[-1]}", f"untouched base {analysis.text(7.654321)}", ranked[0], ranked[-1])
     assert [words for words in told if f">{words}</text>" not in drawn] == []
+
+
+@pytest.mark.parametrize(("metric", "goal", "value"), [("eval/loss", "minimize", 2.3),
+                                                       ("eval/exact_match", "maximize", 0.0)])
+def test_the_pictures_of_one_trial_have_ticks_at_it_and_none_below_nought(tmp_path, metric, goal, value):
+    directory = write_study(tmp_path / "s", [Made(params={"learning_rate": 1e-4}, value=value)], metric=metric,
+                            goal=goal, parameters={"learning_rate": LEARNING_RATE})
+    analysis = analyse(read_study(directory))
+    layouts = [figure.layout for figure in (*trial_figures(analysis), *cost_figures(analysis))]
+    by_trial = [layout["xaxis"] for layout in layouts if layout["xaxis"]["title"]["text"] == "trial"]
+    assert [axis["tickvals"] for axis in by_trial] == 3 * [[0]]
+    low, high = layouts[0]["yaxis"]["range"]
+    assert -0.1 < low < value < high
+    _, drawn = shown_by_notebook(write_report([directory], notebook=False))
+    ticks = re.findall(r">([^<>]*)</text>", drawn)
+    assert "trial" in ticks
+    assert [tick for tick in ticks if tick.startswith("\N{MINUS SIGN}")] == []
 
 
 def test_studies_of_different_metrics_are_not_compared(tmp_path):

@@ -84,6 +84,12 @@ def value_axis(name, side="x"):
     getattr(plt, f"{side}label")(folded(name))
 
 
+def trial_axis():
+    plt.xlabel("trial")
+    if len(trials) <= 12:
+        plt.xticks(trials["number"])
+
+
 def folded(name, width=28):
     return textwrap.fill(name, width)
 
@@ -125,7 +131,7 @@ if DEVIATION is not None:
     plt.fill_between(ended["number"], best - DEVIATION, best + DEVIATION, step="post", color=BEST, alpha=0.2,
                      linewidth=0, label="± noise of one")
 dots("number", "compared_by")
-plt.xlabel("trial")
+trial_axis()
 metric_axis(trials["compared_by"])
 legend()
 plt.subplot(1, 2, 2)
@@ -246,7 +252,7 @@ for phase, color in zip([name for name in trials if name.startswith("seconds_")]
     plt.bar(trials["number"], trials[phase].fillna(0), bottom=bottom, color=color, label=phase[len("seconds_"):])
     bottom = bottom + trials[phase].fillna(0)
 plt.bar(trials["number"], (trials["seconds"] - bottom).clip(lower=0), bottom=bottom, color=FAINT, label="other")
-plt.xlabel("trial")
+trial_axis()
 plt.ylabel("seconds in a trial")
 legend()
 show(ALT)"""
@@ -263,7 +269,7 @@ if trials["measured"].notna().any():
         bottom = bottom + part
     dots("number", "measured")
     plt.ylim(bottom=0)
-    plt.xlabel("trial")
+    trial_axis()
     plt.ylabel("peak memory, GiB")
     legend()
     show(ALT)

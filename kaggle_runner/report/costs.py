@@ -20,7 +20,7 @@ from kaggle_runner.report.figures import (
     short,
     spread,
     text,
-    whole_ticks,
+    trial_axis,
 )
 from kaggle_runner.report.style import BASELINE, BEST, FAINT, SERIES
 
@@ -100,7 +100,7 @@ def _time(analysis: Analysis) -> Figure | None:
     each = "in a trial" if group == 1 else f"in a trial, mean of {group}"
     return Figure(key="time", title="Time by trial, and what it went into", sentence=say.time(analysis),
                   traces=tuple(traces), layout={
-                      "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))), "barmode": "stack",
+                      "xaxis": trial_axis(analysis), "barmode": "stack",
                       "yaxis": axis_layout(f"{unit} {each}", rangemode="tozero"), "bargap": 0.15 if group == 1 else 0,
                       "legend": {"traceorder": "normal"}})
 
@@ -137,7 +137,7 @@ def _memory(analysis: Analysis) -> Figure | None:
     title = "Peak memory by trial" + (", and what it was predicted to go into" if split else "")
     return Figure(key="memory", title=title,
                   sentence=say.memory(analysis), traces=tuple(traces), is_half=True, layout={
-                      "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))), "barmode": "stack",
+                      "xaxis": trial_axis(analysis), "barmode": "stack",
                       "yaxis": axis_layout(f"peak memory, {unit}", range=[0, round(1.12 * top / scale, 3)]),
                       "showlegend": bool(split),
                       "bargap": 0.3, "legend": {"traceorder": "normal"}})

@@ -201,7 +201,7 @@ def _values(analysis: Analysis) -> Figure:
               *without_value(analysis, analysis.rows, number)]
     return Figure(key="values", title="Best so far, by trial", sentence=say.progress(analysis), traces=tuple(traces),
                   is_half=True, beyond=scale.beyond, layout={
-                      "xaxis": axis_layout("trial", **whole_ticks(len(analysis.rows))),
+                      "xaxis": trial_axis(analysis),
                       "shapes": scale.shapes if value else [], **with_edge(traces, scale.axis)})
 
 
@@ -294,6 +294,13 @@ def _ends(curves: Sequence[Curve], place: Mapping[str, int], status: str) -> dic
 def spread(number: int) -> float:
     """Return an even scatter from -0.5 to 0.5: multiples of the golden ratio, the same at every drawing."""
     return number * 0.6180339887 % 1 - 0.5
+
+
+def trial_axis(analysis: Analysis) -> dict[str, Any]:
+    """Return the axis of trials: of a few a tick at each, and so none beside one that is alone."""
+    numbers = [row.number for row in analysis.rows]
+    few = {"tickvals": numbers, "ticktext": [str(number) for number in numbers]} if len(numbers) <= 12 else {}
+    return axis_layout("trial", tickformat=",d", **few)
 
 
 def whole_ticks(count: int) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def visible_range(values: Iterable[float], goal: str, always: float | None = Non
         high = min(high, low + (4 * (ordered[3 * len(ordered) // 4] - low) or math.inf))
     if always is not None:
         low, high = min(low, always), max(high, always)
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
+    margin = 0.08 * (high - low) or 0.05 * abs(high)
+    return (low - margin, high + margin) if margin else (-0.05, 1.0)  # all are 0: most metrics have no less
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
