@@ -28,6 +28,7 @@ from kaggle_runner.training.data.characters import load_corpus
 from kaggle_runner.training.models.char_model import CharModel
 from kaggle_runner.training.schedule import learning_rate_at
 from tests.fresh_process import in_fresh_process
+from tests.held_trials import CutAtARung
 
 
 @pytest.fixture(scope="module")
@@ -272,27 +273,21 @@ def _train_without_waits(text, config, folder):
 
 def test_a_killed_worker_and_a_resumed_one_give_the_bits_of_an_undisturbed_one(config, tmp_path):
     """The trial goes through the same supervisor and worker as a fine-tune."""
-    params = config.as_dict() | {"max_tokens": 16 * 8 * 200}  # enough steps for the request to arrive in time
-    events, ends_asked = [], []
-
-    def notify(event):
-        events.append(event)
-        if event.kind == "log" and event.step >= 20 and not ends_asked:
-            ends_asked.append("preempt")
-
+    params = config.as_dict() | {"max_tokens": 16 * 8 * 200}
+    wish = CutAtARung(20)
     with Study.open_for_writing(tmp_path / "study", name="s", sweep={}, metric="eval/loss", goal="minimize",
                                 seed=None) as study:
         settings = WorkerSettings(log=tmp_path / "worker.log", cache_directory=tmp_path, threads=1, trainer="charlm")
-        with Supervisor(study=study, settings=settings) as supervisor:
+        with Supervisor(study=study, settings=settings, rungs=wish.rungs) as supervisor:
             whole = supervisor.run(Trial(id="0000", number=0, params=params))
             refused = supervisor.run(Trial(id="0001", number=1, params=params | {"batch_size": 10_000,
                                                                                  "max_tokens": 10**9}))
-            os.kill(supervisor._worker.pid, signal.SIGKILL)
+            os.kill(supervisor.worker_pid, signal.SIGKILL)
             cut = supervisor.run(Trial(id="0002", number=2, params=params))
-        with Supervisor(study=study, settings=settings, notify=notify,
-                        end_asked=lambda: ends_asked[0] if ends_asked else None) as supervisor:
-            preempted = supervisor.run(Trial(id="0003", number=3, params=params))
-        with Supervisor(study=study, settings=settings) as supervisor:
+        with Supervisor(study=study, settings=settings, rungs=wish.rungs, judge=wish.judge,
+                        end_asked=wish.end_asked) as wish.supervisor:
+            preempted = wish.supervisor.run(Trial(id="0003", number=3, params=params))
+        with Supervisor(study=study, settings=settings, rungs=wish.rungs) as supervisor:
             resumed = supervisor.run(Trial(id="0003", number=3, params=params))
         assert whole.status is Status.COMPLETE, whole.reason
         assert refused.reason.startswith("the corpus ")
