@@ -66,12 +66,12 @@ def push(exported, hub, tmp_path):
 
 
 def test_a_push_is_private_goes_on_where_one_broke_off_and_is_verified(push, hub, exported):
-    hub.lose_first_large = True
+    hub.lose_large = 2
     done = push("my-model")
     assert done.returncode == 0, done.stderr
     assert f"hub      {hub.url}/me/my-model  (5 files sent, all are there)\n" in done.stdout
     assert hub.private == {"me/my-model": True}
-    assert hub.puts == 3, "the first one was lost half way"
+    assert hub.puts == 4, "the first one was lost twice"
     held = hub.repositories["me/my-model"]
     folder = exported / "export" / "0000-merged"
     assert {name: held[name] for name in held if name != ".gitattributes"} == {
@@ -80,10 +80,20 @@ def test_a_push_is_private_goes_on_where_one_broke_off_and_is_verified(push, hub
     for name in ("model-00002-of-00002.safetensors", "config.json"):
         del held[name]
     assert "(2 files sent, all are there)" in push().stdout
-    assert hub.puts == 3, "the hub knows the second shard by its hash"
+    assert hub.puts == 4, "the hub knows the second shard by its hash"
     assert "(0 files sent, all are there)" in push("me/my-model").stdout
     assert push("me/open", "--public").returncode == 0
     assert hub.private["me/open"] is False
+
+
+def test_a_large_file_that_is_refused_is_no_lost_connection(push, hub):
+    for hub.refuse_large, words in ((403, "has no right to write to me/my-model"), (413, "refuses me/my-model")):
+        hub.puts = 0
+        (line,) = [line for line in push("my-model").stderr.splitlines() if line.startswith("error: ")]
+        assert words in line
+        assert "storage of this account is full" in line
+        assert "cannot be reached" not in line
+        assert hub.puts == 1
 
 
 def test_what_is_there_becomes_public_when_that_is_asked_for_and_gets_nothing_private(push, hub):

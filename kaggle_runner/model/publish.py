@@ -5,6 +5,7 @@ Nothing is believed that the hub does not hold: at the end its list of files is 
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from kaggle_runner.wording import size_text
 
 STORE = "make one that may write at https://huggingface.co/settings/tokens and export HF_TOKEN=..."
 WEIGHTS = (".safetensors", ".gguf")
+WAITS_S = (2.0, 5.0)
+"""Seconds before a lost connection is tried again."""
 ALWAYS_THERE = {".gitattributes"}
 """What the hub puts into a new repository itself."""
 
@@ -114,7 +117,7 @@ def publish(folder: Path, target: Target, notify: Notify) -> int:
         if step[0] in weights:
             notify(Note(text=f"pushing {step[0]}, {size_text(missing[step[0]].stat().st_size)}"))
         try:
-            _commit(target, [(name, missing[name]) for name in step])
+            _commit(target, [(name, missing[name]) for name in step], notify)
         except Exception as error:
             raise _said(error, target.name, f"pushing {step[0]}", done=len(names) - len(missing) + sent,
                         of=len(names)) from error
@@ -135,10 +138,33 @@ def publish(folder: Path, target: Target, notify: Notify) -> int:
     return sent
 
 
-def _commit(target: Target, files: Sequence[tuple[str, Path]]) -> None:
-    target.api.create_commit(
-        target.name, commit_message=f"Add {files[0][0]}" + (f" and {len(files) - 1} more" if files[1:] else ""),
-        operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files])
+def _commit(target: Target, files: Sequence[tuple[str, Path]], notify: Notify) -> None:
+    """Send files; where the connection is lost, from the beginning of a file again.
+
+    The library itself tries again after a reset, and in some versions, 1.11 among them, not after an orderly end.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            target.api.create_commit(
+                target.name, commit_message=f"Add {files[0][0]}" + (f" and {len(files) - 1} more" if files[1:] else ""),
+                operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files])
+            return
+        except Exception as error:  # of its HTTP client, which differs from version to version
+            if wait_s is None or _answered(error)[0] is not None:
+                raise
+            notify(Note(text=f"the connection was lost while {files[0][0]} was sent; again in {wait_s:.0f} s"))
+            time.sleep(wait_s)
+
+
+def _answered(error: BaseException) -> tuple[int | None, BaseException]:
+    """Return the HTTP status of the answer that an error is about, and the error that holds it; without one, itself."""
+    found: BaseException | None = error
+    while found is not None:
+        status = getattr(getattr(found, "response", None), "status_code", None)
+        if status is not None:
+            return int(status), found
+        found = found.__cause__
+    return None, error
 
 
 def _require_as_private(target: Target, info: Any) -> None:
@@ -168,14 +194,15 @@ def _is_there(sibling: Any, path: Path) -> bool:
 
 def _said(error: Exception, name: str, doing: str, *, done: int = 0, of: int = 0) -> ModelError:
     """Put into one line what the hub or the network said, and what to do."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    words = (str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__])[0]
+    status, answered = _answered(error)
+    said = str(getattr(answered, "server_message", None) or answered).strip()
+    words = (said.splitlines() or [type(answered).__name__])[0]
     if status == 401:
         return ModelError(f"the hub does not know the Hugging Face token of this machine ({doing}: {words}); {STORE}")
     if status == 403:
         return ModelError(f"the Hugging Face token of this machine has no right to write to {name} ({doing}: {words}); "
                           f"push to a name of your own, or {STORE}")
-    if isinstance(error, HfHubHTTPError) and status is not None and status < 500:
+    if status is not None and status < 500:
         return ModelError(f"the hub refuses {name} ({doing}: HTTP {status}, {words}); choose another name, or mend "
                           f"what it says")
     there = f"; {done} of {of} files are there" if of else ""

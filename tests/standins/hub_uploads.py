@@ -31,7 +31,11 @@ class HubUploads:
         self.large: dict[str, bytes] = {}
         """What was sent as large files, by SHA-256."""
         self.puts = 0
-        self.lose_first_large = False
+        self.lose_large = 0
+        """How many of the first uploads of a large file end without an answer, by turns when half and when all of it is
+        read: a client sees a reset and an orderly end, and takes them for two kinds of loss."""
+        self.refuse_large = 0
+        """The HTTP status that large files are refused with, if any."""
         self.forget_large = False
         """Accept large files and keep none of them."""
         hub = self
@@ -111,12 +115,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.private[name] = wanted.get("private") is True or wanted.get("visibility") == "private"
             return self._answer(200, {})
         self.state.puts += 1
-        if self.state.lose_first_large and self.state.puts == 1:
-            self.rfile.read(size // 2)
+        if self.state.puts <= self.state.lose_large:
+            self.rfile.read(size if self.state.puts % 2 else size // 2)
             self.connection.close()
             self.close_connection = True
             return
         content = self.rfile.read(size)
+        if self.state.refuse_large:
+            return self._answer(self.state.refuse_large, {"error": "storage of this account is full"})
         if not self.state.forget_large:
             self.state.large[self.path.rpartition("/")[2]] = content
         self._answer(200, {})
