@@ -36,7 +36,9 @@ with Study.open_for_writing(Path(sys.argv[1]), name="a", sweep={}, metric="eval/
         study.log(log.id, {"step": step, "train/loss": 1.0})
         folder.mkdir(exist_ok=True)
         (folder / f"step-{step:08d}.pt").write_text(f"checkpoint of step {step}")
-        uploads.take(log)
+        if sys.argv[2] == "ahead":  # the worker does not wait until its agent has heard of a checkpoint
+            (folder / f"step-{step + 1:08d}.pt").write_text("checkpoint whose rows are still to come")
+        uploads.take(log, step)
         while not Path(f"go-{step}").exists():
             time.sleep(0.05)
     if sys.argv[2] == "ended":
@@ -109,6 +111,18 @@ def test_a_run_that_comes_back_on_another_machine_finds_the_checkpoint_that_was_
     assert (trial / "checkpoint" / "step-00000020.pt").read_text() == "checkpoint of step 20"
     assert [line.count('"step": ') for line in (trial / "history.jsonl").read_text().splitlines()] == [1, 1, 1]
     assert b"the trial has ended" in site.server.run(0).files["kept/checkpoint.pt"], "frees the space"
+
+
+def test_a_checkpoint_is_sent_with_the_rows_before_it_though_its_worker_is_ahead(site):
+    first = site.start("one", "ahead", 10)
+    site.server.wait_for(lambda state: state.runs and "kept/trials.jsonl" in site.server.run(0).files)
+    site.wait_for_file("kept/checkpoint.pt", "checkpoint")
+    site.go(10)
+    site.finish(first)
+    assert site.server.run(0).files["kept/checkpoint.pt"] == b"checkpoint of step 10"
+    assert "fetched the checkpoint" in site.finish(site.start("two", "preempted", every_s=""))
+    trial = site.directory / "two" / "trials" / "abcd1234"
+    assert [path.name for path in (trial / "checkpoint").iterdir()] == ["step-00000010.pt"]
 
 
 def test_what_was_damaged_on_the_server_is_not_gone_on_with(site):

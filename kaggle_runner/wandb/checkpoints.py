@@ -47,10 +47,15 @@ class CheckpointUploads:
         self._sent_at: dict[str, float] = {}
         self._refused: set[str] = set()
 
-    def take(self, log: RunLog) -> None:
-        """Send the newest checkpoint of a run that just wrote one, unless the last was sent a short while ago."""
-        now = time.monotonic()
-        if self._every_s is None or now - self._sent_at.get(log.id, -self._every_s) < self._every_s:
+    def take(self, log: RunLog, step: int) -> None:
+        """Send the checkpoint of a step that a run just wrote, unless the last was sent a short while ago.
+
+        Its worker may be ahead by one whose rows are not recorded yet, and by two, when this one is gone.
+        """
+        now, trial = time.monotonic(), self._study.trial_directory(log.id)
+        checkpoint = _checkpoint_of(trial, step)
+        if (self._every_s is None or now - self._sent_at.get(log.id, -self._every_s) < self._every_s
+                or not checkpoint.exists()):
             return
         refusal = refused_file(log.files, f"{FOLDER}/{CHECKPOINT}")
         if refusal and log.id not in self._refused:
@@ -58,12 +63,10 @@ class CheckpointUploads:
             self._tell(f"W&B did not take the checkpoint of trial {log.id}: {refusal}; if this session dies, the trial "
                        f"goes on only where this study is")
         self._sent_at[log.id] = now
-        trial = self._study.trial_directory(log.id)
         try:
-            newest = max(trial.glob(_NAMES))
-            _stage(newest, trial / FOLDER / CHECKPOINT)
+            _stage(checkpoint, trial / FOLDER / CHECKPOINT)
             _stage(trial / HISTORY, trial / FOLDER / HISTORY, copies=True,
-                   last=line_of({"step": _step_of(newest), _OF: _digest(trial / FOLDER / CHECKPOINT)}))
+                   last=line_of({"step": step, _OF: _digest(trial / FOLDER / CHECKPOINT)}))
             _stage(self._study.directory / JOURNAL, trial / FOLDER / JOURNAL, copies=True)
         except (OSError, ValueError) as error:
             return self._tell(f"a checkpoint of trial {log.id} was not sent to W&B: {error}")
@@ -104,7 +107,7 @@ def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], giv
                 raise ValueError("it is damaged there, or its history is another one's")
             (trial / "checkpoint").mkdir(exist_ok=True)
             write_atomically(trial / HISTORY, "".join(map(line_of, rows)))
-            os.replace(folder / FOLDER / CHECKPOINT, trial / "checkpoint" / f"step-{step:08d}.pt")
+            os.replace(folder / FOLDER / CHECKPOINT, _checkpoint_of(trial, step))
     except (*API_ERRORS, OSError, LookupError, StudyError) as error:
         if here < 0 or not isinstance(error, LookupError):
             newer, so = ("", "starts over") if here < 0 else (
@@ -139,6 +142,10 @@ def _download(run_path: str, name: str, folder: Path, give_up: GiveUp) -> None:
     failure = attempt(download, give_up)
     if isinstance(failure, Exception):
         raise failure
+
+
+def _checkpoint_of(trial: Path, step: int) -> Path:
+    return trial / "checkpoint" / f"step-{step:08d}.pt"
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -241,7 +241,7 @@ class JobRunner:
         elif self._log is not None and isinstance(event, Attached | Resumed):
             self._log.catch_up(self._study.snapshot().history(event.trial))
         elif self._log is not None and isinstance(event, Checkpointed) and not self.ending.reason:
-            self._uploads.take(self._log)  # at the end of a session there is no time for it
+            self._uploads.take(self._log, event.step)  # at the end of a session there is no time for it
         self._notify(event)
 
     def _look(self, log: RunLog) -> None:
