@@ -24,6 +24,23 @@ from tests.standins.wandb_server import WandbServer
 ROOT = Path(__file__).parent.parent
 HUGE_RANK = 16_384
 """The moments of an adapter of this rank take some 200 MB."""
+LIMIT = """
+import resource, sys
+
+if "kaggle_runner.run.worker" in sys.orig_argv:
+    import torch
+
+    made = torch.optim.AdamW.__init__
+
+    def make(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        if sum(tensor.numel() for group in self.param_groups for tensor in group["params"]) > 10**7:
+            used = int(open("/proc/self/status").read().split("VmSize:")[1].split()[0]) * 1024
+            resource.setrlimit(resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
+
+    torch.optim.AdamW.__init__ = make
+"""
+"""A worker's own limit on its memory, where an adapter of that rank is trained."""
 LONG = 20_000
 """Steps of a trial that is ended before its last one, also on a machine that is busy."""
 ROW_NAMES = ("eval/loss", "train/loss", "train/learning_rate")
@@ -50,7 +67,7 @@ def row_of(server: WandbServer, client: Client, *, run: int, row: int = 0) -> Ru
         assert client.process.poll() is None, client.process.stdout and client.process.stdout.read()
         return next((found for found in list(state.runs.values())[run:] if len(found.history) > row), None)
 
-    return server.wait_for(look, timeout_s=200)
+    return server.wait_for(look, timeout_s=400)
 
 
 def test_a_bayes_sweep_of_the_demo_model_end_to_end(begin: Begin, parameters: dict[str, Any], tmp_path: Path) -> None:
@@ -145,7 +162,7 @@ def step_metric(run: Run, name: str) -> str:
 
 
 def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
-    begin: Begin, parameters: dict[str, Any], tmp_path: Path
+    begin: Begin, parameters: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six trials: good, pruned, out of memory, not a number, killed, stopped by the server."""
     sweep_file = {
@@ -161,8 +178,10 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
     stopped_by_hand = good | {"eval_steps": 7, "max_steps": LONG}  # the same
     killed = good | {"eval_steps": 500, "max_steps": LONG}  # never judged, and never at its end
     huge = other | {"lora_r": HUGE_RANK}
+    (tmp_path / "limit").mkdir()
+    (tmp_path / "limit" / "sitecustomize.py").write_text(LIMIT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "limit"))
     body = """
-    import resource
     worker = trials = 0
     def notify(event):
         global worker, trials
@@ -170,9 +189,6 @@ def test_every_ending_is_told_truthfully_and_the_sweep_goes_on(
             worker = event.pid
         elif event.kind == "trial_started":
             trials += 1
-        elif event.kind == "attached" and trials == 3:
-            used = int(Path(f"/proc/{worker}/status").read_text().split("VmSize:")[1].split()[0]) * 1024
-            resource.prlimit(worker, resource.RLIMIT_AS, (used + 20 * 2**20,) * 2)
         elif event.kind == "log" and trials == 5:
             os.kill(worker, 9)
     agent(sys.argv[1], count=6, notify=notify)
