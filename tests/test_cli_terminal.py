@@ -510,7 +510,7 @@ def test_shells_complete_commands_files_and_studies(tmp_path, study, shell):
 
 
 BASH = """
-kaggle-runner() {{ {python} -m kaggle_runner; }}; compopt() {{ echo "option $2"; }}; complete() {{ :; }}
+compopt() {{ echo "option $2"; }}; complete() {{ :; }}
 source /dev/stdin <<< "$(_KAGGLE_RUNNER_COMPLETE=bash_source kaggle-runner)"
 COMP_WORDS=(kaggle-runner {words}) COMP_CWORD={place}
 _kaggle_runner_completion kaggle-runner
@@ -528,11 +528,15 @@ def test_bash_offers_the_files_and_folders_that_an_argument_takes(tmp_path):
     write_study(tmp_path / "study", [Made(value=2.0)])
     (tmp_path / "mine.yaml").write_text("")
     (tmp_path / "s u b").mkdir()
+    program = tmp_path / "bin" / "kaggle-runner"  # click calls a program, or a function of the shell, by its version
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -m kaggle_runner\n")
+    program.chmod(0o755)
     for typed, wanted in BASH_OFFERS.items():
-        script = BASH.format(python=sys.executable, words=typed, place=len(shlex.split(typed)))
+        script = BASH.format(words=typed, place=len(shlex.split(typed)))
         offered = subprocess.run(["bash", "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True,
                                  env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": os.pathsep.join(
-                                     (str(Path(sys.executable).parent), os.environ["PATH"]))}).stdout.splitlines()
+                                     (str(program.parent), os.environ["PATH"]))}).stdout.splitlines()
         assert wanted <= set(offered), (typed, offered)
         assert "mine.yaml" not in offered or typed.split()[0] not in ("show", "try"), "only folders are studies"
 
