@@ -96,6 +96,25 @@ def test_a_large_file_that_is_refused_is_no_lost_connection(push, hub):
         assert hub.puts == 1
 
 
+@pytest.mark.parametrize(("instead", "said"), [
+    (("GET", "/api/models/", 0), "cannot be reached (looking for the repository: "),
+    (("GET", "/api/models/", 200), "answers with something that is no answer of a hub, as a login page of a network"),
+    (("GET", "whoami", 429), "the hub takes no more requests from this account or network for now (asking who the "
+                             "token is of: HTTP 429); wait some minutes and run the same command again"),
+    (("POST", "/commit/", 200), "as a login page of a network (pushing kaggle_runner.json: "),
+    (("POST", "/commit/", 500), "answers HTTP 500 (pushing kaggle_runner.json: because 500; 0 of 5 files are there); "),
+    (("POST", "/commit/", 429), "for now (pushing kaggle_runner.json: HTTP 429; 0 of 5 files are there); wait some"),
+])
+def test_what_ends_a_push_is_told_as_what_it_is_and_the_same_command_goes_on(push, hub, instead, said):
+    hub.instead = instead
+    done = push("my-model")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert said in done.stderr, done.stderr
+    hub.instead = ("", "", 0)
+    assert "(5 files sent, all are there)" in push("my-model").stdout
+
+
 def test_what_is_there_becomes_public_when_that_is_asked_for_and_gets_nothing_private(push, hub):
     assert push().returncode == 0
     assert hub.private == {"me/my-model": True}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from kaggle_runner.errors import ModelError
@@ -74,11 +74,12 @@ def find_target(name: str, *, private: bool = True) -> Target:
     target = Target(name=name if "/" in name else f"{account['name']}/{name}", api=api, private=private)
     if target.name.startswith(f"{account['name']}/"):
         try:
-            _require_as_private(target, api.model_info(target.name))
+            info = api.model_info(target.name)
         except RepositoryNotFoundError:  # it is made when there is something to put into it
-            pass
-        except HfHubHTTPError as error:
+            return target
+        except Exception as error:
             raise _said(error, target.name, "looking for the repository") from error
+        _require_as_private(target, info)
     return target
 
 
@@ -150,7 +151,7 @@ def _commit(target: Target, files: Sequence[tuple[str, Path]], notify: Notify) -
                 operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files])
             return
         except Exception as error:  # of its HTTP client, which differs from version to version
-            if wait_s is None or _answered(error)[0] is not None:
+            if wait_s is None or _answered(error)[0] is not None or isinstance(error, ValueError):
                 raise
             notify(Note(text=f"the connection was lost while {files[0][0]} was sent; again in {wait_s:.0f} s"))
             time.sleep(wait_s)
@@ -202,10 +203,17 @@ def _said(error: Exception, name: str, doing: str, *, done: int = 0, of: int = 0
     if status == 403:
         return ModelError(f"the Hugging Face token of this machine has no right to write to {name} ({doing}: {words}); "
                           f"push to a name of your own, or {STORE}")
-    if status is not None and status < 500:
-        return ModelError(f"the hub refuses {name} ({doing}: HTTP {status}, {words}); choose another name, or mend "
-                          f"what it says")
     there = f"; {done} of {of} files are there" if of else ""
+    if status == 429:
+        return ModelError(f"the hub takes no more requests from this account or network for now ({doing}: HTTP 429"
+                          f"{there}); wait some minutes and run the same command again, and it goes on")
+    if status is not None and status < 500:
+        return ModelError(f"the hub refuses {name} ({doing}: HTTP {status}, {words}{there}); choose another name, or "
+                          f"mend what it says")
     server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if status is not None or isinstance(error, ValueError):
+        what = f"HTTP {status}" if status else "with something that is no answer of a hub, as a login page of a network"
+        return ModelError(f"{server} answers {what} ({doing}: {words}{there}); run the same command again later, and "
+                          f"it goes on")
     return ModelError(f"{server} cannot be reached ({doing}: {words}{there}); run the same command again, and it goes "
                       f"on")

@@ -36,6 +36,9 @@ class HubUploads:
         read: a client sees a reset and an orderly end, and takes them for two kinds of loss."""
         self.refuse_large = 0
         """The HTTP status that large files are refused with, if any."""
+        self.instead: tuple[str, str, int] = ("", "", 0)
+        """A method, a part of a path, and the status that such requests are answered with instead: 200 is a login page
+        of a network that lies between, 0 the end of the connection."""
         self.forget_large = False
         """Accept large files and keep none of them."""
         hub = self
@@ -59,7 +62,26 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: HubUploads
 
+    def _is_answered(self) -> bool:
+        method, part, status = self.state.instead
+        if method != self.command or part not in self.path:
+            return False
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if status == 0:
+            self.connection.close()
+            self.close_connection = True
+        elif status == 200:
+            self.send_response(200)
+            self.send_header("Content-Length", "20")
+            self.end_headers()
+            self.wfile.write(b"<html>Log in!</html>")
+        else:
+            self._answer(status, {"error": f"because {status}"})
+        return True
+
     def do_GET(self) -> None:
+        if self._is_answered():
+            return
         path = self.path.split("?")[0]
         if path == "/api/whoami-v2":
             role = TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
@@ -77,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
                                   "siblings": [_sibling(file, files[file]) for file in sorted(files)]})
 
     def do_POST(self) -> None:
+        if self._is_answered():
+            return
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.split("?")[0]
         if path == "/api/repos/create":
