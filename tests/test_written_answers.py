@@ -17,7 +17,7 @@ from kaggle_runner.training.data.render import Renderer
 from kaggle_runner.training.data.tokens import encode
 from kaggle_runner.training.data.turns import Row, Turn
 from kaggle_runner.training.models.base_model import load_base
-from kaggle_runner.training.models.written_answers import keep_answers
+from kaggle_runner.training.models.written_answers import expected_of, keep_answers, question_of
 from tests import test_metrics, test_render
 from tests.test_tokens import ROWS, make_data
 from tests.tiny_studies import train_study, write_rows
@@ -66,6 +66,72 @@ def test_the_answer_of_a_row_is_shown_without_what_its_template_writes_around_it
     assert end == ["all", False]
     if special or name not in ("phi3", "PHI_3"):  # which close the last answer of a row in another way
         assert shown(second - 2, *TURNS)[:2] == (ANSWER, False), "the cut is in the question after it"
+
+
+@pytest.fixture
+def shown_at(base, tmp_path):
+    """Return a function that says what a row answers when it is cut at a limit, and where that begins and ends."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base.tokenizer.name_or_path)
+
+    def shown(name, turns, limit=512, *, special=True, eos=True):
+        tokenizer.chat_template = TEMPLATES[name]
+        tokenizer.add_tokens(MARKS if special else [], special_tokens=True)
+        if not eos:
+            tokenizer.eos_token = None
+        for _ in range(2):  # the second time from the cache
+            rows = encode(make_data(ROWS[:1], [Row(turns=tuple(turns))]), tokenizer,
+                          FinetuneConfig(max_length=512, eval_max_length=limit), cache_directory=tmp_path).validation
+            expected = expected_of(rows, 0, tokenizer, Renderer(tokenizer, train_on="all"))
+        trained = rows.trained_of(0).tolist()
+        first = trained.index(True)
+        return *expected, question_of(rows, 0), [*trained, False].index(False, first)
+
+    return shown
+
+
+@pytest.mark.parametrize("name", ["plain", "CHATML", "PHI_3"])
+def test_a_special_token_inside_an_answer_is_shown_and_ends_nothing(name, shown_at):
+    answer = "use <|end|> now <|im_end|> and then"
+    row = [TURNS[0], Turn("assistant", answer)]
+    text, is_cut, start, length = shown_at(name, row)
+    assert (text, is_cut) == (answer, False)
+    behind_a_mark = 0
+    for limit in range(start + 1, length):
+        text, is_cut, *_ = shown_at(name, row, limit)
+        assert is_cut == (text.strip() != answer), f"cut at {limit}, shown is {text!r}"
+        assert answer.startswith(text)
+        behind_a_mark += text.endswith(">")
+    assert behind_a_mark >= 2
+
+
+@pytest.mark.parametrize("name", ["plain", "CHATML", "VICUNA"])
+def test_without_an_end_token_a_cut_row_says_so_too(name, shown_at):
+    *whole, start, _ = shown_at(name, TURNS[:2], eos=False)
+    assert whole == [ANSWER, False]
+    text, is_cut, *_ = shown_at(name, TURNS[:2], start + 4, eos=False)
+    assert is_cut
+    assert ANSWER.startswith(text)
+
+
+@pytest.mark.parametrize("name", ["VICUNA", "LLAMA_2", "CHATML"])
+def test_an_earlier_answer_is_whole_where_the_cut_is_just_behind_it(name, shown_at):
+    _, _, second, end = shown_at(name, TURNS, special=False)
+    assert end < second
+    for limit in range(end, second + 1):
+        assert shown_at(name, TURNS, limit, special=False)[:2] == (ANSWER, False), f"{limit - end} tokens behind it"
+
+
+def test_plain_text_is_shown_as_it_is(shown_at):
+    """No template wrote around it."""
+    name = "VICUNA"  # closes answers with what is words here
+    text = "A list holds items. " * 4 + "\n\n  In HTML it ends with </s>"
+    shown, is_cut, *_ = shown_at(name, [Turn("assistant", text)], special=False)
+    assert not is_cut
+    assert shown.endswith("ends with </s>")
+    assert text.endswith(shown)
+    shown, is_cut, *_ = shown_at(name, [Turn("assistant", text)], 32, special=False)
+    assert is_cut
+    assert shown in text
 
 
 def test_a_row_that_was_cut_says_so_wherever_its_answer_is_shown(tmp_path, cache, tiny_llama, monkeypatch):

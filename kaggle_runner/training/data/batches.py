@@ -36,6 +36,8 @@ class EncodedRows:
     scored_bytes: np.ndarray | None = None
     """int64, for each row the UTF-8 bytes of the text that counts in the loss, special tokens left out; none where they
     were not counted, as for training rows."""
+    cut: np.ndarray | None = None
+    """bool, for each row whether words of the last answer in it are lost to the cut; none for training rows."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -91,7 +91,7 @@ class Renderer:
         return text.removeprefix(before).removesuffix(after) if fits else text
 
     def answer_in(self, text: str) -> str:
-        """Return an answer, special tokens left out, without what the template writes around one."""
+        """Return an answer without what the template writes around one; the marks that close it are off already."""
         written = self._rendered(Row.pair(_SAID, _SAID)) if self.template else ""
         closed = self._unmarked(written[-1].text) if isinstance(written, list) else _SAID
         before, _, after = closed.partition(_SAID)

@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ NO_ROOM = "no answer begins within max_length"
 SPLITS = ("train", "validation")
 ARRAYS = ("tokens", "starts", "trained")
 """Fields of EncodedRows that both splits have."""
-BYTES = "validation_scored_bytes"
-FILES = "tokens-2"
+HELD_OUT_ARRAYS = ("scored_bytes", "cut")
+"""Those that only the held-out rows have: a number for each row."""
+FILES = "tokens-3"
 """How names of cache files begin; to be counted up when they hold something else of the same tokens."""
 
 
@@ -84,11 +85,11 @@ def encode(data: InstructionData, tokenizer: Any, config: FinetuneConfig, *, cac
     if arrays is None:
         arrays = {}
         for split, rows, shape, renderer in zip(SPLITS, (data.train, data.validation), shapes, renderers, strict=True):
-            made = _tokenise(rows, renderer, tokenizer, shape, counts_bytes=split == SPLITS[1])
+            made = _tokenise(rows, renderer, tokenizer, shape, held_out=split == SPLITS[1])
             arrays |= {f"{split}_{name}": array for name, array in made.items()}
         cache_note += _write_cache(path, arrays)
     train, validation = (EncodedRows(**{name: arrays[f"{split}_{name}"] for name in ARRAYS}) for split in SPLITS)
-    validation = replace(validation, scored_bytes=arrays[BYTES])
+    validation = replace(validation, **{name: arrays[f"{SPLITS[1]}_{name}"] for name in HELD_OUT_ARRAYS})
     counts = [json.loads(str(arrays[f"{split}_counts"])) for split in SPLITS]
     account = data.account.encoded(train=len(train), validation=len(validation), cut=sum(n["cut"] for n in counts),
                                    lost=Counter(counts[0]["lost"]) + Counter(counts[1]["lost"]))
@@ -129,10 +130,12 @@ def token_row(pieces: Sequence[tuple[list[int], bool]], eos_id: int | None) -> t
 
 
 def _tokenise(rows: Sequence[Row], renderer: Renderer, tokenizer: Any, config: FinetuneConfig, *,
-              counts_bytes: bool) -> dict[str, np.ndarray]:
+              held_out: bool) -> dict[str, np.ndarray]:
     """Return the arrays of EncodedRows, and as JSON how many rows were cut, and lost for which reason."""
     kept, learned = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=bool)]
     used: list[Sequence[Piece]] = []
+    ends_early: list[bool] = []
+    special = special_ids(tokenizer)
     lost: Counter[str] = Counter()
     cut = 0
     for start in range(0, len(rows), TOKENIZER_ROWS):
@@ -145,14 +148,24 @@ def _tokenise(rows: Sequence[Row], renderer: Renderer, tokenizer: Any, config: F
             if not (is_trained[1:].any() if config.completion_only_loss else len(is_trained) > 1):
                 lost[NO_ROOM] += 1
                 continue
-            if counts_bytes:
+            if held_out:
                 used.append(pieces)
+                ends_early.append(_loses_words(tokens, trained, config.max_length, tokenizer, special))
             cut += len(tokens) > config.max_length
             kept.append(np.array(tokens[:config.max_length], dtype=np.int32))
             learned.append(is_trained)
     return {"tokens": np.concatenate(kept), "starts": np.cumsum([len(row) for row in kept], dtype=np.int64),
             "trained": np.concatenate(learned), "counts": np.array(json.dumps({"cut": cut, "lost": lost})),
-            **({"scored_bytes": _bytes_of(used, tokenizer, config)} if counts_bytes else {})}
+            **({"scored_bytes": _bytes_of(used, tokenizer, config), "cut": np.array(ends_early, dtype=bool)}
+               if held_out else {})}
+
+
+def _loses_words(tokens: list[int], trained: list[bool], limit: int, tokenizer: Any, special: frozenset[int]) -> bool:
+    """Say whether the last answer that begins before the limit has words behind it."""
+    if not any(trained[:limit]):
+        return True
+    goes_on = takewhile(lambda n: trained[n], range(limit - 1, len(tokens)))
+    return any(n >= limit and tokens[n] not in special and tokenizer.decode(tokens[n]).strip() for n in goes_on)
 
 
 def _bytes_of(used: Sequence[Sequence[Piece]], tokenizer: Any, config: FinetuneConfig) -> np.ndarray:
@@ -230,7 +243,7 @@ def _read_cache(path: Path) -> tuple[dict[str, np.ndarray] | None, str]:
             tokens, trained = arrays[f"{split}_tokens"], arrays[f"{split}_trained"]
             if not arrays[f"{split}_starts"][-1] == len(tokens) == len(trained) or f"{split}_counts" not in arrays:
                 raise ValueError("arrays of different files")
-        if len(arrays[BYTES]) != len(arrays["validation_starts"]) - 1:
+        if any(len(arrays[f"{SPLITS[1]}_{name}"]) != len(arrays["validation_starts"]) - 1 for name in HELD_OUT_ARRAYS):
             raise ValueError("arrays of different files")
         return arrays, f"read {path.name}"
     except (FileNotFoundError, NotADirectoryError):

@@ -31,28 +31,31 @@ CANNOT = (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedErr
 
 def question_of(rows: EncodedRows, i: int) -> int:
     """Return where the last answer of a row begins; what is before it is the question."""
-    tokens, trained = rows.row(i), rows.trained_of(i)
+    return _begin_of(rows, i) or max(1, min(FIRST_TOKENS, int(rows.lengths[i]) // 2))
+
+
+def _begin_of(rows: EncodedRows, i: int) -> int:
+    """Return where the last answer of a row begins; 0 for plain text, which has no question."""
+    trained = rows.trained_of(i)
     starts = np.flatnonzero(trained[1:] & ~trained[:-1]) + 1
     start = int(starts[-1]) if len(starts) else 0
-    return start if start > 1 else max(1, min(FIRST_TOKENS, len(tokens) // 2))
+    return start if start > 1 else 0
 
 
 def expected_of(rows: EncodedRows, i: int, tokenizer: Any, renderer: Renderer) -> tuple[str, bool]:
-    """Return what a row answers last, without what its template writes around it, and whether it was cut.
-
-    An end token closes every last answer that is whole; without one in the tokenizer nobody can tell.
-    """
+    """Return what a row answers last, without what its template writes around it, and whether words of it are cut."""
     start, special = question_of(rows, i), special_ids(tokenizer)
     tokens, trained = rows.row(i)[start:].tolist(), rows.trained_of(i)[start:]
     # behind the last answer of a row that was cut there may be the next question
     end = stop = next((int(n) for n in np.flatnonzero(~trained) if trained[0]), len(tokens))
-    for n in reversed(range(stop)):
+    is_cut = rows.cut is not None and bool(rows.cut[i])
+    for n in () if is_cut else reversed(range(stop)):  # at the end of a cut one a special token is its own
         if tokens[n] in special:
             end = n
         elif tokenizer.decode(tokens[n]).strip():
             break
-    text = renderer.answer_in(tokenizer.decode(tokens[:end], skip_special_tokens=True))
-    return text, end == len(tokens) and tokenizer.eos_token_id is not None
+    text = tokenizer.decode(tokens[:end])
+    return renderer.answer_in(text) if _begin_of(rows, i) else text, is_cut
 
 
 def answers_of(base: BaseModel, rows: EncodedRows) -> list[str]:
