@@ -249,6 +249,11 @@ EDGE_CASES = {
         for i in range(12)],
     "missing peaks, times and curves": [Made(params={"x": i}, value=i + 0.5, peak=None, seconds=0) for i in range(9)],
     "equal values": [Made(params={"x": i}, value=1.0) for i in range(9)],
+    "two of equal values": [Made(params={"learning_rate": 10 ** -(3 + i)}, value=2.5, curve=loss_curve(2.5))
+                            for i in range(2)],
+    "equal values with seeds": [Made(params={"x": i // 2, "seed": i % 2}, value=0.0) for i in range(8)],
+    "equal values in a plane": [Made(params={"x": i, "y": i * 5 % 12, "z": "ab"[i % 2]}, value=0.0, curve=[(10, 0.0)])
+                                for i in range(12)],
     "values of zero": [Made(params={"x": i}, value=0.0 if i else 1.0) for i in range(9)],
     "one diverged": [Made(params={"x": float(i)}, value=1e30 if i == 3 else 2.0 + i) for i in range(9)],
     "a hyperparameter that only some have": [Made(params={"x": i} | ({"y": i / 2} if i % 2 else {}), value=2.0 + i)
@@ -267,8 +272,9 @@ def test_there_is_a_report_of(name, tmp_path):
     assert (page.parent / "values.png").exists()
 
 
-@pytest.mark.parametrize("name", ["only failed trials", "only categorical ones", "one trial",
-                                  "a hyperparameter that only some have"])
+@pytest.mark.parametrize("name", ["only failed trials", "only categorical ones", "one trial", "equal values",
+                                  "values of zero", "two of equal values", "equal values with seeds",
+                                  "equal values in a plane", "a hyperparameter that only some have"])
 def test_the_notebook_can_be_executed_for(name, tmp_path):
     problems = []
     write_report([write_study(tmp_path / "study", EDGE_CASES[name])], notify=problems.append)

@@ -108,8 +108,9 @@ RANKING = """\
 if len(ranked) > 1:
     plt.figure(figsize=(9, 3.2))
     plt.plot(range(1, len(ranked) + 1), ranked[METRIC], "o", color=COLORS["complete"])
-    at = list(ranked["trial"]).index(BEST_TRIAL)
-    plt.plot(at + 1, ranked[METRIC].iloc[at], "*", color=BEST, markersize=14, markeredgecolor="#444444")
+    best = [rank for rank, trial in enumerate(ranked["trial"], start=1) if trial == BEST_TRIAL]
+    plt.plot(best, ranked[METRIC].iloc[[rank - 1 for rank in best]], "*", color=BEST, markersize=14,
+             markeredgecolor="#444444")
     if NOISE is not None:
         worse = BEST_MEAN - NOISE if GOAL == "maximize" else BEST_MEAN + NOISE
         plt.axhspan(min(BEST_MEAN, worse), max(BEST_MEAN, worse), color=BEST, alpha=0.2, linewidth=0,

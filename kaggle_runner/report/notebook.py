@@ -160,7 +160,7 @@ def _constants(analysis: Analysis) -> str:
     lines = [f"METRIC = {analysis.metric!r}", f"GOAL = {analysis.goal!r}", f"BASELINE = {analysis.baseline!r}",
              "# Significant digits of the metric's values, as many as tell the configurations apart.",
              f"DIGITS = {digits_of(one.mean for one in analysis.first.ranked)}",
-             "# The best trial of the configuration with the best mean, and that mean.",
+             "# The best trial of the configuration with the best mean, none where all are equal; and that mean.",
              f"BEST_TRIAL = {best.id if (best := marked(analysis)) else None!r}",
              f"BEST_MEAN = {first.ranked[0].mean if first.ranked else None!r}",
              "# Standard deviation of one trial; and how far behind the best one is known to be worse.",
