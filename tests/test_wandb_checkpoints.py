@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.errors import ConfigError
-from kaggle_runner.files import json_lines
+from kaggle_runner.files import json_lines, line_of
 from kaggle_runner.wandb.checkpoints import EVERY_VARIABLE, CheckpointUploads
 from tests.standins.wandb_client import MISSING, PYTHON
 from tests.standins.wandb_server import WandbServer
@@ -126,7 +126,7 @@ def test_a_checkpoint_is_sent_with_the_rows_before_it_though_its_worker_is_ahead
 
 
 def test_what_was_damaged_on_the_server_is_not_gone_on_with(site):
-    """A byte flipped in, and the end cut off, each of the two files, and a checkpoint that came without its history."""
+    """A byte flipped in, and the end cut off, each file; a checkpoint without its history; a step of no number."""
     first = site.start("one", "preempted", 10, 20)
     site.wait_for_file("kept/checkpoint.pt", "checkpoint of step 10")
     files = site.server.run(0).files
@@ -139,17 +139,20 @@ def test_what_was_damaged_on_the_server_is_not_gone_on_with(site):
     checkpoint, history = "kept/checkpoint.pt", "kept/history.jsonl"
     lines = files[history].splitlines(keepends=True)
     assert len(lines) == 3
+    (site.directory / "sent.jsonl").write_bytes(files[history])
+    *_, sent = json_lines(site.directory / "sent.jsonl")
     whole, outputs = dict(files), []
     for number, damage in enumerate([
             {checkpoint: whole[checkpoint].replace(b"20", b"21")}, {checkpoint: whole[checkpoint][:-1]},
             {history: whole[history].replace(b"1.0", b"1.5", 1)}, {history: b"".join(lines[:2])}, {history: before},
-            {history: b""}, {}]):
+            {history: b""},
+            *({history: b"".join(lines[:2]) + line_of({**sent, "step": step}).encode()} for step in ("20", None)), {}]):
         files.update(whole | damage)
         outputs.append(site.finish(site.start(f"again-{number}", "preempted", every_s="")))
     said = "could be fetched from W&B (it is damaged there, or its history is another one's): it starts over\n"
-    assert [said in output for output in outputs] == [True] * 6 + [False]
+    assert [said in output for output in outputs] == [True] * 8 + [False]
     assert "fetched the checkpoint" in outputs[-1]
-    assert [len(list((site.directory / f"again-{number}").rglob("*.pt"))) for number in range(7)] == [0] * 6 + [1]
+    assert [len(list((site.directory / f"again-{number}").rglob("*.pt"))) for number in range(9)] == [0] * 8 + [1]
 
 
 def test_the_newer_of_two_checkpoints_is_gone_on_with(site):
@@ -167,6 +170,9 @@ def test_the_newer_of_two_checkpoints_is_gone_on_with(site):
         files.update(kept | damage)
         output = site.finish(site.start("one", "preempted", every_s=""))
         assert f"{said}it is damaged there, or its history is another one's{here}" in output
+    files.update(kept)
+    files.pop(checkpoint)
+    assert f"{said}it has none{here}" in site.finish(site.start("one", "preempted", every_s=""))
     files.update(kept)
     site.server.fault(match="download", status=404)
     output = site.finish(site.start("one", "preempted", every_s=""))

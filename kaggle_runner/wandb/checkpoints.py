@@ -92,13 +92,16 @@ def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], giv
         return
     trial = study.trial_directory(log.id)
     here = max(map(_step_of, trial.glob(_NAMES)), default=-1)
+    was_sent = False
     try:
         with contextlib.ExitStack() as stack:
             folder = trial / ".fetched"
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             _download(log.path, HISTORY, folder, give_up)
+            was_sent = True
             *rows, last = sound_lines(folder / FOLDER / HISTORY) or [{}]
-            digest, step = last.get(_OF), last.get("step", 0)
+            step = last.get("step", 0)
+            digest = isinstance(step, int) and last.get(_OF)
             if digest and step <= here:
                 return
             if digest:
@@ -109,7 +112,7 @@ def fetch_checkpoint(log: RunLog, study: Study, tell: Callable[[str], None], giv
             write_atomically(trial / HISTORY, "".join(map(line_of, rows)))
             os.replace(folder / FOLDER / CHECKPOINT, _checkpoint_of(trial, step))
     except (*API_ERRORS, OSError, LookupError, StudyError) as error:
-        if here < 0 or not isinstance(error, LookupError):
+        if here < 0 or was_sent or not isinstance(error, LookupError):
             newer, so = ("", "starts over") if here < 0 else (
                 "newer ", f"goes on from the one of step {here} that is here")
             tell(f"trial {log.id} comes back, and no {newer}checkpoint of it could be fetched from W&B "
