@@ -53,6 +53,20 @@ def test_every_status_has_a_mark_in_the_picture(tmp_path, word):
     assert (tmp_path / "overview.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
+def test_what_is_said_of_a_trial_that_is_out_holds_whether_its_search_is_alive_or_away(tmp_path):
+    directory = tmp_path / "study"
+    made = multiprocessing.get_context("spawn").Process(
+        target=write_given_out, args=(directory, [Made(value=2.5), Made(status=None)]))
+    made.start()
+    made.join()
+    away = read_study(directory)
+    with Study.open_for_writing(directory, name="made", sweep=away.info.sweep, metric="eval/loss", goal="minimize",
+                                seed=0) as study:
+        alive = study.snapshot()
+    assert [snapshot.records[1].reason for snapshot in (away, alive)] == 2 * [
+        "given out as run a1b2c3d4; agents go on with it, and its search takes its end in"]
+
+
 def test_every_kind_of_trial_is_in_the_overview(tmp_path):
     draw_overview(read_study(write_mixed_study(tmp_path / "study", 20)), tmp_path / "overview.png")
     assert len((tmp_path / "overview.png").read_bytes()) > 20_000

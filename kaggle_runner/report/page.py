@@ -57,7 +57,7 @@ _GLOSS = (
     ("rung", "A step at which trials are compared and the worse ones stopped."),
     ("infeasible", "Not run: its predicted memory is over what the machine has."),
     ("preempted", "Cut off by the end of a session; it goes on in the next."),
-    ("out", "Given to agents of W&B, which go on with it; the next start of the study takes its end in."),
+    ("out", "Given to agents of W&B, which go on with it; its search takes its end in."),
     ("stopped", "Begun, and cut off without a word; the next start of the study goes on with it."),
     ("untouched base", "The model before any training, measured on the same evaluation rows."))
 

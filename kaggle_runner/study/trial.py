@@ -132,7 +132,7 @@ class TrialRecord:
     @property
     def reason(self) -> str:
         """Why it ended as it did, empty where there is nothing to say."""
-        out = self.run and f"given out as run {self.run}; agents go on with it, and the next start takes its end in"
+        out = self.run and f"given out as run {self.run}; agents go on with it, and its search takes its end in"
         return self.result.reason if self.result else "" if self.is_held else out or _WITHOUT_AN_END
 
 
