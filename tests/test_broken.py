@@ -25,6 +25,7 @@ from kaggle_runner.study.trial import Trial
 REPOSITORY = Path(__file__).parent.parent
 SYMBOL = "raise ImportError('lib.so: undefined symbol: _ZN3c10')"
 STAND_INS = ("peft", "torchao", "torchvision", "hqq", "regex", "yaml")
+REQUIRES = "from transformers.utils.versions import require_version_core\nrequire_version_core({!r})"
 WRAPPED = "try:\n    import torchvision\nexcept RuntimeError as error:\n    raise ValueError('look') from error"
 
 
@@ -67,6 +68,13 @@ def anew(package):
      "cannot be imported (ModuleNotFoundError: No module named 'regex.of_another_version')", anew("peft")),
     ({"peft/__init__.py": "import peft.of_another_version"}, "peft",
      "cannot be imported (ModuleNotFoundError: No module named 'peft.of_another_version')", anew("peft")),
+    ({"peft/__init__.py": REQUIRES.format("jinja2>=3.0,<=99.0"),
+      "jinja2-2.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: jinja2\nVersion: 2.0"}, "peft",
+     "cannot be imported (ImportError: jinja2>=3.0,<=99.0 is required for ", "'jinja2>=3.0,<=99.0'"),
+    ({"peft/__init__.py": REQUIRES.format("no-such.thing>=1.0")}, "peft",
+     "cannot be imported (PackageNotFoundError: ", "'no-such.thing>=1.0'"),
+    ({"peft/__init__.py": "raise ImportError('this requires a GPU, and found torch==2.0.')"}, "peft",
+     "cannot be imported (ImportError: this requires a GPU, and found torch==2.0.)", anew("peft")),
 ])
 def test_the_package_whose_own_import_failed_is_named_and_only_one_that_is_needed_has_a_way_out(
         tmp_path, monkeypatch, files, name, why, way_out):

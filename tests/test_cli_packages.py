@@ -80,6 +80,26 @@ def test_what_draws_the_result_is_asked_for_before_the_first_trial(run, tmp_path
     assert not list(tmp_path.rglob("trials.jsonl"))
 
 
+FINE_PLAN = ("seeds: [1, 2, 3]\nbaseline: {model: ./base, dataset: ./rows.jsonl, load_in_4bit: false}\n"
+             "studies:\n  - {vary: learning_rate, values: [1.0e-4, 2.0e-4]}\n")
+
+
+@pytest.mark.parametrize(("later", "without", "said"), [
+    ("final: {run_cap: 2, parameters: {learning_rate: {min: 1.0e-5, max: 1.0e-3}}}\n", ["scipy"],
+     "error: scipy not installed; run: pip install 'kaggle_runner[local]'"),
+    ("  - {vary: optim, values: [adamw_torch, adamw_8bit]}\n", ["bitsandbytes"], NO_BITSANDBYTES),
+    ("  - {name: small, vary: weight_decay, values: [0.01, 0.05], settings: {load_in_4bit: true}}\n",
+     ["bitsandbytes"], NO_BITSANDBYTES),
+    ("final: {run_cap: 2, parameters: {load_in_4bit: {values: [false, true]}}}\n", ["bitsandbytes", "peft"],
+     "error: peft, bitsandbytes not installed; run: pip install 'kaggle_runner[local]'"),
+])
+def test_a_plan_asks_before_its_first_stage_for_what_a_later_one_needs(run, tmp_path, later, without, said):
+    (tmp_path / "later.yaml").write_text(f"{FINE_PLAN}{later}")
+    done = run("tune", "later.yaml", without=without)
+    assert (done.returncode, done.stderr) == (1, f"{said}\n")
+    assert not list(tmp_path.glob("*tuning*"))
+
+
 def test_a_report_says_first_that_its_notebook_will_not_be_run(run):
     done = run("report", "studies/none", without=["pandas"])
     assert done.stderr.splitlines()[0] == ("warning: pandas not installed: the report's notebook will not be run; "

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import venv
 import zipfile
@@ -130,6 +131,23 @@ def test_an_old_version_counts_as_missing(tmp_path):
     assert Need(module="pytest", name="pytest", minimum="7.0", feature="x").is_met()
     assert not Need(module="no_such_module", name="no-such-module", minimum="0", feature="x").is_met()
     assert install_missing([NEEDS[-1]], tmp_path, {}, print).lost == ()
+
+
+def test_the_oldest_versions_that_will_do_are_those_that_are_tested():
+    floors = dict(re.findall(r'"([A-Za-z_-]+)>=([\d.]+)', (REPOSITORY / "setup.py").read_text()))
+    assert {need.name: need.minimum for need in NEEDS} == {need.name: floors[need.name] for need in NEEDS}
+
+
+def test_a_package_that_is_too_old_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "tinywheel.py").touch()
+    (tmp_path / "tinywheel-0.9.dist-info").mkdir()
+    (tmp_path / "tinywheel-0.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: t\nVersion: 0.9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    need, told = Need(module="tinywheel", name="tinywheel", minimum="1.0", feature="tiny things"), []
+    environ = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    (lost,) = install_missing([need], tmp_path / "none", environ, told.append).lost
+    assert lost.startswith("tiny things may fail: tinywheel 0.9 is installed, and 1.0 is needed (")
+    assert lost.endswith("); turn the kernel's internet on, or attach a dataset with its wheel")
 
 
 def test_wheels_are_searched_for_breadth_first_and_only_so_far(tmp_path):

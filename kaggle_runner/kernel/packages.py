@@ -4,6 +4,7 @@ Images come with a torch, a numpy and a protobuf built for each other; a plain `
 breaks the others. So pip gets the running versions as constraints, and they are compared afterwards.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -44,9 +45,24 @@ class Need:
         if importlib.util.find_spec(self.module) is None:
             return False
         try:
-            return _numbers(importlib.metadata.version(self.name) or "") >= _numbers(self.minimum)
+            return _numbers(self.version_here()) >= _numbers(self.minimum)
         except importlib.metadata.PackageNotFoundError:  # importable without being installed: a test's, a developer's
             return True
+
+    def version_here(self) -> str:
+        """Return the installed version, empty where pip left it half installed.
+
+        Raises:
+            PackageNotFoundError: it is not installed.
+        """
+        return importlib.metadata.version(self.name) or ""
+
+    def state(self) -> str:
+        """Say what a session does not have because it is not met, as the start of a sentence."""
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            if importlib.util.find_spec(self.module) and (version := self.version_here()):
+                return f"{self.feature} may fail: {self.name} {version} is installed, and {self.minimum} is needed"
+        return f"no {self.feature}: {self.name} is not installed"
 
 
 def _numbers(version: str) -> list[int]:
@@ -55,18 +71,18 @@ def _numbers(version: str) -> list[int]:
 
 
 NEEDS = (
-    Need(module="bitsandbytes", name="bitsandbytes", minimum="0.46", version="0.50.2",
+    Need(module="bitsandbytes", name="bitsandbytes", minimum="0.50", version="0.50.2",
          feature="4-bit base models and 8-bit optimizers"),
     Need(module="optuna", name="optuna", minimum="5.0", version="5.0.0", feature="sweeps with the embedded sampler"),
-    Need(module="peft", name="peft", minimum="0.17", feature="fine-tuning with LoRA"),
+    Need(module="peft", name="peft", minimum="0.19", feature="fine-tuning with LoRA"),
     Need(module="wandb", name="wandb", minimum="0.26", feature="W&B sweeps"),
     Need(module="yaml", name="PyYAML", minimum="6.0", feature="sweep files"),
-    Need(module="click", name="click", minimum="8.0", feature="command line"),
-    Need(module="rich", name="rich", minimum="13.0", feature="progress of a sweep"),
+    Need(module="click", name="click", minimum="8.3", feature="command line"),
+    Need(module="rich", name="rich", minimum="13.9", feature="progress of a sweep"),
 )
 """Kaggle's image lacks bitsandbytes, Colab's bitsandbytes and optuna (October 2026); the rest is a safeguard.
 
-The versions are those of environments/kaggle.txt and environments/colab.txt.
+The versions are those of environments/kaggle.txt and environments/colab.txt, the minimums those of setup.py.
 """
 
 
@@ -100,8 +116,8 @@ def install_missing(needs: Sequence[Need], inputs: Path, environ: Mapping[str, s
         problem = _install(need, wheel_folders, before, environ)
         importlib.invalidate_caches()
         if problem or not need.is_met():
-            lost.append(f"no {need.feature}: {need.name} is not installed ({problem or 'it does not import'}); turn "
-                        f"the kernel's internet on, or attach a dataset with its wheel")
+            lost.append(f"{need.state()} ({problem or 'it does not import'}); turn the kernel's internet on, or attach "
+                        f"a dataset with its wheel")
             tell(f"warning: {lost[-1]}")
         else:
             installed.append(f"{need.name} {importlib.metadata.version(need.name)}")

@@ -10,10 +10,11 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.files import IN_PLACE, make_directory, write_atomically
 from kaggle_runner.lab.confirmation import confirmation
 from kaggle_runner.lab.contest import LabOrder, run_contest
-from kaggle_runner.lab.plan import Stage, TuningPlan, check_edits, stages
+from kaggle_runner.lab.plan import Stage, TuningPlan, check_edits, final_spec, stages
 from kaggle_runner.lab.summary import decision_json, defaults_yaml, final_summary, plan_summary, study_summary
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
+from kaggle_runner.run.workers import require_packages
 from kaggle_runner.study.journal import confirm_directory, read_study
 from kaggle_runner.study.table import format_value
 
@@ -41,6 +42,7 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
         StudyError: the plan was edited after it began, or a study cannot be used.
         WorkerError: what the baseline names cannot be loaded; says why.
     """
+    _require_packages(plan, environment)
     make_directory(order.directory, way_out=_WAY_OUT)
     check_edits(plan, order.directory)
     write_atomically(order.directory / "plan.yaml", plan.text, way_out=_WAY_OUT)
@@ -58,6 +60,14 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
         if tuple(stages(plan, order.directory))[:len(so_far)][-1].decision is None:
             raise StudyError(f"{so_far[-1].folder} is not decided although its trials are done; look at its trials: "
                              f"python -m kaggle_runner show {so_far[-1].folder}")
+
+
+def _require_packages(plan: TuningPlan, environment: Environment) -> None:
+    """See that what any stage will import is installed, before the first one trains."""
+    configs = [{**plan.baseline, **named.settings, named.study.variable: value}
+               for named in plan.studies for value in named.study.values]
+    final = [final_spec(plan.final, plan.baseline, plan.source, plan.judged_by).parameters] if plan.final else []
+    require_packages(environment, trainer_of(plan.baseline), plan.baseline, *configs, *final, searches=bool(final))
 
 
 def write_overview(plan: TuningPlan, directory: Path) -> None:

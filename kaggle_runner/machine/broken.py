@@ -115,8 +115,9 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
             name=name, is_needed=ours or needed, way_out="'kaggle_runner[local]'" if ours else root,
             why=f"{root} is not installed" if ours else f"{name} cannot be imported, because {root} is not installed")
     said = f"{type(each).__name__}: {str(each).strip()}".splitlines()[0]
+    wanted = re.search(r"(?<![\w.-])(?<!found )[\w.-]+[<>=!~]=?[\w.,<>=!~*]*\w", said) if "require" in said else None
     return BrokenPackage(name=name, why=f"{name} cannot be imported ({said})", is_needed=needed,
-                         way_out=_anew(name))
+                         way_out=f"'{wanted[0]}'" if wanted else _anew(name))  # of another package's version
 
 
 def find_crash(said: str, status: int, environ: Mapping[str, str],
