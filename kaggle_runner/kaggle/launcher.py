@@ -206,8 +206,7 @@ def build_launcher(launch: Launch, environ: Mapping[str, str]) -> str:
         if any(value in text for _, text in launch.texts()):
             raise SecretError(f"the launcher would hold the value of {name}; leave it out of arguments and settings")
     command = next((command for command in launch.arguments[:1] if command in NOT_FOR), "detect")
-    # LZMA's best is 3 % more
-    package = kept(command, lambda: _written(bz2.compress(_in_short(_archive(package_files(command))))))
+    package = kept(command, lambda: _written(_packed(_archive(package_files(command)))))
     # One quoted chunk a line: in a triple-quoted block IPython 9 strips a `>>>` that begins a line.
     chunks = "\n".join(f'    "{package[start:start + CHUNK]}"' for start in range(0, len(package), CHUNK))
     script = SCRIPT.format(version=kaggle_runner.__version__, arguments=json.dumps(list(launch.arguments)),
@@ -270,14 +269,22 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
     return sizes.encode() + b"\n" + b"".join(files.values())
 
 
-def _in_short(archive: bytes) -> bytes:
+def _packed(archive: bytes) -> bytes:
+    """Compress it with the number of short words that leaves it smallest, which nothing foretells: 0.4 % of it.
+
+    LZMA's best is 3 % more.
+    """
+    return min((bz2.compress(_in_short(archive, words)) for words in range(64, 156, 6)), key=len)
+
+
+def _in_short(archive: bytes, words: int) -> bytes:
     """Put bytes that stand nowhere in it for the words that fill it most, and a line before it that says which.
 
     The compressor alone leaves it 1.3 % larger.
     """
-    times = Counter(re.findall(rb"[A-Za-z]{3,}", archive))
-    free = (bytes([byte]) for byte in range(128, 256) if byte not in archive)
-    most = sorted(times, key=lambda word: (-times[word] * (len(word) - 1), word))
+    times = Counter(re.findall(rb"[A-Za-z]{2,}", archive))
+    free = (bytes([byte]) for byte in (*range(128, 256), *range(1, 9), *range(14, 32)) if byte not in archive)
+    most = sorted(times, key=lambda word: (-times[word] * len(word), word))[:words]
     short = dict(zip(most, free, strict=False))
-    text = re.sub(rb"[A-Za-z]{3,}", lambda word: short.get(word[0], word[0]), archive)
+    text = re.sub(rb"[A-Za-z]{2,}", lambda word: short.get(word[0], word[0]), archive)
     return b" ".join(byte + word for word, byte in short.items()) + b"\n" + text
