@@ -219,5 +219,9 @@ def test_the_real_machine_can_be_detected():
 
 @pytest.mark.slow
 def test_a_hung_nvidia_smi_does_not_hang_detection(root, tmp_path):
-    found = detect({"PATH": path_with(tmp_path / "bin", HANGING)}, root)
+    found = detect({**KAGGLE, "PATH": path_with(tmp_path / "bin", HANGING)}, root)
     assert "gave no answer in 15 s" in found.problems[0]
+    assert len(found.gpu_problems) == 1, "and nothing of phones: Kaggle gave the session a GPU"
+    with pytest.raises(NoGpu, match=r"gave no answer in 15 s, as with a hung driver; restart the session; or use the "
+                                    r"CPU: --cpu$"):
+        found.require_gpus()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.errors import HostError, NoGpu, SecretError
-from kaggle_runner.machine.gpu import Gpu, in_gib, survey_gpus
+from kaggle_runner.machine.gpu import HUNG, Gpu, in_gib, survey_gpus
 from kaggle_runner.machine.keys import SERVICES, find_key
 from kaggle_runner.machine.limits import disk_free_bytes, nearest_existing, read_cpu_count, read_ram
 
@@ -79,7 +79,9 @@ class Environment:
             return self.gpus
         for gpu in self.refused_gpus:
             raise NoGpu(f"no GPU to train on: {gpu.refusal}")
-        raise NoGpu(f"no GPU to train on: {self.reasons['gpus']}; {_gpu_advice(self.host, len(self.hidden_gpus))}")
+        reason = self.reasons["gpus"]
+        advice = _gpu_advice("hung" if HUNG in reason else self.host, len(self.hidden_gpus))
+        raise NoGpu(f"no GPU to train on: {reason}; {advice}")
 
     def for_training(self, *, cpu_only: bool) -> "Environment":
         """Return this machine as trials may use it; on Kaggle and Colab they get a CPU only where it was asked for.
@@ -149,7 +151,7 @@ def detect(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> E
     refused = tuple(gpu for gpu in survey.gpus if gpu.refusal)
     none = [f"this session has no GPU; {_gpu_advice(host, len(survey.hidden))}"]
     gpu_problems = (*survey.problems, *(gpu.refusal or "" for gpu in refused),
-                    *([] if host == "local" or survey.gpus else none))
+                    *([] if host == "local" or survey.gpus or HUNG in survey.reason else none))
     ram = read_ram(root)
     cpu_count, cpu_reason = read_cpu_count(root)
     session_limit_s, session_reason = _session_limit(host, environ)
@@ -287,4 +289,5 @@ _GPU_ADVICE = {
               "none until the account's phone is verified, at https://www.kaggle.com/settings; or use the CPU: --cpu",
     "colab": "choose Runtime > Change runtime type > T4 GPU, or use the CPU: --cpu",
     "local": "run on the CPU with: python -m kaggle_runner dry-run",
+    "hung": "or use the CPU: --cpu",
 }

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 GIB = 2**30
 QUERY_TIMEOUT_S = 15.0
 """A cold driver takes seconds to answer; a hung one never does."""
+HUNG = "as with a hung driver; restart the session"
+"""Said of a machine that has a GPU and is not well."""
 _FIELDS = "index,name,memory.total,compute_cap,uuid"
 _MOST_LINES = 64
 """Of an answer; a machine has at most 16 GPUs, and what is longer is no answer."""
@@ -193,7 +195,7 @@ def _ask(program: Path, environ: Mapping[str, str], timeout_s: float) -> list[st
         output, complaints = (stream.decode(errors="replace") for stream in process.communicate(timeout=timeout_s))
     except subprocess.TimeoutExpired:
         _abandon(process)
-        return f"nvidia-smi gave no answer in {timeout_s:g} s, as with a hung driver; restart the session"
+        return f"nvidia-smi gave no answer in {timeout_s:g} s, {HUNG}"
     if "not a valid field" in output + complaints:
         return "nvidia-smi is too old to tell the compute capability; update the NVIDIA driver"
     if process.returncode not in (0, _INFOROM_DAMAGED):
