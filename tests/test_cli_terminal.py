@@ -26,6 +26,7 @@ from kaggle_runner.cli.table import SHOWN, trial_table
 from kaggle_runner.cli.time_left import TimeLeft, in_words
 from kaggle_runner.cli.words import columns_of, fitted, flowing
 from kaggle_runner.events import LengthKnown, Logged, SweepStarted, TrialEnded, TrialStarted
+from kaggle_runner.files import FACTS_VARIABLE
 from kaggle_runner.kaggle.push import push_again
 from kaggle_runner.report.write import write_page
 from kaggle_runner.study.journal import Study, read_study
@@ -62,6 +63,16 @@ def test_sigterm_is_a_word_and_130_in_every_command(tmp_path):
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.strip() == ("interrupted: nothing that was recorded is lost; go on with: python -m "
                                    "kaggle_runner detect")
+
+
+def test_an_interrupt_on_a_kernel_names_what_begins_it_again(tmp_path):
+    """There nobody types a command, and the line becomes the reason in result.json."""
+    found = path_with(tmp_path / "bin", "kill -TERM $PPID; sleep 5\n")
+    done = subprocess.run([sys.executable, "-m", "kaggle_runner", "detect"], capture_output=True, text=True,
+                          timeout=250, env={**os.environ, "PATH": found, FACTS_VARIABLE: str(tmp_path / "facts.json")})
+    assert done.returncode == 130
+    assert done.stderr.strip() == ("interrupted: nothing that was recorded is lost; go on with: the launcher that "
+                                   "began it, run again; on Kaggle the push that made it, with this kernel as --kernel")
 
 
 def test_a_sweep_ends_with_what_its_page_says_of_first_place(tmp_path, capsys):

@@ -20,12 +20,7 @@ import click
 import kaggle_runner
 from kaggle_runner.cli import sweep
 from kaggle_runner.cli.params import SweepFile
-from kaggle_runner.cli.shared import (
-    detect_here,
-    run_spec,
-    sweep_options,
-    typed_command,
-)
+from kaggle_runner.cli.shared import continuing, detect_here, run_spec, sweep_options
 from kaggle_runner.cli.words import complain, say
 from kaggle_runner.errors import INTERRUPTED, KaggleRunnerError, WorkerError
 from kaggle_runner.machine.broken import BrokenPackage, find_broken, hide_packages
@@ -108,7 +103,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         HELP[0].tell_usage(error) if HELP else error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        complain(f"interrupted: nothing that was recorded is lost; go on with: {typed_command() or 'the same command'}")
+        complain(f"interrupted: nothing that was recorded is lost; go on with: {continuing()}")
         sys.exit(INTERRUPTED)
     except KaggleRunnerError as error:
         _start_without_unused(error)

@@ -136,7 +136,7 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
     order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
                        deadline=find_deadline(deadline, environment, os.environ))
     warn_of_no_page()
-    with display(typed_command()) as notify:
+    with display(continuing()) as notify:
         run = run_final(spec, order, environment, notify)
     page = print_study(run.snapshot, run.reason)
     exit_status = INTERRUPTED if run.is_unfinished else int(run.result.status is not Status.COMPLETE)

@@ -121,7 +121,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
                        start=read_start(start, spec, complain) if start else None, adopts=adopt, shared=shared,
                        stops_early=not no_early_end, confirm=confirm)
     unconfirmed = why = ""
-    with display(typed_command()) as notify:
+    with display(continuing()) as notify:
         run = run_embedded(spec, order, environment, notify)
         if confirm.runs and not run.interrupted and not run.gave_up:
             facts: dict[str, Any] = {"cpu_only": cpu_only, "deadline": order.deadline}
@@ -264,7 +264,7 @@ def continuing() -> str:
     """Return the command that goes on with what this one began."""
     if os.environ.get(FACTS_VARIABLE):
         return "the launcher that began it, run again; on Kaggle the push that made it, with this kernel as --kernel"
-    return typed_command() or "run the same command again to continue"
+    return typed_command() or "the same command, again"
 
 
 def typed_command() -> str:

@@ -21,7 +21,6 @@ from kaggle_runner.cli.shared import (
     run_spec,
     sweep_options,
     tell_launcher,
-    typed_command,
     warn_of_no_page,
 )
 from kaggle_runner.cli.words import as_typed, complain, say
@@ -140,7 +139,7 @@ def agent(words: tuple[str, ...], count: int | None, deadline: str | None, study
         warn_of_no_page()
         order = AgentOrder(address=address, count=count, deadline=end, study=study, pruning=not no_pruning)
         try:
-            with display(typed_command()) as notify:
+            with display(continuing()) as notify:
                 outcome = run_agents(order, environment, notify, max_concurrency=max_concurrency)
         except SweepOver:
             if confirm is None:
@@ -162,7 +161,7 @@ def _confirm_remote(confirm: "Confirm", order: "AgentOrder", environment: "Envir
     from kaggle_runner.cli.progress import display
     from kaggle_runner.wandb.confirm import confirm_sweep
 
-    with display(typed_command()) as notify:
+    with display(continuing()) as notify:
         done = confirm_sweep(order.address, confirm, environment, notify, study=order.study, cpu_only=cpu,
                              deadline=order.deadline)
     for label, text in done.found.as_lines(done.metric) if done.found else ():
