@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 name="${1:-}"
 packages="environments/images/$name.txt"
 if [ -z "$name" ] || [ ! -f "$packages" ]; then
-    echo "usage: tools/image_check.sh kaggle|colab [--exact] [--only FILE...]" >&2
+    echo "usage: tools/image_check.sh kaggle|colab|kaggle_october [--exact] [--only FILE...]" >&2
     exit 2
 fi
 shift
