@@ -255,9 +255,14 @@ def trainer_of(params: Mapping[str, Any]) -> str:
 
 def needs_bitsandbytes(params: Mapping[str, Any]) -> bool:
     """Say whether fine-tunes of these parameters, values or what these are chosen from, are quantised anywhere."""
-    fours, optimizers = (getattr(given, "values", None) or [getattr(given, "value", given)] for given in (
-        params.get("load_in_4bit", True), params.get("optim", OPTIMIZERS[0])))
-    return any(fours) or any(name != OPTIMIZERS[0] for name in optimizers)
+    return any(values_in(params, "load_in_4bit", True)) or any(
+        name != OPTIMIZERS[0] for name in values_in(params, "optim", OPTIMIZERS[0]))
+
+
+def values_in(params: Mapping[str, Any], name: str, default: Any = None) -> list[Any]:
+    """Return what a hyperparameter can be: its value, or all that it is chosen from."""
+    given = params.get(name, default)
+    return list(getattr(given, "values", None) or [getattr(given, "value", given)])
 
 
 def config_from_params(params: Mapping[str, Any]) -> Config:

@@ -10,6 +10,10 @@ from kaggle_runner.config_fields import DEMO_DATASET, plain_fields, shared_probl
 from kaggle_runner.errors import ConfigError
 
 CHARLM_OPTIMIZERS = ("muon", "adamw_torch")
+TEXT8 = "text8"
+TEXT8_HOST = "mattmahoney.net"
+TEXT8_URL = f"https://{TEXT8_HOST}/dc/text8.zip"
+"""Where `dataset: text8` comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -268,7 +268,7 @@ def test_prepare_needs_no_answer_of_kaggle_where_the_owner_is_named(person):
     ({"other_gpu_sessions": 2}, ["push", "mine.yaml"], 10, "session count of 2 reached. Wait for one to end"),
     ({"used_hours": 30.0}, ["push", "mine.yaml"], 11, "30.0 of 30.0 GPU hours of this week are used; wait until 2026"),
     ({}, ["push", "mine.yaml", "--dataset", "tester/no-such"], 12, "dataset tester/no-such cannot be mounted .unknown"),
-    ({}, ["push", "mine.yaml", "--no-internet"], 12, "cannot fetch HuggingFaceTB/SmolLM2-135M; mount Kaggle's"),
+    ({}, ["push", "mine.yaml", "--no-internet"], 12, "SmolLM2-135M from the hub; mount a copy of Kaggle's or"),
     ({}, ["push", "big.yaml"], 14, "has [0-9]+ KB and Kaggle takes 900; leave out large files, or mount them"),
     ({}, ["push", "mine.yaml", "--owner", "nobody"], 15, "it with --owner; the kaggle program is logged in as tester"),
     ({}, ["push", "mine.yaml", "--title", "a"], 15, "becomes the slug 'a'; Kaggle wants 5 .*choose another one with"),

@@ -97,20 +97,21 @@ def kernel_prepare(sweep: str | None, folder: Path, **options: Any) -> None:
 @click.option("--deadline", help="End by then, counted from the start: 8h, 90m [the host's limit].")
 @full_options
 @click.option("--cpu", is_flag=True, help="Train on the CPU of where it runs.")
+@click.option("--no-internet", is_flag=True, help="It runs where the internet is off, on what is there.")
 @click.option("--out", type=GivenPath(), default=Path("kernel_launcher.py"), show_default=True)
 def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: bool, epochs: float | None, cpu: bool,
-                    out: Path) -> None:
+                    no_internet: bool, out: Path) -> None:
     """Write the code file alone: one script that does SWEEP on Colab, or wherever Python runs it."""
-    from kaggle_runner.errors import StudyError
     from kaggle_runner.files import write_atomically
     from kaggle_runner.kaggle.folder import refuse_other_code
     from kaggle_runner.kaggle.launcher import build_launcher
-    from kaggle_runner.kaggle.order import KernelOrder, make_launch
+    from kaggle_runner.kaggle.order import KernelOrder, check_offline, make_launch
 
     task, what = _task(full, epochs, sweep)
     options = (*_options(count, deadline), *what, *(("--cpu",) if cpu else ()))
-    order = KernelOrder(sweep=sweep, task=task, options=options)
+    order = KernelOrder(sweep=sweep, task=task, options=options, internet=not no_internet)
     launch, _ = make_launch(order, os.environ, complain)
+    check_offline(order, complain)
     if out.resolve() == Path(sweep).resolve():
         raise StudyError(f"--out {out} is the sweep file itself; choose another file with --out")
     refuse_other_code(out)
@@ -259,8 +260,7 @@ def secret_check(owner: str | None) -> None:
     """Say which keys this machine, a pushed kernel and Colab would find, never their values."""
     from kaggle_runner.kaggle.keys import describe_keys
 
-    environment = detect_here()
-    for label, text in describe_keys(environment, os.environ, owner=owner or ""):
+    for label, text in describe_keys(detect_here(), os.environ, owner=owner or ""):
         click.echo(f"{label:<8} {text}")
 
 

@@ -3,8 +3,9 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -45,7 +46,7 @@ def vary(file: Path, study: Path | None, deadline: str | None, cpu: bool) -> Non
     directory = study or directory_of(spec.name, environment)
     refuse_among_rows(directory, spec.baseline.get("dataset"))
     with display(typed_command()) as notify:
-        run = run_contest(spec, _order(directory, deadline, cpu, environment), environment, notify)
+        run = run_contest(spec, _order(directory, deadline, cpu, environment, spec.baseline), environment, notify)
     if run.decision is None:
         _say_unfinished(directory, run.reason)
     from kaggle_runner.report.lab.write import write_contest_plots, write_study_page
@@ -78,7 +79,8 @@ def tune(plan: Path, out: Path | None, deadline: str | None, cpu: bool) -> None:
     directory = out or as_typed(environment.writable_directory / LAB)
     refuse_among_rows(directory, read.baseline.get("dataset"))
     with display(typed_command()) as notify:
-        run = run_plan(read, _order(directory, deadline, cpu, environment), environment, notify, present_stage)
+        order = _order(directory, deadline, cpu, environment, read.baseline)
+        run = run_plan(read, order, environment, notify, present_stage)
     click.echo(as_text((directory / "summary.md").read_text(encoding="utf-8"), width_of()))
     click.echo(f"page     {as_typed(write_plan_page(directory))}")
     if run.reason:
@@ -132,11 +134,15 @@ def restore(study: Path) -> None:
 COMMANDS = (vary, tune, archive, archived, restore)
 
 
-def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Environment") -> "LabOrder":
+def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Environment",
+           baseline: Mapping[str, Any]) -> "LabOrder":
     from kaggle_runner.lab.contest import LabOrder
     from kaggle_runner.machine.deadline import find_deadline
+    from kaggle_runner.machine.internet import require_fetched
+    from kaggle_runner.mounts import fetched
 
     environment.for_training(cpu_only=cpu)
+    require_fetched(fetched(baseline), environment.host, os.environ)  # no study has models or rows of its own
     return LabOrder(directory=directory, cpu_only=cpu, deadline=find_deadline(deadline, environment, os.environ))
 
 

@@ -122,7 +122,7 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
     """Run a final training, and print what it came to as the end of a sweep does."""
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
-    from kaggle_runner.machine.internet import require_internet, servers_of
+    from kaggle_runner.machine.internet import require_fetched
     from kaggle_runner.run.final.final_training import FinalOrder, run_final
     from kaggle_runner.study.trial import Status
 
@@ -130,8 +130,7 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
         complain(f"warning: {warning}")
     environment = detect_here()
     environment.for_training(cpu_only=cpu)
-    if environment.host != "local" and spec.hub_names:
-        require_internet(servers_of("sweep", os.environ), environment.host)
+    require_fetched(spec.fetched, environment.host, os.environ)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
                        deadline=find_deadline(deadline, environment, os.environ))

@@ -100,7 +100,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
     warn_of_no_page()
     from kaggle_runner.cli.progress import display
     from kaggle_runner.machine.deadline import find_deadline
-    from kaggle_runner.machine.internet import require_internet, servers_of
+    from kaggle_runner.machine.internet import require_fetched
     from kaggle_runner.run.confirm import run_confirmation, why_unconfirmed
     from kaggle_runner.run.local_sweep import SweepOrder, run_embedded
     from kaggle_runner.study.journal import read_study
@@ -109,8 +109,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
-    if environment.host != "local" and spec.hub_names:
-        require_internet(servers_of("sweep", os.environ), environment.host)
+    require_fetched(spec.fetched, environment.host, os.environ)
     directory = study or directory_of(spec.name, environment, suffix)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     refuse_both(confirm, no_confirm)

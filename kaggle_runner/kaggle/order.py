@@ -9,7 +9,16 @@ from urllib.parse import urlsplit
 
 from slugify import slugify
 
-from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig, needs_bitsandbytes
+from kaggle_runner.config import (
+    DEMO_DATASET,
+    DEMO_MODEL,
+    TRAINERS,
+    CharLMConfig,
+    Config,
+    FinetuneConfig,
+    needs_bitsandbytes,
+    values_in,
+)
 from kaggle_runner.errors import ConfigError, KernelError, MissingPackages, Refusal, SecretError
 from kaggle_runner.kaggle.folder import SLUG_LIMIT, KernelSpec
 from kaggle_runner.kaggle.hub_name import why_no_name
@@ -18,10 +27,9 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.machines import T4_X2, check_machine
 from kaggle_runner.kaggle.program import find_kaggle, find_owner
 from kaggle_runner.machine.internet import INTERNET_VARIABLE
-from kaggle_runner.mounts import MOUNTED, is_of_this_machine
+from kaggle_runner.mounts import MOUNTED, fetched, is_of_this_machine
 from kaggle_runner.study.near import JOURNAL
 from kaggle_runner.sweep.address import is_file_name, require_sweep
-from kaggle_runner.sweep.distributions import Choice, Fixed
 from kaggle_runner.sweep.spec import SweepSpec, read_sweep
 
 UPLOAD_VARIABLE = "KAGGLE_RUNNER_UPLOAD_EVERY_S"
@@ -35,8 +43,8 @@ PASSED_ON = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HF_ENDPOINT")
 SERVERS = ("WANDB_BASE_URL", "HF_ENDPOINT")
 """Those of them that are the address of a server."""
 _LACKS_BITSANDBYTES = ("warning: Kaggle's image lacks bitsandbytes, which load_in_4bit and optimizers of 8 bits need, "
-                       "and a kernel without the internet gets it from a wheel alone; mount a dataset that holds it "
-                       "with --dataset")
+                       "and a kernel without the internet gets it from a wheel alone; mount a dataset that holds it, "
+                       "by push with --dataset")
 ReadRemote = Callable[[str], SweepSpec | None]
 """Type of what reads a sweep on W&B by its address."""
 
@@ -125,48 +133,80 @@ def make_spec(order: KernelOrder, environ: Mapping[str, str], tell: Callable[[st
                           "store it once with: python -m kaggle_runner secret put wandb")
     if (keys_are_known or order.is_file) and secret_dataset(owner, "huggingface") not in (*keys, *order.datasets):
         unknown = "" if keys_are_known else ", as far as is known"
+        copy = "" if order.task in ("export", "try") else (
+            f"; or mount Kaggle's copy with --model and write its path there, {MOUNTED['model']}, as `model`")
         for model in gated_models(order, read_remote):
             tell(f"warning: {model} is probably gated, and no Hugging Face key is stored for the kernel{unknown}; "
                  f"accept its licence at https://huggingface.co/{model} and store a key with: python -m kaggle_runner "
-                 f"secret put huggingface; or mount Kaggle's copy with --model and write its path there, "
-                 f"{MOUNTED['model']}, as `model`")
-    if not order.internet and not order.is_file:
-        raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
-                                         "sweep file, which is searched on the kernel")
-    if not order.internet and (lacking := _hub_names(order)):
-        raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {', '.join(lacking)}; mount "
-                                          f"Kaggle's copy with --model or --dataset and write its path there, under "
-                                          f"/kaggle/input/models or /kaggle/input/datasets, or leave out --no-internet")
+                 f"secret put huggingface{copy}")
     if order.task in ("export", "try"):
         _check_base(order, tell)
-    elif not order.internet and _is_quantised(_read(order)[0]):
-        tell(f"{_LACKS_BITSANDBYTES}, or write load_in_4bit: false and optim: adamw_torch")
+    check_offline(order, tell)
     return KernelSpec(owner=owner, title=order.title or _title(name), launch=launch, machine_shape=order.machine_shape,
                       internet=order.internet, datasets=tuple(dict.fromkeys((*order.datasets, *keys))),
                       kernels=order.kernels, models=order.models, docker_image=order.docker_image)
+
+
+def check_offline(order: KernelOrder, tell: Callable[[str], None]) -> None:
+    """See that an order for a session without the internet needs nothing of it; any other order is left alone.
+
+    Raises:
+        KernelError: it does; says what would be fetched, and from where.
+    """
+    if order.internet or order.task in ("export", "try"):
+        return
+    if not order.is_file:
+        raise KernelError(Refusal.OTHER, "agents of a W&B sweep need the internet; leave out --no-internet, or push a "
+                                         "sweep file, which is searched on the kernel")
+    spec = _read(order)[0]
+    if lacking := spec.fetched:
+        raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {_listed(lacking)}; "
+                                          f"mount a copy of Kaggle's or of yours, by push with --model or --dataset, "
+                                          f"and write its path there, under /kaggle/input/models or "
+                                          f"/kaggle/input/datasets, or leave out --no-internet")
+    if _is_quantised(spec):
+        tell(f"{_LACKS_BITSANDBYTES}, or write load_in_4bit: false and optim: adamw_torch")
+
+
+def _listed(lacking: Mapping[str, str]) -> str:
+    """Name what is fetched, and from where: one trainer has all of it from one place."""
+    return f"{', '.join(lacking)} from {next(iter(lacking.values()))}"
+
+
+def _config_of(study: Path) -> Config | None:
+    """Return what the winner of a study was trained with; none where that is not known here."""
+    if not (study / JOURNAL).is_file():
+        return None
+    from kaggle_runner.study.journal import read_study
+
+    best = read_study(study).best
+    return best.trial.config if best else None
 
 
 def _check_base(order: KernelOrder, tell: Callable[[str], None]) -> None:
     """See that a kernel may find the base of a study's winner, as far as is known here.
 
     Raises:
-        KernelError: the base is on this machine alone, or the hub's where the kernel has no internet.
+        KernelError: the base is on this machine alone, or must be fetched where the kernel has no internet.
     """
-    best, study = None, Path(order.sweep)
-    if is_here := (study / JOURNAL).is_file():
-        from kaggle_runner.study.journal import read_study
-
-        best = read_study(study).best
-    config = best.trial.config if best else None
+    study = Path(order.sweep)
+    config, is_here = _config_of(study), (study / JOURNAL).is_file()
     if isinstance(config, FinetuneConfig) and (config.model == DEMO_MODEL or is_of_this_machine(config.model)):
         what = "the demo base, whose weights stay" if config.model == DEMO_MODEL else f"{config.model}, which is"
         raise KernelError(Refusal.SOURCE, f"the kernel would not find the base of {study}: {what} on this machine; "
                                           f"run it here: python -m kaggle_runner {order.task} {study}")
     if order.internet:
         return
+    lacking = fetched(config.as_dict()) if config else {}
+    if isinstance(config, CharLMConfig) and lacking:
+        raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {_listed(lacking)}, whose "
+                                          f"characters the model of {study} has; leave out --no-internet")
     if isinstance(config, FinetuneConfig) and not Path(config.model).is_absolute():
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {config.model}, the base of "
                                           f"{study}; leave out --no-internet")
+    if lacking:
+        tell(f"warning: without the internet the kernel cannot fetch {_listed(lacking)}, so nothing is asked or "
+             f"measured on the rows of {study}")
     if not is_here:
         tell(f"warning: {study} is not on this machine, so its base is not known; without the internet the kernel "
              f"finds one under /kaggle/input alone, where the same is mounted as when it was trained")
@@ -242,21 +282,20 @@ def _check_address(name: str, address: str) -> None:
 
 
 def gated_models(order: KernelOrder, read_remote: ReadRemote) -> tuple[str, ...]:
-    """Name the models of a sweep whose owners want a licence accepted before a download."""
+    """Name the models of a sweep, or of a study's winner, whose owners want a licence accepted before a download."""
     if order.task in ("export", "try"):
-        return ()
-    spec = _read(order)[0] if order.is_file else read_remote(order.sweep.strip())
-    if spec is None:
-        return ()
-    return tuple(name for name in _values_of(spec, "model") if GATED.fullmatch(name) and not Path(name).exists())
+        config = _config_of(Path(order.sweep))
+        models = [config.model] if isinstance(config, FinetuneConfig) else []
+    else:
+        spec = _read(order)[0] if order.is_file else read_remote(order.sweep.strip())
+        models = [*_values_of(spec, "model")] if spec else []
+    return tuple(name for name in models if GATED.fullmatch(name) and not Path(name).exists())
 
 
 def _values_of(spec: SweepSpec, name: str) -> tuple[str, ...]:
     """Return the values that a parameter of a file can have; of a `model` that it leaves out the demo base."""
-    found = spec.parameters.get(name)
-    values = found.values if isinstance(found, Choice) else [found.value] if isinstance(found, Fixed) else []
-    if found is None and name == "model" and TRAINERS[spec.trainer] is FinetuneConfig:
-        values = [DEMO_MODEL]
+    usual = DEMO_MODEL if name == "model" and TRAINERS[spec.trainer] is FinetuneConfig else None
+    values = values_in(spec.parameters, name, usual)
     return tuple(dict.fromkeys(str(value) for value in values if value is not None))
 
 
@@ -284,17 +323,28 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
                            f"and write its path there, {MOUNTED[kind]}")
         elif path.is_relative_to("/kaggle/input") and not mounts:
             missing.append(f"the {name} {value}, because nothing is mounted there; give --{kind}")
+        elif other := _mounts_other(order, path):
+            missing.append(f"the {name} {value}, because {other}")
         elif not path.is_absolute() and value != DEMO_DATASET and is_finetune and (
                 problem := why_no_name(kind, value)):
             missing.append(f"the {name} {value!r}{problem}")
     return missing
 
 
-def _hub_names(order: KernelOrder) -> tuple[str, ...]:
-    """Name the models and datasets of a file that are the hub's, and no paths of the kernel or of this machine."""
-    if order.task in ("export", "try"):
-        return ()
-    return tuple(name for name in _read(order)[0].hub_names if not name.startswith(("/", ".", "~")))
+def _mounts_other(order: KernelOrder, path: Path) -> str:
+    """Say of a path where Kaggle mounts a certain model or dataset that the order does not mount that one; else empty.
+
+    Kaggle writes the path in small letters.
+    """
+    for kind, given in (("model", order.models), ("dataset", order.datasets)):
+        depth = MOUNTED[kind].count("/") - 3
+        parts = path.parts[4:4 + depth]
+        ref = "/".join(parts)
+        if path.is_relative_to(f"/kaggle/input/{kind}s") and len(parts) == depth and ref.lower() not in [
+                "/".join(one.split("/")[:depth]).lower() for one in given]:
+            mounted = f"only {', '.join(given)}" if given else "nothing"
+            return f"--{kind} mounts {mounted}; give --{kind} {ref}"
+    return ""
 
 
 def _read(order: KernelOrder) -> tuple[SweepSpec, str]:

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from kaggle_runner.config_charlm import TEXT8_HOST, TEXT8_URL
 from kaggle_runner.errors import HostError, NoInternet
+from kaggle_runner.mounts import HUB
 
 INTERNET_VARIABLE = "KAGGLE_RUNNER_INTERNET"
 """`off` where a session is meant to do without, as `push --no-internet` sets it."""
@@ -22,33 +24,47 @@ _SWITCHES = {
     "kaggle": "push without --no-internet (enable_internet of the kernel), or turn on the switch \"Internet\" of the "
               "notebook's session options; Kaggle leaves it off until the account's phone is verified, at "
               "https://www.kaggle.com/settings; a sweep file whose model, rows and wheels are mounted runs without it: "
-              "push --no-internet",
+              "--no-internet of push and of kernel launcher",
     "colab": "colab has no switch for it: restart the session",
     "local": "look at the network",
 }
 
 
-SERVERS = {"W&B": ("WANDB_BASE_URL", "https://api.wandb.ai"), "the hub": ("HF_ENDPOINT", "https://huggingface.co")}
+SERVERS = {"W&B": ("WANDB_BASE_URL", "https://api.wandb.ai"), HUB: ("HF_ENDPOINT", "https://huggingface.co"),
+           TEXT8_HOST: ("", TEXT8_URL)}
 """Server -> the variable that names another, and its address."""
 NEUTRAL = ("https://pypi.org", "https://www.kaggle.com")
 """Servers that tell a network that is off from a server that is down or an address that is none."""
 
 
-def servers_of(command: str, environ: Mapping[str, str]) -> dict[str, str]:
+def servers_of(command: str, environ: Mapping[str, str], sources: Iterable[str] = (HUB,)) -> dict[str, str]:
     """Name the servers that a command cannot do without, with their addresses; none where it was told so.
 
-    The hub is left out where HF_HUB_OFFLINE says that everything is here.
+    `sources` are those of what it fetches. The hub is left out where HF_HUB_OFFLINE says that everything is here.
     """
     if command != "agent" and environ.get(INTERNET_VARIABLE) == "off":
         return {}
     is_offline = environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    names = [*(["W&B"] if command == "agent" else []), *([] if is_offline else ["the hub"])]
+    names = [*(["W&B"] if command == "agent" else []), *(name for name in sources if name != HUB or not is_offline)]
     return {name: environ.get(SERVERS[name][0]) or SERVERS[name][1] for name in names}
 
 
-def require_internet(servers: Mapping[str, str], host: str, *, answer_s: float = ANSWER_S,
+def require_fetched(fetched: Mapping[str, str], host: str, environ: Mapping[str, str]) -> None:
+    """See on Kaggle and Colab that what trials must fetch, each with where from, can be fetched.
+
+    Raises:
+        HostError: as `require_internet`.
+        NoInternet: as `require_internet`.
+    """
+    if host != "local":
+        require_internet(servers_of("sweep", environ, fetched.values()), host, what=", ".join(fetched))
+
+
+def require_internet(servers: Mapping[str, str], host: str, *, what: str = "", answer_s: float = ANSWER_S,
                      pause_s: float = PAUSE_S, neutral: Sequence[str] = NEUTRAL) -> None:
     """See that the servers answer, whatever they say; one of ours may be down without the network.
+
+    `what` is to be had from them.
 
     Raises:
         HostError: there is a network, and the address that a variable gives for a server does not answer, twice; or
@@ -67,7 +83,7 @@ def require_internet(servers: Mapping[str, str], host: str, *, answer_s: float =
     others = [address for address in (*servers.values(), *neutral) if address not in silent]
     down = _silent(others, answer_s)
     answering = next((address for address in others if address not in down), "")
-    addresses = " or ".join(servers[name] for name in servers if servers[name] in silent)
+    addresses = " or ".join(servers[name] for name in servers if servers[name] in silent) + (what and f" for {what}")
     from urllib.request import getproxies  # start-up time that only a session needs to spend
 
     proxies = ", ".join(sorted(f"{name}_proxy" for name in getproxies() if name in ("http", "https", "all")))

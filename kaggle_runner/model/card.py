@@ -8,6 +8,7 @@ from kaggle_runner import __version__
 from kaggle_runner.config import DEMO_MODEL, known_to_0_2
 from kaggle_runner.metrics import LOSS, MEASURED, format_metric, format_number
 from kaggle_runner.model.outcome import Outcome
+from kaggle_runner.mounts import may_be_on_hub
 from kaggle_runner.study.best_file import yaml_text
 from kaggle_runner.study.noise import measured_noise
 
@@ -44,8 +45,6 @@ def is_of_hub(base: str) -> bool:
 
 def _data_of_hub(dataset: str) -> bool:
     """Say whether a dataset is one that others find on the hub under its owner's name."""
-    from kaggle_runner.training.data.sources import may_be_on_hub
-
     return "/" in dataset and may_be_on_hub(dataset) and not Path(dataset).exists()
 
 

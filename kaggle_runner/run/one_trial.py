@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kaggle_runner.config import DEMO_DATASET, Config, FinetuneConfig
+from kaggle_runner.config_charlm import TEXT8
 from kaggle_runner.errors import ConfigError, DataError, ModelError, WorkerError
 from kaggle_runner.events import BaseMeasured, Note, Notify, TrialEnded, TrialStarted
 from kaggle_runner.files import sound_lines
@@ -128,7 +129,7 @@ class TrialRunner:
 
 def missing_here(config: Config) -> str:
     """Say what a config reads from this machine and is not there, which another machine may have; else empty."""
-    from kaggle_runner.training.data.characters import TEXT8, text_file
+    from kaggle_runner.training.data.characters import text_file
     from kaggle_runner.training.data.sources import is_here
     from kaggle_runner.training.models.tokenizer import model_source
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from kaggle_runner.config import DEMO_DATASET, DEMO_MODEL, TRAINERS, FinetuneConfig, field_types
 from kaggle_runner.errors import SweepError
 from kaggle_runner.metrics import LOSS, MEASURED, Goal, Metric
+from kaggle_runner.mounts import fetched
 from kaggle_runner.sweep.distributions import Choice, Fixed, Parameter, Range, same_value
 from kaggle_runner.sweep.expressions import Tied
 from kaggle_runner.sweep.nesting import as_entries, check_paths, flat_entries, flat_values
@@ -111,21 +112,14 @@ class SweepSpec:
 
     @property
     def needs_no_hub(self) -> bool:
-        """Whether model and dataset are those that ship with the package."""
+        """Whether model and rows are those that ship with the package."""
         return all(self.fixed.get(name, ours) == ours and name not in self.searched
-                   for name, ours in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET)))
+                   for name, ours in (("model", DEMO_MODEL), ("dataset", DEMO_DATASET), ("eval_dataset", None)))
 
     @property
-    def hub_names(self) -> tuple[str, ...]:
-        """The models and datasets of a fine-tune that neither ship with the package nor are paths of this machine."""
-        if TRAINERS[self.trainer] is not FinetuneConfig:
-            return ()
-        named = (self.parameters[name] for name in ("model", "dataset") if name in self.parameters)
-        values = (value for parameter in named for value in (
-            parameter.values if isinstance(parameter, Choice) else
-            [parameter.value] if isinstance(parameter, Fixed) else []))
-        return tuple(name for name in dict.fromkeys(map(str, values))
-                     if name not in (DEMO_MODEL, DEMO_DATASET) and not Path(name).expanduser().exists())
+    def fetched(self) -> dict[str, str]:
+        """What its trials must fetch, each with where from."""
+        return fetched(self.parameters)
 
     @property
     def count(self) -> int | None:

@@ -4,13 +4,14 @@ import time
 
 import torch
 
+from kaggle_runner.config_charlm import TEXT8
 from kaggle_runner.errors import DataError, StudyError
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.model.outcome import Outcome, weights_of
 from kaggle_runner.model.talk.asking import Answer, Question, Sampling, Show
 from kaggle_runner.training.checkpoint import read_tensors
 from kaggle_runner.training.cpu_speed import use_threads
-from kaggle_runner.training.data.characters import TEXT8, load_corpus, text8_bytes
+from kaggle_runner.training.data.characters import load_corpus, text8_bytes
 from kaggle_runner.training.models.char_model import CharModel
 
 GIVEN = 64

@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from kaggle_runner.config import DEMO_DATASET, CharLMConfig
+from kaggle_runner.config_charlm import TEXT8, TEXT8_URL
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import OTHER_CACHE, digest_of, write_atomically
 from kaggle_runner.mounts import mounted_at
 from kaggle_runner.training.data import builtin_docs
 
-TEXT8 = "text8"
-TEXT8_URL = "https://mattmahoney.net/dc/text8.zip"
 TEXT8_MD5 = "3bea1919949baf155f99411df5fada7e"
 """MD5 sum of the 100,000,000 bytes inside the archive. Source: Matt Mahoney, About the Test Data."""
 TEXT8_SYMBOLS = " abcdefghijklmnopqrstuvwxyz"

@@ -20,13 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from kaggle_runner.errors import DataError
+from kaggle_runner.mounts import kind_of
 from kaggle_runner.training.data.splits import HELD_OUT
 
-KINDS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
-         ".txt": "text"}
-"""How a file is read, by the end of its name."""
-PACKED = (".gz", ".zst", ".bz2", ".xz")
-"""Ends of names of packed files, after the kind's: `rows.jsonl.gz`."""
 ROW_KEYS = ("data", "rows", "examples", "instances", "train")
 """Keys of a JSON object whose list is the rows."""
 MOST_NAMED = 5
@@ -39,14 +35,6 @@ LONGEST_WORD = 16
 """Characters from the end of what was read within which an error may only mean that there is more to come."""
 BLANKS = re.compile(r"[ \t\r\n]*")
 TOO_DEEP = "nested too deeply"
-
-
-def kind_of(path: Path) -> str:
-    """Tell how a file is read; empty if it is no file of rows."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    return KINDS.get(suffixes[-1], "") if suffixes else ""
 
 
 def read_file(path: Path) -> Iterator[Mapping[str, Any]]:

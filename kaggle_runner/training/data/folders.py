@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from kaggle_runner.errors import DataError
-from kaggle_runner.training.data.files import kind_of
+from kaggle_runner.mounts import kind_of
 from kaggle_runner.training.data.splits import choose_configuration, families, split_of
 
 NO_ROWS_INSIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",

@@ -16,9 +16,9 @@ from typing import Any
 from kaggle_runner.config import DEMO_DATASET, FinetuneConfig
 from kaggle_runner.errors import DataError
 from kaggle_runner.files import read_checked, write_checked
-from kaggle_runner.mounts import mounted_at
+from kaggle_runner.mounts import may_be_on_hub, mounted_at
 from kaggle_runner.training.data import builtin_docs
-from kaggle_runner.training.data.files import TOO_DEEP, kind_of, read_file, remarks_of
+from kaggle_runner.training.data.files import TOO_DEEP, read_file, remarks_of
 from kaggle_runner.training.data.folders import READABLE, find_files
 from kaggle_runner.training.data.formats import Layout, plain_name, recognise
 from kaggle_runner.training.data.splits import choose_configuration, choose_splits
@@ -159,12 +159,6 @@ def _refuse_missing(dataset: str) -> None:
         seen_from = "" if path.is_absolute() else f"; a relative path counts from the current folder, {Path.cwd()}"
         raise DataError(f"the dataset {dataset} does not exist{_did_you_mean(path)}; give a {READABLE}, a folder of "
                         f"them, a hub id, or {DEMO_DATASET}{seen_from}")
-
-
-def may_be_on_hub(dataset: str) -> bool:
-    """Say whether the hub could have a dataset that is called so; it is not where a file or folder is, too."""
-    path = Path(dataset).expanduser()
-    return not (path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1 or kind_of(path))
 
 
 def _builtin_pairs(cache_directory: Path) -> list[tuple[str, str]]:
