@@ -142,7 +142,7 @@ def test_a_folder_that_is_not_there_is_refused(model, message):
 
 
 def test_a_folder_or_file_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"the folder has no config\.json"):
+    with pytest.raises(ModelError, match=r"it has no config\.json with a model_type"):
         model_source(str(tmp_path))
     (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"weights\.bin is a file, not a model"):

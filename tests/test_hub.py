@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import torch
+import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError, ModelError
@@ -26,13 +27,16 @@ from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import KaggleRunnerError
 from kaggle_runner.training.data.instructions import load_rows
 from kaggle_runner.training.models.base_model import load_base
+from kaggle_runner.training.models.tokenizer import load_tokenizer
 
-for owner in ("gated", "limited", "missing", "stale", "walled"):
-    for kind in ("model", "dataset"):
-        config = FinetuneConfig(**{kind: f"{owner}/thing"})
+for owner in ("gated", "limited", "missing", "stale", "walled", "review", "disabled", "barred", "odd"):
+    for kind in ("model", "tokenizer", "dataset"):
+        config = FinetuneConfig(**{kind.replace("tokenizer", "model"): f"{owner}/thing"})
         try:
             if kind == "model":
                 load_base(config, torch.device("cpu"))
+            elif kind == "tokenizer":
+                load_tokenizer(config)
             else:
                 load_rows(config, cache_directory=Path("cache"))
         except KaggleRunnerError as error:
@@ -71,8 +75,8 @@ def test_a_gated_model_without_a_token_asks_for_licence_and_token(without_a_toke
         rf"https://huggingface\.co/gated/thing and {STORE}; or mount Kaggle's copy with push --model .*"
         "/kaggle/input/models/OWNER/.*",
         without_a_token["gated model"])
-    assert re.match(r"DataError: the dataset 'gated/thing' is gated, and no Hugging Face token is here; accept its "
-                    r"licence at https://huggingface\.co/datasets/gated/thing and .*push --dataset",
+    assert re.match(r"DataError: the dataset 'gated/thing' is gated, and no Hugging Face token is here \(Access to .*\)"
+                    r"; accept its licence at https://huggingface\.co/datasets/gated/thing and .*push --dataset",
                     without_a_token["gated dataset"])
 
 
@@ -80,7 +84,11 @@ def test_a_token_without_access_is_told_from_none(with_a_token):
     assert re.match(r"ModelError: the model 'gated/thing' is gated, and the account of the Hugging Face token has no "
                     r"access to it \(Access to model .*\); accept its licence at https://huggingface\.co/gated/thing "
                     r"with that account, and let the token read gated repositories", with_a_token["gated model"])
-    assert "the account of the Hugging Face token has no access to it; accept" in with_a_token["gated dataset"]
+    for kind in ("model", "dataset"):  # `datasets` itself forgets what the hub said
+        assert re.search(r"the account of the Hugging Face token has no access to it \(Your request to access "
+                         r"review/thing is awaiting a review from the repo authors\); accept",
+                         with_a_token[f"review {kind}"])
+    assert "has no access to it (Access to model gated/thing is restricted" in with_a_token["gated dataset"]
 
 
 def test_too_many_requests_are_no_missing_network(without_a_token, with_a_token):
@@ -125,16 +133,33 @@ def test_a_revoked_token_is_named_as_the_reason(with_a_token):
 
 
 def test_a_refusal_without_a_token_and_an_error_of_the_hub_are_told_apart(without_a_token):
-    assert re.match(r"ModelError: the hub, or what stands before it, refuses this machine, HTTP 403, for the model "
-                    r"'walled/thing' \(.*\); open https://huggingface\.co/walled/thing in a browser; export HF_TOKEN",
+    assert re.match(r"ModelError: the hub, or what stands before it, refuses the model 'walled/thing', HTTP 403 \(.*\)"
+                    rf"; open https://huggingface\.co/walled/thing in a browser; {STORE}; or mount",
                     without_a_token["walled model"])
-    assert "HTTP 403, for the dataset 'walled/thing'" in without_a_token["walled dataset"]
+    assert "refuses the dataset 'walled/thing', HTTP 403" in without_a_token["walled dataset"]
     for status in (500, 502, 503, 504):  # the client itself tries again for half a minute
         answer = OSError(f"Server error '{status}' for url 'https://hub.example/x'")
         answer.response = SimpleNamespace(status_code=status)
         with pytest.raises(ModelError, match=rf"the hub fails by itself, HTTP {status}, for the model 'a/b' \(Server "
                                              rf"error '{status}' .*\); wait some minutes and run the same command"):
             raise_refusal(answer, "a/b", ModelError)
+
+
+def test_any_other_refusal_is_told_with_its_status_and_what_the_hub_says(with_a_token):
+    for owner, said in (("disabled", r"403 \(Access to this resource is disabled"), ("walled", r"403 \(.*"),
+                        ("barred", r"451 \(Unavailable For Legal Reasons"), ("odd", r"418 \(.*418 I'm a [Tt]eapot.*")):
+        for kind, page in (("model", ""), ("dataset", "datasets/")):
+            assert re.match(rf"\w+: the hub, or what stands before it, refuses the {kind} '{owner}/thing', HTTP {said}"
+                            rf"\); open https://huggingface\.co/{page}{owner}/thing in a browser; or mount Kaggle's",
+                            with_a_token[f"{owner} {kind}"])
+
+
+def test_a_preview_is_refused_in_the_words_of_a_training(without_a_token, with_a_token):
+    for answers in (without_a_token, with_a_token):
+        of_tokenizers = {owner: said for owner, said in answers.items() if owner.endswith("tokenizer")}
+        assert len(of_tokenizers) == 9
+        assert of_tokenizers == {owner.replace("model", "tokenizer"): said for owner, said in answers.items()
+                                 if owner.endswith("model")}
 
 
 def test_a_setting_with_which_nobody_is_asked_is_named(tmp_path):
@@ -209,6 +234,73 @@ def test_a_dataset_of_the_hub_is_read_by_configuration_split_and_revision(tmp_pa
                                "that dataset_config names is read: give its rows as a file"}
 
 
+CONTENTS = """
+import torch
+from kaggle_runner.config import FinetuneConfig
+from kaggle_runner.errors import ModelError
+from kaggle_runner.training.models.base_model import load_base
+from kaggle_runner.training.models.tokenizer import load_tokenizer
+
+for name in ("adapter", "gguf", "both", "readme", "family", "kind", "list", "damaged", "mlx"):
+    config = FinetuneConfig(model=f"own/{name}", load_in_4bit=False)
+    for who, load in (("", load_base), (" tokenizer", lambda config, device: load_tokenizer(config))):
+        try:
+            load(config, torch.device("cpu"))
+        except ModelError as error:
+            print(f"{name}{who}: {error}")
+"""
+LLAMA = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "gguf/q4/a.Q4_K_M.gguf": "x",
+        "both/config.json": LLAMA, "both/a.gguf": "x", "readme/README.md": "x", "list/config.json": [1, 2],
+        "family/config.json": {"model_type": "newer_text", "architectures": ["NewerForCausalLM"]},
+        "kind/config.json": {**LLAMA, "hidden_size": "big"},
+        "mlx/config.json": {**LLAMA, "quantization": {"group_size": 64, "bits": 4}}}
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("contents")
+    for name, content in HELD.items():
+        path = directory / "open" / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    damaged = directory / "open" / "own" / "damaged" / "config.json"
+    damaged.parent.mkdir()
+    damaged.write_text('{"model_type":')
+    return ask(directory, CONTENTS, directory / "open")
+
+
+def test_a_repository_that_is_no_model_is_told_by_what_it_holds(contents):
+    adapter = ("own/adapter is an adapter, not a model: it has an adapter_config.json and no config.json; give its "
+               "base meta/base, or merge the two with peft's merge_and_unload and save_pretrained")
+    nothing = ("own/readme is not a model: it has no config.json with a model_type; give a folder that save_pretrained "
+               "wrote, or a hub id")
+    gguf = "own/gguf holds GGUF files, which nothing is trained on; give its original in 16 bits"
+    for who in ("", " tokenizer"):
+        assert contents[f"adapter{who}"] == adapter
+        assert contents[f"readme{who}"] == nothing
+        assert contents[f"gguf{who}"] == gguf
+    assert contents["both"] == gguf.replace("own/gguf", "own/both"), "a config.json beside them changes nothing"
+
+
+def test_a_family_that_is_newer_than_transformers_is_named_and_no_other(contents):
+    assert contents["family"] == (
+        f"own/family cannot be trained: transformers {transformers.__version__} here does not know its family "
+        f"newer_text; choose an older one, or run: pip install -U transformers; a kernel needs another push "
+        f"--image")
+
+
+def test_a_config_that_is_none_is_no_fault_of_the_name_or_the_network(contents):
+    for name, said in (("kind", r".*('big'|unsupported operand type\(s\) for //: 'str' and 'int').*"), ("list", ".+"),
+                       ("damaged", "It looks like the config file at .* is not a valid JSON file.*")):
+        assert re.fullmatch(rf"own/{name} is not a model: {said}; mend its config\.json, or get it again",
+                            contents[name])
+        assert contents[f"{name} tokenizer"].startswith(f"cannot load the tokenizer of 'own/{name}': ")
+        assert contents[f"{name} tokenizer"].endswith("give a folder that save_pretrained wrote")
+    assert contents["mlx"].startswith("own/mlx cannot be trained: it is quantised by an unnamed program such as MLX, ")
+    assert all(len(said) < 400 for said in contents.values())
+
+
 def test_what_a_lost_network_says_is_found_below_what_the_libraries_make_of_it():
     """The errors are real; they are wrapped as transformers 5.0 and 5.23 do."""
     client = httpx.Client()
@@ -220,6 +312,10 @@ def test_what_a_lost_network_says_is_found_below_what_the_libraries_make_of_it()
         wrapped.__cause__ = raised.value
         assert re.fullmatch(rf"no answer from https://huggingface\.co{said}", useful_line(wrapped))
     assert useful_line(OSError("no file x")) == "no file x"
+    assert useful_line(ValueError("Validation error for 'x':\n    TypeError: 'x' is text\nMore.")) == (
+        "Validation error for 'x': TypeError: 'x' is text")
+    families = useful_line(ValueError(f"Unrecognized model. Choose one of {', '.join(['albert'] * 600)}"))
+    assert re.fullmatch(r"Unrecognized model\. Choose one of albert, .{200,300} \[\.\.\.\]", families)
     with pytest.raises(OSError, match="bad") as raised:
         raise OSError("bad file.\nAnd more.") from ValueError("line 1 column 2")
     assert useful_line(raised.value) == "bad file (line 1 column 2)"

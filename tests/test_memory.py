@@ -372,7 +372,7 @@ class TestModelShapes:
             read_model_config("Qwen/Qwen2.5-7b-base", {})
 
     def test_a_folder_that_holds_no_model_is_refused(self, tmp_path):
-        with pytest.raises(ModelError, match=r"has no config\.json; give a folder that save_pretrained wrote"):
+        with pytest.raises(ModelError, match=r"has no config\.json with a model_type; give a folder that save_pr"):
             read_model_config(str(tmp_path), {})
         (tmp_path / "config.json").write_text("[]")
         with pytest.raises(ModelError, match=r"config\.json names no model_type"):

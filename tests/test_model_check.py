@@ -1,8 +1,10 @@
 """The model's folder before it is used: each refusal in one line, and what works but perhaps not as meant."""
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -35,6 +37,15 @@ def folder_with(tmp_path, **files):
     ({"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, "it is quantised by awq, and only"),
     ({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}, "it is quantised by mxfp4, and only"),
     ({"model_type": "llama", "quantization_config": {"load_in_8bit": True}}, "quantised by bitsandbytes in 8 bits"),
+    ({"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+     "quantised by bitsandbytes in 8 bits"),
+    ({"model_type": "llama", "quantization_config": {"group_size": 64, "bits": 4}},
+     "it is quantised by an unnamed program such as MLX, and only bitsandbytes' 4 bits are trained on; give its orig"),
+    ({"model_type": "llama", "quantization": {"group_size": 64, "bits": 8}}, "an unnamed program such as MLX, and"),
+    ({"model_type": "nobody-knows"},
+     r"m cannot be trained: transformers 5\..* here does not know its family nobody-knows; choose an older one, or "
+     r"run: pip install -U transformers; a kernel needs another push --image"),
+    ({"model_type": "nobody-knows", "auto_map": {"AutoModelForCausalLM": "m.M"}}, "not know its family nobody-knows"),
     ({"model_type": "bert", "architectures": ["BertForMaskedLM"]},
      r"it is an encoder \(BertForMaskedLM\), which fills gaps and does not write on; choose a decoder"),
     ({"model_type": "modernbert", "architectures": ["ModernBertForMaskedLM"]}, "it is an encoder"),
@@ -59,8 +70,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line(values, message):
     {"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
     {"model_type": "phi3", "auto_map": {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}},
     {"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True},
+    {"model_type": "llama", "architectures": 5, "quantization_config": {"load_in_4bit": True}},
     {"model_type": "bart", "architectures": ["BartForCausalLM"]}, {"model_type": "gemma3", "vision_config": {}},
-    {"model_type": "nobody-knows"},
 ])
 def test_what_may_be_trained_is_not_refused(values):
     check_config("m", values, trust=False)
@@ -71,6 +82,26 @@ def test_all_that_is_wrong_comes_at_once():
                                          r"quantised by awq.*; it is an encoder"):
         check_config("m", {"model_type": "bert", "quantization_config": {"quant_method": "awq"}}, trust=False,
                      has_adapter=True)
+
+
+def test_a_folder_of_gguf_files_and_one_with_a_value_of_a_wrong_kind_are_told(tmp_path):
+    (tmp_path / "a.Q4_K_M.gguf").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"holds GGUF files, which nothing is trained on; give its original in"):
+        check_model(FinetuneConfig(model=str(tmp_path)))
+    config = folder_with(tmp_path, config={"model_type": "llama", "hidden_size": "big"})
+    with pytest.raises(ModelError, match=r" is not a model: .*(got str \(value: 'big'\)|: 'str' and 'int'); mend its "
+                                         r"config\.json, or get it again"):
+        load_base(dataclasses.replace(config, load_in_4bit=False), torch.device("cpu"))
+
+
+def test_a_number_in_quotes_is_told_when_the_model_is_loaded(tiny_llama, tmp_path):
+    """transformers 5.0 takes it until it computes with it."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "rms_norm_eps": "1e-6"}))
+    with pytest.raises(ModelError, match=r"is not a model: .*('rms_norm_eps' expected float, got str|'Tensor' and "
+                                         r"'str').*; mend its config\.json, or get it again"):
+        load_base(FinetuneConfig(model=str(folder), load_in_4bit=False), torch.device("cpu"))
 
 
 def test_an_adapter_is_no_model(tmp_path):

@@ -33,9 +33,9 @@ def test_a_model_of_the_old_layout_is_found_by_most_of_its_names(inputs):
 
 def test_a_folder_above_a_model_names_the_model(inputs):
     above = inputs / "models/google/gemma-2/transformers/gemma-2-2b-it"
-    with pytest.raises(ModelError, match=f"the folder has no config.json; {above}/2 in it has one; give a folder"):
+    with pytest.raises(ModelError, match=f"no config.json with a model_type; {above}/2 in it has one; give a folder"):
         model_source(str(above))
-    with pytest.raises(ModelError, match=r"the folder has no config\.json; give a folder"):
+    with pytest.raises(ModelError, match=r"it has no config\.json with a model_type; give a folder"):
         model_source(str(inputs / "datasets"))
 
 

@@ -275,7 +275,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(study, cache, params, tmp_pat
     with Supervisor(study=study, settings=settings(study, cache)) as supervisor:
         for change, message in [
             ({"model": str(tmp_path / "nowhere")}, "the model folder .*nowhere does not exist"),
-            ({"model": str(tmp_path)}, r"is not a model: the folder has no config\.json"),
+            ({"model": str(tmp_path)}, r"is not a model: it has no config\.json with a model_type"),
             ({"model": "owner/no-such-model"}, "the model 'owner/no-such-model' is not in the cache of this machine"),
             ({"dataset": str(tmp_path / "rows.jsonl")}, r"rows\.jsonl"),
             ({"dataset": str(tmp_path / "empty.jsonl")}, r"empty\.jsonl"),

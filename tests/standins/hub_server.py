@@ -9,6 +9,9 @@ many reasons, and the reason in a header or nowhere.
 * `missing`: 401 without a token, 404 with one, `X-Error-Code: RepoNotFound`: a private one looks the same.
 * `stale`: 401 for a token that was revoked, and no code.
 * `walled`: 403 without a code or a reason, as from what stands before the hub.
+* `review`: 403 with the code of `gated`, for an account that asked and has no answer yet.
+* `disabled`: 403 without a code, and the hub's own sentence.
+* `barred`: 451 with a sentence. `odd`: 418 without one.
 
 Any other owner is a folder of `open`, with a folder for each of its datasets; a branch is told from another by what
 stands behind `@` in the folder's name. A file that is not there is a 404 with `X-Error-Code: EntryNotFound`, a branch
@@ -25,6 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+AWAITED = "Your request to access {name} is awaiting a review from the repo authors."
 RESTRICTED = "Access to model {name} is restricted and you are not in the authorized list. Visit https://h.co to ask."
 
 
@@ -54,6 +58,10 @@ class _Handler(BaseHTTPRequestHandler):
             "missing": (404 if with_token else 401, {"X-Error-Code": "RepoNotFound"}),
             "stale": (401, {}),
             "walled": (403, {}),
+            "review": (403, {"X-Error-Code": "GatedRepo", "X-Error-Message": AWAITED.format(name=name)}),
+            "disabled": (403, {"X-Error-Message": "Access to this resource is disabled."}),
+            "barred": (451, {"X-Error-Message": "Unavailable For Legal Reasons"}),
+            "odd": (418, {}),
         }
         if parts[0] in refusals:
             return self._answer(*refusals[parts[0]])

@@ -23,7 +23,7 @@ from kaggle_runner.training.data.folders import READABLE, find_files
 from kaggle_runner.training.data.formats import Layout, plain_name, recognise
 from kaggle_runner.training.data.splits import choose_configuration, choose_splits
 from kaggle_runner.training.data.turns import NO_UNICODE, Row
-from kaggle_runner.training.hub import raise_refusal, require_revision
+from kaggle_runner.training.hub import first_line, raise_refusal, require_revision
 
 LOOKED_AT = 100
 """Rows whose columns tell the layout: a column may be missing in the first."""
@@ -271,8 +271,8 @@ def _reading(source: str) -> Iterator[None]:
                         f"json, jsonl, csv or parquet file or {DEMO_DATASET}") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, httpx.HTTPError) as error:
         raise_refusal(error, source, DataError)
-        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"cannot read the dataset {source}: {lines[0]}; repair it, or give another") from error
+        raise DataError(f"cannot read the dataset {source}: {first_line(error.__cause__ or error)}; repair it, or give "
+                        f"another") from error
     finally:
         log.setLevel(level)
         if bars_are_on:

@@ -25,9 +25,9 @@ from kaggle_runner.training.libraries import apply_liger, complete_config, kept_
 from kaggle_runner.training.loss import logit_cap, logits_of
 from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_causal_attention
 from kaggle_runner.training.models.bare_model import own_head
-from kaggle_runner.training.models.model_check import ADAPTER, check_config, check_tokenizer, set_padding
+from kaggle_runner.training.models.model_check import check_config, check_tokenizer, set_padding
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
-from kaggle_runner.training.models.tokenizer import model_source
+from kaggle_runner.training.models.tokenizer import ADAPTER, model_source, refuse_contents
 
 MOST_LEFT = 0.5
 """Share of a model's layers that 4-bit loading may leave in 16 bits without a word."""
@@ -99,10 +99,11 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
         warnings = check_tokenizer(config.model, tokenizer, model_config)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except Exception as error:  # what a damaged file brings up in its libraries is of any kind
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError, ModelError)):
             raise
         raise_refusal(error, config.model, ModelError)
+        refuse_contents(config.model, source)
         raise ModelError(f"cannot load the model {config.model!r}: {useful_line(error)}; it must be a causal language "
                          f"model with its tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
@@ -114,12 +115,16 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     if config.load_in_4bit:
         warnings += left_in_16_bits(model)
     structures = structures_of(model)
-    strange = (structures if isinstance(structures, str) else
-               "" if agrees(model, structures, compute_dtype, device) else "it looks known and computes something else")
+    try:
+        strange = (structures if isinstance(structures, str) else
+                   "" if agrees(model, structures, compute_dtype, device) else
+                   "it looks known and computes something else")
+        exact = own_head(model) and _own_head_is_exact(model, device)
+    except TypeError as error:  # transformers 5.0 takes a text for a number until it computes with it
+        raise _unreadable(config.model, source, error) from error
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
-                     own_head=own_head(model) and _own_head_is_exact(model, device),
-                     seconds=time.perf_counter() - started, warnings=tuple(warnings),
+                     own_head=exact, seconds=time.perf_counter() - started, warnings=tuple(warnings),
                      strange_layers=strange)
 
 
@@ -130,12 +135,14 @@ def check_model(config: FinetuneConfig) -> str:
         ModelError: it is missing, or cannot be trained here.
     """
     source = model_source(config.model)
-    folder = Path(source)
     try:
         values, _ = transformers.PreTrainedConfig.get_config_dict(source)
-    except (OSError, ValueError, KeyError) as error:
+        family = values.get("model_type")  # the file may hold a list
+    except Exception as error:
         raise _unreadable(config.model, source, error) from error
-    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=(folder / ADAPTER).is_file())
+    if not family:
+        refuse_contents(config.model, source, surely=True)
+    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=Path(source, ADAPTER).is_file())
     return source
 
 
@@ -216,15 +223,17 @@ def _require_liger(device: torch.device) -> None:
 def _read_config(model: str, source: str, *, trust: bool) -> Any:
     try:
         return complete_config(transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _unreadable(model, source, error) from error
 
 
 def _unreadable(model: str, source: str, error: Exception) -> ModelError:
+    if isinstance(error, MemoryError):
+        raise error
     what = useful_line(error)
-    if source != model or Path(source).is_dir():
-        return ModelError(f"{model} is not a model: {what}")
     raise_refusal(error, model, ModelError)
+    if Path(source).is_dir() or not isinstance(error, OSError) or "not a valid JSON" in what:
+        return ModelError(f"{model} is not a model: {what}; mend its config.json, or get it again")
     return ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or give a "
                       f"local folder")
 

@@ -11,6 +11,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from kaggle_runner.errors import ModelError
+from kaggle_runner.training.models.tokenizer import ADAPTER
 
 CAUSAL: Mapping[str, Any] = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 SEQ2SEQ: Mapping[str, Any] = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
@@ -18,7 +19,6 @@ MASKED: Mapping[str, Any] = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 MULTIMODAL: Mapping[str, Any] = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 """Which families transformers knows of each kind."""
 CHOOSE = "choose a decoder such as Llama, Qwen, Mistral or Phi"
-ADAPTER = "adapter_config.json"
 
 
 def check_config(model: str, values: Mapping[str, Any], *, trust: bool, has_adapter: bool = False) -> None:
@@ -30,16 +30,10 @@ def check_config(model: str, values: Mapping[str, Any], *, trust: bool, has_adap
     problems = [problem for problem in (
         f"an {ADAPTER} lies beside it, so transformers would load that adapter too and train on top of it; move it "
         f"out of the folder, or merge it into the model" if has_adapter else "",
-        _code_problem(values, trust=trust), _quantisation_problem(values), _kind_problem(values)) if problem]
+        _code_problem(values, trust=trust), _family_problem(values), _quantisation_problem(values),
+        _kind_problem(values)) if problem]
     if problems:
         raise ModelError(f"{model} cannot be trained: {'; '.join(problems)}")
-
-
-def adapter_problem(model: str, base: object) -> ModelError:
-    """Say that a folder holds an adapter and no model."""
-    named = f"its base {base}" if base else "its base"
-    return ModelError(f"{model} is an adapter, not a model: it has an {ADAPTER} and no config.json; give {named}, or "
-                      f"merge the two with peft's merge_and_unload and save_pretrained")
 
 
 def check_tokenizer(model: str, tokenizer: Any, model_config: Any) -> list[str]:
@@ -77,9 +71,22 @@ def set_padding(tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
 
 
-def _code_problem(values: Mapping[str, Any], *, trust: bool) -> str:
+def _code_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
     code = values.get("auto_map")
-    if not isinstance(code, Mapping) or not code or trust or values.get("model_type") in transformers.CONFIG_MAPPING:
+    return code if isinstance(code, Mapping) else {}
+
+
+def _family_problem(values: Mapping[str, Any]) -> str:
+    family = str(values.get("model_type"))
+    if family in transformers.CONFIG_MAPPING or "AutoConfig" in _code_of(values):
+        return ""
+    return (f"transformers {transformers.__version__} here does not know its family {family}; choose an older "
+            f"one, or run: pip install -U transformers; a kernel needs another push --image")
+
+
+def _code_problem(values: Mapping[str, Any], *, trust: bool) -> str:
+    code = _code_of(values)
+    if not code or trust or str(values.get("model_type")) in transformers.CONFIG_MAPPING:
         return ""
     names = sorted({str(name).rsplit("--", 1)[-1].split(".")[0] + ".py" for name in code.values()})
     return (f"it brings Python code of its own ({', '.join(names)}), which is not run unasked; read it and write "
@@ -87,10 +94,11 @@ def _code_problem(values: Mapping[str, Any], *, trust: bool) -> str:
 
 
 def _quantisation_problem(values: Mapping[str, Any]) -> str:
-    found = values.get("quantization_config")
+    found = values.get("quantization_config") or values.get("quantization")
     if not isinstance(found, Mapping):
         return ""
-    method = str(found.get("quant_method") or "bitsandbytes")
+    unnamed = "bitsandbytes" if "load_in" in str(found) else "an unnamed program such as MLX"  # it had no quant_method
+    method = str(found.get("quant_method") or unnamed)
     if method == "bitsandbytes" and found.get("load_in_4bit"):
         return ""
     how = "bitsandbytes in 8 bits" if method == "bitsandbytes" else method
@@ -100,18 +108,18 @@ def _quantisation_problem(values: Mapping[str, Any]) -> str:
 
 def _kind_problem(values: Mapping[str, Any]) -> str:
     family = str(values.get("model_type", ""))
-    architectures = [str(name) for name in values.get("architectures") or ()]
+    found = values.get("architectures")
+    architectures = [str(name) for name in found] if isinstance(found, list) else []
     named = architectures[0] if architectures else family
     writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    parts = values.get("auto_map")
-    brought = isinstance(parts, Mapping) and "AutoModelForCausalLM" in parts
+    brought = "AutoModelForCausalLM" in _code_of(values)
     if values.get("is_encoder_decoder") or (family in SEQ2SEQ and not writes):
         return (f"it is a sequence-to-sequence model ({named}), which reads with one part and writes with another; "
                 f"{CHOOSE}")
     if family in MASKED and not writes and not values.get("is_decoder"):
         return f"it is an encoder ({named}), which fills gaps and does not write on; {CHOOSE}"
     if family in CAUSAL or brought or family not in transformers.CONFIG_MAPPING:
-        return ""  # or a family that this transformers does not know at all, which it says itself
+        return ""  # or a family that this transformers does not know at all
     if family in MULTIMODAL or "vision_config" in values or "audio_config" in values:
         return (f"it is a multimodal model ({named}), of which transformers {transformers.__version__} makes no text "
                 f"model; {CHOOSE}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from kaggle_runner.config import DEMO_MODEL
 from kaggle_runner.errors import ModelError
+from kaggle_runner.training.models.tokenizer import model_source
 
 PREQUANTISED = "-bnb-4bit"
 """Ending of the hub names of checkpoints that bitsandbytes has quantised: NF4, twice, stored for bfloat16."""
@@ -51,18 +52,15 @@ def read_model_config(model: str, environ: Mapping[str, str] = os.environ) -> di
     Raises:
         ModelError: the folder has none, or the hub id is not known here.
     """
-    if model == DEMO_MODEL:
-        return _read(Path(str(files("kaggle_runner.training") / "demo_base" / "config.json")), model)
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return _read(path / "config.json", model)
+    if model == DEMO_MODEL or Path(model).expanduser().is_dir():
+        return _read(Path(model_source(model)) / "config.json")
     owner, _, name = model.partition("/")
     known = _find(owner, name.removesuffix(PREQUANTISED))
     if known is not None:
         quantised = {"quantization_config": _NF4, "torch_dtype": "bfloat16"} if name.endswith(PREQUANTISED) else {}
         return {**known.config, **quantised}
     for cached in _hub_cache(model, environ):
-        return _read(cached, model)
+        return _read(cached)
     names = [f"{owner}/{name}" for shape in known_models() for owner in shape.owners for name in shape.names]
     close = difflib.get_close_matches(model.removesuffix(PREQUANTISED), names, n=1)
     meant = f"did you mean {close[0]}? else " if close else ""
@@ -104,12 +102,9 @@ def _hub_cache(model: str, environ: Mapping[str, str]) -> Iterator[Path]:
     yield from sorted((folder / f"models--{model.replace('/', '--')}" / "snapshots").glob("*/config.json"))
 
 
-def _read(path: Path, model: str) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{model} is not a model: the folder has no config.json; give a folder that save_pretrained "
-                         f"wrote, or a hub id") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}; save the model again") from error
     if not isinstance(values, dict) or "model_type" not in values:

@@ -1,5 +1,6 @@
 """Where a model is, and its tokenizer without the model: what looks at rows needs no weights and no torch."""
 
+import contextlib
 import json
 import os
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import ModelError
 from kaggle_runner.mounts import mounted_at
+from kaggle_runner.training.hub import files_of, raise_refusal, useful_line
+
+ADAPTER = "adapter_config.json"
 
 
 def load_tokenizer(config: FinetuneConfig) -> Any:
@@ -29,11 +33,12 @@ def load_tokenizer(config: FinetuneConfig) -> Any:
 
     try:
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        from kaggle_runner.training.hub import useful_line
-
-        raise ModelError(f"cannot load the tokenizer of {config.model!r}: {useful_line(error)}; check the name and "
-                         f"the network, or give a folder that save_pretrained wrote") from error
+    except Exception as error:  # what a damaged file brings up in its libraries is of any kind
+        raise_refusal(error, config.model, ModelError)
+        refuse_contents(config.model, source)
+        check = "check the name and the network, or " if isinstance(error, OSError) else ""
+        raise ModelError(f"cannot load the tokenizer of {config.model!r}: {useful_line(error)}; {check}give a folder "
+                         f"that save_pretrained wrote") from error
 
 
 def model_source(model: str) -> str:
@@ -47,14 +52,9 @@ def model_source(model: str) -> str:
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            from kaggle_runner.training.models.model_check import ADAPTER, adapter_problem  # it imports transformers
-
-            if (path / ADAPTER).is_file():
-                raise adapter_problem(model, _base_of_adapter(path / ADAPTER))
             below = next((f"; {found.parent} in it has one" for deep in ("*", "*/*", "*/*/*")
                           for found in sorted(path.glob(f"{deep}/config.json"))), "")
-            raise ModelError(f"{model} is not a model: the folder has no config.json{below}; give a folder that "
-                             f"save_pretrained wrote, or a hub id")
+            refuse_contents(model, str(path), below, surely=True)
         return str(path)
     if path.is_file():
         raise ModelError(f"{model} is a file, not a model; give the folder with config.json, or a hub id")
@@ -64,8 +64,25 @@ def model_source(model: str) -> str:
     return model
 
 
-def _base_of_adapter(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        return None
+def refuse_contents(model: str, source: str, below: str = "", *, surely: bool = False) -> None:
+    """Say what a folder, or a repository of the hub, holds in a model's place; returns where that may be a model.
+
+    Raises:
+        ModelError: an adapter, GGUF files, or `surely` no model.
+    """
+    names = os.listdir(source) if os.path.isdir(source) else files_of(source)
+    if ADAPTER in names and "config.json" not in names:
+        from transformers.utils.hub import cached_file
+
+        base = "its base"
+        with contextlib.suppress(Exception):  # what it says is a help, and no more
+            said = json.loads(Path(str(cached_file(source, ADAPTER))).read_text())
+            base = f"its base {said['base_model_name_or_path']}"
+        raise ModelError(f"{model} is an adapter, not a model: it has an {ADAPTER} and no config.json; give {base}, or "
+                         f"merge the two with peft's merge_and_unload and save_pretrained")
+    endings = {Path(name).suffix for name in names}
+    if ".gguf" in endings and not endings & {".safetensors", ".bin"}:
+        raise ModelError(f"{model} holds GGUF files, which nothing is trained on; give its original in 16 bits")
+    if surely or (names and "config.json" not in names):
+        raise ModelError(f"{model} is not a model: it has no config.json with a model_type{below}; give a folder that "
+                         f"save_pretrained wrote, or a hub id")
