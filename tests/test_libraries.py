@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,24 @@ print(fourfold(torch.tensor([1.0, 2.0])).tolist())
 def test_the_compiler_sleeps_until_a_function_that_it_made_is_called_and_libraries_find_no_scipy():
     ended = subprocess.run([sys.executable, "-c", ASLEEP], capture_output=True, text=True, timeout=100)
     assert ended.stdout.splitlines() == ["False False True", "False", "[4.0, 8.0]"], ended.stderr
+
+
+def test_a_bitsandbytes_that_is_older_than_transformers_takes_is_named_with_the_way_out(tmp_path):
+    """An empty stand-in: what counts is the version that its distribution says."""
+    (tmp_path / "bitsandbytes").mkdir()
+    (tmp_path / "bitsandbytes" / "__init__.py").write_text("class nn: pass\n")
+    (tmp_path / "bitsandbytes-0.45.0.dist-info").mkdir()
+    (tmp_path / "bitsandbytes-0.45.0.dist-info" / "METADATA").write_text("Name: bitsandbytes\nVersion: 0.45.0\n")
+    code = ("from kaggle_runner.errors import HostError\n"
+            "from kaggle_runner.training.libraries import require_bitsandbytes\n"
+            "try:\n    require_bitsandbytes()\nexcept HostError as error:\n    print(error)")
+
+    def said(*path):
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200,
+                             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))})
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        return ran.stdout
+
+    assert re.fullmatch(r"bitsandbytes 0\.45\.0 is too old: transformers needs 0\.46\.1 or newer; run: pip install -U "
+                        r"bitsandbytes\n", said(tmp_path, REPOSITORY))
+    assert said(REPOSITORY) == ""

@@ -17,8 +17,9 @@ from typing import Any
 import peft.import_utils
 import torch
 import transformers
+from transformers.utils import import_utils
 
-from kaggle_runner.errors import MissingPackages, ModelError
+from kaggle_runner.errors import HostError, MissingPackages, ModelError
 
 FAST_ATTENTION = "sdpa"
 """transformers' name of torch's scaled_dot_product_attention."""
@@ -95,9 +96,13 @@ def require_bitsandbytes() -> None:
 
     Raises:
         MissingPackages: bitsandbytes is not installed.
+        HostError: it is older than transformers takes.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingPackages(["bitsandbytes"], "train")
+    if not import_utils.is_bitsandbytes_available():
+        raise HostError(f"bitsandbytes {importlib.metadata.version('bitsandbytes')} is too old: transformers needs "
+                        f"{import_utils.BITSANDBYTES_MIN_VERSION} or newer; run: pip install -U bitsandbytes")
 
 
 @functools.cache
