@@ -52,8 +52,8 @@ def fetched(params: Mapping[str, Any]) -> dict[str, str]:
     if "charlm" in values_in(params, "trainer"):
         return {TEXT8: TEXT8_HOST} if TEXT8 in values_in(params, "dataset") else {}
     return {value: HUB for name in ("model", "dataset", "eval_dataset") for value in values_in(params, name)
-            if value not in (None, DEMO_MODEL, DEMO_DATASET) and may_be_on_hub(value)
-            and (name != "model" or "/" in value) and not os.path.exists(value)}
+            if value not in (None, DEMO_MODEL, DEMO_DATASET) and not os.path.exists(value) and (
+                value.count("/") == 1 and value[0] not in "/.~" if name == "model" else may_be_on_hub(value))}
 
 
 def mounted_at(path: Path, marker: str = "") -> str:

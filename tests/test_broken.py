@@ -73,6 +73,8 @@ def anew(package):
      "cannot be imported (ImportError: jinja2>=3.0,<=99.0 is required for ", "'jinja2>=3.0,<=99.0'"),
     ({"peft/__init__.py": REQUIRES.format("no-such.thing>=1.0")}, "peft",
      "cannot be imported (PackageNotFoundError: ", "'no-such.thing>=1.0'"),
+    ({"peft/__init__.py": "raise ImportError('this requires Python>=3.12, KERAS=torch and foo[bar]>=1.2,<2')"}, "peft",
+     "cannot be imported (ImportError: this requires ", "'foo[bar]>=1.2,<2'"),
     ({"peft/__init__.py": "raise ImportError('this requires a GPU, and found torch==2.0.')"}, "peft",
      "cannot be imported (ImportError: this requires a GPU, and found torch==2.0.)", anew("peft")),
 ])
@@ -94,6 +96,14 @@ def test_the_package_whose_own_import_failed_is_named_and_only_one_that_is_neede
     else:
         assert (found.as_hidden.startswith(name), found.as_hidden.endswith(", and nothing uses it")) == (True, True)
         assert ";" not in found.as_hidden, "by which several are told apart"
+
+
+def test_the_code_of_a_model_is_no_package(tmp_path, monkeypatch):
+    lay(tmp_path, {"transformers_modules/own/modeling.py": "from os import Foo"})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError) as raised:
+        importlib.import_module("transformers_modules.own.modeling")
+    assert find_broken(raised.value) is None
 
 
 @pytest.mark.parametrize("error", [ValueError("of a trial"), ModuleNotFoundError("x", name="kaggle_runner.gone"),

@@ -97,7 +97,7 @@ def test_a_plan_asks_before_its_first_stage_for_what_a_later_one_needs(run, tmp_
     (tmp_path / "later.yaml").write_text(f"{FINE_PLAN}{later}")
     done = run("tune", "later.yaml", without=without)
     assert (done.returncode, done.stderr) == (1, f"{said}\n")
-    assert not list(tmp_path.glob("*tuning*"))
+    assert not list(tmp_path.rglob("trials.jsonl"))
 
 
 def test_a_report_says_first_that_its_notebook_will_not_be_run(run):

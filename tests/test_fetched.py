@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from kaggle_runner.config import CharLMConfig
-from kaggle_runner.errors import KernelError
+from kaggle_runner.config_charlm import TEXT8_HOST
+from kaggle_runner.errors import KernelError, NoInternet
 from kaggle_runner.kaggle.order import KernelOrder, check_offline, make_launch, make_spec
-from kaggle_runner.machine.internet import INTERNET_VARIABLE
-from kaggle_runner.mounts import fetched
+from kaggle_runner.machine.internet import INTERNET_VARIABLE, require_fetched
+from kaggle_runner.mounts import HUB, fetched
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from kaggle_runner.sweep.spec import read_sweep
@@ -173,6 +174,17 @@ def test_by_hand_on_kaggle_what_must_be_fetched_is_asked_for_at_once(tmp_path, c
     assert done.returncode == 22, done.stderr
     assert f"error: internet is off in this session: no answer from {what} (" in done.stderr
     assert not list(tmp_path.rglob("trials.jsonl"))
+
+
+def test_by_hand_a_text_of_an_earlier_session_is_not_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    (tmp_path / "corpora").mkdir()
+    with pytest.raises(NoInternet, match="for text8"):
+        require_fetched({"text8": TEXT8_HOST}, "kaggle", tmp_path, {})
+    (tmp_path / "corpora" / "text8").touch()
+    require_fetched({"text8": TEXT8_HOST}, "kaggle", tmp_path, {})
+    with pytest.raises(NoInternet, match="for text8"):
+        require_fetched({"text8": HUB}, "kaggle", tmp_path, {})
 
 
 def test_by_hand_on_kaggle_a_folder_that_is_not_there_is_told_as_one(tmp_path):

@@ -148,14 +148,19 @@ def test_a_model_without_pad_and_end_tokens_trains(tmp_path, tokenizer_of_the_de
         f"warning: the tokenizer of {folder} names no end token"]
 
 
-def test_code_of_a_model_is_run_only_where_it_is_allowed_and_nothing_is_asked(tmp_path, tokenizer_of_the_demo_base):
+@pytest.mark.parametrize("family", [{"model_type": "own_llama"}, {"model_type": ""}, {}])
+def test_code_of_a_model_is_run_only_where_it_is_allowed_and_nothing_is_asked(tmp_path, tokenizer_of_the_demo_base,
+                                                                              family):
+    """Also where its config names no family, as a class of its own may leave it."""
     folder = save_tiny(transformers.LlamaConfig(**TINY, vocab_size=len(tokenizer_of_the_demo_base)), tmp_path / "own",
                        tokenizer_of_the_demo_base)
     (folder / "own_code.py").write_text(
         "from transformers import LlamaConfig, LlamaForCausalLM\nclass OwnConfig(LlamaConfig):\n"
-        "    model_type = 'own_llama'\nclass OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n")
+        f"    model_type = {family.get('model_type', '')!r}\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n")
     values = json.loads((folder / "config.json").read_text())
-    values |= {"model_type": "own_llama", "architectures": ["OwnModel"], "auto_map": {
+    del values["model_type"]
+    values |= family | {"architectures": ["OwnModel"], "auto_map": {
         "AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnModel"}}
     (folder / "config.json").write_text(json.dumps(values))
     script = textwrap.dedent("""

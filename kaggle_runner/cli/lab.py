@@ -142,7 +142,8 @@ def _order(directory: Path, deadline: str | None, cpu: bool, environment: "Envir
     from kaggle_runner.mounts import fetched
 
     environment.for_training(cpu_only=cpu)
-    require_fetched(fetched(baseline), environment.host, os.environ)  # no study has models or rows of its own
+    # no study has models or rows of its own
+    require_fetched(fetched(baseline), environment.host, environment.cache_directory, os.environ)
     return LabOrder(directory=directory, cpu_only=cpu, deadline=find_deadline(deadline, environment, os.environ))
 
 

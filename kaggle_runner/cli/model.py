@@ -130,7 +130,7 @@ def _train_fully(spec: "SweepSpec", directory: Path, processes: int | None, dead
         complain(f"warning: {warning}")
     environment = detect_here()
     environment.for_training(cpu_only=cpu)
-    require_fetched(spec.fetched, environment.host, os.environ)
+    require_fetched(spec.fetched, environment.host, environment.cache_directory, os.environ)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     order = FinalOrder(directory=directory, processes=processes, cpu_only=cpu,
                        deadline=find_deadline(deadline, environment, os.environ))

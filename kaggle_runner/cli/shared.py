@@ -109,7 +109,7 @@ def run_spec(spec: "SweepSpec", *, study: Path | None, cpu_only: bool, count: in
 
     environment = detect_here()
     environment.for_training(cpu_only=cpu_only)
-    require_fetched(spec.fetched, environment.host, os.environ)
+    require_fetched(spec.fetched, environment.host, environment.cache_directory, os.environ)
     directory = study or directory_of(spec.name, environment, suffix)
     refuse_among_rows(directory, spec.fixed.get("dataset"))
     refuse_both(confirm, no_confirm)

@@ -71,18 +71,19 @@ def _numbers(version: str) -> list[int]:
 
 
 NEEDS = (
-    Need(module="bitsandbytes", name="bitsandbytes", minimum="0.50", version="0.50.2",
+    Need(module="bitsandbytes", name="bitsandbytes", minimum="0.46.1", version="0.50.2",
          feature="4-bit base models and 8-bit optimizers"),
     Need(module="optuna", name="optuna", minimum="5.0", version="5.0.0", feature="sweeps with the embedded sampler"),
-    Need(module="peft", name="peft", minimum="0.19", feature="fine-tuning with LoRA"),
+    Need(module="peft", name="peft", minimum="0.17", feature="fine-tuning with LoRA"),
     Need(module="wandb", name="wandb", minimum="0.26", feature="W&B sweeps"),
     Need(module="yaml", name="PyYAML", minimum="6.0", feature="sweep files"),
-    Need(module="click", name="click", minimum="8.3", feature="command line"),
-    Need(module="rich", name="rich", minimum="13.9", feature="progress of a sweep"),
+    Need(module="click", name="click", minimum="8.0", feature="command line"),
+    Need(module="rich", name="rich", minimum="13.0", feature="progress of a sweep"),
 )
 """Kaggle's image lacks bitsandbytes, Colab's bitsandbytes and optuna (October 2026); the rest is a safeguard.
 
-The versions are those of environments/kaggle.txt and environments/colab.txt, the minimums those of setup.py.
+The versions are those of environments/kaggle.txt and environments/colab.txt; bitsandbytes' minimum is
+what transformers 5.0 to 5.23 take.
 """
 
 
@@ -116,8 +117,9 @@ def install_missing(needs: Sequence[Need], inputs: Path, environ: Mapping[str, s
         problem = _install(need, wheel_folders, before, environ)
         importlib.invalidate_caches()
         if problem or not need.is_met():
-            lost.append(f"{need.state()} ({problem or 'it does not import'}); turn the kernel's internet on, or attach "
-                        f"a dataset with its wheel")
+            way_out = (" push with --image of a newer image, or" if need.name in FROZEN else "")
+            lost.append(f"{need.state()} ({problem or 'pip changed nothing'});{way_out} turn the kernel's internet on, "
+                        f"or attach a dataset with its wheel")
             tell(f"warning: {lost[-1]}")
         else:
             installed.append(f"{need.name} {importlib.metadata.version(need.name)}")
@@ -159,7 +161,8 @@ def find_wheels(inputs: Path, limit_entries: int = SEARCH_LIMIT_ENTRIES) -> tupl
 
 def _install(need: Need, wheel_folders: Sequence[Path], frozen: Mapping[str, str], environ: Mapping[str, str]) -> str:
     """Run pip for one package, first on the wheels at hand; return why it failed, empty if it did not."""
-    from_index = ["--retries", "1", "--timeout", "15", f"{need.name}{f'=={need.version}' if need.version else ''}"]
+    wanted = f"=={need.version}" if need.version else f">={need.minimum}"
+    from_index = ["--retries", "1", "--timeout", "15", f"{need.name}{wanted}"]
     attempts = [from_index]
     if wheel_folders:
         links = [option for folder in wheel_folders for option in ("--find-links", str(folder))]

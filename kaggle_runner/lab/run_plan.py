@@ -42,7 +42,6 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
         StudyError: the plan was edited after it began, or a study cannot be used.
         WorkerError: what the baseline names cannot be loaded; says why.
     """
-    _require_packages(plan, environment)
     make_directory(order.directory, way_out=_WAY_OUT)
     check_edits(plan, order.directory)
     write_atomically(order.directory / "plan.yaml", plan.text, way_out=_WAY_OUT)
@@ -54,6 +53,7 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
         write_overview(plan, order.directory)
         if so_far[-1].decision is not None:
             return PlanSession(stages=so_far)
+        _require_packages(plan, so_far[-1], environment)
         reason = _run_stage(so_far[-1], plan, order, environment, notify)
         if reason:
             return PlanSession(stages=tuple(stages(plan, order.directory)), reason=reason)
@@ -62,10 +62,10 @@ def run_plan(plan: TuningPlan, order: LabOrder, environment: Environment, notify
                              f"python -m kaggle_runner show {so_far[-1].folder}")
 
 
-def _require_packages(plan: TuningPlan, environment: Environment) -> None:
-    """See that what any stage will import is installed, before the first one trains."""
+def _require_packages(plan: TuningPlan, stage: Stage, environment: Environment) -> None:
+    """See that what a stage and those after it will import is installed, before it trains."""
     configs = [{**plan.baseline, **named.settings, named.study.variable: value}
-               for named in plan.studies for value in named.study.values]
+               for named in plan.studies[stage.index:] for value in named.study.values]
     final = [final_spec(plan.final, plan.baseline, plan.source, plan.judged_by).parameters] if plan.final else []
     require_packages(environment, trainer_of(plan.baseline), plan.baseline, *configs, *final, searches=bool(final))
 

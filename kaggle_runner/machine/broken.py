@@ -27,6 +27,9 @@ OF_REPORTS = ("plotly", "matplotlib", "nbformat", "nbclient")
 DUMP = "Fatal Python error: "
 """How what Python's fault handler writes begins, where PYTHONFAULTHANDLER is set."""
 _AND = ", and "
+_WANTED = re.compile(r"(?<![\w.-])(?<!found )(?<!have )(?<!got )(?<!installed )(?!python\b)"
+                     r"[a-z][\w.-]*(?:\[[\w,-]+\])?(?:[<>=!~]=|[<>])[\w.,<>=!~*]*\w", re.IGNORECASE)
+"""A version of a package, in a library's words for what it needs and not in those for what it has."""
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
@@ -108,6 +111,8 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
         return BrokenPackage(name=root, why=why, is_needed=True,
                              way_out=_anew(root))
     name = _blamed(each) or importer or root
+    if name == "transformers_modules":  # the code of a model, which has words of its own for what it lacks
+        return None
     needed = name in _hidden() or _is_required(name, {outermost or name, *OF_TRAINING})
     if root and root == lacking:
         ours = root == name
@@ -115,7 +120,7 @@ def find_broken(error: BaseException) -> BrokenPackage | None:
             name=name, is_needed=ours or needed, way_out="'kaggle_runner[local]'" if ours else root,
             why=f"{root} is not installed" if ours else f"{name} cannot be imported, because {root} is not installed")
     said = f"{type(each).__name__}: {str(each).strip()}".splitlines()[0]
-    wanted = re.search(r"(?<![\w.-])(?<!found )[\w.-]+[<>=!~]=?[\w.,<>=!~*]*\w", said) if "require" in said else None
+    wanted = _WANTED.search(said) if "require" in said else None
     return BrokenPackage(name=name, why=f"{name} cannot be imported ({said})", is_needed=needed,
                          way_out=f"'{wanted[0]}'" if wanted else _anew(name))  # of another package's version
 

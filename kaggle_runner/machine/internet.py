@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from kaggle_runner.config_charlm import TEXT8_HOST, TEXT8_URL
 from kaggle_runner.errors import HostError, NoInternet
@@ -49,15 +50,19 @@ def servers_of(command: str, environ: Mapping[str, str], sources: Iterable[str] 
     return {name: environ.get(SERVERS[name][0]) or SERVERS[name][1] for name in names}
 
 
-def require_fetched(fetched: Mapping[str, str], host: str, environ: Mapping[str, str]) -> None:
+def require_fetched(fetched: Mapping[str, str], host: str, cache_directory: Path, environ: Mapping[str, str]) -> None:
     """See on Kaggle and Colab that what trials must fetch, each with where from, can be fetched.
+
+    What an earlier session has fetched of a text is in the cache.
 
     Raises:
         HostError: as `require_internet`.
         NoInternet: as `require_internet`.
     """
     if host != "local":
-        require_internet(servers_of("sweep", environ, fetched.values()), host, what=", ".join(fetched))
+        lacking = {name: place for name, place in fetched.items()
+                   if place == HUB or not (cache_directory / "corpora" / name).is_file()}
+        require_internet(servers_of("sweep", environ, lacking.values()), host, what=", ".join(lacking))
 
 
 def require_internet(servers: Mapping[str, str], host: str, *, what: str = "", answer_s: float = ANSWER_S,

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
-from textwrap import shorten
 
 from kaggle_runner.errors import DataError, ModelError
 from kaggle_runner.events import Note, Notify
@@ -21,6 +20,8 @@ LOSES = f"{GATED_DATASET}|LocalEntryNotFoundError"
 
 Source: datasets/load.py, 4.0 and 5.2.
 """
+NO_ANSWER = "no answer from"
+"""How the words of a network that is gone begin."""
 LONGEST = 300
 """Characters of a library's line that are passed on: transformers 5.0 lists every family that it knows."""
 
@@ -148,17 +149,17 @@ def useful_line(error: BaseException) -> str:
     chain = list(_chain(error))
     said = [first_line(each) for each in chain]
     if any("the client has been closed" in line for line in said):
-        return f"no answer from {constants.ENDPOINT}, after several tries"
+        return f"{NO_ANSWER} {constants.ENDPOINT}, after several tries"
     lost = {base.__name__ for each in chain for base in type(each).__mro__} & LOST
     if lost:
-        return f"no answer from {constants.ENDPOINT} ({said[-1]})"
+        return f"{NO_ANSWER} {constants.ENDPOINT} ({said[-1]})"
     return said[0] if said[-1] in said[0] else f"{said[0]} ({said[-1]})"
 
 
 def first_line(said: object) -> str:
     """Return the first line of an error, no longer than is read; with the next one where it ends in a colon."""
     line = re.sub(r":\s*\n\s*", ": ", str(said).strip() or type(said).__name__).splitlines()[0]
-    return shorten(line, LONGEST).rstrip(".,")
+    return line.rstrip(".,") if len(line) <= LONGEST else f"{line[:LONGEST - 3]}..."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

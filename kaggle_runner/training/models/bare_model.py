@@ -13,6 +13,7 @@ from torch import nn
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
+from kaggle_runner.training.hub import first_line
 from kaggle_runner.training.libraries import complete_config
 
 _NOT_THE_SHAPE = ("model_type", "quantization_config", "torch_dtype", "dtype", "architectures", "transformers_version")
@@ -33,7 +34,7 @@ def bare_model(model_config: Mapping[str, Any], half: bool) -> Any:
         layers_of(model)
         return model
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, StopIteration) as error:
-        what = str(error).splitlines()[0] if str(error) else "it has no list of layers"
+        what = first_line(error) if str(error) else "it has no list of layers"
         raise ModelError(f"cannot build a causal language model from this config.json (model_type "
                          f"{model_config.get('model_type')!r}): {what}; check it, or update transformers") from error
 

@@ -18,7 +18,7 @@ import transformers
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
-from kaggle_runner.training.hub import raise_refusal, useful_line
+from kaggle_runner.training.hub import NO_ANSWER, raise_refusal, useful_line
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo, is_packed
 from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits, require_bitsandbytes
@@ -100,12 +100,14 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         warnings = check_tokenizer(config.model, tokenizer, model_config)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, config=model_config, **options)
     except Exception as error:  # what a damaged file brings up in its libraries is of any kind
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError, ModelError)):
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError, ImportError, ModelError)):
             raise
         raise_refusal(error, config.model, ModelError)
-        refuse_contents(config.model, source)
-        raise ModelError(f"cannot load the model {config.model!r}: {useful_line(error)}; it must be a causal language "
-                         f"model with its tokenizer, as save_pretrained writes it") from error
+        what = useful_line(error)
+        if not what.startswith(NO_ANSWER):
+            refuse_contents(config.model, source)
+        raise ModelError(f"cannot load the model {config.model!r}: {what}; it must be a causal language model with its "
+                         f"tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
@@ -121,6 +123,8 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
                    "it looks known and computes something else")
         exact = own_head(model) and _own_head_is_exact(model, device)
     except TypeError as error:  # transformers 5.0 takes a text for a number until it computes with it
+        if not type(model).__module__.startswith("transformers."):
+            raise  # the model's own code
         raise _unreadable(config.model, source, error) from error
     return BaseModel(key=base_key(config), model=model, tokenizer=tokenizer, device=device,
                      compute_dtype=compute_dtype, sha256=_sha256_of(source, model_config),
@@ -138,11 +142,13 @@ def check_model(config: FinetuneConfig) -> str:
     try:
         values, _ = transformers.PreTrainedConfig.get_config_dict(source)
         family = values.get("model_type")  # the file may hold a list
+    except ImportError:
+        raise
     except Exception as error:
         raise _unreadable(config.model, source, error) from error
-    if not family:
-        refuse_contents(config.model, source, surely=True)
     check_config(config.model, values, trust=config.trust_remote_code, has_adapter=Path(source, ADAPTER).is_file())
+    if not family:  # it may have code of its own, and transformers 5.0 knows some by their names
+        _read_config(config.model, source, trust=config.trust_remote_code)
     return source
 
 
@@ -223,6 +229,8 @@ def _require_liger(device: torch.device) -> None:
 def _read_config(model: str, source: str, *, trust: bool) -> Any:
     try:
         return complete_config(transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust))
+    except ImportError:
+        raise
     except Exception as error:
         raise _unreadable(model, source, error) from error
 
@@ -232,6 +240,8 @@ def _unreadable(model: str, source: str, error: Exception) -> ModelError:
         raise error
     what = useful_line(error)
     raise_refusal(error, model, ModelError)
+    if "model_type" in what:
+        refuse_contents(model, source, surely=True)
     if Path(source).is_dir() or not isinstance(error, OSError) or "not a valid JSON" in what:
         return ModelError(f"{model} is not a model: {what}; mend its config.json, or get it again")
     return ModelError(f"cannot get the model {model!r} from the hub: {what}; check the name and the network, or give a "

@@ -77,8 +77,8 @@ def _code_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _family_problem(values: Mapping[str, Any]) -> str:
-    family = str(values.get("model_type"))
-    if family in transformers.CONFIG_MAPPING or "AutoConfig" in _code_of(values):
+    family = str(values.get("model_type") or "")
+    if not family or family in transformers.CONFIG_MAPPING or "AutoConfig" in _code_of(values):
         return ""
     return (f"transformers {transformers.__version__} here does not know its family {family}; choose an older "
             f"one, or run: pip install -U transformers; a kernel needs another push --image")

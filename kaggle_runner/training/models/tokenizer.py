@@ -11,7 +11,7 @@ from typing import Any
 from kaggle_runner.config import DEMO_MODEL, FinetuneConfig
 from kaggle_runner.errors import ModelError
 from kaggle_runner.mounts import mounted_at
-from kaggle_runner.training.hub import files_of, raise_refusal, useful_line
+from kaggle_runner.training.hub import NO_ANSWER, files_of, raise_refusal, useful_line
 
 ADAPTER = "adapter_config.json"
 
@@ -35,10 +35,12 @@ def load_tokenizer(config: FinetuneConfig) -> Any:
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # what a damaged file brings up in its libraries is of any kind
         raise_refusal(error, config.model, ModelError)
-        refuse_contents(config.model, source)
+        what = useful_line(error)
+        if not what.startswith(NO_ANSWER):
+            refuse_contents(config.model, source)
         check = "check the name and the network, or " if isinstance(error, OSError) else ""
-        raise ModelError(f"cannot load the tokenizer of {config.model!r}: {useful_line(error)}; {check}give a folder "
-                         f"that save_pretrained wrote") from error
+        raise ModelError(f"cannot load the tokenizer of {config.model!r}: {what}; {check}give a folder that "
+                         f"save_pretrained wrote") from error
 
 
 def model_source(model: str) -> str:
