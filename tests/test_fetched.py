@@ -10,9 +10,10 @@ import pytest
 
 from kaggle_runner.config import CharLMConfig
 from kaggle_runner.config_charlm import TEXT8_HOST
-from kaggle_runner.errors import KernelError, NoInternet
+from kaggle_runner.errors import KernelError
 from kaggle_runner.kaggle.order import KernelOrder, check_offline, make_launch, make_spec
-from kaggle_runner.machine.internet import INTERNET_VARIABLE, require_fetched
+from kaggle_runner.machine import internet
+from kaggle_runner.machine.internet import INTERNET_VARIABLE
 from kaggle_runner.mounts import HUB, fetched
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
@@ -177,14 +178,15 @@ def test_by_hand_on_kaggle_what_must_be_fetched_is_asked_for_at_once(tmp_path, c
 
 
 def test_by_hand_a_text_of_an_earlier_session_is_not_asked_for_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    asked = []
+    monkeypatch.setattr(internet, "require_internet", lambda servers, host, what: asked.append((list(servers), what)))
     (tmp_path / "corpora").mkdir()
-    with pytest.raises(NoInternet, match="for text8"):
-        require_fetched({"text8": TEXT8_HOST}, "kaggle", tmp_path, {})
+    internet.require_fetched({"text8": TEXT8_HOST}, "kaggle", tmp_path, {})
     (tmp_path / "corpora" / "text8").touch()
-    require_fetched({"text8": TEXT8_HOST}, "kaggle", tmp_path, {})
-    with pytest.raises(NoInternet, match="for text8"):
-        require_fetched({"text8": HUB}, "kaggle", tmp_path, {})
+    internet.require_fetched({"text8": TEXT8_HOST}, "kaggle", tmp_path, {})
+    internet.require_fetched({"text8": HUB}, "kaggle", tmp_path, {})
+    internet.require_fetched({"text8": TEXT8_HOST}, "local", tmp_path / "none", {})
+    assert asked == [([TEXT8_HOST], "text8"), ([], ""), ([HUB], "text8")]
 
 
 def test_by_hand_on_kaggle_a_folder_that_is_not_there_is_told_as_one(tmp_path):
