@@ -101,7 +101,7 @@ def test_the_package_whose_own_import_failed_is_named_and_only_one_that_is_neede
 def test_the_code_of_a_model_is_no_package(tmp_path, monkeypatch):
     lay(tmp_path, {"transformers_modules/own/modeling.py": "from os import Foo"})
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError) as raised:
+    with pytest.raises(ImportError, match="cannot import name 'Foo'") as raised:
         importlib.import_module("transformers_modules.own.modeling")
     assert find_broken(raised.value) is None
 
