@@ -18,7 +18,9 @@ import pytest
 
 from kaggle_runner.cli.look import open_trials
 from kaggle_runner.study.journal import Study, read_study
+from kaggle_runner.study.lock import this_process
 from kaggle_runner.study.trial import Status, Trial, TrialResult
+from kaggle_runner.wandb.checkpoints import ENDED
 from tests.conftest import wait_for
 from tests.standins.nvidia_smi import T4_X2, answering, path_with
 from tests.standins.wandb_agent import Begin, halted_in, is_kept, left_in, path_of, pids_in, sweep_of
@@ -129,10 +131,12 @@ def test_a_trial_whose_answer_was_lost_on_its_way_goes_back_and_is_trained(
     assert left_in(tmp_path) == []
 
 
-def test_the_rows_of_a_trial_that_the_journal_answers_are_not_replaced_by_those_sent_in_mid_trial(
-    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(("has", "state"), [("its checkpoint", "crashed"), ("none", "crashed"), ("none", "running")])
+def test_a_trial_whose_end_only_the_journal_has_is_answered_and_its_rows_are_not_those_sent_in_mid_trial(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path, has: str, state: str
 ) -> None:
-    """The agent is killed when the journal has the trial's end, and W&B a checkpoint and not the end."""
+    """The agent is killed when the journal has the trial's end, before W&B has it: W&B may have freed the checkpoint by
+    then, and calls the run running for a while."""
     body = f"""{TOLD}
     agent(sys.argv[1], count=1, notify=HaltedOnce("study", tell, at="checkpoint"), pruning=False)
     """
@@ -142,19 +146,25 @@ def test_the_rows_of_a_trial_that_the_journal_answers_are_not_replaced_by_those_
         doomed = begin(server, body, path_of(sweep), KAGGLE_RUNNER_UPLOAD_EVERY_S="3600")
         server.wait_for(lambda state: (tmp_path / "halted-study").is_file() and state.runs
                         and len(server.run(0).files.get("kept/checkpoint.pt", b"")) > 1000, 250)
+        (run,), history = server.state.runs.values(), tmp_path / "study/trials" / server.run(0).name / "history.jsonl"
         server.fault(status=500, match="file_stream")
+        if has != "none":
+            server.fault(status=500, match="CreateRunFiles")
         os.kill(int((tmp_path / "halted-study").read_text()), signal.SIGCONT)
         assert wait_for(lambda: read_study(tmp_path / "study").finished, 200)
+        if has == "none":
+            server.wait_for(lambda state: run.files["kept/checkpoint.pt"] == ENDED.encode(), 60)
         doomed.kill()
         assert left_in(tmp_path) == []
         server.heal()
-        (run,), history = server.state.runs.values(), tmp_path / "study/trials" / server.run(0).name / "history.jsonl"
         written = history.read_bytes()
-        server.state.crash_after_s = 3.0  # for the cloud's five minutes
-        server.wait_for(lambda _: run.state == "crashed", 60)
+        server.state.crash_after_s = 300.0 if state == "running" else 3.0  # for the cloud's five minutes
+        server.wait_for(lambda _: run.state == state, 60)
         server.state.crash_after_s = 300.0
         back = begin(server, body, path_of(sweep)).finish(200)
     assert (run.state, back.facts["exit_status"]) == ("finished", [0])
+    assert f"W&B did not get the end of its trial; run {run.name} goes back to the sweep's queue, and resumes" in (
+        back.facts["note"])
     assert not any("fetched" in note for note in back.facts["note"])
     assert history.read_bytes() == written
     rows = read_study(tmp_path / "study").history(run.name)
@@ -477,32 +487,39 @@ def test_a_journal_that_is_damaged_while_an_agent_works_ends_it_with_one_line(
 def test_every_agent_of_a_study_gives_back_what_crashed_after_its_end_was_written_here_and_before_w_and_b_had_it(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """One agent trains all the time; another one was killed when it had handed its trial back in the journal only.
+    """One agent trains all the time; two others were killed when they had handed their trial back, and ended it, in the
+    journal only.
 
-    The trial that the first one has, and of which W&B has not heard for a while, stays with it.
+    The trial that the first one has, and of which W&B has not heard for a while, stays with it, and so does one that is
+    ended, and that a living process may upload.
     """
-    body = f"{TOLD}\n    agent(sys.argv[1], count=1, notify=HaltedOnce(sys.argv[2], tell))"
+    body = f"{TOLD}\n    agent(sys.argv[1], count=int(sys.argv[3]), notify=HaltedOnce(sys.argv[2], tell))"
     path = f"{path_with(tmp_path / 'bin', answering(T4_X2)).split(':', 1)[0]}:{os.environ['PATH']}"
     with WandbServer() as server:
         sweep = server.create_sweep(sweep_of(fixed))
-        other = begin(server, body, path_of(sweep), "other", PATH=path, CUDA_VISIBLE_DEVICES="1")
+        other = begin(server, body, path_of(sweep), "other", "1", PATH=path, CUDA_VISIBLE_DEVICES="1")
         server.wait_for(lambda state: halted_in(tmp_path, "other") and server.run(0).history, 250)
-        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
-        _, (job,) = server.state.heartbeat({"id": agent.id})
-        run, _ = server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
-        study = Study(tmp_path / "study")
-        study.append({"event": "start", "trial": asdict(Trial(id=run.name, number=1, params=run.args)), "time": 0.0,
-                      "by": {"host": socket.gethostname(), "pid": 1, "began": 1}})
-        study.record_end(TrialResult(id=run.name, status=Status.PREEMPTED, metric=None, reason="SIGTERM"))
-        run.move("crashed")
+        study, gone = Study(tmp_path / "study"), {"host": socket.gethostname(), "pid": 1, "began": 1}
+        ends = ((gone, Status.PREEMPTED, None), (gone, Status.COMPLETE, 1.5), (this_process(), Status.COMPLETE, 2.5))
+        for number, (by, status, metric) in enumerate(ends, start=1):
+            agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+            _, (job,) = server.state.heartbeat({"id": agent.id})
+            run, _ = server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
+            study.append({"event": "start", "trial": asdict(Trial(id=run.name, number=number, params=run.args)),
+                          "time": 0.0, "by": dict(by)})
+            study.record_end(TrialResult(id=run.name, status=status, metric=metric, reason=""))
+            run.move("crashed")
         server.run(0).move("crashed")
-        back = begin(server, body, path_of(sweep), "other", PATH=path, CUDA_VISIBLE_DEVICES="0").finish(250)
+        back = begin(server, body, path_of(sweep), "other", "2", PATH=path, CUDA_VISIBLE_DEVICES="0").finish(250)
         os.kill(halted_in(tmp_path, "other"), signal.SIGCONT)
         done = other.finish(250)
-        kept, run = server.state.runs.values()
-    why = f"its agent is gone, and its trial has no end; run {run.name} goes back to the sweep's queue, and resumes"
-    assert back.facts["note"].count(why) == 1
-    assert run.states == ["pending", "running", "crashed", *GOES_BACK[1:], "pending", "running", "finished"]
+        kept, run, ended, uploaded = server.state.runs.values()
+    for back_again, lacks in ((run, "its trial has no end"), (ended, "W&B did not get its trial's end")):
+        why = f"its agent is gone, and {lacks}; run {back_again.name} goes back to the sweep's queue, and resumes"
+        assert back.facts["note"].count(why) == 1
+        assert back_again.states == ["pending", "running", "crashed", *GOES_BACK[1:], "pending", "running", "finished"]
+    assert ended.summary["eval/loss"] == 1.5
+    assert uploaded.states == ["pending", "running", "crashed"]
     assert (kept.states[:3], kept.states[-1], kept.starts) == (["pending", "running", "crashed"], "finished", 1)
     assert back.facts["exit_status"] == done.facts["exit_status"] == [0]
     assert {record.result.status for record in read_study(tmp_path / "study").records} == {Status.COMPLETE}

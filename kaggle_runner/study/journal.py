@@ -316,7 +316,7 @@ def read_study(directory: Path) -> Snapshot:
     run_of = {trial: run for run, trial in runs.items()}
     records = [TrialRecord(
         trial=trial, result=results.get(trial.id), attempts=attempts, started=started, run=run_of.get(trial.id, ""),
-        is_held=not goes_on(results.get(trial.id)) or is_held(holder, directory))
+        is_held=not goes_on(results.get(trial.id)) or is_held(holder, directory), holder=holder)
         for trial, attempts, started, holder in starts.values()]
     return Snapshot(directory=directory, info=info, baseline=baseline, sessions=tuple(listed["session"]),
                     known=tuple(listed["known"]), rows=tuple(listed["rows"]), agents=tuple(listed["agent"]), runs=runs,

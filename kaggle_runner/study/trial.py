@@ -116,6 +116,8 @@ class TrialRecord:
     """Unix time of the last start."""
     is_held: bool = True
     """Whether somebody runs it, if it goes on: nobody does after a kill or a power cut."""
+    holder: Mapping[str, Any] = field(default_factory=dict)
+    """Who started it last, as `study.lock.this_process` tells it; empty where nobody wrote that down."""
     run: str = ""
     """Its run on W&B, where a search that chooses points here gives it to agents."""
 

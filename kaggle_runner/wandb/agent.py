@@ -43,7 +43,7 @@ from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through, still_waiting
-from kaggle_runner.wandb.ends.unheld import crashed_that_go_on, pending_of
+from kaggle_runner.wandb.ends.unheld import crashed_runs, pending_of
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.order import AgentOrder, find_for_agent, study_directory
@@ -252,7 +252,7 @@ class _Agent:
         lost = [run for run in pending_of(self._sweep, self.words.agents) if run not in self.words.taken]
         if time.monotonic() - self._looked > self._patience.look_s:
             self._looked = time.monotonic()
-            lost += crashed_that_go_on(self._sweep, self._study.directory)[0]
+            lost += crashed_runs(self._sweep, self._study.directory)[0]
         return [run for run in lost if run not in self._runner.opened | self.given_back]
 
     def _attend(self) -> None:
