@@ -127,6 +127,13 @@ def test_a_mount_of_another_model_version_or_dataset_is_refused(tmp_path, more, 
         assert made(order) == []
 
 
+def test_a_path_in_capitals_is_told_as_kaggle_writes_it(tmp_path):
+    order = offline(write(tmp_path, **{**MOUNTED, "dataset": ROWS.replace("me/rows", "Me/Rows")}))
+    with pytest.raises(KernelError, match=r"/Me/Rows/rows\.jsonl, because Kaggle mounts it in small letters; write "
+                                          "me/rows in it$"):
+        made(order)
+
+
 def run(folder, *arguments, **environ):
     done = subprocess.run([sys.executable, "-m", "kaggle_runner", *map(str, arguments)], capture_output=True, text=True,
                           cwd=folder, timeout=500, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY),
@@ -137,7 +144,9 @@ def run(folder, *arguments, **environ):
 
 def test_a_launcher_is_made_for_where_the_internet_is_off(tmp_path):
     write(tmp_path, **MOUNTED)
-    assert run(tmp_path, "kernel", "launcher", "mine.yaml", "--no-internet").returncode == 0
+    made = run(tmp_path, "kernel", "launcher", "mine.yaml", "--no-internet")
+    assert made.returncode == 0
+    assert made.stdout.splitlines()[-1] == "next     where its inputs are: python kernel_launcher.py"
     launch, _ = read_launcher((tmp_path / "kernel_launcher.py").read_text())
     assert launch.settings == {INTERNET_VARIABLE: "off"}
     assert make_launch(KernelOrder(sweep=str(tmp_path / "mine.yaml")), {}, print)[0].settings == {}

@@ -241,7 +241,7 @@ from kaggle_runner.errors import ModelError
 from kaggle_runner.training.models.base_model import load_base
 from kaggle_runner.training.models.tokenizer import load_tokenizer
 
-for name in ("adapter", "gguf", "both", "readme", "family", "kind", "list", "damaged", "mlx"):
+for name in ("adapter", "beside", "gguf", "both", "readme", "family", "kind", "list", "damaged", "mlx"):
     config = FinetuneConfig(model=f"own/{name}", load_in_4bit=False)
     for who, load in (("", load_base), (" tokenizer", lambda config, device: load_tokenizer(config))):
         try:
@@ -250,7 +250,8 @@ for name in ("adapter", "gguf", "both", "readme", "family", "kind", "list", "dam
             print(f"{name}{who}: {error}")
 """
 LLAMA = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "gguf/q4/a.Q4_K_M.gguf": "x",
+HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "beside/config.json": LLAMA,
+        "beside/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "gguf/q4/a.Q4_K_M.gguf": "x",
         "both/config.json": LLAMA, "both/a.gguf": "x", "readme/README.md": "x", "list/config.json": [1, 2],
         "family/config.json": {"model_type": "newer_text", "architectures": ["NewerForCausalLM"]},
         "kind/config.json": {**LLAMA, "hidden_size": "big"},
@@ -280,6 +281,9 @@ def test_a_repository_that_is_no_model_is_told_by_what_it_holds(contents):
         assert contents[f"adapter{who}"] == adapter
         assert contents[f"readme{who}"] == nothing
         assert contents[f"gguf{who}"] == gguf
+    assert contents["beside"] == (
+        "own/beside cannot be trained: an adapter_config.json lies beside it, so transformers would load that adapter "
+        "too and train on top of it; give a copy without that file, or merge it into the model")
     assert contents["both"] == gguf.replace("own/gguf", "own/both"), "a config.json beside them changes nothing"
 
 

@@ -28,7 +28,8 @@ from kaggle_runner.kaggle.launcher import Launch
 from kaggle_runner.kaggle.order import KernelOrder, gated_models, make_spec
 from kaggle_runner.kaggle.program import Kaggle
 from kaggle_runner.kaggle.watch import KernelPatience
-from kaggle_runner.study.journal import Study
+from kaggle_runner.study.best_file import write_best
+from kaggle_runner.study.journal import Study, read_study
 from kaggle_runner.study.trial import Status, Trial, TrialResult
 from tests.standins.kaggle_machine import ENDED
 from tests.standins.kaggle_server import KEY, OWNER, PROGRAM, TOKEN, KaggleServer
@@ -198,6 +199,10 @@ def test_a_push_without_the_internet_knows_whether_a_study_can_have_its_base(tmp
     if warned is None:
         with pytest.raises(KernelError, match=f"cannot fetch {model}, the base of .*; leave out --no-internet"):
             make_spec(order, {"PATH": ""}, told.append, asks_kaggle=False)
+        write_best(read_study(Path(study)))
+        with pytest.raises(KernelError, match=f"cannot fetch {model} from the hub; .* write its path into a copy of "
+                                              f"{study}/best.yaml, for this, under "):
+            make_spec(replace(order, task="train"), {"PATH": ""}, told.append, asks_kaggle=False)
         return
     make_spec(order, {"PATH": ""}, told.append, asks_kaggle=False)
     said = [line.removeprefix("warning: ") for line in told if "keys are stored" not in line]

@@ -118,7 +118,8 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: b
     write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
     colab = shlex.join(["colab", "run", "--gpu", "T4", "--timeout", "39600", str(out)])
-    click.echo(f"next     colab.ipynb, or: {colab}")
+    here = f"where its inputs are: {shlex.join(['python', str(out)])}"
+    click.echo(f"next     {here if no_internet else f'colab.ipynb, or: {colab}'}")
 
 
 @click.command()

@@ -160,9 +160,10 @@ def check_offline(order: KernelOrder, tell: Callable[[str], None]) -> None:
                                          "sweep file, which is searched on the kernel")
     spec = _read(order)[0]
     if lacking := spec.fetched:
+        there = f"into a copy of {Path(order.sweep, 'best.yaml')}, for this" if Path(order.sweep).is_dir() else "there"
         raise KernelError(Refusal.SOURCE, f"without the internet the kernel cannot fetch {_listed(lacking)}; "
                                           f"mount a copy of Kaggle's or of yours, by push with --model or --dataset, "
-                                          f"and write its path there, under /kaggle/input/models or "
+                                          f"and write its path {there}, under /kaggle/input/models or "
                                           f"/kaggle/input/datasets, or leave out --no-internet")
     if _is_quantised(spec):
         tell(f"{_LACKS_BITSANDBYTES}, or write load_in_4bit: false and optim: adamw_torch")
@@ -334,16 +335,19 @@ def _not_on_a_kernel(order: KernelOrder) -> list[str]:
 def _mounts_other(order: KernelOrder, path: Path) -> str:
     """Say of a path where Kaggle mounts a certain model or dataset that the order does not mount that one; else empty.
 
-    Kaggle writes the path in small letters.
+    Kaggle writes the path in small letters, surely that of a dataset.
     """
     for kind, given in (("model", order.models), ("dataset", order.datasets)):
         depth = MOUNTED[kind].count("/") - 3
         parts = path.parts[4:4 + depth]
         ref = "/".join(parts)
-        if path.is_relative_to(f"/kaggle/input/{kind}s") and len(parts) == depth and ref.lower() not in [
-                "/".join(one.split("/")[:depth]).lower() for one in given]:
+        if not path.is_relative_to(f"/kaggle/input/{kind}s") or len(parts) != depth:
+            continue
+        if ref.lower() not in ["/".join(one.split("/")[:depth]).lower() for one in given]:
             mounted = f"only {', '.join(given)}" if given else "nothing"
             return f"--{kind} mounts {mounted}; give --{kind} {ref}"
+        if kind == "dataset" and ref != ref.lower():
+            return f"Kaggle mounts it in small letters; write {ref.lower()} in it"
     return ""
 
 

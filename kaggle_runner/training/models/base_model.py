@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
-from kaggle_runner.training.hub import NO_ANSWER, raise_refusal, useful_line
+from kaggle_runner.training.hub import raise_refusal, useful_line
 from kaggle_runner.training.layer.install import agrees, structures_of
 from kaggle_runner.training.layer.structure import CastTo, is_packed
 from kaggle_runner.training.libraries import apply_liger, complete_config, kept_in_16_bits, require_bitsandbytes
@@ -27,7 +28,7 @@ from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_cau
 from kaggle_runner.training.models.bare_model import own_head
 from kaggle_runner.training.models.model_check import check_config, check_tokenizer, set_padding
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
-from kaggle_runner.training.models.tokenizer import ADAPTER, model_source, refuse_contents
+from kaggle_runner.training.models.tokenizer import model_source, refuse_contents, why_not_loaded
 
 MOST_LEFT = 0.5
 """Share of a model's layers that 4-bit loading may leave in 16 bits without a word."""
@@ -102,10 +103,7 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
     except Exception as error:  # what a damaged file brings up in its libraries is of any kind
         if isinstance(error, (torch.OutOfMemoryError, MemoryError, ImportError, ModelError)):
             raise
-        raise_refusal(error, config.model, ModelError)
-        what = useful_line(error)
-        if not what.startswith(NO_ANSWER):
-            refuse_contents(config.model, source)
+        what = why_not_loaded(error, config.model, source)
         raise ModelError(f"cannot load the model {config.model!r}: {what}; it must be a causal language model with its "
                          f"tokenizer, as save_pretrained writes it") from error
     freeze(model, compute_dtype)
@@ -142,11 +140,12 @@ def check_model(config: FinetuneConfig) -> str:
     try:
         values, _ = transformers.PreTrainedConfig.get_config_dict(source)
         family = values.get("model_type")  # the file may hold a list
+        has_adapter = bool(values and find_adapter_config_file(source))
     except ImportError:
         raise
     except Exception as error:
         raise _unreadable(config.model, source, error) from error
-    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=Path(source, ADAPTER).is_file())
+    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=has_adapter)
     if not family:  # it may have code of its own, and transformers 5.0 knows some by their names
         _read_config(config.model, source, trust=config.trust_remote_code)
     return source

@@ -34,10 +34,7 @@ def load_tokenizer(config: FinetuneConfig) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except Exception as error:  # what a damaged file brings up in its libraries is of any kind
-        raise_refusal(error, config.model, ModelError)
-        what = useful_line(error)
-        if not what.startswith(NO_ANSWER):
-            refuse_contents(config.model, source)
+        what = why_not_loaded(error, config.model, source)
         check = "check the name and the network, or " if isinstance(error, OSError) else ""
         raise ModelError(f"cannot load the tokenizer of {config.model!r}: {what}; {check}give a folder that "
                          f"save_pretrained wrote") from error
@@ -64,6 +61,19 @@ def model_source(model: str) -> str:
         raise ModelError(f"the model folder {model} does not exist{mounted_at(path, 'config.json')}; give an "
                          f"existing folder, or a hub id like 'owner/name'")
     return model
+
+
+def why_not_loaded(error: Exception, model: str, source: str) -> str:
+    """Return the useful line of an error that came of loading a model's files.
+
+    Raises:
+        ModelError: the hub refused them, or what is there is no model.
+    """
+    raise_refusal(error, model, ModelError)
+    what = useful_line(error)
+    if not what.startswith(NO_ANSWER):
+        refuse_contents(model, source)
+    return what
 
 
 def refuse_contents(model: str, source: str, below: str = "", *, surely: bool = False) -> None:
