@@ -131,9 +131,10 @@ def test_a_trial_whose_answer_was_lost_on_its_way_goes_back_and_is_trained(
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.parametrize(("has", "state"), [("its checkpoint", "crashed"), ("none", "crashed"), ("none", "running")])
-def test_a_trial_whose_end_only_the_journal_has_is_answered_and_its_rows_are_not_those_sent_in_mid_trial(
-    begin: Begin, fixed: dict[str, Any], tmp_path: Path, has: str, state: str
+@pytest.mark.parametrize(("has", "state", "sweeps"), [
+    ("its checkpoint", "crashed", "RUNNING"), ("none", "crashed", "FINISHED"), ("none", "running", "RUNNING")])
+def test_an_end_that_only_the_journal_has_is_told_and_the_rows_are_not_those_sent_in_mid_trial(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path, has: str, state: str, sweeps: str
 ) -> None:
     """The agent is killed when the journal has the trial's end, before W&B has it: W&B may have freed the checkpoint by
     then, and calls the run running for a while."""
@@ -161,10 +162,15 @@ def test_a_trial_whose_end_only_the_journal_has_is_answered_and_its_rows_are_not
         server.state.crash_after_s = 300.0 if state == "running" else 3.0  # for the cloud's five minutes
         server.wait_for(lambda _: run.state == state, 60)
         server.state.crash_after_s = 300.0
-        back = begin(server, body, path_of(sweep)).finish(200)
-    assert (run.state, back.facts["exit_status"]) == ("finished", [0])
-    assert f"W&B did not get the end of its trial; run {run.name} goes back to the sweep's queue, and resumes" in (
-        back.facts["note"])
+        server.state.set_sweep_state(sweep.name, sweeps)
+        back = begin(server, f"{TOLD}\n    agent(sys.argv[1], notify=tell)", path_of(sweep)).finish(200)
+    assert run.states == ["pending", "running", *(["crashed", "running"] if state == "crashed" else []), "finished"]
+    assert back.facts["reason"][0].startswith("the sweep is finished: it has all its trials" if sweeps == "RUNNING" else
+                                              f"the sweep {path_of(sweep)} is finished")
+    assert "had no end" not in back.facts["reason"][0]
+    assert f"W&B did not get the end of trial {run.name}, whose agent is gone; it has it now" in back.facts["note"]
+    assert run.files["kept/checkpoint.pt"] == ENDED.encode()
+    assert run.summary["outcome"] == "complete"
     assert not any("fetched" in note for note in back.facts["note"])
     assert history.read_bytes() == written
     rows = read_study(tmp_path / "study").history(run.name)
@@ -484,14 +490,15 @@ def test_a_journal_that_is_damaged_while_an_agent_works_ends_it_with_one_line(
     assert left_in(tmp_path) == []
 
 
-def test_every_agent_of_a_study_gives_back_what_crashed_after_its_end_was_written_here_and_before_w_and_b_had_it(
+def test_every_agent_of_a_study_ends_or_gives_back_what_crashed_when_its_end_was_written_here_and_not_there(
     begin: Begin, fixed: dict[str, Any], tmp_path: Path
 ) -> None:
     """One agent trains all the time; two others were killed when they had handed their trial back, and ended it, in the
     journal only.
 
     The trial that the first one has, and of which W&B has not heard for a while, stays with it, and so does one that is
-    ended, and that a living process may upload.
+    ended, and that a living process may upload. One that could not be given back goes on, and one that W&B refuses
+    costs no other.
     """
     body = f"{TOLD}\n    agent(sys.argv[1], count=int(sys.argv[3]), notify=HaltedOnce(sys.argv[2], tell))"
     path = f"{path_with(tmp_path / 'bin', answering(T4_X2)).split(':', 1)[0]}:{os.environ['PATH']}"
@@ -500,29 +507,37 @@ def test_every_agent_of_a_study_gives_back_what_crashed_after_its_end_was_writte
         other = begin(server, body, path_of(sweep), "other", "1", PATH=path, CUDA_VISIBLE_DEVICES="1")
         server.wait_for(lambda state: halted_in(tmp_path, "other") and server.run(0).history, 250)
         study, gone = Study(tmp_path / "study"), {"host": socket.gethostname(), "pid": 1, "began": 1}
-        ends = ((gone, Status.PREEMPTED, None), (gone, Status.COMPLETE, 1.5), (this_process(), Status.COMPLETE, 2.5))
-        for number, (by, status, metric) in enumerate(ends, start=1):
+        ends = ((gone, Status.PREEMPTED, None, {}), (gone, Status.FAILED, None, {"kind": "lost"}),
+                (gone, Status.PRUNED, 1.5, {}), (gone, Status.COMPLETE, 3.5, {}),
+                (this_process(), Status.COMPLETE, 2.5, {}))
+        for number, (by, status, metric, notes) in enumerate(ends, start=1):
             agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
             _, (job,) = server.state.heartbeat({"id": agent.id})
             run, _ = server.state.upsert_run({"name": job["run_id"], "host": socket.gethostname()})
             study.append({"event": "start", "trial": asdict(Trial(id=run.name, number=number, params=run.args)),
                           "time": 0.0, "by": dict(by)})
-            study.record_end(TrialResult(id=run.name, status=status, metric=metric, reason=""))
+            study.record_end(TrialResult(id=run.name, status=status, metric=metric, reason="", notes=notes))
             run.move("crashed")
         server.run(0).move("crashed")
+        kept, *again, ended, refused, uploaded = server.state.runs.values()
+        server.fault(status=400, match="file_stream", count=1, when=lambda: refused.state == "running")
         back = begin(server, body, path_of(sweep), "other", "2", PATH=path, CUDA_VISIBLE_DEVICES="0").finish(250)
         os.kill(halted_in(tmp_path, "other"), signal.SIGCONT)
         done = other.finish(250)
-        kept, run, ended, uploaded = server.state.runs.values()
-    for back_again, lacks in ((run, "its trial has no end"), (ended, "W&B did not get its trial's end")):
-        why = f"its agent is gone, and {lacks}; run {back_again.name} goes back to the sweep's queue, and resumes"
+    for run in again:
+        why = f"its agent is gone, and its trial has no end; run {run.name} goes back to the sweep's queue, and resumes"
         assert back.facts["note"].count(why) == 1
-        assert back_again.states == ["pending", "running", "crashed", *GOES_BACK[1:], "pending", "running", "finished"]
-    assert ended.summary["eval/loss"] == 1.5
+        assert run.states == ["pending", "running", "crashed", *GOES_BACK[1:], "pending", "running", "finished"]
+    assert ended.states == ["pending", "running", "crashed", "running", "finished"]
+    assert (ended.summary["outcome"], ended.summary["eval/loss"]) == ("pruned", 1.5)
     assert uploaded.states == ["pending", "running", "crashed"]
+    assert sum(note.startswith(f"W&B did not get the end of trial {refused.name}, and does not take it now: 400 ")
+               for note in back.facts["note"]) == 1
     assert (kept.states[:3], kept.states[-1], kept.starts) == (["pending", "running", "crashed"], "finished", 1)
     assert back.facts["exit_status"] == done.facts["exit_status"] == [0]
-    assert {record.result.status for record in read_study(tmp_path / "study").records} == {Status.COMPLETE}
+    statuses = {record.trial.id: record.result.status for record in read_study(tmp_path / "study").records}
+    assert statuses.pop(ended.name) is Status.PRUNED
+    assert set(statuses.values()) == {Status.COMPLETE}
 
 
 def test_an_agent_without_file_handles_says_so_in_one_line_and_the_clients_threads_nothing(

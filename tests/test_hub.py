@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError, ModelError
@@ -250,8 +252,7 @@ for name in ("adapter", "beside", "gguf", "both", "readme", "family", "kind", "l
             print(f"{name}{who}: {error}")
 """
 LLAMA = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "beside/config.json": LLAMA,
-        "beside/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "gguf/q4/a.Q4_K_M.gguf": "x",
+HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"}, "gguf/q4/a.Q4_K_M.gguf": "x",
         "both/config.json": LLAMA, "both/a.gguf": "x", "readme/README.md": "x", "list/config.json": [1, 2],
         "family/config.json": {"model_type": "newer_text", "architectures": ["NewerForCausalLM"]},
         "kind/config.json": {**LLAMA, "hidden_size": "big"},
@@ -259,8 +260,14 @@ HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"},
 
 
 @pytest.fixture(scope="module")
-def contents(tmp_path_factory):
+def contents(tmp_path_factory, tiny_llama):
     directory = tmp_path_factory.mktemp("contents")
+    beside = shutil.copytree(tiny_llama, directory / "open/own/beside")
+    adapter = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_llama),
+                             LoraConfig(target_modules=["q_proj"]))
+    adapter.save_pretrained(beside)
+    said = json.loads((beside / "adapter_config.json").read_text())
+    (beside / "adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": "own/beside"}))
     for name, content in HELD.items():
         path = directory / "open" / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -282,8 +289,8 @@ def test_a_repository_that_is_no_model_is_told_by_what_it_holds(contents):
         assert contents[f"readme{who}"] == nothing
         assert contents[f"gguf{who}"] == gguf
     assert contents["beside"] == (
-        "own/beside cannot be trained: an adapter_config.json lies beside it, so transformers would load that adapter "
-        "too and train on top of it; give a copy without that file, or merge it into the model")
+        "own/beside cannot be trained: it has an adapter_config.json, so transformers has loaded that adapter too; "
+        "merge the two with peft's merge_and_unload and save_pretrained")
     assert contents["both"] == gguf.replace("own/gguf", "own/both"), "a config.json beside them changes nothing"
 
 

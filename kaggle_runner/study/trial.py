@@ -127,6 +127,11 @@ class TrialRecord:
         return self.result.status.value if self.result else RUNNING if self.is_held else OUT if self.run else STOPPED
 
     @property
+    def has_own_end(self) -> bool:
+        """Whether it ended by itself: it does not go on later, nor is it called failed because its run was lost."""
+        return not goes_on(self.result) and self.result is not None and self.result.notes.get("kind") != "lost"
+
+    @property
     def is_lost(self) -> bool:
         """Whether it was cut off here and is another machine's by now."""
         return self.result is not None and LOST_TO in self.result.notes

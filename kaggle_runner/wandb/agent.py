@@ -42,8 +42,9 @@ from kaggle_runner.wandb.connection import LEAVE_S, connect, leave_in_time, refu
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.client_words import ClientWords, listening
 from kaggle_runner.wandb.ends.hand_back import hand_back
+from kaggle_runner.wandb.ends.missed import missed_ends, tell_missed
 from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through, still_waiting
-from kaggle_runner.wandb.ends.unheld import crashed_runs, pending_of
+from kaggle_runner.wandb.ends.unheld import crashed_that_go_on, pending_of
 from kaggle_runner.wandb.ends.verdict import NO_JOB, verdict_on
 from kaggle_runner.wandb.jobs import JobRunner
 from kaggle_runner.wandb.order import AgentOrder, find_for_agent, study_directory
@@ -158,6 +159,8 @@ class _Agent:
         self._study, self._sweep = study, sweep
         self.given_back: set[str] = set()
         """The runs that nobody here has opened, and that went back to the sweep's queue."""
+        self._told: set[str] = set()
+        """The runs whose ends W&B had missed, and was told or refused since."""
         self._lost: list[str] = []
         self.words = ClientWords(self._record_agent)
         """What the client told its log."""
@@ -242,9 +245,13 @@ class _Agent:
             self._notify(Note(text=f"run {run} goes back to the sweep's queue: {why}"))
         if not self._ending.reason:
             began = time.monotonic()
-            self.given_back |= set(reclaim_crashed(
-                self._sweep, self._study.directory, self._notify,
-                lambda: self._ending.is_over(began, self._patience.upload_s), self._runner.opened | self.given_back))
+
+            def give_up() -> bool:
+                return self._ending.is_over(began, self._patience.upload_s)
+
+            self._told |= set(tell_missed(self._sweep, self._study.directory, self._notify, give_up, self._told))
+            self.given_back |= set(reclaim_crashed(self._sweep, self._study.directory, self._notify, give_up,
+                                                   self._runner.opened | self.given_back))
         self._lost.clear()
 
     def _find_lost(self) -> list[str]:
@@ -252,8 +259,9 @@ class _Agent:
         lost = [run for run in pending_of(self._sweep, self.words.agents) if run not in self.words.taken]
         if time.monotonic() - self._looked > self._patience.look_s:
             self._looked = time.monotonic()
-            lost += crashed_runs(self._sweep, self._study.directory)[0]
-        return [run for run in lost if run not in self._runner.opened | self.given_back]
+            lost += crashed_that_go_on(self._sweep, self._study.directory)[0]
+            lost += missed_ends(self._sweep, self._study.directory)
+        return [run for run in lost if run not in self._runner.opened | self.given_back | self._told]
 
     def _attend(self) -> None:
         """Wait for a job to be done: W&B calls this for each, in a thread of its own, and throws its stop into it."""

@@ -74,10 +74,14 @@ class CheckpointUploads:
 
     def end(self, log: RunLog) -> None:
         """Free the space that a run's checkpoint takes on W&B, when the trial needs it no more."""
-        if self._sent_at.pop(log.id, None) is None:
-            return
-        trial = self._study.trial_directory(log.id)
-        (trial / FOLDER / CHECKPOINT).unlink(missing_ok=True)
+        if self._sent_at.pop(log.id, None) is not None:
+            free_checkpoint(log, self._study.trial_directory(log.id))
+
+
+def free_checkpoint(log: RunLog, trial: Path) -> None:
+    """Send a few words over the checkpoint that a trial, in its folder here, has sent; nothing if it has sent none."""
+    if (trial / FOLDER / CHECKPOINT).exists():
+        (trial / FOLDER / CHECKPOINT).unlink()
         (trial / FOLDER / CHECKPOINT).write_text(ENDED)
         log.upload(trial / FOLDER, base=trial)
 

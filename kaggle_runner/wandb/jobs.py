@@ -20,7 +20,6 @@ from kaggle_runner.run.one_trial import TrialRunner, missing_here, why_it_ends
 from kaggle_runner.run.rungs import rung_gate
 from kaggle_runner.run.supervisor import Supervisor
 from kaggle_runner.run.worker_process import WorkerSettings
-from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import Study
 from kaggle_runner.study.trial import LOST_TO, Status, Trial, TrialRecord, TrialResult
 from kaggle_runner.wandb.answers import HOLDER, STUDY, ask_run
@@ -28,6 +27,7 @@ from kaggle_runner.wandb.checkpoints import CheckpointUploads, fetch_checkpoint
 from kaggle_runner.wandb.connection import end_core, forget_run, leave
 from kaggle_runner.wandb.ending import AgentPatience, Ending
 from kaggle_runner.wandb.ends.hand_back import hand_back
+from kaggle_runner.wandb.ends.missed import describe_end
 from kaggle_runner.wandb.ends.received import Doubt, refusal_of, refused_file, upload_line, what_is_missing
 from kaggle_runner.wandb.ends.taken import Hold
 from kaggle_runner.wandb.run import CONFIRMED_TRIAL, PREEMPTED, RunLog, RunLost, exit_code
@@ -162,10 +162,7 @@ class JobRunner:
         if not earlier and hold.ask():
             return self._let_go(result, hold.lost_to)
         stopped = stop_asked() and not earlier
-        log.describe(result, self._spec.metric, stopped=stopped)
-        if result.status is Status.COMPLETE:
-            log.show_answers(answers_of_trial(self._study.directory / "trials" / str(result.notes.get("repeat_of")
-                                                                                    or trial.id)))
+        describe_end(log, result, self._spec.metric, self._study.directory, stopped=stopped)
         code = exit_code(result, stopped=stopped)
         if code == PREEMPTED:
             log.mark_preempting()
@@ -177,13 +174,10 @@ class JobRunner:
 
     def _earlier(self, trial: Trial, config: Config) -> TrialRecord | None:
         """Find this trial, ended, or a complete one with the same configuration, which would give the same losses."""
-        for record in self._study.snapshot().records:
-            status = record.result.status if record.result is not None else Status.PREEMPTED
-            if record.trial.id == trial.id and status is not Status.PREEMPTED:
-                return record
-            if status is Status.COMPLETE and record.trial.config == config:
-                return record
-        return None
+        records = self._study.snapshot().records
+        own = next((record for record in records if record.trial.id == trial.id and record.has_own_end), None)
+        return own or next((record for record in records if record.result is not None
+                            and record.result.status is Status.COMPLETE and record.trial.config == config), None)
 
     def _repeat(self, trial: Trial, log: RunLog, earlier: TrialRecord) -> TrialResult:
         """Answer a trial from the journal."""

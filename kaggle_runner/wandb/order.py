@@ -10,7 +10,9 @@ from kaggle_runner.machine.deadline import Deadline
 from kaggle_runner.machine.environment import Environment
 from kaggle_runner.machine.keys import FoundKey
 from kaggle_runner.study.journal import JOURNAL, Study, read_study
+from kaggle_runner.study.lock import is_in_use
 from kaggle_runner.wandb.ending import AgentPatience
+from kaggle_runner.wandb.ends.missed import tell_missed
 from kaggle_runner.wandb.ends.reclaim import reclaim, reclaim_crashed, seen_through
 from kaggle_runner.wandb.sweep import OVER_STATES, RemoteSweep, find_sweep, is_over
 from kaggle_runner.wording import how_many
@@ -52,6 +54,7 @@ def find_for_agent(order: AgentOrder, environment: Environment, key: FoundKey, n
                 directory, name=sweep.spec.name, sweep=sweep.spec.raw, metric=sweep.spec.metric, goal=sweep.spec.goal,
                 seed=None, shared=True))
             reclaim(sweep, study, notify, give_up, alone=False)
+        tell_missed(sweep, directory, notify, give_up, alone=not is_in_use(directory))
         left += reclaim_crashed(sweep, directory, notify, give_up, left)
     back = f", and then this again: {how_many(len(left), 'trial')} of it had no end" if left else ""
     raise SweepOver(f"{is_over(sweep)}{back}")

@@ -120,7 +120,7 @@ class RunLog:
 
     def add_tag(self, tag: str) -> None:
         """Add a tag to the run."""
-        self._try(lambda: setattr(self._run, "tags", (*(self._run.tags or ()), tag)))
+        self._try(lambda: setattr(self._run, "tags", tuple(dict.fromkeys((*(self._run.tags or ()), tag)))))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log one row of the trial's history."""

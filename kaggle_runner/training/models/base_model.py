@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import HostError, ModelError
@@ -28,7 +27,7 @@ from kaggle_runner.training.models.attention import GROUPING_CAPABILITY, use_cau
 from kaggle_runner.training.models.bare_model import own_head
 from kaggle_runner.training.models.model_check import check_config, check_tokenizer, set_padding
 from kaggle_runner.training.models.shapes import OVERFLOWING, require_bfloat16
-from kaggle_runner.training.models.tokenizer import model_source, refuse_contents, why_not_loaded
+from kaggle_runner.training.models.tokenizer import ADAPTER, model_source, refuse_contents, why_not_loaded
 
 MOST_LEFT = 0.5
 """Share of a model's layers that 4-bit loading may leave in 16 bits without a word."""
@@ -106,6 +105,11 @@ def load_base(config: FinetuneConfig, device: torch.device) -> BaseModel:
         what = why_not_loaded(error, config.model, source)
         raise ModelError(f"cannot load the model {config.model!r}: {what}; it must be a causal language model with its "
                          f"tokenizer, as save_pretrained writes it") from error
+    if beside := getattr(model, "peft_config", None):  # of a repository of the hub; of a folder it is seen before
+        base = next(iter(beside.values())).base_model_name_or_path
+        raise ModelError(f"{config.model} cannot be trained: it has an {ADAPTER}, so transformers has loaded that "
+                         f"adapter too; {f'give its base {base}, or ' if base != config.model else ''}merge the two "
+                         f"with peft's merge_and_unload and save_pretrained")
     freeze(model, compute_dtype)
     use_causal_attention(model, groups=(device.type != "cuda"
                                         or torch.cuda.get_device_capability(device) >= GROUPING_CAPABILITY))
@@ -140,12 +144,11 @@ def check_model(config: FinetuneConfig) -> str:
     try:
         values, _ = transformers.PreTrainedConfig.get_config_dict(source)
         family = values.get("model_type")  # the file may hold a list
-        has_adapter = bool(values and find_adapter_config_file(source))
     except ImportError:
         raise
     except Exception as error:
         raise _unreadable(config.model, source, error) from error
-    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=has_adapter)
+    check_config(config.model, values, trust=config.trust_remote_code, has_adapter=Path(source, ADAPTER).is_file())
     if not family:  # it may have code of its own, and transformers 5.0 knows some by their names
         _read_config(config.model, source, trust=config.trust_remote_code)
     return source

@@ -28,8 +28,8 @@ def check_config(model: str, values: Mapping[str, Any], *, trust: bool, has_adap
         ModelError: all of it, in one line.
     """
     problems = [problem for problem in (
-        f"an {ADAPTER} lies beside it, so transformers would load that adapter too and train on top of it; "
-        f"give a copy without that file, or merge it into the model" if has_adapter else "",
+        f"an {ADAPTER} lies beside it, so transformers would load that adapter too and train on top of it; move it "
+        f"out of the folder, or merge it into the model" if has_adapter else "",
         _code_problem(values, trust=trust), _family_problem(values), _quantisation_problem(values),
         _kind_problem(values)) if problem]
     if problems:

@@ -3,8 +3,10 @@
 Opened as its agent would have, marked, and ended: then W&B hands it out before anything new, to any agent.
 """
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from kaggle_runner.machine.faults import lacks_handles
@@ -20,13 +22,31 @@ def hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
     Raises:
         RunLost: W&B cannot be reached or refuses, or this machine has no room for it.
     """
+    with opened(sweep, run, give_up) as log:
+        log.mark_preempting()
+        log.finish(PREEMPTED, (), give_up)
+
+
+@contextlib.contextmanager
+def opened(sweep: RemoteSweep, run: str, give_up: GiveUp) -> Iterator[RunLog]:
+    """Open a run of a sweep that nobody holds, as its agent would have; the block finishes it.
+
+    Raises:
+        RunLost: W&B cannot be reached or refuses, or this machine has no room for it.
+    """
     try:
-        _hand_back(sweep, run, give_up)
+        with _environment_of(sweep, run):
+            leave_in_time()  # the client reads its environment once
+            try:
+                yield RunLog.open(give_up)
+            finally:
+                leave_in_time()
     except OSError as error:
         raise RunLost(str(error)) from error
 
 
-def _hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
+@contextlib.contextmanager
+def _environment_of(sweep: RemoteSweep, run: str) -> Iterator[None]:
     entity, project, name = sweep.path.split("/")
     with tempfile.TemporaryDirectory(prefix="kaggle_runner-") as spare:
         here = {"WANDB_ENTITY": entity, "WANDB_PROJECT": project, "WANDB_SWEEP_ID": name, "WANDB_RUN_ID": run}
@@ -35,10 +55,4 @@ def _hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
         if problem := lacks_handles():
             raise RunLost(problem)
         with in_environment(here):
-            leave_in_time()  # the client reads its environment once
-            try:
-                log = RunLog.open(give_up)
-                log.mark_preempting()
-                log.finish(PREEMPTED, (), give_up)
-            finally:
-                leave_in_time()
+            yield

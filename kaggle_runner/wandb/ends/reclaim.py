@@ -1,9 +1,9 @@
 """Trials that a killed agent left behind: found by an agent that starts or is between two, and given back to resume.
 
 Nothing can be said by a process that was killed, or whose power went: W&B shows its run as running, then as crashed,
-and hands a crashed run to nobody. Found are the trials of this study without an end, or whose end W&B did not get (the
-journal answers them when they come back), the jobs that its earlier agents were given and never began, and those of
-the sweep, from whatever machine, that are crashed and hold a checkpoint.
+and hands a crashed run to nobody. Found are the trials of this study without an end, or that go on later, which W&B
+did not get, the jobs that its earlier agents were given and never began, and those of the sweep, from whatever machine,
+that are crashed and hold a checkpoint. An end that W&B did not get is told, and its trial not given back.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ from kaggle_runner.events import Note, Notify
 from kaggle_runner.run.signals import handling
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.lock import is_held, turn
-from kaggle_runner.study.trial import Status, TrialResult, goes_on
+from kaggle_runner.study.trial import Status, TrialResult
 from kaggle_runner.wandb.answers import SeenRun, ask_run
 from kaggle_runner.wandb.connection import GiveUp
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.hand_back import hand_back
-from kaggle_runner.wandb.ends.unheld import crashed_runs, pending_of, unended_runs
+from kaggle_runner.wandb.ends.missed import tell_missed
+from kaggle_runner.wandb.ends.unheld import crashed_that_go_on, is_of, pending_of
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
@@ -69,10 +70,11 @@ def reclaim(sweep: RemoteSweep, study: Study, notify: Notify, give_up: GiveUp, *
         _end(sweep, study, trial, notify, give_up)
     agents = [agent["id"] for agent in snapshot.agents
               if alone or not is_held(agent.get("by") or {}, study.directory)]
-    for run, why in (*(_not_ended(sweep, study, snapshot, give_up) if alone else ()),
+    for run, why in (*(_not_preempted(sweep, study, snapshot, give_up) if alone else ()),
                      *_never_opened(sweep, agents, give_up)):
         if not give_up():
             _give_back(sweep, run, notify, give_up, f"{why}; run {run}")
+    tell_missed(sweep, study.directory, notify, give_up, alone=alone)
     reclaim_crashed(sweep, study.directory, notify, give_up, own)
 
 
@@ -84,7 +86,7 @@ def reclaim_crashed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up
     at once more.
     """
     with turn(directory) as is_ours:
-        crashed, trouble = crashed_runs(sweep, directory) if is_ours else ({}, "")
+        crashed, trouble = crashed_that_go_on(sweep, directory) if is_ours else ({}, "")
         if trouble:
             notify(Note(text=f"W&B does not say which runs have crashed: {trouble[:200]}"))
         return [run for run, why in crashed.items() if run not in done and not give_up()
@@ -92,15 +94,13 @@ def reclaim_crashed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up
                 and not _give_back(sweep, run, notify, give_up, f"{why}; run {run}")]
 
 
-def _not_ended(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
-    """Find the trials that go on later by the journal, or have ended, and of which W&B never got that."""
-    unended = unended_runs(sweep)
+def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up: GiveUp) -> Iterator[tuple[str, str]]:
+    """Find the trials that go on later by the journal, and of which W&B never got that."""
     for record in snapshot.records:
-        if record.result is not None and record.trial.id in unended and not give_up():
+        if record.result is not None and record.result.status is Status.PREEMPTED and not give_up():
             holder = _holder(sweep, record.trial.id)
-            if holder.state == "crashed" or (holder.state in _OPEN and _is_of(holder, study)):
-                yield record.trial.id, ("W&B did not get the end of its last session" if goes_on(record.result) else
-                                        "W&B did not get the end of its trial")
+            if holder.state == "crashed" or (holder.state in _OPEN and is_of(holder, study.directory)):
+                yield record.trial.id, "W&B did not get the end of its last session"
 
 
 def _never_opened(sweep: RemoteSweep, agents: Collection[str], give_up: GiveUp) -> Iterator[tuple[str, str]]:
@@ -115,7 +115,7 @@ def _never_opened(sweep: RemoteSweep, agents: Collection[str], give_up: GiveUp) 
 def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> None:
     """Record the end of a trial of this study that nobody runs, and give it back where W&B does not have it back."""
     holder = _holder(sweep, trial)
-    if holder.state in _HELD and not _is_of(holder, study):
+    if holder.state in _HELD and not is_of(holder, study.directory):
         where = holder.host if holder.host != socket.gethostname() else holder.study
         return study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on on {where}"))
     if holder.state == "preempted":
@@ -136,11 +136,6 @@ def still_waiting(sweep: RemoteSweep, runs: Collection[str]) -> list[str]:
 
 def _holder(sweep: RemoteSweep, trial: str) -> SeenRun:
     return ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")[1]
-
-
-def _is_of(holder: SeenRun, study: Study) -> bool:
-    """Say whether a run was last opened by an agent of this study, as far as W&B knows."""
-    return holder.host in ("", socket.gethostname()) and holder.study in ("", str(study.directory.resolve()))
 
 
 def _lost(study: Study, trial: str, reason: str) -> TrialResult:

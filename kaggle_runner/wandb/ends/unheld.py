@@ -1,4 +1,4 @@
-"""Runs that nobody holds, as W&B shows them: jobs that nobody got, trials whose agent is gone, ends that it lacks.
+"""Runs that nobody holds, as W&B shows them: jobs that nobody got, and trials whose agent is gone.
 
 A job whose answer was lost on its way, or died with the agent that had it, is `pending` for ever: no client opened its
 run, so none can end it. A run whose agent fell silent is `crashed`, and W&B hands it to nobody. The client is not
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_runner.study.journal import JOURNAL, read_study
-from kaggle_runner.study.lock import is_held
-from kaggle_runner.study.trial import TrialRecord, goes_on
-from kaggle_runner.wandb.answers import Answer, ask
+from kaggle_runner.study.trial import goes_on
+from kaggle_runner.wandb.answers import Answer, SeenRun, ask
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
 from kaggle_runner.wandb.sweep import RemoteSweep
 
@@ -29,44 +28,39 @@ _CRASHED = f"""query Crashed($entity: String, $project: String, $filters: JSONSt
   project(name: $project, entityName: $entity) {{ runs(filters: $filters, first: {_MOST}) {{ edges {{ node {{ name
     files(names: ["{FOLDER}/{CHECKPOINT}"], first: 1) {{ edges {{ node {{ sizeBytes }} }} }} }} }} }} }}
 }}"""
-_UNENDED = f"""query Unended($entity: String, $project: String, $filters: JSONString) {{
+_IN_STATE = f"""query RunsInState($entity: String, $project: String, $filters: JSONString) {{
   project(name: $project, entityName: $entity) {{
     runs(filters: $filters, first: {_MOST}) {{ edges {{ node {{ name }} }} }} }}
 }}"""
 
 
-def crashed_runs(sweep: RemoteSweep, directory: Path) -> tuple[dict[str, str], str]:
-    """Return the crashed runs of a sweep that are to go back to it, and why; and what W&B answered in place of that.
+def crashed_that_go_on(sweep: RemoteSweep, directory: Path) -> tuple[dict[str, str], str]:
+    """Return the crashed runs of a sweep whose trials go on, and why; and what W&B answered in place of that.
 
-    Those that hold a checkpoint, whatever machine they are of, and those of the study in `directory`: its trials go
-    on, or have ended, which W&B never got. Without those that a process of the study holds, of which W&B has not heard
-    for a while.
+    Those that hold a checkpoint, whatever machine they are of, and those that the study in `directory` knows to have
+    no end, or to go on later, which W&B never got. Without those that a process of the study holds, of which W&B has
+    not heard for a while, and those whose end the study has.
     """
-    answer, crashed = _ask_runs(sweep, _CRASHED, "crashed")
+    answer, runs = _ask_runs(sweep, _CRASHED, "crashed")
     sent = {node["name"]: any(int(file["sizeBytes"]) > len(ENDED) for file in _nodes(node.get("files")))
-            for node in crashed}
+            for node in runs}
     records = read_study(directory).records if sent and (directory / JOURNAL).is_file() else ()
-    own = {record.trial.id: record for record in records if record.trial.id in sent}
-    return {run: _why(own.get(run), is_kept=is_kept) for run, is_kept in sent.items() if run in own or is_kept
-            if run not in own or not _is_held(own[run], directory)}, answer.trouble or answer.errors
+    own = {record.trial.id: goes_on(record.result) and record.is_held for record in records if not record.has_own_end}
+    ended = {record.trial.id for record in records if record.has_own_end}
+    why = {True: "its agent is gone, and its checkpoint is on W&B",
+           False: "its agent is gone, and its trial has no end"}
+    return {run: why[there] for run, there in sent.items() if (there or run in own) and not own.get(run)
+            and run not in ended}, answer.trouble or answer.errors
 
 
-def unended_runs(sweep: RemoteSweep) -> set[str]:
-    """Return the runs of a sweep that were opened, and of whose end W&B knows nothing, as far as it says."""
-    return {node["name"] for node in _ask_runs(sweep, _UNENDED, "running", "preempting", "crashed")[1]}
+def runs_in(sweep: RemoteSweep, *states: str) -> set[str]:
+    """Return the runs of a sweep that are in one of some states, as far as W&B says."""
+    return {node["name"] for node in _ask_runs(sweep, _IN_STATE, *states)[1]}
 
 
-def _why(record: TrialRecord | None, *, is_kept: bool) -> str:
-    if record and not goes_on(record.result):
-        return "its agent is gone, and W&B did not get its trial's end"
-    return "its agent is gone, and its checkpoint is on W&B" if is_kept else \
-        "its agent is gone, and its trial has no end"
-
-
-def _is_held(record: TrialRecord, directory: Path) -> bool:
-    """Say whether somebody trains a trial, or a process of this machine may upload its end."""
-    is_here = record.holder.get("host") == socket.gethostname()
-    return record.is_held if goes_on(record.result) else is_here and is_held(record.holder, directory)
+def is_of(holder: SeenRun, directory: Path) -> bool:
+    """Say whether a run was last opened by an agent of the study in a directory here, as far as W&B knows."""
+    return holder.host in ("", socket.gethostname()) and holder.study in ("", str(directory.resolve()))
 
 
 def pending_of(sweep: RemoteSweep, agents: Iterable[str]) -> list[str]:
