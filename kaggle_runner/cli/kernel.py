@@ -117,9 +117,8 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: b
     refuse_other_code(out)
     write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
-    colab = shlex.join(["colab", "run", "--gpu", "T4", "--timeout", "39600", str(out)])
-    here = f"where its inputs are: {shlex.join(['python', str(out)])}"
-    click.echo(f"next     {here if no_internet else f'colab.ipynb, or: {colab}'}")
+    run = ["python"] if no_internet else ["colab", "run", "--gpu", "T4", "--timeout", "39600"]
+    click.echo(f"next     {'where its inputs are' if no_internet else 'colab.ipynb, or'}: {shlex.join([*run, str(out)])}")
 
 
 @click.command()
