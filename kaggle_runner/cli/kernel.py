@@ -117,9 +117,8 @@ def kernel_launcher(sweep: str, count: int | None, deadline: str | None, full: b
     refuse_other_code(out)
     write_atomically(out, build_launcher(launch, os.environ), way_out="choose another file with --out")
     click.echo(f"launcher {out}  ({out.stat().st_size / 1000:.0f} KB)")
-    colab = ("colab", "run", "--gpu", "T4", "--timeout", "39600")
-    run = shlex.join([*(["python"] if no_internet else colab), str(out)])
-    click.echo(f"next     {'where its inputs are' if no_internet else 'colab.ipynb, or'}: {run}")
+    run = "where its inputs are: python" if no_internet else "colab.ipynb, or: colab run --gpu T4 --timeout 39600"
+    click.echo(f"next     {run} {shlex.quote(str(out))}")
 
 
 @click.command()
