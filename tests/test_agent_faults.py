@@ -393,7 +393,8 @@ def test_what_crashed_elsewhere_is_taken_up_by_an_agent_between_two_of_its_trial
         over.state.set_sweep_state(finished.name, "FINISHED")
         late.move("crashed")
         client.finish(250)
-        refused = begin(over, body, path_of(finished)).finish(250)
+        elsewhere = f"{TOLD}\n    agent(sys.argv[1], study='late', notify=tell)"  # both servers name their runs alike
+        refused = begin(over, elsewhere, path_of(finished)).finish(250)
         others = server.run(1), server.run(2), server.run(3)
     why = "its agent is gone, and its checkpoint is on W&B"
     assert client.facts["note"].count(f"{why}; run {run.name} goes back to the sweep's queue, and resumes") == 1
@@ -531,7 +532,7 @@ def test_every_agent_of_a_study_ends_or_gives_back_what_crashed_when_its_end_was
     assert ended.states == ["pending", "running", "crashed", "running", "finished"]
     assert (ended.summary["outcome"], ended.summary["eval/loss"]) == ("pruned", 1.5)
     assert uploaded.states == ["pending", "running", "crashed"]
-    assert sum(note.startswith(f"W&B did not get the end of trial {refused.name}, and does not take it now: 400 ")
+    assert sum(note.startswith(f"W&B did not get the end of trial {refused.name}, and cannot be told now: 400 ")
                for note in back.facts["note"]) == 1
     assert (kept.states[:3], kept.states[-1], kept.starts) == (["pending", "running", "crashed"], "finished", 1)
     assert back.facts["exit_status"] == done.facts["exit_status"] == [0]

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
+from kaggle_runner.errors import StudyError
 from kaggle_runner.events import Note, Notify
 from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import JOURNAL, read_study
@@ -42,9 +43,8 @@ def tell_missed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up: Gi
             tried.append(run)
             try:
                 _tell(sweep, directory, record, give_up)
-            except RunLost as error:
-                notify(Note(text=f"W&B did not get the end of trial {run}, and does not take it now: {error}; the "
-                                 f"study has all of it"))
+            except (RunLost, StudyError) as error:
+                notify(Note(text=f"W&B did not get the end of trial {run}, and cannot be told now: {error}"))
             else:
                 notify(Note(text=f"W&B did not get the end of trial {run}, whose agent is gone; it has it now"))
     return tried
