@@ -168,7 +168,7 @@ def test_an_end_that_only_the_journal_has_is_told_and_the_rows_are_not_those_sen
     assert back.facts["reason"][0].startswith("the sweep is finished: it has all its trials" if sweeps == "RUNNING" else
                                               f"the sweep {path_of(sweep)} is finished")
     assert "had no end" not in back.facts["reason"][0]
-    assert f"W&B did not get the end of trial {run.name}, whose agent is gone; it has it now" in back.facts["note"]
+    assert f"W&B did not get the end of trial {run.name}, whose agent is gone: telling it" in back.facts["note"]
     assert run.files["kept/checkpoint.pt"] == ENDED.encode()
     assert run.summary["outcome"] == "complete"
     assert not any("fetched" in note for note in back.facts["note"])
@@ -521,6 +521,7 @@ def test_every_agent_of_a_study_ends_or_gives_back_what_crashed_when_its_end_was
             run.move("crashed")
         server.run(0).move("crashed")
         kept, *again, ended, refused, uploaded = server.state.runs.values()
+        (tmp_path / "study/trials" / ended.name / "kept/checkpoint.pt").mkdir(parents=True)  # it cannot be written
         server.fault(status=400, match="file_stream", count=1, when=lambda: refused.state == "running")
         back = begin(server, body, path_of(sweep), "other", "2", PATH=path, CUDA_VISIBLE_DEVICES="0").finish(250)
         os.kill(halted_in(tmp_path, "other"), signal.SIGCONT)
@@ -532,13 +533,38 @@ def test_every_agent_of_a_study_ends_or_gives_back_what_crashed_when_its_end_was
     assert ended.states == ["pending", "running", "crashed", "running", "finished"]
     assert (ended.summary["outcome"], ended.summary["eval/loss"]) == ("pruned", 1.5)
     assert uploaded.states == ["pending", "running", "crashed"]
-    assert sum(note.startswith(f"W&B did not get the end of trial {refused.name}, and cannot be told now: 400 ")
+    assert sum(note.startswith(f"W&B could not be told the end of trial {refused.name} now: 400 ")
                for note in back.facts["note"]) == 1
     assert (kept.states[:3], kept.states[-1], kept.starts) == (["pending", "running", "crashed"], "finished", 1)
     assert back.facts["exit_status"] == done.facts["exit_status"] == [0]
     statuses = {record.trial.id: record.result.status for record in read_study(tmp_path / "study").records}
     assert statuses.pop(ended.name) is Status.PRUNED
     assert set(statuses.values()) == {Status.COMPLETE}
+
+
+def test_a_run_that_is_opened_for_its_end_and_does_not_get_it_is_not_ended_as_a_success(
+    begin: Begin, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    """W&B's client ends a run that is open when it leaves, with exit code 0."""
+    body = """
+    from kaggle_runner.wandb.connection import connect
+    from kaggle_runner.wandb.ends.hand_back import opened
+    from kaggle_runner.wandb.run import RunLost
+    from kaggle_runner.wandb.sweep import find_sweep
+    sweep = find_sweep(sys.argv[1], connect(detect(), print))
+    try:
+        with opened(sweep, sys.argv[2], lambda: False):
+            raise OSError("no space")
+    except RunLost as error:
+        say(error=str(error))
+    """
+    with WandbServer() as server:
+        sweep = server.create_sweep(sweep_of(fixed))
+        agent = server.state.create_agent({"sweep": sweep.name, "projectName": "demo"})
+        _, (job,) = server.state.heartbeat({"id": agent.id})
+        client = begin(server, body, path_of(sweep), job["run_id"]).finish(100)
+        assert left_in(tmp_path) == []
+        assert (client.facts["error"], server.run(0).states) == (["no space"], ["pending", "running"])
 
 
 def test_an_agent_without_file_handles_says_so_in_one_line_and_the_clients_threads_nothing(

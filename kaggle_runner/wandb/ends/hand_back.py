@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kaggle_runner.machine.faults import lacks_handles
 from kaggle_runner.machine.writable import problem_with
-from kaggle_runner.wandb.connection import GiveUp, in_environment, leave_in_time
+from kaggle_runner.wandb.connection import GiveUp, end_core, in_environment, leave_in_time
 from kaggle_runner.wandb.run import PREEMPTED, RunLog, RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
@@ -29,7 +29,7 @@ def hand_back(sweep: RemoteSweep, run: str, give_up: GiveUp) -> None:
 
 @contextlib.contextmanager
 def opened(sweep: RemoteSweep, run: str, give_up: GiveUp) -> Iterator[RunLog]:
-    """Open a run of a sweep that nobody holds, as its agent would have; the block finishes it.
+    """Open a run of a sweep that nobody holds, as its agent would have; the block finishes it, or it stays open.
 
     Raises:
         RunLost: W&B cannot be reached or refuses, or this machine has no room for it.
@@ -38,7 +38,12 @@ def opened(sweep: RemoteSweep, run: str, give_up: GiveUp) -> Iterator[RunLog]:
         with _environment_of(sweep, run):
             leave_in_time()  # the client reads its environment once
             try:
-                yield RunLog.open(give_up)
+                log = RunLog.open(give_up)
+                try:
+                    yield log
+                except BaseException:
+                    end_core()  # which would end the run as a success when we leave
+                    raise
             finally:
                 leave_in_time()
     except OSError as error:

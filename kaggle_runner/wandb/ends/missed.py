@@ -5,6 +5,7 @@ again, so it does not go through the sweep's queue, from which any machine may t
 missing is sent, and it is ended as its agent would have.
 """
 
+import contextlib
 import socket
 from collections.abc import Collection
 from pathlib import Path
@@ -41,12 +42,11 @@ def tell_missed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up: Gi
             if run in done or give_up() or not _is_untold(run, sweep, directory, alone=alone):
                 continue
             tried.append(run)
+            notify(Note(text=f"W&B did not get the end of trial {run}, whose agent is gone: telling it"))
             try:
                 _tell(sweep, directory, record, give_up)
             except (RunLost, StudyError) as error:
-                notify(Note(text=f"W&B did not get the end of trial {run}, and cannot be told now: {error}"))
-            else:
-                notify(Note(text=f"W&B did not get the end of trial {run}, whose agent is gone; it has it now"))
+                notify(Note(text=f"W&B could not be told the end of trial {run} now: {error}"))
     return tried
 
 
@@ -84,7 +84,8 @@ def _tell(sweep: RemoteSweep, directory: Path, record: TrialRecord, give_up: Giv
         if result.notes.get("repeat_of"):
             log.add_tag("duplicate")
         describe_end(log, result, sweep.spec.metric, directory)
-        free_checkpoint(log, directory / "trials" / record.trial.id)
+        with contextlib.suppress(OSError):  # it only takes space there
+            free_checkpoint(log, directory / "trials" / record.trial.id)
         log.finish(exit_code(result, stopped=False), rows, give_up)
         if missing := what_is_missing(path, files, give_up, goes_back=False):
             raise RunLost(missing)
