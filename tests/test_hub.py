@@ -13,7 +13,8 @@ import httpx
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
+from safetensors.torch import save_file
 
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import DataError, ModelError
@@ -237,6 +238,8 @@ def test_a_dataset_of_the_hub_is_read_by_configuration_split_and_revision(tmp_pa
 
 
 CONTENTS = """
+import sys
+sys.modules["torchao"] = None  # as a worker hides it from peft, which takes no torchao as old as the images'
 import torch
 from kaggle_runner.config import FinetuneConfig
 from kaggle_runner.errors import ModelError
@@ -263,11 +266,11 @@ HELD = {"adapter/adapter_config.json": {"base_model_name_or_path": "meta/base"},
 def contents(tmp_path_factory, tiny_llama):
     directory = tmp_path_factory.mktemp("contents")
     beside = shutil.copytree(tiny_llama, directory / "open/own/beside")
-    adapter = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_llama),
-                             LoraConfig(target_modules=["q_proj"]))
-    adapter.save_pretrained(beside)
-    said = json.loads((beside / "adapter_config.json").read_text())
-    (beside / "adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": "own/beside"}))
+    LoraConfig(target_modules=["q_proj"], base_model_name_or_path="own/beside", task_type="CAUSAL_LM"
+               ).save_pretrained(beside)
+    save_file({f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{part}.weight": torch.zeros(shape)
+               for layer in (0, 1) for part, shape in (("A", (8, 64)), ("B", (64, 8)))},
+              beside / "adapter_model.safetensors")
     for name, content in HELD.items():
         path = directory / "open" / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
