@@ -16,16 +16,13 @@ from kaggle_runner.study.answers import answers_of_trial
 from kaggle_runner.study.journal import JOURNAL, read_study
 from kaggle_runner.study.lock import is_held, turn
 from kaggle_runner.study.trial import Status, TrialRecord, TrialResult
-from kaggle_runner.wandb.answers import ask_run
 from kaggle_runner.wandb.checkpoints import free_checkpoint
 from kaggle_runner.wandb.connection import GiveUp
 from kaggle_runner.wandb.ends.hand_back import opened
 from kaggle_runner.wandb.ends.received import what_is_missing
-from kaggle_runner.wandb.ends.unheld import is_of, runs_in
+from kaggle_runner.wandb.ends.unheld import OPEN, holder_of, is_of, runs_in
 from kaggle_runner.wandb.run import RunLog, RunLost, exit_code
 from kaggle_runner.wandb.sweep import RemoteSweep
-
-_OPEN = ("running", "preempting")
 
 
 def tell_missed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up: GiveUp, done: Collection[str] = (), *,
@@ -63,7 +60,7 @@ def describe_end(log: RunLog, result: TrialResult, metric: str, directory: Path,
 
 
 def _missed(sweep: RemoteSweep, directory: Path, *, alone: bool = False) -> list[TrialRecord]:
-    runs = runs_in(sweep, "crashed", *(_OPEN if alone else ()))
+    runs = runs_in(sweep, "crashed", *(OPEN if alone else ()))
     records = read_study(directory).records if runs and (directory / JOURNAL).is_file() else ()
     return [record for record in records if record.trial.id in runs and record.has_own_end and not (
         record.holder.get("host") == socket.gethostname() and is_held(record.holder, directory))]
@@ -71,8 +68,8 @@ def _missed(sweep: RemoteSweep, directory: Path, *, alone: bool = False) -> list
 
 def _is_untold(run: str, sweep: RemoteSweep, directory: Path, *, alone: bool) -> bool:
     """Say whether it is still for this study to tell the end of a run: another machine may have it by now."""
-    seen = ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{run}")[1]
-    return seen.state == "crashed" or (alone and seen.state in _OPEN and is_of(seen, directory))
+    holder = holder_of(sweep, run)
+    return holder.state == "crashed" or (alone and holder.state in OPEN and is_of(holder, directory))
 
 
 def _tell(sweep: RemoteSweep, directory: Path, record: TrialRecord, give_up: GiveUp) -> None:

@@ -18,17 +18,15 @@ from kaggle_runner.run.signals import handling
 from kaggle_runner.study.journal import Snapshot, Study
 from kaggle_runner.study.lock import is_held, turn
 from kaggle_runner.study.trial import Status, TrialResult
-from kaggle_runner.wandb.answers import SeenRun, ask_run
 from kaggle_runner.wandb.connection import GiveUp
 from kaggle_runner.wandb.ending import AgentPatience
 from kaggle_runner.wandb.ends.hand_back import hand_back
 from kaggle_runner.wandb.ends.missed import tell_missed
-from kaggle_runner.wandb.ends.unheld import crashed_that_go_on, is_of, pending_of
+from kaggle_runner.wandb.ends.unheld import OPEN, crashed_that_go_on, holder_of, is_of, pending_of
 from kaggle_runner.wandb.run import RunLost
 from kaggle_runner.wandb.sweep import RemoteSweep
 
-_OPEN = ("running", "preempting")
-_HELD = (*_OPEN, "pending")
+_HELD = (*OPEN, "pending")
 _KILLED = "its agent was killed"
 _POLL_S = 0.1
 _OPENED_S = 10.0
@@ -90,7 +88,7 @@ def reclaim_crashed(sweep: RemoteSweep, directory: Path, notify: Notify, give_up
         if trouble:
             notify(Note(text=f"W&B does not say which runs have crashed: {trouble[:200]}"))
         return [run for run, why in crashed.items() if run not in done and not give_up()
-                and _holder(sweep, run).state == "crashed"
+                and holder_of(sweep, run).state == "crashed"
                 and not _give_back(sweep, run, notify, give_up, f"{why}; run {run}")]
 
 
@@ -98,8 +96,8 @@ def _not_preempted(sweep: RemoteSweep, study: Study, snapshot: Snapshot, give_up
     """Find the trials that go on later by the journal, and of which W&B never got that."""
     for record in snapshot.records:
         if record.result is not None and record.result.status is Status.PREEMPTED and not give_up():
-            holder = _holder(sweep, record.trial.id)
-            if holder.state == "crashed" or (holder.state in _OPEN and is_of(holder, study.directory)):
+            holder = holder_of(sweep, record.trial.id)
+            if holder.state == "crashed" or (holder.state in OPEN and is_of(holder, study.directory)):
                 yield record.trial.id, "W&B did not get the end of its last session"
 
 
@@ -114,7 +112,7 @@ def _never_opened(sweep: RemoteSweep, agents: Collection[str], give_up: GiveUp) 
 
 def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: GiveUp) -> None:
     """Record the end of a trial of this study that nobody runs, and give it back where W&B does not have it back."""
-    holder = _holder(sweep, trial)
+    holder = holder_of(sweep, trial)
     if holder.state in _HELD and not is_of(holder, study.directory):
         where = holder.host if holder.host != socket.gethostname() else holder.study
         return study.record_end(study.cut_off(trial, f"{_KILLED}; it goes on on {where}"))
@@ -131,11 +129,7 @@ def _end(sweep: RemoteSweep, study: Study, trial: str, notify: Notify, give_up: 
 
 def still_waiting(sweep: RemoteSweep, runs: Collection[str]) -> list[str]:
     """Return those of some runs that went back to the queue and that no agent has taken since, as far as W&B says."""
-    return [run for run in runs if _holder(sweep, run).state not in ("pending", "running", "finished")]
-
-
-def _holder(sweep: RemoteSweep, trial: str) -> SeenRun:
-    return ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{trial}")[1]
+    return [run for run in runs if holder_of(sweep, run).state not in ("pending", "running", "finished")]
 
 
 def _lost(study: Study, trial: str, reason: str) -> TrialResult:

@@ -13,10 +13,12 @@ from typing import Any
 
 from kaggle_runner.study.journal import JOURNAL, read_study
 from kaggle_runner.study.trial import goes_on
-from kaggle_runner.wandb.answers import Answer, SeenRun, ask
+from kaggle_runner.wandb.answers import Answer, SeenRun, ask, ask_run
 from kaggle_runner.wandb.checkpoints import CHECKPOINT, ENDED, FOLDER
 from kaggle_runner.wandb.sweep import RemoteSweep
 
+OPEN = ("running", "preempting")
+"""States of a run that somebody has opened, and that has no end yet."""
 _MOST = 1000
 _IN_SWEEP = """query %s($entity: String, $project: String, $sweep: String!, $agent: String = "") {
   project(name: $project, entityName: $entity) { sweep(sweepName: $sweep) { %s } }
@@ -56,6 +58,11 @@ def crashed_that_go_on(sweep: RemoteSweep, directory: Path) -> tuple[dict[str, s
 def runs_in(sweep: RemoteSweep, *states: str) -> set[str]:
     """Return the runs of a sweep that are in one of some states, as far as W&B says."""
     return {node["name"] for node in _ask_runs(sweep, _IN_STATE, *states)[1]}
+
+
+def holder_of(sweep: RemoteSweep, run: str) -> SeenRun:
+    """Ask W&B who has a run of a sweep."""
+    return ask_run(f"{sweep.path.rsplit('/', 1)[0]}/{run}")[1]
 
 
 def is_of(holder: SeenRun, directory: Path) -> bool:
